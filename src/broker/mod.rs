@@ -1,0 +1,249 @@
+//! What a broker must do, as a trait; the communicator stands on it and knows no other broker.
+//!
+//! The words are AMQP's: exchanges of type topic, queues, bindings, consumers, acknowledgements. A broker is owned by the
+//! communicator thread alone and is driven on that thread's current-thread tokio runtime. What arrives (deliveries,
+//! the end of a consumer, the end of the connection) comes through the [`EventSender`] given to `connect`, in the order in
+//! which the broker said it.
+//!
+//! Not here: what kiwipy puts into queues and bodies (that is the communicator's), and reconnecting (a broker that loses
+//! its connection says so once, and is then finished).
+
+use std::future::Future;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+
+use crate::codec::Value;
+use crate::error::{Error, Result};
+
+pub(crate) mod memory;
+#[cfg(feature = "rabbitmq")]
+pub(crate) mod rabbitmq;
+pub(crate) mod url;
+
+/// A body on its way. `memory:` passes values as they are; a real broker takes bytes only, so the sender encodes first.
+#[derive(Clone, Debug)]
+pub(crate) enum Body {
+    Encoded(Bytes),
+    Value(Arc<Value>),
+}
+
+/// The properties of a message that kiwipy sets or reads.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Properties {
+    /// Unique to the message. Also routes a returned message to its publish (a pipelined lapin confirm may carry another's).
+    pub message_id: Option<String>,
+    pub correlation_id: Option<String>,
+    pub reply_to: Option<String>,
+    /// Text headers; ours are named `homing-*`. Headers of other types are not read.
+    pub headers: Vec<(String, String)>,
+}
+
+/// A message to be published.
+#[derive(Clone, Debug)]
+pub(crate) struct Message {
+    pub exchange: Arc<str>,
+    pub routing_key: String,
+    pub properties: Properties,
+    pub body: Body,
+    pub routing: Routing,
+    pub durability: Durability,
+}
+
+/// What happens to a message that no queue takes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Routing {
+    /// It comes back, and the publish ends as [`ErrorKind::Unroutable`](crate::ErrorKind::Unroutable).
+    Mandatory,
+    /// It is dropped in silence.
+    Optional,
+}
+
+/// Whether messages, queues or exchanges survive the broker's restart.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Durability {
+    Durable,
+    Transient,
+}
+
+/// A topic exchange as it is declared.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct ExchangeSpec {
+    pub name: Arc<str>,
+    pub durability: Durability,
+    pub auto_delete: AutoDelete,
+}
+
+/// Whether an object goes when its last user has gone (for a queue: its last consumer; for an exchange: its last binding).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum AutoDelete {
+    Yes,
+    No,
+}
+
+/// Who may use a queue.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Access {
+    /// Only the connection that declared it; it goes with that connection.
+    Exclusive,
+    Shared,
+}
+
+/// A queue as it is declared.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct QueueSpec {
+    pub name: String,
+    pub durability: Durability,
+    pub access: Access,
+    pub auto_delete: AutoDelete,
+    /// `x-message-ttl`: how long a message may wait.
+    pub message_ttl: Option<Duration>,
+    /// `x-expires`: how long the queue lives without a consumer or a get.
+    pub expires: Option<Duration>,
+}
+
+/// Which of the broker's channels work goes through: each has its own acknowledgements, and dies alone when the server
+/// closes it. Lane numbers are the communicator's to choose; a lane is opened at its first use, and again at its next
+/// use after the server closed it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub(crate) struct Lane(pub u32);
+
+/// A subscription to a queue.
+#[derive(Clone, Debug)]
+pub(crate) struct ConsumeSpec {
+    pub queue: String,
+    /// Also the name under which its deliveries come. Unique on the connection.
+    pub tag: String,
+    pub lane: Lane,
+    pub acknowledge: Acknowledge,
+}
+
+/// Whether deliveries of a consumer are to be acknowledged.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Acknowledge {
+    /// By [`Broker::ack`] or [`Broker::nack`]; at most this many are out at once, 0 for no limit.
+    Manual { prefetch: u16 },
+    /// The broker forgets a message when it has sent it.
+    None,
+}
+
+/// Says which delivery is acknowledged. Of use only with the broker (and the opening of the lane) that gave it: an
+/// acknowledgement for a lane that has died since goes nowhere, for the broker has taken the message back.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub(crate) struct Receipt {
+    pub lane: Lane,
+    /// Which opening of the lane this is.
+    pub opening: u32,
+    /// The broker's delivery tag.
+    pub tag: u64,
+}
+
+/// A message that has arrived.
+#[derive(Clone, Debug)]
+pub(crate) struct Delivery {
+    pub receipt: Receipt,
+    pub redelivered: bool,
+    pub exchange: String,
+    pub routing_key: String,
+    pub properties: Properties,
+    pub body: Body,
+}
+
+/// What a message that is not acknowledged becomes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Nack {
+    /// It goes back to its place in the queue and will be marked as redelivered.
+    Requeue,
+    /// It is dropped (none of kiwipy's queues has a dead-letter exchange).
+    Discard,
+}
+
+/// What a broker says of its own accord.
+#[derive(Debug)]
+pub(crate) enum BrokerEvent {
+    /// A message for the consumer of this tag.
+    Delivery { consumer: String, delivery: Delivery },
+    /// The server ended this consumer (its queue was deleted, say). Not sent for [`Broker::cancel`].
+    ConsumerCancelled { consumer: String },
+    /// The server closed this lane; its consumers are gone and what they had unacknowledged is back in the queues.
+    LaneClosed { lane: Lane, consumers: Vec<String>, error: Error },
+    /// The broker reads no publishes until [`BrokerEvent::Unblocked`]; the text is its reason.
+    Blocked { reason: String },
+    /// Publishing goes on.
+    Unblocked,
+    /// The connection is gone, and this broker with it; said once, as the last event. Never said after [`Broker::close`].
+    Lost { error: Error },
+}
+
+/// Where a broker says its events. Unbounded, since what can arrive is bounded by prefetch and by the requests under way.
+pub(crate) type EventSender = tokio::sync::mpsc::UnboundedSender<BrokerEvent>;
+
+/// How a connection is to be made, beside its URL.
+#[derive(Clone, Debug)]
+pub(crate) struct ConnectOptions {
+    /// For each step that can stall: name look-up, TCP, TLS and handshake together have this long.
+    pub connect_timeout: Duration,
+    /// For every question to the server (declare, bind, consume…).
+    pub operation_timeout: Duration,
+    /// The heartbeat to ask for; `None` leaves what the URL or the server says.
+    pub heartbeat: Option<Duration>,
+    /// Shown in the server's list of connections.
+    pub connection_name: String,
+}
+
+/// The broker as the communicator thread sees it. Methods take `&self`; they are called on the communicator thread only,
+/// and their futures are polled there, side by side.
+pub(crate) trait Broker: Sized + 'static {
+    /// Connects within `options.connect_timeout` (made of finite steps; nothing stays behind after a timeout).
+    fn connect(
+        url: &url::BrokerUrl,
+        options: &ConnectOptions,
+        events: EventSender,
+    ) -> impl Future<Output = Result<Self>>;
+
+    /// What the server says of itself: product, version and so on.
+    fn server_properties(&self) -> Vec<(String, String)>;
+
+    /// Publishes and resolves when the broker has taken the message over (its confirm). Messages go out in the order in
+    /// which the returned futures are first polled; many may be under way.
+    ///
+    /// # Errors
+    /// `Unroutable` for a mandatory message that no queue took; `DeliveryFailed` when the broker refused it (nack, or the
+    /// publishing channel was closed); `NotFound` where the exchange is missing; `ConnectionLost`.
+    fn publish(&self, message: Message) -> impl Future<Output = Result<()>> + 'static;
+
+    /// Declares a topic exchange. `PreconditionFailed` says which property differs.
+    fn declare_exchange(&self, spec: &ExchangeSpec) -> impl Future<Output = Result<()>>;
+
+    /// Declares a queue. `PreconditionFailed` says which argument differs, what the server has and what we asked for.
+    fn declare_queue(&self, spec: &QueueSpec) -> impl Future<Output = Result<()>>;
+
+    /// Binds a queue to an exchange.
+    fn bind(&self, queue: &str, exchange: &str, routing_key: &str) -> impl Future<Output = Result<()>>;
+
+    /// Takes a binding away.
+    fn unbind(&self, queue: &str, exchange: &str, routing_key: &str) -> impl Future<Output = Result<()>>;
+
+    /// Deletes a queue, whatever it holds. A queue that is not there is no error.
+    fn delete_queue(&self, queue: &str) -> impl Future<Output = Result<()>>;
+
+    /// Starts a consumer. The prefetch is per consumer.
+    fn consume(&self, spec: &ConsumeSpec) -> impl Future<Output = Result<()>>;
+
+    /// Ends a consumer. What it has unacknowledged stays so until it is settled.
+    fn cancel(&self, consumer: &str) -> impl Future<Output = Result<()>>;
+
+    /// Takes one message, if there is one, to be acknowledged on this lane.
+    fn get(&self, queue: &str, lane: Lane) -> impl Future<Output = Result<Option<Delivery>>>;
+
+    /// Acknowledges. Never waits; an answer does not come. Order against publishes is not promised.
+    fn ack(&self, receipt: Receipt);
+
+    /// Refuses. Never waits.
+    fn nack(&self, receipt: Receipt, then: Nack);
+
+    /// Ends in order and within `limit`: what was written before goes out first, including acknowledgements; everything
+    /// unacknowledged goes back to its queue; then every thread and descriptor of the connection is gone.
+    fn close(self, limit: Duration) -> impl Future<Output = Result<()>>;
+}

@@ -1,0 +1,5 @@
+//! Bodies: a [`Value`] that keeps what PyYAML's values keep, and the [`Codec`]s that write and read it.
+
+mod value;
+
+pub use value::{Map, Tagged, Value};

@@ -1,0 +1,129 @@
+//! The one error of the library: what was tried, on what, why it failed and what to do, with a [kind](ErrorKind) to ask for.
+//!
+//! It is opaque on purpose: programs match on [`Error::kind`], people read the text, and neither breaks when a cause is
+//! added. No credential and no message body ever enters an error.
+
+use std::fmt;
+use std::sync::Arc;
+
+/// `Result` with homing's [`Error`].
+pub type Result<T, E = Error> = std::result::Result<T, E>;
+
+/// Which of the known things went wrong. kiwipy's exceptions keep their names.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum ErrorKind {
+    /// The subscriber at the other end answered with an exception (kiwipy's `RemoteException`).
+    RemoteException,
+    /// The broker did not take a message over (kiwipy's `DeliveryFailed`).
+    DeliveryFailed,
+    /// No queue is bound for the recipient (kiwipy's `UnroutableError`).
+    Unroutable,
+    /// Every subscriber refused the task (kiwipy's `TaskRejected`).
+    TaskRejected,
+    /// There was no task to take (kiwipy's `QueueEmpty`).
+    QueueEmpty,
+    /// The identifier is taken on this communicator (kiwipy's `DuplicateSubscriberIdentifier`).
+    DuplicateSubscriberIdentifier,
+    /// The communicator is closed (kiwipy's `CommunicatorClosed`).
+    CommunicatorClosed,
+    /// The object is not in a state to do this, such as a task that was settled before (kiwipy's `InvalidStateError`).
+    InvalidState,
+    /// The deadline passed (kiwipy's `TimeoutError`).
+    TimedOut,
+    /// The work was cancelled, here or at the other end.
+    Cancelled,
+    /// Whoever was to answer gave up its completer without using it.
+    Abandoned,
+    /// No connection could be made.
+    Connection,
+    /// The connection was lost while this was under way.
+    ConnectionLost,
+    /// The broker refused the credentials or the virtual host.
+    AccessRefused,
+    /// An exchange or a queue exists with other arguments than ours.
+    PreconditionFailed,
+    /// An exchange or a queue does not exist.
+    NotFound,
+    /// A queue is in use by another connection that has it for itself alone.
+    ResourceLocked,
+    /// What came in could not be decoded, or has the wrong shape.
+    Decode,
+    /// A value cannot be written in this format.
+    Encode,
+    /// An argument cannot be used: an identifier, a URL, an option.
+    InvalidArgument,
+    /// A future was polled, or a call made, off its home.
+    WrongHome,
+    /// The home of a future has ended.
+    HomeEnded,
+    /// Waiting here would block the only thread that could end the wait.
+    WouldDeadlock,
+    /// A limit on what may be under way is reached.
+    Full,
+}
+
+/// An error of homing. Cheap to clone: one lost connection ends many futures.
+#[derive(Clone)]
+pub struct Error(Arc<Inner>);
+
+struct Inner {
+    kind: ErrorKind,
+    message: String,
+    source: Option<Box<dyn std::error::Error + Send + Sync>>,
+}
+
+impl Error {
+    /// An error of this kind that says this. The message names what was tried, on what, why it failed and what to do.
+    pub fn new(kind: ErrorKind, message: impl Into<String>) -> Self {
+        Error(Arc::new(Inner { kind, message: message.into(), source: None }))
+    }
+
+    /// The same with the error that caused it, for [`std::error::Error::source`]. The message should read well without
+    /// it: the source is not repeated in `Display`.
+    pub fn with_source(
+        kind: ErrorKind,
+        message: impl Into<String>,
+        source: impl Into<Box<dyn std::error::Error + Send + Sync>>,
+    ) -> Self {
+        Error(Arc::new(Inner { kind, message: message.into(), source: Some(source.into()) }))
+    }
+
+    /// What went wrong, to match on.
+    #[must_use]
+    pub fn kind(&self) -> ErrorKind {
+        self.0.kind
+    }
+
+    /// True for an error of the connection as a whole, after which the communicator cannot be used.
+    #[must_use]
+    pub fn is_connection(&self) -> bool {
+        matches!(
+            self.0.kind,
+            ErrorKind::Connection | ErrorKind::ConnectionLost | ErrorKind::AccessRefused | ErrorKind::CommunicatorClosed
+        )
+    }
+}
+
+impl fmt::Display for Error {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0.message)
+    }
+}
+
+impl fmt::Debug for Error {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let mut debug = f.debug_struct("Error");
+        debug.field("kind", &self.0.kind).field("message", &self.0.message);
+        if let Some(source) = &self.0.source {
+            debug.field("source", source);
+        }
+        debug.finish()
+    }
+}
+
+impl std::error::Error for Error {
+    fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
+        self.0.source.as_deref().map(|source| source as &(dyn std::error::Error + 'static))
+    }
+}

@@ -1,0 +1,8 @@
+//! A communicator runtime: RPC, task queues and broadcasts between programs, over RabbitMQ or inside one process.
+
+pub mod codec;
+mod broker;
+mod error;
+
+pub use codec::Value;
+pub use error::{Error, ErrorKind, Result};
