@@ -245,5 +245,5 @@ pub(crate) trait Broker: Sized + 'static {
 
     /// Ends in order and within `limit`: what was written before goes out first, including acknowledgements; everything
     /// unacknowledged goes back to its queue; then every thread and descriptor of the connection is gone.
-    fn close(self, limit: Duration) -> impl Future<Output = Result<()>>;
+    fn close(&self, limit: Duration) -> impl Future<Output = Result<()>>;
 }

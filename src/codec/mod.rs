@@ -2,4 +2,4 @@
 
 mod value;
 
-pub use value::{Map, Tagged, Value};
+pub use value::Value;

@@ -1,0 +1,2 @@
+//! The command `homing`.
+fn main() {}

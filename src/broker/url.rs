@@ -1,0 +1,3 @@
+//! To come.
+/// A broker's URL, read.
+pub(crate) struct BrokerUrl;
