@@ -100,7 +100,10 @@ impl Error {
     pub fn is_connection(&self) -> bool {
         matches!(
             self.0.kind,
-            ErrorKind::Connection | ErrorKind::ConnectionLost | ErrorKind::AccessRefused | ErrorKind::CommunicatorClosed
+            ErrorKind::Connection
+                | ErrorKind::ConnectionLost
+                | ErrorKind::AccessRefused
+                | ErrorKind::CommunicatorClosed
         )
     }
 }

@@ -1,0 +1,73 @@
+//! Counts what happens to futures, and whether it happened at home.
+//!
+//! The invariant holds by construction; this is how a run says so in numbers. The counters are compiled in with the
+//! feature `audit` (tests, the stress program, the demo) and cost nothing without it.
+
+use super::identity::Identity;
+
+/// What may happen to a future at its home only.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Event {
+    /// Its outcome is written.
+    Write,
+    /// Its waiter is woken.
+    Wake,
+    /// Its value is dropped without being taken.
+    Drop,
+}
+
+/// How many events were looked at, and how many of them were off home.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Audit {
+    /// Writes, wakes, and drops that were looked at.
+    pub checked: u64,
+    /// Outcomes written off their home.
+    pub writes_off_home: u64,
+    /// Waiters woken off their home.
+    pub wakes_off_home: u64,
+    /// Values dropped off their home while it lived.
+    pub drops_off_home: u64,
+}
+
+#[cfg(all(feature = "audit", not(homing_loom)))]
+mod counting {
+    use super::{Audit, Event, Identity};
+    use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+
+    static CHECKED: AtomicU64 = AtomicU64::new(0);
+    static OFF_HOME: [AtomicU64; 3] = [AtomicU64::new(0), AtomicU64::new(0), AtomicU64::new(0)];
+
+    pub(crate) fn event(identity: Identity, event: Event) {
+        CHECKED.fetch_add(1, Relaxed);
+        if !identity.is_here() {
+            OFF_HOME[event as usize].fetch_add(1, Relaxed);
+        }
+    }
+
+    /// What was counted in this process so far.
+    #[must_use]
+    pub fn audit() -> Audit {
+        Audit {
+            checked: CHECKED.load(Relaxed),
+            writes_off_home: OFF_HOME[Event::Write as usize].load(Relaxed),
+            wakes_off_home: OFF_HOME[Event::Wake as usize].load(Relaxed),
+            drops_off_home: OFF_HOME[Event::Drop as usize].load(Relaxed),
+        }
+    }
+}
+
+#[cfg(all(feature = "audit", not(homing_loom)))]
+pub use counting::audit;
+#[cfg(all(feature = "audit", not(homing_loom)))]
+pub(crate) use counting::event;
+
+// Under loom an event off its home fails the model then and there.
+#[cfg(homing_loom)]
+pub(crate) fn event(identity: Identity, event: Event) {
+    assert!(identity.is_here(), "{event:?} of a future off its home");
+}
+
+#[cfg(not(any(feature = "audit", homing_loom)))]
+#[inline(always)]
+pub(crate) fn event(_identity: Identity, _event: Event) {}

@@ -1,0 +1,70 @@
+//! Which home the calling thread is at, so that a call finds the home of its future by itself.
+
+use std::cell::RefCell;
+
+use super::LocalHome;
+
+#[cfg(not(homing_loom))]
+thread_local! {
+    /// The homes that this thread turns or waits on now, the innermost last.
+    static ENTERED: RefCell<Vec<LocalHome>> = const { RefCell::new(Vec::new()) };
+    /// The home of this thread itself, made when it is first asked for.
+    static OF_THREAD: OfThread = OfThread(LocalHome::plain(super::DEFAULT_CAPACITY));
+}
+
+#[cfg(homing_loom)]
+loom::thread_local! {
+    static ENTERED: RefCell<Vec<LocalHome>> = RefCell::new(Vec::new());
+}
+
+/// Ends the home with its thread.
+#[cfg(not(homing_loom))]
+struct OfThread(LocalHome);
+
+#[cfg(not(homing_loom))]
+impl Drop for OfThread {
+    fn drop(&mut self) {
+        self.0.end();
+    }
+}
+
+/// While it lives, the thread is at this home.
+pub(crate) struct Entered(());
+
+pub(crate) fn enter(home: &LocalHome) -> Entered {
+    ENTERED.with(|entered| entered.borrow_mut().push(home.clone()));
+    Entered(())
+}
+
+impl Drop for Entered {
+    fn drop(&mut self) {
+        let home = ENTERED.with(|entered| entered.borrow_mut().pop());
+        drop(home);
+    }
+}
+
+/// The local home that this thread is at now, if it is at one.
+#[cfg(not(homing_loom))]
+pub(crate) fn entered() -> Option<LocalHome> {
+    // A thread that ends has no list any more; what is dropped then is at no home.
+    ENTERED.try_with(|entered| entered.borrow().last().cloned()).ok().flatten()
+}
+
+#[cfg(not(homing_loom))]
+impl LocalHome {
+    /// The home of the calling thread: that of the event loop or foreign loop which it turns, else one of the thread's
+    /// own, made at the first call and ended with the thread.
+    #[must_use]
+    pub fn of_this_thread() -> Self {
+        entered().unwrap_or_else(|| OF_THREAD.with(|home| home.0.clone()))
+    }
+}
+
+/// A future of the calling thread and its completer, for any other thread.
+///
+/// # Errors
+/// [`Full`](super::Full) when as many futures are open here as may be.
+#[cfg(not(homing_loom))]
+pub fn thread_future<T: Send + 'static>() -> Result<(super::Completer<T>, super::LocalFuture<T>), super::Full> {
+    LocalHome::of_this_thread().future()
+}

@@ -1,0 +1,131 @@
+//! An event-loop thread of our own, for programs that have no loop.
+
+use std::fmt;
+use std::io;
+use std::sync::Arc;
+use std::thread::{self, JoinHandle};
+
+use super::inbox::{Bell, Envelope, Inbox};
+use super::local::{LocalHome, Sleeper};
+use super::{DEFAULT_CAPACITY, Full, Home};
+
+/// A thread that is a home: it runs tasks, timers and calls, until it is stopped.
+///
+/// ```
+/// use homing::home::EventLoop;
+///
+/// let event_loop = EventLoop::start("loop")?;
+/// let (completer, future) = homing::home::thread_future::<String>()?;
+/// event_loop.run(move |_home| {
+///     // On the loop's thread.
+///     completer.complete(std::thread::current().name().unwrap_or("").to_owned()).ok();
+/// })?;
+/// assert_eq!(future.wait()?, "loop");
+/// event_loop.stop();
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
+///
+/// Dropping it stops the loop and waits for its thread, except on that thread itself.
+#[derive(Debug)]
+pub struct EventLoop {
+    handle: EventLoopHandle,
+    thread: Option<JoinHandle<()>>,
+}
+
+/// A handle to an event loop, for any thread.
+#[derive(Clone)]
+pub struct EventLoopHandle {
+    inbox: Arc<Inbox>,
+}
+
+impl EventLoop {
+    /// Starts a loop on a thread of this name.
+    ///
+    /// # Errors
+    /// When the system gives no thread.
+    pub fn start(name: impl Into<String>) -> io::Result<Self> {
+        let (inbox_out, inbox_in) = crossbeam_channel::bounded(1);
+        let thread = thread::Builder::new().name(name.into()).spawn(move || {
+            let (ring, rung) = crossbeam_channel::bounded(1);
+            let home = LocalHome::new(Bell::Channel(ring), Sleeper::Channel(rung), DEFAULT_CAPACITY);
+            // Whoever started us waits for this; had it gone, nobody could stop us.
+            if inbox_out.send(Arc::clone(home.inbox())).is_ok() {
+                home.run();
+            }
+            home.end();
+        })?;
+        let inbox = inbox_in.recv().map_err(|_| io::Error::other("the event loop's thread ended as it started"))?;
+        Ok(EventLoop { handle: EventLoopHandle { inbox }, thread: Some(thread) })
+    }
+
+    /// A handle to it that others may keep.
+    #[must_use]
+    pub fn handle(&self) -> EventLoopHandle {
+        self.handle.clone()
+    }
+
+    /// See [`EventLoopHandle::run`].
+    ///
+    /// # Errors
+    /// [`Full`] when the loop has as much open as it may have, or has ended.
+    pub fn run(&self, call: impl FnOnce(&LocalHome) + Send + 'static) -> Result<(), Full> {
+        self.handle.run(call)
+    }
+
+    /// Stops the loop after the call or task that it is in, and waits for its thread. What it still holds is dropped there.
+    pub fn stop(mut self) {
+        self.stop_and_join();
+    }
+
+    fn stop_and_join(&mut self) {
+        self.handle.stop();
+        if let Some(thread) = self.thread.take() {
+            // On its own thread a join would wait for ever; the loop ends when the caller returns.
+            if thread.thread().id() != thread::current().id() && thread.join().is_err() {
+                tracing::error!("an event loop's thread panicked");
+            }
+        }
+    }
+}
+
+impl Drop for EventLoop {
+    fn drop(&mut self) {
+        self.stop_and_join();
+    }
+}
+
+impl EventLoopHandle {
+    /// The loop as a home, to register subscribers with.
+    #[must_use]
+    pub fn home(&self) -> Home {
+        Home::local(Arc::clone(&self.inbox))
+    }
+
+    /// Calls something on the loop, with the loop's own side, which can make futures, tasks and timers there.
+    ///
+    /// # Errors
+    /// [`Full`] when the loop has as much open as it may have, or has ended.
+    pub fn run(&self, call: impl FnOnce(&LocalHome) + Send + 'static) -> Result<(), Full> {
+        let place = self.inbox.try_reserve().ok_or(Full)?;
+        self.post(Box::new(move || {
+            let _place = place;
+            call(&LocalHome::of_this_thread());
+        }))
+    }
+
+    /// Asks the loop to end. Returns at once.
+    pub fn stop(&self) {
+        // A loop that has ended needs no word of it.
+        let _ = self.post(Box::new(|| LocalHome::of_this_thread().stop()));
+    }
+
+    fn post(&self, call: Box<dyn FnOnce() + Send>) -> Result<(), Full> {
+        self.inbox.post(Envelope::Run(call)).map_err(|_| Full)
+    }
+}
+
+impl fmt::Debug for EventLoopHandle {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("EventLoopHandle").finish_non_exhaustive()
+    }
+}

@@ -1,0 +1,144 @@
+//! The receiving half: the future itself, which lives at its home.
+
+use std::fmt;
+use std::future::Future;
+use std::marker::PhantomData;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+
+use super::cell::{Cell, End, Landing, Outcome};
+use super::completer::Completer;
+use super::inbox::{Envelope, Inbox, Place};
+
+/// A future whose outcome is written, whose waiter is woken and whose value is dropped by its home only.
+///
+/// It is `Send`, since a tokio task may move between the threads of its runtime. Polled outside its home it ends with
+/// [`End::WrongHome`]; dropped there, it posts its value back for the home to drop.
+///
+/// # Cancel safety
+/// Dropping it before it has ended is the way to give up; what arrives later is dropped at home.
+#[must_use = "futures do nothing unless awaited"]
+pub struct HomeFuture<T: Send + 'static> {
+    /// `None` once it has ended in the hands of its owner.
+    cell: Option<Arc<Cell<T>>>,
+}
+
+/// A completer and its future, at the home of this inbox.
+pub(crate) fn pair<T: Send + 'static>(inbox: &Arc<Inbox>, place: Place) -> (Completer<T>, HomeFuture<T>) {
+    let cell = Cell::new(Arc::clone(inbox), place);
+    (Completer::new(Arc::clone(&cell)), HomeFuture { cell: Some(cell) })
+}
+
+impl<T: Send + 'static> HomeFuture<T> {
+    /// Something that ends this future as timed out when its home handles it.
+    pub(crate) fn deadline(&self) -> Option<Deadline> {
+        let cell = self.cell.as_ref()?;
+        Some(Deadline { inbox: Arc::clone(cell.inbox()), cell: Arc::clone(cell) as Arc<dyn Landing> })
+    }
+
+    fn leave(cell: Arc<Cell<T>>) {
+        let inbox = Arc::clone(cell.inbox());
+        if inbox.identity().is_here() {
+            cell.discard();
+        } else {
+            // Guards: a drop away from home. The value is dropped by the home; where that has ended, by us.
+            if let Err(cell) = inbox.post_as(cell, |cell| Envelope::Returned(cell)) {
+                cell.discard();
+            }
+        }
+    }
+}
+
+impl<T: Send + 'static> Future for HomeFuture<T> {
+    type Output = Outcome<T>;
+
+    fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Outcome<T>> {
+        let Some(cell) = &self.cell else { return Poll::Ready(Err(End::Taken)) };
+        if !cell.inbox().identity().is_here() {
+            let end = if cell.inbox().is_closed() { End::HomeEnded } else { End::WrongHome };
+            if let Some(cell) = self.cell.take() {
+                Self::leave(cell);
+            }
+            return Poll::Ready(Err(end));
+        }
+        let polled = cell.poll(context);
+        if polled.is_ready() {
+            self.cell = None;
+        }
+        polled
+    }
+}
+
+impl<T: Send + 'static> Drop for HomeFuture<T> {
+    fn drop(&mut self) {
+        if let Some(cell) = self.cell.take() {
+            Self::leave(cell);
+        }
+    }
+}
+
+impl<T: Send + 'static> fmt::Debug for HomeFuture<T> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("HomeFuture").finish_non_exhaustive()
+    }
+}
+
+/// A future of a home that is one thread: it cannot leave that thread, so that waiting for it elsewhere does not compile.
+///
+/// ```compile_fail,E0277
+/// let (completer, future) = homing::home::thread_future::<u32>()?;
+/// std::thread::spawn(move || future.wait());
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
+///
+/// Nor does waiting twice:
+///
+/// ```compile_fail,E0382
+/// let (completer, future) = homing::home::thread_future::<u32>()?;
+/// future.wait().ok();
+/// future.wait().ok();
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
+#[must_use = "a future that is dropped gives its outcome up"]
+pub struct LocalFuture<T: Send + 'static> {
+    pub(crate) future: HomeFuture<T>,
+    pub(crate) home: super::LocalHome,
+    /// Bound to its thread, whatever the fields may become.
+    pub(crate) _not_send: PhantomData<*const ()>,
+}
+
+impl<T: Send + 'static> Future for LocalFuture<T> {
+    type Output = Outcome<T>;
+
+    fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Outcome<T>> {
+        Pin::new(&mut self.future).poll(context)
+    }
+}
+
+impl<T: Send + 'static> fmt::Debug for LocalFuture<T> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("LocalFuture").finish_non_exhaustive()
+    }
+}
+
+/// Ends one future as timed out: a timer's completer. Firing it is sending an envelope, as every completion is, so that loom
+/// can model it.
+pub struct Deadline {
+    inbox: Arc<Inbox>,
+    cell: Arc<dyn Landing>,
+}
+
+impl Deadline {
+    /// Sends the deadline home. A future that has ended by then stays as it is.
+    pub fn fire(self) {
+        // Where the home has ended, so has the future.
+        let _ = self.inbox.post_as(self.cell, Envelope::Deadline);
+    }
+}
+
+impl fmt::Debug for Deadline {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Deadline").finish_non_exhaustive()
+    }
+}

@@ -1,0 +1,432 @@
+//! A home that is one thread: it takes its envelopes out, runs its tasks, and waits.
+//!
+//! Waiting inside a task goes on doing all of it (a task that is being polled is not polled again, everything else is), so
+//! that a wait within a callback within a wait does not deadlock. Plain threads, our event loop and foreign loops are this
+//! home with different bells.
+
+use std::cell::{Cell as StdCell, RefCell};
+use std::cmp::Reverse;
+use std::collections::{BinaryHeap, HashMap, VecDeque};
+use std::fmt;
+use std::future::Future;
+use std::marker::PhantomData;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::pin::{Pin, pin};
+use std::rc::Rc;
+use std::sync::Arc;
+use std::task::{Context, Poll, Wake, Waker};
+use std::time::{Duration, Instant};
+
+use super::cell::{End, Outcome};
+use super::completer::Completer;
+use super::future::{Deadline, LocalFuture, pair};
+use super::identity::Identity;
+use super::inbox::{Bell, Envelope, Inbox};
+use super::sync::{AtomicBool, Ordering};
+
+/// How deep waits may stand within each other on one home before the next one is refused: each costs stack.
+pub const MAX_DEPTH: usize = 128;
+
+/// How many envelopes are handled before a waiting frame looks at what it waits for again.
+const TURN: usize = 64;
+
+/// One thread as a home. A handle to it; it stays on its thread.
+#[derive(Clone)]
+pub struct LocalHome(Rc<Local>);
+
+struct Local {
+    inbox: Arc<Inbox>,
+    /// What was taken out and is still to be handled; shared by all frames that wait, so that an inner one goes on.
+    tray: RefCell<VecDeque<Envelope>>,
+    tasks: RefCell<HashMap<usize, Task>>,
+    next_task: StdCell<usize>,
+    timers: RefCell<BinaryHeap<Reverse<Timer>>>,
+    next_timer: StdCell<u64>,
+    depth: StdCell<usize>,
+    sleeper: Sleeper,
+    stopped: StdCell<bool>,
+}
+
+/// How the thread sleeps until its bell rings.
+pub(crate) enum Sleeper {
+    /// On the condition variable in its inbox.
+    Condvar,
+    /// On the event loop's channel.
+    #[cfg(not(homing_loom))]
+    Channel(crossbeam_channel::Receiver<()>),
+}
+
+struct Task {
+    /// `None` while it is being polled.
+    future: Option<Pin<Box<dyn Future<Output = ()>>>>,
+    waker: Arc<TaskWaker>,
+}
+
+struct TaskWaker {
+    inbox: Arc<Inbox>,
+    /// Of the task; `None` for a waiting frame.
+    task: Option<usize>,
+    /// Set while a wake is on its way, so that one task has one envelope at most.
+    woken: AtomicBool,
+}
+
+impl Wake for TaskWaker {
+    fn wake(self: Arc<Self>) {
+        self.wake_by_ref();
+    }
+
+    fn wake_by_ref(self: &Arc<Self>) {
+        // Ordering: AcqRel pairs with the swap in the home, so that what was done before the wake is seen by the poll.
+        if !self.woken.swap(true, Ordering::AcqRel) {
+            let envelope = match self.task {
+                Some(task) => Envelope::Wake(task),
+                None => Envelope::Nudge,
+            };
+            // A home that has ended polls nothing any more.
+            let _ = self.inbox.post(envelope);
+        }
+    }
+}
+
+struct Timer {
+    at: Instant,
+    /// Timers of one instant fire in the order in which they were set.
+    order: u64,
+    call: Box<dyn FnOnce()>,
+}
+
+impl PartialEq for Timer {
+    fn eq(&self, other: &Self) -> bool {
+        (self.at, self.order) == (other.at, other.order)
+    }
+}
+
+impl Eq for Timer {}
+
+impl PartialOrd for Timer {
+    fn partial_cmp(&self, other: &Self) -> Option<std::cmp::Ordering> {
+        Some(self.cmp(other))
+    }
+}
+
+impl Ord for Timer {
+    fn cmp(&self, other: &Self) -> std::cmp::Ordering {
+        (self.at, self.order).cmp(&(other.at, other.order))
+    }
+}
+
+/// Waits stood deeper within each other than [`MAX_DEPTH`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct TooDeep;
+
+impl fmt::Display for TooDeep {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(
+            f,
+            "{MAX_DEPTH} waits stand within each other on this home; answer with a future instead of waiting for it"
+        )
+    }
+}
+
+impl std::error::Error for TooDeep {}
+
+impl LocalHome {
+    /// Makes the calling thread a home that sleeps in its own way.
+    pub(crate) fn new(bell: Bell, sleeper: Sleeper, capacity: usize) -> Self {
+        LocalHome(Rc::new(Local {
+            inbox: Inbox::new(Identity::of_this_thread(), bell, capacity),
+            tray: RefCell::default(),
+            tasks: RefCell::default(),
+            next_task: StdCell::new(0),
+            timers: RefCell::default(),
+            next_timer: StdCell::new(0),
+            depth: StdCell::new(0),
+            sleeper,
+            stopped: StdCell::new(false),
+        }))
+    }
+
+    /// Makes the calling thread a home of the plain kind, whatever it may be already. For models; programs use
+    /// [`LocalHome::of_this_thread`](Self::of_this_thread).
+    #[doc(hidden)]
+    #[must_use]
+    pub fn plain(capacity: usize) -> Self {
+        Self::new(Bell::Condvar(super::sync::Condvar::default()), Sleeper::Condvar, capacity)
+    }
+
+    pub(crate) fn inbox(&self) -> &Arc<Inbox> {
+        &self.0.inbox
+    }
+
+    /// A completer and its future, which lives here.
+    ///
+    /// # Errors
+    /// [`Full`](super::Full) when as many futures are open as this home may have.
+    pub fn future<T: Send + 'static>(&self) -> Result<(Completer<T>, LocalFuture<T>), super::Full> {
+        let place = self.0.inbox.try_reserve().ok_or(super::Full)?;
+        let (completer, future) = pair(&self.0.inbox, place);
+        Ok((completer, LocalFuture { future, home: self.clone(), _not_send: PhantomData }))
+    }
+
+    /// Runs a task here, beside the others. It is polled whenever this home turns or waits. A task that panics is dropped
+    /// here, and the panic is logged.
+    pub fn spawn(&self, future: impl Future<Output = ()> + 'static) {
+        let id = self.0.next_task.get();
+        self.0.next_task.set(id + 1);
+        let waker = Arc::new(TaskWaker { inbox: self.inbox().clone(), task: Some(id), woken: AtomicBool::new(false) });
+        self.0.tasks.borrow_mut().insert(id, Task { future: Some(Box::pin(future)), waker: waker.clone() });
+        waker.wake();
+    }
+
+    /// Calls something here after a time, on this thread, when the home turns or waits.
+    pub fn after(&self, delay: Duration, call: impl FnOnce() + 'static) {
+        let order = self.0.next_timer.get();
+        self.0.next_timer.set(order + 1);
+        let at = Instant::now() + delay;
+        self.0.timers.borrow_mut().push(Reverse(Timer { at, order, call: Box::new(call) }));
+    }
+
+    /// Handles at most `limit` envelopes and whatever timers are due; returns how many envelopes it was. Never waits.
+    pub fn turn(&self, limit: usize) -> usize {
+        let _entered = super::current::enter(self);
+        self.fire_timers();
+        let mut handled = 0;
+        while handled < limit {
+            let Some(envelope) = self.take_one() else { break };
+            self.handle(envelope);
+            handled += 1;
+        }
+        handled
+    }
+
+    /// True when something is there to be handled.
+    pub(crate) fn has_left(&self) -> bool {
+        !self.0.tray.borrow().is_empty()
+    }
+
+    fn take_one(&self) -> Option<Envelope> {
+        let mut tray = self.0.tray.borrow_mut();
+        if tray.is_empty() {
+            self.0.inbox.take_all(&mut tray);
+        }
+        tray.pop_front()
+    }
+
+    fn handle(&self, envelope: Envelope) {
+        match envelope {
+            Envelope::Completion(cell) => guarded(|| cell.land()),
+            Envelope::Deadline(cell) => guarded(|| cell.expire()),
+            Envelope::Returned(cell) => guarded(|| cell.discard()),
+            Envelope::Wake(task) => self.poll_task(task),
+            Envelope::Nudge => {}
+            Envelope::Run(call) => guarded(call),
+        }
+    }
+
+    fn poll_task(&self, id: usize) {
+        let (mut future, waker) = {
+            let mut tasks = self.0.tasks.borrow_mut();
+            let Some(task) = tasks.get_mut(&id) else { return };
+            // Being polled by an outer frame, which looks at `woken` again when it is done.
+            let Some(future) = task.future.take() else { return };
+            (future, Arc::clone(&task.waker))
+        };
+        // Guards: a wake while the task is polled. It is cleared before the poll, so that a wake from here on posts again.
+        waker.woken.swap(false, Ordering::AcqRel);
+        let std_waker = Waker::from(Arc::clone(&waker));
+        let polled = catch_unwind(AssertUnwindSafe(|| future.as_mut().poll(&mut Context::from_waker(&std_waker))));
+        match polled {
+            Ok(Poll::Pending) => {
+                if let Some(task) = self.0.tasks.borrow_mut().get_mut(&id) {
+                    task.future = Some(future);
+                }
+                // Guards: its wake was taken out by an inner frame while it was away; that one could not poll it.
+                if waker.woken.swap(false, Ordering::AcqRel) {
+                    waker.wake_by_ref();
+                }
+            }
+            Ok(Poll::Ready(())) => {
+                let task = self.0.tasks.borrow_mut().remove(&id);
+                guarded(|| drop((task, future)));
+            }
+            Err(panic) => {
+                tracing::error!(panic = panic_text(&*panic), "a task of this home panicked and was dropped");
+                let task = self.0.tasks.borrow_mut().remove(&id);
+                guarded(|| drop((task, future, panic)));
+            }
+        }
+    }
+
+    fn fire_timers(&self) {
+        loop {
+            let due = {
+                let mut timers = self.0.timers.borrow_mut();
+                match timers.peek() {
+                    Some(Reverse(timer)) if timer.at <= Instant::now() => timers.pop(),
+                    _ => None,
+                }
+            };
+            match due {
+                Some(Reverse(timer)) => guarded(timer.call),
+                None => return,
+            }
+        }
+    }
+
+    /// Sleeps until something arrives, a timer is due, or this instant.
+    fn sleep(&self, until: Option<Instant>) {
+        let timer = self.0.timers.borrow().peek().map(|Reverse(timer)| timer.at);
+        let until = match (until, timer) {
+            (Some(one), Some(other)) => Some(one.min(other)),
+            (one, other) => one.or(other),
+        };
+        match &self.0.sleeper {
+            Sleeper::Condvar => self.0.inbox.sleep(until),
+            #[cfg(not(homing_loom))]
+            Sleeper::Channel(bell) => {
+                // A disconnected bell cannot be: the inbox holds its other end.
+                let _ = match until {
+                    Some(deadline) => bell.recv_deadline(deadline).ok(),
+                    None => bell.recv().ok(),
+                };
+            }
+        }
+    }
+
+    /// Waits for a future while everything else of this home goes on.
+    ///
+    /// # Errors
+    /// [`TooDeep`] when [`MAX_DEPTH`] waits stand within each other already.
+    pub fn block_on<F: Future>(&self, future: F) -> Result<F::Output, TooDeep> {
+        self.block_on_until(future, None)
+    }
+
+    /// The same; at the instant the deadline is fired, which is to end the future. An inner wait that goes on past it holds
+    /// it up, since frames end last in, first out.
+    fn block_on_until<F: Future>(
+        &self,
+        future: F,
+        mut deadline: Option<(Instant, Deadline)>,
+    ) -> Result<F::Output, TooDeep> {
+        let depth = self.0.depth.get();
+        if depth >= MAX_DEPTH {
+            return Err(TooDeep);
+        }
+        self.0.depth.set(depth + 1);
+        let _frame = Frame(&self.0.depth, depth);
+        let _entered = super::current::enter(self);
+
+        let waker = Arc::new(TaskWaker { inbox: self.inbox().clone(), task: None, woken: AtomicBool::new(true) });
+        let std_waker = Waker::from(Arc::clone(&waker));
+        let mut context = Context::from_waker(&std_waker);
+        let mut future = pin!(future);
+        loop {
+            // Guards: a wake whose nudge an inner frame took out. The flag stays, and is looked at before every sleep.
+            if waker.woken.swap(false, Ordering::AcqRel) {
+                if let Poll::Ready(output) = future.as_mut().poll(&mut context) {
+                    return Ok(output);
+                }
+            }
+            if let Some((_, deadline)) = deadline.take_if(|(at, _)| *at <= Instant::now()) {
+                deadline.fire();
+            }
+            if self.turn(TURN) == 0 && !waker.woken.load(Ordering::Acquire) {
+                self.sleep(deadline.as_ref().map(|(at, _)| *at));
+            }
+        }
+    }
+
+    /// Turns until [`LocalHome::stop`] is called.
+    pub(crate) fn run(&self) {
+        let _entered = super::current::enter(self);
+        while !self.0.stopped.get() {
+            if self.turn(TURN) == 0 && !self.0.stopped.get() {
+                self.sleep(None);
+            }
+        }
+    }
+
+    pub(crate) fn stop(&self) {
+        self.0.stopped.set(true);
+    }
+
+    /// Ends this home, on its thread: what is posted from here on is handed back, what it holds is dropped.
+    pub(crate) fn end(&self) {
+        self.0.inbox.close();
+        // Each taken out first: a drop may come back to this home.
+        let tasks = std::mem::take(&mut *self.0.tasks.borrow_mut());
+        guarded(|| drop(tasks));
+        let timers = std::mem::take(&mut *self.0.timers.borrow_mut());
+        guarded(|| drop(timers));
+        let tray = std::mem::take(&mut *self.0.tray.borrow_mut());
+        guarded(|| drop(tray));
+    }
+}
+
+impl fmt::Debug for LocalHome {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("LocalHome").field("identity", &self.0.inbox.identity()).finish_non_exhaustive()
+    }
+}
+
+/// Puts the depth back when a waiting frame ends, by a panic too.
+struct Frame<'a>(&'a StdCell<usize>, usize);
+
+impl Drop for Frame<'_> {
+    fn drop(&mut self) {
+        self.0.set(self.1);
+    }
+}
+
+/// Runs user code so that its panic ends it alone, and not the home.
+pub(crate) fn guarded(call: impl FnOnce()) {
+    if let Err(panic) = catch_unwind(AssertUnwindSafe(call)) {
+        tracing::error!(panic = panic_text(&*panic), "user code panicked on its home");
+    }
+}
+
+/// The text of a panic, where it has one.
+pub(crate) fn panic_text(panic: &(dyn std::any::Any + Send)) -> &str {
+    if let Some(text) = panic.downcast_ref::<&str>() {
+        text
+    } else if let Some(text) = panic.downcast_ref::<String>() {
+        text
+    } else {
+        "(a panic without a text)"
+    }
+}
+
+impl<T: Send + 'static> LocalFuture<T> {
+    /// Waits, while everything else of this home goes on.
+    ///
+    /// # Errors
+    /// The [`End`] of a future that ended without a value; [`End::TooDeep`] when [`MAX_DEPTH`] waits stand within each other.
+    pub fn wait(self) -> Outcome<T> {
+        let home = self.home.clone();
+        home.block_on(self.future).unwrap_or(Err(End::TooDeep))
+    }
+
+    /// The same for at most this long.
+    ///
+    /// # Errors
+    /// [`End::TimedOut`] when the time is up; what arrives later is dropped here.
+    pub fn wait_timeout(self, limit: Duration) -> Outcome<T> {
+        let home = self.home.clone();
+        let deadline = self.future.deadline().map(|deadline| (Instant::now() + limit, deadline));
+        home.block_on_until(self.future, deadline).unwrap_or(Err(End::TooDeep))
+    }
+
+    /// Calls something with the outcome, here, when it has come.
+    pub fn on_done(self, call: impl FnOnce(Outcome<T>) + 'static) {
+        let home = self.home.clone();
+        home.spawn(async move { call(self.future.await) });
+    }
+
+    /// What ends this future as timed out, for a timer of one's own.
+    #[doc(hidden)]
+    #[must_use]
+    pub fn deadline(&self) -> Option<Deadline> {
+        self.future.deadline()
+    }
+}

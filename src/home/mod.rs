@@ -1,0 +1,64 @@
+//! Homes: who owns a future, and how its completion gets there.
+//!
+//! A future has exactly one home, fixed when it is made: a tokio runtime, an [event loop](EventLoop) of our own, or a
+//! [thread](LocalHome). Away from the home there is only its [`Completer`], which can do nothing but put an envelope into
+//! the home's inbox. The home takes it out, writes the outcome, wakes the waiter; values that nobody takes are dropped
+//! there too. So completing a future from the wrong thread is not a bug to avoid but a thing that cannot be written.
+//!
+//! One completion: [`Completer::complete`] puts the outcome into the parcel of the [cell](cell) and posts the cell to the
+//! [inbox]; the inbox rings; the home ([`LocalHome::turn`], or the [drain] task of a runtime) takes the
+//! envelope out and [lands](cell::Landing::land) it.
+//!
+//! This floor knows no broker, codec or tokio reactor. Its locks and flags come through [`sync`], so that loom runs the
+//! code that ships (`loom-tests`).
+
+mod audit;
+mod cell;
+mod completer;
+mod current;
+mod drain;
+#[cfg(not(homing_loom))]
+mod event_loop;
+mod future;
+mod identity;
+mod inbox;
+mod local;
+#[cfg(not(homing_loom))]
+mod runtime;
+mod sync;
+
+#[cfg(not(homing_loom))]
+mod handle;
+#[cfg(homing_loom)]
+pub mod model;
+
+pub use audit::Audit;
+#[cfg(all(feature = "audit", not(homing_loom)))]
+pub use audit::audit;
+pub use cell::{End, Outcome};
+pub use completer::{Completer, HandedBack};
+#[cfg(not(homing_loom))]
+pub use current::thread_future;
+#[cfg(not(homing_loom))]
+pub use event_loop::{EventLoop, EventLoopHandle};
+pub use future::{Deadline, HomeFuture, LocalFuture};
+#[cfg(not(homing_loom))]
+pub use handle::Home;
+pub use inbox::DEFAULT_CAPACITY;
+pub use local::{LocalHome, MAX_DEPTH, TooDeep};
+
+#[cfg(not(homing_loom))]
+pub(crate) use local::panic_text;
+
+/// A home has as many futures and calls open as it may have; or it has ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Full;
+
+impl std::fmt::Display for Full {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("the home has as many futures open as it may have, or has ended")
+    }
+}
+
+impl std::error::Error for Full {}

@@ -1,0 +1,82 @@
+//! The facade through which this floor reaches locks, condition variables, flags and thread identities, so that loom runs
+//! the very code that ships (`--cfg homing_loom`; see `loom-tests`).
+//!
+//! Wakers are `std::task::Waker` in both builds: the models bring wakers of their own that loom watches.
+//! crossbeam-channel (the bell of the event loop) and tokio's semaphore (the places of an inbox) know nothing of loom;
+//! they stand at the edge and never hold an outcome.
+
+#[cfg(not(homing_loom))]
+mod shipped {
+    pub(crate) use parking_lot::{Mutex, MutexGuard};
+    pub(crate) use std::sync::atomic::{AtomicBool, Ordering};
+    pub(crate) use std::thread::ThreadId;
+    use std::time::Instant;
+
+    pub(crate) fn this_thread() -> ThreadId {
+        std::thread::current().id()
+    }
+
+    /// A condition variable with the one wait that this floor needs.
+    #[derive(Debug, Default)]
+    pub(crate) struct Condvar(parking_lot::Condvar);
+
+    impl Condvar {
+        pub(crate) fn notify_one(&self) {
+            self.0.notify_one();
+        }
+
+        /// Waits for a notification, or until the deadline where there is one.
+        pub(crate) fn wait<'a, T>(&self, mut guard: MutexGuard<'a, T>, until: Option<Instant>) -> MutexGuard<'a, T> {
+            match until {
+                Some(deadline) => drop(self.0.wait_until(&mut guard, deadline)),
+                None => self.0.wait(&mut guard),
+            }
+            guard
+        }
+    }
+}
+
+#[cfg(homing_loom)]
+mod modelled {
+    pub(crate) use loom::sync::MutexGuard;
+    pub(crate) use loom::sync::atomic::{AtomicBool, Ordering};
+    pub(crate) use loom::thread::ThreadId;
+    use std::sync::PoisonError;
+    use std::time::Instant;
+
+    pub(crate) fn this_thread() -> ThreadId {
+        loom::thread::current().id()
+    }
+
+    #[derive(Debug)]
+    pub(crate) struct Mutex<T>(loom::sync::Mutex<T>);
+
+    impl<T> Mutex<T> {
+        pub(crate) fn new(value: T) -> Self {
+            Mutex(loom::sync::Mutex::new(value))
+        }
+
+        pub(crate) fn lock(&self) -> MutexGuard<'_, T> {
+            self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        }
+    }
+
+    #[derive(Debug, Default)]
+    pub(crate) struct Condvar(loom::sync::Condvar);
+
+    impl Condvar {
+        pub(crate) fn notify_one(&self) {
+            self.0.notify_one();
+        }
+
+        /// loom has no timed waits: deadlines come as envelopes from a modelled timer, and a wait ends by them.
+        pub(crate) fn wait<'a, T>(&self, guard: MutexGuard<'a, T>, _until: Option<Instant>) -> MutexGuard<'a, T> {
+            self.0.wait(guard).unwrap_or_else(PoisonError::into_inner)
+        }
+    }
+}
+
+#[cfg(homing_loom)]
+pub(crate) use modelled::*;
+#[cfg(not(homing_loom))]
+pub(crate) use shipped::*;

@@ -1,0 +1,229 @@
+//! Homes of every kind: a completion lands on its home, exactly once, whatever happens on the other side.
+
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, mpsc};
+use std::thread::{self, ThreadId};
+use std::time::{Duration, Instant};
+
+use homing::home::{Completer, End, EventLoop, Home, LocalHome, MAX_DEPTH, thread_future};
+
+/// Notes on which thread it is dropped.
+struct Noted(Arc<Mutex<Vec<ThreadId>>>);
+
+impl Drop for Noted {
+    fn drop(&mut self) {
+        self.0.lock().unwrap().push(thread::current().id());
+    }
+}
+
+fn noted() -> (Noted, Arc<Mutex<Vec<ThreadId>>>) {
+    let drops = Arc::new(Mutex::new(Vec::new()));
+    (Noted(drops.clone()), drops)
+}
+
+fn runtime(workers: usize) -> tokio::runtime::Runtime {
+    tokio::runtime::Builder::new_multi_thread().worker_threads(workers).enable_all().build().unwrap()
+}
+
+#[test]
+fn a_thread_waits_for_a_completion_from_another_thread() {
+    let (completer, future) = thread_future::<u32>().unwrap();
+    let other = thread::spawn(move || completer.complete(7).unwrap());
+    assert_eq!(future.wait(), Ok(7));
+    other.join().unwrap();
+}
+
+#[test]
+fn a_dropped_completer_ends_its_future_as_abandoned() {
+    let (completer, future) = thread_future::<u32>().unwrap();
+    thread::spawn(move || drop(completer));
+    assert_eq!(future.wait(), Err(End::Abandoned));
+}
+
+#[test]
+fn a_panic_that_holds_a_completer_ends_its_future_as_abandoned() {
+    let (completer, future) = thread_future::<u32>().unwrap();
+    let other = thread::spawn(move || {
+        let _held = completer;
+        panic!("on purpose");
+    });
+    assert_eq!(future.wait(), Err(End::Abandoned));
+    assert!(other.join().is_err());
+}
+
+#[test]
+fn a_deadline_ends_the_wait_and_what_comes_later_is_dropped_at_home() {
+    let (value, drops) = noted();
+    let (completer, future) = thread_future::<Noted>().unwrap();
+    let (go, wait) = mpsc::channel::<()>();
+    let late = thread::spawn(move || {
+        wait.recv().unwrap();
+        completer.complete(value).unwrap();
+    });
+    assert_eq!(future.wait_timeout(Duration::from_millis(20)).err(), Some(End::TimedOut));
+    go.send(()).unwrap();
+    late.join().unwrap();
+    assert!(drops.lock().unwrap().is_empty(), "it waits in the inbox");
+    LocalHome::of_this_thread().turn(10);
+    assert_eq!(*drops.lock().unwrap(), [thread::current().id()]);
+}
+
+#[test]
+fn a_runtime_awaits_a_completion_from_a_thread() {
+    for runtime in [runtime(2), tokio::runtime::Builder::new_current_thread().build().unwrap()] {
+        let outcome = runtime.block_on(async {
+            let (completer, future) = Home::current().future::<u32>().await.unwrap();
+            thread::spawn(move || completer.complete(7).unwrap());
+            future.await
+        });
+        assert_eq!(outcome, Ok(7));
+    }
+}
+
+#[test]
+fn a_future_polled_off_its_runtime_ends_as_wrong_home() {
+    let runtime = runtime(1);
+    let (completer, future) = runtime.block_on(async { Home::current().future::<u32>().await.unwrap() });
+    let outcome = LocalHome::of_this_thread().block_on(future).unwrap();
+    assert_eq!(outcome, Err(End::WrongHome));
+    completer.complete(1).unwrap();
+}
+
+#[test]
+fn a_future_dropped_off_its_runtime_has_its_value_dropped_at_home() {
+    let runtime = runtime(1);
+    let (value, drops) = noted();
+    let future = runtime.block_on(async {
+        let (completer, future) = Home::current().future::<Noted>().await.unwrap();
+        completer.complete(value).unwrap();
+        future
+    });
+    drop(future);
+    let until = Instant::now() + Duration::from_secs(10);
+    while drops.lock().unwrap().is_empty() && Instant::now() < until {
+        thread::sleep(Duration::from_millis(1));
+    }
+    let drops = drops.lock().unwrap();
+    assert_eq!(drops.len(), 1);
+    assert_ne!(drops[0], thread::current().id(), "dropped by the runtime's worker");
+}
+
+#[test]
+fn a_completion_for_a_home_that_has_ended_is_handed_back() {
+    let runtime = runtime(1);
+    let (completer, future) = runtime.block_on(async { Home::current().future::<String>().await.unwrap() });
+    drop(runtime);
+    let back = completer.complete("mine again".to_owned()).unwrap_err();
+    assert_eq!(back.0, "mine again");
+    assert_eq!(LocalHome::of_this_thread().block_on(future).unwrap(), Err(End::HomeEnded));
+}
+
+#[test]
+fn a_wait_within_a_callback_goes_on_draining() {
+    let event_loop = EventLoop::start("nested").unwrap();
+    let (done, outcome) = thread_future::<u32>().unwrap();
+    event_loop
+        .run(move |home| {
+            let (inner, inner_future) = home.future::<u32>().unwrap();
+            // Handled by the very loop that waits in this callback.
+            home.spawn(async move { inner.complete(5).unwrap() });
+            done.complete(inner_future.wait().unwrap()).unwrap();
+        })
+        .unwrap();
+    assert_eq!(outcome.wait_timeout(Duration::from_secs(10)), Ok(5));
+}
+
+#[test]
+fn waits_that_stand_too_deep_are_refused() {
+    fn deeper(home: &LocalHome, depth: usize) -> usize {
+        match home.block_on(async { deeper(&LocalHome::of_this_thread(), depth + 1) }) {
+            Ok(reached) => reached,
+            Err(_) => depth,
+        }
+    }
+    assert_eq!(deeper(&LocalHome::of_this_thread(), 0), MAX_DEPTH);
+}
+
+#[test]
+fn a_task_that_is_woken_while_an_inner_wait_drains_is_polled_again() {
+    let event_loop = EventLoop::start("inner").unwrap();
+    let (done, outcome) = thread_future::<u32>().unwrap();
+    event_loop
+        .run(move |home| {
+            let (first, first_future) = home.future::<u32>().unwrap();
+            let (second, second_future) = home.future::<u32>().unwrap();
+            let inner = home.clone();
+            home.spawn(async move {
+                // Waits inside its own poll; its own wake for `second` arrives in the inner drain.
+                let mut second_future = second_future;
+                let polled = futures_util::poll!(&mut second_future);
+                assert!(polled.is_pending());
+                second.complete(2).unwrap();
+                inner.spawn(async move { first.complete(1).unwrap() });
+                let one = first_future.wait().unwrap();
+                done.complete(one + second_future.await.unwrap()).unwrap();
+            });
+        })
+        .unwrap();
+    assert_eq!(outcome.wait_timeout(Duration::from_secs(10)), Ok(3));
+}
+
+#[test]
+fn timers_fire_in_order_on_the_loop() {
+    let event_loop = EventLoop::start("timers").unwrap();
+    let (heard, hear) = mpsc::channel();
+    event_loop
+        .run(move |home| {
+            for (delay, name) in [(30, "third"), (10, "first"), (20, "second")] {
+                let heard = heard.clone();
+                home.after(Duration::from_millis(delay), move || heard.send(name).unwrap());
+            }
+        })
+        .unwrap();
+    let order: Vec<_> = (0..3).map(|_| hear.recv_timeout(Duration::from_secs(10)).unwrap()).collect();
+    assert_eq!(order, ["first", "second", "third"]);
+}
+
+#[test]
+fn every_one_of_many_completions_from_many_threads_lands_once() {
+    const THREADS: usize = 4;
+    const EACH: usize = 2_000;
+    let runtime = runtime(2);
+    let landed = Arc::new(AtomicUsize::new(0));
+    runtime.block_on(async {
+        let home = Home::current();
+        let (send, receive) = crossbeam_channel::unbounded::<Completer<usize>>();
+        let threads: Vec<_> = (0..THREADS)
+            .map(|n| {
+                let receive = receive.clone();
+                thread::spawn(move || {
+                    for (i, completer) in receive.into_iter().enumerate() {
+                        match (i + n) % 3 {
+                            0 => completer.complete(i).unwrap(),
+                            1 => completer.cancel(),
+                            _ => drop(completer),
+                        }
+                    }
+                })
+            })
+            .collect();
+        let mut waits = Vec::new();
+        for _ in 0..THREADS * EACH {
+            let (completer, future) = home.future::<usize>().await.unwrap();
+            send.send(completer).unwrap();
+            let landed = landed.clone();
+            waits.push(tokio::spawn(async move {
+                let _ = future.await;
+                landed.fetch_add(1, Ordering::Relaxed);
+            }));
+        }
+        drop(send);
+        for wait in waits {
+            wait.await.unwrap();
+        }
+        for thread in threads {
+            thread.join().unwrap();
+        }
+    });
+    assert_eq!(landed.load(Ordering::Relaxed), THREADS * EACH);
+}
