@@ -70,13 +70,25 @@ pub struct Error(Arc<Inner>);
 struct Inner {
     kind: ErrorKind,
     message: String,
+    /// The text of a remote exception.
+    remote: Option<String>,
     source: Option<Box<dyn std::error::Error + Send + Sync>>,
 }
 
 impl Error {
     /// An error of this kind that says this. The message names what was tried, on what, why it failed and what to do.
     pub fn new(kind: ErrorKind, message: impl Into<String>) -> Self {
-        Error(Arc::new(Inner { kind, message: message.into(), source: None }))
+        Error(Arc::new(Inner { kind, message: message.into(), remote: None, source: None }))
+    }
+
+    /// What the other end said when it failed, and what was asked of it.
+    pub(crate) fn remote_exception(what: &str, text: String) -> Self {
+        Error(Arc::new(Inner {
+            kind: ErrorKind::RemoteException,
+            message: format!("{what}: the other end failed: {text}"),
+            remote: Some(text),
+            source: None,
+        }))
     }
 
     /// The same with the error that caused it, for [`std::error::Error::source`]. The message should read well without
@@ -86,13 +98,19 @@ impl Error {
         message: impl Into<String>,
         source: impl Into<Box<dyn std::error::Error + Send + Sync>>,
     ) -> Self {
-        Error(Arc::new(Inner { kind, message: message.into(), source: Some(source.into()) }))
+        Error(Arc::new(Inner { kind, message: message.into(), remote: None, source: Some(source.into()) }))
     }
 
     /// What went wrong, to match on.
     #[must_use]
     pub fn kind(&self) -> ErrorKind {
         self.0.kind
+    }
+
+    /// The text of a remote exception, as the other end sent it.
+    #[must_use]
+    pub fn remote_text(&self) -> Option<&str> {
+        self.0.remote.as_deref()
     }
 
     /// True for an error of the connection as a whole, after which the communicator cannot be used.

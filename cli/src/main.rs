@@ -1,2 +1,106 @@
-//! The command `homing`.
-fn main() {}
+//! The command `homing`: call, serve, send, work and watch from a shell, and a demonstration that needs no broker.
+
+mod args;
+mod broadcast;
+mod demo;
+mod exec;
+mod failure;
+mod rpc;
+mod stop;
+mod task;
+mod values;
+
+use std::process::ExitCode;
+
+use clap::Parser;
+use homing::{Builder, Communicator};
+use tracing_subscriber::EnvFilter;
+
+use args::{Cli, Command, Global};
+use failure::Failure;
+use stop::Stop;
+
+/// RabbitMQ's own default.
+const DEFAULT_BROKER: &str = "amqp://guest:guest@127.0.0.1:5672/";
+
+fn main() -> ExitCode {
+    let cli = Cli::parse();
+    log_to_stderr(cli.global.verbose);
+    match run(cli) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(failure) => {
+            eprintln!("homing: {failure}");
+            failure.exit_code()
+        }
+    }
+}
+
+fn log_to_stderr(verbose: u8) {
+    let level = match verbose {
+        0 => "homing=warn",
+        1 => "homing=info",
+        _ => "homing=debug",
+    };
+    let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new(level));
+    tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).with_target(false).init();
+}
+
+fn run(cli: Cli) -> Result<(), Failure> {
+    let Cli { global, command } = cli;
+    if matches!(command, Command::Demo) {
+        return demo::run(&global);
+    }
+    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
+    let ended = runtime.block_on(async {
+        let stop = Stop::on_signals()?;
+        match command {
+            Command::Demo => Ok(()),
+            Command::Rpc(command) => rpc::run(command, &global, stop).await,
+            Command::Task(command) => task::run(command, &global, stop).await,
+            Command::Broadcast(command) => broadcast::run(command, &global, stop).await,
+        }
+    });
+    // A read of standard input cannot be ended, and must not hold the command up.
+    runtime.shutdown_background();
+    ended
+}
+
+/// A communicator with the options of the command line.
+pub(crate) fn builder(global: &Global, url: &str) -> Builder {
+    let mut builder = Communicator::builder(url);
+    if let Some(prefix) = &global.prefix {
+        builder = builder.prefix(prefix);
+    }
+    if let Some(name) = &global.message_exchange {
+        builder = builder.message_exchange(name);
+    }
+    if let Some(name) = &global.task_exchange {
+        builder = builder.task_exchange(name);
+    }
+    if let Some(name) = &global.task_queue {
+        builder = builder.task_queue(name);
+    }
+    builder
+}
+
+/// Connects to a broker that other programs can reach.
+pub(crate) async fn connect(global: &Global) -> Result<Communicator, Failure> {
+    let url = global.broker.as_deref().unwrap_or(DEFAULT_BROKER);
+    if url.starts_with("memory:") {
+        return Err(Failure::Usage(
+            "memory: is a broker inside one process, and this command would be alone with it; only `homing demo` takes it. \
+             Give the URL of a RabbitMQ by --broker or HOMING_BROKER"
+                .to_owned(),
+        ));
+    }
+    Ok(builder(global, url).connect().await?)
+}
+
+/// Closes in order, and says so when something was left undone.
+pub(crate) async fn close(communicator: &Communicator) -> Result<(), Failure> {
+    let report = communicator.close().await?;
+    match report.error {
+        Some(error) => Err(error.into()),
+        None => Ok(()),
+    }
+}

@@ -15,7 +15,7 @@ use std::time::Duration;
 use bytes::Bytes;
 
 use crate::codec::Value;
-use crate::error::{Error, Result};
+use crate::error::{Error, ErrorKind, Result};
 
 pub(crate) mod memory;
 #[cfg(feature = "rabbitmq")]
@@ -246,4 +246,16 @@ pub(crate) trait Broker: Sized + 'static {
     /// Ends in order and within `limit`: what was written before goes out first, including acknowledgements; everything
     /// unacknowledged goes back to its queue; then every thread and descriptor of the connection is gone.
     fn close(&self, limit: Duration) -> impl Future<Output = Result<()>>;
+}
+
+/// An object that exists with another argument than ours: which one, what is there, what we wanted, what to do.
+pub(crate) fn differs(what: &str, name: &str, argument: &str, have: &str, want: &str) -> Error {
+    Error::new(
+        ErrorKind::PreconditionFailed,
+        format!(
+            "the {what} {name:?} exists already with {argument} = {have}, and this communicator declares it with {argument} = \
+             {want}. What exists cannot be changed: use the options of whoever declared it, or another name, or delete it on \
+             the broker when it is not in use"
+        ),
+    )
 }

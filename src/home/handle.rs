@@ -52,6 +52,10 @@ impl Home {
         self.inbox.identity().is_here()
     }
 
+    pub(crate) fn is_runtime(&self) -> bool {
+        matches!(self.kind, Kind::Runtime(_))
+    }
+
     /// True when this home has ended.
     #[must_use]
     pub fn has_ended(&self) -> bool {
@@ -80,7 +84,7 @@ impl Home {
     }
 
     /// Runs a task on this home. On a home that has ended it is dropped at once.
-    pub(crate) fn spawn(&self, task: impl Future<Output = ()> + Send + 'static) {
+    pub fn spawn(&self, task: impl Future<Output = ()> + Send + 'static) {
         match &self.kind {
             Kind::Runtime(runtime) => drop(runtime.spawn(task)),
             Kind::Local if self.is_here() => LocalHome::of_this_thread().spawn(task),

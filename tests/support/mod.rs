@@ -38,6 +38,15 @@ pub fn required() -> bool {
     variable("HOMING_TEST_REQUIRE").as_deref() == Some("1")
 }
 
+/// Waits until something is so, which should take no time.
+pub async fn eventually(is_so: impl Fn() -> bool) {
+    let until = std::time::Instant::now() + Duration::from_secs(20);
+    while !is_so() {
+        assert!(std::time::Instant::now() < until, "what should happen did not");
+        tokio::time::sleep(Duration::from_millis(2)).await;
+    }
+}
+
 /// A name that nothing else has: a uuid, so that what it is for can be appended.
 pub fn unique(what: &str) -> String {
     format!("t{}.{what}", uuid::Uuid::new_v4().simple())

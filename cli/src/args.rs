@@ -1,0 +1,168 @@
+//! The command line, as clap reads it.
+
+use std::time::Duration;
+
+use clap::{Args, Parser, Subcommand, ValueEnum};
+
+/// RPC, task queues and broadcasts between programs, over RabbitMQ, in kiwipy's format.
+///
+/// Start with `homing demo`: it needs no broker. Bodies are YAML or JSON text, or `-` for standard input. Results go to
+/// standard output, logs to standard error.
+#[derive(Debug, Parser)]
+#[command(name = "homing", version, max_term_width = 100, after_help = EXIT_CODES)]
+pub(crate) struct Cli {
+    #[command(flatten)]
+    pub global: Global,
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+const EXIT_CODES: &str = "Exit codes: 0 done, 1 failed, 2 usage, 3 unroutable (nobody listens there), 4 timed out, \
+                          5 remote exception, 6 no connection.";
+
+#[derive(Debug, Args)]
+pub(crate) struct Global {
+    /// The broker: amqp://USER:PASSWORD@HOST:PORT/VHOST, or amqps:// with TLS. `demo` takes memory: too, its default.
+    #[arg(long, global = true, value_name = "URL", env = "HOMING_BROKER", hide_env_values = true)]
+    pub broker: Option<String>,
+    /// AiiDA's names: P.messages, P.tasks and P.process.queue, where P is `aiida-<profile uuid>`.
+    #[arg(long, global = true, value_name = "P", conflicts_with_all = ["message_exchange", "task_exchange", "task_queue"])]
+    pub prefix: Option<String>,
+    /// The exchange of calls and broadcasts [default: kiwipy.messages]
+    #[arg(long, global = true, value_name = "NAME")]
+    pub message_exchange: Option<String>,
+    /// The exchange of tasks [default: kiwipy.tasks]
+    #[arg(long, global = true, value_name = "NAME")]
+    pub task_exchange: Option<String>,
+    /// The task queue [default: kiwipy.tasks]
+    #[arg(long, global = true, value_name = "NAME")]
+    pub task_queue: Option<String>,
+    /// How results are printed; json is one line each.
+    #[arg(long, global = true, value_enum, default_value_t = Format::Text)]
+    pub format: Format,
+    /// Logs more: -v what happens to the connection, -vv every message's way. Or RUST_LOG.
+    #[arg(short, long, global = true, action = clap::ArgAction::Count)]
+    pub verbose: u8,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Format {
+    Text,
+    Json,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Command {
+    /// Shows what homing does, with no broker at all (or over one, with --broker).
+    Demo,
+    /// Calls a subscriber, or is one.
+    #[command(subcommand)]
+    Rpc(Rpc),
+    /// Sends tasks, or works on them.
+    #[command(subcommand)]
+    Task(Task),
+    /// Sends broadcasts, or hears them.
+    #[command(subcommand)]
+    Broadcast(Broadcast),
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Rpc {
+    /// Calls a subscriber and prints its answer.
+    Call {
+        /// Its identifier: a process id, say.
+        recipient: String,
+        /// What to send: YAML or JSON text, or - for standard input.
+        #[arg(allow_hyphen_values = true)]
+        body: String,
+        /// Waits this many seconds for the answer, and again after each `pending` [default: 60]
+        #[arg(long, value_name = "S", value_parser = seconds)]
+        timeout: Option<Duration>,
+    },
+    /// Answers calls until Ctrl-C or SIGTERM.
+    Serve {
+        /// The identifier to answer under.
+        identifier: String,
+        #[command(flatten)]
+        handler: Handler,
+    },
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Task {
+    /// Sends a task, and prints its outcome when a worker has done it.
+    Send {
+        /// What to send: YAML or JSON text, or - for standard input.
+        #[arg(allow_hyphen_values = true)]
+        body: String,
+        /// Waits for no outcome: done when the broker has the task.
+        #[arg(long, conflicts_with = "timeout")]
+        no_reply: bool,
+        /// Waits this many seconds for the outcome, and again after each `pending` [default: 7 days]
+        #[arg(long, value_name = "S", value_parser = seconds)]
+        timeout: Option<Duration>,
+    },
+    /// Works on tasks until Ctrl-C or SIGTERM, which let the tasks in hand go back to the queue.
+    Work {
+        #[command(flatten)]
+        handler: Handler,
+        /// How many tasks run side by side.
+        #[arg(long, value_name = "N", default_value = "1")]
+        prefetch: std::num::NonZeroU16,
+        /// Ends after this many tasks; no more are taken.
+        #[arg(long, value_name = "N")]
+        count: Option<std::num::NonZeroU64>,
+    },
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Broadcast {
+    /// Sends a broadcast.
+    Send {
+        /// What to send: YAML or JSON text, or - for standard input.
+        #[arg(allow_hyphen_values = true)]
+        body: String,
+        /// What it is about; hearers filter by it.
+        #[arg(long, value_name = "S")]
+        subject: Option<String>,
+        /// Who sends it: YAML, so that 4 is a number and "4" a text.
+        #[arg(long, value_name = "S")]
+        sender: Option<String>,
+        /// A mark of your own.
+        #[arg(long, value_name = "C")]
+        correlation_id: Option<String>,
+    },
+    /// Prints broadcasts as they come, until Ctrl-C or SIGTERM.
+    Watch {
+        /// Only subjects that this pattern matches from their start; * is any text: 'state_changed.*.finished'.
+        #[arg(long, value_name = "GLOB")]
+        subject: Option<String>,
+        /// Only senders that this pattern matches; a number means the number.
+        #[arg(long, value_name = "GLOB")]
+        sender: Option<String>,
+        /// Ends after this many.
+        #[arg(long, value_name = "N")]
+        count: Option<std::num::NonZeroU64>,
+    },
+}
+
+/// What answers.
+#[derive(Debug, Args)]
+#[group(required = true, multiple = false)]
+pub(crate) struct Handler {
+    /// Answers with what was sent.
+    #[arg(long)]
+    pub echo: bool,
+    /// Runs a shell command: the body is its standard input as JSON, its standard output, read as YAML, is the answer (empty
+    /// is null); if it exits with other than 0 the answer is an exception with its standard error.
+    #[arg(long, value_name = "CMD")]
+    pub exec: Option<String>,
+}
+
+fn seconds(text: &str) -> Result<Duration, String> {
+    let seconds: f64 = text.parse().map_err(|_| "a number of seconds is wanted, such as 2.5".to_owned())?;
+    match Duration::try_from_secs_f64(seconds) {
+        Ok(time) if !time.is_zero() && time <= Duration::from_secs(100 * 365 * 86_400) => Ok(time),
+        _ => Err("a number of seconds over 0 is wanted, 100 years at most".to_owned()),
+    }
+}

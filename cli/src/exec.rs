@@ -1,0 +1,127 @@
+//! Answers by a shell command: the body in as JSON, the answer out as YAML.
+
+use std::process::Stdio;
+use std::time::Duration;
+
+use homing::{Answer, Answered, Failure, Value};
+use nix::sys::signal::{Signal, killpg};
+use nix::unistd::Pid;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::process::{Child, Command};
+
+use crate::args::Handler;
+use crate::stop::Stop;
+use crate::values;
+
+/// How long a command has to end after SIGTERM.
+const GRACE: Duration = Duration::from_secs(5);
+
+/// What answers calls and tasks.
+#[derive(Clone)]
+pub(crate) enum Responder {
+    Echo,
+    Exec { command: String, stop: Stop },
+}
+
+impl Responder {
+    pub(crate) fn new(handler: Handler, stop: &Stop) -> Self {
+        match handler.exec {
+            Some(command) => Responder::Exec { command, stop: stop.clone() },
+            None => Responder::Echo,
+        }
+    }
+
+    /// `Cancelled` when the command was told to end in between: its process has ended by then.
+    pub(crate) async fn answer(self, body: Value) -> Answered {
+        match self {
+            Responder::Echo => Ok(Answer::Value(body)),
+            Responder::Exec { command, stop } => run(&command, stop, &body).await,
+        }
+    }
+}
+
+async fn run(command: &str, mut stop: Stop, body: &Value) -> Answered {
+    // A process group of its own: what the shell starts is reached too, and Ctrl-C at the terminal comes through us.
+    let mut child = Command::new("/bin/sh")
+        .args(["-c", command])
+        .process_group(0)
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .kill_on_drop(true)
+        .spawn()
+        .map_err(|error| Failure::Exception(format!("the shell cannot be started: {error}")))?;
+    let mut input = body.to_json_text().into_bytes();
+    input.push(b'\n');
+    let (stdin, stdout, stderr) = (child.stdin.take(), child.stdout.take(), child.stderr.take());
+    let feed = async {
+        if let Some(mut stdin) = stdin {
+            // A command that does not read its input is none the worse.
+            let _ = stdin.write_all(&input).await;
+        }
+    };
+    let talk = async {
+        let (mut out, mut err) = (Vec::new(), Vec::new());
+        let read_out = async {
+            if let Some(mut stdout) = stdout {
+                stdout.read_to_end(&mut out).await.map(|_| ())?;
+            }
+            Ok::<(), std::io::Error>(())
+        };
+        let read_err = async {
+            if let Some(mut stderr) = stderr {
+                stderr.read_to_end(&mut err).await.map(|_| ())?;
+            }
+            Ok::<(), std::io::Error>(())
+        };
+        let ((), first, second) = tokio::join!(feed, read_out, read_err);
+        first.and(second)?;
+        Ok::<_, std::io::Error>((out, err))
+    };
+    let talked = tokio::select! {
+        talked = talk => Some(talked?),
+        () = stop.wait() => None,
+    };
+    let Some((out, err)) = talked else {
+        end(&mut child).await;
+        return Err(Failure::Cancelled);
+    };
+    let status = tokio::select! {
+        status = child.wait() => status?,
+        () = stop.wait() => {
+            end(&mut child).await;
+            return Err(Failure::Cancelled);
+        }
+    };
+    if !status.success() {
+        let err = String::from_utf8_lossy(&err);
+        let err = err.trim();
+        return Err(Failure::Exception(if err.is_empty() {
+            format!("the command ended with {status}")
+        } else {
+            err.to_owned()
+        }));
+    }
+    match values::parse(&out, "the command's output") {
+        Ok(value) => Ok(Answer::Value(value)),
+        Err(error) => Err(Failure::Exception(error.to_string())),
+    }
+}
+
+/// SIGTERM to the whole group, SIGKILL to what is left; returns when the child has ended.
+async fn end(child: &mut Child) {
+    let group = child.id().and_then(|id| i32::try_from(id).ok()).map(Pid::from_raw);
+    for (signal, grace) in [(Signal::SIGTERM, GRACE), (Signal::SIGKILL, GRACE)] {
+        if let Some(group) = group {
+            // It may have ended by itself.
+            let _ = killpg(group, signal);
+        }
+        if tokio::time::timeout(grace, child.wait()).await.is_ok() {
+            break;
+        }
+    }
+    if let Some(group) = group {
+        // What the shell left behind.
+        let _ = killpg(group, Signal::SIGKILL);
+    }
+}

@@ -1,0 +1,1 @@
+//! The semantics that no peer can see from outside.

@@ -1,0 +1,161 @@
+//! Writes a body so that PyYAML's `FullLoader` reads the equal value.
+//!
+//! One line in flow style; texts always double-quoted, so that none can be taken for something else.
+
+use std::fmt::Write;
+
+use base64::Engine;
+
+use crate::codec::value::{Map, Value};
+
+/// PyYAML looks this far for the colon of a key (`scanner.py`); a longer one is written with `?`.
+const SIMPLE_KEY_MAX: usize = 1000;
+
+/// Appends a value. The caller has checked its depth.
+pub(super) fn write(out: &mut String, value: &Value) {
+    match value {
+        Value::Null => out.push_str("null"),
+        Value::Bool(true) => out.push_str("true"),
+        Value::Bool(false) => out.push_str("false"),
+        // Writing to a String cannot fail.
+        Value::Int(int) => drop(write!(out, "{int}")),
+        Value::BigInt(int) => drop(write!(out, "{int}")),
+        Value::Float(float) => write_float(out, *float),
+        Value::String(text) => write_text(out, text),
+        Value::Bytes(bytes) => {
+            out.push_str("!!binary \"");
+            base64::engine::general_purpose::STANDARD.encode_string(bytes, out);
+            out.push('"');
+        }
+        Value::Timestamp(text) => {
+            out.push_str("!!timestamp ");
+            write_text(out, text);
+        }
+        Value::List(items) => write_items(out, items),
+        Value::Tuple(items) => {
+            out.push_str("!!python/tuple ");
+            write_items(out, items);
+        }
+        Value::Set(members) => {
+            out.push_str("!!set ");
+            write_pairs(out, members);
+        }
+        Value::Map(map) => write_pairs(out, map),
+        Value::Tagged(tagged) => {
+            write_tag(out, &tagged.tag);
+            out.push(' ');
+            write(out, &tagged.value);
+        }
+    }
+}
+
+fn write_items(out: &mut String, items: &[Value]) {
+    out.push('[');
+    for (n, item) in items.iter().enumerate() {
+        if n > 0 {
+            out.push_str(", ");
+        }
+        write(out, item);
+    }
+    out.push(']');
+}
+
+fn write_pairs(out: &mut String, map: &Map) {
+    out.push('{');
+    for (n, (key, value)) in map.iter().enumerate() {
+        if n > 0 {
+            out.push_str(", ");
+        }
+        let start = out.len();
+        write(out, key);
+        let simple = matches!(key, Value::Null | Value::Bool(_) | Value::Int(_) | Value::Float(_) | Value::String(_));
+        if !simple || out.len() - start > SIMPLE_KEY_MAX {
+            out.insert_str(start, "? ");
+            out.push(' ');
+        }
+        out.push_str(": ");
+        write(out, value);
+    }
+    out.push('}');
+}
+
+/// A float needs a dot and, with an exponent, its sign: else it is a text to PyYAML.
+fn write_float(out: &mut String, float: f64) {
+    if float.is_nan() {
+        return out.push_str(".nan");
+    }
+    if float.is_infinite() {
+        return out.push_str(if float > 0.0 { ".inf" } else { "-.inf" });
+    }
+    let text = format!("{float:?}");
+    match text.split_once('e') {
+        None => out.push_str(&text),
+        Some((mantissa, exponent)) => {
+            out.push_str(mantissa);
+            if !mantissa.contains('.') {
+                out.push_str(".0");
+            }
+            out.push('e');
+            if !exponent.starts_with('-') {
+                out.push('+');
+            }
+            out.push_str(exponent);
+        }
+    }
+}
+
+/// A text in double quotes, with escapes for what PyYAML's reader refuses or would fold.
+fn write_text(out: &mut String, text: &str) {
+    out.push('"');
+    let mut plain_from = 0;
+    for (at, c) in text.char_indices() {
+        if is_plain(c) {
+            continue;
+        }
+        out.push_str(&text[plain_from..at]);
+        plain_from = at + c.len_utf8();
+        match c {
+            '"' => out.push_str("\\\""),
+            '\\' => out.push_str("\\\\"),
+            '\n' => out.push_str("\\n"),
+            '\r' => out.push_str("\\r"),
+            '\t' => out.push_str("\\t"),
+            c if u32::from(c) <= 0xff => drop(write!(out, "\\x{:02X}", u32::from(c))),
+            c if u32::from(c) <= 0xffff => drop(write!(out, "\\u{:04X}", u32::from(c))),
+            c => drop(write!(out, "\\U{:08X}", u32::from(c))),
+        }
+    }
+    out.push_str(&text[plain_from..]);
+    out.push('"');
+}
+
+/// What stands for itself between double quotes.
+fn is_plain(c: char) -> bool {
+    match c {
+        '"' | '\\' => false,
+        ' '..='~' => true,
+        // Line breaks of YAML 1.1, and the byte order mark.
+        '\u{2028}' | '\u{2029}' | '\u{feff}' => false,
+        '\u{a0}'..='\u{d7ff}' | '\u{e000}'..='\u{fffd}' | '\u{10000}'.. => true,
+        _ => false,
+    }
+}
+
+/// A tag, with escapes for what would end it.
+fn write_tag(out: &mut String, tag: &str) {
+    if tag.starts_with("!<") {
+        return out.push_str(tag);
+    }
+    let (handle, name) = match tag.strip_prefix("!!") {
+        Some(name) => ("!!", name),
+        None => ("!", tag.strip_prefix('!').unwrap_or(tag)),
+    };
+    out.push_str(handle);
+    for byte in name.bytes() {
+        if byte.is_ascii_alphanumeric() || b"-;/?:@&=+$_.~*'()".contains(&byte) {
+            out.push(char::from(byte));
+        } else {
+            drop(write!(out, "%{byte:02X}"));
+        }
+    }
+}

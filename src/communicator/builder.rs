@@ -1,0 +1,195 @@
+//! How a communicator is to be: kiwipy's options, with kiwipy's defaults and meanings where it has them.
+
+use std::fmt;
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::Communicator;
+use super::names::{Names, Testing};
+use crate::broker::ConnectOptions;
+use crate::broker::url::BrokerUrl;
+use crate::codec::{Codec, Yaml};
+use crate::error::Result;
+
+/// How many tasks a subscriber may have in hand unless told otherwise. kiwipy's default is no limit.
+pub const DEFAULT_TASK_PREFETCH: u16 = 256;
+
+/// How many messages may be on their way to the broker at once; whoever sends more waits.
+const PUBLISHES_UNDER_WAY: usize = 4096;
+
+/// Options of a [`Communicator`], to be [connected](Builder::connect).
+#[derive(Clone)]
+#[must_use = "a builder does nothing until it is connected"]
+pub struct Builder {
+    pub(crate) url: String,
+    pub(crate) names: Names,
+    pub(crate) task_prefetch: u16,
+    pub(crate) call_timeout: Duration,
+    pub(crate) task_timeout: Duration,
+    pub(crate) close_timeout: Duration,
+    pub(crate) publishes_under_way: usize,
+    pub(crate) codec: Arc<dyn Codec>,
+    pub(crate) connect: ConnectOptions,
+    pub(crate) thread_name: String,
+}
+
+impl Builder {
+    pub(crate) fn new(url: &str) -> Self {
+        Builder {
+            url: url.to_owned(),
+            names: Names::default(),
+            task_prefetch: DEFAULT_TASK_PREFETCH,
+            call_timeout: Duration::from_secs(60),
+            task_timeout: Names::default().task_ttl,
+            close_timeout: Duration::from_secs(10),
+            publishes_under_way: PUBLISHES_UNDER_WAY,
+            codec: Arc::new(Yaml::default()),
+            connect: ConnectOptions {
+                connect_timeout: Duration::from_secs(10),
+                operation_timeout: Duration::from_secs(30),
+                heartbeat: None,
+                connection_name: format!("homing {}", std::process::id()),
+            },
+            thread_name: "homing".to_owned(),
+        }
+    }
+
+    /// The exchange of calls and broadcasts. Default `kiwipy.messages`.
+    pub fn message_exchange(mut self, name: impl AsRef<str>) -> Self {
+        self.names.message_exchange = name.as_ref().into();
+        self
+    }
+
+    /// The exchange of tasks. Default `kiwipy.tasks`.
+    pub fn task_exchange(mut self, name: impl AsRef<str>) -> Self {
+        self.names.task_exchange = name.as_ref().into();
+        self
+    }
+
+    /// The default task queue. Default `kiwipy.tasks`.
+    pub fn task_queue(mut self, name: impl AsRef<str>) -> Self {
+        self.names.task_queue = name.as_ref().into();
+        self
+    }
+
+    /// `AiiDA`'s names: the exchanges `<prefix>.messages` and `<prefix>.tasks`, the queue `<prefix>.process.queue`. An
+    /// `AiiDA` profile's prefix is `aiida-<its uuid>`.
+    pub fn prefix(self, prefix: impl AsRef<str>) -> Self {
+        let prefix = prefix.as_ref();
+        self.message_exchange(format!("{prefix}.messages"))
+            .task_exchange(format!("{prefix}.tasks"))
+            .task_queue(format!("{prefix}.process.queue"))
+    }
+
+    /// How many tasks of one queue may be in hand here at once. Default 256; see also
+    /// [`unlimited_task_prefetch`](Self::unlimited_task_prefetch).
+    pub fn task_prefetch(mut self, count: std::num::NonZeroU16) -> Self {
+        self.task_prefetch = count.get();
+        self
+    }
+
+    /// As many tasks in hand as the queue has, which is kiwipy's default.
+    pub fn unlimited_task_prefetch(mut self) -> Self {
+        self.task_prefetch = 0;
+        self
+    }
+
+    /// How long a call's queue and a reply's queue live without a user (`x-expires`). Default 60 s.
+    pub fn queue_expires(mut self, time: Duration) -> Self {
+        self.names.queue_expires = time;
+        self
+    }
+
+    /// How long a call or a broadcast may wait in a queue (`x-message-ttl`). Default 66 s.
+    pub fn message_ttl(mut self, time: Duration) -> Self {
+        self.names.message_ttl = time;
+        self
+    }
+
+    /// How long a task may wait in its queue (`x-message-ttl`). Default 7 days.
+    pub fn task_ttl(mut self, time: Duration) -> Self {
+        self.names.task_ttl = time;
+        self
+    }
+
+    /// The heartbeat to agree on with the broker. Default: what the URL says (`?heartbeat=600`), else what the broker says.
+    pub fn heartbeat(mut self, time: Duration) -> Self {
+        self.connect.heartbeat = Some(time);
+        self
+    }
+
+    /// How long connecting may take. Default 10 s.
+    pub fn connect_timeout(mut self, time: Duration) -> Self {
+        self.connect.connect_timeout = time;
+        self
+    }
+
+    /// How long the broker may take to answer one question (to declare a queue, say). Default 30 s.
+    pub fn operation_timeout(mut self, time: Duration) -> Self {
+        self.connect.operation_timeout = time;
+        self
+    }
+
+    /// How long a call waits for its answer, and again after each `pending`, unless the call says otherwise. Default 60 s.
+    pub fn call_timeout(mut self, time: Duration) -> Self {
+        self.call_timeout = time;
+        self
+    }
+
+    /// The same for the reply to a task. Default 7 days, as long as a task may wait in its queue.
+    pub fn task_timeout(mut self, time: Duration) -> Self {
+        self.task_timeout = time;
+        self
+    }
+
+    /// How long closing may take. Default 10 s.
+    pub fn close_timeout(mut self, time: Duration) -> Self {
+        self.close_timeout = time;
+        self
+    }
+
+    /// What writes and reads bodies. Default [`Yaml`], kiwipy's own.
+    pub fn codec(mut self, codec: impl Codec) -> Self {
+        self.codec = Arc::new(codec);
+        self
+    }
+
+    /// kiwipy's testing mode: everything declared vanishes when unused.
+    pub fn testing(mut self, testing: Testing) -> Self {
+        self.names.testing = testing;
+        self
+    }
+
+    /// How this connection is called in the broker's lists. Default `homing <process id>`.
+    pub fn connection_name(mut self, name: impl Into<String>) -> Self {
+        self.connect.connection_name = name.into();
+        self
+    }
+
+    /// How its threads are called: `<name>-communicator` and `<name>-codec`. Default `homing`.
+    pub fn thread_name(mut self, name: impl Into<String>) -> Self {
+        self.thread_name = name.into();
+        self
+    }
+
+    /// Connects.
+    ///
+    /// # Errors
+    /// `InvalidArgument` for a URL or a name that cannot be; `Connection` when nobody answers there as a broker;
+    /// `AccessRefused` for the credentials or the virtual host.
+    ///
+    /// # Cancel safety
+    /// Dropping it gives the attempt up; what has been opened is closed in the background.
+    pub async fn connect(self) -> Result<Communicator> {
+        self.names.check()?;
+        let url = BrokerUrl::parse(&self.url)?;
+        Communicator::start(self, url).await
+    }
+}
+
+impl fmt::Debug for Builder {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        // The URL may hold a password.
+        f.debug_struct("Builder").field("names", &self.names).finish_non_exhaustive()
+    }
+}

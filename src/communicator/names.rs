@@ -1,0 +1,285 @@
+//! Names and numbers of kiwipy's topology (kiwipy 0.9.0, `rmq/defaults.py`), and what may be an identifier.
+
+use std::fmt;
+use std::sync::Arc;
+use std::time::Duration;
+
+use crate::broker::{Access, AutoDelete, Durability, ExchangeSpec, QueueSpec};
+use crate::error::{Error, ErrorKind, Result};
+
+pub(crate) const RPC_TOPIC: &str = "[rpc].";
+pub(crate) const BROADCAST_TOPIC: &str = "[broadcast]";
+/// A routing key has a length of one byte (AMQP 0-9-1, *shortstr*).
+const ROUTING_KEY_MAX: usize = 255;
+/// How long a queue of testing mode lives unused.
+const TESTING_EXPIRES: Duration = Duration::from_secs(10);
+
+/// Who answers an RPC: the identifier under which a subscriber was added.
+///
+/// At most 249 bytes (the routing key `[rpc].<identifier>` has room for 255), and no word of it, between dots, may be `*`
+/// or `#`: a subscriber of such a name would receive the calls of others.
+///
+/// ```
+/// use homing::Identifier;
+/// assert!(Identifier::new("process-4").is_ok());
+/// assert!(Identifier::new("jobs.*").is_err());
+/// ```
+#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct Identifier(Arc<str>);
+
+impl Identifier {
+    /// An identifier of this name.
+    ///
+    /// # Errors
+    /// `InvalidArgument` for one that is too long or has a wildcard word.
+    pub fn new(name: impl AsRef<str>) -> Result<Self> {
+        let name = name.as_ref();
+        if name.split('.').any(|word| word == "*" || word == "#") {
+            return Err(Error::new(
+                ErrorKind::InvalidArgument,
+                format!(
+                    "the identifier {name:?} cannot be used: as a routing key its word `*` or `#` stands for any word, \
+                     and the subscriber would receive the calls of others; choose a name without it"
+                ),
+            ));
+        }
+        check_routing_key(&format!("{RPC_TOPIC}{name}"), "identifier", name)?;
+        Ok(Identifier(name.into()))
+    }
+
+    /// A new one that nobody else has.
+    #[must_use]
+    pub fn unique() -> Self {
+        Identifier(uuid::Uuid::new_v4().simple().to_string().into())
+    }
+
+    /// Its name.
+    #[must_use]
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+
+    pub(crate) fn routing_key(&self) -> String {
+        format!("{RPC_TOPIC}{}", self.0)
+    }
+}
+
+impl fmt::Display for Identifier {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+/// What can be an [`Identifier`]: a text, an integer (a process id, as plumpy's `str(pid)`), or one made before.
+pub trait IntoIdentifier {
+    /// The identifier.
+    ///
+    /// # Errors
+    /// `InvalidArgument`, see [`Identifier::new`].
+    fn into_identifier(self) -> Result<Identifier>;
+}
+
+impl IntoIdentifier for Identifier {
+    fn into_identifier(self) -> Result<Identifier> {
+        Ok(self)
+    }
+}
+
+impl IntoIdentifier for &Identifier {
+    fn into_identifier(self) -> Result<Identifier> {
+        Ok(self.clone())
+    }
+}
+
+macro_rules! identifiers {
+    ($($from:ty),*) => {$(
+        impl IntoIdentifier for $from {
+            fn into_identifier(self) -> Result<Identifier> {
+                Identifier::new(self.to_string())
+            }
+        }
+    )*};
+}
+
+identifiers!(&str, String, &String, i32, i64, u32, u64, usize, uuid::Uuid);
+
+fn check_routing_key(key: &str, what: &str, name: &str) -> Result<()> {
+    if key.len() <= ROUTING_KEY_MAX {
+        return Ok(());
+    }
+    let shown: String = name.chars().take(40).collect();
+    Err(Error::new(
+        ErrorKind::InvalidArgument,
+        format!(
+            "the {what} {shown:?}… has {} bytes; AMQP allows a routing key of {ROUTING_KEY_MAX} bytes, which leaves {} for it",
+            name.len(),
+            ROUTING_KEY_MAX - (key.len() - name.len()),
+        ),
+    ))
+}
+
+/// Whether queues and exchanges are for tests: they vanish when nobody uses them (kiwipy's `testing_mode`).
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Testing {
+    /// They are meant to last.
+    #[default]
+    No,
+    /// Exchanges go with their last queue, queues after 10 seconds without a user.
+    Yes,
+}
+
+/// What a communicator declares, by name.
+#[derive(Clone, Debug)]
+pub(crate) struct Names {
+    pub message_exchange: Arc<str>,
+    pub task_exchange: Arc<str>,
+    pub task_queue: Arc<str>,
+    pub queue_expires: Duration,
+    pub message_ttl: Duration,
+    pub task_ttl: Duration,
+    pub testing: Testing,
+}
+
+impl Default for Names {
+    fn default() -> Self {
+        Names {
+            message_exchange: "kiwipy.messages".into(),
+            task_exchange: "kiwipy.tasks".into(),
+            task_queue: "kiwipy.tasks".into(),
+            queue_expires: Duration::from_secs(60),
+            message_ttl: Duration::from_secs(66),
+            task_ttl: Duration::from_secs(7 * 24 * 60 * 60),
+            testing: Testing::No,
+        }
+    }
+}
+
+impl Names {
+    /// That every name fits where it goes.
+    pub(crate) fn check(&self) -> Result<()> {
+        for exchange in [&self.message_exchange, &self.task_exchange] {
+            check_routing_key(&reply_queue_name(exchange, &uuid::Uuid::nil()), "exchange name", exchange)?;
+        }
+        check_task_queue(&self.task_queue)
+    }
+
+    pub(crate) fn exchange(&self, name: &Arc<str>) -> ExchangeSpec {
+        ExchangeSpec { name: name.clone(), durability: Durability::Transient, auto_delete: self.auto_delete() }
+    }
+
+    fn auto_delete(&self) -> AutoDelete {
+        match self.testing {
+            Testing::No => AutoDelete::No,
+            Testing::Yes => AutoDelete::Yes,
+        }
+    }
+
+    pub(crate) fn rpc_queue(&self) -> QueueSpec {
+        QueueSpec {
+            name: format!("rpc-{}", uuid::Uuid::new_v4()),
+            durability: Durability::Transient,
+            access: Access::Exclusive,
+            auto_delete: AutoDelete::No,
+            message_ttl: Some(self.message_ttl),
+            expires: Some(self.queue_expires),
+        }
+    }
+
+    pub(crate) fn broadcast_queue(&self) -> QueueSpec {
+        QueueSpec {
+            name: format!("broadcast-{}", uuid::Uuid::new_v4().simple()),
+            durability: Durability::Transient,
+            access: Access::Exclusive,
+            auto_delete: AutoDelete::No,
+            message_ttl: Some(self.message_ttl),
+            expires: None,
+        }
+    }
+
+    pub(crate) fn reply_queue(&self, exchange: &str) -> QueueSpec {
+        QueueSpec {
+            name: reply_queue_name(exchange, &uuid::Uuid::new_v4()),
+            durability: Durability::Transient,
+            access: Access::Exclusive,
+            auto_delete: self.auto_delete(),
+            message_ttl: None,
+            expires: Some(self.queue_expires),
+        }
+    }
+
+    pub(crate) fn task_queue(&self, name: &str) -> QueueSpec {
+        let (durability, expires) = self.lasting();
+        QueueSpec {
+            name: name.to_owned(),
+            durability,
+            access: Access::Shared,
+            auto_delete: AutoDelete::No,
+            message_ttl: Some(self.task_ttl),
+            expires,
+        }
+    }
+
+    /// What a queue is that is to outlive its users, outside of testing mode.
+    fn lasting(&self) -> (Durability, Option<Duration>) {
+        match self.testing {
+            Testing::No => (Durability::Durable, None),
+            Testing::Yes => (Durability::Transient, Some(TESTING_EXPIRES)),
+        }
+    }
+
+    /// Where tasks go that cannot be read. Durable, for somebody is to look at them.
+    pub(crate) fn quarantine_queue(&self, queue: &str) -> QueueSpec {
+        let (durability, expires) = self.lasting();
+        QueueSpec {
+            name: format!("{queue}.quarantine"),
+            durability,
+            access: Access::Shared,
+            auto_delete: AutoDelete::No,
+            message_ttl: None,
+            expires,
+        }
+    }
+}
+
+fn reply_queue_name(exchange: &str, id: &uuid::Uuid) -> String {
+    format!("{exchange}-reply-{id}")
+}
+
+pub(crate) fn check_task_queue(name: &str) -> Result<()> {
+    if name.is_empty() {
+        return Err(Error::new(ErrorKind::InvalidArgument, "a task queue needs a name"));
+    }
+    // Its quarantine queue has the longer name.
+    check_routing_key(&format!("{name}.quarantine"), "task queue name", name)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_identifier_may_have_249_bytes_and_no_more() {
+        assert!(Identifier::new("x".repeat(249)).is_ok());
+        let error = Identifier::new("x".repeat(250)).unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::InvalidArgument);
+        assert!(error.to_string().contains("249"), "{error}");
+    }
+
+    #[test]
+    fn a_wildcard_word_is_refused_and_a_star_within_a_word_is_not() {
+        for bad in ["*", "#", "a.*", "#.b", "a.#.b"] {
+            assert!(Identifier::new(bad).is_err(), "{bad}");
+        }
+        for good in ["a.b*c#d é", "**", "a", ""] {
+            assert!(Identifier::new(good).is_ok(), "{good}");
+        }
+    }
+
+    #[test]
+    fn an_exchange_whose_reply_queue_would_not_fit_is_refused() {
+        let names = Names { message_exchange: "e".repeat(213).into(), ..Names::default() };
+        assert!(names.check().is_err());
+        let names = Names { message_exchange: "e".repeat(212).into(), ..Names::default() };
+        assert!(names.check().is_ok());
+    }
+}

@@ -1,0 +1,198 @@
+//! The home side of an RPC subscriber: takes its calls, runs the handler, and answers, whatever happens.
+
+use std::sync::Arc;
+
+use serde::de::DeserializeOwned;
+use tokio::sync::mpsc;
+
+use super::answer::{Answer, Answered, Failure, Handler, Subscriber};
+use super::command::{Command, OutgoingReply, ReplyExchange, RpcDelivery};
+use super::names::Identifier;
+use super::response::{Host, Response};
+use super::shared::{Shared, count};
+use crate::codec::Value;
+use crate::error::Result;
+use crate::home::Home;
+
+/// A call, as its subscriber gets it.
+#[derive(Clone, Debug)]
+pub struct RpcRequest {
+    body: Value,
+    correlation_id: Option<String>,
+}
+
+/// A subscriber to calls.
+pub type RpcSubscriber = Subscriber<RpcRequest>;
+
+impl RpcRequest {
+    /// What the caller sent.
+    #[must_use]
+    pub fn body(&self) -> &Value {
+        &self.body
+    }
+
+    /// The same, to keep.
+    #[must_use]
+    pub fn into_body(self) -> Value {
+        self.body
+    }
+
+    /// The body as a type of one's own.
+    ///
+    /// # Errors
+    /// `Decode` when it has another shape.
+    pub fn decode<T: DeserializeOwned>(&self) -> Result<T> {
+        self.body.deserialize()
+    }
+
+    /// The caller's mark on the call, for logs.
+    #[must_use]
+    pub fn correlation_id(&self) -> Option<&str> {
+        self.correlation_id.as_deref()
+    }
+}
+
+/// The task of one subscriber at its home. Each call has a task of its own, so that a handler that waits stops nobody.
+pub(crate) async fn serve(
+    shared: Arc<Shared>,
+    home: Home,
+    identifier: Identifier,
+    handler: Handler<RpcRequest>,
+    calls: mpsc::UnboundedReceiver<RpcDelivery>,
+) {
+    let mut inlet = Inlet { shared: Arc::clone(&shared), identifier, calls };
+    while let Some(delivery) = inlet.calls.recv().await {
+        // As kiwipy: acknowledged before the handler runs. Only now, at home, so that the prefetch limits what waits here.
+        shared.tell(Command::Ack { receipt: delivery.receipt });
+        let caller = Caller::new(&shared, &delivery);
+        let (shared, handler, identifier) = (Arc::clone(&shared), handler.clone(), inlet.identifier.clone());
+        let at = home.clone();
+        home.spawn(async move {
+            tracing::debug!(%identifier, correlation_id = ?delivery.correlation_id, "handling a call");
+            let correlation_id = delivery.correlation_id;
+            let answered = match shared.decode(delivery.body) {
+                Ok(body) => handler.run(&at, RpcRequest { body, correlation_id }).await,
+                Err(error) => Err(Failure::Exception(format!("the call's body cannot be read: {error}"))),
+            };
+            caller.answer(answered).await;
+        });
+    }
+}
+
+/// Where a subscriber's calls come in. When its home ends, it unsubscribes and answers what is left.
+struct Inlet {
+    shared: Arc<Shared>,
+    identifier: Identifier,
+    calls: mpsc::UnboundedReceiver<RpcDelivery>,
+}
+
+impl Drop for Inlet {
+    fn drop(&mut self) {
+        self.calls.close();
+        // No news to a driver that took this subscriber out itself.
+        self.shared.tell(Command::Sweep);
+        while let Ok(delivery) = self.calls.try_recv() {
+            refuse(&self.shared, &delivery);
+        }
+    }
+}
+
+/// Answers a call whose subscriber's home has ended.
+pub(crate) fn refuse(shared: &Arc<Shared>, delivery: &RpcDelivery) {
+    shared.tell(Command::Ack { receipt: delivery.receipt });
+    drop(Caller::new(shared, delivery));
+}
+
+/// Where the answer to one call goes. Dropped without an answer, it says so to the caller, who would wait for ever.
+struct Caller {
+    shared: Arc<Shared>,
+    reply_to: Option<String>,
+    correlation_id: Option<String>,
+    answered: bool,
+}
+
+impl Caller {
+    fn new(shared: &Arc<Shared>, delivery: &RpcDelivery) -> Self {
+        if delivery.reply_to.is_none() {
+            count(&shared.counters.replies_not_wanted);
+        }
+        Caller {
+            shared: Arc::clone(shared),
+            reply_to: delivery.reply_to.clone(),
+            correlation_id: delivery.correlation_id.clone(),
+            answered: false,
+        }
+    }
+
+    async fn answer(mut self, mut answered: Answered) {
+        loop {
+            answered = match answered {
+                Ok(Answer::Value(value)) => return self.finish(Response::Result(value)),
+                Ok(Answer::Later(later)) => {
+                    self.send(Response::Pending);
+                    later.answered().await
+                }
+                Err(Failure::Exception(text) | Failure::Rejected(text)) => {
+                    return self.finish(Response::Exception(text));
+                }
+                Err(Failure::Cancelled) => return self.finish(Response::Cancelled),
+            }
+        }
+    }
+
+    fn finish(&mut self, response: Response) {
+        self.answered = true;
+        self.send(response);
+    }
+
+    fn send(&self, response: Response) {
+        if let Some(reply) = outgoing(
+            &self.shared,
+            ReplyExchange::Message,
+            self.reply_to.as_deref(),
+            self.correlation_id.as_deref(),
+            response,
+        ) {
+            self.shared.tell(Command::Reply(reply));
+        }
+    }
+}
+
+impl Drop for Caller {
+    fn drop(&mut self) {
+        if !self.answered {
+            self.send(Response::Exception("the subscriber ended before it had answered".to_owned()));
+        }
+    }
+}
+
+/// A reply ready to be sent; `None` when nobody asked for one. A result that cannot be written becomes an exception.
+pub(crate) fn outgoing(
+    shared: &Shared,
+    exchange: ReplyExchange,
+    reply_to: Option<&str>,
+    correlation_id: Option<&str>,
+    response: Response,
+) -> Option<OutgoingReply> {
+    let reply_to = reply_to?;
+    let host = match exchange {
+        ReplyExchange::Message => Host::Unnamed,
+        ReplyExchange::Task => Host::Named,
+    };
+    let body = shared.encode(response.into_value(host)).or_else(|error| {
+        let text = format!("the subscriber's result cannot be written: {error}");
+        shared.encode(Response::Exception(text).into_value(host))
+    });
+    match body {
+        Ok(body) => Some(OutgoingReply {
+            exchange,
+            reply_to: reply_to.to_owned(),
+            correlation_id: correlation_id.map(str::to_owned),
+            body,
+        }),
+        Err(error) => {
+            tracing::error!(%error, "a reply could not be written at all");
+            None
+        }
+    }
+}

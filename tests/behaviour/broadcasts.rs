@@ -1,0 +1,199 @@
+//! Broadcasts: who hears what.
+
+use homing::{Broadcast, BroadcastFilter, BroadcastSubscriber, Communicator, Event, Failure, Value};
+use tokio::sync::mpsc::{UnboundedReceiver, unbounded_channel};
+
+use crate::support::{Broker, Suite};
+use crate::{LONG, behaviours, connect};
+
+pub fn add(suite: &mut Suite) {
+    behaviours!(suite:
+        every_subscriber_of_every_communicator_hears_a_broadcast,
+        a_broadcast_carries_its_five_facts,
+        filters_on_subject_and_sender_let_pass_what_they_should,
+        a_late_subscriber_hears_nothing_old,
+        a_removed_subscriber_hears_nothing_more,
+        broadcasts_are_heard_in_order,
+        a_subscriber_that_fails_stops_nobody,
+        a_home_that_does_not_keep_up_loses_the_oldest_and_hears_so,
+        a_broadcast_that_nobody_hears_is_sent_all_the_same,
+    );
+}
+
+async fn hear(communicator: &Communicator, filter: BroadcastFilter) -> UnboundedReceiver<Broadcast> {
+    let (tell, told) = unbounded_channel();
+    let subscriber = BroadcastSubscriber::closure(move |broadcast: Broadcast| {
+        tell.send(broadcast).ok();
+    });
+    communicator.add_broadcast_subscriber(filter, subscriber).await.unwrap();
+    told
+}
+
+async fn next(heard: &mut UnboundedReceiver<Broadcast>) -> Broadcast {
+    tokio::time::timeout(LONG, heard.recv()).await.expect("nothing heard").unwrap()
+}
+
+async fn every_subscriber_of_every_communicator_hears_a_broadcast(broker: Broker) {
+    let (one, two) = (connect(&broker).await, connect(&broker).await);
+    let mut ears = [
+        hear(&one, BroadcastFilter::new()).await,
+        hear(&one, BroadcastFilter::new()).await,
+        hear(&two, BroadcastFilter::new()).await,
+    ];
+    one.broadcast_send("all").await.unwrap();
+    for ear in &mut ears {
+        assert_eq!(next(ear).await.body(), &Value::from("all"));
+    }
+}
+
+async fn a_broadcast_carries_its_five_facts(broker: Broker) {
+    let communicator = connect(&broker).await;
+    let mut heard = hear(&communicator, BroadcastFilter::new()).await;
+    communicator.broadcast_send("body").sender(4).subject("state").correlation_id("mark").await.unwrap();
+    let broadcast = next(&mut heard).await;
+    assert_eq!(broadcast.body(), &Value::from("body"));
+    assert_eq!(broadcast.sender(), &Value::from(4));
+    assert_eq!(broadcast.subject(), Some("state"));
+    assert_eq!(broadcast.correlation_id(), &Value::from("mark"));
+    communicator.broadcast_send(Value::Null).await.unwrap();
+    let broadcast = next(&mut heard).await;
+    assert_eq!((broadcast.sender(), broadcast.subject()), (&Value::Null, None));
+}
+
+async fn filters_on_subject_and_sender_let_pass_what_they_should(broker: Broker) {
+    let communicator = connect(&broker).await;
+    let mut state = hear(&communicator, BroadcastFilter::new().subject("state_changed.*.finished").unwrap()).await;
+    let mut four = hear(&communicator, BroadcastFilter::new().sender_is(4)).await;
+    let mut both = hear(&communicator, BroadcastFilter::new().subject("state").unwrap().sender_is(5)).await;
+    let sends = [("state_changed.a.finished", 4), ("state_changed.a.running", 5), ("kill", 4), ("kill", 5)];
+    for (subject, sender) in sends {
+        communicator.broadcast_send(Value::Null).subject(subject).sender(sender).await.unwrap();
+    }
+    communicator.broadcast_send("end").await.unwrap();
+    let mut subjects = Vec::new();
+    for ear in [&mut state, &mut four, &mut both] {
+        let mut heard = Vec::new();
+        loop {
+            let broadcast = next(ear).await;
+            if broadcast.body() == &Value::from("end") {
+                break;
+            }
+            heard.push(broadcast.subject().unwrap().to_owned());
+        }
+        subjects.push(heard);
+    }
+    assert_eq!(subjects[0], ["state_changed.a.finished"]);
+    assert_eq!(subjects[1], ["state_changed.a.finished", "kill"]);
+    assert_eq!(subjects[2], ["state_changed.a.running"]);
+}
+
+async fn a_late_subscriber_hears_nothing_old(broker: Broker) {
+    let communicator = connect(&broker).await;
+    let first = hear(&communicator, BroadcastFilter::new()).await;
+    drop(first);
+    let (tell, _told) = unbounded_channel();
+    let once = BroadcastSubscriber::closure(move |broadcast: Broadcast| {
+        tell.send(broadcast).ok();
+    });
+    let other = connect(&broker).await;
+    let identifier = other.add_broadcast_subscriber(BroadcastFilter::new(), once).await.unwrap();
+    other.remove_broadcast_subscriber(&identifier).await.unwrap();
+    communicator.broadcast_send("old").await.unwrap();
+    let mut late = hear(&other, BroadcastFilter::new()).await;
+    communicator.broadcast_send("new").await.unwrap();
+    assert_eq!(next(&mut late).await.body(), &Value::from("new"));
+}
+
+async fn a_removed_subscriber_hears_nothing_more(broker: Broker) {
+    let communicator = connect(&broker).await;
+    let mut stays = hear(&communicator, BroadcastFilter::new()).await;
+    let (tell, mut told) = unbounded_channel();
+    let goes = BroadcastSubscriber::closure(move |broadcast: Broadcast| {
+        tell.send(broadcast).ok();
+    });
+    let identifier = communicator.add_broadcast_subscriber(BroadcastFilter::new(), goes).await.unwrap();
+    communicator.broadcast_send(1).await.unwrap();
+    assert_eq!(next(&mut told).await.body(), &Value::from(1));
+    communicator.remove_broadcast_subscriber(&identifier).await.unwrap();
+    communicator.broadcast_send(2).await.unwrap();
+    assert_eq!(next(&mut stays).await.body(), &Value::from(1));
+    assert_eq!(next(&mut stays).await.body(), &Value::from(2));
+    assert!(tokio::time::timeout(LONG, told.recv()).await.unwrap().is_none(), "its handler is dropped");
+}
+
+async fn broadcasts_are_heard_in_order(broker: Broker) {
+    let communicator = connect(&broker).await;
+    let mut closure = hear(&communicator, BroadcastFilter::new()).await;
+    let (tell, mut future) = unbounded_channel();
+    let subscriber = BroadcastSubscriber::future(move |broadcast: Broadcast| {
+        let tell = tell.clone();
+        async move {
+            tell.send(broadcast).ok();
+        }
+    });
+    communicator.add_broadcast_subscriber(BroadcastFilter::new(), subscriber).await.unwrap();
+    for n in 0..200 {
+        communicator.broadcast_send(n).await.unwrap();
+    }
+    for n in 0..200 {
+        assert_eq!(next(&mut closure).await.body(), &Value::from(n));
+        assert_eq!(next(&mut future).await.body(), &Value::from(n));
+    }
+}
+
+async fn a_subscriber_that_fails_stops_nobody(broker: Broker) {
+    let communicator = connect(&broker).await;
+    let fails = BroadcastSubscriber::closure(|_: Broadcast| Err::<Value, _>(Failure::Exception("no".into())));
+    communicator.add_broadcast_subscriber(BroadcastFilter::new(), fails).await.unwrap();
+    let panics =
+        BroadcastSubscriber::closure(|_: Broadcast| -> Value { panic!("on purpose, in a broadcast subscriber") });
+    communicator.add_broadcast_subscriber(BroadcastFilter::new(), panics).await.unwrap();
+    let mut heard = hear(&communicator, BroadcastFilter::new()).await;
+    for n in 0..3 {
+        communicator.broadcast_send(n).await.unwrap();
+        assert_eq!(next(&mut heard).await.body(), &Value::from(n));
+    }
+}
+
+async fn a_home_that_does_not_keep_up_loses_the_oldest_and_hears_so(broker: Broker) {
+    let communicator = connect(&broker).await;
+    let mut events = communicator.events();
+    let (tell, mut told) = unbounded_channel();
+    let (go, wait) = std::sync::mpsc::channel::<()>();
+    let wait = std::sync::Mutex::new(Some(wait));
+    let event_loop = homing::home::EventLoop::start("slow").unwrap();
+    let slow = BroadcastSubscriber::closure(move |broadcast: Broadcast| {
+        // The first one holds the loop up until all are sent.
+        let first = wait.lock().unwrap().take();
+        if let Some(wait) = first {
+            wait.recv_timeout(LONG).unwrap();
+        }
+        tell.send(broadcast).ok();
+    });
+    let home = event_loop.handle().home();
+    let name = homing::Identifier::unique();
+    communicator.add_broadcast_subscriber_on(&home, name.clone(), BroadcastFilter::new(), slow).await.unwrap();
+    let mut fast = hear(&communicator, BroadcastFilter::new()).await;
+    let all = homing::BROADCAST_BACKLOG + 500;
+    for n in 0..all {
+        communicator.broadcast_send(i64::try_from(n).unwrap()).await.unwrap();
+        next(&mut fast).await;
+    }
+    go.send(()).unwrap();
+    let Some(Event::Lagged { identifier, missed }) = events.next().await else { panic!("no lag was reported") };
+    assert_eq!(identifier, name);
+    // Everything that was not lost is heard, up to the last.
+    let mut heard = 0;
+    while next(&mut told).await.body() != &Value::from(i64::try_from(all - 1).unwrap()) {
+        heard += 1;
+    }
+    assert_eq!(u64::try_from(heard + 1).unwrap() + missed, u64::try_from(all).unwrap());
+    assert_eq!(communicator.counts().broadcasts_lagged, missed);
+    communicator.close().await.unwrap();
+    event_loop.stop();
+}
+
+async fn a_broadcast_that_nobody_hears_is_sent_all_the_same(broker: Broker) {
+    let communicator = connect(&broker).await;
+    communicator.broadcast_send("to the wind").await.unwrap();
+}

@@ -1,0 +1,355 @@
+//! Tasks: each is done once, by somebody, or goes back.
+
+use std::collections::BTreeSet;
+use std::future::IntoFuture;
+use std::num::NonZeroU16;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
+
+use homing::{Answer, Error, ErrorKind, Failure, Stage, TaskRequest, TaskSubscriber, Value};
+
+use crate::support::{Broker, Suite, eventually};
+use crate::{LONG, behaviours, connect, options};
+
+pub fn add(suite: &mut Suite) {
+    behaviours!(suite:
+        a_task_waits_for_a_worker_and_its_outcome_comes_back,
+        a_task_without_reply_is_done_all_the_same,
+        a_failed_task_is_acknowledged_and_its_sender_hears_so,
+        a_task_may_be_answered_later,
+        a_worker_that_rejects_leaves_the_task_to_the_next,
+        an_exception_ends_a_task_and_later_workers_are_not_asked,
+        a_task_that_all_reject_goes_to_another_communicator,
+        a_task_that_is_cancelled_goes_back_and_comes_again,
+        two_communicators_share_a_queue_and_each_task_runs_once,
+        no_more_tasks_are_out_than_the_prefetch,
+        tasks_in_hand_go_back_when_their_worker_closes,
+        a_worker_that_is_removed_gets_no_more_tasks,
+        named_queues_are_apart,
+        a_task_can_be_taken_and_finished,
+        a_task_that_was_taken_goes_back_when_it_is_let_go,
+        the_next_task_is_waited_for,
+        an_empty_queue_says_so,
+        a_queue_can_be_gone_through,
+        the_order_of_tasks_is_kept,
+        a_taken_task_can_be_answered_later,
+    );
+}
+
+fn kind<T: std::fmt::Debug>(outcome: Result<T, Error>) -> ErrorKind {
+    outcome.expect_err("an error").kind()
+}
+
+fn echo() -> TaskSubscriber {
+    TaskSubscriber::future(|task: TaskRequest| async move { task.into_body() })
+}
+
+async fn a_task_waits_for_a_worker_and_its_outcome_comes_back(broker: Broker) {
+    let (sender, worker) = (connect(&broker).await, connect(&broker).await);
+    let reply = sender.task_send("work").send().await.unwrap();
+    worker.add_task_subscriber(echo()).await.unwrap();
+    assert_eq!(reply.await.unwrap(), Value::from("work"));
+}
+
+async fn a_task_without_reply_is_done_all_the_same(broker: Broker) {
+    let communicator = connect(&broker).await;
+    let (tell, mut told) = tokio::sync::mpsc::unbounded_channel();
+    let worker = TaskSubscriber::closure(move |task: TaskRequest| {
+        tell.send((task.is_no_reply(), task.into_body())).ok();
+        "not sent to anybody"
+    });
+    communicator.add_task_subscriber(worker).await.unwrap();
+    communicator.task_send("quiet").no_reply().await.unwrap();
+    assert_eq!(told.recv().await.unwrap(), (true, Value::from("quiet")));
+    // A reply would come before that of the second task.
+    assert_eq!(communicator.task_send(1).await.unwrap(), Value::from("not sent to anybody"));
+    assert_eq!(communicator.counts().late_replies, 0);
+}
+
+async fn a_failed_task_is_acknowledged_and_its_sender_hears_so(broker: Broker) {
+    let communicator = connect(&broker).await;
+    let runs = Arc::new(AtomicUsize::new(0));
+    let count = runs.clone();
+    let fails = TaskSubscriber::closure(move |_: TaskRequest| {
+        count.fetch_add(1, Ordering::SeqCst);
+        Err::<Value, _>(Failure::Exception("boom".into()))
+    });
+    communicator.add_task_subscriber(fails).await.unwrap();
+    let error = communicator.task_send(0).await.unwrap_err();
+    assert_eq!((error.kind(), error.remote_text()), (ErrorKind::RemoteException, Some("boom")));
+    communicator.close().await.unwrap();
+    let other = connect(&broker).await;
+    assert_eq!(kind(other.default_task_queue().unwrap().try_next().await), ErrorKind::QueueEmpty);
+    assert_eq!(runs.load(Ordering::SeqCst), 1);
+}
+
+async fn a_task_may_be_answered_later(broker: Broker) {
+    let communicator = connect(&broker).await;
+    let later = TaskSubscriber::closure(|_: TaskRequest| Answer::later(async { Answer::later(async { "done" }) }));
+    communicator.add_task_subscriber(later).await.unwrap();
+    let mut reply = communicator.task_send(0).send().await.unwrap();
+    assert_eq!(reply.stage().await.unwrap(), Stage::Pending);
+    assert_eq!(reply.stage().await.unwrap(), Stage::Pending);
+    assert_eq!(reply.stage().await.unwrap(), Stage::Done(Value::from("done")));
+}
+
+async fn a_worker_that_rejects_leaves_the_task_to_the_next(broker: Broker) {
+    let communicator = connect(&broker).await;
+    let rejects = TaskSubscriber::closure(|_: TaskRequest| Err::<Value, _>(Failure::Rejected("not mine".into())));
+    communicator.add_task_subscriber(rejects).await.unwrap();
+    communicator.add_task_subscriber(echo()).await.unwrap();
+    assert_eq!(communicator.task_send(3).await.unwrap(), Value::from(3));
+}
+
+async fn an_exception_ends_a_task_and_later_workers_are_not_asked(broker: Broker) {
+    let communicator = connect(&broker).await;
+    let asked = Arc::new(AtomicUsize::new(0));
+    let fails = TaskSubscriber::closure(|_: TaskRequest| Err::<Value, _>(Failure::Exception("first".into())));
+    let count = asked.clone();
+    let second = TaskSubscriber::closure(move |_: TaskRequest| {
+        count.fetch_add(1, Ordering::SeqCst);
+        "second"
+    });
+    communicator.add_task_subscriber(fails).await.unwrap();
+    communicator.add_task_subscriber(second).await.unwrap();
+    assert_eq!(communicator.task_send(0).await.unwrap_err().remote_text(), Some("first"));
+    communicator.close().await.unwrap();
+    assert_eq!(asked.load(Ordering::SeqCst), 0);
+}
+
+async fn a_task_that_all_reject_goes_to_another_communicator(broker: Broker) {
+    let (one, two) = (connect(&broker).await, connect(&broker).await);
+    let asked = Arc::new(AtomicUsize::new(0));
+    for _ in 0..2 {
+        let asked = asked.clone();
+        let rejects = TaskSubscriber::closure(move |_: TaskRequest| {
+            asked.fetch_add(1, Ordering::SeqCst);
+            Err::<Value, _>(Failure::Rejected("not here".into()))
+        });
+        one.add_task_subscriber(rejects).await.unwrap();
+    }
+    let reply = one.task_send(0).send().await.unwrap();
+    eventually(|| asked.load(Ordering::SeqCst) >= 4).await;
+    let taker = TaskSubscriber::closure(|task: TaskRequest| task.is_redelivered());
+    two.add_task_subscriber(taker).await.unwrap();
+    assert_eq!(reply.await.unwrap(), Value::from(true), "and it is marked as redelivered");
+}
+
+async fn a_task_that_is_cancelled_goes_back_and_comes_again(broker: Broker) {
+    let communicator = connect(&broker).await;
+    let runs = Arc::new(AtomicUsize::new(0));
+    let count = runs.clone();
+    let worker = TaskSubscriber::closure(move |_: TaskRequest| match count.fetch_add(1, Ordering::SeqCst) {
+        0..3 => Err(Failure::Cancelled),
+        _ => Ok(Value::from("done")),
+    });
+    communicator.add_task_subscriber(worker).await.unwrap();
+    let started = Instant::now();
+    assert_eq!(communicator.task_send(0).await.unwrap(), Value::from("done"));
+    assert_eq!(runs.load(Ordering::SeqCst), 4);
+    assert!(started.elapsed() >= Duration::from_millis(20 + 40 + 80), "with growing pauses");
+}
+
+async fn two_communicators_share_a_queue_and_each_task_runs_once(broker: Broker) {
+    const TASKS: i64 = 300;
+    let sender = connect(&broker).await;
+    let ran = Arc::new(Mutex::new(Vec::new()));
+    let mut workers = Vec::new();
+    for name in ["one", "two"] {
+        let worker = options(&broker).task_prefetch(NonZeroU16::new(5).unwrap()).connect().await.unwrap();
+        let ran = ran.clone();
+        let work = TaskSubscriber::future(move |task: TaskRequest| {
+            let ran = ran.clone();
+            async move {
+                tokio::task::yield_now().await;
+                ran.lock().unwrap().push((name, task.body().as_i64().unwrap()));
+                task.into_body()
+            }
+        });
+        worker.add_task_subscriber(work).await.unwrap();
+        workers.push(worker);
+    }
+    let tasks = (0..TASKS).map(|n| sender.task_send(n).into_future());
+    for (n, outcome) in (0..).zip(futures_util::future::join_all(tasks).await) {
+        assert_eq!(outcome.unwrap(), Value::from(n));
+    }
+    let ran = ran.lock().unwrap();
+    let distinct: BTreeSet<i64> = ran.iter().map(|(_, n)| *n).collect();
+    assert_eq!((ran.len(), distinct.len()), (300, 300), "each once");
+    for name in ["one", "two"] {
+        assert!(ran.iter().any(|(worker, _)| *worker == name), "{name} had its share");
+    }
+}
+
+async fn no_more_tasks_are_out_than_the_prefetch(broker: Broker) {
+    let worker = options(&broker).task_prefetch(NonZeroU16::new(3).unwrap()).connect().await.unwrap();
+    let (now, most) = (Arc::new(AtomicUsize::new(0)), Arc::new(AtomicUsize::new(0)));
+    let (running, peak) = (now.clone(), most.clone());
+    let work = TaskSubscriber::future(move |task: TaskRequest| {
+        let (running, peak) = (running.clone(), peak.clone());
+        async move {
+            peak.fetch_max(running.fetch_add(1, Ordering::SeqCst) + 1, Ordering::SeqCst);
+            tokio::time::sleep(Duration::from_millis(5)).await;
+            running.fetch_sub(1, Ordering::SeqCst);
+            task.into_body()
+        }
+    });
+    worker.add_task_subscriber(work).await.unwrap();
+    let tasks = (0..30).map(|n| worker.task_send(n).into_future());
+    for outcome in futures_util::future::join_all(tasks).await {
+        outcome.unwrap();
+    }
+    assert_eq!(most.load(Ordering::SeqCst), 3);
+}
+
+async fn tasks_in_hand_go_back_when_their_worker_closes(broker: Broker) {
+    let (sender, worker, heir) = (connect(&broker).await, connect(&broker).await, connect(&broker).await);
+    let started = Arc::new(AtomicUsize::new(0));
+    let count = started.clone();
+    let never = TaskSubscriber::future(move |_: TaskRequest| {
+        count.fetch_add(1, Ordering::SeqCst);
+        std::future::pending::<Value>()
+    });
+    worker.add_task_subscriber(never).await.unwrap();
+    let mut replies = Vec::new();
+    for n in 0..10 {
+        replies.push(sender.task_send(n).send().await.unwrap());
+    }
+    eventually(|| started.load(Ordering::SeqCst) == 10).await;
+    let report = worker.close().await.unwrap();
+    assert_eq!(report.tasks_returned, 10);
+    let work = TaskSubscriber::closure(|task: TaskRequest| task.is_redelivered());
+    heir.add_task_subscriber(work).await.unwrap();
+    for reply in replies {
+        assert_eq!(reply.await.unwrap(), Value::from(true));
+    }
+}
+
+async fn a_worker_that_is_removed_gets_no_more_tasks(broker: Broker) {
+    let communicator = connect(&broker).await;
+    let worker = communicator.add_task_subscriber(echo()).await.unwrap();
+    communicator.task_send(1).await.unwrap();
+    communicator.remove_task_subscriber(&worker).await.unwrap();
+    assert_eq!(kind(communicator.remove_task_subscriber(&worker).await), ErrorKind::InvalidArgument);
+    let reply = communicator.task_send(2).send().await.unwrap();
+    let task = communicator.default_task_queue().unwrap().next_task(LONG).await.unwrap();
+    assert_eq!(task.body(), &Value::from(2));
+    task.finish("taken");
+    assert_eq!(reply.await.unwrap(), Value::from("taken"));
+}
+
+async fn named_queues_are_apart(broker: Broker) {
+    let communicator = connect(&broker).await;
+    let red = communicator.task_queue(format!("{}.red", broker.prefix())).unwrap();
+    let blue = communicator.task_queue(format!("{}.blue", broker.prefix())).unwrap();
+    red.add_task_subscriber(TaskSubscriber::closure(|_: TaskRequest| "red")).await.unwrap();
+    blue.add_task_subscriber(TaskSubscriber::closure(|_: TaskRequest| "blue")).await.unwrap();
+    assert_eq!(red.task_send(0).await.unwrap(), Value::from("red"));
+    assert_eq!(blue.task_send(0).await.unwrap(), Value::from("blue"));
+}
+
+async fn a_task_can_be_taken_and_finished(broker: Broker) {
+    let communicator = connect(&broker).await;
+    let queue = communicator.default_task_queue().unwrap();
+    let (first, second, third) = (
+        queue.task_send(1).send().await.unwrap(),
+        queue.task_send(2).send().await.unwrap(),
+        queue.task_send(3).send().await.unwrap(),
+    );
+    queue.try_next().await.unwrap().process(|task| Value::from(task.body().as_i64().unwrap() * 10));
+    queue.try_next().await.unwrap().process(|_| Err::<Value, _>(Failure::Exception("no".into())));
+    queue.try_next().await.unwrap().process(|_| -> Value { panic!("while processing") });
+    assert_eq!(first.await.unwrap(), Value::from(10));
+    assert_eq!(second.await.unwrap_err().remote_text(), Some("no"));
+    assert!(third.await.unwrap_err().remote_text().unwrap().contains("while processing"));
+    assert_eq!(kind(queue.try_next().await), ErrorKind::QueueEmpty);
+}
+
+async fn a_task_that_was_taken_goes_back_when_it_is_let_go(broker: Broker) {
+    let communicator = connect(&broker).await;
+    let queue = communicator.default_task_queue().unwrap();
+    queue.task_send(1).no_reply().await.unwrap();
+    let task = queue.try_next().await.unwrap();
+    assert!(!task.request().is_redelivered());
+    drop(task);
+    let task = queue.next_task(LONG).await.unwrap();
+    assert!(task.request().is_redelivered());
+    task.requeue();
+    queue.next_task(LONG).await.unwrap().finish(());
+    assert_eq!(kind(queue.try_next().await), ErrorKind::QueueEmpty);
+}
+
+async fn the_next_task_is_waited_for(broker: Broker) {
+    let communicator = connect(&broker).await;
+    let queue = communicator.default_task_queue().unwrap();
+    let waiting = tokio::spawn({
+        let queue = queue.clone();
+        async move { queue.next_task(LONG).await.unwrap().finish("came") }
+    });
+    tokio::time::sleep(Duration::from_millis(50)).await;
+    assert_eq!(queue.task_send(1).await.unwrap(), Value::from("came"));
+    waiting.await.unwrap();
+}
+
+async fn an_empty_queue_says_so(broker: Broker) {
+    let communicator = connect(&broker).await;
+    let queue = communicator.default_task_queue().unwrap();
+    assert_eq!(kind(queue.try_next().await), ErrorKind::QueueEmpty);
+    let started = Instant::now();
+    assert_eq!(kind(queue.next_task(Duration::from_millis(100)).await), ErrorKind::QueueEmpty);
+    assert!(started.elapsed() >= Duration::from_millis(100));
+}
+
+async fn a_queue_can_be_gone_through(broker: Broker) {
+    let communicator = connect(&broker).await;
+    let queue = communicator.default_task_queue().unwrap();
+    for n in 0..5 {
+        queue.task_send(n).no_reply().await.unwrap();
+    }
+    let seen = tokio::task::spawn_blocking({
+        let queue = homing::blocking::Communicator::from(communicator.clone()).default_task_queue().unwrap();
+        move || {
+            let mut seen = Vec::new();
+            for task in queue.iter() {
+                let task = task.unwrap();
+                seen.push(task.body().as_i64().unwrap());
+                task.finish(());
+            }
+            seen
+        }
+    });
+    assert_eq!(seen.await.unwrap(), [0, 1, 2, 3, 4]);
+}
+
+async fn the_order_of_tasks_is_kept(broker: Broker) {
+    let communicator = connect(&broker).await;
+    let queue = communicator.default_task_queue().unwrap();
+    // The first ones wait for their queues to be declared, and must not be overtaken by later ones. Without a budget, since
+    // tokio would make some of these sends yield before they have asked.
+    let mut sends = Vec::new();
+    for n in 0..100 {
+        let mut send = Box::pin(tokio::task::unconstrained(queue.task_send(n).no_reply().into_future()));
+        assert!(futures_util::poll!(&mut send).is_pending());
+        sends.push(send);
+    }
+    for sent in futures_util::future::join_all(sends).await {
+        sent.unwrap();
+    }
+    for n in 0..100 {
+        let task = queue.try_next().await.unwrap();
+        assert_eq!(task.body(), &Value::from(n));
+        task.finish(());
+    }
+}
+
+async fn a_taken_task_can_be_answered_later(broker: Broker) {
+    let communicator = connect(&broker).await;
+    let queue = communicator.default_task_queue().unwrap();
+    let mut reply = queue.task_send(1).send().await.unwrap();
+    let (promise, answer) = Answer::promise().unwrap();
+    queue.next_task(LONG).await.unwrap().finish(answer);
+    assert_eq!(reply.stage().await.unwrap(), Stage::Pending);
+    std::thread::spawn(move || promise.answer("later"));
+    assert_eq!(reply.stage().await.unwrap(), Stage::Done(Value::from("later")));
+}
