@@ -67,7 +67,7 @@ pub(crate) fn run(global: &Global) -> Result<(), Failure> {
         Place {
             name: "event-loop",
             home: event_loop.handle().home(),
-            run: Box::new(move |call| drop(loop_handle.run(move |_| call()))),
+            run: Box::new(move |call| loop_handle.run(move |_| call()).unwrap_or(())),
         },
         Place {
             name: "plain-thread",
