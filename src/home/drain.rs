@@ -50,7 +50,8 @@ impl Future for Drain {
 impl Drop for Drain {
     fn drop(&mut self) {
         self.inbox.close();
-        let left = std::mem::take(&mut self.tray);
-        guarded(|| drop(left));
+        for envelope in std::mem::take(&mut self.tray) {
+            guarded(|| drop(envelope));
+        }
     }
 }

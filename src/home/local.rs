@@ -360,7 +360,9 @@ impl LocalHome {
         let timers = std::mem::take(&mut *self.0.timers.borrow_mut());
         guarded(|| drop(timers));
         let tray = std::mem::take(&mut *self.0.tray.borrow_mut());
-        guarded(|| drop(tray));
+        for envelope in tray {
+            guarded(|| drop(envelope));
+        }
     }
 }
 
