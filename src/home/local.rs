@@ -28,7 +28,7 @@ use super::sync::{AtomicBool, Ordering};
 pub const MAX_DEPTH: usize = 128;
 
 /// How many envelopes are handled before a waiting frame looks at what it waits for again.
-const TURN: usize = 64;
+const TURN: usize = if cfg!(homing_loom) { 2 } else { 64 };
 
 /// One thread as a home. A handle to it; it stays on its thread.
 #[derive(Clone)]
@@ -251,6 +251,8 @@ impl LocalHome {
                 guarded(|| drop((task, future)));
             }
             Err(panic) => {
+                #[cfg(homing_loom)]
+                let panic = super::model::on_purpose(panic);
                 tracing::error!(panic = panic_text(&*panic), "a task of this home panicked and was dropped");
                 let task = self.0.tasks.borrow_mut().remove(&id);
                 guarded(|| drop((task, future, panic)));
@@ -384,6 +386,8 @@ impl Drop for Frame<'_> {
 /// Runs user code so that its panic ends it alone, and not the home.
 pub(crate) fn guarded(call: impl FnOnce()) {
     if let Err(panic) = catch_unwind(AssertUnwindSafe(call)) {
+        #[cfg(homing_loom)]
+        let panic = super::model::on_purpose(panic);
         tracing::error!(panic = panic_text(&*panic), "user code panicked on its home");
     }
 }
