@@ -178,6 +178,11 @@ impl Inbox {
         self.ring(waker);
     }
 
+    /// True when nothing is there. On the home only: anywhere else it may be false by then.
+    pub(crate) fn is_empty(&self) -> bool {
+        self.state.lock().queue.is_empty()
+    }
+
     pub(crate) fn is_closed(&self) -> bool {
         self.state.lock().closed
     }
