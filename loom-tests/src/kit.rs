@@ -199,7 +199,10 @@ pub enum Saw {
 #[must_use]
 pub fn saw<T>(outcome: Outcome<T>) -> Saw {
     match outcome {
-        Ok(_) => Saw::Value,
+        Ok(value) => {
+            drop(value);
+            Saw::Value
+        }
         Err(End::Cancelled) => Saw::Cancelled,
         Err(End::Abandoned) => Saw::Abandoned,
         Err(End::TimedOut) => Saw::TimedOut,
@@ -401,12 +404,12 @@ impl Kind for Task {
         self.ready.set(TASK);
         loop {
             let bits = self.ready.wait();
-            if bits & TASK != 0 {
-                if let Poll::Ready(output) = future.as_mut().poll(&mut Context::from_waker(&waker)) {
-                    // For the next one that waits.
-                    self.ready.set(bits & DRAIN);
-                    return output;
-                }
+            if bits & TASK != 0
+                && let Poll::Ready(output) = future.as_mut().poll(&mut Context::from_waker(&waker))
+            {
+                // For the next one that waits.
+                self.ready.set(bits & DRAIN);
+                return output;
             }
             if bits & DRAIN != 0 {
                 self.poll_drain();

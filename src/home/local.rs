@@ -327,10 +327,10 @@ impl LocalHome {
         let mut future = pin!(future);
         loop {
             // Guards: a wake whose nudge an inner frame took out. The flag stays, and is looked at before every sleep.
-            if waker.woken.swap(false, Ordering::AcqRel) {
-                if let Poll::Ready(output) = future.as_mut().poll(&mut context) {
-                    return Ok(output);
-                }
+            if waker.woken.swap(false, Ordering::AcqRel)
+                && let Poll::Ready(output) = future.as_mut().poll(&mut context)
+            {
+                return Ok(output);
             }
             if let Some((_, deadline)) = deadline.take_if(|(at, _)| *at <= Instant::now()) {
                 deadline.fire();
