@@ -11,7 +11,7 @@ use std::task::{Context, Poll, Waker};
 
 use homing::home::{Completer, LocalFuture};
 use loom::thread;
-use loom_tests::{Dropped, Kind, Ledger, Local, Saw, Task, Token, complete, explore, explore_outcomes, saw};
+use loom_tests::{Count, Dropped, Kind, Ledger, Local, Saw, Task, Token, complete, explore, explore_outcomes, saw};
 
 /// One test for each kind of home.
 macro_rules! on_both {
@@ -30,6 +30,9 @@ on_both!(
     two_homes_complete_each_other,
     a_completion_meets_the_end_of_a_long_turn,
     a_completer_asks_whether_it_is_wanted,
+    the_first_of_two_ends_counts,
+    a_value_posts_as_it_is_dropped,
+    a_value_posts_as_its_home_ends,
 );
 
 /// Guards the ring of the first envelope in an empty inbox: the second completer finds it not empty and does not ring, so
@@ -131,6 +134,59 @@ fn a_completer_asks_whether_it_is_wanted<K: Kind>() {
         assert!(asks.is_unwanted(), "its future was dropped, and we have seen it");
         home.end();
         if unwanted { Answer::Unwanted } else { Answer::Wanted }
+    });
+}
+
+/// Guards exactly one end: of a completion and a deadline that are handled in one turn the first counts, and the later one
+/// neither replaces it nor wakes anybody.
+fn the_first_of_two_ends_counts<K: Kind>() {
+    explore(|| {
+        let mut home = K::new(1);
+        let ledger = Ledger::new(home.at());
+        let (completer, mut future) = home.future::<Token>().unwrap();
+        let (deadline, token) = (K::deadline(&future), ledger.token());
+        let first = Count::new();
+        assert!(first.poll(&mut future).is_pending());
+        let other = thread::spawn(move || {
+            assert!(!complete(completer, token));
+            deadline.fire();
+        });
+        home.block_on(first.until_woken());
+        home.turn();
+        assert_eq!(first.woken(), 1);
+        assert_eq!(saw(home.wait(future)), Saw::Value);
+        other.join().unwrap();
+        home.turn();
+        home.end();
+        ledger.settle_at_home();
+    });
+}
+
+/// Guards the drop of a late value being under no lock: this value is a completer of the same home, and posts.
+fn a_value_posts_as_it_is_dropped<K: Kind>() {
+    explore(|| {
+        let mut home = K::new(2);
+        let (completer, future) = home.future::<()>().unwrap();
+        let (late, given_up) = home.future::<Completer<()>>().unwrap();
+        let other = thread::spawn(move || assert!(late.complete(completer).is_ok()));
+        drop(given_up);
+        assert_eq!(saw(home.wait(future)), Saw::Abandoned);
+        other.join().unwrap();
+        home.end();
+    });
+}
+
+/// Guards the same for what close drops: the value posts to the inbox that is being closed.
+fn a_value_posts_as_its_home_ends<K: Kind>() {
+    explore(|| {
+        let mut home = K::new(2);
+        let (completer, mut future) = home.future::<()>().unwrap();
+        let (late, given_up) = home.future::<Completer<()>>().unwrap();
+        let other = thread::spawn(move || drop(late.complete(completer)));
+        drop(given_up);
+        home.end();
+        assert_eq!(Count::new().poll(&mut future).map(saw), Poll::Ready(Saw::HomeEnded));
+        other.join().unwrap();
     });
 }
 
@@ -286,6 +342,25 @@ fn completions_arrive_while_an_inner_wait_drains() {
         local.turn();
         local.end();
         ledger.settle_at_home();
+    });
+}
+
+/// Guards the look at that flag before the sleep: the inner wait is in a timer's callback, so that the outer frame's turn
+/// has handled nothing.
+#[test]
+fn completions_arrive_while_a_timer_waits() {
+    explore(|| {
+        let mut local = Local::new(2);
+        let (outer, outer_future) = local.home().future::<()>().unwrap();
+        let (inner, inner_future) = local.home().future::<()>().unwrap();
+        local.home().after(std::time::Duration::ZERO, move || assert_eq!(inner_future.wait(), Ok(())));
+        let other = thread::spawn(move || {
+            assert!(outer.complete(()).is_ok());
+            assert!(inner.complete(()).is_ok());
+        });
+        assert_eq!(local.wait(outer_future), Ok(()));
+        other.join().unwrap();
+        local.end();
     });
 }
 
