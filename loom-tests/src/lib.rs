@@ -10,6 +10,10 @@
 //! - a value that is not dropped **exactly once**, or away from home: every value is a [`Token`] of a [`Ledger`];
 //! - an **outcome that may not be**, or one that may be and is never seen: the model does not look where it says it does.
 //!
+//! What they cannot see: `std::sync::Arc` and tokio's semaphore are not loom's, so that no schedule is explored for the
+//! sake of a reference count or of a place alone. That a sender keeps no reference to a cell is shown by the types: the
+//! cell moves into the inbox. And loom has no timed waits, so a deadline is an envelope from a modelled timer's thread.
+//!
 //! `mutations` holds the patches that break the guarded lines one by one, and `mutations/run` shows that each is caught.
 
 #[cfg(homing_loom)]

@@ -162,7 +162,7 @@ fn a_drop_away_from_home_meets_the_completion() {
 
 /// The same while the home ends: the value is dropped once, by the home while it lives, then by whoever has it.
 #[test]
-fn a_drop_away_from_home_meets_the_completion_and_the_end() {
+fn a_future_dropped_away_meets_its_completion_and_the_end() {
     explore_outcomes(&[Dropped::AtHome, Dropped::BySender, Dropped::Away], || {
         let mut home = Task::new(1);
         let ledger = Ledger::new(home.at());
