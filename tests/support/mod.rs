@@ -1,0 +1,53 @@
+//! What the integration tests share: which brokers there are, trials that cannot hang, names that cannot collide, Python
+//! peers and RabbitMQ nodes of a test's own.
+//!
+//! The environment says what is there; `tests/run` sets all of it:
+//! - `HOMING_TEST_AMQP`: the URL of a RabbitMQ node that all tests share;
+//! - `HOMING_TEST_PYTHON`: a Python interpreter that has kiwipy;
+//! - `HOMING_TEST_NODE`: the directory of the script `rabbitmq-node`, for tests that need a node to break;
+//! - `HOMING_TEST_FULL=1`: trials that take long run too;
+//! - `HOMING_TEST_REQUIRE=1`: what is missing is a failure. Without it, it is a skipped test that says so.
+
+#![allow(dead_code, unused_imports)] // each test target uses its own part of it
+
+pub mod node;
+pub mod peer;
+pub mod suite;
+
+pub use node::Node;
+pub use peer::{Peer, PeerError};
+pub use suite::{Broker, Suite, TestResult};
+
+use std::time::Duration;
+
+/// How long a trial may take until it counts as hung.
+pub const TRIAL_DEADLINE: Duration = Duration::from_secs(60);
+
+/// The shared RabbitMQ node.
+pub fn broker_url() -> Option<String> {
+    variable("HOMING_TEST_AMQP")
+}
+
+/// The Python interpreter that has kiwipy.
+pub fn python() -> Option<String> {
+    variable("HOMING_TEST_PYTHON")
+}
+
+/// Whether a missing broker or Python is a failure.
+pub fn required() -> bool {
+    variable("HOMING_TEST_REQUIRE").as_deref() == Some("1")
+}
+
+/// A name that nothing else has: a uuid, so that what it is for can be appended.
+pub fn unique(what: &str) -> String {
+    format!("t{}.{what}", uuid::Uuid::new_v4().simple())
+}
+
+/// Whether trials run that take too long for every day.
+pub fn full() -> bool {
+    variable("HOMING_TEST_FULL").as_deref() == Some("1")
+}
+
+fn variable(name: &str) -> Option<String> {
+    std::env::var(name).ok().filter(|value| !value.is_empty())
+}
