@@ -132,6 +132,13 @@ impl<T: Send + 'static> Cell<T> {
         }
     }
 
+    /// The future is gone, and so is its home: what is left of it is dropped by whoever has it.
+    pub(crate) fn discard_after_home(&self) {
+        self.unwanted.store(true, Ordering::Relaxed);
+        let old = std::mem::replace(&mut *self.landed.lock(), Landed::Gone);
+        drop(old);
+    }
+
     /// True when nobody waits for the future any more, or its home has ended.
     pub(crate) fn is_unwanted(&self) -> bool {
         // Ordering: Relaxed, for it is a hint and carries no data.
@@ -172,6 +179,8 @@ impl<T: Send + 'static> Landing for Cell<T> {
     }
 
     fn expire(&self) {
+        // Whoever waited has the deadline's outcome; what the completer could bring would be dropped.
+        self.unwanted.store(true, Ordering::Relaxed);
         self.end(Err(End::TimedOut));
     }
 

@@ -44,7 +44,7 @@ impl<T: Send + 'static> HomeFuture<T> {
         } else {
             // Guards: a drop away from home. The value is dropped by the home; where that has ended, by us.
             if let Err(cell) = inbox.post_as(cell, |cell| Envelope::Returned(cell)) {
-                cell.discard();
+                cell.discard_after_home();
             }
         }
     }
@@ -65,6 +65,12 @@ impl<T: Send + 'static> Future for HomeFuture<T> {
         let polled = cell.poll(context);
         if polled.is_ready() {
             self.cell = None;
+        } else if cell.inbox().is_closed() {
+            // Guards: a poll after the end of the home, whose completion was handed back or dropped: it would wait for ever.
+            if let Some(cell) = self.cell.take() {
+                cell.discard_after_home();
+            }
+            return Poll::Ready(Err(End::HomeEnded));
         }
         polled
     }

@@ -10,6 +10,9 @@ pub(crate) enum Identity {
     /// A tokio runtime, whichever of its threads runs the task.
     #[cfg(not(homing_loom))]
     Runtime(tokio::runtime::Id),
+    /// A modelled runtime, whichever of its threads runs the task.
+    #[cfg(homing_loom)]
+    Runtime(usize),
 }
 
 impl Identity {
@@ -24,6 +27,8 @@ impl Identity {
             Identity::Thread(thread) => thread == sync::this_thread(),
             #[cfg(not(homing_loom))]
             Identity::Runtime(id) => tokio::runtime::Handle::try_current().is_ok_and(|handle| handle.id() == id),
+            #[cfg(homing_loom)]
+            Identity::Runtime(id) => super::model::entered_runtime() == Some(id),
         }
     }
 }

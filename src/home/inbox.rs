@@ -13,6 +13,7 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use super::cell::Landing;
 use super::identity::Identity;
+use super::local::guarded;
 use super::sync::{Condvar, Mutex};
 
 /// How many futures and calls a home may have open at once, unless its builder says otherwise.
@@ -132,7 +133,8 @@ impl Inbox {
                 // A full channel holds a token already, and one token is enough.
                 let _ = bell.try_send(());
             }
-            Bell::Hook(hook) => hook(),
+            // A hook is user code on a foreign thread: its panic must not become that of whoever completes.
+            Bell::Hook(hook) => guarded(&**hook),
         }
     }
 
@@ -176,6 +178,11 @@ impl Inbox {
         self.ring(waker);
     }
 
+    /// True when nothing is there. On the home only: anywhere else it may be false by then.
+    pub(crate) fn is_empty(&self) -> bool {
+        self.state.lock().queue.is_empty()
+    }
+
     pub(crate) fn is_closed(&self) -> bool {
         self.state.lock().closed
     }
@@ -187,9 +194,11 @@ impl Inbox {
         let left = std::mem::take(&mut state.queue);
         let waker = state.waker.take();
         drop(state);
-        // Not under the lock: these drops run what users put into their values.
-        drop(left);
-        drop(waker);
+        // Not under the lock: these drops run what users put into their values, and one that panics ends itself alone.
+        for envelope in left {
+            guarded(|| drop(envelope));
+        }
+        guarded(|| drop(waker));
         self.places.close();
     }
 }

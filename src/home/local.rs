@@ -28,7 +28,7 @@ use super::sync::{AtomicBool, Ordering};
 pub const MAX_DEPTH: usize = 128;
 
 /// How many envelopes are handled before a waiting frame looks at what it waits for again.
-const TURN: usize = 64;
+const TURN: usize = if cfg!(homing_loom) { 2 } else { 64 };
 
 /// One thread as a home. A handle to it; it stays on its thread.
 #[derive(Clone)]
@@ -202,7 +202,9 @@ impl LocalHome {
 
     /// True when something is there to be handled.
     pub(crate) fn has_left(&self) -> bool {
-        !self.0.tray.borrow().is_empty()
+        // Guards: an envelope that came into an empty inbox while the tray held others. Its ring may have been the one that
+        // brought us here, and nobody rings for it again.
+        !self.0.tray.borrow().is_empty() || !self.0.inbox.is_empty()
     }
 
     fn take_one(&self) -> Option<Envelope> {
@@ -251,6 +253,8 @@ impl LocalHome {
                 guarded(|| drop((task, future)));
             }
             Err(panic) => {
+                #[cfg(homing_loom)]
+                let panic = super::model::on_purpose(panic);
                 tracing::error!(panic = panic_text(&*panic), "a task of this home panicked and was dropped");
                 let task = self.0.tasks.borrow_mut().remove(&id);
                 guarded(|| drop((task, future, panic)));
@@ -323,10 +327,10 @@ impl LocalHome {
         let mut future = pin!(future);
         loop {
             // Guards: a wake whose nudge an inner frame took out. The flag stays, and is looked at before every sleep.
-            if waker.woken.swap(false, Ordering::AcqRel) {
-                if let Poll::Ready(output) = future.as_mut().poll(&mut context) {
-                    return Ok(output);
-                }
+            if waker.woken.swap(false, Ordering::AcqRel)
+                && let Poll::Ready(output) = future.as_mut().poll(&mut context)
+            {
+                return Ok(output);
             }
             if let Some((_, deadline)) = deadline.take_if(|(at, _)| *at <= Instant::now()) {
                 deadline.fire();
@@ -360,7 +364,9 @@ impl LocalHome {
         let timers = std::mem::take(&mut *self.0.timers.borrow_mut());
         guarded(|| drop(timers));
         let tray = std::mem::take(&mut *self.0.tray.borrow_mut());
-        guarded(|| drop(tray));
+        for envelope in tray {
+            guarded(|| drop(envelope));
+        }
     }
 }
 
@@ -382,6 +388,8 @@ impl Drop for Frame<'_> {
 /// Runs user code so that its panic ends it alone, and not the home.
 pub(crate) fn guarded(call: impl FnOnce()) {
     if let Err(panic) = catch_unwind(AssertUnwindSafe(call)) {
+        #[cfg(homing_loom)]
+        let panic = super::model::on_purpose(panic);
         tracing::error!(panic = panic_text(&*panic), "user code panicked on its home");
     }
 }

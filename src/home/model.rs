@@ -1,23 +1,49 @@
-//! What the loom models need of this floor beyond its public side: a home that is a drain task, and a small inbox.
+//! What the loom models need of this floor beyond its public side: runtimes and foreign loops that loom can see, small
+//! inboxes, and panics that tell a model's own from a failure of the model.
 
+use std::any::Any;
+use std::cell::Cell as StdCell;
 use std::future::Future;
+use std::panic::resume_unwind;
 use std::pin::Pin;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::task::{Context, Poll};
 
 use super::drain::Drain;
 use super::identity::Identity;
 use super::inbox::{Bell, Inbox};
-use super::{Completer, Full, HomeFuture, future};
+use super::local::Sleeper;
+use super::{Completer, Deadline, Full, HomeFuture, LocalHome, future};
 
-/// The drain task of a runtime whose only thread is the calling one.
-#[derive(Debug)]
-pub struct TaskHome {
-    inbox: Arc<Inbox>,
-    drain: DrainTask,
+loom::thread_local! {
+    /// The modelled runtime in whose context this thread is, as tokio keeps its own.
+    static RUNTIME: StdCell<Option<usize>> = StdCell::new(None);
 }
 
-struct DrainTask(Drain);
+pub(crate) fn entered_runtime() -> Option<usize> {
+    RUNTIME.with(StdCell::get)
+}
+
+/// What a model panics with on purpose, so that homes treat it as they treat any panic of user code.
+#[derive(Debug)]
+pub struct OnPurpose;
+
+/// Any other panic is a failure of the model (a failed assertion, loom's report of a deadlock): it goes on, through the
+/// very places that catch the panics of user code.
+pub(crate) fn on_purpose(panic: Box<dyn Any + Send>) -> Box<dyn Any + Send> {
+    if panic.is::<OnPurpose>() { panic } else { resume_unwind(panic) }
+}
+
+/// A runtime as a home, for those of its threads that do not run its drain task.
+#[derive(Clone, Debug)]
+pub struct RuntimeHome {
+    inbox: Arc<Inbox>,
+    id: usize,
+}
+
+/// The drain task of a modelled runtime; the home ends when it is dropped. One thread of the runtime polls it.
+pub struct DrainTask(Drain);
 
 impl std::fmt::Debug for DrainTask {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
@@ -31,25 +57,77 @@ impl std::fmt::Debug for Inbox {
     }
 }
 
-impl TaskHome {
-    /// A home on the calling thread, with so many places.
+/// A runtime with so many places, and its drain task. Its threads are those that [enter](RuntimeHome::enter) it.
+#[must_use]
+pub fn runtime(capacity: usize) -> (RuntimeHome, DrainTask) {
+    // Not loom's: it makes names, and its order shows in nothing.
+    static NEXT: AtomicUsize = AtomicUsize::new(0);
+    let id = NEXT.fetch_add(1, Ordering::Relaxed);
+    let inbox = Inbox::new(Identity::Runtime(id), Bell::Task, capacity);
+    let drain = DrainTask(Drain::new(Arc::clone(&inbox)));
+    (RuntimeHome { inbox, id }, drain)
+}
+
+impl RuntimeHome {
+    /// Makes the calling thread one of this runtime's.
+    pub fn enter(&self) {
+        RUNTIME.with(|runtime| runtime.set(Some(self.id)));
+    }
+
+    /// True on the threads of this runtime.
     #[must_use]
-    pub fn new(capacity: usize) -> Self {
-        let inbox = Inbox::new(Identity::of_this_thread(), Bell::Task, capacity);
-        TaskHome { drain: DrainTask(Drain::new(Arc::clone(&inbox))), inbox }
+    pub fn is_here(&self) -> bool {
+        self.inbox.identity().is_here()
     }
 
     /// A completer and its future.
     ///
     /// # Errors
-    /// [`Full`] when all places are taken.
+    /// [`Full`] when all places are taken, or the home has ended.
     pub fn future<T: Send + 'static>(&self) -> Result<(Completer<T>, HomeFuture<T>), Full> {
         let place = self.inbox.try_reserve().ok_or(Full)?;
         Ok(future::pair(&self.inbox, place))
     }
 
-    /// Polls the drain task once.
-    pub fn poll_drain(&mut self, context: &mut Context<'_>) -> Poll<()> {
-        Pin::new(&mut self.drain.0).poll(context)
+    /// The same, waiting for a place.
+    ///
+    /// # Errors
+    /// [`Full`] when the home has ended.
+    pub async fn future_when_there_is_room<T: Send + 'static>(&self) -> Result<(Completer<T>, HomeFuture<T>), Full> {
+        let place = self.inbox.reserve().await.ok_or(Full)?;
+        Ok(future::pair(&self.inbox, place))
     }
+}
+
+impl DrainTask {
+    /// Polls the drain task once.
+    pub fn poll(&mut self, context: &mut Context<'_>) -> Poll<()> {
+        Pin::new(&mut self.0).poll(context)
+    }
+}
+
+/// Makes the calling thread a foreign loop, which is rung by this hook.
+#[must_use]
+pub fn foreign_loop(hook: impl Fn() + Send + Sync + 'static, capacity: usize) -> LocalHome {
+    LocalHome::new(Bell::Hook(Box::new(hook)), Sleeper::Condvar, capacity)
+}
+
+/// A bounded turn of a foreign loop, which rings once more when it leaves something.
+pub fn turn_and_ring_again(home: &LocalHome, limit: usize) -> usize {
+    let handled = home.turn(limit);
+    if home.has_left() {
+        home.inbox().ring_again();
+    }
+    handled
+}
+
+/// Ends a home that is a thread, on that thread.
+pub fn end(home: &LocalHome) {
+    home.end();
+}
+
+/// What ends this future as timed out, for a modelled timer.
+#[must_use]
+pub fn deadline<T: Send + 'static>(future: &HomeFuture<T>) -> Option<Deadline> {
+    future.deadline()
 }
