@@ -5,7 +5,7 @@ use std::sync::{Arc, Mutex, mpsc};
 use std::thread::{self, ThreadId};
 use std::time::{Duration, Instant};
 
-use homing::home::{Completer, End, EventLoop, Home, LocalHome, MAX_DEPTH, thread_future};
+use homing::home::{Completer, End, EventLoop, ForeignLoop, Home, LocalHome, MAX_DEPTH, thread_future};
 
 /// Notes on which thread it is dropped.
 struct Noted(Arc<Mutex<Vec<ThreadId>>>);
@@ -226,4 +226,49 @@ fn every_one_of_many_completions_from_many_threads_lands_once() {
         }
     });
     assert_eq!(landed.load(Ordering::Relaxed), THREADS * EACH);
+}
+
+#[test]
+fn a_foreign_loop_is_rung_once_and_again_while_something_is_left() {
+    let (ring, rung) = mpsc::channel();
+    let home = ForeignLoop::new(move || ring.send(()).unwrap());
+    let futures: Vec<_> = (0..10).map(|_| home.future::<u32>().unwrap()).collect();
+    let (completers, futures): (Vec<_>, Vec<_>) = futures.into_iter().unzip();
+    thread::spawn(move || {
+        for (n, completer) in (0..).zip(completers) {
+            completer.complete(n).unwrap();
+        }
+    })
+    .join()
+    .unwrap();
+    assert_eq!(rung.try_iter().count(), 1, "once for all ten");
+    let mut turns = 0;
+    while home.run_pending(3) > 0 {
+        turns += 1;
+        assert_eq!(rung.try_iter().count(), usize::from(turns < 4), "again while something is left");
+    }
+    for (n, future) in (0..).zip(futures) {
+        assert_eq!(future.wait(), Ok(n));
+    }
+}
+
+#[test]
+fn a_callback_of_a_foreign_loop_may_wait() {
+    let home = ForeignLoop::new(|| {});
+    let (outer, outer_future) = home.future::<u32>().unwrap();
+    let (inner, inner_future) = home.future::<u32>().unwrap();
+    let seen = std::rc::Rc::new(std::cell::Cell::new(0));
+    let note = seen.clone();
+    outer_future.on_done(move |outcome| note.set(outcome.unwrap() + inner_future.wait().unwrap()));
+    outer.complete(1).unwrap();
+    let late = thread::spawn(move || {
+        thread::sleep(Duration::from_millis(20));
+        inner.complete(2).unwrap();
+    });
+    let until = Instant::now() + Duration::from_secs(10);
+    while seen.get() == 0 && Instant::now() < until {
+        home.run_pending(16);
+    }
+    assert_eq!(seen.get(), 3);
+    late.join().unwrap();
 }

@@ -144,8 +144,6 @@ pub(crate) struct Receipt {
 pub(crate) struct Delivery {
     pub receipt: Receipt,
     pub redelivered: bool,
-    pub exchange: String,
-    pub routing_key: String,
     pub properties: Properties,
     pub body: Body,
 }

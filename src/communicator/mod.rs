@@ -30,6 +30,8 @@ mod rpc;
 mod send;
 mod shared;
 mod task;
+#[cfg(test)]
+mod tests;
 
 pub use answer::{Answer, Answered, Failure, IntoAnswered, Later, Promise, Subscriber};
 pub use broadcast::{BROADCAST_BACKLOG, Broadcast, BroadcastSubscriber};

@@ -47,8 +47,8 @@ pub(crate) enum Bell {
     /// The home is our event loop: a token in this channel wakes its `recv`.
     #[cfg(not(homing_loom))]
     Channel(crossbeam_channel::Sender<()>),
-    /// The home is a foreign loop, whose hook we call.
-    Hook(Box<dyn Fn() + Send + Sync>),
+    /// The home is a foreign loop, whose hook we call; where it waits in a callback of its own, it sleeps on the other.
+    Hook { hook: Box<dyn Fn() + Send + Sync>, waiting: Condvar },
 }
 
 pub(crate) struct Inbox {
@@ -134,7 +134,10 @@ impl Inbox {
                 let _ = bell.try_send(());
             }
             // A hook is user code on a foreign thread: its panic must not become that of whoever completes.
-            Bell::Hook(hook) => guarded(&**hook),
+            Bell::Hook { hook, waiting } => {
+                waiting.notify_one();
+                guarded(&**hook);
+            }
         }
     }
 
@@ -164,7 +167,7 @@ impl Inbox {
 
     /// Sleeps until something is there, or until the deadline. On the home only, and only where its bell is a condvar.
     pub(crate) fn sleep(&self, until: Option<Instant>) {
-        let Bell::Condvar(condvar) = &self.bell else { return };
+        let (Bell::Condvar(condvar) | Bell::Hook { waiting: condvar, .. }) = &self.bell else { return };
         let mut state = self.state.lock();
         // Guards: the ring between the look and the sleep. The condvar gives the lock up and sleeps in one step.
         while state.queue.is_empty() && until.is_none_or(|deadline| Instant::now() < deadline) {

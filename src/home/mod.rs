@@ -1,7 +1,7 @@
 //! Homes: who owns a future, and how its completion gets there.
 //!
-//! A future has exactly one home, fixed when it is made: a tokio runtime, an [event loop](EventLoop) of our own, or a
-//! [thread](LocalHome). Away from the home there is only its [`Completer`], which can do nothing but put an envelope into
+//! A future has exactly one home, fixed when it is made: a tokio runtime, an [event loop](EventLoop) of our own, a
+//! [foreign loop](ForeignLoop), or a [thread](LocalHome). Away from the home there is only its [`Completer`], which can do nothing but put an envelope into
 //! the home's inbox. The home takes it out, writes the outcome, wakes the waiter; values that nobody takes are dropped
 //! there too. So completing a future from the wrong thread is not a bug to avoid but a thing that cannot be written.
 //!
@@ -19,6 +19,8 @@ mod current;
 mod drain;
 #[cfg(not(homing_loom))]
 mod event_loop;
+#[cfg(not(homing_loom))]
+mod foreign;
 mod future;
 mod identity;
 mod inbox;
@@ -41,6 +43,8 @@ pub use completer::{Completer, HandedBack};
 pub use current::thread_future;
 #[cfg(not(homing_loom))]
 pub use event_loop::{EventLoop, EventLoopHandle};
+#[cfg(not(homing_loom))]
+pub use foreign::ForeignLoop;
 pub use future::{Deadline, HomeFuture, LocalFuture};
 #[cfg(not(homing_loom))]
 pub use handle::Home;

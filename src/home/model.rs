@@ -14,6 +14,7 @@ use super::drain::Drain;
 use super::identity::Identity;
 use super::inbox::{Bell, Inbox};
 use super::local::Sleeper;
+use super::sync::Condvar;
 use super::{Completer, Deadline, Full, HomeFuture, LocalHome, future};
 
 loom::thread_local! {
@@ -109,7 +110,7 @@ impl DrainTask {
 /// Makes the calling thread a foreign loop, which is rung by this hook.
 #[must_use]
 pub fn foreign_loop(hook: impl Fn() + Send + Sync + 'static, capacity: usize) -> LocalHome {
-    LocalHome::new(Bell::Hook(Box::new(hook)), Sleeper::Condvar, capacity)
+    LocalHome::new(Bell::Hook { hook: Box::new(hook), waiting: Condvar::default() }, Sleeper::Condvar, capacity)
 }
 
 /// A bounded turn of a foreign loop, which rings once more when it leaves something.

@@ -110,3 +110,17 @@ impl Drop for Memory {
         self.node.disconnect(self.session);
     }
 }
+
+/// Faults that a test can put into a named broker.
+#[cfg(test)]
+pub(crate) mod fault {
+    use super::Node;
+
+    pub(crate) fn lose_connections(name: &str) {
+        Node::named(name).lose_connections();
+    }
+
+    pub(crate) fn set_blocked(name: &str, reason: Option<&str>) {
+        Node::named(name).set_blocked(reason);
+    }
+}

@@ -205,8 +205,6 @@ impl Node {
                         place: 0,
                         redelivered: false,
                         expires: None,
-                        exchange: message.exchange.to_string(),
-                        routing_key: key.clone(),
                         properties: message.properties.clone(),
                         body: message.body.clone(),
                     };
@@ -451,8 +449,6 @@ fn delivery(receipt: Receipt, message: &Stored) -> Delivery {
     Delivery {
         receipt,
         redelivered: message.redelivered,
-        exchange: message.exchange.clone(),
-        routing_key: message.routing_key.clone(),
         properties: message.properties.clone(),
         body: message.body.clone(),
     }

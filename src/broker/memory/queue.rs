@@ -12,8 +12,6 @@ pub(super) struct Stored {
     pub(super) place: u64,
     pub(super) redelivered: bool,
     pub(super) expires: Option<Instant>,
-    pub(super) exchange: String,
-    pub(super) routing_key: String,
     pub(super) properties: Properties,
     pub(super) body: Body,
 }

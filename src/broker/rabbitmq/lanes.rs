@@ -225,8 +225,6 @@ fn delivery(lane: Lane, opening: u32, message: lapin::message::Delivery) -> Deli
     Delivery {
         receipt: Receipt { lane, opening, tag: message.delivery_tag },
         redelivered: message.redelivered,
-        exchange: message.exchange.to_string(),
-        routing_key: message.routing_key.to_string(),
         properties: Properties {
             message_id: text(properties.message_id()),
             correlation_id: text(properties.correlation_id()),

@@ -18,8 +18,8 @@ pub(super) fn write(out: &mut String, value: &Value) {
         Value::Bool(true) => out.push_str("true"),
         Value::Bool(false) => out.push_str("false"),
         // Writing to a String cannot fail.
-        Value::Int(int) => drop(write!(out, "{int}")),
-        Value::BigInt(int) => drop(write!(out, "{int}")),
+        Value::Int(int) => write!(out, "{int}").unwrap_or(()),
+        Value::BigInt(int) => write!(out, "{int}").unwrap_or(()),
         Value::Float(float) => write_float(out, *float),
         Value::String(text) => write_text(out, text),
         Value::Bytes(bytes) => {
@@ -120,9 +120,9 @@ fn write_text(out: &mut String, text: &str) {
             '\n' => out.push_str("\\n"),
             '\r' => out.push_str("\\r"),
             '\t' => out.push_str("\\t"),
-            c if u32::from(c) <= 0xff => drop(write!(out, "\\x{:02X}", u32::from(c))),
-            c if u32::from(c) <= 0xffff => drop(write!(out, "\\u{:04X}", u32::from(c))),
-            c => drop(write!(out, "\\U{:08X}", u32::from(c))),
+            c if u32::from(c) <= 0xff => write!(out, "\\x{:02X}", u32::from(c)).unwrap_or(()),
+            c if u32::from(c) <= 0xffff => write!(out, "\\u{:04X}", u32::from(c)).unwrap_or(()),
+            c => write!(out, "\\U{:08X}", u32::from(c)).unwrap_or(()),
         }
     }
     out.push_str(&text[plain_from..]);
@@ -155,7 +155,7 @@ fn write_tag(out: &mut String, tag: &str) {
         if byte.is_ascii_alphanumeric() || b"-;/?:@&=+$_.~*'()".contains(&byte) {
             out.push(char::from(byte));
         } else {
-            drop(write!(out, "%{byte:02X}"));
+            write!(out, "%{byte:02X}").unwrap_or(());
         }
     }
 }

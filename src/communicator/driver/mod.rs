@@ -253,7 +253,8 @@ impl<B: Broker> Driver<B> {
                 }
             }
             // Until lanes are opened again and their consumers with them, a communicator without one would be half alive.
-            BrokerEvent::LaneClosed { error, .. } => {
+            BrokerEvent::LaneClosed { lane, consumers, error } => {
+                tracing::warn!(?lane, ?consumers, %error, "the broker closed a channel");
                 let text = format!("the broker closed a channel of this communicator: {error}");
                 return ControlFlow::Break(Error::with_source(ErrorKind::ConnectionLost, text, error));
             }

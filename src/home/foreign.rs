@@ -1,0 +1,92 @@
+//! A loop of somebody else's as a home: a GUI's, an epoll loop, another language's.
+
+use std::fmt;
+use std::sync::Arc;
+
+use super::inbox::Bell;
+use super::local::{LocalHome, Sleeper};
+use super::sync::Condvar;
+use super::{Completer, DEFAULT_CAPACITY, Full, Home, LocalFuture};
+
+/// The calling thread's own loop as a home.
+///
+/// The program gives a hook that wakes its loop: it is called once when something arrives where there was nothing, from any
+/// thread and under no lock, and must not block. The loop then calls [`run_pending`](ForeignLoop::run_pending) on its own
+/// thread. Waiting in a callback goes on with everything else of this home.
+///
+/// ```
+/// use std::sync::mpsc;
+/// use homing::home::ForeignLoop;
+///
+/// // A loop that lives on messages, as a GUI's does.
+/// let (wake, events) = mpsc::channel();
+/// let home = ForeignLoop::new(move || drop(wake.send("wake")));
+/// let (completer, future) = home.future::<u32>()?;
+/// future.on_done(|outcome| assert_eq!(outcome, Ok(42)));
+/// std::thread::spawn(move || completer.complete(42));
+///
+/// let mut handled = 0;
+/// while handled < 3 {
+///     let _wake = events.recv()?;
+///     handled += home.run_pending(16);
+/// }
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
+///
+/// Dropping it ends the home.
+pub struct ForeignLoop {
+    home: LocalHome,
+}
+
+impl ForeignLoop {
+    /// Makes the loop of the calling thread a home.
+    ///
+    /// A hook that panics is logged, and the loop may then miss what arrived.
+    #[must_use]
+    pub fn new(hook: impl Fn() + Send + Sync + 'static) -> Self {
+        let bell = Bell::Hook { hook: Box::new(hook), waiting: Condvar::default() };
+        ForeignLoop { home: LocalHome::new(bell, Sleeper::Condvar, DEFAULT_CAPACITY) }
+    }
+
+    /// Handles what has arrived, `limit` envelopes at most, and timers that are due. When something is left, the hook is
+    /// called once more. Returns how many envelopes it was. Never waits.
+    pub fn run_pending(&self, limit: usize) -> usize {
+        let handled = self.home.turn(limit);
+        if self.home.has_left() {
+            self.home.inbox().ring_again();
+        }
+        handled
+    }
+
+    /// A completer and its future, which lives here.
+    ///
+    /// # Errors
+    /// [`Full`] when as many futures are open as may be.
+    pub fn future<T: Send + 'static>(&self) -> Result<(Completer<T>, LocalFuture<T>), Full> {
+        self.home.future()
+    }
+
+    /// The loop's own side, for tasks and timers.
+    #[must_use]
+    pub fn local(&self) -> &LocalHome {
+        &self.home
+    }
+
+    /// The loop as a home, to register subscribers with.
+    #[must_use]
+    pub fn home(&self) -> Home {
+        Home::local(Arc::clone(self.home.inbox()))
+    }
+}
+
+impl Drop for ForeignLoop {
+    fn drop(&mut self) {
+        self.home.end();
+    }
+}
+
+impl fmt::Debug for ForeignLoop {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("ForeignLoop").finish_non_exhaustive()
+    }
+}
