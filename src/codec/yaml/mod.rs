@@ -13,6 +13,9 @@ pub(super) use pretty::pretty;
 /// kiwipy's own codec: what it writes PyYAML's `FullLoader` reads as the equal value, and the other way round. Tags that
 /// are not known are carried; nothing is constructed from them.
 ///
+/// One thing that PyYAML writes is not read: an alias as a key (`*id001:`), for one and the same tuple object that is a key
+/// twice. It is a decode error.
+///
 /// ```
 /// use homing::codec::{Codec, Yaml};
 ///

@@ -56,7 +56,8 @@ pub(super) fn int(text: &str) -> Option<Value> {
     } else if digits == "0" {
         BigInt::ZERO
     } else if let Some(octal) = digits.strip_prefix('0') {
-        radix(octal, 8)?
+        // `0_` is an octal without digits, which is zero.
+        if octal.bytes().all(|digit| digit == b'_') { BigInt::ZERO } else { radix(octal, 8)? }
     } else if !digits.starts_with(|c: char| ('1'..='9').contains(&c)) {
         return None;
     } else if digits.contains(':') {
@@ -290,6 +291,7 @@ mod tests {
             ("9223372036854775807", i64::MAX),
             ("-9223372036854775808", i64::MIN),
             ("00", 0),
+            ("0_", 0),
         ] {
             assert_eq!(value(text), Value::Int(expected), "{text}");
         }
