@@ -1,5 +1,19 @@
 //! A communicator runtime: RPC, task queues and broadcasts between programs, over RabbitMQ or inside one process, in
 //! kiwipy's wire format.
+//!
+//! Start with [`Communicator`], or [`blocking::Communicator`] in a program without tokio. [`home`] says who owns a future
+//! and why; [`codec`] what a body can hold.
+//!
+//! ```
+//! # #[tokio::main(flavor = "current_thread")] async fn main() -> homing::Result<()> {
+//! use homing::{Communicator, RpcRequest, RpcSubscriber};
+//!
+//! let communicator = Communicator::connect("memory:").await?;
+//! let echo = RpcSubscriber::closure(|request: RpcRequest| request.into_body());
+//! communicator.add_rpc_subscriber("echo", echo).await?;
+//! assert_eq!(communicator.rpc_send("echo", "hello").await?.as_str(), Some("hello"));
+//! # communicator.close().await.map(drop) }
+//! ```
 
 pub mod home;
 
@@ -18,3 +32,7 @@ pub use codec::Value;
 pub use communicator::*;
 #[cfg(not(homing_loom))]
 pub use error::{Error, ErrorKind, Result};
+
+#[cfg(all(doctest, not(homing_loom)))]
+#[doc = include_str!("../README.md")]
+struct Readme;

@@ -90,6 +90,7 @@ fn a_future_polled_off_its_runtime_ends_as_wrong_home() {
 }
 
 #[test]
+#[expect(clippy::async_yields_async, reason = "the future is to leave its runtime")]
 fn a_future_dropped_off_its_runtime_has_its_value_dropped_at_home() {
     let runtime = runtime(1);
     let (value, drops) = noted();

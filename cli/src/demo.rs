@@ -24,11 +24,13 @@ use crate::failure::Failure;
 const STEP: Duration = Duration::from_secs(20);
 const TASKS: usize = 9;
 
+type Call = Box<dyn FnOnce() + Send>;
+
 /// A home of the demo: its name, which its thread has too, and a way to run something there.
 struct Place {
     name: &'static str,
     home: Home,
-    run: Box<dyn Fn(Box<dyn FnOnce() + Send>)>,
+    run: Box<dyn Fn(Call)>,
 }
 
 pub(crate) fn run(global: &Global) -> Result<(), Failure> {
@@ -302,13 +304,13 @@ impl Noted {
 /// A plain thread that is a home while it waits for something to do.
 struct PlainThread {
     home: Home,
-    calls: tokio::sync::mpsc::UnboundedSender<Box<dyn FnOnce() + Send>>,
+    calls: tokio::sync::mpsc::UnboundedSender<Call>,
     thread: thread::JoinHandle<()>,
 }
 
 impl PlainThread {
     fn start(name: &str) -> Result<Self, Failure> {
-        let (calls, mut waiting) = tokio::sync::mpsc::unbounded_channel::<Box<dyn FnOnce() + Send>>();
+        let (calls, mut waiting) = tokio::sync::mpsc::unbounded_channel::<Call>();
         let (tell, told) = mpsc::channel();
         let thread = thread::Builder::new().name(name.to_owned()).spawn(move || {
             let _ = tell.send(Home::current());

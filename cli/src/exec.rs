@@ -78,12 +78,21 @@ async fn run(command: &str, mut stop: Stop, body: &Value) -> Answered {
         first.and(second)?;
         Ok::<_, std::io::Error>((out, err))
     };
+    let mut talk = std::pin::pin!(talk);
     let talked = tokio::select! {
-        talked = talk => Some(talked?),
+        talked = &mut talk => Some(talked?),
         () = stop.wait() => None,
     };
     let Some((out, err)) = talked else {
-        end(&mut child).await;
+        // What it still says is read on: a command that writes into a closed pipe is killed by that.
+        let read_on = async {
+            let _ = talk.await;
+            std::future::pending::<()>().await;
+        };
+        tokio::select! {
+            () = end(&mut child) => {}
+            () = read_on => {}
+        }
         return Err(Failure::Cancelled);
     };
     let status = tokio::select! {

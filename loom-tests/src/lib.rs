@@ -7,7 +7,7 @@
 //! What makes a model fail:
 //! - a **lost wake**: a home sleeps and nobody will ring it. loom reports a deadlock;
 //! - an **event off home**: `home::audit` asserts, under loom, that every write, wake and drop is at home;
-//! - a value that is not dropped **exactly once**, or away from home: every value is a [`Token`] of a [`Ledger`];
+//! - a value that is not dropped **exactly once**, or away from home: every value is a `Token` of a `Ledger`;
 //! - an **outcome that may not be**, or one that may be and is never seen: the model does not look where it says it does.
 //!
 //! What they cannot see: `std::sync::Arc` and tokio's semaphore are not loom's, so that no schedule is explored for the

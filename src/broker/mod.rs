@@ -8,6 +8,8 @@
 //! Not here: what kiwipy puts into queues and bodies (that is the communicator's), and reconnecting (a broker that loses
 //! its connection says so once, and is then finished).
 
+#![cfg_attr(not(feature = "rabbitmq"), allow(dead_code, reason = "what only a real broker says or reads"))]
+
 use std::future::Future;
 use std::sync::Arc;
 use std::time::Duration;

@@ -16,7 +16,7 @@ pub(crate) enum BrokerUrl {
     Memory {
         name: Option<String>,
     },
-    Amqp(AmqpUrl),
+    Amqp(Box<AmqpUrl>),
 }
 
 /// Whether the connection is encrypted.
@@ -70,7 +70,7 @@ impl BrokerUrl {
             "amqps" => Transport::Tls,
             _ => return Err(bad("its scheme is none of amqp, amqps and memory")),
         };
-        AmqpUrl::parse(transport, rest).map(BrokerUrl::Amqp)
+        AmqpUrl::parse(transport, rest).map(|url| BrokerUrl::Amqp(Box::new(url)))
     }
 
     pub(crate) fn is_memory(&self) -> bool {
@@ -263,7 +263,7 @@ mod tests {
 
     fn amqp(text: &str) -> AmqpUrl {
         match BrokerUrl::parse(text).unwrap() {
-            BrokerUrl::Amqp(url) => url,
+            BrokerUrl::Amqp(url) => *url,
             BrokerUrl::Memory { .. } => panic!("{text} is no memory broker"),
         }
     }
@@ -282,7 +282,7 @@ mod tests {
     fn credentials_are_unescaped_and_never_shown() {
         let url = amqp("amqp://us%40er:p%3A%2F%25ss@h/v");
         assert_eq!((url.username.as_str(), url.password.as_str()), ("us@er", "p:/%ss"));
-        let shown = format!("{url} {url:?} {:?}", BrokerUrl::Amqp(url.clone()));
+        let shown = format!("{url} {url:?} {:?}", BrokerUrl::Amqp(Box::new(url.clone())));
         assert!(!shown.contains("%ss") && shown.contains("***"), "{shown}");
     }
 

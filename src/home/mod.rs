@@ -5,11 +5,11 @@
 //! the home's inbox. The home takes it out, writes the outcome, wakes the waiter; values that nobody takes are dropped
 //! there too. So completing a future from the wrong thread is not a bug to avoid but a thing that cannot be written.
 //!
-//! One completion: [`Completer::complete`] puts the outcome into the parcel of the [cell](cell) and posts the cell to the
-//! [inbox]; the inbox rings; the home ([`LocalHome::turn`], or the [drain] task of a runtime) takes the
-//! envelope out and [lands](cell::Landing::land) it.
+//! One completion: [`Completer::complete`] puts the outcome into the parcel of the cell and posts the cell to the
+//! inbox; the inbox rings; the home ([`LocalHome::turn`], or the drain task of a runtime) takes the
+//! envelope out and lands it.
 //!
-//! This floor knows no broker, codec or tokio reactor. Its locks and flags come through [`sync`], so that loom runs the
+//! This floor knows no broker, codec or tokio reactor. Its locks and flags come through `sync`, so that loom runs the
 //! code that ships (`loom-tests`).
 
 mod audit;

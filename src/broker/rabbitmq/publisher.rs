@@ -154,10 +154,10 @@ async fn collect(channel: Channel, mut incoming: mpsc::UnboundedReceiver<Pending
             let outcome = match confirmed {
                 Ok(confirmation) => {
                     let refused = confirmation.is_nack();
-                    if let Some(message) = confirmation.take_message() {
-                        if let Some(id) = message.delivery.properties.message_id() {
-                            returned.insert(id.to_string());
-                        }
+                    if let Some(message) = confirmation.take_message()
+                        && let Some(id) = message.delivery.properties.message_id()
+                    {
+                        returned.insert(id.to_string());
                     }
                     if refused { Verdict::Refused } else { Verdict::Taken }
                 }

@@ -103,10 +103,8 @@ impl Requests {
 
     /// Ends a request with an error, if it still waits.
     pub(super) fn fail(&mut self, correlation: Uuid, error: Error) {
-        if let Some(request) = self.forget(correlation) {
-            if let Some(reply) = request.reply {
-                drop(reply.complete(Err(error)));
-            }
+        if let Some(reply) = self.forget(correlation).and_then(|request| request.reply) {
+            drop(reply.complete(Err(error)));
         }
     }
 

@@ -1,0 +1,302 @@
+//! The command as a person uses it: what it prints, and how it exits.
+
+#[path = "../../tests/support/mod.rs"]
+mod support;
+
+use std::io::{BufRead, BufReader, Read, Write};
+use std::process::{Child, Command, ExitCode, Output, Stdio};
+use std::time::{Duration, Instant};
+
+use support::{Broker, Suite, TestResult};
+
+const LONG: Duration = Duration::from_secs(30);
+
+fn main() -> ExitCode {
+    let mut suite = Suite::new();
+    suite
+        .plain("demo_needs_no_broker_and_shows_threads_that_were_observed", demo)
+        .plain("demo_finds_a_completion_off_its_home", demo_seeded)
+        .plain("wrong_usage_exits_with_2", usage)
+        .plain("no_broker_exits_with_6", no_broker)
+        .plain("a_silent_port_exits_with_6_in_bounded_time", silent)
+        .plain("help_names_every_exit_code", help)
+        .rabbitmq("demo_over_a_broker", demo_over)
+        .rabbitmq("a_call_is_served_by_a_shell_command", serve_exec)
+        .rabbitmq("a_call_to_nobody_exits_with_3", unroutable)
+        .rabbitmq("a_call_that_nobody_answers_exits_with_4", timed_out)
+        .rabbitmq("tasks_are_worked_on_and_counted", tasks)
+        .rabbitmq("a_worker_that_is_told_to_end_ends_its_command_and_gives_the_task_back", worker_ends)
+        .rabbitmq("broadcasts_are_watched_with_filters", broadcasts)
+        .rabbitmq("wrong_credentials_and_virtual_hosts_are_said_without_the_password", credentials)
+        .rabbitmq("values_that_json_has_not_are_printed_and_read", values);
+    suite.run()
+}
+
+fn homing(arguments: &[&str]) -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_homing"));
+    command.args(arguments).stdin(Stdio::null()).env_remove("HOMING_BROKER").env_remove("RUST_LOG");
+    command
+}
+
+/// The command on a trial's broker, under the trial's own names.
+fn on(broker: &Broker, arguments: &[&str]) -> Command {
+    let mut command = homing(&["--broker", broker.url(), "--prefix", broker.prefix()]);
+    command.args(arguments);
+    command
+}
+
+fn ended(mut command: Command) -> std::io::Result<Output> {
+    let child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn()?;
+    let (tell, told) = std::sync::mpsc::channel();
+    let id = child.id();
+    std::thread::spawn(move || tell.send(child.wait_with_output()));
+    told.recv_timeout(LONG).unwrap_or_else(|_| {
+        signal(id, "KILL");
+        Err(std::io::Error::other("the command hangs"))
+    })
+}
+
+fn signal(id: u32, name: &str) {
+    let _ = Command::new("kill").args([&format!("-{name}"), &id.to_string()]).status();
+}
+
+fn text(bytes: &[u8]) -> String {
+    String::from_utf8_lossy(bytes).into_owned()
+}
+
+#[track_caller]
+fn exits(output: &Output, code: i32) -> (String, String) {
+    let (out, err) = (text(&output.stdout), text(&output.stderr));
+    assert_eq!(output.status.code(), Some(code), "out: {out}\nerr: {err}");
+    (out, err)
+}
+
+/// A command that runs until it is told to end; its standard error stays open.
+struct Running(Child, #[expect(dead_code, reason = "held")] Option<BufReader<std::process::ChildStderr>>);
+
+impl Running {
+    /// Starts it and waits for the line that says it is ready.
+    fn start(mut command: Command) -> std::io::Result<Self> {
+        let mut child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn()?;
+        let mut errors = child.stderr.take().map(BufReader::new);
+        let mut line = String::new();
+        if let Some(errors) = &mut errors {
+            errors.read_line(&mut line)?;
+        }
+        assert!(line.contains("until Ctrl-C"), "not ready: {line}");
+        Ok(Running(child, errors))
+    }
+
+    fn ends(&mut self) -> std::io::Result<Option<i32>> {
+        let until = Instant::now() + LONG;
+        while Instant::now() < until {
+            if let Some(status) = self.0.try_wait()? {
+                return Ok(status.code());
+            }
+            std::thread::sleep(Duration::from_millis(10));
+        }
+        Err(std::io::Error::other("the command does not end"))
+    }
+
+    fn stop(&mut self, by: &str) -> std::io::Result<(Option<i32>, String)> {
+        signal(self.0.id(), by);
+        let code = self.ends()?;
+        let mut out = String::new();
+        if let Some(stdout) = &mut self.0.stdout {
+            stdout.read_to_string(&mut out)?;
+        }
+        Ok((code, out))
+    }
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+fn demo() -> TestResult {
+    let (out, _) = exits(&ended(homing(&["demo"]))?, 0);
+    for part in [
+        "landed on \"plain-thread\"",
+        "its completion landed on \"event-loop\"",
+        "set on    \"foreign-thread\"",
+        "close: ",
+    ] {
+        assert!(out.contains(part), "{part} is not in: {out}");
+    }
+    Ok(())
+}
+
+fn demo_seeded() -> TestResult {
+    let mut command = homing(&["demo"]);
+    command.env("HOMING_DEMO_SEED", "off-home");
+    let (_, err) = exits(&ended(command)?, 1);
+    assert!(err.contains("a completion off its home"), "{err}");
+    Ok(())
+}
+
+fn demo_over(broker: &Broker) -> TestResult {
+    let (out, _) = exits(&ended(homing(&["--broker", broker.url(), "demo"]))?, 0);
+    assert!(out.contains("RabbitMQ"), "{out}");
+    Ok(())
+}
+
+fn usage() -> TestResult {
+    for (arguments, part) in [
+        (&["what"][..], "unrecognized subcommand"),
+        (&["rpc", "serve", "x"], "--echo"),
+        (&["rpc", "call", "x", "1", "--timeout", "soon"], "seconds"),
+        (&["rpc", "call", "x", "1", "--timeout", "0"], "seconds"),
+        (&["rpc", "call", "x", "{unclosed"], "neither YAML nor JSON"),
+        (&["rpc", "call", "a.*", "1", "--broker", "nonsense"], "broker's URL"),
+        (&["--broker", "memory:", "rpc", "call", "x", "1"], "only `homing demo`"),
+        (&["--broker", "amqp://u:sEcret@h:port", "task", "send", "1"], "port"),
+        (&["--prefix", "a", "--task-queue", "b", "task", "send", "1"], "cannot be used with"),
+        (&["broadcast", "watch", "--subject", "("], "regular expression"),
+    ] {
+        let output = ended(homing(arguments))?;
+        let (_, err) = exits(&output, 2);
+        assert!(err.contains(part) && !err.contains("sEcret"), "{arguments:?}: {err}");
+    }
+    Ok(())
+}
+
+fn help() -> TestResult {
+    let (out, _) = exits(&ended(homing(&["--help"]))?, 0);
+    for part in ["demo", "rpc", "task", "broadcast", "3 unroutable", "6 no connection", "HOMING_BROKER"] {
+        assert!(out.contains(part), "{part} is not in: {out}");
+    }
+    Ok(())
+}
+
+fn no_broker() -> TestResult {
+    // Bound and let go, so that nobody listens there.
+    let port = std::net::TcpListener::bind("127.0.0.1:0")?.local_addr()?.port();
+    let (_, err) =
+        exits(&ended(homing(&["--broker", &format!("amqp://u:sEcret@127.0.0.1:{port}"), "task", "send", "1"]))?, 6);
+    assert!(err.contains("nothing listens there") && !err.contains("sEcret"), "{err}");
+    Ok(())
+}
+
+fn silent() -> TestResult {
+    let listener = std::net::TcpListener::bind("127.0.0.1:0")?;
+    let url = format!("amqp://u:sEcret@{}?connection_timeout=300", listener.local_addr()?);
+    let (_, err) = exits(&ended(homing(&["--broker", &url, "rpc", "call", "x", "1"]))?, 6);
+    assert!(err.contains("did not answer the AMQP handshake") && !err.contains("sEcret"), "{err}");
+    Ok(())
+}
+
+fn serve_exec(broker: &Broker) -> TestResult {
+    let command =
+        r#"read body; case "$body" in *fail*) echo broken >&2; exit 3;; '""') ;; *) echo "got: $body";; esac"#;
+    let mut server = Running::start(on(broker, &["rpc", "serve", "worker", "--exec", command]))?;
+    let (out, _) = exits(&ended(on(broker, &["--format", "json", "rpc", "call", "worker", "{x: [1, two]}"]))?, 0);
+    assert_eq!(out, "{\"got\":{\"x\":[1,\"two\"]}}\n");
+    let (out, _) = exits(&ended(on(broker, &["--format", "json", "rpc", "call", "worker", "''"]))?, 0);
+    assert_eq!(out, "null\n", "nothing printed is null");
+    let (_, err) = exits(&ended(on(broker, &["rpc", "call", "worker", "fail"]))?, 5);
+    assert!(err.contains("broken"), "{err}");
+    let mut from_stdin = on(broker, &["rpc", "call", "worker", "-"]);
+    let mut child = from_stdin.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn()?;
+    child.stdin.take().ok_or("no pipe")?.write_all(b"piped")?;
+    assert_eq!(text(&child.wait_with_output()?.stdout), "got: piped\n");
+    assert_eq!(server.stop("TERM")?.0, Some(0));
+    Ok(())
+}
+
+fn unroutable(broker: &Broker) -> TestResult {
+    let (_, err) = exits(&ended(on(broker, &["rpc", "call", "nobody", "1"]))?, 3);
+    assert!(err.contains("nobody listens"), "{err}");
+    Ok(())
+}
+
+fn timed_out(broker: &Broker) -> TestResult {
+    let _server = Running::start(on(broker, &["rpc", "serve", "slow", "--exec", "sleep 30"]))?;
+    let (_, err) = exits(&ended(on(broker, &["rpc", "call", "slow", "1", "--timeout", "0.3"]))?, 4);
+    assert!(err.contains("slow"), "{err}");
+    Ok(())
+}
+
+fn tasks(broker: &Broker) -> TestResult {
+    exits(&ended(on(broker, &["task", "send", "{n: 1}", "--no-reply"]))?, 0);
+    exits(&ended(on(broker, &["task", "send", "{n: 2}", "--no-reply"]))?, 0);
+    let mut worker = Running::start(on(broker, &["task", "work", "--echo", "--count", "3", "--prefetch", "2"]))?;
+    let (out, _) = exits(&ended(on(broker, &["task", "send", "{n: 3}"]))?, 0);
+    assert_eq!(out, "n: 3\n");
+    assert_eq!(worker.ends()?, Some(0), "ends by itself after three");
+    // A fourth is left for others.
+    exits(&ended(on(broker, &["task", "send", "4", "--no-reply"]))?, 0);
+    let mut other = Running::start(on(broker, &["task", "work", "--echo", "--count", "1"]))?;
+    assert_eq!(other.ends()?, Some(0));
+    Ok(())
+}
+
+fn worker_ends(broker: &Broker) -> TestResult {
+    let folder = std::env::temp_dir().join(broker.prefix());
+    std::fs::create_dir_all(&folder)?;
+    let (started, ended_by) = (folder.join("started"), folder.join("ended"));
+    let command = format!(
+        "trap 'echo term > {}; exit 0' TERM; echo $$ > {}; while :; do sleep 0.05; done",
+        ended_by.display(),
+        started.display()
+    );
+    let mut worker = Running::start(on(broker, &["task", "work", "--exec", &command]))?;
+    exits(&ended(on(broker, &["task", "send", "7", "--no-reply"]))?, 0);
+    let until = Instant::now() + LONG;
+    while !started.exists() {
+        assert!(Instant::now() < until, "the command did not start");
+        std::thread::sleep(Duration::from_millis(10));
+    }
+    assert_eq!(worker.stop("INT")?.0, Some(0));
+    assert!(ended_by.exists(), "its command was told to end, and was waited for");
+    let mut heir = Running::start(on(broker, &["task", "work", "--exec", "cat > /dev/null", "--count", "1"]))?;
+    assert_eq!(heir.ends()?, Some(0), "the task went back");
+    std::fs::remove_dir_all(&folder)?;
+    Ok(())
+}
+
+fn broadcasts(broker: &Broker) -> TestResult {
+    let watch =
+        ["--format", "json", "broadcast", "watch", "--subject", "state.*.done", "--sender", "4", "--count", "1"];
+    let mut watcher = Running::start(on(broker, &watch))?;
+    let send = |subject: &str, sender: &str| {
+        let sent = ["broadcast", "send", "{a: 1}", "--subject", subject, "--sender", sender, "--correlation-id", "c"];
+        ended(on(broker, &sent))
+    };
+    exits(&send("other", "4")?, 0);
+    exits(&send("state.x.done", "5")?, 0);
+    exits(&send("state.x.done", "4")?, 0);
+    assert_eq!(watcher.ends()?, Some(0));
+    let mut out = String::new();
+    watcher.0.stdout.take().ok_or("no pipe")?.read_to_string(&mut out)?;
+    let heard: serde_json::Value = serde_json::from_str(&out)?;
+    let expected = serde_json::json!({"subject": "state.x.done", "sender": 4, "correlation_id": "c", "body": {"a": 1}});
+    assert_eq!(heard, expected);
+    Ok(())
+}
+
+fn credentials(broker: &Broker) -> TestResult {
+    let address = broker.url().rsplit_once('@').map_or(broker.url(), |(_, address)| address);
+    let address = address.split('/').next().unwrap_or(address);
+    let wrong = format!("amqp://guest:sEcret@{address}/");
+    let (_, err) = exits(&ended(homing(&["-vv", "--broker", &wrong, "task", "send", "1"]))?, 6);
+    assert!(err.contains("\"guest\"") && err.contains("password") && !err.contains("sEcret"), "{err}");
+    let nowhere = format!("amqp://guest:guest@{address}/nowhere");
+    let (_, err) = exits(&ended(homing(&["--broker", &nowhere, "task", "send", "1"]))?, 6);
+    assert!(err.contains("virtual host \"nowhere\"") && err.contains("add_vhost"), "{err}");
+    Ok(())
+}
+
+fn values(broker: &Broker) -> TestResult {
+    let _server = Running::start(on(broker, &["rpc", "serve", "echo", "--echo"]))?;
+    let yaml = "{t: !!python/tuple [1, x], b: !!binary AP8=, i: 123456789012345678901234567890, n: !aiida_node abc}";
+    let (out, _) = exits(&ended(on(broker, &["--format", "json", "rpc", "call", "echo", yaml]))?, 0);
+    let expected = r#"{"b":{"$bytes":"AP8="},"i":{"$int":"123456789012345678901234567890"},"n":{"$tag":"!aiida_node","value":"abc"},"t":{"$tuple":[1,"x"]}}"#;
+    assert_eq!(serde_json::from_str::<serde_json::Value>(&out)?, serde_json::from_str::<serde_json::Value>(expected)?);
+    // What it printed it reads back.
+    let (again, _) = exits(&ended(on(broker, &["--format", "json", "rpc", "call", "echo", out.trim()]))?, 0);
+    assert_eq!(again, out);
+    Ok(())
+}
