@@ -176,7 +176,7 @@ fn no_broker() -> TestResult {
     let port = std::net::TcpListener::bind("127.0.0.1:0")?.local_addr()?.port();
     let (_, err) =
         exits(&ended(homing(&["--broker", &format!("amqp://u:sEcret@127.0.0.1:{port}"), "task", "send", "1"]))?, 6);
-    assert!(err.contains("nothing listens there") && !err.contains("sEcret"), "{err}");
+    assert!(err.contains("nothing listens at") && !err.contains("sEcret"), "{err}");
     Ok(())
 }
 

@@ -1,104 +1,250 @@
-//! lapin's errors, as errors of ours: what was tried, on what, why it failed and what to do.
+//! What lapin and the server say, as errors that name what was tried, why it failed and what to do.
 
-use lapin::ErrorKind as Lapin;
+use std::io;
+use std::time::Duration;
 
-use crate::broker::differs;
-use crate::broker::url::AmqpUrl;
+use super::endpoint::{Endpoint, Transport};
 use crate::error::{Error, ErrorKind};
 
-/// Codes of AMQP 0-9-1 (section 1.2) that mean something of their own.
+// Reply codes of AMQP 0-9-1, section 1.2 of its reference.
 const ACCESS_REFUSED: u16 = 403;
 const NOT_FOUND: u16 = 404;
 const RESOURCE_LOCKED: u16 = 405;
 const PRECONDITION_FAILED: u16 = 406;
 const NOT_ALLOWED: u16 = 530;
 
-/// An operation that failed.
-pub(super) fn failed(what: &str, error: &lapin::Error) -> Error {
-    let kind = match error.kind() {
-        Lapin::ProtocolError(told) => {
-            let text = told.get_message().as_str();
-            if told.get_id() == PRECONDITION_FAILED {
-                return precondition(what, text);
-            }
-            let kind = match told.get_id() {
-                ACCESS_REFUSED => ErrorKind::AccessRefused,
-                NOT_FOUND => ErrorKind::NotFound,
-                RESOURCE_LOCKED => ErrorKind::ResourceLocked,
-                _ => ErrorKind::ConnectionLost,
-            };
-            return Error::new(kind, format!("{what}: RabbitMQ answered {} {text}", told.get_id()));
-        }
-        _ => ErrorKind::ConnectionLost,
-    };
-    Error::with_source(kind, format!("{what}: the connection to RabbitMQ failed: {error}"), error.clone())
+/// The name could not be looked up.
+pub(crate) fn name_lookup(host: &str, error: &io::Error) -> Error {
+    Error::new(ErrorKind::Connection, format!("the host name {host} could not be looked up: {error}; check the URL"))
 }
 
-/// The text is like `PRECONDITION_FAILED - inequivalent arg 'x-message-ttl' for queue 'q' in vhost '/': received the value
-/// '1' of type 'signedint' but current is the value '2' of type 'signedint'`, or without values and types for flags.
-fn precondition(what: &str, text: &str) -> Error {
-    let quoted = |after: &str| {
-        let rest = text.split_once(after)?.1;
-        let rest = rest.split_once('\'')?.1;
-        Some(rest.split_once('\'')?.0)
+/// TCP failed.
+pub(crate) fn tcp(address: &str, error: &io::Error) -> Error {
+    let text = match error.kind() {
+        io::ErrorKind::ConnectionRefused => {
+            format!("nothing listens at {address}: is RabbitMQ running there? (the connection was refused)")
+        }
+        io::ErrorKind::TimedOut => {
+            format!("{address} did not answer: is the host up, and does a firewall let the port through?")
+        }
+        _ => format!("no TCP connection to {address} could be made: {error}"),
     };
-    let received =
-        quoted("received ").map(str::to_owned).or_else(|| text.contains("received none").then(|| "none".to_owned()));
-    let current = quoted("but current is ");
-    let current = if text.contains("but current is none") { Some("none") } else { current };
-    let received = if text.contains("received none") { Some("none".to_owned()) } else { received };
-    match (quoted("inequivalent arg "), received, current) {
-        (Some(argument), Some(want), Some(have)) => {
-            let object = if text.contains(" for exchange ") { "exchange" } else { "queue" };
-            let name = quoted(&format!(" for {object} ")).unwrap_or("?");
-            differs(object, name, argument, have, &want)
-        }
-        _ => {
-            Error::new(ErrorKind::PreconditionFailed, format!("{what}: RabbitMQ answered {PRECONDITION_FAILED} {text}"))
-        }
-    }
+    Error::new(ErrorKind::Connection, text)
 }
 
-/// A handshake that failed after the TCP connection stood.
-pub(super) fn handshake(url: &AmqpUrl, error: &lapin::Error) -> Error {
-    let (host, port) = (&url.host, url.port);
-    if let Lapin::ProtocolError(told) = error.kind() {
-        let text = told.get_message().as_str();
-        match told.get_id() {
-            ACCESS_REFUSED if text.contains("vhost") => return no_vhost(url),
-            ACCESS_REFUSED => {
-                return Error::new(
-                    ErrorKind::AccessRefused,
-                    format!(
-                        "RabbitMQ at {host}:{port} refused the user {:?}: the name or the password is wrong, or the user may \
-                         not log in from here (`guest` may only from the same host)",
-                        url.username
-                    ),
-                );
-            }
-            NOT_ALLOWED => return no_vhost(url),
-            _ => {}
-        }
-        return Error::new(ErrorKind::Connection, format!("RabbitMQ at {host}:{port} ended the handshake: {text}"));
-    }
-    let hint = match error.kind() {
-        Lapin::ParsingError(_) | Lapin::InvalidProtocolVersion(_) => "what listens there does not speak AMQP 0-9-1",
-        _ => {
-            "the connection ended in the middle of the AMQP handshake; does RabbitMQ listen there, and in TLS or plain?"
-        }
-    };
-    Error::with_source(ErrorKind::Connection, format!("no AMQP connection to {host}:{port}: {hint}"), error.clone())
-}
-
-fn no_vhost(url: &AmqpUrl) -> Error {
-    let (host, port, vhost, user) = (&url.host, url.port, &url.vhost, &url.username);
+/// TLS failed.
+#[cfg(feature = "tls")]
+pub(crate) fn tls(endpoint: &Endpoint, error: &io::Error) -> Error {
     Error::new(
-        ErrorKind::AccessRefused,
+        ErrorKind::Connection,
         format!(
-            "RabbitMQ at {host}:{port} has no virtual host {vhost:?}, or the user {user:?} has no right to it; on the broker: \
-             rabbitmqctl add_vhost {vhost:?}; rabbitmqctl set_permissions -p {vhost:?} {user:?} '.*' '.*' '.*'"
+            "the TLS handshake with {} failed: {error}; check that the port speaks TLS (5671 by habit), that the \
+             certificate is for this host name and that its authority is trusted",
+            endpoint.address()
         ),
     )
+}
+
+/// The time for connecting was over.
+pub(crate) fn connect_timed_out(endpoint: &Endpoint, limit: Duration, stage: &str) -> Error {
+    Error::new(ErrorKind::Connection, format!("{} {stage} within {limit:?}", endpoint.address()))
+}
+
+/// Something else than AMQP answered.
+pub(crate) fn not_amqp(endpoint: &Endpoint, said: &[u8]) -> Error {
+    let address = endpoint.address();
+    let text = match said {
+        // A TLS alert or handshake record.
+        [0x15 | 0x16, 3, ..] => format!("{address} speaks TLS: use an amqps:// URL, or the port for plain AMQP"),
+        _ => {
+            let line = said.split(|byte| matches!(byte, b'\r' | b'\n')).next().unwrap_or_default();
+            let line = &line[..line.len().min(40)];
+            format!(
+                "{address} does not speak AMQP: it answered \"{}\"; is this RabbitMQ's AMQP port (5672 by habit)?",
+                line.escape_ascii()
+            )
+        }
+    };
+    Error::new(ErrorKind::Connection, text)
+}
+
+/// The AMQP handshake ended in an error.
+pub(crate) fn handshake(endpoint: &Endpoint, error: &lapin::Error, said: Option<&[u8]>) -> Error {
+    if let Some(said) = said {
+        return not_amqp(endpoint, said);
+    }
+    let address = endpoint.address();
+    let Endpoint { username, vhost, .. } = endpoint;
+    match server_said(error) {
+        Some((ACCESS_REFUSED, text)) => Error::new(
+            ErrorKind::AccessRefused,
+            format!(
+                "{address} refused user {username:?}: wrong name or password, or the user may not log in from here \
+                 (RabbitMQ lets `guest` in from localhost only); the server said: {text}"
+            ),
+        ),
+        Some((NOT_ALLOWED, text)) if text.contains("not found") => Error::new(
+            ErrorKind::AccessRefused,
+            format!(
+                "{address} has no virtual host {vhost:?}; check the path of the URL (none at all means \"/\"), or add it: \
+                 rabbitmqctl add_vhost {vhost} && rabbitmqctl set_permissions -p {vhost} {username} '.*' '.*' '.*'"
+            ),
+        ),
+        Some((NOT_ALLOWED, text)) => Error::new(
+            ErrorKind::AccessRefused,
+            format!(
+                "{address} does not let user {username:?} into the virtual host {vhost:?} ({text}); allow it: \
+                 rabbitmqctl set_permissions -p {vhost} {username} '.*' '.*' '.*'"
+            ),
+        ),
+        Some((_, text)) => Error::new(ErrorKind::Connection, format!("{address} refused the connection: {text}")),
+        None => match error.kind() {
+            lapin::ErrorKind::InvalidProtocolVersion(version) => Error::new(
+                ErrorKind::Connection,
+                format!("{address} speaks AMQP {version} only, homing speaks AMQP 0-9-1"),
+            ),
+            lapin::ErrorKind::IOError(cause) if closed_in_handshake(cause) => Error::new(
+                ErrorKind::Connection,
+                format!(
+                    "{address} closed the connection during the AMQP handshake{}",
+                    match endpoint.transport {
+                        Transport::Plain => ": is it an AMQP port, and does it perhaps expect TLS (amqps)?",
+                        Transport::Tls => ": is it an AMQP port?",
+                    }
+                ),
+            ),
+            _ => Error::with_source(
+                ErrorKind::Connection,
+                format!("the AMQP handshake with {address} failed: {error}"),
+                error.clone(),
+            ),
+        },
+    }
+}
+
+fn closed_in_handshake(cause: &io::Error) -> bool {
+    matches!(
+        cause.kind(),
+        io::ErrorKind::ConnectionAborted
+            | io::ErrorKind::ConnectionReset
+            | io::ErrorKind::BrokenPipe
+            | io::ErrorKind::UnexpectedEof
+    )
+}
+
+/// The connection went while it was in use.
+pub(crate) fn lost(address: &str, error: Option<&lapin::Error>) -> Error {
+    let why = match error {
+        None => "it was closed".to_owned(),
+        Some(error) => match (server_said(error), error.kind()) {
+            (Some((_, text)), _) => format!("the server closed it: {text}"),
+            (None, lapin::ErrorKind::MissingHeartbeatError) => {
+                "nothing came from the server for two heartbeats".to_owned()
+            }
+            (None, lapin::ErrorKind::IOError(cause)) if closed_in_handshake(cause) => {
+                "the other end closed it without a word (a restart, a kill, or the network)".to_owned()
+            }
+            (None, lapin::ErrorKind::IOError(cause)) => cause.to_string(),
+            (None, _) => error.to_string(),
+        },
+    };
+    Error::new(ErrorKind::ConnectionLost, format!("the connection to RabbitMQ at {address} was lost: {why}"))
+}
+
+/// Whether lapin's error ends a channel only, and not the connection.
+pub(crate) fn ends_a_channel(error: &lapin::Error) -> bool {
+    error.is_amqp_soft_error()
+        || matches!(
+            error.kind(),
+            lapin::ErrorKind::InvalidChannelState(..)
+                | lapin::ErrorKind::InvalidChannel(_)
+                | lapin::ErrorKind::ChannelsLimitReached
+        )
+}
+
+/// An operation failed; `what` reads after "could not", as in `declare the queue "q"`.
+pub(crate) fn operation(what: &str, error: &lapin::Error) -> Error {
+    if matches!(error.kind(), lapin::ErrorKind::ChannelsLimitReached) {
+        return Error::new(
+            ErrorKind::Full,
+            format!("could not {what}: every channel that the server allows on this connection is in use"),
+        );
+    }
+    let Some((code, text)) = server_said(error) else {
+        let kind = if ends_a_channel(error) { ErrorKind::InvalidState } else { ErrorKind::ConnectionLost };
+        return Error::with_source(kind, format!("could not {what}: {error}"), error.clone());
+    };
+    let (kind, text) = match code {
+        NOT_FOUND => (ErrorKind::NotFound, format!("could not {what}: {text}")),
+        ACCESS_REFUSED => (ErrorKind::AccessRefused, format!("could not {what}: {text}")),
+        RESOURCE_LOCKED => (
+            ErrorKind::ResourceLocked,
+            format!(
+                "could not {what}: another connection has the queue for itself alone, and keeps it until it closes ({text})"
+            ),
+        ),
+        PRECONDITION_FAILED => (ErrorKind::PreconditionFailed, precondition(what, text)),
+        _ if error.is_amqp_hard_error() => {
+            (ErrorKind::ConnectionLost, format!("could not {what}: the server closed the connection: {text}"))
+        }
+        _ => (ErrorKind::InvalidState, format!("could not {what}: {text}")),
+    };
+    Error::new(kind, text)
+}
+
+/// The time for an operation was over.
+pub(crate) fn timed_out(what: &str, address: &str, limit: Duration) -> Error {
+    Error::new(
+        ErrorKind::TimedOut,
+        format!(
+            "could not {what}: RabbitMQ at {address} did not answer within {limit:?}; whether it was done is not known"
+        ),
+    )
+}
+
+/// The code and the text with which the server closed a channel or the connection.
+pub(crate) fn server_said(error: &lapin::Error) -> Option<(u16, &str)> {
+    match error.kind() {
+        lapin::ErrorKind::ProtocolError(said) => Some((said.get_id(), said.get_message().as_str())),
+        _ => None,
+    }
+}
+
+fn precondition(what: &str, text: &str) -> String {
+    match Inequivalent::read(text) {
+        Some(Inequivalent { argument, object, wanted, current }) => format!(
+            "could not {what}: {object} exists with another {argument}: the server has {current}, this program asks for \
+             {wanted}. Use the same settings as whoever declared it, or another name, or delete it on the server first"
+        ),
+        None => format!("could not {what}: {text}"),
+    }
+}
+
+/// RabbitMQ's "inequivalent arg", taken apart.
+#[derive(Debug, PartialEq, Eq)]
+struct Inequivalent<'a> {
+    argument: &'a str,
+    object: &'a str,
+    wanted: &'a str,
+    current: &'a str,
+}
+
+impl<'a> Inequivalent<'a> {
+    /// As in `PRECONDITION_FAILED - inequivalent arg 'x-expires' for queue 'q' in vhost '/': received none but current is
+    /// the value '60000' of type 'signedint'`.
+    fn read(text: &'a str) -> Option<Self> {
+        let (_, rest) = text.split_once("inequivalent arg '")?;
+        let (argument, rest) = rest.split_once("' for ")?;
+        let (object, rest) = rest.split_once(": received ")?;
+        let (wanted, current) = rest.split_once(" but current is ")?;
+        Some(Inequivalent { argument, object, wanted: value(wanted), current: value(current) })
+    }
+}
+
+/// `the value '1' of type 'long'` and `'1'` are both 1; anything else stays as it is.
+fn value(text: &str) -> &str {
+    let bare = text.strip_prefix("the value ").unwrap_or(text);
+    bare.strip_prefix('\'').and_then(|rest| rest.split_once('\'')).map_or(bare, |(value, _)| value)
 }
 
 #[cfg(test)]
@@ -106,28 +252,27 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_differs_is_named_with_both_values() {
-        let text = "PRECONDITION_FAILED - inequivalent arg 'x-message-ttl' for queue 'q' in vhost '/': received the value \
-                    '1234000' of type 'signedint' but current is the value '604800000' of type 'signedint'";
-        let shown = precondition("declaring", text).to_string();
-        for part in ["x-message-ttl = 604800000", "x-message-ttl = 1234000", "queue \"q\""] {
-            assert!(shown.contains(part), "{part} is not in: {shown}");
+    fn inequivalent_arguments_are_taken_apart() {
+        for (text, argument, object, wanted, current) in [
+            (
+                "PRECONDITION_FAILED - inequivalent arg 'x-message-ttl' for queue 'q: a' in vhost '/': received '1' but \
+                 current is '2'",
+                "x-message-ttl",
+                "queue 'q: a' in vhost '/'",
+                "1",
+                "2",
+            ),
+            (
+                "PRECONDITION_FAILED - inequivalent arg 'x-expires' for queue 'q' in vhost 'v': received none but current \
+                 is the value '60000' of type 'signedint'",
+                "x-expires",
+                "queue 'q' in vhost 'v'",
+                "none",
+                "60000",
+            ),
+        ] {
+            assert_eq!(Inequivalent::read(text), Some(Inequivalent { argument, object, wanted, current }));
         }
-        let text = "PRECONDITION_FAILED - inequivalent arg 'auto_delete' for exchange 'e' in vhost '/': received 'false' but \
-                    current is 'true'";
-        let shown = precondition("declaring", text).to_string();
-        for part in ["auto_delete = true", "auto_delete = false", "exchange \"e\""] {
-            assert!(shown.contains(part), "{part} is not in: {shown}");
-        }
-        let text = "PRECONDITION_FAILED - inequivalent arg 'x-expires' for queue 'q' in vhost '/': received none but current \
-                    is the value '10000' of type 'signedint'";
-        let shown = precondition("declaring", text).to_string();
-        assert!(shown.contains("x-expires = 10000") && shown.contains("x-expires = none"), "{shown}");
-    }
-
-    #[test]
-    fn an_unknown_text_is_passed_on() {
-        let error = precondition("declaring", "PRECONDITION_FAILED - something else");
-        assert!(error.to_string().contains("something else"));
+        assert_eq!(Inequivalent::read("PRECONDITION_FAILED - unknown delivery tag 5"), None);
     }
 }

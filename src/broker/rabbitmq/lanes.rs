@@ -1,236 +1,388 @@
-//! The consuming side: channels with their consumers and acknowledgements.
+//! Lanes: channels of the consuming connection, each with its consumers and its acknowledgements.
+//!
+//! A lane is opened at its first use, and again after the server closed it; each opening has a number, which every receipt
+//! carries, for the server's delivery tags begin anew with every channel. Deliveries are forwarded by one task a consumer,
+//! in the server's order. The end of a lane is said when its last consumer has been read to the end, so that it never
+//! overtakes a delivery.
 
 use std::cell::{Cell, RefCell};
-use std::collections::{HashMap, HashSet};
+use std::collections::HashMap;
+use std::fmt;
 use std::rc::Rc;
+use std::time::Duration;
 
-use futures_util::StreamExt;
+use futures_util::{FutureExt, StreamExt};
 use lapin::options::{
     BasicAckOptions, BasicCancelOptions, BasicConsumeOptions, BasicGetOptions, BasicNackOptions, BasicQosOptions,
 };
 use lapin::types::FieldTable;
 use lapin::{Channel, Consumer};
-use tokio::sync::{Mutex, mpsc, oneshot};
+use tokio::sync::{Mutex, oneshot, watch};
+use tokio::task::spawn_local;
+use tracing::{debug, trace};
 
+use super::errors;
+use super::life::Life;
 use super::link::Link;
-use crate::broker::{
-    Acknowledge, Body, BrokerEvent, ConsumeSpec, Delivery, EventSender, Lane, Nack, Properties, Receipt,
-};
+use super::message::incoming;
+use super::topology::{settle, short};
+use crate::broker::{Acknowledge, BrokerEvent, ConsumeSpec, Delivery, Lane, Nack, Receipt};
+use crate::error::{Error, ErrorKind, Result};
 
-pub(super) struct Lanes {
+pub(crate) struct Lanes {
     link: Rc<Link>,
-    events: EventSender,
-    /// Held while a lane is opened, so that two that need it open it once.
-    open: Mutex<HashMap<Lane, Rc<OpenLane>>>,
-    /// The same for those who cannot wait.
-    settlements: RefCell<HashMap<Lane, (u32, mpsc::UnboundedSender<Settlement>)>>,
+    life: Rc<Life>,
+    address: Rc<str>,
+    limit: Duration,
+    lanes: RefCell<HashMap<Lane, Rc<LaneState>>>,
+    /// Where each consumer is. A tag is taken from the moment its consumer is asked for: the server answers a tag used
+    /// twice by closing the whole connection.
+    consumers: RefCell<HashMap<String, Lane>>,
+    /// Forwarding tasks that have not ended.
+    forwarding: watch::Sender<usize>,
+}
+
+struct LaneState {
+    lane: Lane,
+    /// One question at a time; acknowledgements pass by.
+    turn: Mutex<()>,
+    open: RefCell<Option<Rc<Opening>>>,
     openings: Cell<u32>,
-    /// Set when the broker is being closed: ends of consumers are no news then.
-    closing: Rc<Cell<bool>>,
 }
 
-struct OpenLane {
+struct Opening {
+    lane: Lane,
+    number: u32,
     channel: Channel,
-    opening: u32,
-    consumers: RefCell<HashSet<String>>,
-    /// Its end is said once, however many consumers see it.
-    said_closed: Cell<bool>,
-    /// Held while a consumer starts: its prefetch is set on the channel just before.
-    starting: Mutex<()>,
+    consumers: RefCell<HashMap<String, Rc<Consuming>>>,
+    /// Set when the channel has gone: why, and whose consumers went with it.
+    closed: RefCell<Option<Error>>,
+    lost: RefCell<Vec<String>>,
+    announced: Cell<bool>,
 }
 
-enum Settlement {
-    Ack(u64),
-    Nack(u64, Nack),
-    /// Answers when everything before it is written.
-    Flush(oneshot::Sender<()>),
+struct Consuming {
+    /// We ended it, so its end is no news.
+    cancelled: Cell<bool>,
+    /// Dropped when its stream has been read to the end.
+    ended: watch::Receiver<()>,
 }
 
 impl Lanes {
-    pub(super) fn new(link: Rc<Link>, events: EventSender, closing: Rc<Cell<bool>>) -> Self {
-        Lanes { link, events, open: Mutex::default(), settlements: RefCell::default(), openings: Cell::new(0), closing }
-    }
-
-    async fn lane(&self, lane: Lane) -> lapin::Result<Rc<OpenLane>> {
-        let mut open = self.open.lock().await;
-        if let Some(known) = open.get(&lane).filter(|known| known.channel.status().connected()) {
-            return Ok(Rc::clone(known));
-        }
-        let channel = self.link.channel().await?;
-        let opening = self.openings.get() + 1;
-        self.openings.set(opening);
-        let (settle, settlements) = mpsc::unbounded_channel();
-        drop(tokio::task::spawn_local(write(channel.clone(), settlements)));
-        self.settlements.borrow_mut().insert(lane, (opening, settle));
-        let opened = Rc::new(OpenLane {
-            channel,
-            opening,
+    pub(crate) fn new(link: Rc<Link>, life: Rc<Life>, address: Rc<str>, limit: Duration) -> Self {
+        Lanes {
+            link,
+            life,
+            address,
+            limit,
+            lanes: RefCell::default(),
             consumers: RefCell::default(),
-            said_closed: Cell::new(false),
-            starting: Mutex::default(),
+            forwarding: watch::channel(0).0,
+        }
+    }
+
+    /// Starts a consumer. A caller who gives up leaves none behind.
+    pub(crate) async fn consume(self: &Rc<Self>, spec: ConsumeSpec) -> Result<()> {
+        let (lanes, tag) = (Rc::clone(self), spec.tag.clone());
+        let undo = async move |lanes: Rc<Self>, ()| {
+            // Its end is all that is wanted; an error has ended it too.
+            let _ = lanes.cancel(&tag).await;
+        };
+        self.to_the_end(async move { lanes.start(&spec).await }, undo).await
+    }
+
+    /// Takes one message. What a caller who gave up does not take goes back.
+    pub(crate) async fn get(self: &Rc<Self>, queue: String, lane: Lane) -> Result<Option<Delivery>> {
+        let lanes = Rc::clone(self);
+        let undo = async |lanes: Rc<Self>, got: Option<Delivery>| {
+            if let Some(got) = got {
+                lanes.nack(got.receipt, Nack::Requeue);
+            }
+        };
+        self.to_the_end(async move { lanes.take(&queue, lane).await }, undo).await
+    }
+
+    /// Lets a question run to its end even if its caller does not wait for it, and then undoes what it did: the server
+    /// does not know that nobody listens any more.
+    async fn to_the_end<T: 'static>(
+        self: &Rc<Self>,
+        question: impl Future<Output = Result<T>> + 'static,
+        undo: impl AsyncFnOnce(Rc<Self>, T) + 'static,
+    ) -> Result<T> {
+        let lanes = Rc::clone(self);
+        let (answer, answered) = oneshot::channel();
+        spawn_local(async move {
+            if let Err(Ok(unwanted)) = answer.send(question.await) {
+                undo(lanes, unwanted).await;
+            }
         });
-        open.insert(lane, Rc::clone(&opened));
-        Ok(opened)
+        answered
+            .await
+            .unwrap_or_else(|_| Err(self.life.over_or(Error::new(ErrorKind::ConnectionLost, "the broker has ended"))))
     }
 
-    pub(super) async fn consume(&self, spec: &ConsumeSpec) -> lapin::Result<()> {
-        let lane = self.lane(spec.lane).await?;
-        let starting = lane.starting.lock().await;
-        let mut options = BasicConsumeOptions::default();
-        match spec.acknowledge {
-            // Not global: it counts for the consumers that start after it.
-            Acknowledge::Manual { prefetch } => lane.channel.basic_qos(prefetch, BasicQosOptions::default()).await?,
-            Acknowledge::None => options.no_ack = true,
+    async fn start(self: &Rc<Self>, spec: &ConsumeSpec) -> Result<()> {
+        let (queue, tag) = (short("queue name", &spec.queue)?, short("consumer tag", &spec.tag)?);
+        if self.consumers.borrow().contains_key(&spec.tag) {
+            return Err(Error::new(
+                ErrorKind::DuplicateSubscriberIdentifier,
+                format!("a consumer {:?} exists on this connection already", spec.tag),
+            ));
         }
-        let (queue, tag) = (spec.queue.as_str().into(), spec.tag.as_str().into());
-        let consumer = lane.channel.basic_consume(queue, tag, options, FieldTable::default()).await?;
-        drop(starting);
-        lane.consumers.borrow_mut().insert(spec.tag.clone());
-        let forward = Forward {
-            lane: spec.lane,
-            open: lane,
-            tag: spec.tag.clone(),
-            events: self.events.clone(),
-            closing: Rc::clone(&self.closing),
+        self.consumers.borrow_mut().insert(spec.tag.clone(), spec.lane);
+        let mut reserved = Reserved { lanes: self, tag: &spec.tag, keep: false };
+        debug!(queue = %spec.queue, consumer = %spec.tag, lane = spec.lane.0, "consume");
+        let options = BasicConsumeOptions {
+            no_ack: matches!(spec.acknowledge, Acknowledge::None),
+            ..BasicConsumeOptions::default()
         };
-        drop(tokio::task::spawn_local(forward.run(consumer)));
-        Ok(())
-    }
-
-    pub(super) async fn cancel(&self, tag: &str) -> lapin::Result<()> {
-        let lanes: Vec<_> = self.open.lock().await.values().cloned().collect();
-        for lane in lanes {
-            // Taken out first: its end is then no news.
-            if lane.consumers.borrow_mut().remove(tag) {
-                lane.channel.basic_cancel(tag.into(), BasicCancelOptions::default()).await?;
-            }
-        }
-        Ok(())
-    }
-
-    pub(super) async fn get(&self, queue: &str, lane: Lane) -> lapin::Result<Option<Delivery>> {
-        let open = self.lane(lane).await?;
-        let message = open.channel.basic_get(queue.into(), BasicGetOptions::default()).await?;
-        Ok(message.map(|message| delivery(lane, open.opening, message.delivery)))
-    }
-
-    pub(super) fn ack(&self, receipt: Receipt) {
-        self.settle(receipt, Settlement::Ack(receipt.tag));
-    }
-
-    pub(super) fn nack(&self, receipt: Receipt, then: Nack) {
-        self.settle(receipt, Settlement::Nack(receipt.tag, then));
-    }
-
-    fn settle(&self, receipt: Receipt, settlement: Settlement) {
-        match self.settlements.borrow().get(&receipt.lane) {
-            // Where its writer has ended, so has its channel.
-            Some((opening, settle)) if *opening == receipt.opening => drop(settle.send(settlement)),
-            _ => tracing::trace!(?receipt, "an acknowledgement for a channel that has ended since was dropped"),
-        }
-    }
-
-    /// Resolves when every acknowledgement so far is written.
-    pub(super) async fn flush(&self) {
-        let writers: Vec<_> = self.settlements.borrow().values().map(|(_, settle)| settle.clone()).collect();
-        for writer in writers {
-            let (done, flushed) = oneshot::channel();
-            if writer.send(Settlement::Flush(done)).is_ok() {
-                // A writer that ends instead has nothing left to write.
-                let _ = flushed.await;
-            }
-        }
-    }
-}
-
-/// Writes the acknowledgements of one channel in their order, until the channel ends.
-async fn write(channel: Channel, mut settlements: mpsc::UnboundedReceiver<Settlement>) {
-    while let Some(settlement) = settlements.recv().await {
-        let written = match settlement {
-            Settlement::Ack(tag) => channel.basic_ack(tag, BasicAckOptions::default()).await,
-            Settlement::Nack(tag, then) => {
-                let requeue = then == Nack::Requeue;
-                channel.basic_nack(tag, BasicNackOptions { requeue, ..BasicNackOptions::default() }).await
-            }
-            Settlement::Flush(done) => {
-                let _ = done.send(());
-                Ok(())
-            }
-        };
-        if let Err(error) = written {
-            // The broker has taken the messages back with the channel.
-            tracing::debug!(%error, "an acknowledgement could not be written: its channel has ended");
-            return;
-        }
-    }
-}
-
-/// Carries the deliveries of one consumer over, in order.
-struct Forward {
-    lane: Lane,
-    open: Rc<OpenLane>,
-    tag: String,
-    events: EventSender,
-    closing: Rc<Cell<bool>>,
-}
-
-impl Forward {
-    async fn run(self, mut consumer: Consumer) {
-        let error = loop {
-            match consumer.next().await {
-                Some(Ok(message)) => {
-                    let delivery = delivery(self.lane, self.open.opening, message);
-                    let event = BrokerEvent::Delivery { consumer: self.tag.clone(), delivery };
-                    if self.events.send(event).is_err() {
-                        return;
-                    }
+        let what = format_args!("consume from the queue {:?}", spec.queue);
+        let (opening, consumer) = self
+            .ask(spec.lane, what, async |opening| {
+                if let Acknowledge::Manual { prefetch } = spec.acknowledge {
+                    // Not global: RabbitMQ gives this to each consumer that begins after it.
+                    opening.channel.basic_qos(prefetch, BasicQosOptions { global: false }).await?;
                 }
-                Some(Err(error)) => break Some(error),
-                None => break None,
-            }
-        };
-        let ours = self.open.consumers.borrow_mut().remove(&self.tag);
-        if !ours || self.closing.get() {
+                let consumer = opening.channel.basic_consume(queue, tag, options, FieldTable::default()).await?;
+                Ok((Rc::clone(opening), consumer))
+            })
+            .await?;
+        reserved.keep = true;
+        let (running, ended) = watch::channel(());
+        let consuming = Rc::new(Consuming { cancelled: Cell::new(false), ended });
+        opening.consumers.borrow_mut().insert(spec.tag.clone(), Rc::clone(&consuming));
+        self.forwarding.send_modify(|count| *count += 1);
+        let this = Rc::clone(self);
+        let tag = spec.tag.clone();
+        spawn_local(async move {
+            let outcome = this.forward(&opening, &tag, consumer).await;
+            this.ended(&opening, &tag, &consuming, outcome.as_ref());
+            this.forwarding.send_modify(|count| *count -= 1);
+            drop(running);
+        });
+        Ok(())
+    }
+
+    /// Reads a consumer to its end; the error is the one that ended it, if there was one.
+    async fn forward(&self, opening: &Opening, tag: &str, mut consumer: Consumer) -> Option<lapin::Error> {
+        while let Some(delivery) = consumer.next().await {
+            let delivery = match delivery {
+                Ok(delivery) => delivery,
+                Err(error) => return Some(error),
+            };
+            let delivery = opening.received(delivery);
+            trace!(consumer = %tag, delivery = delivery.receipt.tag, message_id = delivery.properties.message_id,
+                redelivered = delivery.redelivered, "deliver");
+            self.life.say(BrokerEvent::Delivery { consumer: tag.to_owned(), delivery });
+        }
+        None
+    }
+
+    /// A consumer has been read to its end: finds out why, and says it.
+    fn ended(&self, opening: &Opening, tag: &str, consuming: &Consuming, error: Option<&lapin::Error>) {
+        opening.consumers.borrow_mut().remove(tag);
+        self.consumers.borrow_mut().remove(tag);
+        let connection_gone = self.life.over().is_some() || !self.link.connected();
+        if connection_gone && !error.is_some_and(errors::ends_a_channel) {
             return;
         }
-        let event = if self.open.channel.status().connected() && error.is_none() {
-            BrokerEvent::ConsumerCancelled { consumer: self.tag }
-        } else if self.open.said_closed.replace(true) {
-            return;
-        } else {
-            let consumers = self.open.consumers.borrow_mut().drain().chain([self.tag]).collect();
-            let what = "a channel of this communicator";
+        let lane_gone = error.is_some() || !opening.channel.status().connected();
+        if !consuming.cancelled.get() {
+            if lane_gone {
+                opening.lost.borrow_mut().push(tag.to_owned());
+            } else {
+                debug!(consumer = %tag, "the server ended the consumer");
+                self.life.say(BrokerEvent::ConsumerCancelled { consumer: tag.to_owned() });
+            }
+        }
+        if lane_gone {
+            self.lane_closed(opening, error);
+        }
+    }
+
+    /// The server closed this opening of a lane. Says so once, when no delivery of it can follow any more.
+    fn lane_closed(&self, opening: &Opening, error: Option<&lapin::Error>) {
+        if opening.closed.borrow().is_none() {
+            let what = format!("keep lane {} open", opening.lane.0);
             let error = match error {
-                Some(error) => super::errors::failed(what, &error),
-                None => crate::Error::new(crate::ErrorKind::ConnectionLost, format!("{what} was closed by RabbitMQ")),
+                Some(error) => errors::operation(&what, error),
+                None => Error::new(ErrorKind::InvalidState, format!("could not {what}: its channel was closed")),
             };
-            BrokerEvent::LaneClosed { lane: self.lane, consumers, error }
+            *opening.closed.borrow_mut() = Some(error);
+        }
+        if let Some(state) = self.lanes.borrow().get(&opening.lane)
+            && state.open.borrow().as_ref().is_some_and(|open| open.number == opening.number)
+        {
+            *state.open.borrow_mut() = None;
+        }
+        if opening.consumers.borrow().is_empty() && !opening.announced.replace(true) {
+            let consumers = opening.lost.take();
+            let error = opening.closed.borrow().clone();
+            if let Some(error) = error {
+                debug!(lane = opening.lane.0, %error, "the server closed a lane");
+                self.life.say(BrokerEvent::LaneClosed { lane: opening.lane, consumers, error });
+            }
+        }
+    }
+
+    /// The server closed some channel: finds the lanes that have gone, also those that have no consumer to tell it.
+    pub(crate) fn channel_closed(&self, error: &lapin::Error) {
+        let gone: Vec<Rc<Opening>> = self
+            .lanes
+            .borrow()
+            .values()
+            .filter_map(|state| state.open.borrow().clone())
+            .filter(|opening| !opening.channel.status().connected())
+            .collect();
+        for opening in gone {
+            self.lane_closed(&opening, Some(error));
+        }
+    }
+
+    pub(crate) async fn cancel(&self, consumer: &str) -> Result<()> {
+        let tag = short("consumer tag", consumer)?;
+        let lane = self.consumers.borrow().get(consumer).copied();
+        let state = lane.and_then(|lane| self.lanes.borrow().get(&lane).cloned());
+        let opening = state.and_then(|state| state.open.borrow().clone());
+        let consuming = opening.as_ref().and_then(|opening| opening.consumers.borrow().get(consumer).cloned());
+        let (Some(lane), Some(consuming)) = (lane, consuming) else {
+            // It has ended already, which is what was wanted.
+            return self.life.check();
         };
-        // Where nobody listens any more, nobody needs to know.
-        let _ = self.events.send(event);
+        debug!(%consumer, lane = lane.0, "cancel");
+        consuming.cancelled.set(true);
+        self.ask(lane, format_args!("end the consumer {consumer:?}"), async |opening| {
+            opening.channel.basic_cancel(tag, BasicCancelOptions::default()).await?;
+            // What was on its way is forwarded first.
+            let mut ended = consuming.ended.clone();
+            while ended.changed().await.is_ok() {}
+            Ok(())
+        })
+        .await
+    }
+
+    async fn take(&self, queue: &str, lane: Lane) -> Result<Option<Delivery>> {
+        let name = short("queue name", queue)?;
+        self.ask(lane, format_args!("get from the queue {queue:?}"), async |opening| {
+            let got = opening.channel.basic_get(name, BasicGetOptions { no_ack: false }).await?;
+            Ok(got.map(|got| opening.received(got.delivery)))
+        })
+        .await
+    }
+
+    pub(crate) fn ack(&self, receipt: Receipt) {
+        self.acknowledge(receipt, |channel| {
+            channel.basic_ack(receipt.tag, BasicAckOptions { multiple: false }).now_or_never()
+        });
+    }
+
+    pub(crate) fn nack(&self, receipt: Receipt, then: Nack) {
+        let options = BasicNackOptions { multiple: false, requeue: then == Nack::Requeue };
+        self.acknowledge(receipt, |channel| channel.basic_nack(receipt.tag, options).now_or_never());
+    }
+
+    /// lapin puts the frame into its queue at the first poll; what follows only says when it was written.
+    fn acknowledge(&self, receipt: Receipt, write: impl FnOnce(&Channel) -> Option<lapin::Result<()>>) {
+        let state = self.lanes.borrow().get(&receipt.lane).cloned();
+        let opening = state.and_then(|state| state.open.borrow().clone());
+        match opening {
+            Some(opening) if opening.number == receipt.opening => {
+                if let Some(Err(error)) = write(&opening.channel) {
+                    trace!(?receipt, %error, "acknowledgement dropped: the lane is closing");
+                }
+            }
+            _ => trace!(?receipt, "acknowledgement dropped: the lane it came by has gone"),
+        }
+    }
+
+    /// Waits until every consumer has been read to its end.
+    pub(crate) async fn drained(&self) {
+        // The sender is ours, so there is no error.
+        let _ = self.forwarding.subscribe().wait_for(|count| *count == 0).await;
+    }
+
+    async fn ask<T>(
+        &self,
+        lane: Lane,
+        what: fmt::Arguments<'_>,
+        question: impl AsyncFnOnce(&Rc<Opening>) -> lapin::Result<T>,
+    ) -> Result<T> {
+        self.life.check()?;
+        let what = what.to_string();
+        let state = Rc::clone(self.lanes.borrow_mut().entry(lane).or_insert_with(|| {
+            Rc::new(LaneState { lane, turn: Mutex::new(()), open: RefCell::new(None), openings: Cell::new(0) })
+        }));
+        let answer = async {
+            let _turn = state.turn.lock().await;
+            let opening = match self.opening(&state).await {
+                Ok(opening) => opening,
+                Err(error) => return Err(settle(&self.life, &what, &error)),
+            };
+            question(&opening).await.map_err(|error| {
+                if error.is_amqp_soft_error() {
+                    self.lane_closed(&opening, Some(&error));
+                }
+                settle(&self.life, &what, &error)
+            })
+        };
+        if let Ok(result) = tokio::time::timeout(self.limit, self.life.until_end(answer)).await {
+            return result;
+        }
+        // Whether it was done is not known (a consumer may begin yet, with nobody to read it): the lane begins anew.
+        let opening = state.open.borrow().clone();
+        if let Some(opening) = opening {
+            let closing = opening.channel.clone();
+            // Written at the first poll.
+            let _ = closing.close(200, "a question timed out".into()).now_or_never();
+            self.lane_closed(&opening, None);
+        }
+        Err(errors::timed_out(&what, &self.address, self.limit))
+    }
+
+    async fn opening(&self, state: &LaneState) -> lapin::Result<Rc<Opening>> {
+        let open = state.open.borrow().clone();
+        if let Some(opening) = open {
+            if opening.channel.status().connected() {
+                return Ok(opening);
+            }
+            self.lane_closed(&opening, None);
+        }
+        let channel = self.link.open_channel().await?;
+        let number = state.openings.get() + 1;
+        state.openings.set(number);
+        debug!(lane = state.lane.0, opening = number, channel = channel.id(), "lane opened");
+        let opening = Rc::new(Opening {
+            lane: state.lane,
+            number,
+            channel,
+            consumers: RefCell::default(),
+            closed: RefCell::new(None),
+            lost: RefCell::default(),
+            announced: Cell::new(false),
+        });
+        *state.open.borrow_mut() = Some(Rc::clone(&opening));
+        Ok(opening)
     }
 }
 
-fn delivery(lane: Lane, opening: u32, message: lapin::message::Delivery) -> Delivery {
-    let text = |text: &Option<lapin::types::ShortString>| text.as_ref().map(ToString::to_string);
-    let properties = &message.properties;
-    let headers = properties.headers().iter().flat_map(|table| {
-        table.inner().iter().filter_map(|(name, value)| match value {
-            lapin::types::AMQPValue::LongString(text) => {
-                Some((name.to_string(), String::from_utf8_lossy(text.as_bytes()).into_owned()))
-            }
-            _ => None,
-        })
-    });
-    Delivery {
-        receipt: Receipt { lane, opening, tag: message.delivery_tag },
-        redelivered: message.redelivered,
-        properties: Properties {
-            message_id: text(properties.message_id()),
-            correlation_id: text(properties.correlation_id()),
-            reply_to: text(properties.reply_to()),
-            headers: headers.collect(),
-        },
-        body: Body::Encoded(message.data.into()),
+impl Opening {
+    fn received(&self, delivery: lapin::message::Delivery) -> Delivery {
+        let receipt = Receipt { lane: self.lane, opening: self.number, tag: delivery.delivery_tag };
+        incoming(delivery, receipt)
+    }
+}
+
+/// Gives a tag back if its consumer did not come to be.
+struct Reserved<'a> {
+    lanes: &'a Lanes,
+    tag: &'a str,
+    keep: bool,
+}
+
+impl Drop for Reserved<'_> {
+    fn drop(&mut self) {
+        if !self.keep {
+            self.lanes.consumers.borrow_mut().remove(self.tag);
+        }
     }
 }

@@ -1,210 +1,176 @@
-//! One connection to RabbitMQ: made under a time limit, watched, and ended without leaving anything behind.
+//! One connection: lapin's handle, the duplicate of its socket, and how both end.
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
+use std::fmt;
+use std::net::{Shutdown, TcpStream};
+use std::pin::Pin;
 use std::rc::Rc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
-use async_rs::Runtime;
-use async_rs::Tokio;
-use futures_util::StreamExt;
-use futures_util::stream::BoxStream;
-use lapin::tcp::{OwnedIdentity, OwnedTLSConfig};
-use lapin::uri::{AMQPAuthority, AMQPQueryString, AMQPScheme, AMQPUri, AMQPUserInfo};
-use lapin::{AsyncTcpStream, Connection, ConnectionProperties};
-use parking_lot::Mutex;
-use tokio::net::TcpStream;
-use tokio::time::timeout;
+use futures_util::Stream;
+use lapin::{Channel, Connection, Event};
+use tokio::sync::watch;
+use tokio::time::{Instant, timeout, timeout_at};
+use tracing::{debug, warn};
 
-use super::conduit::{Conduit, Kit, Scissors, Told, Wire};
-use super::errors;
-use crate::broker::ConnectOptions;
-use crate::broker::url::{AmqpUrl, Transport};
+use super::connector::thread_gone;
+use super::tap::Greeting;
 use crate::error::{Error, ErrorKind, Result};
 
-pub(super) struct Link {
-    /// `None` once it is being ended.
+/// What a connection is for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Role {
+    /// Declares, consumes and acknowledges.
+    Consuming,
+    /// Publishes and does nothing else, for a broker in alarm stops reading from whoever publishes.
+    Publishing,
+}
+
+impl fmt::Display for Role {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Role::Consuming => "consuming",
+            Role::Publishing => "publishing",
+        })
+    }
+}
+
+pub(crate) struct Link {
+    pub(crate) role: Role,
     connection: RefCell<Option<Rc<Connection>>>,
-    scissors: Scissors,
-    pub(super) told: Told,
+    /// Shutting this down ends the I/O thread, even while the broker blocks the connection and lapin writes nothing.
+    spare: RefCell<Option<TcpStream>>,
+    greeting: Greeting,
+    thread_ended: watch::Receiver<()>,
+    pub(crate) blocked: Cell<bool>,
 }
 
 impl Link {
-    pub(super) async fn open(url: &AmqpUrl, options: &ConnectOptions, role: &str) -> Result<Self> {
-        let limit = url.connect_timeout.unwrap_or(options.connect_timeout);
-        let until = Instant::now() + limit;
-        let (wire, scissors) = tcp(url, limit).await?;
-        let stream = match timeout(left(until), tls(url, wire)).await {
-            Ok(stream) => stream?,
-            Err(_) => {
-                return Err(Error::new(
-                    ErrorKind::Connection,
-                    format!("{}:{} did not answer the TLS handshake within {limit:?}", url.host, url.port),
-                ));
-            }
-        };
-        let told = Told::default();
-        let conduit = Mutex::new(Some(Conduit::new(stream, told.clone())));
-        let connect = async move |_uri: AMQPUri, _runtime: Runtime<Kit>| {
-            let conduit = conduit.lock().take();
-            conduit.map(AsyncTcpStream::Plain).ok_or_else(|| {
-                lapin::Error::from(std::io::Error::other("a connection is made once; it is not repeated here"))
-            })
-        };
-        let name = format!("{} ({role})", options.connection_name);
-        let properties = ConnectionProperties::default()
-            .with_connection_name(name.into())
-            .with_client_property("product".into(), "homing".into())
-            .with_client_property("version".into(), env!("CARGO_PKG_VERSION").into());
-        let runtime = Runtime::new(Kit(Tokio::current()));
-        let connecting = Connection::connector(uri(url, options), runtime, connect, properties);
-        match timeout(left(until), connecting).await {
-            Ok(Ok(connection)) => Ok(Link { connection: RefCell::new(Some(Rc::new(connection))), scissors, told }),
-            Ok(Err(error)) => {
-                scissors.cut();
-                Err(errors::handshake(url, &error))
-            }
-            Err(_) => {
-                // lapin's thread reads on until it is told that there is nothing more to come.
-                scissors.cut();
-                Err(Error::new(
-                    ErrorKind::Connection,
-                    format!(
-                        "{}:{} took the connection and did not answer the AMQP handshake within {limit:?}; is it RabbitMQ that \
-                         listens there, and in TLS or plain?",
-                        url.host, url.port
-                    ),
-                ))
-            }
-        }
+    pub(crate) fn new(
+        role: Role,
+        connection: Connection,
+        spare: TcpStream,
+        greeting: Greeting,
+        thread_ended: watch::Receiver<()>,
+    ) -> Self {
+        let connection = RefCell::new(Some(Rc::new(connection)));
+        let spare = RefCell::new(Some(spare));
+        Link { role, connection, spare, greeting, thread_ended, blocked: Cell::new(false) }
     }
 
-    /// A new channel; an error when the connection is being ended.
-    pub(super) async fn channel(&self) -> lapin::Result<lapin::Channel> {
-        // Not borrowed across the wait: the connection may be taken meanwhile.
+    /// What the server says of itself.
+    pub(crate) fn server_properties(&self) -> Vec<(String, String)> {
+        self.greeting.properties()
+    }
+
+    /// The connection's events. To be taken once: a second listener would take events away from the first.
+    pub(crate) fn events(&self) -> Option<Pin<Box<dyn Stream<Item = Event>>>> {
+        let connection = self.connection.borrow();
+        // Boxed, since lapin's signature would tie the stream to this borrow.
+        Some(Box::pin(connection.as_ref()?.events_listener()))
+    }
+
+    /// Whether lapin takes the connection to be usable.
+    pub(crate) fn connected(&self) -> bool {
+        self.connection.borrow().as_ref().is_some_and(|connection| connection.status().connected())
+    }
+
+    /// Opens a channel.
+    pub(crate) async fn open_channel(&self) -> lapin::Result<Channel> {
         let connection = self.connection.borrow().clone();
-        match connection {
-            Some(connection) => connection.create_channel().await,
-            None => Err(std::io::Error::new(std::io::ErrorKind::NotConnected, "the connection is being closed").into()),
-        }
-    }
-
-    /// The events of the connection. To be taken once: lapin's do not fan out.
-    pub(super) fn events(&self) -> Option<BoxStream<'static, lapin::Event>> {
-        self.connection.borrow().as_ref().map(|connection| connection.events_listener().boxed())
-    }
-
-    /// Ends the connection within this time: in order where it can, else by cutting it. Its thread has ended then.
-    pub(super) async fn close(&self, limit: Duration) -> Result<()> {
-        let Some(connection) = self.connection.borrow_mut().take() else { return Ok(()) };
-        let until = Instant::now() + limit;
-        // A blocked connection writes nothing at all, not even a close: so only a part of the time.
-        let closed = timeout(limit / 2, connection.close(200, "closing".into())).await;
-        if !matches!(closed, Ok(Ok(()))) {
-            self.scissors.cut();
-        }
-        // Whoever still opens a channel is done as soon as the connection has ended.
-        let mut shared = connection;
-        let connection = loop {
-            match Rc::try_unwrap(shared) {
-                Ok(connection) => break connection,
-                Err(_) if left(until).is_zero() => return Err(stuck(limit)),
-                Err(still) => shared = still,
-            }
-            tokio::time::sleep(Duration::from_millis(1)).await;
+        let Some(connection) = connection else {
+            return Err(lapin::ErrorKind::InvalidConnectionState(lapin::ConnectionState::Closed).into());
         };
-        // lapin's thread needs this thread's reactor to end, so that it cannot be joined here directly.
-        let join = tokio::task::spawn_blocking(move || connection.run());
-        if timeout(left(until).max(limit / 4), join).await.is_err() {
-            self.scissors.cut();
-            return Err(stuck(limit));
+        // lapin remembers, for ever, which channel numbers the server closed with an error, and refuses them when their
+        // turn comes again: the next number is then the right one.
+        for _ in 0..connection.configuration().channel_max() {
+            match connection.create_channel().await {
+                Err(error) if error.is_amqp_soft_error() && self.connected() => {}
+                attempt => return attempt,
+            }
+        }
+        warn!(role = %self.role, "every channel number of this connection has been used up: cutting it");
+        self.abort();
+        Err(lapin::ErrorKind::ChannelsLimitReached.into())
+    }
+
+    /// Resolves when the I/O thread has let go of everything, whatever the cause.
+    pub(crate) async fn ended(&self) {
+        thread_gone(self.thread_ended.clone()).await;
+    }
+
+    /// Cuts the connection at the socket; its I/O thread ends by itself.
+    pub(crate) fn abort(&self) {
+        if let Some(spare) = &*self.spare.borrow() {
+            // An error says that it is shut down already.
+            let _ = spare.shutdown(Shutdown::Both);
+        }
+    }
+
+    /// Closes in order, or cuts the connection when the deadline comes first; then the I/O thread is joined.
+    pub(crate) async fn close(&self, deadline: Instant) -> Result<()> {
+        let connection = self.connection.borrow_mut().take();
+        if let Some(connection) = &connection {
+            if self.blocked.get() {
+                // lapin would not even write the close.
+                debug!(role = %self.role, "the broker blocks this connection: cutting it");
+            } else if connection.status().connected() {
+                // What lapin has in its queues goes out before the close does. A thread that is ending by itself answers
+                // no close, and lapin's future would wait for ever.
+                let answered = async {
+                    tokio::select! {
+                        answer = connection.close(200, "closed by the client".into()) => answer,
+                        () = self.ended() => Ok(()),
+                    }
+                };
+                match timeout_at(deadline, answered).await {
+                    Ok(Ok(())) => {}
+                    Ok(Err(error)) => {
+                        debug!(role = %self.role, %error, "the connection ended while it was being closed");
+                    }
+                    Err(_) => {
+                        warn!(role = %self.role, "the broker did not answer the close in time: cutting the connection");
+                    }
+                }
+            }
+        }
+        // In the good case this only makes sure.
+        let grace = deadline.max(Instant::now() + Duration::from_millis(50));
+        if self.cut_unless_ended(connection.as_deref(), grace).await.is_err() {
+            return Err(Error::new(
+                ErrorKind::TimedOut,
+                format!("the I/O thread of the {} connection did not end in time", self.role),
+            ));
+        }
+        self.spare.take();
+        // An operation that nobody polls any more may hold the connection still; its thread has ended all the same.
+        if let Some(connection) = connection.and_then(Rc::into_inner)
+            && let Err(error) = connection.run()
+        {
+            debug!(role = %self.role, %error, "the I/O thread ended with an error");
         }
         Ok(())
     }
 
-    /// Ends it without a word.
-    pub(super) fn cut(&self) {
-        self.scissors.cut();
+    async fn cut_unless_ended(
+        &self,
+        connection: Option<&Connection>,
+        deadline: Instant,
+    ) -> Result<(), tokio::time::error::Elapsed> {
+        let orderly = connection.is_some_and(|connection| connection.status().closed());
+        if !orderly {
+            self.abort();
+        }
+        if timeout_at(deadline, self.ended()).await.is_ok() {
+            return Ok(());
+        }
+        self.abort();
+        timeout(Duration::from_millis(200), self.ended()).await
     }
 }
 
-fn stuck(limit: Duration) -> Error {
-    let text = format!("a connection to RabbitMQ did not end within {limit:?}; its thread was left behind");
-    Error::new(ErrorKind::TimedOut, text)
-}
-
-fn left(until: Instant) -> Duration {
-    until.saturating_duration_since(Instant::now())
-}
-
-async fn tcp(url: &AmqpUrl, limit: Duration) -> Result<(Wire, Scissors)> {
-    let (host, port) = (url.host.as_str(), url.port);
-    let failed = |why: String| Error::new(ErrorKind::Connection, format!("no connection to {host}:{port}: {why}"));
-    let stream = match timeout(limit, TcpStream::connect((host, port))).await {
-        Ok(Ok(stream)) => stream,
-        Ok(Err(error)) if error.kind() == std::io::ErrorKind::ConnectionRefused => {
-            return Err(failed("nothing listens there; is RabbitMQ running, and is the port right?".to_owned()));
-        }
-        Ok(Err(error)) => return Err(failed(error.to_string())),
-        Err(_) => {
-            return Err(failed(format!("no answer within {limit:?}; is the address right, or a firewall in between?")));
-        }
-    };
-    Wire::new(stream).map_err(|error| failed(error.to_string()))
-}
-
-async fn tls(url: &AmqpUrl, wire: Wire) -> Result<AsyncTcpStream<Wire>> {
-    let plain = AsyncTcpStream::Plain(wire);
-    if url.transport == Transport::Plain {
-        return Ok(plain);
-    }
-    if !cfg!(feature = "tls") {
-        return Err(Error::new(
-            ErrorKind::InvalidArgument,
-            "amqps:// needs the feature `tls`, without which this program was built",
-        ));
-    }
-    let read = |path: &String| {
-        std::fs::read(path).map_err(|error| {
-            Error::new(ErrorKind::InvalidArgument, format!("the file {path:?} cannot be read: {error}"))
-        })
-    };
-    let cert_chain = match &url.ca_file {
-        Some(path) => Some(String::from_utf8_lossy(&read(path)?).into_owned()),
-        None => None,
-    };
-    let identity = match (&url.cert_file, &url.key_file) {
-        (Some(pem), Some(key)) => Some(OwnedIdentity::PKCS8 { pem: read(pem)?, key: read(key)? }),
-        (None, None) => None,
-        _ => {
-            return Err(Error::new(ErrorKind::InvalidArgument, "certfile and keyfile of the broker's URL go together"));
-        }
-    };
-    let config = OwnedTLSConfig { identity, cert_chain };
-    let name = url.server_name.as_deref().unwrap_or(&url.host);
-    plain.into_tls(name, config.as_ref()).await.map_err(|error| {
-        let text = format!(
-            "no TLS connection to {}:{} as {name:?}: {error}. Give the CA by ?cacertfile=FILE where it is not the system's",
-            url.host, url.port
-        );
-        Error::with_source(ErrorKind::Connection, text, error)
-    })
-}
-
-fn uri(url: &AmqpUrl, options: &ConnectOptions) -> AMQPUri {
-    let seconds = |time: Duration| u16::try_from(time.as_secs()).unwrap_or(u16::MAX);
-    AMQPUri {
-        scheme: AMQPScheme::AMQP,
-        authority: AMQPAuthority {
-            userinfo: AMQPUserInfo { username: url.username.clone(), password: url.password.clone() },
-            host: url.host.clone(),
-            port: url.port,
-        },
-        vhost: url.vhost.clone(),
-        query: AMQPQueryString {
-            frame_max: url.frame_max,
-            channel_max: url.channel_max,
-            heartbeat: options.heartbeat.or(url.heartbeat).map(seconds),
-            ..AMQPQueryString::default()
-        },
+impl Drop for Link {
+    fn drop(&mut self) {
+        self.abort();
     }
 }

@@ -1,324 +1,256 @@
-//! RabbitMQ, by lapin as a thin wire: its recovery stays off, its events and returns are taken with care (see
-//! [publisher] and [link]).
+//! RabbitMQ, by lapin as a thin wire.
 //!
-//! There are two connections, one that only publishes and one that consumes, declares and acknowledges: a broker in alarm
-//! stops reading from a connection that publishes, and acknowledgements must not be stuck behind it. Losing either loses
-//! both.
+//! Two connections: one publishes and does nothing else, one declares, consumes and acknowledges, for a broker in alarm
+//! stops reading from whoever publishes, and acknowledgements must not be stuck behind that. When either is lost, both go,
+//! and the broker is finished.
+//!
+//! lapin runs an I/O thread for each connection; everything else happens on the communicator thread, in its `LocalSet`.
+//! lapin's recovery is off: what to do about a lost connection is the supervisor's to decide.
 
-mod conduit;
-mod errors;
-mod lanes;
-mod link;
-mod publisher;
-mod start;
-
-use std::cell::Cell;
-use std::future::Future;
 use std::rc::Rc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use futures_util::StreamExt;
-use lapin::options::{ExchangeDeclareOptions, QueueBindOptions, QueueDeclareOptions, QueueDeleteOptions};
-use lapin::types::{AMQPValue, FieldTable};
-use lapin::{Channel, ExchangeKind};
-use tokio::sync::{Mutex, watch};
+use lapin::Event;
+use tokio::task::spawn_local;
+use tokio::time::Instant;
+use tracing::{debug, info, warn};
 
-use super::url::{AmqpUrl, BrokerUrl};
+use self::connector::Plan;
+use self::endpoint::Endpoint;
+use self::lanes::Lanes;
+use self::life::Life;
+use self::link::{Link, Role};
+use self::publisher::Publisher;
+use self::tap::Returns;
+use self::topology::Topology;
+use super::url::BrokerUrl;
 use super::{
-    Access, AutoDelete, Broker, BrokerEvent, ConnectOptions, ConsumeSpec, Delivery, Durability, EventSender,
-    ExchangeSpec, Lane, Message, Nack, QueueSpec, Receipt,
+    Broker, BrokerEvent, ConnectOptions, ConsumeSpec, Delivery, EventSender, ExchangeSpec, Lane, Message, Nack,
+    QueueSpec, Receipt,
 };
 use crate::error::{Error, ErrorKind, Result};
-use lanes::Lanes;
-use link::Link;
-use publisher::Publisher;
 
+mod connector;
+pub(crate) mod endpoint;
+mod errors;
+mod lanes;
+mod life;
+mod link;
+mod message;
+mod publisher;
+mod tap;
+#[cfg(test)]
+mod tests;
+mod topology;
+mod wire;
+
+/// After the loss of one connection, how long the other may take to close in order.
+const FAREWELL: Duration = Duration::from_secs(1);
+
+/// A broker that is connected, or was.
 pub(crate) struct RabbitMq {
-    publishing: Rc<Link>,
+    shared: Rc<Shared>,
+}
+
+struct Shared {
+    address: Rc<str>,
+    life: Rc<Life>,
     consuming: Rc<Link>,
+    publishing: Rc<Link>,
+    topology: Topology,
+    lanes: Rc<Lanes>,
     publisher: Rc<Publisher>,
-    lanes: Lanes,
-    /// For declares and bindings. The server closes it when one is refused; then the next one opens another.
-    topology: Mutex<Option<Channel>>,
-    operation_timeout: Duration,
-    closing: Rc<Cell<bool>>,
-    /// Why the connections are lost, when they are: what waits for lapin then waits no longer.
-    lost: watch::Receiver<Option<Error>>,
 }
 
 impl RabbitMq {
-    async fn open(url: &AmqpUrl, options: &ConnectOptions, events: EventSender) -> Result<Self> {
-        let consuming = Rc::new(Link::open(url, options, "consumes").await?);
-        let publishing = match Link::open(url, options, "publishes").await {
-            Ok(publishing) => Rc::new(publishing),
+    /// Connects to where the endpoint says; [`Broker::connect`] with the URL read.
+    pub(crate) async fn connect_to(endpoint: &Endpoint, options: &ConnectOptions, events: EventSender) -> Result<Self> {
+        let limit = endpoint.connect_timeout.unwrap_or(options.connect_timeout);
+        let deadline = Instant::now() + limit;
+        let plan = |role: Role, returns: Option<Returns>| Plan {
+            endpoint,
+            role,
+            name: match role {
+                Role::Consuming => options.connection_name.clone(),
+                Role::Publishing => format!("{} (publishing)", options.connection_name),
+            },
+            heartbeat: options.heartbeat,
+            returns,
+            deadline,
+            limit,
+        };
+        let returns = Returns::default();
+        let consuming = Rc::new(connector::connect(plan(Role::Consuming, None)).await?);
+        let publishing = match connector::connect(plan(Role::Publishing, Some(returns.clone()))).await {
+            Ok(link) => Rc::new(link),
             Err(error) => {
-                let _ = consuming.close(options.connect_timeout).await;
+                let _ = consuming.close(Instant::now() + FAREWELL).await;
                 return Err(error);
             }
         };
-        let closing = Rc::new(Cell::new(false));
-        let (tell_lost, lost) = watch::channel(None);
-        let watcher = Watcher {
-            events: events.clone(),
-            links: [Rc::clone(&publishing), Rc::clone(&consuming)],
-            closing: Rc::clone(&closing),
-            lost: Rc::new(tell_lost),
-        };
-        watcher.clone().watch(&publishing, Role::Publishing);
-        watcher.watch(&consuming, Role::Consuming);
-        let publisher = match Publisher::open(Rc::clone(&publishing), options.operation_timeout).await {
-            Ok(publisher) => Rc::new(publisher),
-            Err(error) => {
-                closing.set(true);
-                let _ =
-                    tokio::join!(publishing.close(options.connect_timeout), consuming.close(options.connect_timeout));
-                return Err(error);
-            }
-        };
-        let lanes = Lanes::new(Rc::clone(&consuming), events, Rc::clone(&closing));
-        Ok(RabbitMq {
-            publishing,
-            consuming,
-            publisher,
-            lanes,
-            topology: Mutex::default(),
-            operation_timeout: options.operation_timeout,
-            closing,
-            lost,
-        })
-    }
 
-    /// Asks the server something, within the limit and while the connection lasts.
-    async fn ask<T>(&self, what: &str, question: impl Future<Output = lapin::Result<T>>) -> Result<T> {
-        let asked = tokio::time::timeout(self.operation_timeout, question);
-        match unless_lost(self.lost.clone(), asked).await? {
-            Ok(Ok(answer)) => Ok(answer),
-            Ok(Err(error)) => Err(errors::failed(what, &error)),
-            Err(_) => Err(Error::new(
-                ErrorKind::TimedOut,
-                format!("{what}: RabbitMQ did not answer within {:?}", self.operation_timeout),
-            )),
+        let address: Rc<str> = endpoint.address().into();
+        let life = Rc::new(Life::new(events));
+        let limit = options.operation_timeout;
+        let of = |link: &Rc<Link>| (Rc::clone(link), Rc::clone(&life), Rc::clone(&address));
+        let (link, its_life, its_address) = of(&publishing);
+        let publisher = Rc::new(Publisher::new(link, its_life, its_address, limit, returns));
+        let (link, its_life, its_address) = of(&consuming);
+        let lanes = Rc::new(Lanes::new(link, its_life, its_address, limit));
+        let (link, its_life, its_address) = of(&consuming);
+        let topology = Topology::new(link, its_life, its_address, limit);
+
+        let shared = Rc::new(Shared { address, life, consuming, publishing, topology, lanes, publisher });
+        for link in [&shared.consuming, &shared.publishing] {
+            spawn_local(Rc::clone(&shared).watch(Rc::clone(link)));
         }
-    }
-
-    /// The same on the channel for declares, one at a time.
-    async fn on_topology<T, F: Future<Output = lapin::Result<T>>>(
-        &self,
-        what: &str,
-        question: impl FnOnce(Channel) -> F,
-    ) -> Result<T> {
-        let mut slot = self.topology.lock().await;
-        let channel = match slot.take().filter(|channel| channel.status().connected()) {
-            Some(channel) => channel,
-            None => self.ask(what, self.consuming.channel()).await?,
-        };
-        let answer = self.ask(what, question(channel.clone())).await;
-        *slot = Some(channel);
-        answer
+        let broker = RabbitMq { shared };
+        let shared = &broker.shared;
+        if let Err(error) = shared.publisher.open().await {
+            let _ = broker.close(FAREWELL).await;
+            return Err(error);
+        }
+        info!(address = %shared.address, vhost = %endpoint.vhost, "connected to RabbitMQ");
+        Ok(broker)
     }
 }
 
-/// Waits for something, unless the connections are lost first.
-async fn unless_lost<T>(mut lost: watch::Receiver<Option<Error>>, work: impl Future<Output = T>) -> Result<T> {
-    tokio::select! {
-        biased;
-        done = work => Ok(done),
-        error = async {
-            match lost.wait_for(Option::is_some).await {
-                Ok(error) => error.clone(),
-                // The watchers have ended with the connections.
-                Err(_) => None,
-            }
-        } => Err(error.unwrap_or_else(|| Error::new(ErrorKind::ConnectionLost, "the connection to RabbitMQ has ended"))),
-    }
-}
-
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum Role {
-    Publishing,
-    Consuming,
-}
-
-/// Watches the connections and says what happens to them.
-#[derive(Clone)]
-struct Watcher {
-    events: EventSender,
-    links: [Rc<Link>; 2],
-    closing: Rc<Cell<bool>>,
-    lost: Rc<watch::Sender<Option<Error>>>,
-}
-
-impl Watcher {
-    fn watch(self, link: &Link, role: Role) {
+impl Shared {
+    /// Listens to one connection until it ends, and then ends everything.
+    async fn watch(self: Rc<Self>, link: Rc<Link>) {
         let Some(mut events) = link.events() else { return };
-        drop(tokio::task::spawn_local(async move {
-            while let Some(event) = events.next().await {
-                match event {
-                    lapin::Event::ConnectionBlocked(reason) if role == Role::Publishing => {
-                        let _ = self.events.send(BrokerEvent::Blocked { reason });
-                    }
-                    lapin::Event::ConnectionUnblocked if role == Role::Publishing => {
-                        let _ = self.events.send(BrokerEvent::Unblocked);
-                    }
-                    lapin::Event::Error(error) if !is_of_a_channel(&error) => {
-                        self.say_lost(errors::failed("the connection to RabbitMQ", &error));
-                        return;
-                    }
-                    _ => {}
+        let mut cause = None;
+        loop {
+            let event = tokio::select! {
+                // What lapin said before its thread ended is heard first.
+                biased;
+                event = events.next() => event,
+                () = link.ended() => None,
+            };
+            match event {
+                Some(Event::ConnectionBlocked(reason)) => {
+                    warn!(role = %link.role, %reason, "the broker blocks publishing");
+                    link.blocked.set(true);
+                    self.life.say(BrokerEvent::Blocked { reason });
                 }
+                Some(Event::ConnectionUnblocked) => {
+                    info!(role = %link.role, "the broker takes publishes again");
+                    link.blocked.set(false);
+                    self.life.say(BrokerEvent::Unblocked);
+                }
+                Some(Event::Error(error)) if errors::ends_a_channel(&error) && link.connected() => {
+                    if link.role == Role::Consuming {
+                        self.lanes.channel_closed(&error);
+                    }
+                }
+                Some(Event::Error(error)) => {
+                    cause = Some(error);
+                    break;
+                }
+                Some(_) => {}
+                None => break,
             }
-            self.say_lost(Error::new(ErrorKind::ConnectionLost, "the connection to RabbitMQ has ended"));
-        }));
-    }
-
-    /// Said once, whichever connection ends first; the other one is cut, so that nothing is half alive.
-    fn say_lost(&self, error: Error) {
-        if self.closing.get() || self.lost.borrow().is_some() {
+        }
+        // The thread may still wait for something; nothing more is to be had from it.
+        link.abort();
+        let error = errors::lost(&self.address, cause.as_ref());
+        if !self.life.end(error.clone()) {
             return;
         }
-        let error = match error.kind() {
-            ErrorKind::ConnectionLost => error,
-            _ => Error::with_source(ErrorKind::ConnectionLost, error.to_string(), error),
+        warn!(role = %link.role, %error, "connection lost");
+        let other = match link.role {
+            Role::Consuming => &self.publishing,
+            Role::Publishing => &self.consuming,
         };
-        self.lost.send_replace(Some(error.clone()));
-        for link in &self.links {
-            link.cut();
+        // In order, so that acknowledgements which were written go out.
+        if let Err(error) = other.close(Instant::now() + FAREWELL).await {
+            debug!(%error, "while closing the other connection");
         }
-        let _ = self.events.send(BrokerEvent::Lost { error });
-    }
-}
-
-/// lapin says errors of channels among those of the connection.
-fn is_of_a_channel(error: &lapin::Error) -> bool {
-    match error.kind() {
-        lapin::ErrorKind::ProtocolError(told) => {
-            matches!(told.kind(), lapin::protocol::AMQPErrorKind::Soft(_))
-                && !told.get_message().as_str().starts_with("CONNECTION_FORCED")
+        // What had arrived before is still told.
+        if tokio::time::timeout(FAREWELL, self.lanes.drained()).await.is_err() {
+            debug!("some consumers of a lost connection have not ended");
         }
-        lapin::ErrorKind::InvalidChannel(_) | lapin::ErrorKind::InvalidChannelState(..) => true,
-        _ => false,
+        self.life.last_word(BrokerEvent::Lost { error });
     }
 }
 
 impl Broker for RabbitMq {
     async fn connect(url: &BrokerUrl, options: &ConnectOptions, events: EventSender) -> Result<Self> {
-        match url {
-            BrokerUrl::Amqp(url) => Self::open(url, options, events).await,
-            BrokerUrl::Memory { .. } => Err(Error::new(ErrorKind::InvalidArgument, "this URL is not one of RabbitMQ")),
-        }
+        Self::connect_to(&Endpoint::from_url(url)?, options, events).await
     }
 
     fn server_properties(&self) -> Vec<(String, String)> {
-        self.consuming.told.lock().clone()
+        self.shared.consuming.server_properties()
     }
 
     fn publish(&self, message: Message) -> impl Future<Output = Result<()>> + 'static {
-        let publishing = Rc::clone(&self.publisher).publish(message);
-        let lost = self.lost.clone();
-        async move { unless_lost(lost, publishing).await? }
+        self.shared.publisher.publish(message)
     }
 
     async fn declare_exchange(&self, spec: &ExchangeSpec) -> Result<()> {
-        let options = ExchangeDeclareOptions {
-            durable: spec.durability == Durability::Durable,
-            auto_delete: spec.auto_delete == AutoDelete::Yes,
-            ..ExchangeDeclareOptions::default()
-        };
-        let name = (&*spec.name).into();
-        self.on_topology(&format!("declaring the exchange {:?}", &*spec.name), |channel| async move {
-            channel.exchange_declare(name, ExchangeKind::Topic, options, FieldTable::default()).await
-        })
-        .await
+        self.shared.topology.declare_exchange(spec).await
     }
 
     async fn declare_queue(&self, spec: &QueueSpec) -> Result<()> {
-        let options = QueueDeclareOptions {
-            durable: spec.durability == Durability::Durable,
-            exclusive: spec.access == Access::Exclusive,
-            auto_delete: spec.auto_delete == AutoDelete::Yes,
-            ..QueueDeclareOptions::default()
-        };
-        let mut arguments = FieldTable::default();
-        for (name, time) in [("x-message-ttl", spec.message_ttl), ("x-expires", spec.expires)] {
-            if let Some(time) = time {
-                arguments.insert(name.into(), milliseconds(time));
-            }
-        }
-        let name = spec.name.as_str().into();
-        self.on_topology(&format!("declaring the queue {:?}", spec.name), |channel| async move {
-            channel.queue_declare(name, options, arguments).await.map(drop)
-        })
-        .await
+        self.shared.topology.declare_queue(spec).await
     }
 
     async fn bind(&self, queue: &str, exchange: &str, routing_key: &str) -> Result<()> {
-        let what = format!("binding the queue {queue:?} to the exchange {exchange:?}");
-        let (queue, exchange, key) = (queue.into(), exchange.into(), routing_key.into());
-        self.on_topology(&what, |channel| async move {
-            channel.queue_bind(queue, exchange, key, QueueBindOptions::default(), FieldTable::default()).await
-        })
-        .await
+        self.shared.topology.bind(queue, exchange, routing_key).await
     }
 
     async fn unbind(&self, queue: &str, exchange: &str, routing_key: &str) -> Result<()> {
-        let what = format!("unbinding the queue {queue:?} from the exchange {exchange:?}");
-        let (queue, exchange, key) = (queue.into(), exchange.into(), routing_key.into());
-        self.on_topology(&what, |channel| async move {
-            channel.queue_unbind(queue, exchange, key, FieldTable::default()).await
-        })
-        .await
+        self.shared.topology.unbind(queue, exchange, routing_key).await
     }
 
     async fn delete_queue(&self, queue: &str) -> Result<()> {
-        let name = queue.into();
-        let what = format!("deleting the queue {queue:?}");
-        let deleted = self.on_topology(&what, |channel| async move {
-            channel.queue_delete(name, QueueDeleteOptions::default()).await.map(drop)
-        });
-        match deleted.await {
-            Err(error) if error.kind() == ErrorKind::NotFound => Ok(()),
-            deleted => deleted,
-        }
+        self.shared.topology.delete_queue(queue).await
     }
 
     async fn consume(&self, spec: &ConsumeSpec) -> Result<()> {
-        self.ask(&format!("consuming from the queue {:?}", spec.queue), self.lanes.consume(spec)).await
+        self.shared.lanes.consume(spec.clone()).await
     }
 
     async fn cancel(&self, consumer: &str) -> Result<()> {
-        self.ask(&format!("ending the consumer {consumer:?}"), self.lanes.cancel(consumer)).await
+        self.shared.lanes.cancel(consumer).await
     }
 
     async fn get(&self, queue: &str, lane: Lane) -> Result<Option<Delivery>> {
-        self.ask(&format!("taking a message from the queue {queue:?}"), self.lanes.get(queue, lane)).await
+        self.shared.lanes.get(queue.to_owned(), lane).await
     }
 
     fn ack(&self, receipt: Receipt) {
-        self.lanes.ack(receipt);
+        self.shared.lanes.ack(receipt);
     }
 
     fn nack(&self, receipt: Receipt, then: Nack) {
-        self.lanes.nack(receipt, then);
+        self.shared.lanes.nack(receipt, then);
     }
 
     async fn close(&self, limit: Duration) -> Result<()> {
-        let until = Instant::now() + limit;
-        self.closing.set(true);
-        if self.lost.borrow().is_none() {
-            // Acknowledgements first; the consuming connection is not held up by an alarm.
-            let _ = tokio::time::timeout(limit / 4, self.lanes.flush()).await;
-        }
-        let left = until.saturating_duration_since(Instant::now());
-        let (publishing, consuming) = tokio::join!(self.publishing.close(left), self.consuming.close(left));
-        publishing.and(consuming)
+        let Shared { life, publisher, consuming, publishing, address, .. } = &*self.shared;
+        // A part is kept for cutting a connection that does not close in order.
+        let orderly = limit - (limit / 4).min(Duration::from_millis(300));
+        let deadline = Instant::now() + orderly;
+        debug!(%address, "closing");
+        life.fall_silent();
+        publisher.flush(deadline - orderly / 2).await;
+        // Publishes that the broker has not confirmed by now are left open: it may still have taken them.
+        life.end(Error::new(
+            ErrorKind::CommunicatorClosed,
+            format!("the connection to RabbitMQ at {address} was closed before the broker had answered"),
+        ));
+        let (consumed, published) = tokio::join!(consuming.close(deadline), publishing.close(deadline));
+        consumed.and(published)
     }
 }
 
-/// As kiwipy sends them: RabbitMQ compares values and not widths.
-fn milliseconds(time: Duration) -> AMQPValue {
-    let millis = time.as_millis();
-    match i32::try_from(millis) {
-        Ok(millis) => AMQPValue::LongInt(millis),
-        Err(_) => AMQPValue::LongLongInt(i64::try_from(millis).unwrap_or(i64::MAX)),
+impl Drop for RabbitMq {
+    fn drop(&mut self) {
+        // For a broker that was not closed; after a close nothing is left to cut.
+        self.shared.life.fall_silent();
+        self.shared.consuming.abort();
+        self.shared.publishing.abort();
     }
 }

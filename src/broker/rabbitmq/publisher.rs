@@ -1,201 +1,218 @@
-//! The publishing side: a channel with confirms, and who gets which.
+//! Publishing: one channel in confirm mode on the connection that does nothing else.
 //!
-//! lapin 4.12 may hand a returned message to the confirm of another publish, when several are under way. So returns are
-//! told apart by their message id, and confirms are looked at in batches: lapin resolves what one acknowledgement covers
-//! under one lock, and a verdict is given only after that lock was free and everything resolved by then has been seen.
+//! A publish is written when its future is first polled. From then on it is a task of its own, so that a caller who gives
+//! up loses nothing: the message is on its way, and lapin keeps the confirms of abandoned publishes for ever otherwise.
 
-use std::collections::HashSet;
+use std::cell::Cell;
+use std::future::poll_fn;
 use std::rc::Rc;
+use std::task::Poll;
 use std::time::Duration;
 
-use futures_util::stream::FuturesUnordered;
-use futures_util::{FutureExt, StreamExt};
-use lapin::options::{BasicPublishOptions, ConfirmSelectOptions};
-use lapin::types::{AMQPValue, FieldTable};
-use lapin::{BasicProperties, Channel, PublisherConfirm};
-use tokio::sync::{Mutex, mpsc, oneshot};
+use lapin::options::ConfirmSelectOptions;
+use lapin::{Channel, Confirmation};
+use tokio::sync::{Mutex, Notify, oneshot};
+use tokio::task::{spawn_local, unconstrained};
+use tokio::time::{Instant, timeout_at};
+use tracing::{debug, trace};
 
 use super::errors;
+use super::life::Life;
 use super::link::Link;
-use crate::broker::{Body, Durability, Message, Routing};
+use super::message::Outgoing;
+use super::tap::Returns;
+use super::topology::settle;
+use crate::broker::Message;
 use crate::error::{Error, ErrorKind, Result};
 
-pub(super) struct Publisher {
+pub(crate) struct Publisher {
     link: Rc<Link>,
-    /// Opened again after the server has closed it (for a missing exchange, say).
-    channel: Mutex<Option<Open>>,
-    operation_timeout: Duration,
-}
-
-#[derive(Clone)]
-struct Open {
-    channel: Channel,
-    confirms: mpsc::UnboundedSender<Pending>,
-}
-
-/// A publish that is on the wire.
-struct Pending {
-    message_id: String,
-    confirm: PublisherConfirm,
-    verdict: oneshot::Sender<Verdict>,
-}
-
-enum Verdict {
-    Taken,
-    Returned,
-    Refused,
-    Failed(lapin::Error),
+    life: Rc<Life>,
+    address: Rc<str>,
+    limit: Duration,
+    returns: Returns,
+    /// Taken in turn: whoever polls first, writes first, also while the channel is being opened again.
+    channel: Mutex<Option<Rc<Channel>>>,
+    /// How many messages lapin has and the socket has not.
+    unwritten: Cell<usize>,
+    written: Notify,
 }
 
 impl Publisher {
-    pub(super) async fn open(link: Rc<Link>, operation_timeout: Duration) -> Result<Self> {
-        let publisher = Publisher { link, channel: Mutex::new(None), operation_timeout };
-        publisher.channel().await?;
-        Ok(publisher)
+    pub(crate) fn new(link: Rc<Link>, life: Rc<Life>, address: Rc<str>, limit: Duration, returns: Returns) -> Self {
+        Publisher {
+            link,
+            life,
+            address,
+            limit,
+            returns,
+            channel: Mutex::new(None),
+            unwritten: Cell::new(0),
+            written: Notify::new(),
+        }
     }
 
-    async fn channel(&self) -> Result<Open> {
-        let mut slot = self.channel.lock().await;
-        if let Some(open) = slot.as_ref().filter(|open| open.channel.status().connected()) {
-            return Ok(open.clone());
+    /// Opens the channel ahead of the first publish.
+    pub(crate) async fn open(&self) -> Result<()> {
+        let mut place = self.channel.lock().await;
+        self.life.until_end(self.opened(&mut place)).await.map(drop)
+    }
+
+    pub(crate) fn publish(self: &Rc<Self>, message: Message) -> impl Future<Output = Result<()>> + 'static {
+        let this = Rc::clone(self);
+        async move {
+            let outgoing = Outgoing::new(message)?;
+            this.life.check()?;
+            // Unconstrained: tokio's budget would make a free lock wait now and then, and the order would be lost.
+            let mut place = unconstrained(this.channel.lock()).await;
+            let channel = match &*place {
+                Some(channel) if channel.status().connected() => Rc::clone(channel),
+                _ => this.life.until_end(this.opened(&mut place)).await?,
+            };
+            trace!(message_id = %outgoing.message_id, exchange = %outgoing.exchange, routing_key = %outgoing.routing_key,
+                bytes = outgoing.body.len(), "publish");
+            let work = Rc::clone(&this);
+            let mut delivered = Box::pin(async move { work.life.until_end(work.deliver(&channel, &outgoing)).await });
+            // lapin puts the frames into its queue at the first poll (and only there may the next publish follow).
+            let first = poll_fn(|cx| Poll::Ready(delivered.as_mut().poll(cx))).await;
+            drop(place);
+            if let Poll::Ready(result) = first {
+                return result;
+            }
+            let (outcome, result) = oneshot::channel();
+            spawn_local(async move {
+                // Whoever asked may have gone.
+                let _ = outcome.send(delivered.await);
+            });
+            result.await.unwrap_or_else(|_| {
+                Err(this.life.over_or(Error::new(ErrorKind::ConnectionLost, "the broker has ended")))
+            })
         }
-        let opening = async {
-            let channel = self.link.channel().await?;
+    }
+
+    async fn deliver(&self, channel: &Channel, message: &Outgoing) -> Result<()> {
+        let Outgoing { exchange, routing_key, message_id, .. } = message;
+        let unwritten = Unwritten::new(self);
+        let confirm = channel
+            .basic_publish(
+                exchange.clone(),
+                routing_key.clone(),
+                message.options,
+                &message.body,
+                message.properties.clone(),
+            )
+            .await;
+        drop(unwritten);
+        let confirmation = match confirm {
+            Ok(confirm) => confirm.await,
+            Err(error) => Err(error),
+        };
+        let returned = self.returns.take(message_id);
+        let (exchange, routing_key) = (exchange.as_str(), routing_key.as_str());
+        match (confirmation, returned) {
+            (Ok(Confirmation::Ack(_)), None) => Ok(()),
+            (Ok(_), Some(returned)) => Err(Error::new(
+                ErrorKind::Unroutable,
+                format!(
+                    "no queue takes messages for {routing_key:?} on the exchange {exchange:?}: the recipient does not exist \
+                     or has gone ({})",
+                    returned.text
+                ),
+            )),
+            (Ok(Confirmation::Nack(_)), None) => Err(Error::new(
+                ErrorKind::DeliveryFailed,
+                format!("the broker refused the message for {routing_key:?} on the exchange {exchange:?} (a nack)"),
+            )),
+            (Ok(_), None) => Err(Error::new(ErrorKind::DeliveryFailed, "the channel does not confirm")),
+            (Err(error), _) => Err(self.failed(message, &error)),
+        }
+    }
+
+    /// How many returns no publish has taken.
+    #[cfg(test)]
+    pub(crate) fn unanswered(&self) -> usize {
+        self.returns.len()
+    }
+
+    /// The channel or the connection ended under a publish.
+    fn failed(&self, message: &Outgoing, error: &lapin::Error) -> Error {
+        let (exchange, routing_key) = (message.exchange.as_str(), message.routing_key.as_str());
+        let what = format!("publish to {routing_key:?} on the exchange {exchange:?}");
+        if !errors::ends_a_channel(error) {
+            return settle(&self.life, &what, error);
+        }
+        match errors::server_said(error) {
+            Some((404, text)) if text.contains(&format!("'{exchange}'")) => {
+                Error::new(ErrorKind::NotFound, format!("could not {what}: the exchange does not exist ({text})"))
+            }
+            Some((_, text)) => Error::new(
+                ErrorKind::DeliveryFailed,
+                format!(
+                    "could not {what}: the server closed the publishing channel ({text}); whether the message was taken is not known"
+                ),
+            ),
+            None => Error::with_source(
+                ErrorKind::DeliveryFailed,
+                format!("could not {what}: the publishing channel was being closed"),
+                error.clone(),
+            ),
+        }
+    }
+
+    async fn opened(&self, place: &mut Option<Rc<Channel>>) -> Result<Rc<Channel>> {
+        const WHAT: &str = "open the publishing channel";
+        *place = None;
+        debug!("opening the publishing channel");
+        let open = async {
+            let channel = self.link.open_channel().await?;
             channel.confirm_select(ConfirmSelectOptions::default()).await?;
             Ok(channel)
         };
-        let opened = tokio::time::timeout(self.operation_timeout, opening).await;
-        let channel = opened
-            .map_err(|_| {
-                let text = format!("RabbitMQ opened no channel for publishing within {:?}", self.operation_timeout);
-                Error::new(ErrorKind::TimedOut, text)
-            })?
-            .map_err(|error| errors::failed("opening a channel for publishing", &error))?;
-        let (confirms, incoming) = mpsc::unbounded_channel();
-        drop(tokio::task::spawn_local(collect(channel.clone(), incoming)));
-        let open = Open { channel, confirms };
-        *slot = Some(open.clone());
-        Ok(open)
-    }
-
-    pub(super) async fn publish(self: Rc<Self>, message: Message) -> Result<()> {
-        let what = format!("publishing to the exchange {:?}", &*message.exchange);
-        let open = self.channel().await?;
-        let Body::Encoded(payload) = &message.body else {
-            return Err(Error::new(ErrorKind::InvalidState, "a body was not encoded for RabbitMQ"));
-        };
-        let message_id =
-            message.properties.message_id.clone().unwrap_or_else(|| uuid::Uuid::new_v4().simple().to_string());
-        let options =
-            BasicPublishOptions { mandatory: message.routing == Routing::Mandatory, ..BasicPublishOptions::default() };
-        let properties = properties(&message, &message_id);
-        let exchange = (&*message.exchange).into();
-        let key = message.routing_key.as_str().into();
-        let confirm = open
-            .channel
-            .basic_publish(exchange, key, options, payload, properties)
-            .await
-            .map_err(|error| errors::failed(&what, &error))?;
-        let (verdict, given) = oneshot::channel();
-        // Where the collector has ended, so has its channel; the verdict below says so.
-        let _ = open.confirms.send(Pending { message_id, confirm, verdict });
-        match given.await {
-            Ok(Verdict::Taken) => Ok(()),
-            Ok(Verdict::Returned) => Err(Error::new(
-                ErrorKind::Unroutable,
-                format!(
-                    "no queue is bound to the exchange {:?} for the routing key {:?}",
-                    &*message.exchange, message.routing_key
-                ),
-            )),
-            Ok(Verdict::Refused) => {
-                Err(Error::new(ErrorKind::DeliveryFailed, format!("{what}: RabbitMQ could not take the message over")))
+        let mut open = std::pin::pin!(open);
+        let opened = loop {
+            match tokio::time::timeout(self.limit, open.as_mut()).await {
+                Ok(opened) => break opened,
+                // Nothing is written meanwhile; publishes wait for the broker to unblock, and this with them.
+                Err(_) if self.link.blocked.get() => {}
+                Err(_) => return Err(errors::timed_out(WHAT, &self.address, self.limit)),
             }
-            Ok(Verdict::Failed(error)) => Err(errors::failed(&what, &error)),
-            Err(_) => Err(Error::new(
-                ErrorKind::ConnectionLost,
-                format!(
-                    "{what}: the connection was lost before RabbitMQ had confirmed it; whether it arrived is not known"
-                ),
-            )),
-        }
-    }
-}
-
-/// Waits for the confirms of one channel and gives the verdicts.
-async fn collect(channel: Channel, mut incoming: mpsc::UnboundedReceiver<Pending>) {
-    let mut under_way = FuturesUnordered::new();
-    let mut returned = HashSet::new();
-    loop {
-        let first = tokio::select! {
-            biased;
-            Some(first) = under_way.next() => first,
-            pending = incoming.recv() => match pending {
-                Some(Pending { message_id, confirm, verdict }) => {
-                    under_way.push(async move { (message_id, confirm.await, verdict) });
-                    continue;
-                }
-                None if under_way.is_empty() => return,
-                None => match under_way.next().await {
-                    Some(first) => first,
-                    None => return,
-                },
-            },
         };
-        // Guards: a return that lapin gave to another confirm of the same acknowledgement. This takes the lock that it
-        // resolves them under, so that all of them are resolved, and then sees them all before any verdict.
-        drop(channel.wait_for_confirms().now_or_never());
-        let mut batch = vec![first];
-        while let Some(Some(next)) = under_way.next().now_or_never() {
-            batch.push(next);
-        }
-        let mut judged = Vec::with_capacity(batch.len());
-        for (message_id, confirmed, verdict) in batch {
-            let outcome = match confirmed {
-                Ok(confirmation) => {
-                    let refused = confirmation.is_nack();
-                    if let Some(message) = confirmation.take_message()
-                        && let Some(id) = message.delivery.properties.message_id()
-                    {
-                        returned.insert(id.to_string());
-                    }
-                    if refused { Verdict::Refused } else { Verdict::Taken }
-                }
-                Err(error) => Verdict::Failed(error),
-            };
-            judged.push((message_id, outcome, verdict));
-        }
-        for (message_id, outcome, verdict) in judged {
-            let outcome = match outcome {
-                Verdict::Taken if returned.remove(&message_id) => Verdict::Returned,
-                outcome => outcome,
-            };
-            // Whoever published it may be gone.
-            let _ = verdict.send(outcome);
+        let channel = Rc::new(opened.map_err(|error| settle(&self.life, WHAT, &error))?);
+        *place = Some(Rc::clone(&channel));
+        Ok(channel)
+    }
+
+    /// Waits until the socket has every message, but not for a broker that blocks us. (lapin lets a close overtake the
+    /// messages in its queue.)
+    pub(crate) async fn flush(&self, deadline: Instant) {
+        loop {
+            let mut written = std::pin::pin!(self.written.notified());
+            written.as_mut().enable();
+            if self.unwritten.get() == 0 || self.link.blocked.get() || !self.link.connected() {
+                return;
+            }
+            // Looked at again now and then, for a block may begin.
+            let again = deadline.min(Instant::now() + Duration::from_millis(50));
+            if timeout_at(again, written).await.is_err() && Instant::now() >= deadline {
+                return;
+            }
         }
     }
 }
 
-/// kiwipy's: no content type, no timestamp, priority 0, headers always there.
-fn properties(message: &Message, message_id: &str) -> BasicProperties {
-    let mut headers = FieldTable::default();
-    for (name, text) in &message.properties.headers {
-        headers.insert(name.as_str().into(), AMQPValue::LongString(text.as_str().into()));
+/// Counts a message that is not on the socket yet, whatever becomes of its future.
+struct Unwritten<'a>(&'a Publisher);
+
+impl<'a> Unwritten<'a> {
+    fn new(publisher: &'a Publisher) -> Self {
+        publisher.unwritten.set(publisher.unwritten.get() + 1);
+        Unwritten(publisher)
     }
-    let delivery_mode = match message.durability {
-        Durability::Durable => 2,
-        Durability::Transient => 1,
-    };
-    let mut properties = BasicProperties::default()
-        .with_headers(headers)
-        .with_delivery_mode(delivery_mode)
-        .with_priority(0)
-        .with_message_id(message_id.into());
-    if let Some(id) = &message.properties.correlation_id {
-        properties = properties.with_correlation_id(id.as_str().into());
+}
+
+impl Drop for Unwritten<'_> {
+    fn drop(&mut self) {
+        self.0.unwritten.set(self.0.unwritten.get() - 1);
+        self.0.written.notify_waiters();
     }
-    if let Some(queue) = &message.properties.reply_to {
-        properties = properties.with_reply_to(queue.as_str().into());
-    }
-    properties
 }

@@ -106,7 +106,18 @@ impl<B: Broker> Driver<B> {
 
     pub(super) fn send_broadcast(self: &Rc<Self>, body: Body, published: Published, slot: OwnedSemaphorePermit) {
         self.spawn_publish(slot, move |driver| async move {
+            let again = body.clone();
             let outcome = driver.publish_broadcast(body).await;
+            let outcome = match outcome {
+                // In testing mode the exchange goes with the last queue that is bound to it.
+                Err(error) if error.kind() == ErrorKind::NotFound => {
+                    match driver.declare_exchange(ReplyExchange::Message).await {
+                        Ok(()) => driver.publish_broadcast(again).await,
+                        Err(error) => Err(error),
+                    }
+                }
+                outcome => outcome,
+            };
             driver.published(None, Some(published), outcome);
         });
     }

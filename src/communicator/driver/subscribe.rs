@@ -60,7 +60,6 @@ impl<B: Broker> Driver<B> {
 
     /// As kiwipy: declared, consumed under the identifier's name, then bound. Where that fails, no orphan stays.
     async fn set_up_rpc(&self, identifier: &Identifier) -> Result<String> {
-        self.exchange(ReplyExchange::Message).await?;
         let spec = self.shared.names.rpc_queue();
         self.broker.declare_queue(&spec).await?;
         self.consumers.borrow_mut().insert(identifier.as_str().to_owned(), Consumer::Rpc(identifier.clone()));
@@ -72,7 +71,7 @@ impl<B: Broker> Driver<B> {
         };
         let bound = async {
             self.broker.consume(&consume).await?;
-            self.broker.bind(&spec.name, &self.shared.names.message_exchange, &identifier.routing_key()).await
+            self.bind(&spec.name, ReplyExchange::Message, &identifier.routing_key()).await
         };
         if let Err(error) = bound.await {
             if let Err(also) = self.broker.delete_queue(&spec.name).await {
@@ -88,13 +87,14 @@ impl<B: Broker> Driver<B> {
         let Some(rpc) = self.rpc.borrow_mut().remove(identifier) else {
             return Err(unknown("RPC subscriber", identifier));
         };
+        // Unbound first, so that no call comes into a queue that nobody reads any more: what is there by then is still
+        // delivered, finds no subscriber, and is answered so.
+        let Some(queue) = rpc.queue else { return Ok(()) };
+        let unbound = self.broker.unbind(&queue, &self.shared.names.message_exchange, &identifier.routing_key()).await;
         let cancelled = self.broker.cancel(identifier.as_str()).await;
-        if let Some(queue) = rpc.queue {
-            self.broker.unbind(&queue, &self.shared.names.message_exchange, &identifier.routing_key()).await?;
-            self.broker.delete_queue(&queue).await?;
-        }
+        let deleted = self.broker.delete_queue(&queue).await;
         self.consumers.borrow_mut().remove(identifier.as_str());
-        cancelled
+        unbound.and(cancelled).and(deleted)
     }
 
     pub(super) fn deliver_rpc(&self, identifier: &Identifier, delivery: Delivery) {
@@ -143,7 +143,6 @@ impl<B: Broker> Driver<B> {
     }
 
     async fn set_up_broadcasts(&self) -> Result<String> {
-        self.exchange(ReplyExchange::Message).await?;
         let spec = self.shared.names.broadcast_queue();
         self.broker.declare_queue(&spec).await?;
         self.consumers.borrow_mut().insert(spec.name.clone(), Consumer::Broadcast);
@@ -154,7 +153,7 @@ impl<B: Broker> Driver<B> {
             acknowledge: Acknowledge::Manual { prefetch: BROADCAST_PREFETCH },
         };
         self.broker.consume(&consume).await?;
-        self.broker.bind(&spec.name, &self.shared.names.message_exchange, BROADCAST_TOPIC).await?;
+        self.bind(&spec.name, ReplyExchange::Message, BROADCAST_TOPIC).await?;
         Ok(spec.name)
     }
 

@@ -8,7 +8,10 @@ use tokio::sync::OnceCell;
 use super::{Consumer, Driver, SERVICE_LANE};
 use crate::broker::{Acknowledge, Broker, ConsumeSpec};
 use crate::communicator::command::ReplyExchange;
-use crate::error::Result;
+use crate::error::{ErrorKind, Result};
+
+/// How often a binding is tried whose exchange goes in between.
+const BIND_TRIES: usize = 3;
 
 #[derive(Default)]
 pub(super) struct Topology {
@@ -26,14 +29,34 @@ impl<B: Broker> Driver<B> {
         }
     }
 
+    /// Declares an exchange, if that was not done before.
     pub(super) async fn exchange(&self, exchange: ReplyExchange) -> Result<()> {
         let cell = match exchange {
             ReplyExchange::Message => &self.topology.message_exchange,
             ReplyExchange::Task => &self.topology.task_exchange,
         };
-        let declare =
-            || async { self.broker.declare_exchange(&self.shared.names.exchange(self.exchange_name(exchange))).await };
-        cell.get_or_try_init(declare).await.copied()
+        cell.get_or_try_init(|| self.declare_exchange(exchange)).await.copied()
+    }
+
+    /// Declares an exchange whether or not that was done before: in testing mode it goes with the last queue that is bound
+    /// to it, whosesoever that is.
+    pub(super) async fn declare_exchange(&self, exchange: ReplyExchange) -> Result<()> {
+        self.broker.declare_exchange(&self.shared.names.exchange(self.exchange_name(exchange))).await
+    }
+
+    /// Binds a queue to an exchange that was declared just before.
+    ///
+    /// Guards: somebody else's last queue that goes between the two, in testing mode, and takes the exchange with it.
+    pub(super) async fn bind(&self, queue: &str, exchange: ReplyExchange, routing_key: &str) -> Result<()> {
+        let name = self.exchange_name(exchange);
+        for _ in 0..BIND_TRIES {
+            self.declare_exchange(exchange).await?;
+            match self.broker.bind(queue, name, routing_key).await {
+                Err(error) if error.kind() == ErrorKind::NotFound => {}
+                bound => return bound,
+            }
+        }
+        self.broker.bind(queue, name, routing_key).await
     }
 
     /// The queue that replies to requests through this exchange come to.
@@ -43,31 +66,39 @@ impl<B: Broker> Driver<B> {
             ReplyExchange::Task => &self.topology.task_replies,
         };
         let declare = || async {
-            self.exchange(exchange).await?;
-            let name = self.exchange_name(exchange);
-            let spec = self.shared.names.reply_queue(name);
+            let spec = self.shared.names.reply_queue(self.exchange_name(exchange));
             self.broker.declare_queue(&spec).await?;
-            self.broker.bind(&spec.name, name, &spec.name).await?;
-            self.consumers.borrow_mut().insert(spec.name.clone(), Consumer::Reply);
-            let consume = ConsumeSpec {
-                queue: spec.name.clone(),
-                tag: spec.name.clone(),
-                lane: SERVICE_LANE,
-                acknowledge: Acknowledge::None,
-            };
-            self.broker.consume(&consume).await?;
-            Ok(spec.name)
+            match self.set_up_replies(exchange, &spec.name).await {
+                Ok(()) => Ok(spec.name),
+                Err(error) => {
+                    self.consumers.borrow_mut().remove(&spec.name);
+                    // It would go by itself, too, when it is unused.
+                    let _ = self.broker.delete_queue(&spec.name).await;
+                    Err(error)
+                }
+            }
         };
         cell.get_or_try_init(declare).await.map(String::as_str)
+    }
+
+    async fn set_up_replies(&self, exchange: ReplyExchange, queue: &str) -> Result<()> {
+        self.bind(queue, exchange, queue).await?;
+        self.consumers.borrow_mut().insert(queue.to_owned(), Consumer::Reply);
+        let consume = ConsumeSpec {
+            queue: queue.to_owned(),
+            tag: queue.to_owned(),
+            lane: SERVICE_LANE,
+            acknowledge: Acknowledge::None,
+        };
+        self.broker.consume(&consume).await
     }
 
     /// A task queue and its binding. Sending declares it too, so that a task is never unroutable.
     pub(super) async fn task_queue(&self, name: &Arc<str>) -> Result<()> {
         let cell = Rc::clone(&self.tasks.borrow_mut().queue(name, &self.next_lane).declared);
         let declare = || async {
-            self.exchange(ReplyExchange::Task).await?;
             self.broker.declare_queue(&self.shared.names.task_queue(name)).await?;
-            self.broker.bind(name, &self.shared.names.task_exchange, name).await
+            self.bind(name, ReplyExchange::Task, name).await
         };
         cell.get_or_try_init(declare).await.copied()
     }

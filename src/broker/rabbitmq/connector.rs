@@ -1,0 +1,190 @@
+//! Connecting, and nothing else: name look-up, TCP, TLS and the AMQP handshake, under one deadline.
+//!
+//! Sockets and TLS are made here, on the communicator thread, where a deadline can drop them. Only then does lapin start
+//! its I/O thread, on a finished stream; a duplicate of the socket stays here, and shutting it down ends that thread
+//! whatever it is waiting for. So a peer that accepts and stays silent leaves nothing behind.
+
+use std::io;
+use std::net::{IpAddr, SocketAddr};
+use std::time::Duration;
+
+use lapin::uri::{AMQPAuthority, AMQPQueryString, AMQPScheme, AMQPUri, AMQPUserInfo};
+use lapin::{AsyncTcpStream, Connection, ConnectionProperties};
+use parking_lot::Mutex;
+use tokio::net::TcpStream;
+use tokio::sync::watch;
+use tokio::time::{Instant, timeout_at};
+use tracing::{Instrument, debug, debug_span};
+
+use super::endpoint::{Endpoint, Transport};
+use super::errors;
+use super::link::{Link, Role};
+use super::tap::{Greeting, Returns, Tap};
+use super::wire::{Socket, Wire, kit};
+use crate::error::{Error, ErrorKind, Result};
+
+/// How long the I/O thread may take to notice that its socket was shut down; it needs microseconds.
+const THREAD_END: Duration = Duration::from_secs(2);
+
+/// What one connection is to be.
+pub(crate) struct Plan<'a> {
+    pub endpoint: &'a Endpoint,
+    pub role: Role,
+    /// Shown in the server's list of connections.
+    pub name: String,
+    pub heartbeat: Option<Duration>,
+    /// Where returned messages are to be noted.
+    pub returns: Option<Returns>,
+    /// The deadline, and the time to it from the start, for the error.
+    pub deadline: Instant,
+    pub limit: Duration,
+}
+
+/// Makes one connection.
+pub(crate) async fn connect(plan: Plan<'_>) -> Result<Link> {
+    let address = plan.endpoint.address();
+    debug!(role = %plan.role, %address, vhost = %plan.endpoint.vhost, "connecting");
+    let silent = |stage: &str| errors::connect_timed_out(plan.endpoint, plan.limit, stage);
+
+    let socket = timeout_at(plan.deadline, tcp(plan.endpoint, plan.deadline))
+        .await
+        .map_err(|_| silent("did not accept a TCP connection"))??;
+    // tokio gives no duplicate; the standard library does. Both are non-blocking and share one connection.
+    let socket = socket.into_std().map_err(|error| errors::tcp(&address, &error))?;
+    let spare = socket.try_clone().map_err(|error| errors::tcp(&address, &error))?;
+    let socket = TcpStream::from_std(socket).map_err(|error| errors::tcp(&address, &error))?;
+
+    let stream = timeout_at(plan.deadline, secure(plan.endpoint, Socket(socket)))
+        .await
+        .map_err(|_| silent("accepted the TCP connection but did not answer the TLS handshake"))??;
+
+    let greeting = Greeting::default();
+    let stream = Wire::new(stream, Tap::new(greeting.clone(), plan.returns.clone()));
+    let (thread, thread_ended) = watch::channel(());
+    let handed_over = Mutex::new(Some(stream));
+    // lapin drops this closure at the end of its I/O thread, and with it the watch: that is how the end is known.
+    let hand_over = async move |_: AMQPUri, _| {
+        let _until_thread_ends = &thread;
+        let stream = handed_over.lock().take().ok_or_else(|| io::Error::from(io::ErrorKind::NotConnected))?;
+        // TLS, if there is any, is inside.
+        Ok(AsyncTcpStream::Plain(stream))
+    };
+    // lapin's I/O thread takes this span as its cause, so it must say nothing secret either.
+    let span = debug_span!("amqp", role = %plan.role, %address);
+    let handshake = Connection::connector(uri(&plan), kit(), hand_over, properties(&plan.name)).instrument(span);
+    let refused = match timeout_at(plan.deadline, handshake).await {
+        Ok(Ok(connection)) => {
+            debug!(role = %plan.role, %address, "connected");
+            return Ok(Link::new(plan.role, connection, spare, greeting, thread_ended));
+        }
+        Ok(Err(error)) => errors::handshake(plan.endpoint, &error, greeting.not_amqp().as_deref()),
+        Err(_) => match greeting.not_amqp() {
+            Some(said) => errors::not_amqp(plan.endpoint, &said),
+            None => silent("accepted the TCP connection but did not answer the AMQP handshake"),
+        },
+    };
+    let _ = spare.shutdown(std::net::Shutdown::Both);
+    if tokio::time::timeout(THREAD_END, thread_gone(thread_ended)).await.is_err() {
+        debug!(role = %plan.role, %address, "the I/O thread of a refused connection is still ending");
+    }
+    Err(refused)
+}
+
+/// Waits until lapin's I/O thread has let go of everything.
+pub(crate) async fn thread_gone(mut ended: watch::Receiver<()>) {
+    // Nothing is ever sent: the only change is that the sender goes.
+    while ended.changed().await.is_ok() {}
+}
+
+/// The first address that accepts. Each has its share of what is left, so that one that swallows packets (an IPv6 route
+/// that leads nowhere) does not use up the time of the others.
+async fn tcp(endpoint: &Endpoint, deadline: Instant) -> Result<TcpStream> {
+    let address = endpoint.address();
+    let candidates: Vec<SocketAddr> = match endpoint.host.parse::<IpAddr>() {
+        Ok(ip) => vec![SocketAddr::new(ip, endpoint.port)],
+        Err(_) => tokio::net::lookup_host((endpoint.host.as_str(), endpoint.port))
+            .await
+            .map_err(|error| errors::name_lookup(&endpoint.host, &error))?
+            .collect(),
+    };
+    let mut failure = None;
+    for (tried, candidate) in candidates.iter().enumerate() {
+        let left = deadline.saturating_duration_since(Instant::now());
+        let share = left / u32::try_from(candidates.len() - tried).unwrap_or(1);
+        match tokio::time::timeout(share, TcpStream::connect(candidate)).await {
+            Ok(Ok(stream)) => {
+                // Small messages must not wait for each other's acknowledgements.
+                stream.set_nodelay(true).map_err(|error| errors::tcp(&address, &error))?;
+                return Ok(stream);
+            }
+            Ok(Err(error)) => failure = Some(error),
+            Err(_) => failure = failure.or_else(|| Some(io::Error::from(io::ErrorKind::TimedOut))),
+        }
+    }
+    Err(match failure {
+        Some(error) => errors::tcp(&address, &error),
+        None => Error::new(ErrorKind::Connection, format!("the name {} has no address", endpoint.host)),
+    })
+}
+
+/// TLS around the socket, where the URL asks for it.
+async fn secure(endpoint: &Endpoint, socket: Socket) -> Result<AsyncTcpStream<Socket>> {
+    let stream = AsyncTcpStream::Plain(socket);
+    match endpoint.transport {
+        Transport::Plain => Ok(stream),
+        #[cfg(feature = "tls")]
+        Transport::Tls => {
+            use lapin::tcp::{Identity, TLSConfig};
+            let identity = endpoint.identity.as_ref();
+            let config = TLSConfig {
+                identity: identity.map(|own| Identity::PKCS8 { pem: &own.certificate, key: &own.key }),
+                cert_chain: endpoint.trusted_certificates.as_deref(),
+            };
+            stream
+                .into_tls(endpoint.server_name.as_ref().unwrap_or(&endpoint.host), config)
+                .await
+                .map_err(|error| errors::tls(endpoint, &error))
+        }
+        // Without a TLS library lapin would go on in the clear.
+        #[cfg(not(feature = "tls"))]
+        Transport::Tls => Err(Error::new(
+            ErrorKind::InvalidArgument,
+            format!(
+                "{} is to be reached by TLS (amqps), but homing was built without it; build with the feature `tls`",
+                endpoint.address()
+            ),
+        )),
+    }
+}
+
+fn uri(plan: &Plan<'_>) -> AMQPUri {
+    let endpoint = plan.endpoint;
+    // AMQP counts whole seconds, and 0 would mean none: a shorter wish is rounded up to the shortest there is.
+    let seconds = |wish: Duration| u16::try_from(wish.as_secs()).unwrap_or(u16::MAX).max(u16::from(!wish.is_zero()));
+    AMQPUri {
+        scheme: match endpoint.transport {
+            Transport::Plain => AMQPScheme::AMQP,
+            Transport::Tls => AMQPScheme::AMQPS,
+        },
+        authority: AMQPAuthority {
+            userinfo: AMQPUserInfo { username: endpoint.username.clone(), password: endpoint.password.clone() },
+            host: endpoint.host.clone(),
+            port: endpoint.port,
+        },
+        vhost: endpoint.vhost.clone(),
+        query: AMQPQueryString {
+            frame_max: endpoint.frame_max,
+            channel_max: endpoint.channel_max,
+            heartbeat: plan.heartbeat.or(endpoint.heartbeat).map(seconds),
+            ..AMQPQueryString::default()
+        },
+    }
+}
+
+fn properties(name: &str) -> ConnectionProperties {
+    // lapin's recovery stays off, which is its default.
+    ConnectionProperties::default()
+        .with_client_property("product".into(), env!("CARGO_PKG_NAME").into())
+        .with_client_property("version".into(), env!("CARGO_PKG_VERSION").into())
+        .with_connection_name(name.into())
+}

@@ -1,0 +1,103 @@
+//! Where a RabbitMQ broker is and who we are to it. Says nothing secret: its `Debug` hides the password.
+
+use std::fmt;
+use std::time::Duration;
+
+use crate::broker::url::BrokerUrl;
+pub(crate) use crate::broker::url::Transport;
+use crate::error::{Error, ErrorKind, Result};
+
+/// What a URL said, in the form in which the connector needs it.
+#[derive(Clone)]
+#[cfg_attr(not(feature = "tls"), allow(dead_code, reason = "some of it is for TLS only"))]
+pub(crate) struct Endpoint {
+    pub transport: Transport,
+    pub host: String,
+    pub port: u16,
+    pub username: String,
+    pub password: String,
+    pub vhost: String,
+    /// How long connecting may take, where the URL says so.
+    pub connect_timeout: Option<Duration>,
+    /// The name that the server's certificate has to have, where it is not the host.
+    pub server_name: Option<String>,
+    /// `None` leaves it to the server.
+    pub heartbeat: Option<Duration>,
+    pub channel_max: Option<u16>,
+    pub frame_max: Option<u32>,
+    /// Certificates (PEM) to trust beside the system's roots.
+    pub trusted_certificates: Option<String>,
+    /// Our own certificate and key (PEM), where the server asks for them.
+    pub identity: Option<Identity>,
+}
+
+/// A client certificate and its key, both PEM.
+#[derive(Clone)]
+#[cfg_attr(not(feature = "tls"), allow(dead_code, reason = "some of it is for TLS only"))]
+pub(crate) struct Identity {
+    pub certificate: Vec<u8>,
+    pub key: Vec<u8>,
+}
+
+impl Endpoint {
+    /// The only place where a URL becomes an endpoint.
+    pub(crate) fn from_url(url: &BrokerUrl) -> Result<Self> {
+        let BrokerUrl::Amqp(url) = url else {
+            return Err(Error::new(ErrorKind::InvalidArgument, "this URL is not one of RabbitMQ"));
+        };
+        let read = |path: &String| {
+            std::fs::read(path).map_err(|error| {
+                let text = format!("the file {path:?}, which the broker's URL names, cannot be read: {error}");
+                Error::with_source(ErrorKind::InvalidArgument, text, error)
+            })
+        };
+        let trusted_certificates = match &url.ca_file {
+            Some(path) => Some(String::from_utf8_lossy(&read(path)?).into_owned()),
+            None => None,
+        };
+        let identity = match (&url.cert_file, &url.key_file) {
+            (Some(certificate), Some(key)) => Some(Identity { certificate: read(certificate)?, key: read(key)? }),
+            (None, None) => None,
+            _ => {
+                let text = "certfile and keyfile of the broker's URL go together: give both or neither";
+                return Err(Error::new(ErrorKind::InvalidArgument, text));
+            }
+        };
+        Ok(Endpoint {
+            transport: url.transport,
+            host: url.host.clone(),
+            port: url.port,
+            username: url.username.clone(),
+            password: url.password.clone(),
+            vhost: url.vhost.clone(),
+            connect_timeout: url.connect_timeout,
+            server_name: url.server_name.clone(),
+            heartbeat: url.heartbeat,
+            channel_max: url.channel_max,
+            frame_max: url.frame_max,
+            trusted_certificates,
+            identity,
+        })
+    }
+
+    /// `host:port`, with an IPv6 address in brackets.
+    pub(crate) fn address(&self) -> String {
+        if self.host.contains(':') {
+            format!("[{}]:{}", self.host, self.port)
+        } else {
+            format!("{}:{}", self.host, self.port)
+        }
+    }
+}
+
+impl fmt::Debug for Endpoint {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Endpoint")
+            .field("transport", &self.transport)
+            .field("address", &self.address())
+            .field("username", &self.username)
+            .field("vhost", &self.vhost)
+            .field("heartbeat", &self.heartbeat)
+            .finish_non_exhaustive()
+    }
+}

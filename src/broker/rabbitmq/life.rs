@@ -1,0 +1,88 @@
+//! Whether the broker lives, and what it tells the communicator: one state that every operation looks at, so that none
+//! waits for a connection that has gone.
+
+use std::cell::{Cell, RefCell};
+use std::future::Future;
+use std::pin::pin;
+
+use futures_util::future::{Either, select};
+use tokio::sync::Notify;
+
+use crate::broker::{BrokerEvent, EventSender};
+use crate::error::{Error, ErrorKind, Result};
+
+pub(crate) struct Life {
+    events: EventSender,
+    /// Why nothing works any more: the connection was lost, or closed by us.
+    over: RefCell<Option<Error>>,
+    /// No event is said any more.
+    silent: Cell<bool>,
+    ended: Notify,
+}
+
+impl Life {
+    pub(crate) fn new(events: EventSender) -> Self {
+        Life { events, over: RefCell::new(None), silent: Cell::new(false), ended: Notify::new() }
+    }
+
+    /// Says an event, unless the last one has been said.
+    pub(crate) fn say(&self, event: BrokerEvent) {
+        if !self.silent.get() {
+            // A receiver that has gone is a communicator that does not care any more.
+            let _ = self.events.send(event);
+        }
+    }
+
+    /// Ends every operation with this error; false if it was over before.
+    pub(crate) fn end(&self, error: Error) -> bool {
+        if self.over.borrow().is_some() {
+            return false;
+        }
+        *self.over.borrow_mut() = Some(error);
+        self.ended.notify_waiters();
+        true
+    }
+
+    /// Says this as the last event.
+    pub(crate) fn last_word(&self, event: BrokerEvent) {
+        self.say(event);
+        self.silent.set(true);
+    }
+
+    /// No event from here on.
+    pub(crate) fn fall_silent(&self) {
+        self.silent.set(true);
+    }
+
+    /// The error that ended it.
+    pub(crate) fn over(&self) -> Option<Error> {
+        self.over.borrow().clone()
+    }
+
+    /// That error, as an error.
+    pub(crate) fn check(&self) -> Result<()> {
+        self.over().map_or(Ok(()), Err)
+    }
+
+    /// The error that ended it, or this where it has not ended (a connection's error may be seen by an operation first).
+    pub(crate) fn over_or(&self, error: Error) -> Error {
+        self.over().unwrap_or(error)
+    }
+
+    /// Waits for the future, but not beyond the end. Nothing is begun after the end; what comes to its result together
+    /// with the end keeps it.
+    pub(crate) async fn until_end<T>(&self, work: impl Future<Output = Result<T>>) -> Result<T> {
+        let mut ended = pin!(self.ended.notified());
+        // Registered before the check, so that no end falls between the two.
+        ended.as_mut().enable();
+        if self.over.borrow().is_some() {
+            self.check()?;
+        }
+        match select(pin!(work), ended).await {
+            Either::Left((result, _)) => result,
+            Either::Right(_) => {
+                Err(self.over_or(Error::new(ErrorKind::ConnectionLost, "the connection to the broker was lost")))
+            }
+        }
+    }
+}

@@ -1,0 +1,109 @@
+//! What homing relies on. `offline` needs nothing but local sockets; `online` needs a broker, whose URL is in
+//! `HOMING_TEST_AMQP`.
+
+use std::time::Duration;
+
+use tokio::sync::mpsc::{UnboundedReceiver, unbounded_channel};
+
+use super::RabbitMq;
+use super::endpoint::{Endpoint, Transport};
+use crate::broker::{BrokerEvent, ConnectOptions};
+use crate::error::Result;
+
+mod faults;
+mod offline;
+mod online;
+mod proxy;
+
+/// Runs a test as the communicator thread would, and fails it rather than let it hang.
+fn on_communicator_thread(test: impl Future<Output = ()>) {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
+    let local = tokio::task::LocalSet::new();
+    let bounded = async { tokio::time::timeout(Duration::from_secs(60), test).await };
+    local.block_on(&runtime, bounded).expect("the test hangs");
+}
+
+fn options() -> ConnectOptions {
+    ConnectOptions {
+        connect_timeout: Duration::from_secs(10),
+        operation_timeout: Duration::from_secs(10),
+        heartbeat: None,
+        connection_name: "homing test".to_owned(),
+    }
+}
+
+fn endpoint(port: u16) -> Endpoint {
+    Endpoint {
+        transport: Transport::Plain,
+        host: "127.0.0.1".to_owned(),
+        port,
+        username: "guest".to_owned(),
+        password: "guest".to_owned(),
+        vhost: "/".to_owned(),
+        connect_timeout: None,
+        server_name: None,
+        heartbeat: None,
+        channel_max: None,
+        frame_max: None,
+        trusted_certificates: None,
+        identity: None,
+    }
+}
+
+/// The broker to test with; says so and gives `None` where there is none.
+fn test_broker() -> Option<Endpoint> {
+    let Ok(url) = std::env::var("HOMING_TEST_AMQP") else {
+        let required = std::env::var("HOMING_TEST_REQUIRE").is_ok_and(|required| required == "1");
+        assert!(!required, "needs RabbitMQ: HOMING_TEST_AMQP is not set");
+        println!("needs RabbitMQ: set HOMING_TEST_AMQP or run tests/run");
+        return None;
+    };
+    let authority = url.strip_prefix("amqp://")?.split(['/', '?']).next()?;
+    let (user, place) = authority.rsplit_once('@').unwrap_or(("guest:guest", authority));
+    let (username, password) = user.split_once(':')?;
+    let (host, port) = place.rsplit_once(':').unwrap_or((place, "5672"));
+    Some(Endpoint {
+        host: host.to_owned(),
+        username: username.to_owned(),
+        password: password.to_owned(),
+        ..endpoint(port.parse().expect("a port"))
+    })
+}
+
+type Events = UnboundedReceiver<BrokerEvent>;
+
+async fn connect(endpoint: &Endpoint, options: &ConnectOptions) -> Result<(RabbitMq, Events)> {
+    let (sender, events) = unbounded_channel();
+    Ok((RabbitMq::connect_to(endpoint, options, sender).await?, events))
+}
+
+/// Connects, or ends the test with the reason.
+async fn connected(endpoint: &Endpoint) -> (RabbitMq, Events) {
+    connect(endpoint, &options()).await.expect("a connection")
+}
+
+fn unique(name: &str) -> String {
+    format!("homing-test.{name}.{}", uuid::Uuid::new_v4().simple())
+}
+
+/// How many threads and descriptors this process has.
+fn threads_and_descriptors() -> (usize, usize) {
+    let count = |folder: &str| std::fs::read_dir(folder).expect("a proc file system").count();
+    (count("/proc/self/task"), count("/proc/self/fd"))
+}
+
+/// Runs a test in a process of its own, where nothing else opens threads and descriptors.
+fn in_own_process(name: &str, test: impl FnOnce()) {
+    if std::env::var("HOMING_TEST_CHILD").as_deref() == Ok(name) {
+        return test();
+    }
+    let path = format!("{}::{name}", module_path!().split_once("::").expect("a module").1);
+    let output = std::process::Command::new(std::env::current_exe().expect("this program"))
+        .args(["--exact", &path, "--include-ignored", "--nocapture", "--test-threads=1"])
+        .env("HOMING_TEST_CHILD", name)
+        .output()
+        .expect("a child process");
+    let said = String::from_utf8_lossy(&output.stdout);
+    assert!(output.status.success(), "{said}{}", String::from_utf8_lossy(&output.stderr));
+    assert!(said.contains("1 passed"), "the child ran no test: {said}");
+}

@@ -1,0 +1,171 @@
+//! Exchanges, queues and bindings, on a channel of their own: the server answers a refused declaration by closing the
+//! channel, which must cost no consumer anything.
+//!
+//! One question at a time, so that a refusal is never taken for another's. After a refusal the next question opens a new
+//! channel.
+
+use std::fmt;
+use std::rc::Rc;
+use std::time::Duration;
+
+use lapin::options::{ExchangeDeclareOptions, QueueBindOptions, QueueDeclareOptions, QueueDeleteOptions};
+use lapin::types::{AMQPValue, FieldTable, ShortString};
+use lapin::{Channel, ExchangeKind};
+use tokio::sync::Mutex;
+use tracing::debug;
+
+use super::errors;
+use super::life::Life;
+use super::link::Link;
+use crate::broker::{Access, AutoDelete, Durability, ExchangeSpec, QueueSpec};
+use crate::error::{Error, ErrorKind, Result};
+
+pub(crate) struct Topology {
+    link: Rc<Link>,
+    life: Rc<Life>,
+    address: Rc<str>,
+    limit: Duration,
+    channel: Mutex<Option<Channel>>,
+}
+
+impl Topology {
+    pub(crate) fn new(link: Rc<Link>, life: Rc<Life>, address: Rc<str>, limit: Duration) -> Self {
+        Topology { link, life, address, limit, channel: Mutex::new(None) }
+    }
+
+    pub(crate) async fn declare_exchange(&self, spec: &ExchangeSpec) -> Result<()> {
+        let name = short("exchange name", &spec.name)?;
+        let options = ExchangeDeclareOptions {
+            durable: spec.durability == Durability::Durable,
+            auto_delete: spec.auto_delete == AutoDelete::Yes,
+            ..ExchangeDeclareOptions::default()
+        };
+        self.ask(format_args!("declare the exchange {:?}", spec.name), async |channel| {
+            channel.exchange_declare(name, ExchangeKind::Topic, options, FieldTable::default()).await
+        })
+        .await
+    }
+
+    pub(crate) async fn declare_queue(&self, spec: &QueueSpec) -> Result<()> {
+        let name = short("queue name", &spec.name)?;
+        if name.as_str().is_empty() {
+            return Err(Error::new(
+                ErrorKind::InvalidArgument,
+                "a queue needs a name; homing never lets the server choose one",
+            ));
+        }
+        let options = QueueDeclareOptions {
+            durable: spec.durability == Durability::Durable,
+            exclusive: spec.access == Access::Exclusive,
+            auto_delete: spec.auto_delete == AutoDelete::Yes,
+            ..QueueDeclareOptions::default()
+        };
+        let mut arguments = FieldTable::default();
+        for (argument, wish) in [("x-message-ttl", spec.message_ttl), ("x-expires", spec.expires)] {
+            if let Some(wish) = wish {
+                arguments.insert(argument.into(), milliseconds(argument, wish)?);
+            }
+        }
+        self.ask(format_args!("declare the queue {:?}", spec.name), async |channel| {
+            channel.queue_declare(name, options, arguments).await.map(drop)
+        })
+        .await
+    }
+
+    pub(crate) async fn bind(&self, queue: &str, exchange: &str, routing_key: &str) -> Result<()> {
+        let (q, e, k) =
+            (short("queue name", queue)?, short("exchange name", exchange)?, short("routing key", routing_key)?);
+        let what = format_args!("bind the queue {queue:?} to the exchange {exchange:?} by {routing_key:?}");
+        self.ask(what, async |channel| {
+            channel.queue_bind(q, e, k, QueueBindOptions::default(), FieldTable::default()).await
+        })
+        .await
+    }
+
+    pub(crate) async fn unbind(&self, queue: &str, exchange: &str, routing_key: &str) -> Result<()> {
+        let (q, e, k) =
+            (short("queue name", queue)?, short("exchange name", exchange)?, short("routing key", routing_key)?);
+        let what = format_args!("unbind the queue {queue:?} from the exchange {exchange:?} by {routing_key:?}");
+        self.ask(what, async |channel| channel.queue_unbind(q, e, k, FieldTable::default()).await).await
+    }
+
+    pub(crate) async fn delete_queue(&self, queue: &str) -> Result<()> {
+        let name = short("queue name", queue)?;
+        let deleted = self
+            .ask(format_args!("delete the queue {queue:?}"), async |channel| {
+                channel.queue_delete(name, QueueDeleteOptions::default()).await.map(drop)
+            })
+            .await;
+        match deleted {
+            // RabbitMQ does not mind; the specification would.
+            Err(error) if error.kind() == ErrorKind::NotFound => Ok(()),
+            other => other,
+        }
+    }
+
+    async fn ask(
+        &self,
+        what: fmt::Arguments<'_>,
+        question: impl AsyncFnOnce(&Channel) -> lapin::Result<()>,
+    ) -> Result<()> {
+        self.life.check()?;
+        let what = what.to_string();
+        debug!(%what, "topology");
+        let answer = async {
+            let mut place = self.channel.lock().await;
+            if !place.as_ref().is_some_and(|channel| channel.status().connected()) {
+                *place = None;
+            }
+            let result = async {
+                let channel = match &mut *place {
+                    Some(channel) => channel,
+                    vacant => vacant.insert(self.link.open_channel().await?),
+                };
+                question(channel).await
+            }
+            .await;
+            if result.is_err() {
+                *place = None;
+            }
+            result.map_err(|error| settle(&self.life, &what, &error))
+        };
+        let Ok(result) = tokio::time::timeout(self.limit, self.life.until_end(answer)).await else {
+            // What this question still holds up must not hold up the next.
+            if let Ok(mut place) = self.channel.try_lock() {
+                *place = None;
+            }
+            return Err(errors::timed_out(&what, &self.address, self.limit));
+        };
+        result
+    }
+}
+
+/// An operation's error: the connection's, where that is what ended.
+pub(crate) fn settle(life: &Life, what: &str, error: &lapin::Error) -> Error {
+    let own = errors::operation(what, error);
+    if errors::ends_a_channel(error) { own } else { life.over_or(own) }
+}
+
+/// AMQP's short strings hold 255 bytes.
+pub(crate) fn short(what: &str, text: &str) -> Result<ShortString> {
+    ShortString::try_new(text).map_err(|_| {
+        Error::new(
+            ErrorKind::InvalidArgument,
+            format!(
+                "the {what} has {} bytes; AMQP allows 255 (it begins {:?})",
+                text.len(),
+                text.chars().take(40).collect::<String>()
+            ),
+        )
+    })
+}
+
+/// As kiwipy sends it: a signed 32-bit integer where it fits, else 64 bits. RabbitMQ compares values, not widths.
+fn milliseconds(argument: &str, wish: Duration) -> Result<AMQPValue> {
+    let wish = wish.as_millis();
+    match (i32::try_from(wish), i64::try_from(wish)) {
+        (Ok(small), _) => Ok(AMQPValue::LongInt(small)),
+        (_, Ok(large)) => Ok(AMQPValue::LongLongInt(large)),
+        _ => Err(Error::new(ErrorKind::InvalidArgument, format!("{argument} of {wish} ms is too long"))),
+    }
+}

@@ -1,0 +1,145 @@
+//! The socket as lapin sees it: a tokio TCP stream, TLS around it where asked for, and the [`Tap`] on what comes in.
+//!
+//! lapin's own wrapper for tokio sockets is not used: dropped on lapin's I/O thread, which has no tokio runtime, it would
+//! start a global runtime with a thread that never ends.
+
+use std::future::Future;
+use std::io::{self, IoSlice, Read, Write};
+use std::net::SocketAddr;
+use std::pin::Pin;
+use std::task::{Context, Poll, ready};
+use std::time::{Duration, Instant};
+
+use async_rs::Tokio;
+use async_rs::traits::Reactor;
+use async_rs::util::RuntimeParts;
+use futures_io::{AsyncRead, AsyncWrite};
+use futures_util::Stream;
+use lapin::AsyncTcpStream;
+use tokio::io::ReadBuf;
+use tokio::net::TcpStream;
+
+use super::tap::Tap;
+
+/// What lapin runs on: tasks and timers of the current tokio runtime, and sockets that are ours.
+pub(crate) type Kit = RuntimeParts<Tokio, WireReactor>;
+
+/// The kit of the runtime in which this is called.
+pub(crate) fn kit() -> async_rs::Runtime<Kit> {
+    async_rs::Runtime::new(RuntimeParts::new(Tokio::current(), WireReactor(Tokio::current())))
+}
+
+/// A tokio socket under the traits that lapin knows.
+#[derive(Debug)]
+pub(crate) struct Socket(pub(crate) TcpStream);
+
+impl AsyncRead for Socket {
+    fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buffer: &mut [u8]) -> Poll<io::Result<usize>> {
+        let mut buffer = ReadBuf::new(buffer);
+        ready!(tokio::io::AsyncRead::poll_read(Pin::new(&mut self.get_mut().0), cx, &mut buffer))?;
+        Poll::Ready(Ok(buffer.filled().len()))
+    }
+}
+
+impl AsyncWrite for Socket {
+    fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+        tokio::io::AsyncWrite::poll_write(Pin::new(&mut self.get_mut().0), cx, bytes)
+    }
+
+    fn poll_write_vectored(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bytes: &[IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        tokio::io::AsyncWrite::poll_write_vectored(Pin::new(&mut self.get_mut().0), cx, bytes)
+    }
+
+    fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        tokio::io::AsyncWrite::poll_flush(Pin::new(&mut self.get_mut().0), cx)
+    }
+
+    fn poll_close(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        tokio::io::AsyncWrite::poll_shutdown(Pin::new(&mut self.get_mut().0), cx)
+    }
+}
+
+/// What lapin is given: the bytes of AMQP, after TLS.
+#[derive(Debug)]
+pub(crate) struct Wire {
+    stream: AsyncTcpStream<Socket>,
+    tap: Tap,
+}
+
+impl Wire {
+    pub(crate) fn new(stream: AsyncTcpStream<Socket>, tap: Tap) -> Self {
+        Wire { stream, tap }
+    }
+}
+
+impl AsyncRead for Wire {
+    fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buffer: &mut [u8]) -> Poll<io::Result<usize>> {
+        let this = self.get_mut();
+        let read = ready!(Pin::new(&mut this.stream).poll_read(cx, buffer))?;
+        match this.tap.see(&buffer[..read]) {
+            Ok(()) => Poll::Ready(Ok(read)),
+            Err(_) => Poll::Ready(Err(io::Error::new(io::ErrorKind::InvalidData, "the peer does not speak AMQP"))),
+        }
+    }
+}
+
+impl AsyncWrite for Wire {
+    fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.get_mut().stream).poll_write(cx, bytes)
+    }
+
+    fn poll_write_vectored(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bytes: &[IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.get_mut().stream).poll_write_vectored(cx, bytes)
+    }
+
+    fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.get_mut().stream).poll_flush(cx)
+    }
+
+    fn poll_close(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.get_mut().stream).poll_close(cx)
+    }
+}
+
+/// Timers of tokio; sockets come ready made, through the connector, so it opens none.
+#[derive(Clone, Debug)]
+pub(crate) struct WireReactor(Tokio);
+
+fn unsupported() -> io::Error {
+    io::Error::new(io::ErrorKind::Unsupported, "homing opens its sockets itself")
+}
+
+impl Reactor for WireReactor {
+    type TcpStream = Wire;
+    type Sleep = <Tokio as Reactor>::Sleep;
+
+    fn register<H: Read + Write + Send + 'static>(
+        &self,
+        _socket: H,
+    ) -> io::Result<impl AsyncRead + AsyncWrite + Send + Unpin + 'static> {
+        Err::<Wire, _>(unsupported())
+    }
+
+    fn sleep(&self, duration: Duration) -> Self::Sleep {
+        self.0.sleep(duration)
+    }
+
+    fn interval(&self, period: Duration) -> impl Stream<Item = Instant> + Send + 'static {
+        self.0.interval(period)
+    }
+
+    fn tcp_connect_addr(
+        &self,
+        _address: SocketAddr,
+    ) -> impl Future<Output = io::Result<Self::TcpStream>> + Send + 'static {
+        std::future::ready(Err(unsupported()))
+    }
+}
