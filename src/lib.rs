@@ -1,6 +1,9 @@
 //! A communicator runtime: RPC, task queues and broadcasts between programs, over RabbitMQ or inside one process, in
 //! kiwipy's wire format.
 //!
+//! homing logs by `tracing`, never a body or a credential. lapin, which carries the RabbitMQ connection, logs returned
+//! messages with their bodies and, at `trace`, the login: set `lapin=off` in your filter.
+//!
 //! Start with [`Communicator`], or [`blocking::Communicator`] in a program without tokio. [`home`] says who owns a future
 //! and why; [`codec`] what a body can hold.
 //!

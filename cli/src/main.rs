@@ -41,7 +41,13 @@ fn log_to_stderr(verbose: u8) {
         1 => "homing=info",
         _ => "homing=debug",
     };
-    let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new(level));
+    let mut filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new(level));
+    // Whatever RUST_LOG says: lapin logs messages with their bodies, and at `trace` the frame with the password.
+    for silent in ["lapin=off", "amq_protocol=off"] {
+        if let Ok(directive) = silent.parse() {
+            filter = filter.add_directive(directive);
+        }
+    }
     tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).with_target(false).init();
 }
 

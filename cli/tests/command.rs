@@ -281,7 +281,9 @@ fn credentials(broker: &Broker) -> TestResult {
     let address = broker.url().rsplit_once('@').map_or(broker.url(), |(_, address)| address);
     let address = address.split('/').next().unwrap_or(address);
     let wrong = format!("amqp://guest:sEcret@{address}/");
-    let (_, err) = exits(&ended(homing(&["-vv", "--broker", &wrong, "task", "send", "1"]))?, 6);
+    let mut loud = homing(&["-vv", "--broker", &wrong, "task", "send", "1"]);
+    loud.env("RUST_LOG", "trace");
+    let (_, err) = exits(&ended(loud)?, 6);
     assert!(err.contains("\"guest\"") && err.contains("password") && !err.contains("sEcret"), "{err}");
     let nowhere = format!("amqp://guest:guest@{address}/nowhere");
     let (_, err) = exits(&ended(homing(&["--broker", &nowhere, "task", "send", "1"]))?, 6);
