@@ -8,6 +8,7 @@ use nix::sys::signal::{Signal, killpg};
 use nix::unistd::Pid;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::process::{Child, Command};
+use tokio::sync::mpsc;
 
 use crate::args::Handler;
 use crate::stop::Stop;
@@ -18,24 +19,45 @@ const GRACE: Duration = Duration::from_secs(5);
 
 /// What answers calls and tasks.
 #[derive(Clone)]
-pub(crate) enum Responder {
+pub(crate) struct Responder {
+    kind: Kind,
+    /// Held by every answer that is under way, so that the end can be waited for.
+    _alive: mpsc::Sender<()>,
+}
+
+#[derive(Clone)]
+enum Kind {
     Echo,
     Exec { command: String, stop: Stop },
 }
 
-impl Responder {
-    pub(crate) fn new(handler: Handler, stop: &Stop) -> Self {
-        match handler.exec {
-            Some(command) => Responder::Exec { command, stop: stop.clone() },
-            None => Responder::Echo,
+/// Resolves when no answer of a responder is under way, and none can begin.
+pub(crate) struct AllEnded(mpsc::Receiver<()>);
+
+impl AllEnded {
+    /// Waits for it, at most as long as a command has to end.
+    pub(crate) async fn wait(mut self) {
+        if tokio::time::timeout(3 * GRACE, self.0.recv()).await.is_err() {
+            tracing::warn!("a command did not end and is left behind");
         }
+    }
+}
+
+impl Responder {
+    pub(crate) fn new(handler: Handler, stop: &Stop) -> (Self, AllEnded) {
+        let (alive, ended) = mpsc::channel(1);
+        let kind = match handler.exec {
+            Some(command) => Kind::Exec { command, stop: stop.clone() },
+            None => Kind::Echo,
+        };
+        (Responder { kind, _alive: alive }, AllEnded(ended))
     }
 
     /// `Cancelled` when the command was told to end in between: its process has ended by then.
     pub(crate) async fn answer(self, body: Value) -> Answered {
-        match self {
-            Responder::Echo => Ok(Answer::Value(body)),
-            Responder::Exec { command, stop } => run(&command, stop, &body).await,
+        match &self.kind {
+            Kind::Echo => Ok(Answer::Value(body)),
+            Kind::Exec { command, stop } => run(command, stop.clone(), &body).await,
         }
     }
 }

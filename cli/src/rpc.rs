@@ -24,7 +24,7 @@ pub(crate) async fn run(command: Rpc, global: &Global, mut stop: Stop) -> Result
         }
         Rpc::Serve { identifier, handler } => {
             let communicator = connect(global).await?;
-            let responder = Responder::new(handler, &stop);
+            let (responder, all_ended) = Responder::new(handler, &stop);
             let subscriber =
                 RpcSubscriber::future(move |request: RpcRequest| responder.clone().answer(request.into_body()));
             let mut events = communicator.events();
@@ -34,6 +34,7 @@ pub(crate) async fn run(command: Rpc, global: &Global, mut stop: Stop) -> Result
                 () = stop.wait() => {
                     // A command in hand has been told to end, and its caller hears `cancelled`.
                     communicator.remove_rpc_subscriber(&identifier).await?;
+                    all_ended.wait().await;
                     close(&communicator).await
                 }
                 failure = crate::task::lost(&mut events) => Err(failure),

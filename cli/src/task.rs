@@ -41,7 +41,8 @@ pub(crate) async fn run(command: Task, global: &Global, stop: Stop) -> Result<()
         }
         Task::Work { handler, prefetch, count } => {
             let communicator = connect(global).await?;
-            let responder = Responder::new(handler, &stop);
+            // Its tasks are waited for one by one.
+            let (responder, _all_ended) = Responder::new(handler, &stop);
             let worked = work(&communicator, responder, prefetch.get(), count.map(u64::from), stop).await;
             let closed = close(&communicator).await;
             worked.and(closed)

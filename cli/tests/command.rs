@@ -111,6 +111,9 @@ impl Running {
 
 impl Drop for Running {
     fn drop(&mut self) {
+        // In order, so that what it has started ends too.
+        signal(self.0.id(), "TERM");
+        let _ = self.ends();
         let _ = self.0.kill();
         let _ = self.0.wait();
     }
