@@ -91,8 +91,11 @@ impl Communicator {
     }
 
     pub(crate) async fn start(builder: Builder, url: BrokerUrl) -> Result<Self> {
-        let shared = driver::start(builder, url).await?;
-        Ok(Communicator { handle: Arc::new(Handle { shared }) })
+        let connecting = driver::start(builder, url).await?;
+        // Guards: a connect that is given up. The handle is there from now on, and its drop closes what is being connected.
+        let handle = Arc::new(Handle { shared: connecting.shared.clone() });
+        connecting.finish().await?;
+        Ok(Communicator { handle })
     }
 
     pub(crate) fn shared(&self) -> &Arc<Shared> {

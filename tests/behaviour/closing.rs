@@ -20,6 +20,7 @@ pub fn add(suite: &mut Suite) {
         dropping_the_last_handle_closes,
         dropping_a_handle_among_others_does_not,
         closing_leaves_no_thread_behind,
+        a_connect_that_is_given_up_leaves_nothing,
         events_end_with_closed,
         a_subscriber_whose_runtime_ends_is_taken_out,
         a_task_whose_runtime_ends_goes_back,
@@ -182,6 +183,17 @@ async fn closing_leaves_no_thread_behind(broker: Broker) {
     assert!(threads_named(&name) >= 1, "the communicator's threads have their name");
     communicator.close().await.unwrap();
     assert_eq!(threads_named(&name), 0);
+}
+
+async fn a_connect_that_is_given_up_leaves_nothing(broker: Broker) {
+    let name = format!("g{}", &uuid::Uuid::new_v4().simple().to_string()[..8]);
+    for _ in 0..10 {
+        let mut connecting = Box::pin(options(&broker).thread_name(&name).connect());
+        // Begun, and dropped before it has ended.
+        let _ = futures_util::poll!(&mut connecting);
+        drop(connecting);
+    }
+    crate::support::eventually(|| threads_named(&name) == 0).await;
 }
 
 async fn events_end_with_closed(broker: Broker) {

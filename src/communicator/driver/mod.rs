@@ -35,7 +35,7 @@ use crate::broker::rabbitmq::RabbitMq;
 use crate::broker::url::BrokerUrl;
 use crate::broker::{Broker, BrokerEvent, ConnectOptions, Delivery, Lane, Nack};
 use crate::error::{Error, ErrorKind, Result};
-use crate::home::{Completer, Home};
+use crate::home::{Completer, Home, HomeFuture};
 
 /// The lane of calls, broadcasts and replies. Task queues have lanes of their own, for their acknowledgements take long.
 const SERVICE_LANE: Lane = Lane(0);
@@ -67,8 +67,25 @@ struct Driver<B> {
     idle: tokio::sync::Notify,
 }
 
-/// Starts the threads of a communicator and connects.
-pub(super) async fn start(builder: Builder, url: BrokerUrl) -> Result<Arc<Shared>> {
+/// A communicator whose thread has started and is connecting.
+pub(super) struct Connecting {
+    pub(super) shared: Arc<Shared>,
+    connected: HomeFuture<Result<()>>,
+}
+
+impl Connecting {
+    /// Waits for the connection. Whoever gives up in between sends a close, which is done once the connection stands.
+    pub(super) async fn finish(self) -> Result<()> {
+        let outcome = self.connected.await.map_err(|end| self.shared.ended(end, "connecting"))?;
+        if outcome.is_err() {
+            join(&self.shared);
+        }
+        outcome
+    }
+}
+
+/// Starts the thread of a communicator, which connects.
+pub(super) async fn start(builder: Builder, url: BrokerUrl) -> Result<Connecting> {
     let (commands, inbox) = mpsc::unbounded_channel();
     let shared = Arc::new(Shared::new(
         commands,
@@ -91,12 +108,7 @@ pub(super) async fn start(builder: Builder, url: BrokerUrl) -> Result<Arc<Shared
     let name = format!("{}-communicator", main.thread_name);
     let thread = thread::Builder::new().name(name).spawn(move || main.run(completer, inbox));
     shared.threads.lock().push(thread.map_err(|error| no_thread(&error))?);
-    let outcome = connected.await.map_err(|end| shared.ended(end, "connecting"))?;
-    if let Err(error) = outcome {
-        join(&shared);
-        return Err(error);
-    }
-    Ok(shared)
+    Ok(Connecting { shared, connected })
 }
 
 fn no_thread(error: &io::Error) -> Error {
@@ -186,9 +198,8 @@ impl Main {
                 return drop(connected.complete(Err(no_thread(&error))));
             }
         };
-        if connected.complete(Ok(())).is_err() || self.shared.commands.strong_count() == 0 {
-            tracing::debug!("whoever connected is gone");
-        }
+        // Whoever gave up waiting for this has sent a close, which is the first command below.
+        drop(connected.complete(Ok(())));
         let driver = Rc::new(Driver {
             broker,
             shared: self.shared,

@@ -152,8 +152,8 @@ impl Requests {
                     let error = Error::new(
                         ErrorKind::TimedOut,
                         format!(
-                            "{} was not answered within {time:?}; the broker had taken it over, so the other end may be \
-                             busy, blocked or gone",
+                            "{} was not answered within {time:?}; the other end may be busy, blocked or gone (or the broker \
+                             takes no messages for now, which an event says)",
                             request.what
                         ),
                     );
