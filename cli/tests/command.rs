@@ -7,7 +7,8 @@ use std::io::{BufRead, BufReader, Read, Write};
 use std::process::{Child, Command, ExitCode, Output, Stdio};
 use std::time::{Duration, Instant};
 
-use support::{Broker, Suite, TestResult};
+use support::node::Tls;
+use support::{Broker, Node, Suite, TestResult};
 
 const LONG: Duration = Duration::from_secs(30);
 
@@ -28,7 +29,9 @@ fn main() -> ExitCode {
         .rabbitmq("a_worker_that_is_told_to_end_ends_its_command_and_gives_the_task_back", worker_ends)
         .rabbitmq("broadcasts_are_watched_with_filters", broadcasts)
         .rabbitmq("wrong_credentials_and_virtual_hosts_are_said_without_the_password", credentials)
-        .rabbitmq("values_that_json_has_not_are_printed_and_read", values);
+        .rabbitmq("values_that_json_has_not_are_printed_and_read", values)
+        .node("tls_is_spoken_and_the_server_is_checked", tls)
+        .node("a_server_that_loses_its_broker_says_so_and_exits_with_6", broker_lost);
     suite.run()
 }
 
@@ -303,5 +306,42 @@ fn values(broker: &Broker) -> TestResult {
     // What it printed it reads back.
     let (again, _) = exits(&ended(on(broker, &["--format", "json", "rpc", "call", "echo", out.trim()]))?, 0);
     assert_eq!(again, out);
+    Ok(())
+}
+
+fn tls() -> TestResult {
+    let node = Node::start(Tls::Yes)?;
+    let url = node.described("NODE_TLS_URL").ok_or("no TLS URL")?;
+    let ca = node.described("NODE_TLS_CA").ok_or("no CA")?;
+    let trusted = format!("{url}?cacertfile={ca}");
+    let broker = Broker::at(&trusted);
+    exits(&ended(on(&broker, &["task", "send", "{over: tls}", "--no-reply"]))?, 0);
+    let (out, _) = exits(&ended(homing(&["--broker", &trusted, "demo"]))?, 0);
+    assert!(out.contains("RabbitMQ"), "{out}");
+    for (url, why) in [
+        (url.clone(), "a server that nobody vouches for"),
+        (format!("{trusted}&server_name_indication=elsewhere.example"), "another server's name"),
+        (url.replace("amqps://", "amqp://"), "no TLS on our side"),
+        (node.url().replace("amqp://", "amqps://"), "no TLS on theirs"),
+    ] {
+        let with_time = if url.contains('?') {
+            format!("{url}&connection_timeout=5000")
+        } else {
+            format!("{url}?connection_timeout=5000")
+        };
+        let (_, err) = exits(&ended(homing(&["--broker", &with_time, "task", "send", "1"]))?, 6);
+        assert!(!err.is_empty(), "{why}");
+    }
+    Ok(())
+}
+
+fn broker_lost() -> TestResult {
+    let node = Node::start(Tls::No)?;
+    let broker = Broker::at(node.url());
+    let mut server = Running::start(on(&broker, &["rpc", "serve", "x", "--echo"]))?;
+    let mut worker = Running::start(on(&broker, &["task", "work", "--echo"]))?;
+    node.kill()?;
+    assert_eq!(server.ends()?, Some(6));
+    assert_eq!(worker.ends()?, Some(6));
     Ok(())
 }
