@@ -1,11 +1,12 @@
 //! Homes of every kind: a completion lands on its home, exactly once, whatever happens on the other side.
 
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, mpsc};
+use std::sync::{Arc, Barrier, Mutex, mpsc};
 use std::thread::{self, ThreadId};
 use std::time::{Duration, Instant};
 
-use homing::home::{Completer, End, EventLoop, ForeignLoop, Home, LocalHome, MAX_DEPTH, thread_future};
+use homing::home::{Completer, End, EventLoop, ForeignLoop, Home, LocalHome, WaitRefused, thread_future};
+use homing::home::{MAX_DEPTH, MAX_STACK, MAX_WAITING_WORKERS};
 
 /// Notes on which thread it is dropped.
 struct Noted(Arc<Mutex<Vec<ThreadId>>>);
@@ -134,15 +135,187 @@ fn a_wait_within_a_callback_goes_on_draining() {
     assert_eq!(outcome.wait_timeout(Duration::from_secs(10)), Ok(5));
 }
 
+/// Waits within callbacks within waits, as deep as they are let; how deep that was, and why no deeper.
+fn deeper(home: &LocalHome, depth: usize) -> (usize, WaitRefused) {
+    match home.block_on(async { deeper(&LocalHome::of_this_thread(), depth + 1) }) {
+        Ok(reached) => reached,
+        Err(refused) => (depth, refused),
+    }
+}
+
 #[test]
-fn waits_that_stand_too_deep_are_refused() {
-    fn deeper(home: &LocalHome, depth: usize) -> usize {
-        match home.block_on(async { deeper(&LocalHome::of_this_thread(), depth + 1) }) {
+fn waits_stand_a_thousand_deep_on_an_event_loop() {
+    let event_loop = EventLoop::start("deep").unwrap();
+    let (done, outcome) = thread_future().unwrap();
+    event_loop.run(move |home| drop(done.complete(deeper(home, 0)))).unwrap();
+    assert_eq!(outcome.wait_timeout(Duration::from_secs(30)), Ok((MAX_DEPTH, WaitRefused::TooDeep)));
+}
+
+#[test]
+fn waits_on_a_thread_are_refused_before_its_stack_ends() {
+    /// Takes a lot of stack within each wait.
+    fn greedy(home: &LocalHome, depth: usize) -> (usize, WaitRefused) {
+        let room = std::hint::black_box([0_u8; 64 << 10]);
+        let reached = match home.block_on(async { greedy(&LocalHome::of_this_thread(), depth + 1) }) {
             Ok(reached) => reached,
-            Err(_) => depth,
+            Err(refused) => (depth, refused),
+        };
+        std::hint::black_box(&room);
+        reached
+    }
+    // The usual 2 MiB, of which MAX_STACK may lie between waits.
+    let (depth, refused) = thread::spawn(|| greedy(&LocalHome::of_this_thread(), 0)).join().unwrap();
+    assert_eq!(refused, WaitRefused::TooDeep);
+    assert!((4..=MAX_STACK / (64 << 10) + 1).contains(&depth), "{depth} waits of 64 KiB each");
+    // Every frame has gone: the next wait is the outermost again.
+    let (completer, future) = thread_future::<u32>().unwrap();
+    completer.complete(1).unwrap();
+    assert_eq!(future.wait(), Ok(1));
+}
+
+#[test]
+fn a_wait_on_a_thread_that_drives_a_current_thread_runtime_is_refused_at_once() {
+    let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
+    runtime.block_on(async {
+        let (_completer, future) = thread_future::<u32>().unwrap();
+        assert_eq!(future.wait(), Err(End::WouldDeadlock));
+        let refused = LocalHome::of_this_thread().block_on(async {}).unwrap_err();
+        assert!(refused.to_string().starts_with("waiting here would deadlock"), "{refused}");
+    });
+}
+
+#[test]
+fn a_worker_that_waits_gives_its_other_tasks_away() {
+    // One worker, which waits for what another task of the same runtime completes.
+    let runtime = runtime(1);
+    let outcome = runtime.block_on(async {
+        tokio::spawn(async {
+            let (completer, future) = thread_future::<u32>().unwrap();
+            tokio::spawn(async move { completer.complete(9) });
+            future.wait()
+        })
+        .await
+        .unwrap()
+    });
+    assert_eq!(outcome, Ok(9));
+}
+
+#[test]
+fn workers_that_wait_are_limited_in_number() {
+    let runtime = runtime(2);
+    let go = Arc::new(Barrier::new(MAX_WAITING_WORKERS + 1));
+    let waits: Vec<_> = (0..MAX_WAITING_WORKERS)
+        .map(|_| {
+            let go = go.clone();
+            let (tell, told) = mpsc::channel::<Completer<u32>>();
+            let task = runtime.spawn(async move {
+                let (completer, future) = thread_future::<u32>().unwrap();
+                tell.send(completer).unwrap();
+                LocalHome::of_this_thread().spawn(async move { drop(tokio::task::spawn_blocking(move || go.wait())) });
+                future.wait()
+            });
+            (told.recv().unwrap(), task)
+        })
+        .collect();
+    // All of them stand in their waits now.
+    go.wait();
+    let one_more = async {
+        let (_completer, future) = thread_future::<u32>().unwrap();
+        future.wait()
+    };
+    let refused = runtime.block_on(async { tokio::spawn(one_more).await.unwrap() });
+    assert_eq!(refused, Err(End::WouldDeadlock));
+    for (completer, task) in waits {
+        completer.complete(1).unwrap();
+        assert_eq!(runtime.block_on(task).unwrap(), Ok(1));
+    }
+}
+
+#[test]
+fn a_loop_that_is_stopped_ends_the_waits_that_stand_on_it() {
+    let event_loop = EventLoop::start("stopped").unwrap();
+    let (tell, told) = mpsc::channel();
+    let (standing, stands) = mpsc::channel();
+    event_loop
+        .run(move |home| {
+            let (_never, future) = home.future::<u32>().unwrap();
+            let inner = tell.clone();
+            home.spawn(async move {
+                let (_never, future) = LocalHome::of_this_thread().future::<u32>().unwrap();
+                standing.send(()).unwrap();
+                inner.send(("inner", future.wait())).unwrap();
+            });
+            tell.send(("outer", future.wait())).unwrap();
+        })
+        .unwrap();
+    stands.recv().unwrap();
+    event_loop.stop();
+    assert_eq!(told.try_recv(), Ok(("inner", Err(End::HomeEnded))));
+    assert_eq!(told.try_recv(), Ok(("outer", Err(End::HomeEnded))));
+}
+
+#[test]
+fn a_waiter_that_outlives_its_runtime_hears_that_its_home_has_ended() {
+    let runtime = runtime(1);
+    let handle = runtime.handle().clone();
+    let (tell, told) = mpsc::channel();
+    let waiter = thread::spawn(move || {
+        handle.block_on(async {
+            let (completer, mut future) = Home::current().future::<u32>().await.unwrap();
+            assert!(futures_util::poll!(&mut future).is_pending());
+            tell.send(completer).unwrap();
+            future.await
+        })
+    });
+    let completer = told.recv().unwrap();
+    runtime.shutdown_background();
+    let until = Instant::now() + Duration::from_secs(10);
+    while !completer.is_unwanted() && Instant::now() < until {
+        thread::sleep(Duration::from_millis(1));
+    }
+    completer.complete(1).unwrap_err();
+    assert_eq!(waiter.join().unwrap(), Err(End::HomeEnded));
+}
+
+#[test]
+fn tasks_and_timers_of_a_home_that_has_ended_are_dropped_at_once() {
+    thread::spawn(|| {
+        let (task, tasks) = noted();
+        let (timer, timers) = noted();
+        let home = {
+            let foreign = ForeignLoop::new(|| ());
+            foreign.local().clone()
+        };
+        home.spawn(async move { drop(task) });
+        home.after(Duration::ZERO, move || drop(timer));
+        assert_eq!(tasks.lock().unwrap().len(), 1);
+        assert_eq!(timers.lock().unwrap().len(), 1);
+    })
+    .join()
+    .unwrap();
+}
+
+#[test]
+fn each_task_of_a_home_that_ends_is_dropped_though_others_panic() {
+    struct Panics(Arc<AtomicUsize>);
+    impl Drop for Panics {
+        fn drop(&mut self) {
+            self.0.fetch_add(1, Ordering::SeqCst);
+            panic!("on purpose");
         }
     }
-    assert_eq!(deeper(&LocalHome::of_this_thread(), 0), MAX_DEPTH);
+    let drops = Arc::new(AtomicUsize::new(0));
+    let foreign = ForeignLoop::new(|| ());
+    for _ in 0..3 {
+        let held = Panics(drops.clone());
+        foreign.local().spawn(async move {
+            let _held = held;
+            std::future::pending::<()>().await;
+        });
+    }
+    foreign.run_pending(10);
+    drop(foreign);
+    assert_eq!(drops.load(Ordering::SeqCst), 3);
 }
 
 #[test]

@@ -9,7 +9,6 @@ use std::sync::Arc;
 use futures_util::FutureExt;
 use serde::Serialize;
 
-use super::blocking;
 use crate::codec::Value;
 use crate::error::{Error, ErrorKind, Result};
 use crate::home::{Completer, End, Home, panic_text};
@@ -255,7 +254,7 @@ impl<M: Send + 'static> Handler<M> {
                     return Err(Failure::Exception("the subscriber's home has as much open as it may have".into()));
                 };
                 home.spawn_blocking(move || {
-                    let _allowed = blocking::allow();
+                    let _allowed = crate::home::allow();
                     let answered = caught(move || handler(message));
                     // Where the home has ended, its subscriber's requests are answered by their own drop.
                     drop(completer.complete(answered));

@@ -24,14 +24,10 @@
 //! once; inside a [blocking subscriber](crate::Subscriber::blocking) it is allowed. On a worker of a multi-thread runtime the
 //! worker's other tasks move away first.
 
-use std::cell::Cell;
+use std::cell::RefCell;
 use std::future::IntoFuture;
 use std::num::NonZeroU16;
 use std::time::Duration;
-
-use serde::Serialize;
-use serde::de::DeserializeOwned;
-use tokio::runtime::{Handle, RuntimeFlavor};
 
 use super::{
     BroadcastFilter, BroadcastSend, BroadcastSubscriber, Builder, CloseReport, Counts, Events, Identifier,
@@ -39,44 +35,63 @@ use super::{
 };
 use crate::codec::Value;
 use crate::error::{Error, ErrorKind, Result};
-use crate::home::{Home, LocalHome};
+use crate::home::{Home, LocalHome, WaitRefused};
+use serde::Serialize;
+use serde::de::DeserializeOwned;
 
 thread_local! {
-    /// Set while this thread is one that a runtime keeps for blocking.
-    static MAY_BLOCK: Cell<bool> = const { Cell::new(false) };
-}
-
-/// While it lives, this thread may wait although it is in the context of a current-thread runtime.
-pub(crate) struct Allowed(bool);
-
-pub(crate) fn allow() -> Allowed {
-    Allowed(MAY_BLOCK.replace(true))
-}
-
-impl Drop for Allowed {
-    fn drop(&mut self) {
-        MAY_BLOCK.set(self.0);
-    }
+    /// What this thread waits for, the innermost last.
+    static STANDING: RefCell<Vec<String>> = const { RefCell::new(Vec::new()) };
 }
 
 /// Waits for an async call on the calling thread, whose home goes on meanwhile.
 ///
+/// Waits within each other end last in, first out: one that only an outer frame can end runs into its deadline, and its
+/// error names both.
+///
 /// # Errors
-/// `WouldDeadlock` in the context of a current-thread tokio runtime, and where waits stand too deep within each other.
+/// `WouldDeadlock` at once in the context of a current-thread tokio runtime, and where waits stand too deep within each
+/// other; `HomeEnded` when it waits on an event loop that is stopped.
 pub fn wait<T>(call: impl IntoFuture<Output = Result<T>>) -> Result<T> {
-    let run = || {
-        LocalHome::of_this_thread().block_on(call.into_future()).unwrap_or_else(|too_deep| {
-            Err(Error::with_source(ErrorKind::WouldDeadlock, too_deep.to_string(), too_deep))
-        })
-    };
-    match Handle::try_current().map(|runtime| runtime.runtime_flavor()) {
-        Ok(RuntimeFlavor::CurrentThread) if !MAY_BLOCK.get() => Err(Error::new(
-            ErrorKind::WouldDeadlock,
-            "waiting here would deadlock: this thread drives a current-thread tokio runtime, and nothing of it could go on; \
-             use the async API, or a subscriber made with `Subscriber::blocking`",
+    wait_for("a call".to_owned(), call)
+}
+
+fn wait_for<T>(what: String, call: impl IntoFuture<Output = Result<T>>) -> Result<T> {
+    let within = STANDING.with_borrow(|standing| standing.last().cloned());
+    let _standing = Standing::begin(what);
+    let waited = LocalHome::of_this_thread().block_on(call.into_future()).unwrap_or_else(|refused| {
+        let kind = match refused {
+            WaitRefused::Stopped => ErrorKind::HomeEnded,
+            _ => ErrorKind::WouldDeadlock,
+        };
+        Err(Error::with_source(kind, refused.to_string(), refused))
+    });
+    match (waited, within) {
+        (Err(error), Some(outer)) if error.kind() == ErrorKind::TimedOut => Err(Error::with_source(
+            ErrorKind::TimedOut,
+            format!(
+                "{error}; it stood within the wait for {outer} on the same home, which could not go on before this one ended: \
+                 if that is what this one waited for, answer with a future instead of waiting"
+            ),
+            error,
         )),
-        Ok(RuntimeFlavor::MultiThread) => tokio::task::block_in_place(run),
-        _ => run(),
+        (waited, _) => waited,
+    }
+}
+
+/// One wait of this thread, while it stands.
+struct Standing(());
+
+impl Standing {
+    fn begin(what: String) -> Self {
+        STANDING.with_borrow_mut(|standing| standing.push(what));
+        Standing(())
+    }
+}
+
+impl Drop for Standing {
+    fn drop(&mut self) {
+        STANDING.with_borrow_mut(|standing| drop(standing.pop()));
     }
 }
 
@@ -110,7 +125,7 @@ macro_rules! waits {
             /// # Errors
             /// As awaiting it; `WouldDeadlock` where a wait cannot be.
             pub fn wait(self) -> Result<$output> {
-                wait(self)
+                wait_for(self.what(), self)
             }
         }
     )*};
@@ -124,7 +139,7 @@ impl RpcSend {
     /// # Errors
     /// As [`send`](RpcSend::send).
     pub fn send_blocking(self) -> Result<Reply> {
-        wait(self.send())
+        wait_for(self.what(), self.send())
     }
 }
 
@@ -134,7 +149,7 @@ impl TaskSend {
     /// # Errors
     /// As [`send`](TaskSend::send).
     pub fn send_blocking(self) -> Result<Reply> {
-        wait(self.send())
+        wait_for(self.what(), self.send())
     }
 }
 
@@ -144,7 +159,7 @@ impl Reply {
     /// # Errors
     /// As [`stage`](Reply::stage).
     pub fn stage_blocking(&mut self) -> Result<Stage> {
-        wait(self.stage())
+        wait_for(self.what(), self.stage())
     }
 }
 

@@ -47,6 +47,11 @@ impl Reply {
         Reply { shared, correlation, next: Some(next), what, finished: false }
     }
 
+    /// For errors.
+    pub(super) fn what(&self) -> String {
+        self.what.clone()
+    }
+
     /// The next stage.
     ///
     /// # Errors

@@ -70,7 +70,16 @@ impl std::fmt::Debug for SharedRef {
     }
 }
 
+fn what_call(recipient: &Identifier) -> String {
+    format!("the call to {:?}", recipient.as_str())
+}
+
 impl RpcSend {
+    /// For errors.
+    pub(super) fn what(&self) -> String {
+        self.recipient.as_ref().map_or_else(|_| "a call".to_owned(), what_call)
+    }
+
     /// Waits this long for the answer, and again after each `pending`. Default: the communicator's
     /// [`call_timeout`](super::Builder::call_timeout), 60 s.
     pub fn timeout(mut self, time: Duration) -> Self {
@@ -104,7 +113,7 @@ impl RpcSend {
     async fn dispatch(self, published: Option<super::command::Published>) -> Result<Reply> {
         let shared = self.shared.0;
         let recipient = self.recipient?;
-        let what = format!("the call to {:?}", recipient.as_str());
+        let what = what_call(&recipient);
         let body = shared.encode(self.body)?;
         let slot = shared.slot().await?;
         let (expected, future) = expect(&what, self.patience).await?;
@@ -124,6 +133,11 @@ impl IntoFuture for RpcSend {
 }
 
 impl TaskSend {
+    /// For errors.
+    pub(super) fn what(&self) -> String {
+        format!("the task on {:?}", &*self.queue)
+    }
+
     /// Waits this long for the outcome, and again after each `pending`. Default: the communicator's
     /// [`task_timeout`](super::Builder::task_timeout), 7 days.
     pub fn timeout(mut self, time: Duration) -> Self {
@@ -158,8 +172,8 @@ impl TaskSend {
     }
 
     async fn dispatch(self, published: Option<super::command::Published>) -> Result<Reply> {
+        let what = self.what();
         let shared = self.shared.0;
-        let what = format!("the task on {:?}", &*self.queue);
         let body = shared.encode(task_body(self.body, false))?;
         let slot = shared.slot().await?;
         let (expected, future) = expect(&what, self.patience).await?;
@@ -175,6 +189,13 @@ impl IntoFuture for TaskSend {
 
     fn into_future(self) -> Sending<Value> {
         Box::pin(async move { self.dispatch(None).await?.outcome().await })
+    }
+}
+
+impl TaskSendNoReply {
+    /// For errors.
+    pub(super) fn what(&self) -> String {
+        self.0.what()
     }
 }
 
@@ -207,6 +228,12 @@ fn task_body(body: Value, no_reply: bool) -> Value {
 }
 
 impl BroadcastSend {
+    /// For errors.
+    #[expect(clippy::unused_self, reason = "the others of its kind say what they are about")]
+    pub(super) fn what(&self) -> String {
+        "a broadcast".to_owned()
+    }
+
     /// Who sends it: a process id of any type.
     pub fn sender(mut self, sender: impl Into<Value>) -> Self {
         self.sender = sender.into();

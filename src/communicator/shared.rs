@@ -165,7 +165,7 @@ impl Shared {
             End::Cancelled => ErrorKind::Cancelled,
             End::TimedOut => ErrorKind::TimedOut,
             End::WrongHome => ErrorKind::WrongHome,
-            End::TooDeep => ErrorKind::WouldDeadlock,
+            End::TooDeep | End::WouldDeadlock => ErrorKind::WouldDeadlock,
             End::HomeEnded | End::Taken => ErrorKind::HomeEnded,
         };
         Error::with_source(kind, format!("{what}: {end}"), end)

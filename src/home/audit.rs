@@ -12,6 +12,8 @@ pub(crate) enum Event {
     Write,
     /// Its waiter is woken.
     Wake,
+    /// Something that was to be called at home is called: a task polled, a timer fired, a call run.
+    Callback,
     /// Its value is dropped without being taken.
     Drop,
 }
@@ -20,12 +22,14 @@ pub(crate) enum Event {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Audit {
-    /// Writes, wakes, and drops that were looked at.
+    /// Writes, wakes, callbacks and drops that were looked at.
     pub checked: u64,
     /// Outcomes written off their home.
     pub writes_off_home: u64,
     /// Waiters woken off their home.
     pub wakes_off_home: u64,
+    /// Calls of a home that were run off it.
+    pub callbacks_off_home: u64,
     /// Values dropped off their home while it lived.
     pub drops_off_home: u64,
 }
@@ -36,7 +40,7 @@ mod counting {
     use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
     static CHECKED: AtomicU64 = AtomicU64::new(0);
-    static OFF_HOME: [AtomicU64; 3] = [AtomicU64::new(0), AtomicU64::new(0), AtomicU64::new(0)];
+    static OFF_HOME: [AtomicU64; 4] = [const { AtomicU64::new(0) }; 4];
 
     pub(crate) fn event(identity: Identity, event: Event) {
         CHECKED.fetch_add(1, Relaxed);
@@ -52,8 +56,46 @@ mod counting {
             checked: CHECKED.load(Relaxed),
             writes_off_home: OFF_HOME[Event::Write as usize].load(Relaxed),
             wakes_off_home: OFF_HOME[Event::Wake as usize].load(Relaxed),
+            callbacks_off_home: OFF_HOME[Event::Callback as usize].load(Relaxed),
             drops_off_home: OFF_HOME[Event::Drop as usize].load(Relaxed),
         }
+    }
+}
+
+/// What a seeded fault does away from home, so that a run can show that its checks can fail.
+#[cfg(all(feature = "audit", not(homing_loom)))]
+#[doc(hidden)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum OffHome {
+    Write,
+    Wake,
+    Callback,
+    Drop,
+}
+
+/// Does to a future of this home, on the calling thread, what only the home may do.
+#[cfg(all(feature = "audit", not(homing_loom)))]
+#[doc(hidden)]
+pub fn seed_off_home(kind: OffHome, home: &super::Home) {
+    use super::cell::{Cell, Landing};
+    use std::sync::Arc;
+    use std::task::{Context, Waker};
+
+    let Some(place) = home.inbox().try_reserve() else { return };
+    let cell = Cell::<()>::new(Arc::clone(home.inbox()), place);
+    match kind {
+        OffHome::Write => {
+            cell.put(Ok(()));
+            cell.land();
+        }
+        OffHome::Wake => {
+            let _pending = cell.poll(&mut Context::from_waker(Waker::noop()));
+            cell.put(Ok(()));
+            cell.land();
+        }
+        OffHome::Callback => home.inbox().call(|| ()),
+        OffHome::Drop => cell.discard(),
     }
 }
 

@@ -27,6 +27,8 @@ pub enum End {
     HomeEnded,
     /// Too many waits stood within each other on its home.
     TooDeep,
+    /// Waiting there would block the only thread that could end the wait.
+    WouldDeadlock,
     /// It ended before, and its outcome was taken then.
     Taken,
 }
@@ -40,6 +42,9 @@ impl std::fmt::Display for End {
             End::WrongHome => "the future was polled away from its home; await it in the runtime that made it",
             End::HomeEnded => "the home of the future has ended",
             End::TooDeep => "too many waits stand within each other on this home",
+            End::WouldDeadlock => {
+                "waiting here would deadlock: this thread drives a tokio runtime, of which nothing could go on; await it instead"
+            }
             End::Taken => "the outcome of the future was taken before",
         })
     }
@@ -106,8 +111,23 @@ impl<T: Send + 'static> Cell<T> {
         // the inbox, so that not even its last reference can be dropped on this thread.
         inbox.post_as(self, |cell| Envelope::Completion(cell)).map_err(|cell| {
             let outcome = cell.parcel.lock().take();
+            // Guards: a waiter that outlives its home, in a runtime that was shut down under a `block_on` elsewhere. Its home
+            // will not wake it any more; woken by us it finds that its home has ended.
+            let waiter = match &mut *cell.landed.lock() {
+                Landed::Waiting(waker) => waker.take(),
+                Landed::Ready(_) | Landed::Gone => None,
+            };
+            if let Some(waker) = waiter {
+                waker.wake();
+            }
             outcome.unwrap_or(Err(End::HomeEnded))
         })
+    }
+
+    /// Puts an outcome where the home finds it, and no envelope. For seeded faults.
+    #[cfg(all(feature = "audit", not(homing_loom)))]
+    pub(crate) fn put(&self, outcome: Outcome<T>) {
+        *self.parcel.lock() = Some(outcome);
     }
 
     /// Polls on the home.

@@ -37,7 +37,7 @@ impl Future for Drain {
                 Some(Envelope::Completion(cell)) => guarded(|| cell.land()),
                 Some(Envelope::Deadline(cell)) => guarded(|| cell.expire()),
                 Some(Envelope::Returned(cell)) => guarded(|| cell.discard()),
-                Some(Envelope::Run(call)) => guarded(call),
+                Some(Envelope::Run(call)) => this.inbox.call(call),
                 // Tasks of a runtime are the runtime's own.
                 Some(Envelope::Wake(_) | Envelope::Nudge) | None => {}
             }

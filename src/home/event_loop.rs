@@ -7,7 +7,10 @@ use std::thread::{self, JoinHandle};
 
 use super::inbox::{Bell, Envelope, Inbox};
 use super::local::{LocalHome, Sleeper};
-use super::{DEFAULT_CAPACITY, Full, Home};
+use super::{DEFAULT_CAPACITY, EVENT_LOOP_STACK, Full, Home};
+
+/// Of the loop's thread, in bytes: what waits within waits may take, and room beyond.
+const STACK: usize = 16 << 20;
 
 /// A thread that is a home: it runs tasks, timers and calls, until it is stopped.
 ///
@@ -45,9 +48,10 @@ impl EventLoop {
     /// When the system gives no thread.
     pub fn start(name: impl Into<String>) -> io::Result<Self> {
         let (inbox_out, inbox_in) = crossbeam_channel::bounded(1);
-        let thread = thread::Builder::new().name(name.into()).spawn(move || {
+        let thread = thread::Builder::new().name(name.into()).stack_size(STACK).spawn(move || {
             let (ring, rung) = crossbeam_channel::bounded(1);
             let home = LocalHome::new(Bell::Channel(ring), Sleeper::Channel(rung), DEFAULT_CAPACITY);
+            home.set_stack_limit(EVENT_LOOP_STACK);
             // Whoever started us waits for this; had it gone, nobody could stop us.
             if inbox_out.send(Arc::clone(home.inbox())).is_ok() {
                 home.run();
@@ -72,7 +76,8 @@ impl EventLoop {
         self.handle.run(call)
     }
 
-    /// Stops the loop after the call or task that it is in, and waits for its thread. What it still holds is dropped there.
+    /// Stops the loop after the call or task that it is in, and waits for its thread. Waits that stand on the loop end with
+    /// [`End::HomeEnded`](super::End::HomeEnded), the innermost first. What the loop still holds is dropped there.
     pub fn stop(mut self) {
         self.stop_and_join();
     }

@@ -11,7 +11,7 @@ use super::{Completer, DEFAULT_CAPACITY, Full, Home, LocalFuture};
 /// The calling thread's own loop as a home.
 ///
 /// The program gives a hook that wakes its loop: it is called once when something arrives where there was nothing, from any
-/// thread and under no lock, and must not block. The loop then calls [`run_pending`](ForeignLoop::run_pending) on its own
+/// thread and under no lock, and must not block (one that takes over 10 ms is logged). The loop then calls [`run_pending`](ForeignLoop::run_pending) on its own
 /// thread. Waiting in a callback goes on with everything else of this home.
 ///
 /// ```
@@ -20,7 +20,7 @@ use super::{Completer, DEFAULT_CAPACITY, Full, Home, LocalFuture};
 ///
 /// // A loop that lives on messages, as a GUI's does.
 /// let (wake, events) = mpsc::channel();
-/// let home = ForeignLoop::new(move || drop(wake.send("wake")));
+/// let home = ForeignLoop::sending(wake, "wake");
 /// let (completer, future) = home.future::<u32>()?;
 /// future.on_done(|outcome| assert_eq!(outcome, Ok(42)));
 /// std::thread::spawn(move || completer.complete(42));
@@ -46,6 +46,33 @@ impl ForeignLoop {
     pub fn new(hook: impl Fn() + Send + Sync + 'static) -> Self {
         let bell = Bell::Hook { hook: Box::new(hook), waiting: Condvar::default() };
         ForeignLoop { home: LocalHome::new(bell, Sleeper::Condvar, DEFAULT_CAPACITY) }
+    }
+
+    /// The same with a hook that sends this message to the loop, for a loop that lives on a channel, as a GUI's does. A loop
+    /// that has dropped its receiver is not rung.
+    #[must_use]
+    pub fn sending<M: Clone + Send + Sync + 'static>(sender: std::sync::mpsc::Sender<M>, message: M) -> Self {
+        Self::new(move || drop(sender.send(message.clone())))
+    }
+
+    /// The same with a hook that writes to an eventfd, a pipe or a socket, for a loop that lives on `epoll`, `poll` or
+    /// `select`: eight bytes, the number one as this machine writes it, which is what an eventfd takes.
+    ///
+    /// The loop is to read it empty each time it is woken, before [`run_pending`](Self::run_pending). Make it non-blocking,
+    /// so that a pipe that nobody reads stops no one: it is full then, which wakes as well.
+    #[cfg(unix)]
+    #[must_use]
+    pub fn writing_to(bell: impl Into<std::os::fd::OwnedFd>) -> Self {
+        use std::io::Write;
+
+        let bell = std::fs::File::from(bell.into());
+        Self::new(move || drop((&bell).write(&1_u64.to_ne_bytes())))
+    }
+
+    /// When the next timer of this home is due, for the loop's own sleep.
+    #[must_use]
+    pub fn next_timer(&self) -> Option<std::time::Instant> {
+        self.home.next_timer()
     }
 
     /// Handles what has arrived, `limit` envelopes at most, and timers that are due. When something is left, the hook is

@@ -52,6 +52,10 @@ impl Home {
         self.inbox.identity().is_here()
     }
 
+    pub(crate) fn inbox(&self) -> &Arc<Inbox> {
+        &self.inbox
+    }
+
     pub(crate) fn is_runtime(&self) -> bool {
         matches!(self.kind, Kind::Runtime(_))
     }

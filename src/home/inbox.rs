@@ -11,6 +11,7 @@ use std::time::Instant;
 
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
+use super::audit::{self, Event};
 use super::cell::Landing;
 use super::identity::Identity;
 use super::local::guarded;
@@ -18,6 +19,9 @@ use super::sync::{Condvar, Mutex};
 
 /// How many futures and calls a home may have open at once, unless its builder says otherwise.
 pub const DEFAULT_CAPACITY: usize = 1 << 20;
+
+/// How long a wake hook may take before it is reported.
+const HOOK_LIMIT: std::time::Duration = std::time::Duration::from_millis(10);
 
 /// What a home finds in its inbox. Handled on the home only.
 pub(crate) enum Envelope {
@@ -90,6 +94,12 @@ impl Inbox {
         Arc::clone(&self.places).acquire_owned().await.ok()
     }
 
+    /// Calls something of this home. On the home only.
+    pub(crate) fn call(&self, call: impl FnOnce()) {
+        audit::event(self.identity, Event::Callback);
+        guarded(call);
+    }
+
     /// Puts an envelope in and rings when the inbox was empty.
     ///
     /// # Errors
@@ -136,7 +146,12 @@ impl Inbox {
             // A hook is user code on a foreign thread: its panic must not become that of whoever completes.
             Bell::Hook { hook, waiting } => {
                 waiting.notify_one();
+                let begun = Instant::now();
                 guarded(&**hook);
+                let taken = begun.elapsed();
+                if taken > HOOK_LIMIT {
+                    tracing::warn!(?taken, "the wake hook of a foreign loop held up whoever completes a future of it");
+                }
             }
         }
     }

@@ -17,15 +17,14 @@ use std::sync::Arc;
 use std::task::{Context, Poll, Wake, Waker};
 use std::time::{Duration, Instant};
 
-use super::cell::{End, Outcome};
+use super::audit::{self, Event};
+use super::cell::Outcome;
 use super::completer::Completer;
 use super::future::{Deadline, LocalFuture, pair};
 use super::identity::Identity;
 use super::inbox::{Bell, Envelope, Inbox};
 use super::sync::{AtomicBool, Ordering};
-
-/// How deep waits may stand within each other on one home before the next one is refused: each costs stack.
-pub const MAX_DEPTH: usize = 128;
+use super::wait::{MAX_DEPTH, MAX_STACK, WaitRefused, admitted};
 
 /// How many envelopes are handled before a waiting frame looks at what it waits for again.
 const TURN: usize = if cfg!(homing_loom) { 2 } else { 64 };
@@ -43,8 +42,18 @@ struct Local {
     timers: RefCell<BinaryHeap<Reverse<Timer>>>,
     next_timer: StdCell<u64>,
     depth: StdCell<usize>,
+    /// Where the stack stood at the outermost wait.
+    stack_base: StdCell<usize>,
+    stack_limit: StdCell<usize>,
     sleeper: Sleeper,
     stopped: StdCell<bool>,
+}
+
+impl Drop for Local {
+    fn drop(&mut self) {
+        // Guards: a home whose last handle goes without an end. Its envelopes hold the inbox and the inbox holds them.
+        self.end();
+    }
 }
 
 /// How the thread sleeps until its bell rings.
@@ -115,22 +124,6 @@ impl Ord for Timer {
     }
 }
 
-/// Waits stood deeper within each other than [`MAX_DEPTH`].
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[non_exhaustive]
-pub struct TooDeep;
-
-impl fmt::Display for TooDeep {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(
-            f,
-            "{MAX_DEPTH} waits stand within each other on this home; answer with a future instead of waiting for it"
-        )
-    }
-}
-
-impl std::error::Error for TooDeep {}
-
 impl LocalHome {
     /// Makes the calling thread a home that sleeps in its own way.
     pub(crate) fn new(bell: Bell, sleeper: Sleeper, capacity: usize) -> Self {
@@ -142,6 +135,8 @@ impl LocalHome {
             timers: RefCell::default(),
             next_timer: StdCell::new(0),
             depth: StdCell::new(0),
+            stack_base: StdCell::new(0),
+            stack_limit: StdCell::new(MAX_STACK),
             sleeper,
             stopped: StdCell::new(false),
         }))
@@ -159,6 +154,17 @@ impl LocalHome {
         &self.0.inbox
     }
 
+    /// For a thread that has more stack than others.
+    #[cfg(not(homing_loom))]
+    pub(crate) fn set_stack_limit(&self, bytes: usize) {
+        self.0.stack_limit.set(bytes);
+    }
+
+    /// When the next timer is due, where there is one.
+    pub(crate) fn next_timer(&self) -> Option<Instant> {
+        self.0.timers.borrow().peek().map(|Reverse(timer)| timer.at)
+    }
+
     /// A completer and its future, which lives here.
     ///
     /// # Errors
@@ -170,8 +176,11 @@ impl LocalHome {
     }
 
     /// Runs a task here, beside the others. It is polled whenever this home turns or waits. A task that panics is dropped
-    /// here, and the panic is logged.
+    /// here, and the panic is logged. On a home that has ended it is dropped at once.
     pub fn spawn(&self, future: impl Future<Output = ()> + 'static) {
+        if self.0.inbox.is_closed() {
+            return guarded(|| drop(future));
+        }
         let id = self.0.next_task.get();
         self.0.next_task.set(id + 1);
         let waker = Arc::new(TaskWaker { inbox: self.inbox().clone(), task: Some(id), woken: AtomicBool::new(false) });
@@ -181,6 +190,9 @@ impl LocalHome {
 
     /// Calls something here after a time, on this thread, when the home turns or waits.
     pub fn after(&self, delay: Duration, call: impl FnOnce() + 'static) {
+        if self.0.inbox.is_closed() {
+            return guarded(|| drop(call));
+        }
         let order = self.0.next_timer.get();
         self.0.next_timer.set(order + 1);
         let at = Instant::now() + delay;
@@ -222,7 +234,7 @@ impl LocalHome {
             Envelope::Returned(cell) => guarded(|| cell.discard()),
             Envelope::Wake(task) => self.poll_task(task),
             Envelope::Nudge => {}
-            Envelope::Run(call) => guarded(call),
+            Envelope::Run(call) => self.0.inbox.call(call),
         }
     }
 
@@ -237,6 +249,7 @@ impl LocalHome {
         // Guards: a wake while the task is polled. It is cleared before the poll, so that a wake from here on posts again.
         waker.woken.swap(false, Ordering::AcqRel);
         let std_waker = Waker::from(Arc::clone(&waker));
+        audit::event(self.0.inbox.identity(), Event::Callback);
         let polled = catch_unwind(AssertUnwindSafe(|| future.as_mut().poll(&mut Context::from_waker(&std_waker))));
         match polled {
             Ok(Poll::Pending) => {
@@ -272,7 +285,7 @@ impl LocalHome {
                 }
             };
             match due {
-                Some(Reverse(timer)) => guarded(timer.call),
+                Some(Reverse(timer)) => self.0.inbox.call(timer.call),
                 None => return,
             }
         }
@@ -280,8 +293,7 @@ impl LocalHome {
 
     /// Sleeps until something arrives, a timer is due, or this instant.
     fn sleep(&self, until: Option<Instant>) {
-        let timer = self.0.timers.borrow().peek().map(|Reverse(timer)| timer.at);
-        let until = match (until, timer) {
+        let until = match (until, self.next_timer()) {
             (Some(one), Some(other)) => Some(one.min(other)),
             (one, other) => one.or(other),
         };
@@ -301,8 +313,8 @@ impl LocalHome {
     /// Waits for a future while everything else of this home goes on.
     ///
     /// # Errors
-    /// [`TooDeep`] when [`MAX_DEPTH`] waits stand within each other already.
-    pub fn block_on<F: Future>(&self, future: F) -> Result<F::Output, TooDeep> {
+    /// Says at once where a wait cannot be; and when the loop is stopped meanwhile.
+    pub fn block_on<F: Future>(&self, future: F) -> Result<F::Output, WaitRefused> {
         self.block_on_until(future, None)
     }
 
@@ -311,14 +323,17 @@ impl LocalHome {
     fn block_on_until<F: Future>(
         &self,
         future: F,
+        deadline: Option<(Instant, Deadline)>,
+    ) -> Result<F::Output, WaitRefused> {
+        admitted(|| self.wait_here(future, deadline))
+    }
+
+    fn wait_here<F: Future>(
+        &self,
+        future: F,
         mut deadline: Option<(Instant, Deadline)>,
-    ) -> Result<F::Output, TooDeep> {
-        let depth = self.0.depth.get();
-        if depth >= MAX_DEPTH {
-            return Err(TooDeep);
-        }
-        self.0.depth.set(depth + 1);
-        let _frame = Frame(&self.0.depth, depth);
+    ) -> Result<F::Output, WaitRefused> {
+        let _frame = self.go_deeper()?;
         let _entered = super::current::enter(self);
 
         let waker = Arc::new(TaskWaker { inbox: self.inbox().clone(), task: None, woken: AtomicBool::new(true) });
@@ -335,10 +350,27 @@ impl LocalHome {
             if let Some((_, deadline)) = deadline.take_if(|(at, _)| *at <= Instant::now()) {
                 deadline.fire();
             }
+            if self.0.stopped.get() {
+                return Err(WaitRefused::Stopped);
+            }
             if self.turn(TURN) == 0 && !waker.woken.load(Ordering::Acquire) {
                 self.sleep(deadline.as_ref().map(|(at, _)| *at));
             }
         }
+    }
+
+    /// One more wait within the others.
+    fn go_deeper(&self) -> Result<Frame<'_>, WaitRefused> {
+        let depth = self.0.depth.get();
+        let here = stack_now();
+        if depth == 0 {
+            self.0.stack_base.set(here);
+        }
+        if depth >= MAX_DEPTH || self.0.stack_base.get().abs_diff(here) > self.0.stack_limit.get() {
+            return Err(WaitRefused::TooDeep);
+        }
+        self.0.depth.set(depth + 1);
+        Ok(Frame(&self.0.depth, depth))
     }
 
     /// Turns until [`LocalHome::stop`] is called.
@@ -357,17 +389,31 @@ impl LocalHome {
 
     /// Ends this home, on its thread: what is posted from here on is handed back, what it holds is dropped.
     pub(crate) fn end(&self) {
-        self.0.inbox.close();
-        // Each taken out first: a drop may come back to this home.
-        let tasks = std::mem::take(&mut *self.0.tasks.borrow_mut());
-        guarded(|| drop(tasks));
-        let timers = std::mem::take(&mut *self.0.timers.borrow_mut());
-        guarded(|| drop(timers));
-        let tray = std::mem::take(&mut *self.0.tray.borrow_mut());
-        for envelope in tray {
+        self.0.end();
+    }
+}
+
+impl Local {
+    fn end(&self) {
+        self.inbox.close();
+        // Each taken out first: a drop may come back to this home. Each dropped by itself: one that panics ends itself alone.
+        for (_, task) in std::mem::take(&mut *self.tasks.borrow_mut()) {
+            guarded(|| drop(task));
+        }
+        for timer in std::mem::take(&mut *self.timers.borrow_mut()) {
+            guarded(|| drop(timer));
+        }
+        for envelope in std::mem::take(&mut *self.tray.borrow_mut()) {
             guarded(|| drop(envelope));
         }
     }
+}
+
+/// About where the stack of this thread stands.
+#[inline(never)]
+fn stack_now() -> usize {
+    let marker = 0_u8;
+    std::ptr::from_ref(std::hint::black_box(&marker)).addr()
 }
 
 impl fmt::Debug for LocalHome {
@@ -409,10 +455,11 @@ impl<T: Send + 'static> LocalFuture<T> {
     /// Waits, while everything else of this home goes on.
     ///
     /// # Errors
-    /// The [`End`] of a future that ended without a value; [`End::TooDeep`] when [`MAX_DEPTH`] waits stand within each other.
+    /// The [`End`] of a future that ended without a value; [`End::TooDeep`] and
+    /// [`End::WouldDeadlock`] at once where a wait cannot be.
     pub fn wait(self) -> Outcome<T> {
         let home = self.home.clone();
-        home.block_on(self.future).unwrap_or(Err(End::TooDeep))
+        home.block_on(self.future).unwrap_or_else(|refused| Err(refused.into()))
     }
 
     /// The same for at most this long.
@@ -422,7 +469,7 @@ impl<T: Send + 'static> LocalFuture<T> {
     pub fn wait_timeout(self, limit: Duration) -> Outcome<T> {
         let home = self.home.clone();
         let deadline = self.future.deadline().map(|deadline| (Instant::now() + limit, deadline));
-        home.block_on_until(self.future, deadline).unwrap_or(Err(End::TooDeep))
+        home.block_on_until(self.future, deadline).unwrap_or_else(|refused| Err(refused.into()))
     }
 
     /// Calls something with the outcome, here, when it has come.

@@ -28,6 +28,7 @@ mod local;
 #[cfg(not(homing_loom))]
 mod runtime;
 mod sync;
+mod wait;
 
 #[cfg(not(homing_loom))]
 mod handle;
@@ -37,6 +38,9 @@ pub mod model;
 pub use audit::Audit;
 #[cfg(all(feature = "audit", not(homing_loom)))]
 pub use audit::audit;
+#[cfg(all(feature = "audit", not(homing_loom)))]
+#[doc(hidden)]
+pub use audit::{OffHome, seed_off_home};
 pub use cell::{End, Outcome};
 pub use completer::{Completer, HandedBack};
 #[cfg(not(homing_loom))]
@@ -49,10 +53,13 @@ pub use future::{Deadline, HomeFuture, LocalFuture};
 #[cfg(not(homing_loom))]
 pub use handle::Home;
 pub use inbox::DEFAULT_CAPACITY;
-pub use local::{LocalHome, MAX_DEPTH, TooDeep};
+pub use local::LocalHome;
+pub use wait::{EVENT_LOOP_STACK, MAX_DEPTH, MAX_STACK, MAX_WAITING_WORKERS, WaitRefused};
 
 #[cfg(not(homing_loom))]
 pub(crate) use local::panic_text;
+#[cfg(not(homing_loom))]
+pub(crate) use wait::allow;
 
 /// A home has as many futures and calls open as it may have; or it has ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
