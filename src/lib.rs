@@ -35,6 +35,8 @@ pub use codec::Value;
 pub use communicator::*;
 #[cfg(not(homing_loom))]
 pub use error::{Error, ErrorKind, Result};
+#[cfg(not(homing_loom))]
+pub use home::futures;
 
 #[cfg(all(doctest, not(homing_loom)))]
 #[doc = include_str!("../README.md")]

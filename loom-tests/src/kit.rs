@@ -180,6 +180,8 @@ pub fn panic_with(completer: Completer<Token>) {
 pub enum Saw {
     /// The value.
     Value,
+    /// The outcome of another future, which had no value.
+    Failed,
     /// That its completer cancelled it.
     Cancelled,
     /// That its completer was dropped.
@@ -203,6 +205,7 @@ pub fn saw<T>(outcome: Outcome<T>) -> Saw {
             drop(value);
             Saw::Value
         }
+        Err(End::WouldDeadlock) => Saw::Failed,
         Err(End::Cancelled) => Saw::Cancelled,
         Err(End::Abandoned) => Saw::Abandoned,
         Err(End::TimedOut) => Saw::TimedOut,

@@ -10,16 +10,17 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::task::Poll;
 
+use homing::home::End;
 use loom::thread::{self, JoinHandle};
 use loom_tests::{Count, Dropped, Kind, Ledger, Local, Saw, Task, Token, complete, explore_outcomes, panic_with, saw};
 
 macro_rules! table {
-    ($($row:ident => $($completes:ident)|+, $($cancels:ident)|+, $($drops_it:ident)|+, $($panics:ident)|+;)+) => {
-        table! { @home task Task $($row => $($completes)|+, $($cancels)|+, $($drops_it)|+, $($panics)|+;)+ }
-        table! { @home local Local $($row => $($completes)|+, $($cancels)|+, $($drops_it)|+, $($panics)|+;)+ }
+    ($($row:ident => $($completes:ident)|+, $($fails:ident)|+, $($cancels:ident)|+, $($drops_it:ident)|+, $($panics:ident)|+;)+) => {
+        table! { @home task Task $($row => $($completes)|+, $($fails)|+, $($cancels)|+, $($drops_it)|+, $($panics)|+;)+ }
+        table! { @home local Local $($row => $($completes)|+, $($fails)|+, $($cancels)|+, $($drops_it)|+, $($panics)|+;)+ }
     };
     (@home $home:ident $kind:ident
-     $($row:ident => $($completes:ident)|+, $($cancels:ident)|+, $($drops_it:ident)|+, $($panics:ident)|+;)+) => {
+     $($row:ident => $($completes:ident)|+, $($fails:ident)|+, $($cancels:ident)|+, $($drops_it:ident)|+, $($panics:ident)|+;)+) => {
         mod $home {
             use super::*;
             $(mod $row {
@@ -28,6 +29,11 @@ macro_rules! table {
                 #[test]
                 fn completes() {
                     cell::<$kind>(Off::Completes, super::super::$row, &[$(Saw::$completes),+]);
+                }
+
+                #[test]
+                fn fails() {
+                    cell::<$kind>(Off::Fails, super::super::$row, &[$(Saw::$fails),+]);
                 }
 
                 #[test]
@@ -50,24 +56,27 @@ macro_rules! table {
 }
 
 table! {
-    // the home \ the other thread  completes            cancels                 drops it                panics with it
-    waits                        => Value,               Cancelled,              Abandoned,              Abandoned;
-    polls_then_waits             => Value,               Cancelled,              Abandoned,              Abandoned;
-    repolls_with_another_waker   => Value,               Cancelled,              Abandoned,              Abandoned;
-    polls_then_drops             => GaveUp,              GaveUp,                 GaveUp,                 GaveUp;
-    drops_before_any_poll        => GaveUp,              GaveUp,                 GaveUp,                 GaveUp;
-    waits_with_a_deadline        => Value | TimedOut,    Cancelled | TimedOut,   Abandoned | TimedOut,   Abandoned | TimedOut;
-    gives_its_wait_up            => Value | GaveUp,      Cancelled | GaveUp,     Abandoned | GaveUp,     Abandoned | GaveUp;
-    ends_while_it_holds_it       => Value | HomeEnded,   Cancelled | HomeEnded,  Abandoned | HomeEnded,  Abandoned | HomeEnded;
-    ends_after_it_dropped_it     => GaveUp,              GaveUp,                 GaveUp,                 GaveUp;
-    waits_with_the_inbox_full    => Value,               Cancelled,              Abandoned,              Abandoned;
-    drops_it_with_the_inbox_full => GaveUp,              GaveUp,                 GaveUp,                 GaveUp;
+    // the home \ the other thread  completes           fails                cancels                drops it               panics with it
+    waits                        => Value,              Failed,              Cancelled,             Abandoned,             Abandoned;
+    polls_then_waits             => Value,              Failed,              Cancelled,             Abandoned,             Abandoned;
+    repolls_with_another_waker   => Value,              Failed,              Cancelled,             Abandoned,             Abandoned;
+    polls_then_drops             => GaveUp,             GaveUp,              GaveUp,                GaveUp,                GaveUp;
+    drops_before_any_poll        => GaveUp,             GaveUp,              GaveUp,                GaveUp,                GaveUp;
+    waits_with_a_deadline        => Value | TimedOut,   Failed | TimedOut,   Cancelled | TimedOut,  Abandoned | TimedOut,  Abandoned | TimedOut;
+    gives_its_wait_up            => Value | GaveUp,     Failed | GaveUp,     Cancelled | GaveUp,    Abandoned | GaveUp,    Abandoned | GaveUp;
+    ends_while_it_holds_it       => Value | HomeEnded,  Failed | HomeEnded,  Cancelled | HomeEnded, Abandoned | HomeEnded, Abandoned | HomeEnded;
+    ends_while_it_waits          => Value | HomeEnded,  Failed | HomeEnded,  Cancelled | HomeEnded, Abandoned | HomeEnded, Abandoned | HomeEnded;
+    ends_after_it_dropped_it     => GaveUp,             GaveUp,              GaveUp,                GaveUp,                GaveUp;
+    waits_with_the_inbox_full    => Value,              Failed,              Cancelled,             Abandoned,             Abandoned;
+    drops_it_with_the_inbox_full => GaveUp,             GaveUp,              GaveUp,                GaveUp,                GaveUp;
 }
 
 /// What the other thread does.
 #[derive(Clone, Copy)]
 enum Off {
     Completes,
+    /// Passes on how another future ended, which was without a value.
+    Fails,
     Cancels,
     DropsIt,
     Panics,
@@ -102,6 +111,8 @@ fn cell<K: Kind>(off: Off, row: fn(&mut Race<K>, K::Future<Token>) -> Saw, may_s
         let (back, values) = (Arc::clone(&handed_back), ledger.clone());
         let other = thread::spawn(move || match off {
             Off::Completes => back.store(complete(completer, values.token()), Ordering::Relaxed),
+            // Where the home has ended, it has no use for it.
+            Off::Fails => drop(completer.finish(Err(End::WouldDeadlock))),
             Off::Cancels => completer.cancel(),
             Off::DropsIt => drop(completer),
             Off::Panics => panic_with(completer),
@@ -202,12 +213,25 @@ fn ends_while_it_holds_it<K: Kind>(race: &mut Race<K>, mut future: K::Future<Tok
     let first = Count::new();
     assert!(first.poll(&mut future).is_pending());
     race.home.turn();
-    let landed = first.woken();
     race.end();
-    assert_eq!(first.woken(), landed, "an ended home wakes nobody");
     match first.poll(&mut future) {
         Poll::Ready(outcome) => saw(outcome),
         Poll::Pending => panic!("it would wait for ever"),
+    }
+}
+
+/// Guards a waiter that outlives its home: it is woken, once, by the landing, by the end of the home or by the sender whose
+/// completion came too late.
+fn ends_while_it_waits<K: Kind>(race: &mut Race<K>, mut future: K::Future<Token>) -> Saw {
+    let first = Count::new();
+    assert!(first.poll(&mut future).is_pending());
+    race.home.turn();
+    race.end();
+    race.join();
+    assert_eq!(first.woken(), 1);
+    match first.poll(&mut future) {
+        Poll::Ready(outcome) => saw(outcome),
+        Poll::Pending => panic!("woken for nothing"),
     }
 }
 

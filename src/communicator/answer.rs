@@ -78,6 +78,20 @@ impl Answer {
         Ok((Promise(completer), Answer::Later(later)))
     }
 
+    /// The last concrete outcome: of the answer, or of the answer that its future brings, or of what that one brings.
+    ///
+    /// # Errors
+    /// The failure of the first that fails; a panic is one.
+    pub async fn unwrap(self) -> std::result::Result<Value, Failure> {
+        let mut answer = self;
+        loop {
+            match answer {
+                Answer::Value(value) => return Ok(value),
+                Answer::Later(later) => answer = later.answered().await?,
+            }
+        }
+    }
+
     /// The answer of a future, which is awaited at the subscriber's home.
     pub fn later<R: IntoAnswered + 'static>(future: impl Future<Output = R> + Send + 'static) -> Self {
         Answer::Later(Later::new(future.map(IntoAnswered::into_answered)))
@@ -121,6 +135,25 @@ impl Promise {
     /// Fails.
     pub fn fail(self, failure: Failure) {
         drop(self.0.complete(Err(failure)));
+    }
+
+    /// Answers with what a call returns; its error or its panic fails the promise. The caller of this goes on either way.
+    ///
+    /// ```
+    /// let (promise, answer) = homing::Answer::promise()?;
+    /// std::thread::spawn(move || promise.capture(|| "x".parse::<i32>()));
+    /// let outcome = homing::blocking::wait(async { Ok(answer.unwrap().await) })?;
+    /// assert!(matches!(outcome, Err(homing::Failure::Exception(text)) if text.contains("invalid digit")));
+    /// # Ok::<(), homing::Error>(())
+    /// ```
+    pub fn capture<R: IntoAnswered>(self, call: impl FnOnce() -> R) {
+        drop(self.0.complete(caught(|| call().into_answered())));
+    }
+
+    /// True when nobody waits for the answer any more: the handler was dropped, or its home has ended.
+    #[must_use]
+    pub fn is_unwanted(&self) -> bool {
+        self.0.is_unwanted()
     }
 
     /// Cancels: the same as failing with [`Failure::Cancelled`].

@@ -7,6 +7,7 @@ use tokio::sync::{OwnedSemaphorePermit, mpsc};
 use uuid::Uuid;
 
 use super::broadcast::BroadcastSink;
+use super::driver::Watch;
 use super::names::Identifier;
 use super::task::Hold;
 use crate::broker::{Body, Receipt};
@@ -61,9 +62,15 @@ pub(crate) enum Command {
         correlation: Uuid,
         reply: Completer<RawReply>,
     },
-    /// The caller has its outcome, or is gone.
+    /// Nobody waits for this any more.
     Forget {
         correlation: Uuid,
+        left: Left,
+    },
+    /// A subscriber wants to know when the caller of what it has in hand is gone.
+    WatchCaller {
+        correlation: String,
+        watch: Watch,
     },
     AddRpc {
         identifier: Identifier,
@@ -126,11 +133,28 @@ pub(crate) enum Command {
     },
 }
 
+/// How a caller left its request.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Left {
+    /// It has its answer.
+    Answered,
+    /// It went before that.
+    GivenUp,
+}
+
+/// Whether more replies follow.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum ReplyStage {
+    Pending,
+    Last,
+}
+
 /// A reply on its way out.
 pub(crate) struct OutgoingReply {
     pub exchange: ReplyExchange,
     pub reply_to: String,
     pub correlation_id: Option<String>,
+    pub stage: ReplyStage,
     pub body: Body,
 }
 

@@ -8,6 +8,7 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 use tokio::sync::{broadcast, mpsc};
 
+use super::bound::BoundCommunicator;
 use super::broadcast::{self as broadcasts, BROADCAST_BACKLOG, BroadcastSink, BroadcastSubscriber};
 use super::builder::Builder;
 use super::command::{CloseReport, Command, Patience};
@@ -189,6 +190,13 @@ impl Communicator {
         let identifier = identifier.into_identifier()?;
         let remove = |done| Command::RemoveRpc { identifier, done };
         self.shared().ask("removing an RPC subscriber", remove).await
+    }
+
+    /// The communicator bound to a home, as plumpy's `LoopCommunicator` is to a loop: every subscriber that is added through
+    /// it runs there, whoever adds it.
+    #[must_use]
+    pub fn bound_to(&self, home: &Home) -> BoundCommunicator {
+        BoundCommunicator { communicator: self.clone(), home: home.clone() }
     }
 
     /// A task for the default task queue.

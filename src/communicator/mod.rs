@@ -15,6 +15,7 @@
 
 mod answer;
 pub mod blocking;
+mod bound;
 mod broadcast;
 mod builder;
 mod command;
@@ -34,6 +35,7 @@ mod task;
 mod tests;
 
 pub use answer::{Answer, Answered, Failure, IntoAnswered, Later, Promise, Subscriber};
+pub use bound::BoundCommunicator;
 pub use broadcast::{BROADCAST_BACKLOG, Broadcast, BroadcastSubscriber};
 pub use builder::{Builder, DEFAULT_TASK_PREFETCH};
 pub use command::CloseReport;
@@ -43,6 +45,6 @@ pub use handle::{Communicator, Counts};
 pub use names::{Identifier, IntoIdentifier, Testing};
 pub use queue::TaskQueue;
 pub use reply::{Reply, Stage};
-pub use rpc::{RpcRequest, RpcSubscriber};
+pub use rpc::{CallerGone, RpcRequest, RpcSubscriber};
 pub use send::{BroadcastSend, RpcSend, TaskSend, TaskSendNoReply};
 pub use task::{IncomingTask, TaskRequest, TaskSubscriber};

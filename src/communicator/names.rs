@@ -8,6 +8,8 @@ use crate::broker::{Access, AutoDelete, Durability, ExchangeSpec, QueueSpec};
 use crate::error::{Error, ErrorKind, Result};
 
 pub(crate) const RPC_TOPIC: &str = "[rpc].";
+/// homing's own: the word that a caller is gone, for the same name.
+const GONE_TOPIC: &str = "[gone].";
 pub(crate) const BROADCAST_TOPIC: &str = "[broadcast]";
 /// A routing key has a length of one byte (AMQP 0-9-1, *shortstr*).
 const ROUTING_KEY_MAX: usize = 255;
@@ -61,6 +63,12 @@ impl Identifier {
 
     pub(crate) fn routing_key(&self) -> String {
         format!("{RPC_TOPIC}{}", self.0)
+    }
+
+    /// Where the word goes that a caller is gone; `None` for a name that leaves no room for it.
+    pub(crate) fn gone_key(&self) -> Option<String> {
+        let key = format!("{GONE_TOPIC}{}", self.0);
+        (key.len() <= ROUTING_KEY_MAX).then_some(key)
     }
 }
 

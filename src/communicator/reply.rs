@@ -10,7 +10,7 @@ use std::sync::Arc;
 
 use uuid::Uuid;
 
-use super::command::{Command, RawReply};
+use super::command::{Command, Left, RawReply};
 use super::response::Response;
 use super::shared::{Shared, home_ended};
 use crate::codec::Value;
@@ -40,11 +40,13 @@ pub struct Reply {
     /// What was asked of whom, for errors.
     what: String,
     finished: bool,
+    /// That it has ended by what the other end said, which is not to be told that its caller is gone.
+    left: Left,
 }
 
 impl Reply {
     pub(crate) fn new(shared: Arc<Shared>, correlation: Uuid, next: HomeFuture<RawReply>, what: String) -> Self {
-        Reply { shared, correlation, next: Some(next), what, finished: false }
+        Reply { shared, correlation, next: Some(next), what, finished: false, left: Left::GivenUp }
     }
 
     /// For errors.
@@ -84,6 +86,9 @@ impl Reply {
         let read = self.shared.decode(body).and_then(Response::from_value).map_err(|error| {
             Error::with_source(error.kind(), format!("{}: the reply cannot be read: {error}", self.what), error)
         })?;
+        if !matches!(read, Response::Pending) {
+            self.left = Left::Answered;
+        }
         match read {
             Response::Result(value) => Ok(Stage::Done(value)),
             Response::Pending => Ok(Stage::Pending),
@@ -119,7 +124,7 @@ impl IntoFuture for Reply {
 impl Drop for Reply {
     fn drop(&mut self) {
         // Guards: the correlation id is given up whatever way the caller goes, and only then.
-        self.shared.tell(Command::Forget { correlation: self.correlation });
+        self.shared.tell(Command::Forget { correlation: self.correlation, left: self.left });
     }
 }
 

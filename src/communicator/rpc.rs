@@ -1,24 +1,31 @@
 //! The home side of an RPC subscriber: takes its calls, runs the handler, and answers, whatever happens.
 
+use std::future::Future;
+use std::pin::Pin;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::task::{Context, Poll};
 
 use serde::de::DeserializeOwned;
 use tokio::sync::mpsc;
 
 use super::answer::{Answer, Answered, Failure, Handler, Subscriber};
-use super::command::{Command, OutgoingReply, ReplyExchange, RpcDelivery};
+use super::command::{Command, OutgoingReply, ReplyExchange, ReplyStage, RpcDelivery};
+use super::driver::Watch;
 use super::names::Identifier;
 use super::response::{Host, Response};
+use super::send::SharedRef;
 use super::shared::{Shared, count};
 use crate::codec::Value;
-use crate::error::Result;
-use crate::home::Home;
+use crate::error::{Error, ErrorKind, Result};
+use crate::home::{Home, HomeFuture};
 
 /// A call, as its subscriber gets it.
 #[derive(Clone, Debug)]
 pub struct RpcRequest {
     body: Value,
     correlation_id: Option<String>,
+    shared: SharedRef,
 }
 
 /// A subscriber to calls.
@@ -50,6 +57,54 @@ impl RpcRequest {
     pub fn correlation_id(&self) -> Option<&str> {
         self.correlation_id.as_deref()
     }
+
+    /// Watches whether the caller still waits, so that long work for nobody can be left. Callers of homing say so when they
+    /// drop the call, run into its deadline or close; of any other caller it is known once a `pending` finds its reply queue
+    /// gone.
+    ///
+    /// # Errors
+    /// `Full` when the current home has as many futures open as it may have.
+    pub fn caller_gone(&self) -> Result<CallerGone> {
+        let (told, future) =
+            Home::current().try_future().map_err(|full| Error::with_source(ErrorKind::Full, full.to_string(), full))?;
+        let gone = Arc::new(AtomicBool::new(false));
+        let watch = Watch { gone: Arc::clone(&gone), told };
+        match &self.correlation_id {
+            Some(correlation) => {
+                self.shared.0.tell(Command::WatchCaller { correlation: correlation.clone(), watch });
+            }
+            // It cannot be answered, so that nobody waits.
+            None => gone.store(true, Ordering::Relaxed),
+        }
+        Ok(CallerGone { gone, future })
+    }
+}
+
+/// Resolves at its home when nobody waits for the answer any more: the caller is gone, or has been answered, or the
+/// communicator is closed. See [`RpcRequest::caller_gone`].
+#[derive(Debug)]
+#[must_use = "a future that is not awaited says nothing; or ask `is_gone`"]
+pub struct CallerGone {
+    gone: Arc<AtomicBool>,
+    future: HomeFuture<()>,
+}
+
+impl CallerGone {
+    /// True once the caller is known to be gone, for work that has no await in it.
+    #[must_use]
+    pub fn is_gone(&self) -> bool {
+        // Ordering: Relaxed, for it is a hint and orders nothing.
+        self.gone.load(Ordering::Relaxed)
+    }
+}
+
+impl Future for CallerGone {
+    type Output = ();
+
+    fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<()> {
+        // Whatever its end is, nobody waits any more.
+        Pin::new(&mut self.future).poll(context).map(drop)
+    }
 }
 
 /// The task of one subscriber at its home. Each call has a task of its own, so that a handler that waits stops nobody.
@@ -71,7 +126,10 @@ pub(crate) async fn serve(
             tracing::debug!(%identifier, correlation_id = ?delivery.correlation_id, "handling a call");
             let correlation_id = delivery.correlation_id;
             let answered = match shared.decode(delivery.body) {
-                Ok(body) => handler.run(&at, RpcRequest { body, correlation_id }).await,
+                Ok(body) => {
+                    let shared = SharedRef(Arc::clone(&shared));
+                    handler.run(&at, RpcRequest { body, correlation_id, shared }).await
+                }
                 Err(error) => Err(Failure::Exception(format!("the call's body cannot be read: {error}"))),
             };
             caller.answer(answered).await;
@@ -175,6 +233,7 @@ pub(crate) fn outgoing(
     response: Response,
 ) -> Option<OutgoingReply> {
     let reply_to = reply_to?;
+    let stage = if matches!(response, Response::Pending) { ReplyStage::Pending } else { ReplyStage::Last };
     let host = match exchange {
         ReplyExchange::Message => Host::Unnamed,
         ReplyExchange::Task => Host::Named,
@@ -185,6 +244,7 @@ pub(crate) fn outgoing(
     });
     match body {
         Ok(body) => Some(OutgoingReply {
+            stage,
             exchange,
             reply_to: reply_to.to_owned(),
             correlation_id: correlation_id.map(str::to_owned),

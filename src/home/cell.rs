@@ -63,6 +63,8 @@ pub(crate) trait Landing: Send + Sync {
     fn expire(&self);
     /// The future is gone: drops what is there and what will still arrive.
     fn discard(&self);
+    /// The home ends: drops what has arrived, and wakes the waiter, who finds that out.
+    fn end_with_home(&self);
 }
 
 pub(crate) struct Cell<T> {
@@ -113,13 +115,7 @@ impl<T: Send + 'static> Cell<T> {
             let outcome = cell.parcel.lock().take();
             // Guards: a waiter that outlives its home, in a runtime that was shut down under a `block_on` elsewhere. Its home
             // will not wake it any more; woken by us it finds that its home has ended.
-            let waiter = match &mut *cell.landed.lock() {
-                Landed::Waiting(waker) => waker.take(),
-                Landed::Ready(_) | Landed::Gone => None,
-            };
-            if let Some(waker) = waiter {
-                waker.wake();
-            }
+            cell.wake_after_home();
             outcome.unwrap_or(Err(End::HomeEnded))
         })
     }
@@ -165,6 +161,16 @@ impl<T: Send + 'static> Cell<T> {
         self.unwanted.load(Ordering::Relaxed) || self.inbox.is_closed()
     }
 
+    fn wake_after_home(&self) {
+        let waiter = match &mut *self.landed.lock() {
+            Landed::Waiting(waker) => waker.take(),
+            Landed::Ready(_) | Landed::Gone => None,
+        };
+        if let Some(waker) = waiter {
+            waker.wake();
+        }
+    }
+
     fn end(&self, outcome: Outcome<T>) {
         audit::event(self.inbox.identity(), Event::Write);
         let mut landed = self.landed.lock();
@@ -202,6 +208,13 @@ impl<T: Send + 'static> Landing for Cell<T> {
         // Whoever waited has the deadline's outcome; what the completer could bring would be dropped.
         self.unwanted.store(true, Ordering::Relaxed);
         self.end(Err(End::TimedOut));
+    }
+
+    fn end_with_home(&self) {
+        let arrived = self.parcel.lock().take();
+        self.wake_after_home();
+        // Not under a lock: this drop runs what users put into their values.
+        drop(arrived);
     }
 
     fn discard(&self) {

@@ -71,6 +71,14 @@ impl<T: Send + 'static> Completer<T> {
         let _ = self.send(Err(End::Cancelled));
     }
 
+    /// Ends the future as another one has ended.
+    ///
+    /// # Errors
+    /// The outcome itself, when the home has ended.
+    pub fn finish(mut self, outcome: Outcome<T>) -> Result<(), HandedBack<Outcome<T>>> {
+        self.send(outcome).map_err(HandedBack)
+    }
+
     /// True when nobody waits for the future any more: it was dropped, or its home has ended. A hint
     /// that the work can be spared; it may be true a moment later.
     #[must_use]

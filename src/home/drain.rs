@@ -51,7 +51,7 @@ impl Drop for Drain {
     fn drop(&mut self) {
         self.inbox.close();
         for envelope in std::mem::take(&mut self.tray) {
-            guarded(|| drop(envelope));
+            envelope.end();
         }
     }
 }

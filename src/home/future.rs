@@ -37,6 +37,18 @@ impl<T: Send + 'static> HomeFuture<T> {
         Some(Deadline { inbox: Arc::clone(cell.inbox()), cell: Arc::clone(cell) as Arc<dyn Landing> })
     }
 
+    /// Of its home; `None` once it has ended.
+    #[cfg(not(homing_loom))]
+    pub(crate) fn inbox(&self) -> Option<&Arc<Inbox>> {
+        self.cell.as_ref().map(|cell| cell.inbox())
+    }
+
+    /// True when the calling code is at the home of this future, where it can be awaited.
+    #[must_use]
+    pub fn is_here(&self) -> bool {
+        self.cell.as_ref().is_none_or(|cell| cell.inbox().identity().is_here())
+    }
+
     fn leave(cell: Arc<Cell<T>>) {
         let inbox = Arc::clone(cell.inbox());
         if inbox.identity().is_here() {

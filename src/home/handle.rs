@@ -52,6 +52,7 @@ impl Home {
         self.inbox.identity().is_here()
     }
 
+    #[cfg(feature = "audit")]
     pub(crate) fn inbox(&self) -> &Arc<Inbox> {
         &self.inbox
     }
@@ -91,8 +92,15 @@ impl Home {
     pub fn spawn(&self, task: impl Future<Output = ()> + Send + 'static) {
         match &self.kind {
             Kind::Runtime(runtime) => drop(runtime.spawn(task)),
-            Kind::Local if self.is_here() => LocalHome::of_this_thread().spawn(task),
             Kind::Local => {
+                // Guards: a thread that has two homes, its loop's and its own. Its own is the current one while the loop is
+                // not turned, and the task is not for that.
+                if self.is_here() {
+                    let current = LocalHome::of_this_thread();
+                    if Arc::ptr_eq(current.inbox(), &self.inbox) {
+                        return current.spawn(task);
+                    }
+                }
                 let run = Envelope::Run(Box::new(move || LocalHome::of_this_thread().spawn(task)));
                 drop(self.inbox.post(run));
             }

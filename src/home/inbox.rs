@@ -39,6 +39,19 @@ pub(crate) enum Envelope {
     Run(Box<dyn FnOnce() + Send>),
 }
 
+impl Envelope {
+    /// Its home has ended: what it brings is dropped, and whoever waits for it hears so. On the home only, at its end.
+    pub(crate) fn end(self) {
+        match self {
+            Envelope::Completion(cell) | Envelope::Deadline(cell) | Envelope::Returned(cell) => {
+                guarded(|| cell.end_with_home());
+                guarded(|| drop(cell));
+            }
+            other => guarded(|| drop(other)),
+        }
+    }
+}
+
 /// A place in the inbox; given back when dropped.
 pub(crate) type Place = OwnedSemaphorePermit;
 
@@ -214,7 +227,7 @@ impl Inbox {
         drop(state);
         // Not under the lock: these drops run what users put into their values, and one that panics ends itself alone.
         for envelope in left {
-            guarded(|| drop(envelope));
+            envelope.end();
         }
         guarded(|| drop(waker));
         self.places.close();

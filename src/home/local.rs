@@ -404,7 +404,7 @@ impl Local {
             guarded(|| drop(timer));
         }
         for envelope in std::mem::take(&mut *self.tray.borrow_mut()) {
-            guarded(|| drop(envelope));
+            envelope.end();
         }
     }
 }

@@ -22,6 +22,8 @@ mod event_loop;
 #[cfg(not(homing_loom))]
 mod foreign;
 mod future;
+#[cfg(not(homing_loom))]
+pub mod futures;
 mod identity;
 mod inbox;
 mod local;

@@ -33,6 +33,8 @@ pub fn add(suite: &mut Suite) {
         a_call_ends_at_its_deadline_and_the_late_reply_is_counted,
         pending_renews_the_deadline,
         a_dropped_reply_gives_the_call_up,
+        a_subscriber_sees_that_its_caller_is_gone,
+        a_caller_that_waits_is_not_gone,
         handlers_of_one_subscriber_run_side_by_side,
         a_thousand_calls_in_flight_are_all_answered,
         values_of_every_kind_survive_the_way,
@@ -286,6 +288,84 @@ async fn a_dropped_reply_gives_the_call_up(broker: Broker) {
     drop(reply);
     given.recv().await.unwrap().answer(1);
     crate::support::eventually(|| communicator.counts().late_replies == 1).await;
+}
+
+/// How a caller goes.
+#[derive(Clone, Copy, Debug)]
+enum Goes {
+    Drops,
+    RunsIntoItsDeadline,
+    Closes,
+}
+
+async fn a_subscriber_sees_that_its_caller_is_gone(broker: Broker) {
+    let server = connect(&broker).await;
+    // Asked before the caller goes and asked after, polled and awaited.
+    for (goes, asks_first) in
+        [Goes::Drops, Goes::RunsIntoItsDeadline, Goes::Closes].map(|goes| [(goes, true), (goes, false)]).concat()
+    {
+        let client = connect(&broker).await;
+        let (tell, mut told) = tokio::sync::mpsc::unbounded_channel();
+        let (go, gone) = tokio::sync::watch::channel(false);
+        let works = RpcSubscriber::future(move |request: RpcRequest| {
+            let (tell, mut gone) = (tell.clone(), gone.clone());
+            async move {
+                let first = asks_first.then(|| request.caller_gone().unwrap());
+                if let Some(caller) = &first {
+                    assert!(!caller.is_gone());
+                }
+                tell.send("at work").unwrap();
+                gone.wait_for(|gone| *gone).await.unwrap();
+                let mut caller = first.map_or_else(|| request.caller_gone(), Ok).unwrap();
+                (&mut caller).await;
+                assert!(caller.is_gone());
+                tell.send("stopped").unwrap();
+                Value::Null
+            }
+        });
+        let name = format!("works-{goes:?}-{asks_first}");
+        server.add_rpc_subscriber(&name, works).await.unwrap();
+        let time = if matches!(goes, Goes::RunsIntoItsDeadline) { Duration::from_millis(100) } else { crate::LONG };
+        let reply = client.rpc_send(&name, 0).timeout(time).send().await.unwrap();
+        assert_eq!(told.recv().await, Some("at work"));
+        match goes {
+            Goes::Drops => drop(reply),
+            Goes::RunsIntoItsDeadline => assert_eq!(kind(reply.await), ErrorKind::TimedOut),
+            Goes::Closes => assert_eq!(client.close().await.unwrap().requests_ended, 1),
+        }
+        go.send(true).unwrap();
+        let stopped = tokio::time::timeout(crate::LONG, told.recv()).await;
+        assert_eq!(stopped.unwrap_or_else(|_| panic!("{goes:?}: not told")), Some("stopped"));
+        server.remove_rpc_subscriber(&name).await.unwrap();
+    }
+}
+
+async fn a_caller_that_waits_is_not_gone(broker: Broker) {
+    let communicator = connect(&broker).await;
+    let (tell, mut told) = tokio::sync::mpsc::unbounded_channel();
+    let (go, may_go) = tokio::sync::watch::channel(false);
+    let works = RpcSubscriber::future(move |request: RpcRequest| {
+        let (tell, mut may_go) = (tell.clone(), may_go.clone());
+        async move {
+            let caller = request.caller_gone().unwrap();
+            tell.send(caller).unwrap();
+            may_go.wait_for(|go| *go).await.unwrap();
+            7
+        }
+    });
+    communicator.add_rpc_subscriber("works", works).await.unwrap();
+    let reply = communicator.rpc_send("works", 0).send().await.unwrap();
+    let mut caller = told.recv().await.unwrap();
+    // Somebody else's call goes meanwhile.
+    drop(communicator.rpc_send("works", 0).send().await.unwrap());
+    told.recv().await.unwrap().await;
+    assert!(futures_util::poll!(&mut caller).is_pending());
+    assert!(!caller.is_gone());
+    go.send(true).unwrap();
+    assert_eq!(reply.await.unwrap(), Value::from(7));
+    // It was answered: nobody waits, and nobody went.
+    tokio::time::timeout(crate::LONG, &mut caller).await.expect("the watch ends with the call");
+    assert!(!caller.is_gone());
 }
 
 async fn handlers_of_one_subscriber_run_side_by_side(broker: Broker) {

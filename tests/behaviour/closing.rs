@@ -4,8 +4,10 @@ use std::future::IntoFuture;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use homing::{Answer, Error, ErrorKind, Event, Failure, RpcRequest, RpcSubscriber, Value};
+use homing::{Answer, Broadcast, BroadcastFilter, BroadcastSubscriber, Error, ErrorKind, Event, Failure};
+use homing::{RpcRequest, RpcSubscriber, Value};
 
+use crate::support::homes::{Kind, Place};
 use crate::support::{Broker, Suite};
 use crate::{LONG, behaviours, connect, options};
 
@@ -15,6 +17,7 @@ pub fn add(suite: &mut Suite) {
         closing_twice_gives_the_same_report,
         closing_from_two_threads_at_once_ends_both,
         closing_from_a_subscriber_ends,
+        closing_from_a_callback_and_from_a_drop_ends,
         closing_waits_for_what_was_sent_before,
         after_closing_everything_is_refused,
         dropping_the_last_handle_closes,
@@ -108,6 +111,37 @@ async fn closing_from_a_subscriber_ends(broker: Broker) {
         .unwrap();
     let _ = client.rpc_send("blocking", 0).timeout(Duration::from_secs(2)).await;
     assert!(other.is_closed());
+}
+
+async fn closing_from_a_callback_and_from_a_drop_ends(broker: Broker) {
+    /// Closes as it is dropped.
+    struct Closes(homing::blocking::Communicator);
+    impl Drop for Closes {
+        fn drop(&mut self) {
+            self.0.close().expect("closing from a drop");
+        }
+    }
+    for kind in [Kind::MultiThread, Kind::EventLoop, Kind::ForeignLoop, Kind::Thread] {
+        // In a done-callback; in the drop of a value that nobody takes, which its home drops; in a broadcast subscriber.
+        let place = Place::start(kind);
+        let (first, second, third) = (connect(&broker).await, connect(&broker).await, connect(&broker).await);
+        let (completer, future) = place.home().try_future::<()>().unwrap();
+        let closes = homing::blocking::Communicator::from(first.clone());
+        future.on_done(move |_| drop(closes.close().expect("closing from a callback")));
+        completer.complete(()).unwrap();
+
+        let (completer, future) = place.home().try_future::<Closes>().unwrap();
+        drop(future);
+        drop(completer.complete(Closes(second.clone().into())));
+
+        let closes = homing::blocking::Communicator::from(third.clone());
+        let hear = BroadcastSubscriber::closure(move |_: Broadcast| drop(closes.close()));
+        third.bound_to(place.home()).add_broadcast_subscriber(BroadcastFilter::new(), hear).await.unwrap();
+        third.broadcast_send(0).await.ok();
+        let closed = || [&first, &second, &third].iter().all(|communicator| communicator.is_closed());
+        crate::support::eventually(closed).await;
+        tokio::task::spawn_blocking(move || place.stop()).await.unwrap();
+    }
 }
 
 async fn closing_waits_for_what_was_sent_before(broker: Broker) {

@@ -5,9 +5,11 @@ use std::thread;
 use std::time::Duration;
 
 use homing::blocking;
-use homing::home::{EventLoop, Home, LocalHome};
-use homing::{Answer, ErrorKind, Failure, Identifier, RpcRequest, RpcSubscriber, Value};
+use homing::home::{EventLoop, ForeignLoop, Home, LocalHome};
+use homing::{Answer, Broadcast, BroadcastFilter, BroadcastSubscriber, ErrorKind, Failure, Identifier, RpcRequest};
+use homing::{RpcSubscriber, TaskRequest, TaskSubscriber, Value};
 
+use crate::support::homes::{Kind, Place};
 use crate::support::{Broker, Suite};
 use crate::{LONG, behaviours, connect};
 
@@ -23,6 +25,11 @@ pub fn add(suite: &mut Suite) {
         a_blocking_subscriber_on_a_current_thread_runtime_may_wait,
         two_runtimes_use_one_communicator,
         an_async_subscriber_runs_on_a_loop,
+        calls_within_calls_go_deep_on_homes_of_every_kind,
+        calls_that_stand_too_deep_are_refused_with_a_reason,
+        a_wait_that_only_an_outer_one_could_end_names_both,
+        a_bound_communicator_adds_everything_on_its_home,
+        a_broadcast_that_its_filter_drops_never_reaches_the_home,
     );
 }
 
@@ -220,4 +227,137 @@ async fn an_async_subscriber_runs_on_a_loop(broker: Broker) {
     assert_eq!(seen, Value::List(vec!["async-loop".into(), "async-loop".into(), 5.into()]));
     communicator.close().await.unwrap();
     event_loop.stop();
+}
+
+/// `deep` answers n with the depth that n calls of itself within each other reach; each waits in its handler.
+fn dig(communicator: &blocking::Communicator, home: &Home) {
+    let calls = communicator.clone();
+    let deep = RpcSubscriber::blocking(move |request: RpcRequest| match request.body().as_i64().unwrap() {
+        0 => Ok(Value::from(0)),
+        n => Ok(Value::from(calls.rpc_send("deep", n - 1).wait()?.as_i64().unwrap_or(0) + 1)) as homing::Result<Value>,
+    });
+    communicator.add_rpc_subscriber_on(home, "deep", deep).unwrap();
+}
+
+async fn calls_within_calls_go_deep_on_homes_of_every_kind(broker: Broker) {
+    for kind in Kind::ALL {
+        let communicator = blocking::Communicator::from(connect(&broker).await);
+        // A loop of our own has stack for as many waits as may stand; a thread's own is smaller, and so is what a runtime
+        // has of threads.
+        let depth = if kind == Kind::EventLoop { 900 } else { 50 };
+        let reached = wait(move || {
+            let place = Place::start(kind);
+            dig(&communicator, place.home());
+            let reached = communicator.rpc_send("deep", depth).wait();
+            communicator.close().unwrap();
+            place.stop();
+            reached
+        });
+        assert_eq!(reached.await.unwrap_or_else(|error| panic!("{kind}: {error}")), Value::from(depth), "{kind}");
+    }
+}
+
+async fn calls_that_stand_too_deep_are_refused_with_a_reason(broker: Broker) {
+    let communicator = blocking::Communicator::from(connect(&broker).await);
+    let error = wait(move || {
+        let place = Place::start(Kind::EventLoop);
+        dig(&communicator, place.home());
+        let refused = communicator.rpc_send("deep", 1100).wait().unwrap_err();
+        // All of the waits have ended; the next call finds the loop as it was.
+        assert_eq!(communicator.rpc_send("deep", 10).wait().unwrap(), Value::from(10));
+        communicator.close().unwrap();
+        place.stop();
+        refused
+    });
+    let error = error.await;
+    assert_eq!(error.kind(), ErrorKind::RemoteException);
+    assert!(error.to_string().contains("too many waits stand within each other"), "{error}");
+}
+
+async fn a_wait_that_only_an_outer_one_could_end_names_both(broker: Broker) {
+    let communicator = blocking::Communicator::from(connect(&broker).await);
+    let error = wait(move || {
+        let (promises, promised) = mpsc::channel();
+        let later = RpcSubscriber::closure(move |_: RpcRequest| {
+            let (promise, answer) = Answer::promise()?;
+            promises.send(promise).unwrap();
+            Ok::<_, Failure>(answer)
+        });
+        communicator.add_rpc_subscriber("inner", later).unwrap();
+        let calls = communicator.clone();
+        let outer = RpcSubscriber::blocking(move |_: RpcRequest| {
+            calls.rpc_send("inner", 0).timeout(Duration::from_millis(200)).wait()
+        });
+        communicator.add_rpc_subscriber("outer", outer).unwrap();
+        // Both run on this thread while it waits. What could keep the promise comes after the outer wait.
+        let error = communicator.rpc_send("outer", 0).wait().unwrap_err();
+        promised.recv().unwrap().answer(1);
+        communicator.close().unwrap();
+        error
+    });
+    let error = error.await.to_string();
+    assert!(error.contains("the call to \"inner\" was not answered within 200ms"), "{error}");
+    assert!(error.contains("it stood within the wait for the call to \"outer\""), "{error}");
+}
+
+async fn a_bound_communicator_adds_everything_on_its_home(broker: Broker) {
+    for kind in Kind::ALL {
+        let communicator = connect(&broker).await;
+        let place = Place::start(kind);
+        let bound = communicator.bound_to(place.home());
+        let (tell, told) = mpsc::channel();
+        let note = |what: &'static str| {
+            let (tell, home) = (tell.clone(), place.home().clone());
+            move || tell.send((what, home.is_here())).unwrap()
+        };
+        let (call, task, broadcast) = (note("call"), note("task"), note("broadcast"));
+        bound.add_rpc_subscriber("bound", RpcSubscriber::closure(move |_: RpcRequest| call())).await.unwrap();
+        bound.add_task_subscriber(TaskSubscriber::closure(move |_: TaskRequest| task())).await.unwrap();
+        let hear = BroadcastSubscriber::closure(move |_: Broadcast| broadcast());
+        bound.add_broadcast_subscriber(BroadcastFilter::new(), hear).await.unwrap();
+        bound.communicator().rpc_send("bound", 0).await.unwrap();
+        communicator.task_send(0).await.unwrap();
+        communicator.broadcast_send(0).await.unwrap();
+        let mut seen: Vec<_> = (0..3).map(|_| told.recv_timeout(LONG).unwrap()).collect();
+        seen.sort_unstable();
+        assert_eq!(seen, [("broadcast", true), ("call", true), ("task", true)], "{kind}");
+        communicator.close().await.unwrap();
+        wait(move || place.stop()).await;
+    }
+}
+
+async fn a_broadcast_that_its_filter_drops_never_reaches_the_home(broker: Broker) {
+    let communicator = connect(&broker).await;
+    let plain = blocking::Communicator::from(communicator.clone());
+    // A loop that nobody turns, and that counts how often it is rung.
+    let (rings, rung) = mpsc::channel();
+    let (heard, hears) = tokio::sync::oneshot::channel();
+    let (done, is_done) = mpsc::channel::<()>();
+    let on_loop = thread::spawn(move || {
+        let home = ForeignLoop::sending(rings, ());
+        let quiet = BroadcastSubscriber::closure(|_: Broadcast| ());
+        let filter = BroadcastFilter::new().subject("wanted").unwrap();
+        plain.add_broadcast_subscriber_on(&home.home(), filter, quiet).unwrap();
+        // Its task has started, and waits.
+        while home.run_pending(8) > 0 {}
+        heard.send(()).unwrap();
+        is_done.recv().unwrap();
+    });
+    hears.await.unwrap();
+    let before = rung.try_iter().count();
+    let (tell, mut told) = tokio::sync::mpsc::unbounded_channel();
+    let all = BroadcastSubscriber::closure(move |broadcast: Broadcast| tell.send(broadcast).unwrap());
+    communicator.add_broadcast_subscriber(BroadcastFilter::new(), all).await.unwrap();
+    for n in 0..100 {
+        communicator.broadcast_send(n).subject("unwanted").await.unwrap();
+    }
+    for _ in 0..100 {
+        told.recv().await.unwrap();
+    }
+    assert_eq!(rung.try_iter().count(), 0, "rung {before} times before");
+    communicator.broadcast_send(0).subject("wanted").await.unwrap();
+    told.recv().await.unwrap();
+    wait(move || rung.recv_timeout(LONG)).await.expect("one that passes does reach it");
+    done.send(()).unwrap();
+    wait(move || on_loop.join().unwrap()).await;
 }

@@ -29,6 +29,7 @@ pub(crate) fn add(table: &mut Table<'_>) {
         a_removed_subscriber_leaves_no_queue,
         json_codecs_understand_each_other,
         tags_survive_a_round_trip,
+        kiwipy_hears_nothing_when_a_caller_is_gone,
     );
 }
 
@@ -88,6 +89,22 @@ fn exceptions_cross_in_both_directions(broker: &Broker) -> TestResult {
     assert_eq!((error.kind(), error.remote_text()), (ErrorKind::RemoteException, Some("boom: äöü")));
     peer.call("add_rpc_subscriber", json!({"identifier": "empty", "behaviour": "raise-empty"}))?;
     assert_eq!(rust.run(rust.communicator.rpc_send("empty", 1)).unwrap_err().remote_text(), Some(""));
+    Ok(())
+}
+
+fn kiwipy_hears_nothing_when_a_caller_is_gone(broker: &Broker) -> TestResult {
+    let (rust, peer) = (Rust::connect(broker), python(broker)?);
+    peer.call("add_rpc_subscriber", json!({"identifier": "python", "behaviour": "hold"}))?;
+    let reply = rust.run(rust.communicator.rpc_send("python", "held").send())?;
+    assert_eq!(peer.call("heard", json!({"log": "python", "count": 1}))?.as_array().map(Vec::len), Some(1));
+    drop(reply);
+    let late = rust.run(rust.communicator.rpc_send("python", 1).timeout(Duration::from_millis(200)).into_future());
+    assert_eq!(late.unwrap_err().kind(), ErrorKind::TimedOut);
+    // The next call comes after the words that went after those two, had there been a way for them.
+    peer.call("add_rpc_subscriber", json!({"identifier": "other"}))?;
+    rust.run(rust.communicator.rpc_send("other", 1).into_future())?;
+    let heard = peer.call("heard", json!({"log": "python", "count": 3, "timeout": 0.5}))?;
+    assert_eq!(heard.as_array().map(Vec::len), Some(2), "{heard}");
     Ok(())
 }
 

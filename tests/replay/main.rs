@@ -8,8 +8,6 @@
 #[path = "../support/mod.rs"]
 mod support;
 
-mod homes;
-
 use std::process::ExitCode;
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
@@ -19,7 +17,7 @@ use homing::{
     Answer, Communicator, ErrorKind, Failure, Identifier, Promise, RpcRequest, RpcSubscriber, Testing, Value,
 };
 
-use homes::{Kind, Place};
+use support::homes::{Kind, Place};
 use support::{Broker, Suite};
 
 /// A bound against hanging.

@@ -10,6 +10,7 @@
 
 #![allow(dead_code, unused_imports)] // each test target uses its own part of it
 
+pub mod homes;
 pub mod node;
 pub mod peer;
 pub mod suite;

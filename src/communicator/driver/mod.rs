@@ -3,6 +3,7 @@
 //! It takes commands and the broker's events in turn and never waits in between; what takes several questions to the
 //! broker is a task of its own on this thread. It runs no user code: it sees identifiers, bytes and completers.
 
+mod callers;
 mod publish;
 mod requests;
 mod subscribe;
@@ -23,9 +24,11 @@ use tokio::sync::{mpsc, oneshot};
 use tokio::task::LocalSet;
 use uuid::Uuid;
 
+pub(super) use callers::Watch;
+
 use super::broadcast::{CodecWork, codec_thread};
 use super::builder::Builder;
-use super::command::{CloseReport, Command};
+use super::command::{CloseReport, Command, Left};
 use super::events::Event;
 use super::names::Identifier;
 use super::shared::{Shared, Transfer, count, home_ended};
@@ -59,6 +62,7 @@ struct Driver<B> {
     requests: RefCell<requests::Requests>,
     consumers: RefCell<HashMap<String, Consumer>>,
     rpc: RefCell<HashMap<Identifier, subscribe::Rpc>>,
+    callers: RefCell<callers::Callers>,
     broadcasts: RefCell<subscribe::Broadcasts>,
     tasks: RefCell<tasks::Tasks>,
     next_lane: Cell<u32>,
@@ -209,6 +213,7 @@ impl Main {
             requests: RefCell::default(),
             consumers: RefCell::default(),
             rpc: RefCell::default(),
+            callers: RefCell::default(),
             broadcasts: RefCell::default(),
             tasks: RefCell::default(),
             next_lane: Cell::new(SERVICE_LANE.0 + 1),
@@ -249,7 +254,8 @@ impl<B: Broker> Driver<B> {
                     None => return End::Closed(None),
                 },
                 () = sleep_until(deadline), if deadline.is_some() => {
-                    self.requests.borrow_mut().expire(Instant::now());
+                    let given_up = self.requests.borrow_mut().expire(Instant::now());
+                    self.say_callers_gone(given_up);
                 }
             }
         }
@@ -337,10 +343,16 @@ impl<B: Broker> Driver<B> {
             }
             Command::Broadcast { body, published, slot } => self.send_broadcast(body, published, slot),
             Command::NextReply { correlation, reply } => self.requests.borrow_mut().next(correlation, reply),
-            Command::Forget { correlation } => {
-                let unwanted = self.requests.borrow_mut().done(correlation);
-                (0..unwanted).for_each(|_| count(&self.shared.counters.late_replies));
+            Command::Forget { correlation, left } => {
+                let Some(request) = self.requests.borrow_mut().done(correlation) else {
+                    return ControlFlow::Continue(());
+                };
+                (0..request.unread).for_each(|_| count(&self.shared.counters.late_replies));
+                if left == Left::GivenUp {
+                    self.say_callers_gone(request.recipient.map(|recipient| (recipient, correlation)));
+                }
             }
+            Command::WatchCaller { correlation, watch } => self.callers.borrow_mut().watch(correlation, watch),
             Command::AddRpc { identifier, sink, done } => {
                 self.answer(done, move |driver| async move { driver.add_rpc(identifier, sink).await });
             }
@@ -411,6 +423,12 @@ impl<B: Broker> Driver<B> {
         self.spawn(|_| async move { drop(done.complete(task.await)) });
     }
 
+    fn say_callers_gone(self: &Rc<Self>, calls: impl IntoIterator<Item = (Identifier, Uuid)>) {
+        for (recipient, correlation) in calls {
+            self.say_caller_gone(&recipient, correlation);
+        }
+    }
+
     fn say(&self, event: Event) {
         // Nobody may be listening.
         let _ = self.shared.events.send(event);
@@ -442,8 +460,15 @@ impl<B: Broker> Driver<B> {
             self.say(Event::Lost(error.clone()));
             self.shared.refuse_new_work();
         }
+        let (requests_ended, calls) = self.requests.borrow_mut().fail_all(&self.shared.gone());
+        if lost.is_none() && !calls.is_empty() {
+            // Their subscribers may be at work for nobody. That they hear of it is worth no more than a part of the time.
+            self.say_callers_gone(calls);
+            let until = started + limit * 3 / 4;
+            let _ = self.finish_what_is_under_way(&mut commands, events, &mut closers, until).await;
+        }
         let mut report = CloseReport {
-            requests_ended: self.requests.borrow_mut().fail_all(&self.shared.gone()),
+            requests_ended,
             publishes_unconfirmed: self.publishing.get(),
             tasks_returned: self.tasks.borrow().in_hand(),
             error: lost,

@@ -14,7 +14,7 @@ use uuid::Uuid;
 
 use super::Driver;
 use crate::broker::{Body, Broker, Durability, Message, Properties, Routing};
-use crate::communicator::command::{Expected, OutgoingReply, Published, ReplyExchange};
+use crate::communicator::command::{Expected, OutgoingReply, Published, ReplyExchange, ReplyStage};
 use crate::communicator::names::{BROADCAST_TOPIC, Identifier};
 use crate::communicator::shared::count;
 use crate::error::{Error, ErrorKind, Result};
@@ -36,7 +36,8 @@ impl<B: Broker> Driver<B> {
         slot: OwnedSemaphorePermit,
     ) {
         let correlation = expected.correlation;
-        self.requests.borrow_mut().add(format!("the call to {:?}", recipient.as_str()), expected);
+        let what = format!("the call to {:?}", recipient.as_str());
+        self.requests.borrow_mut().add(what, Some(recipient.clone()), expected);
         self.spawn_publish(slot, move |driver| async move {
             let outcome = driver.publish_call(&recipient, body, correlation).await;
             driver.published(Some(correlation), published, outcome);
@@ -79,7 +80,7 @@ impl<B: Broker> Driver<B> {
     ) {
         let correlation = expected.as_ref().map(|expected| expected.correlation);
         if let Some(expected) = expected {
-            self.requests.borrow_mut().add(format!("the task on {queue:?}"), expected);
+            self.requests.borrow_mut().add(format!("the task on {queue:?}"), None, expected);
         }
         self.spawn_publish(slot, move |driver| async move {
             let outcome = driver.publish_task(&queue, body, correlation).await;
@@ -136,6 +137,12 @@ impl<B: Broker> Driver<B> {
         self.publish_in_turn(turn, message).await
     }
 
+    /// A message that must not overtake the calls before it.
+    pub(super) async fn publish_after_calls(&self, message: Message) -> Result<()> {
+        let turn = self.turns.calls.lock().await;
+        self.publish_in_turn(turn, message).await
+    }
+
     /// Puts a message on the wire, then lets the next one go, then waits for the broker to take it over.
     async fn publish_in_turn(&self, turn: MutexGuard<'_, ()>, message: Message) -> Result<()> {
         let mut publish = pin!(self.broker.publish(message));
@@ -160,13 +167,17 @@ impl<B: Broker> Driver<B> {
     }
 
     pub(super) fn send_reply(self: &Rc<Self>, reply: OutgoingReply) {
+        if let (ReplyStage::Last, Some(correlation)) = (reply.stage, &reply.correlation_id) {
+            self.callers.borrow_mut().answered(correlation);
+        }
         self.spawn_publish((), move |driver| async move { driver.publish_reply(reply).await });
     }
 
     /// Replies are published in the order in which they come, `pending` before the outcome: a task is polled first in the
     /// order of spawning, and the first poll is the order on the wire.
     async fn publish_reply(&self, reply: OutgoingReply) {
-        let OutgoingReply { exchange, reply_to, correlation_id, body } = reply;
+        let OutgoingReply { exchange, reply_to, correlation_id, stage, body } = reply;
+        let caller = correlation_id.clone();
         let message = Message {
             exchange: self.exchange_name(exchange).clone(),
             routing_key: reply_to,
@@ -179,6 +190,9 @@ impl<B: Broker> Driver<B> {
             if error.kind() == ErrorKind::Unroutable {
                 count(&self.shared.counters.replies_unroutable);
                 tracing::info!("a reply was dropped: its caller is gone");
+                if let (ReplyStage::Pending, Some(correlation)) = (stage, caller) {
+                    self.callers.borrow_mut().gone(correlation);
+                }
             } else {
                 tracing::warn!(%error, "a reply could not be sent");
             }

@@ -10,6 +10,7 @@ use uuid::Uuid;
 
 use crate::broker::Body;
 use crate::communicator::command::{Expected, Patience, RawReply};
+use crate::communicator::names::Identifier;
 use crate::error::{Error, ErrorKind};
 use crate::home::Completer;
 
@@ -27,6 +28,8 @@ pub(super) struct Requests {
 }
 
 struct Request {
+    /// Of a call, so that it can be told when its caller is gone.
+    recipient: Option<Identifier>,
     /// What was asked of whom, for errors.
     what: String,
     /// `None` while the caller looks at a reply.
@@ -35,6 +38,13 @@ struct Request {
     patience: Patience,
     since: Instant,
     attention: Instant,
+}
+
+/// A request that nobody waits for any more.
+pub(super) struct Done {
+    /// How many replies had come that were not read.
+    pub unread: usize,
+    pub recipient: Option<Identifier>,
 }
 
 impl Patience {
@@ -47,11 +57,12 @@ impl Patience {
 }
 
 impl Requests {
-    pub(super) fn add(&mut self, what: String, expected: Expected) {
+    pub(super) fn add(&mut self, what: String, recipient: Option<Identifier>, expected: Expected) {
         let now = Instant::now();
         let attention = expected.patience.attention(now);
         self.deadlines.insert((attention, expected.correlation));
         let request = Request {
+            recipient,
             what,
             reply: Some(expected.reply),
             kept: VecDeque::new(),
@@ -108,22 +119,24 @@ impl Requests {
         }
     }
 
-    /// Ends all of them. Returns how many there were.
-    pub(super) fn fail_all(&mut self, error: &Error) -> usize {
+    /// Ends all of them. Returns how many there were, and the calls among them.
+    pub(super) fn fail_all(&mut self, error: &Error) -> (usize, Vec<(Identifier, Uuid)>) {
         self.deadlines.clear();
         let requests = std::mem::take(&mut self.waiting);
         let count = requests.len();
-        for request in requests.into_values() {
+        let mut calls = Vec::new();
+        for (correlation, request) in requests {
             if let Some(reply) = request.reply {
                 drop(reply.complete(Err(error.clone())));
             }
+            calls.extend(request.recipient.map(|recipient| (recipient, correlation)));
         }
-        count
+        (count, calls)
     }
 
-    /// The caller has what it wants, or is gone. Returns how many replies were kept that nobody wants any more.
-    pub(super) fn done(&mut self, correlation: Uuid) -> usize {
-        self.forget(correlation).map_or(0, |request| request.kept.len())
+    /// The caller has what it wants, or is gone. `None` when the request had ended before.
+    pub(super) fn done(&mut self, correlation: Uuid) -> Option<Done> {
+        self.forget(correlation).map(|request| Done { unread: request.kept.len(), recipient: request.recipient })
     }
 
     fn forget(&mut self, correlation: Uuid) -> Option<Request> {
@@ -137,11 +150,12 @@ impl Requests {
         self.deadlines.first().map(|(at, _)| *at)
     }
 
-    /// Ends those whose time has passed, and reports those that wait without a deadline.
-    pub(super) fn expire(&mut self, now: Instant) {
+    /// Ends those whose time has passed, and reports those that wait without a deadline. Returns the calls among the former.
+    pub(super) fn expire(&mut self, now: Instant) -> Vec<(Identifier, Uuid)> {
+        let mut given_up = Vec::new();
         while let Some((at, correlation)) = self.deadlines.first().copied() {
             if at > now {
-                return;
+                break;
             }
             let Some(request) = self.waiting.get_mut(&correlation) else {
                 self.deadlines.pop_first();
@@ -157,6 +171,7 @@ impl Requests {
                             request.what
                         ),
                     );
+                    given_up.extend(request.recipient.take().map(|recipient| (recipient, correlation)));
                     self.fail(correlation, error);
                 }
                 Patience::ForEver => {
@@ -167,5 +182,6 @@ impl Requests {
                 }
             }
         }
+        given_up
     }
 }

@@ -7,6 +7,7 @@ use std::sync::Arc;
 
 use tokio::sync::{Mutex, broadcast, mpsc};
 
+use super::callers::is_caller_gone;
 use super::{Consumer, Driver, SERVICE_LANE};
 use crate::broker::{Acknowledge, Broker, ConsumeSpec, Delivery, Lane, Nack};
 use crate::communicator::broadcast::{Broadcast, BroadcastSink, CodecWork};
@@ -71,7 +72,11 @@ impl<B: Broker> Driver<B> {
         };
         let bound = async {
             self.broker.consume(&consume).await?;
-            self.bind(&spec.name, ReplyExchange::Message, &identifier.routing_key()).await
+            self.bind(&spec.name, ReplyExchange::Message, &identifier.routing_key()).await?;
+            match identifier.gone_key() {
+                Some(key) => self.broker.bind(&spec.name, &self.shared.names.message_exchange, &key).await,
+                None => Ok(()),
+            }
         };
         if let Err(error) = bound.await {
             if let Err(also) = self.broker.delete_queue(&spec.name).await {
@@ -98,6 +103,13 @@ impl<B: Broker> Driver<B> {
     }
 
     pub(super) fn deliver_rpc(&self, identifier: &Identifier, delivery: Delivery) {
+        if is_caller_gone(&delivery.properties) {
+            self.broker.ack(delivery.receipt);
+            if let Some(correlation) = delivery.properties.correlation_id {
+                self.callers.borrow_mut().gone(correlation);
+            }
+            return;
+        }
         let call = RpcDelivery {
             receipt: delivery.receipt,
             body: delivery.body,

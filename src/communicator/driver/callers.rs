@@ -1,0 +1,99 @@
+//! Callers that are gone: the word of it to whoever has their call in hand, and what is done with such a word.
+//!
+//! A call that is given up before its answer leaves a subscriber at work for nobody. So its communicator sends a message
+//! after it, to a key that only homing's subscribers bind: `[gone].NAME` with the call's correlation id and the header
+//! `homing-control: caller-gone`. Where kiwipy listens the broker drops it, as nobody has bound that key.
+
+use std::collections::{HashMap, VecDeque};
+use std::rc::Rc;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use bytes::Bytes;
+use uuid::Uuid;
+
+use super::Driver;
+use crate::broker::{Body, Broker, Durability, Message, Properties, Routing};
+use crate::communicator::names::Identifier;
+use crate::home::Completer;
+
+const CONTROL: &str = "homing-control";
+const CALLER_GONE: &str = "caller-gone";
+
+/// How many of the callers that went last are kept in mind for a subscriber that asks later.
+const REMEMBERED: usize = 1024;
+
+/// A subscriber that wants to know when its caller is gone.
+pub(crate) struct Watch {
+    pub gone: Arc<AtomicBool>,
+    /// Dropped when the call is answered: there is nobody to answer any more then, either.
+    pub told: Completer<()>,
+}
+
+impl Watch {
+    fn tell(self) {
+        // Ordering: Relaxed, for it is a hint; the completion orders what follows it.
+        self.gone.store(true, Ordering::Relaxed);
+        // A home that has ended does not ask any more.
+        drop(self.told.complete(()));
+    }
+}
+
+#[derive(Default)]
+pub(super) struct Callers {
+    watched: HashMap<String, Vec<Watch>>,
+    gone: VecDeque<String>,
+}
+
+impl Callers {
+    pub(super) fn watch(&mut self, correlation: String, watch: Watch) {
+        // Guards: a word that came before anybody watched.
+        if self.gone.contains(&correlation) {
+            watch.tell();
+        } else {
+            self.watched.entry(correlation).or_default().push(watch);
+        }
+    }
+
+    pub(super) fn gone(&mut self, correlation: String) {
+        self.watched.remove(&correlation).into_iter().flatten().for_each(Watch::tell);
+        if self.gone.len() == REMEMBERED {
+            self.gone.pop_front();
+        }
+        self.gone.push_back(correlation);
+    }
+
+    pub(super) fn answered(&mut self, correlation: &str) {
+        self.watched.remove(correlation);
+    }
+}
+
+/// True for the word that a caller is gone.
+pub(super) fn is_caller_gone(properties: &Properties) -> bool {
+    properties.headers.iter().any(|(name, value)| name == CONTROL && value == CALLER_GONE)
+}
+
+impl<B: Broker> Driver<B> {
+    /// Sends the word after a call that was given up.
+    pub(super) fn say_caller_gone(self: &Rc<Self>, recipient: &Identifier, correlation: Uuid) {
+        let Some(routing_key) = recipient.gone_key() else { return };
+        let message = Message {
+            exchange: self.shared.names.message_exchange.clone(),
+            routing_key,
+            properties: Properties {
+                correlation_id: Some(correlation.to_string()),
+                headers: vec![(CONTROL.to_owned(), CALLER_GONE.to_owned())],
+                ..Properties::default()
+            },
+            body: Body::Encoded(Bytes::new()),
+            routing: Routing::Optional,
+            durability: Durability::Transient,
+        };
+        self.spawn_publish((), move |driver| async move {
+            // In turn, so that it does not overtake its call.
+            if let Err(error) = driver.publish_after_calls(message).await {
+                tracing::debug!(%error, "a recipient could not be told that its caller is gone");
+            }
+        });
+    }
+}
