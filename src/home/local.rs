@@ -455,8 +455,8 @@ impl<T: Send + 'static> LocalFuture<T> {
     /// Waits, while everything else of this home goes on.
     ///
     /// # Errors
-    /// The [`End`] of a future that ended without a value; [`End::TooDeep`] and
-    /// [`End::WouldDeadlock`] at once where a wait cannot be.
+    /// The [`End`](super::End) of a future that ended without a value; [`End::TooDeep`](super::End::TooDeep) and
+    /// [`End::WouldDeadlock`](super::End::WouldDeadlock) at once where a wait cannot be.
     pub fn wait(self) -> Outcome<T> {
         let home = self.home.clone();
         home.block_on(self.future).unwrap_or_else(|refused| Err(refused.into()))
@@ -465,7 +465,7 @@ impl<T: Send + 'static> LocalFuture<T> {
     /// The same for at most this long.
     ///
     /// # Errors
-    /// [`End::TimedOut`] when the time is up; what arrives later is dropped here.
+    /// [`End::TimedOut`](super::End::TimedOut) when the time is up; what arrives later is dropped here.
     pub fn wait_timeout(self, limit: Duration) -> Outcome<T> {
         let home = self.home.clone();
         let deadline = self.future.deadline().map(|deadline| (Instant::now() + limit, deadline));
