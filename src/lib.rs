@@ -28,6 +28,8 @@ pub mod codec;
 mod communicator;
 #[cfg(not(homing_loom))]
 mod error;
+#[cfg(all(feature = "rabbitmq", not(homing_loom)))]
+pub mod inspect;
 
 #[cfg(not(homing_loom))]
 pub use codec::Value;

@@ -64,6 +64,25 @@ pub(crate) enum Command {
     /// Sends broadcasts, or hears them.
     #[command(subcommand)]
     Broadcast(Broadcast),
+    /// Looks at a broker as an operator would, and says what is wrong and what to do. Creates and changes nothing.
+    ///
+    /// Exits with 0 when there is no problem, 1 when there is one, 6 when no connection can be made.
+    Doctor(Doctor),
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Doctor {
+    /// Also asks RabbitMQ's management API: http://USER:PASSWORD@HOST:15672 (no https: go through a tunnel). It knows every
+    /// argument, limits on deliveries set by policy, and alarms.
+    #[arg(long, value_name = "URL", env = "HOMING_MANAGEMENT", hide_env_values = true)]
+    pub management: Option<String>,
+    /// Says which empty and unused queues and exchanges with other arguments it would delete, so that they can be declared
+    /// anew; with --yes it does.
+    #[arg(long, requires = "management")]
+    pub fix: bool,
+    /// Does what --fix says.
+    #[arg(long, requires = "fix")]
+    pub yes: bool,
 }
 
 #[derive(Debug, Subcommand)]
@@ -113,6 +132,23 @@ pub(crate) enum Task {
         #[arg(long, value_name = "N")]
         count: Option<std::num::NonZeroU64>,
     },
+    /// Shows what waits in the task queue while workers run, and takes nothing away.
+    List(List),
+}
+
+/// What waits in a task queue.
+#[derive(Debug, Args)]
+pub(crate) struct List {
+    /// Another queue than the task queue; NAME.quarantine holds what could not be read.
+    #[arg(long, value_name = "NAME")]
+    pub queue: Option<String>,
+    /// Shows the messages, not only their number. It gets them and gives them back at once, in their order: none is lost, but
+    /// the broker marks them as redelivered, and workers do not get them meanwhile.
+    #[arg(long)]
+    pub peek: bool,
+    /// How many messages at most, from the head of the queue.
+    #[arg(long, value_name = "N", default_value = "20", requires = "peek")]
+    pub limit: std::num::NonZeroU16,
 }
 
 #[derive(Debug, Subcommand)]

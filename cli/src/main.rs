@@ -3,8 +3,10 @@
 mod args;
 mod broadcast;
 mod demo;
+mod doctor;
 mod exec;
 mod failure;
+mod list;
 mod rpc;
 mod stop;
 mod task;
@@ -64,6 +66,7 @@ fn run(cli: Cli) -> Result<(), Failure> {
             Command::Rpc(command) => rpc::run(command, &global, stop).await,
             Command::Task(command) => task::run(command, &global, stop).await,
             Command::Broadcast(command) => broadcast::run(command, &global, stop).await,
+            Command::Doctor(command) => doctor::run(command, &global, stop).await,
         }
     });
     // A read of standard input cannot be ended, and must not hold the command up.
@@ -89,8 +92,8 @@ pub(crate) fn builder(global: &Global, url: &str) -> Builder {
     builder
 }
 
-/// Connects to a broker that other programs can reach.
-pub(crate) async fn connect(global: &Global) -> Result<Communicator, Failure> {
+/// The options for a broker that other programs can reach.
+pub(crate) fn options(global: &Global) -> Result<Builder, Failure> {
     let url = global.broker.as_deref().unwrap_or(DEFAULT_BROKER);
     if url.starts_with("memory:") {
         return Err(Failure::Usage(
@@ -99,7 +102,12 @@ pub(crate) async fn connect(global: &Global) -> Result<Communicator, Failure> {
                 .to_owned(),
         ));
     }
-    Ok(builder(global, url).connect().await?)
+    Ok(builder(global, url))
+}
+
+/// Connects to a broker that other programs can reach.
+pub(crate) async fn connect(global: &Global) -> Result<Communicator, Failure> {
+    Ok(options(global)?.connect().await?)
 }
 
 /// Closes in order, and says so when something was left undone.

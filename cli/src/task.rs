@@ -47,6 +47,7 @@ pub(crate) async fn run(command: Task, global: &Global, stop: Stop) -> Result<()
             let closed = close(&communicator).await;
             worked.and(closed)
         }
+        Task::List(command) => crate::list::run(command, global, stop).await,
     }
 }
 

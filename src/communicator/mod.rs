@@ -34,6 +34,11 @@ mod task;
 #[cfg(test)]
 mod tests;
 
+#[cfg(feature = "rabbitmq")]
+pub(crate) use names::check_task_queue;
+#[cfg(feature = "rabbitmq")]
+pub(crate) use task::parts as task_parts;
+
 pub use answer::{Answer, Answered, Failure, IntoAnswered, Later, Promise, Subscriber};
 pub use bound::BoundCommunicator;
 pub use broadcast::{BROADCAST_BACKLOG, Broadcast, BroadcastSubscriber};

@@ -177,20 +177,7 @@ impl Drop for Hold {
 /// Reads a task's body: `(task, no_reply)`, any sequence of two. One that cannot be read is settled here: it goes to the
 /// quarantine queue, and whoever sent it hears so.
 fn read(mut hold: Hold, body: crate::broker::Body) -> Option<(Hold, TaskRequest)> {
-    let read = hold.shared.decode(body).and_then(|value| {
-        let items = match value {
-            Value::Tuple(items) | Value::List(items) => items,
-            _ => Vec::new(),
-        };
-        match <[Value; 2]>::try_from(items) {
-            Ok([body, no_reply]) => Ok((body, no_reply.is_truthy())),
-            Err(_) => Err(Error::new(
-                ErrorKind::Decode,
-                "a task's body must be a sequence of two, the task and whether no reply is wanted",
-            )),
-        }
-    });
-    match read {
+    match hold.shared.decode(body).and_then(parts) {
         Ok((body, no_reply)) => {
             if no_reply {
                 // kiwipy's senders put the queue there all the same.
@@ -213,6 +200,21 @@ fn read(mut hold: Hold, body: crate::broker::Body) -> Option<(Hold, TaskRequest)
             hold.settle(Settlement::Quarantine { reason, reply });
             None
         }
+    }
+}
+
+/// What a task's message holds: the task, and whether its sender wants no reply.
+pub(crate) fn parts(value: Value) -> Result<(Value, bool)> {
+    let items = match value {
+        Value::Tuple(items) | Value::List(items) => items,
+        _ => Vec::new(),
+    };
+    match <[Value; 2]>::try_from(items) {
+        Ok([body, no_reply]) => Ok((body, no_reply.is_truthy())),
+        Err(_) => Err(Error::new(
+            ErrorKind::Decode,
+            "a task's body must be a sequence of two, the task and whether no reply is wanted",
+        )),
     }
 }
 

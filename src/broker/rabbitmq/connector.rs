@@ -98,7 +98,7 @@ pub(crate) async fn thread_gone(mut ended: watch::Receiver<()>) {
 
 /// The first address that accepts. Each has its share of what is left, so that one that swallows packets (an IPv6 route
 /// that leads nowhere) does not use up the time of the others.
-async fn tcp(endpoint: &Endpoint, deadline: Instant) -> Result<TcpStream> {
+pub(super) async fn tcp(endpoint: &Endpoint, deadline: Instant) -> Result<TcpStream> {
     let address = endpoint.address();
     let candidates: Vec<SocketAddr> = match endpoint.host.parse::<IpAddr>() {
         Ok(ip) => vec![SocketAddr::new(ip, endpoint.port)],
@@ -128,7 +128,7 @@ async fn tcp(endpoint: &Endpoint, deadline: Instant) -> Result<TcpStream> {
 }
 
 /// TLS around the socket, where the URL asks for it.
-async fn secure(endpoint: &Endpoint, socket: Socket) -> Result<AsyncTcpStream<Socket>> {
+pub(super) async fn secure(endpoint: &Endpoint, socket: Socket) -> Result<AsyncTcpStream<Socket>> {
     let stream = AsyncTcpStream::Plain(socket);
     match endpoint.transport {
         Transport::Plain => Ok(stream),

@@ -220,6 +220,16 @@ fn precondition(what: &str, text: &str) -> String {
     }
 }
 
+/// What differs, read back from the text of [`precondition`]: the argument, what the server has, what this program wants.
+pub(crate) fn difference(error: &Error) -> Option<(String, String, String)> {
+    let text = error.to_string();
+    let (_, rest) = text.split_once(" exists with another ")?;
+    let (argument, rest) = rest.split_once(": the server has ")?;
+    let (current, rest) = rest.split_once(", this program asks for ")?;
+    let (wanted, _) = rest.split_once(". Use the same settings")?;
+    Some((argument.to_owned(), current.to_owned(), wanted.to_owned()))
+}
+
 /// RabbitMQ's "inequivalent arg", taken apart.
 #[derive(Debug, PartialEq, Eq)]
 struct Inequivalent<'a> {
@@ -274,5 +284,13 @@ mod tests {
             assert_eq!(Inequivalent::read(text), Some(Inequivalent { argument, object, wanted, current }));
         }
         assert_eq!(Inequivalent::read("PRECONDITION_FAILED - unknown delivery tag 5"), None);
+    }
+
+    #[test]
+    fn what_differs_can_be_read_back_from_the_error() {
+        let said = "PRECONDITION_FAILED - inequivalent arg 'x-expires' for queue 'q' in vhost '/': received none but current \
+                    is the value '60000' of type 'signedint'";
+        let error = Error::new(ErrorKind::PreconditionFailed, precondition("declare the queue \"q\"", said));
+        assert_eq!(difference(&error), Some(("x-expires".to_owned(), "60000".to_owned(), "none".to_owned())));
     }
 }

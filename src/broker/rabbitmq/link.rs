@@ -63,6 +63,11 @@ impl Link {
         self.greeting.properties()
     }
 
+    /// What the handshake agreed on: heartbeat and sizes.
+    pub(crate) fn configuration(&self) -> Option<lapin::Configuration> {
+        self.connection.borrow().as_ref().map(|connection| connection.configuration().clone())
+    }
+
     /// The connection's events. To be taken once: a second listener would take events away from the first.
     pub(crate) fn events(&self) -> Option<Pin<Box<dyn Stream<Item = Event>>>> {
         let connection = self.connection.borrow();

@@ -18,6 +18,7 @@ use tracing::{debug, info, warn};
 
 use self::connector::Plan;
 use self::endpoint::Endpoint;
+pub(crate) use self::errors::difference;
 use self::lanes::Lanes;
 use self::life::Life;
 use self::link::{Link, Role};
@@ -34,6 +35,7 @@ use crate::error::{Error, ErrorKind, Result};
 mod connector;
 pub(crate) mod endpoint;
 mod errors;
+pub(crate) mod inspect;
 mod lanes;
 mod life;
 mod link;

@@ -1,0 +1,136 @@
+//! `homing task list`: what waits in a task queue, while workers run.
+
+use std::io::{IsTerminal, Write, stderr, stdin};
+
+use homing::Value;
+use homing::codec::Map;
+use homing::inspect::{self, PeekedTask};
+
+use crate::args::{Format, Global, List};
+use crate::failure::Failure;
+use crate::stop::{Stop, or_interrupted};
+use crate::{options, values};
+
+/// How much of a body is shown as text.
+const SHOWN: usize = 200;
+
+pub(crate) async fn run(command: List, global: &Global, stop: Stop) -> Result<(), Failure> {
+    let options = options(global)?;
+    let queue = match command.queue {
+        Some(queue) => queue,
+        None => inspect::target(&options)?.task_queue,
+    };
+    if command.peek {
+        eprintln!(
+            "homing: getting up to {} messages of {queue:?} and giving them back; the broker marks them as redelivered",
+            command.limit
+        );
+    } else {
+        let depth = or_interrupted(stop.clone(), async { Ok(inspect::depth(&options, &queue).await?) }).await?;
+        count(&queue, depth, global.format)?;
+        if depth.ready == 0 || !asks_for_more(global.format)? {
+            return Ok(());
+        }
+    }
+    let most = usize::from(command.limit.get());
+    let peek = or_interrupted(stop, async { Ok(inspect::peek(&options, &queue, most).await?) }).await?;
+    for (n, task) in peek.tasks.iter().enumerate() {
+        match global.format {
+            Format::Json => values::print(&object(task), Format::Json)?,
+            Format::Text => values::print(&Value::from(text(n + 1, task)), Format::Text)?,
+        }
+    }
+    if peek.tasks.is_empty() {
+        eprintln!("homing: nothing waits in {queue:?}");
+    } else if peek.too_many_bytes {
+        eprintln!("homing: the look ended after {} messages, whose bodies had 64 MiB", peek.tasks.len());
+    }
+    Ok(())
+}
+
+fn count(queue: &str, depth: inspect::Depth, format: Format) -> Result<(), Failure> {
+    let (ready, consumers) = (depth.ready, depth.consumers);
+    match format {
+        Format::Json => {
+            let mut map = Map::new();
+            map.insert("queue", queue);
+            map.insert("ready", i64::from(ready));
+            map.insert("consumers", i64::from(consumers));
+            values::print(&Value::Map(map), format)
+        }
+        Format::Text => {
+            values::print(&Value::from(format!("{queue}: {ready} waiting, {consumers} consumers")), format)?;
+            eprintln!(
+                "homing: tasks in the hands of workers are not counted, AMQP does not tell their number. The messages \
+                 themselves are shown with --peek, which gets them and gives them back: the broker then marks them as \
+                 redelivered, as if a worker had had them"
+            );
+            Ok(())
+        }
+    }
+}
+
+/// A person at a terminal is asked; a script says --peek.
+fn asks_for_more(format: Format) -> Result<bool, Failure> {
+    if format == Format::Json || !stdin().is_terminal() || !stderr().is_terminal() {
+        return Ok(false);
+    }
+    eprint!("Look at them, and have them marked? [y/N] ");
+    stderr().flush()?;
+    let mut answer = String::new();
+    stdin().read_line(&mut answer)?;
+    Ok(matches!(answer.trim(), "y" | "Y" | "yes"))
+}
+
+/// Everything, for programs.
+fn object(task: &PeekedTask) -> Value {
+    let optional = |text: &Option<String>| text.as_deref().map_or(Value::Null, Value::from);
+    let mut map = Map::new();
+    map.insert("message_id", optional(&task.message_id));
+    map.insert("correlation_id", optional(&task.correlation_id));
+    map.insert("redelivered", task.redelivered);
+    map.insert("age_seconds", task.age.map_or(Value::Null, |age| Value::from(age.as_secs())));
+    map.insert("bytes", u64::try_from(task.bytes).unwrap_or(u64::MAX));
+    let headers: Map = task.headers.iter().map(|(name, text)| (name.as_str(), text.as_str())).collect();
+    map.insert("headers", Value::Map(headers));
+    match &task.task {
+        Ok((body, no_reply)) => {
+            map.insert("no_reply", *no_reply);
+            map.insert("body", body.clone());
+        }
+        Err(error) => {
+            map.insert("error", error.to_string());
+        }
+    }
+    Value::Map(map)
+}
+
+/// What a person wants to know first. What others have written is escaped: a terminal obeys control characters.
+fn text(number: usize, task: &PeekedTask) -> String {
+    let mut line = format!("{number}. {}", task.message_id.as_deref().unwrap_or("(no id)").escape_debug());
+    if task.redelivered {
+        line.push_str(", redelivered");
+    }
+    if let Ok((_, true)) = task.task {
+        line.push_str(", no reply");
+    }
+    if let Some(age) = task.age {
+        line.push_str(&format!(", {} s old", age.as_secs()));
+    }
+    line.push_str(&format!(", {} bytes\n", task.bytes));
+    for (name, text) in task.headers.iter().filter(|(name, _)| name.starts_with("homing-")) {
+        line.push_str(&format!("   {}: {}\n", name.escape_debug(), text.escape_debug()));
+    }
+    match &task.task {
+        Ok((body, _)) => line.push_str(&format!("   {}\n", shortened(&body.to_json_text()))),
+        Err(error) => line.push_str(&format!("   cannot be read as a task: {}\n", error.to_string().escape_debug())),
+    }
+    line
+}
+
+fn shortened(text: &str) -> String {
+    // JSON escapes the control characters below a blank, and only those.
+    let shown = text.chars().take(SHOWN).map(|c| if c.is_control() { char::REPLACEMENT_CHARACTER } else { c });
+    let shown: String = shown.collect();
+    if text.chars().nth(SHOWN).is_some() { format!("{shown}…") } else { shown }
+}

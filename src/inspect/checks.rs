@@ -1,0 +1,373 @@
+//! The checks of an inspection, each once and in the order in which a connection is made.
+
+use std::net::IpAddr;
+use std::time::Duration;
+
+use bytes::Bytes;
+use tokio::sync::mpsc;
+use tokio::time::{Instant, timeout};
+
+use super::declared::specs;
+use super::report::{Finding, Report, Verdict};
+use super::version::{DeliveryTimeout, delivery_timeout};
+use crate::Builder;
+use crate::broker::rabbitmq::endpoint::{Endpoint, Transport};
+use crate::broker::rabbitmq::inspect::{Depth, Object, look_up, tcp, tls};
+use crate::broker::rabbitmq::{RabbitMq, difference};
+use crate::broker::{Body, Broker, BrokerEvent, Durability, Message, Properties, Routing};
+use crate::codec::Value;
+use crate::error::{Error, ErrorKind, Result};
+
+/// How long a publish may take to be confirmed before it counts as held up.
+const CONFIRM: Duration = Duration::from_secs(2);
+/// From here on a round trip is worth a word: kiwipy's `task_send` waits for three of them.
+const SLOW: Duration = Duration::from_millis(250);
+/// Fewer channels than this are used up by a few task queues.
+const FEW_CHANNELS: u16 = 16;
+
+pub(super) async fn run(endpoint: &Endpoint, options: &Builder) -> Report {
+    let mut report = Report::default();
+    let limit = endpoint.connect_timeout.unwrap_or(options.connect.connect_timeout);
+    if transport(&mut report, endpoint, limit).await.is_err() {
+        return report;
+    }
+    let (events, mut heard) = mpsc::unbounded_channel();
+    let broker = match RabbitMq::connect_to(endpoint, &options.connect, events).await {
+        Ok(broker) => broker,
+        Err(error) => {
+            refused(&mut report, endpoint, &error);
+            return report;
+        }
+    };
+    report.connected = true;
+    let user = format!("user {:?}", endpoint.username);
+    report
+        .push(Finding::new("credentials", Verdict::Ok, format!("{user} may log in")).fact("user", &*endpoint.username));
+    let vhost = &*endpoint.vhost;
+    let text = format!("{vhost:?}, and {user} may enter it");
+    report.push(Finding::new("virtual host", Verdict::Ok, text).fact("virtual_host", vhost));
+    server(&mut report, &broker.server_properties());
+    handshake(&mut report, &broker);
+    round_trip(&mut report, &broker).await;
+    topology(&mut report, &broker, options).await;
+    // Last, since a connection that the broker blocks answers nothing more.
+    publishing(&mut report, &broker, &mut heard).await;
+    if let Err(error) = broker.close(super::FAREWELL).await {
+        report.push(Finding::new("closing", Verdict::Note, error.to_string()));
+    }
+    report
+}
+
+/// An error that a check ran into, as its finding.
+fn failed(check: impl Into<String>, error: &Error) -> Finding {
+    Finding::new(check, Verdict::Problem, error.to_string())
+}
+
+fn millis(time: Duration) -> f64 {
+    (time.as_secs_f64() * 1e6).round() / 1e3
+}
+
+/// Name, TCP and TLS, on a connection of their own that says nothing of AMQP.
+async fn transport(report: &mut Report, endpoint: &Endpoint, limit: Duration) -> Result<(), ()> {
+    let since = Instant::now();
+    match look_up(endpoint, limit).await {
+        Err(error) => {
+            report.push(failed("name", &error));
+            return Err(());
+        }
+        Ok(_) if endpoint.host.parse::<IpAddr>().is_ok() => {}
+        Ok(addresses) => {
+            let took = millis(since.elapsed());
+            let addresses: Vec<String> = addresses.iter().map(ToString::to_string).collect();
+            let text = format!("{} is {}, looked up in {took} ms", endpoint.host, addresses.join(", "));
+            let addresses: Vec<Value> = addresses.into_iter().map(Value::from).collect();
+            report.push(Finding::new("name", Verdict::Ok, text).fact("addresses", addresses).fact("ms", took));
+        }
+    }
+    let since = Instant::now();
+    let (stream, peer) = match tcp(endpoint, limit).await {
+        Ok(connected) => connected,
+        Err(error) => {
+            report.push(failed("tcp", &error).fact("address", endpoint.address()));
+            return Err(());
+        }
+    };
+    let took = millis(since.elapsed());
+    let text = format!("{peer} accepted in {took} ms");
+    report.push(Finding::new("tcp", Verdict::Ok, text).fact("address", peer.to_string()).fact("ms", took));
+    if endpoint.transport == Transport::Plain {
+        let finding = if peer.ip().is_loopback() {
+            Finding::new("tls", Verdict::Ok, "not asked for, on this machine")
+        } else {
+            Finding::new("tls", Verdict::Note, "not asked for: the password and all bodies can be read on the way")
+                .advice("use amqps://, if the broker has a port for it")
+        };
+        report.push(finding.fact("protocol", Value::Null));
+        return Ok(());
+    }
+    let since = Instant::now();
+    match tls(endpoint, stream, limit).await {
+        Ok(protocol) => {
+            let took = millis(since.elapsed());
+            let name = endpoint.server_name.as_ref().unwrap_or(&endpoint.host);
+            let shown = protocol.as_deref().unwrap_or("TLS").replace('_', ".");
+            let text = format!("{shown}; the certificate is for {name}, by an authority that is trusted; in {took} ms");
+            let finding = Finding::new("tls", Verdict::Ok, text).fact("ms", took);
+            report.push(finding.fact("protocol", protocol.map_or(Value::Null, Value::from)));
+            Ok(())
+        }
+        Err(error) => {
+            let (why, advice) = tls_failure(&error.to_string());
+            report.push(failed("tls", &error).fact("why", why).advice(advice));
+            Err(())
+        }
+    }
+}
+
+/// What rustls says, in short, and what to do.
+fn tls_failure(text: &str) -> (&'static str, &'static str) {
+    for (said, why, advice) in [
+        (
+            "UnknownIssuer",
+            "unknown authority",
+            "if it is your own authority, give its certificate by ?cacertfile=FILE in the URL; if not, somebody else may be \
+             answering there",
+        ),
+        (
+            "not valid for name",
+            "another name",
+            "use the host name that the certificate has, or give it by ?server_name_indication=NAME",
+        ),
+        ("certificate expired", "expired", "renew the server's certificate"),
+        ("certificate not valid yet", "not valid yet", "check the clocks of both machines"),
+        (
+            "CertificateRequired",
+            "a client certificate is wanted",
+            "give yours by ?certfile=FILE&keyfile=FILE in the URL",
+        ),
+        ("InvalidContentType", "no TLS there", "use the port that speaks TLS (5671 by habit), or amqp://"),
+        ("did not answer", "silence", "check that this is the port that speaks TLS (5671 by habit)"),
+    ] {
+        if text.contains(said) {
+            return (why, advice);
+        }
+    }
+    ("the handshake failed", "use the port that speaks TLS (5671 by habit), or amqp:// for one that does not")
+}
+
+/// TCP stood, AMQP did not.
+fn refused(report: &mut Report, endpoint: &Endpoint, error: &Error) {
+    let text = error.to_string();
+    if error.kind() != ErrorKind::AccessRefused {
+        report.push(failed("amqp", error));
+    } else if text.contains("virtual host ") {
+        let user = &*endpoint.username;
+        report.push(Finding::new("credentials", Verdict::Ok, format!("user {user:?} may log in")).fact("user", user));
+        report.push(failed("virtual host", error).fact("virtual_host", &*endpoint.vhost));
+    } else {
+        report.push(failed("credentials", error).fact("user", &*endpoint.username));
+    }
+}
+
+fn server(report: &mut Report, properties: &[(String, String)]) {
+    let of = |wanted: &str| properties.iter().find(|(name, _)| name == wanted).map_or("", |(_, text)| text.as_str());
+    let (product, version) = (of("product"), of("version"));
+    let known = product == "RabbitMQ";
+    let text = match (product, version) {
+        ("", _) => "it does not say what it is".to_owned(),
+        (product, version) => format!("{product} {version}"),
+    };
+    let mut finding = Finding::new("server", if known { Verdict::Ok } else { Verdict::Note }, text);
+    if !known {
+        finding = finding.advice("homing is tested with RabbitMQ only");
+    }
+    finding = finding.fact("product", product).fact("version", version).fact("cluster", of("cluster_name"));
+    report.push(finding);
+    if known {
+        report.push(timeout_of_deliveries(version));
+    }
+}
+
+fn timeout_of_deliveries(version: &str) -> Finding {
+    const CHECK: &str = "delivery timeout";
+    const ADVICE: &str = "the limit in force cannot be asked for by AMQP, nor by the management API: rabbitmqctl eval \
+                          'application:get_env(rabbit, consumer_timeout).'; a policy consumer-timeout or a queue's argument \
+                          x-consumer-timeout, which --management shows, goes before it";
+    let fact = |finding: Finding, default: Value| finding.fact("default_minutes", default).fact("known", false);
+    match delivery_timeout(version) {
+        DeliveryTimeout::None => {
+            let text = format!("RabbitMQ {version} has none for classic queues: a task may run as long as it likes");
+            Finding::new(CHECK, Verdict::Ok, text).fact("default_minutes", Value::Null).fact("known", true)
+        }
+        DeliveryTimeout::Minutes(minutes) => {
+            let text = format!(
+                "by default RabbitMQ {version} closes the channel of a worker whose task runs longer than {minutes} minutes, \
+                 and hands the task to the next one"
+            );
+            fact(Finding::new(CHECK, Verdict::Note, text).advice(ADVICE), i64::from(minutes).into())
+        }
+        DeliveryTimeout::Unknown => {
+            let text = "the version cannot be read: there may be a limit on how long a task may run";
+            fact(Finding::new(CHECK, Verdict::Note, text).advice(ADVICE), Value::Null)
+        }
+    }
+}
+
+fn handshake(report: &mut Report, broker: &RabbitMq) {
+    let Some(agreed) = broker.negotiated() else { return };
+    let seconds = agreed.heartbeat.as_secs();
+    let finding = if seconds == 0 {
+        Finding::new("heartbeat", Verdict::Note, "none: a connection that has died in silence is not noticed")
+            .advice("give ?heartbeat=60 in the URL")
+    } else {
+        let text = format!("every {seconds} s: a dead connection is noticed after {} s", 2 * seconds);
+        Finding::new("heartbeat", Verdict::Ok, text)
+    };
+    report.push(finding.fact("seconds", seconds));
+    let (channels, frame) = (agreed.channel_max, agreed.frame_max);
+    let text = format!("{channels} channels a connection, frames of {frame} bytes");
+    let finding = if channels < FEW_CHANNELS {
+        Finding::new("limits", Verdict::Note, text)
+            .advice("raise channel_max: each task queue needs up to two channels")
+    } else {
+        Finding::new("limits", Verdict::Ok, text)
+    };
+    report.push(finding.fact("channel_max", i64::from(channels)).fact("frame_max", i64::from(frame)));
+}
+
+async fn round_trip(report: &mut Report, broker: &RabbitMq) {
+    match broker.round_trip().await {
+        Err(error) => report.push(failed("round trip", &error)),
+        Ok(time) => {
+            let text = format!("{} ms for a question that changes nothing", millis(time));
+            let verdict = if time < SLOW { Verdict::Ok } else { Verdict::Note };
+            report.push(Finding::new("round trip", verdict, text).fact("ms", millis(time)));
+        }
+    }
+}
+
+async fn topology(report: &mut Report, broker: &RabbitMq, options: &Builder) {
+    let (exchanges, queues) = specs(options);
+    for spec in &exchanges {
+        let check = format!("exchange {}", spec.name);
+        let compared = broker.compare_exchange(spec).await;
+        report.push(object(check, "exchange", &compared, |()| "topic, as homing declares it".to_owned()));
+    }
+    let quarantine = queues.len() - 1;
+    for (n, spec) in queues.iter().enumerate() {
+        let check = format!("queue {}", spec.name);
+        let compared = broker.compare_queue(spec).await;
+        let shown = |depth: &Depth| format!("{} wait, {} consumers", count(depth.ready, "message"), depth.consumers);
+        let mut finding = object(check.clone(), "queue", &compared, shown);
+        if let Object::Same(depth) | Object::Differs(depth, _) = &compared {
+            finding = finding.fact("ready", i64::from(depth.ready)).fact("consumers", i64::from(depth.consumers));
+            let waiting = format!("{} wait", count(depth.ready, "message"));
+            let extra = match (n == quarantine, depth.ready, depth.consumers) {
+                (_, 0, _) => None,
+                (true, ..) => Some((
+                    format!("{waiting} here that no worker could read"),
+                    format!("look at them: homing task list --queue {} --peek", spec.name),
+                )),
+                (false, _, 0) => Some((format!("{waiting}, and nobody works on them"), "start a worker".to_owned())),
+                _ => None,
+            };
+            report.push(finding);
+            if let Some((text, advice)) = extra {
+                report.push(Finding::new(check, Verdict::Note, text).advice(advice));
+            }
+        } else {
+            report.push(finding);
+        }
+    }
+}
+
+fn count(number: u32, what: &str) -> String {
+    format!("{number} {what}{}", if number == 1 { "" } else { "s" })
+}
+
+fn object<T>(check: String, kind: &str, compared: &Object<T>, shown: impl FnOnce(&T) -> String) -> Finding {
+    match compared {
+        Object::Absent => {
+            Finding::new(check, Verdict::Note, format!("not there yet; the first who needs this {kind} declares it"))
+                .fact("present", false)
+        }
+        Object::Same(found) => Finding::new(check, Verdict::Ok, shown(found)).fact("present", true).fact("equal", true),
+        Object::Differs(_, error) => {
+            let finding = match difference(error) {
+                Some((argument, current, wanted)) => {
+                    let text = format!("{argument} differs: the server has {current}, homing declares {wanted}");
+                    let finding = Finding::new(check, Verdict::Problem, text);
+                    finding.fact("argument", argument).fact("current", current).fact("wanted", wanted)
+                }
+                None => failed(check, error),
+            };
+            let advice = format!(
+                "what exists cannot be changed: use the settings of whoever declared it, or other names, or delete the {kind} \
+                 when it is empty and unused (homing doctor --management URL --fix does that)"
+            );
+            finding.advice(advice).fact("present", true).fact("equal", false)
+        }
+        Object::Unknown(error) => match error.kind() {
+            ErrorKind::AccessRefused => {
+                failed(check, error).advice("rabbitmqctl set_permissions gives the right to configure it")
+            }
+            _ => failed(check, error),
+        },
+    }
+}
+
+/// Publishes one message that no queue takes, since a broker in alarm blocks a connection only when it publishes.
+async fn publishing(report: &mut Report, broker: &RabbitMq, heard: &mut mpsc::UnboundedReceiver<BrokerEvent>) {
+    const CHECK: &str = "publishing";
+    let message = Message {
+        // The default exchange routes by the queue's name, and no queue has this one.
+        exchange: "".into(),
+        routing_key: format!("homing-doctor-{}", uuid::Uuid::new_v4()),
+        properties: Properties::default(),
+        body: Body::Encoded(Bytes::new()),
+        routing: Routing::Optional,
+        durability: Durability::Transient,
+    };
+    let since = Instant::now();
+    let blocked = async {
+        while let Some(event) = heard.recv().await {
+            match event {
+                BrokerEvent::Blocked { reason } => return Ok(reason),
+                BrokerEvent::Lost { error } => return Err(error),
+                _ => {}
+            }
+        }
+        std::future::pending().await
+    };
+    let confirmed = async {
+        tokio::select! {
+            // A broker in alarm may do both: it is the block that counts.
+            biased;
+            reason = blocked => reason.map(Some),
+            confirmed = broker.publish(message) => confirmed.map(|()| None),
+        }
+    };
+    let advice =
+        "the broker is short of memory or disk: rabbitmq-diagnostics check_local_alarms; publishers wait until then";
+    report.push(match timeout(CONFIRM, confirmed).await {
+        Ok(Ok(None)) => {
+            let took = millis(since.elapsed());
+            let text = format!("not blocked; a message to nobody was confirmed in {took} ms");
+            Finding::new(CHECK, Verdict::Ok, text).fact("blocked", false).fact("ms", took)
+        }
+        Ok(Ok(Some(reason))) => {
+            let text = format!("the broker blocks whoever publishes: {reason}");
+            Finding::new(CHECK, Verdict::Problem, text).fact("blocked", true).advice(advice)
+        }
+        Ok(Err(error)) if error.kind() == ErrorKind::AccessRefused => {
+            let text =
+                "not looked at: this user may not publish to the default exchange, which homing needs for quarantine";
+            Finding::new(CHECK, Verdict::Note, text).fact("blocked", Value::Null)
+        }
+        Ok(Err(error)) => failed(CHECK, &error).fact("blocked", Value::Null),
+        Err(_) => {
+            let text = format!("a message was not confirmed within {CONFIRM:?}, and the broker does not say why");
+            Finding::new(CHECK, Verdict::Problem, text).fact("blocked", Value::Null).advice(advice)
+        }
+    });
+}

@@ -1,0 +1,106 @@
+//! What a communicator declares under its names, for who compares it with what a broker has.
+
+use std::time::Duration;
+
+use crate::Builder;
+use crate::broker::{Access, AutoDelete, Durability, ExchangeSpec, QueueSpec};
+use crate::codec::{Map, Value};
+use crate::error::Result;
+
+/// What an object is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Kind {
+    /// An exchange of type topic.
+    Exchange,
+    /// A classic queue.
+    Queue,
+}
+
+/// An exchange or a queue as a communicator of these options declares it.
+#[derive(Clone, Debug, PartialEq)]
+#[non_exhaustive]
+pub struct Declared {
+    /// What it is.
+    pub kind: Kind,
+    /// Its name.
+    pub name: String,
+    /// `durable`, `auto_delete`, for a queue `exclusive`, and for an exchange `type`.
+    pub properties: Map,
+    /// `x-message-ttl` and the like.
+    pub arguments: Map,
+    /// The exchange to which it is bound by its own name, if it is.
+    pub bound_to: Option<String>,
+}
+
+/// What lasts of what a communicator of these options declares: its exchanges, its task queue and the quarantine queue. (The
+/// queues of calls, broadcasts and replies go with their connection.)
+///
+/// # Errors
+/// `InvalidArgument` for a name that cannot be.
+pub fn declared(options: &Builder) -> Result<Vec<Declared>> {
+    options.names.check()?;
+    let (exchanges, queues) = specs(options);
+    let task_exchange = options.names.task_exchange.to_string();
+    let task_queue = options.names.task_queue.to_string();
+    let queues = queues.into_iter().map(|spec| {
+        let bound_to = (spec.name == task_queue).then(|| task_exchange.clone());
+        queue(spec, bound_to)
+    });
+    Ok(exchanges.iter().map(exchange).chain(queues).collect())
+}
+
+/// Where options lead, as far as an operator has to know it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Target {
+    /// The virtual host on the broker.
+    pub virtual_host: String,
+    /// The task queue.
+    pub task_queue: String,
+}
+
+/// Reads the URL and the names of these options.
+///
+/// # Errors
+/// `InvalidArgument` for a URL or a name that cannot be, or for `memory:`.
+pub fn target(options: &Builder) -> Result<Target> {
+    options.names.check()?;
+    let virtual_host = super::endpoint(options)?.vhost;
+    Ok(Target { virtual_host, task_queue: options.names.task_queue.to_string() })
+}
+
+/// What [`declared`] tells, as the broker floor has it; the quarantine queue is the last.
+pub(super) fn specs(options: &Builder) -> (Vec<ExchangeSpec>, Vec<QueueSpec>) {
+    let names = &options.names;
+    let mut exchanges = vec![names.exchange(&names.message_exchange)];
+    if names.task_exchange != names.message_exchange {
+        exchanges.push(names.exchange(&names.task_exchange));
+    }
+    (exchanges, vec![names.task_queue(&names.task_queue), names.quarantine_queue(&names.task_queue)])
+}
+
+fn exchange(spec: &ExchangeSpec) -> Declared {
+    let mut properties = Map::new();
+    properties.insert("type", "topic");
+    properties.insert("durable", spec.durability == Durability::Durable);
+    properties.insert("auto_delete", spec.auto_delete == AutoDelete::Yes);
+    Declared { kind: Kind::Exchange, name: spec.name.to_string(), properties, arguments: Map::new(), bound_to: None }
+}
+
+fn queue(spec: QueueSpec, bound_to: Option<String>) -> Declared {
+    let mut properties = Map::new();
+    properties.insert("durable", spec.durability == Durability::Durable);
+    properties.insert("auto_delete", spec.auto_delete == AutoDelete::Yes);
+    properties.insert("exclusive", spec.access == Access::Exclusive);
+    let mut arguments = Map::new();
+    for (name, time) in [("x-message-ttl", spec.message_ttl), ("x-expires", spec.expires)] {
+        if let Some(time) = time {
+            arguments.insert(name, milliseconds(time));
+        }
+    }
+    Declared { kind: Kind::Queue, name: spec.name, properties, arguments, bound_to }
+}
+
+fn milliseconds(time: Duration) -> Value {
+    Value::from(u64::try_from(time.as_millis()).unwrap_or(u64::MAX))
+}

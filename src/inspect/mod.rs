@@ -1,0 +1,115 @@
+//! Looks at a broker as an operator would, and into a queue while workers run; creates and changes nothing.
+//!
+//! [`inspect`] gives a [`Report`]: is the broker reachable, by what protocol and how fast, does it let us in, what does its
+//! version mean for this program, and is what is declared there what this program would declare. [`depth`] counts a queue,
+//! [`peek`] looks at its messages.
+//!
+//! The connection is made on a thread of its own that ends with the question, so any runtime may ask.
+//!
+//! ```no_run
+//! # #[tokio::main(flavor = "current_thread")] async fn main() -> homing::Result<()> {
+//! use homing::inspect::{Verdict, inspect};
+//!
+//! let options = homing::Communicator::builder("amqp://guest:guest@127.0.0.1:5672/");
+//! for finding in inspect(&options).await?.findings() {
+//!     if finding.verdict() == Verdict::Problem {
+//!         println!("{}: {}", finding.check(), finding.text());
+//!     }
+//! }
+//! # Ok(()) }
+//! ```
+
+mod checks;
+mod declared;
+mod report;
+mod tasks;
+mod version;
+
+use std::time::Duration;
+
+use tokio::sync::{mpsc, oneshot};
+use tokio::task::LocalSet;
+
+pub use declared::{Declared, Kind, Target, declared, target};
+pub use report::{Finding, Report, Verdict};
+pub use tasks::{Depth, Peek, PeekedTask, depth, peek};
+
+use crate::Builder;
+use crate::broker::rabbitmq::RabbitMq;
+use crate::broker::rabbitmq::endpoint::Endpoint;
+use crate::broker::url::BrokerUrl;
+use crate::broker::{Broker, BrokerEvent};
+use crate::error::{Error, ErrorKind, Result};
+
+/// How long the end of the connection may take.
+const FAREWELL: Duration = Duration::from_secs(3);
+
+/// Looks at the broker of these options, and at what they name there.
+///
+/// What is wrong with the broker is in the report, also when it cannot be reached at all.
+///
+/// # Errors
+/// `InvalidArgument` for a URL or a name that cannot be, or for `memory:`.
+///
+/// # Cancel safety
+/// Dropping it leaves the question to end by itself, in bounded time.
+pub async fn inspect(options: &Builder) -> Result<Report> {
+    options.names.check()?;
+    let endpoint = endpoint(options)?;
+    let options = options.clone();
+    on_own_thread(async move || Ok(checks::run(&endpoint, &options).await)).await
+}
+
+fn endpoint(options: &Builder) -> Result<Endpoint> {
+    let url = BrokerUrl::parse(&options.url)?;
+    if url.is_memory() {
+        return Err(Error::new(
+            ErrorKind::InvalidArgument,
+            "memory: is a broker inside one process, with nothing to look at from outside; give the URL of a RabbitMQ",
+        ));
+    }
+    Endpoint::from_url(&url)
+}
+
+/// Connects, asks and closes, on a thread of its own.
+async fn with_broker<T: Send + 'static>(
+    options: &Builder,
+    ask: impl AsyncFnOnce(&RabbitMq) -> Result<T> + Send + 'static,
+) -> Result<T> {
+    let endpoint = endpoint(options)?;
+    let connect = options.connect.clone();
+    on_own_thread(async move || {
+        let (events, _unheard) = mpsc::unbounded_channel::<BrokerEvent>();
+        let broker = RabbitMq::connect_to(&endpoint, &connect, events).await?;
+        let answer = ask(&broker).await;
+        let closed = broker.close(FAREWELL).await;
+        answer.and_then(|answer| closed.map(|()| answer))
+    })
+    .await
+}
+
+/// The connection's parts stay on one thread.
+async fn on_own_thread<T: Send + 'static>(work: impl AsyncFnOnce() -> Result<T> + Send + 'static) -> Result<T> {
+    let (answer, answered) = oneshot::channel();
+    let failed = |error: std::io::Error| {
+        Error::with_source(
+            ErrorKind::InvalidState,
+            format!("could not start a thread to ask the broker: {error}"),
+            error,
+        )
+    };
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(failed)?;
+    let thread = std::thread::Builder::new().name("homing-inspect".to_owned());
+    thread
+        .spawn(move || {
+            let result = LocalSet::new().block_on(&runtime, work());
+            // A name look-up that is stuck must not keep this thread.
+            runtime.shutdown_background();
+            // Whoever asked may have gone.
+            let _ = answer.send(result);
+        })
+        .map_err(failed)?;
+    answered.await.unwrap_or_else(|_| {
+        Err(Error::new(ErrorKind::Abandoned, "the thread that asked the broker ended without an answer"))
+    })
+}
