@@ -28,6 +28,9 @@ pub mod codec;
 mod communicator;
 #[cfg(not(homing_loom))]
 mod error;
+#[cfg(all(any(test, feature = "fuzzing"), not(homing_loom)))]
+#[doc(hidden)]
+pub mod fuzzing;
 #[cfg(all(feature = "rabbitmq", not(homing_loom)))]
 pub mod inspect;
 

@@ -91,7 +91,17 @@ fn check_below(value: &Value, limits: &Limits, depth: usize, nodes: &mut usize) 
         Value::Map(map) | Value::Set(map) => {
             map.iter().try_for_each(|(key, value)| below(key).and_then(|()| below(value)))
         }
-        Value::Tagged(tagged) => below(&tagged.value),
+        Value::Tagged(tagged) => match &tagged.value {
+            Value::Bytes(_) | Value::Timestamp(_) | Value::Tuple(_) | Value::Set(_) | Value::Tagged(_) => {
+                let text = format!(
+                    "a body has one tag a value: {} cannot stand on bytes, a date, a tuple, a set or another tag; put a list \
+                     or a mapping between",
+                    tagged.tag
+                );
+                Err(Error::new(ErrorKind::Encode, text))
+            }
+            value => below(value),
+        },
         _ => Ok(()),
     }
 }

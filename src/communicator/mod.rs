@@ -36,7 +36,9 @@ mod tests;
 
 #[cfg(feature = "rabbitmq")]
 pub(crate) use names::check_task_queue;
-#[cfg(feature = "rabbitmq")]
+#[cfg(any(test, feature = "fuzzing"))]
+pub(crate) use response::{Host, Response};
+#[cfg(any(test, feature = "rabbitmq", feature = "fuzzing"))]
 pub(crate) use task::parts as task_parts;
 
 pub use answer::{Answer, Answered, Failure, IntoAnswered, Later, Promise, Subscriber};

@@ -1,7 +1,8 @@
 //! Reads a body: the events of granit-parser into a [`Value`], under limits.
 //!
 //! Nothing here recurses, and nothing is constructed from a tag: known tags say which kind of value it is, unknown ones are
-//! carried. What an alias stands for is charged again each time, so that a small body cannot become a large value.
+//! carried. What an alias stands for is charged again each time, so that a small body cannot become a large value, and its
+//! depth counts where the alias stands, so that aliases cannot make a value that overflows a stack.
 
 use std::borrow::Cow;
 use std::collections::HashMap;
@@ -25,7 +26,8 @@ pub(super) fn read(text: &str, limits: &Limits) -> Result<Value> {
     };
     let mut reader = Reader {
         limits,
-        nodes: 0,
+        size: Size::default(),
+        kept: Size::default(),
         aliases: 0,
         open: Vec::new(),
         anchors: HashMap::new(),
@@ -45,22 +47,51 @@ pub(super) fn read(text: &str, limits: &Limits) -> Result<Value> {
 
 struct Reader<'a> {
     limits: &'a Limits,
-    /// How many values there are so far, those of aliases counted each time.
-    nodes: usize,
+    /// What there is so far, that of aliases counted each time.
+    size: Size,
+    /// What is kept for aliases: a copy of each anchor's value, and anchors may stand within each other.
+    kept: Size,
     aliases: usize,
     open: Vec<Open>,
-    /// By id: the value, and how many values it is made of. `None` until it is complete.
-    anchors: HashMap<usize, Option<(Value, usize)>>,
+    /// By id; `None` until it is complete.
+    anchors: HashMap<usize, Option<Anchored>>,
     document: Option<Value>,
     documents: usize,
+}
+
+/// How many values, and how many bytes of text in them.
+#[derive(Clone, Copy, Default)]
+struct Size {
+    nodes: usize,
+    bytes: usize,
+}
+
+impl Size {
+    fn add(&mut self, more: Size) {
+        self.nodes = self.nodes.saturating_add(more.nodes);
+        self.bytes = self.bytes.saturating_add(more.bytes);
+    }
+
+    fn since(self, earlier: Size) -> Size {
+        Size { nodes: self.nodes - earlier.nodes, bytes: self.bytes - earlier.bytes }
+    }
+}
+
+/// What an alias stands for.
+struct Anchored {
+    value: Value,
+    size: Size,
+    height: usize,
 }
 
 /// A collection that is being read.
 struct Open {
     tag: Option<String>,
     anchor: usize,
-    /// How many values there were when it began.
-    since: usize,
+    /// What there was when it began.
+    since: Size,
+    /// How many levels there are below it so far.
+    height: usize,
     start: Marker,
     content: Content,
 }
@@ -85,16 +116,21 @@ impl Reader<'_> {
                 }
             }
             Event::Scalar(text, style, anchor, tag) => {
-                self.count(start, 1)?;
+                let since = self.size;
+                self.count(start, Size { nodes: 1, bytes: text.len() })?;
                 let key = self.scalar(text, style, tag.as_deref(), start)?;
+                // What is under a tag is a level and a value of its own.
+                let height = usize::from(matches!(key, Key::Value(Value::Tagged(_))));
+                self.count(start, Size { nodes: height, bytes: 0 })?;
                 if anchor != 0 {
+                    let merge = Value::from("<<");
                     let value = match &key {
-                        Key::Value(value) => value.clone(),
-                        Key::Merge => Value::from("<<"),
+                        Key::Value(value) => value,
+                        Key::Merge => &merge,
                     };
-                    self.anchors.insert(anchor, Some((value, 1)));
+                    self.keep(anchor, value, self.size.since(since), height, start)?;
                 }
-                self.put(key, start)?;
+                self.put(key, height, start)?;
             }
             Event::SequenceStart(_, anchor, tag) => {
                 self.open(anchor, tag.as_deref(), Content::Sequence(Vec::new()), start)?;
@@ -108,21 +144,35 @@ impl Reader<'_> {
                 if self.aliases > self.limits.max_aliases {
                     return Err(at(start, &format!("there are more than {} aliases", self.limits.max_aliases)));
                 }
-                let Some(Some((value, nodes))) = self.anchors.get(&anchor) else {
+                let Some(Some(Anchored { size, height, .. })) = self.anchors.get(&anchor) else {
                     return Err(at(start, "an alias stands inside what it stands for"));
                 };
-                let (value, nodes) = (value.clone(), *nodes);
-                self.count(start, nodes)?;
-                self.put(Key::Value(value), start)?;
+                let (size, height) = (*size, *height);
+                // All before the value is copied.
+                self.count(start, size)?;
+                self.fits(start, height)?;
+                check_copies(self.size, self.limits, start)?;
+                if let Some(Some(Anchored { value, .. })) = self.anchors.get(&anchor) {
+                    let value = value.clone();
+                    self.put(Key::Value(value), height, start)?;
+                }
             }
             _ => {}
         }
         Ok(())
     }
 
-    fn count(&mut self, start: Marker, nodes: usize) -> Result<()> {
-        self.nodes = self.nodes.saturating_add(nodes);
-        if self.nodes > self.limits.max_nodes {
+    /// Keeps a copy for aliases to come.
+    fn keep(&mut self, anchor: usize, value: &Value, size: Size, height: usize, start: Marker) -> Result<()> {
+        self.kept.add(size);
+        check_copies(self.kept, self.limits, start)?;
+        self.anchors.insert(anchor, Some(Anchored { value: value.clone(), size, height }));
+        Ok(())
+    }
+
+    fn count(&mut self, start: Marker, more: Size) -> Result<()> {
+        self.size.add(more);
+        if self.size.nodes > self.limits.max_nodes {
             return Err(at(
                 start,
                 &format!("it has more than {} values, what aliases stand for included", self.limits.max_nodes),
@@ -131,16 +181,22 @@ impl Reader<'_> {
         Ok(())
     }
 
-    fn open(&mut self, anchor: usize, tag: Option<&Tag>, content: Content, start: Marker) -> Result<()> {
-        if self.open.len() >= self.limits.max_depth {
+    /// That something so high may stand here.
+    fn fits(&self, start: Marker, height: usize) -> Result<()> {
+        if self.open.len() + height > self.limits.max_depth {
             return Err(at(start, &format!("it is nested deeper than {}", self.limits.max_depth)));
         }
-        let since = self.nodes;
-        self.count(start, 1)?;
+        Ok(())
+    }
+
+    fn open(&mut self, anchor: usize, tag: Option<&Tag>, content: Content, start: Marker) -> Result<()> {
+        self.fits(start, 1)?;
+        let since = self.size;
+        self.count(start, Size { nodes: 1, bytes: 0 })?;
         if anchor != 0 {
             self.anchors.insert(anchor, None);
         }
-        self.open.push(Open { tag: tag.map(tag_text), anchor, since, start, content });
+        self.open.push(Open { tag: tag.map(tag_text), anchor, since, height: 0, start, content });
         Ok(())
     }
 
@@ -150,14 +206,22 @@ impl Reader<'_> {
             Content::Sequence(items) => sequence(open.tag, items, open.start)?,
             Content::Mapping { pairs, .. } => mapping(open.tag, pairs, open.start)?,
         };
+        let tagged = usize::from(matches!(value, Value::Tagged(_)));
+        self.count(open.start, Size { nodes: tagged, bytes: 0 })?;
+        let height = open.height + tagged;
+        self.fits(open.start, height)?;
         if open.anchor != 0 {
-            self.anchors.insert(open.anchor, Some((value.clone(), self.nodes - open.since)));
+            self.keep(open.anchor, &value, self.size.since(open.since), height, open.start)?;
         }
-        self.put(Key::Value(value), open.start)
+        self.put(Key::Value(value), height, open.start)
     }
 
-    /// Puts a complete value to where it belongs.
-    fn put(&mut self, value: Key, start: Marker) -> Result<()> {
+    /// Puts a complete value to where it belongs; it has so many levels below it.
+    fn put(&mut self, value: Key, height: usize, start: Marker) -> Result<()> {
+        self.fits(start, height)?;
+        if let Some(open) = self.open.last_mut() {
+            open.height = open.height.max(height + 1);
+        }
         let plain = |value| match value {
             Key::Value(value) => value,
             // Elsewhere than as a key it is a text.
@@ -212,8 +276,9 @@ impl Reader<'_> {
             _ => {
                 let value = match style {
                     ScalarStyle::Plain if tag.starts_with("!!python/") => match resolve::plain(&text) {
+                        // A date has a tag of its own when it is written, and there is one tag a value.
+                        Plain::Value(Value::Timestamp(_)) | Plain::Merge => Value::String(text.into_owned()),
                         Plain::Value(value) => value,
-                        Plain::Merge => Value::String(text.into_owned()),
                     },
                     _ => Value::String(text.into_owned()),
                 };
@@ -222,6 +287,16 @@ impl Reader<'_> {
         };
         Ok(Key::Value(value))
     }
+}
+
+/// That copies do not take more than a body could hold without them.
+fn check_copies(size: Size, limits: &Limits, start: Marker) -> Result<()> {
+    if size.nodes > limits.max_nodes || size.bytes > limits.max_bytes {
+        let (nodes, bytes) = (limits.max_nodes, limits.max_bytes);
+        let text = format!("its anchors and aliases stand for more than {nodes} values or {bytes} bytes of text");
+        return Err(at(start, &text));
+    }
+    Ok(())
 }
 
 fn sequence(tag: Option<String>, items: Vec<Value>, start: Marker) -> Result<Value> {

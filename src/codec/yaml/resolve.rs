@@ -95,7 +95,9 @@ fn radix(digits: &str, radix: u32) -> Option<BigInt> {
         return None;
     }
     let digits: Vec<u8> = digits.bytes().filter(|digit| *digit != b'_').collect();
-    BigInt::parse_bytes(&digits, radix)
+    let value = BigInt::parse_bytes(&digits, radix)?;
+    // It will be written with decimal digits, of which there must not be more either: 2^14284 has 4300.
+    (radix == 10 || value.bits() <= 14_284).then_some(value)
 }
 
 /// `1:30`: parts to the base 60, all but the first below it.
