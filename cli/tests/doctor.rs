@@ -3,6 +3,7 @@
 #[path = "../../tests/support/mod.rs"]
 mod support;
 
+use std::io::{Read, Write};
 use std::process::{Child, Command, ExitCode, Output, Stdio};
 use std::time::{Duration, Instant};
 
@@ -424,6 +425,22 @@ fn with_management(node: &Node) -> Result<String, libtest_mimic::Failed> {
     Ok(format!("http://guest:guest@127.0.0.1:{port}"))
 }
 
+/// Asks the management API for what a peer or an operator would do.
+fn request(api: &str, method: &str, path: &str, body: &str) -> TestResult {
+    let address = api.rsplit_once('@').ok_or("no address")?.1;
+    let mut stream = std::net::TcpStream::connect(address)?;
+    // guest:guest
+    let head = format!("{method} {path} HTTP/1.1\r\nHost: {address}\r\nAuthorization: Basic Z3Vlc3Q6Z3Vlc3Q=\r\n");
+    let length = body.len();
+    write!(
+        stream,
+        "{head}Content-Type: application/json\r\nContent-Length: {length}\r\nConnection: close\r\n\r\n{body}"
+    )?;
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer)?;
+    if answer.starts_with("HTTP/1.1 2") { Ok(()) } else { Err(format!("{method} {path}: {answer}").into()) }
+}
+
 fn management() -> TestResult {
     let node = Node::start(Tls::No)?;
     let api = with_management(&node)?;
@@ -434,36 +451,31 @@ fn management() -> TestResult {
     let (_, err) =
         exits(&ended(on(&broker, &["doctor", "--management", &api.replace("guest:guest", "guest:sEcret")]))?, 1);
     assert!(!err.contains("sEcret"), "{err}");
-    // Several arguments differ.
-    node.ctl(&[
-        "eval",
-        &format!(
-            "{{new, _}} = rabbit_amqqueue:declare(rabbit_misc:r(<<\"/\">>, queue, <<\"{name}\">>), true, false, \
-             [{{<<\"x-max-length\">>, long, 5}}, {{<<\"x-message-ttl\">>, long, 1000000}}], none, <<\"guest\">>)."
-        ),
-    ])?;
+    // Several arguments differ; and one that the broker does not know, on the quarantine queue.
+    let arguments = r#"{"durable": true, "arguments": {"x-max-length": 5, "x-message-ttl": 1000000}}"#;
+    request(&api, "PUT", &format!("/api/queues/%2F/{name}"), arguments)?;
+    let own = r#"{"durable": true, "arguments": {"x-own": 5}}"#;
+    request(&api, "PUT", &format!("/api/queues/%2F/{name}.quarantine"), own)?;
     let report = doctor(&broker, &check, 1)?;
     assert_eq!(report["problems"], 1, "one queue is one problem: {report:#}");
     let all = report["findings"].as_array().ok_or("no findings")?;
     let all = all.iter().find_map(|finding| finding["facts"]["differences"].as_array()).ok_or("no differences")?;
     let all: Vec<&str> = all.iter().filter_map(Json::as_str).collect();
     assert_eq!(all, ["x-message-ttl is 1000000, not 604800000", "x-max-length is 5, and should not be set"]);
+    let own = finding(&report, "note", &format!("{queue}.quarantine"));
+    assert_eq!(own["facts"]["differences"][0], "x-own is 5, and should not be set", "{own}");
     // It says what it would do, and does not.
     for _ in 0..2 {
         let report = doctor(&broker, &[&check[..], &["--fix"]].concat(), 1)?;
+        assert_eq!(report["fixes"].as_array().map(Vec::len), Some(1), "{report:#}");
         assert_eq!(report["fixes"][0]["state"], "possible", "{report:#}");
         let request = report["fixes"][0]["request"].as_str().ok_or("no request")?;
         assert_eq!(request, format!("DELETE /api/queues/%2F/{name}?if-empty=true&if-unused=true"));
     }
     // A queue that holds something stays, whatever is asked; the server's own check counts here, for its numbers lag.
-    node.ctl(&[
-        "eval",
-        &format!(
-            "{{ok, Q}} = rabbit_amqqueue:lookup(rabbit_misc:r(<<\"/\">>, queue, <<\"{name}\">>)), M = \
-             rabbit_basic:message(rabbit_misc:r(<<\"/\">>, exchange, <<>>), <<\"{name}\">>, [], <<\"kept\">>), \
-             rabbit_amqqueue:deliver([Q], rabbit_basic:delivery(false, false, M, undefined))."
-        ),
-    ])?;
+    let message =
+        format!(r#"{{"properties": {{}}, "routing_key": "{name}", "payload": "x", "payload_encoding": "string"}}"#);
+    request(&api, "POST", "/api/exchanges/%2F/amq.default/publish", &message)?;
     assert_eq!(ready(&broker)?, 1);
     let report = doctor(&broker, &[&check[..], &["--fix", "--yes"]].concat(), 1)?;
     let state = report["fixes"][0]["state"].as_str();

@@ -87,8 +87,8 @@ fn special_form(key: &str, mut map: Map) -> Result<Value> {
         "$timestamp" => Ok(Value::Timestamp(text(&content, "a text")?)),
         "$tag" => {
             let tag = text(&content, "a text such as \"!uuid\"")?;
-            if !tag.starts_with('!') || tag.chars().any(char::is_whitespace) {
-                return Err(bad("a tag that begins with ! and has no blanks"));
+            if !tag.starts_with('!') || tag == "!" {
+                return Err(bad("a tag that begins with !"));
             }
             let value = map.remove("value").ok_or_else(|| bad("the key \"value\" beside it"))?;
             Ok(Value::Tagged(Box::new(Tagged { tag, value: unform(value)? })))

@@ -72,7 +72,8 @@ pub async fn depth(options: &Builder, queue: &str) -> Result<Depth> {
 /// # Behavior
 /// AMQP has no look: the messages are got and given back at once, in their order, and **the broker marks them as redelivered**
 /// from then on, although nobody has run them. While the look lasts (milliseconds) workers do not get them. Nothing is lost
-/// when this program dies in between: the broker gives back what was not acknowledged.
+/// when this program dies in between: the broker gives back what was not acknowledged. (kiwipy's queues are classic; a quorum
+/// queue counts each look towards its delivery limit.)
 ///
 /// # Errors
 /// `NotFound` when there is no such queue; otherwise as [`Builder::connect`].

@@ -97,12 +97,19 @@ fn compare(report: &mut Report, management: &Management, vhost: &str, object: &D
     if differences.is_empty() {
         return None;
     }
+    let all: Vec<Value> = differences.iter().map(|difference| Value::from(difference.as_str())).collect();
+    let differences = differences.join("; ");
+    let of_this = || report.findings().iter().filter(|finding| finding.check() == check);
+    if of_this().any(|finding| finding.facts().get("equal") == Some(&Value::Bool(true))) {
+        // The broker itself takes our declaration, as one does whose default type of queue is another.
+        let text = format!("differs, and the broker does not mind: {differences}");
+        report.push(Finding::new(check, Verdict::Note, text).fact("differences", all));
+        return None;
+    }
     // AMQP names the first one only; it is one problem all the same.
-    let known =
-        report.findings().iter().any(|finding| finding.check() == check && finding.verdict() == Verdict::Problem);
+    let known = of_this().any(|finding| finding.verdict() == Verdict::Problem);
     let verdict = if known { Verdict::Note } else { Verdict::Problem };
-    let text = format!("all that differs: {}", differences.join("; "));
-    let all: Vec<Value> = differences.into_iter().map(Value::from).collect();
+    let text = format!("all that differs: {differences}");
     report.push(Finding::new(check, verdict, text).fact("differences", all));
     Some(Fix::of(management, object.kind, &object.name, &path, &found))
 }

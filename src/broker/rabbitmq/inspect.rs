@@ -23,6 +23,9 @@ use crate::error::{Error, ErrorKind, Result};
 /// How long the server may take to answer one question.
 const QUESTION: Duration = Duration::from_secs(10);
 
+/// How much longer for each message that is got.
+const MESSAGE: Duration = Duration::from_millis(20);
+
 /// The addresses of the host, each once.
 pub(crate) async fn look_up(endpoint: &Endpoint, limit: Duration) -> Result<Vec<IpAddr>> {
     if let Ok(address) = endpoint.host.parse::<IpAddr>() {
@@ -174,7 +177,8 @@ impl RabbitMq {
     /// then on. When the connection ends in between, the server gives them back itself.
     pub(crate) async fn peek(&self, name: &str, most: usize, most_bytes: usize) -> Result<Looked> {
         let queue = short("queue name", name)?;
-        self.question(&format!("look into the queue {name:?}"), async |channel| {
+        let limit = QUESTION + MESSAGE * u32::try_from(most).unwrap_or(u32::MAX);
+        self.question_within(limit, &format!("look into the queue {name:?}"), async |channel| {
             let mut looked = Looked::default();
             let (mut last, mut bytes) = (None, 0);
             while looked.seen.len() < most {
@@ -197,8 +201,17 @@ impl RabbitMq {
         .await
     }
 
-    /// Asks on a channel that is closed, and so answered to the last frame, before the answer is given.
     async fn question<T>(&self, what: &str, ask: impl AsyncFnOnce(&Channel) -> lapin::Result<T>) -> Result<T> {
+        self.question_within(QUESTION, what, ask).await
+    }
+
+    /// Asks on a channel that is closed, and so answered to the last frame, before the answer is given.
+    async fn question_within<T>(
+        &self,
+        limit: Duration,
+        what: &str,
+        ask: impl AsyncFnOnce(&Channel) -> lapin::Result<T>,
+    ) -> Result<T> {
         let shared = &self.shared;
         let answer = async {
             let asked = async {
@@ -209,9 +222,9 @@ impl RabbitMq {
             };
             asked.await.map_err(|error| settle(&shared.life, what, &error))
         };
-        match timeout(QUESTION, shared.life.until_end(answer)).await {
+        match timeout(limit, shared.life.until_end(answer)).await {
             Ok(answer) => answer,
-            Err(_) => Err(errors::timed_out(what, &shared.address, QUESTION)),
+            Err(_) => Err(errors::timed_out(what, &shared.address, limit)),
         }
     }
 }

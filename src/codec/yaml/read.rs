@@ -373,13 +373,13 @@ fn check_hashable(key: &Value, start: Marker) -> Result<()> {
     }
 }
 
-/// A tag as one writes it.
+/// A tag as one writes it, with its escapes read. `!!x` and `!<x>` are never anything else, whatever is in a URI.
 fn tag_text(tag: &Tag) -> String {
     let whole = format!("{}{}", tag.handle(), tag.suffix());
     match whole.strip_prefix(STANDARD) {
-        Some(name) => format!("!!{name}"),
-        None if whole.starts_with('!') => whole,
-        None => format!("!<{whole}>"),
+        Some(name) if !name.is_empty() => format!("!!{name}"),
+        None if whole.starts_with('!') && !whole.starts_with("!!") && !whole.starts_with("!<") => whole,
+        _ => format!("!<{whole}>"),
     }
 }
 

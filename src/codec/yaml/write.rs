@@ -143,16 +143,22 @@ fn is_plain(c: char) -> bool {
 
 /// A tag, with escapes for what would end it.
 fn write_tag(out: &mut String, tag: &str) {
-    if tag.starts_with("!<") {
-        return out.push_str(tag);
+    if let Some(uri) = tag.strip_prefix("!<") {
+        out.push_str("!<");
+        write_uri(out, uri.strip_suffix('>').unwrap_or(uri), b"!,#");
+        return out.push('>');
     }
     let (handle, name) = match tag.strip_prefix("!!") {
         Some(name) => ("!!", name),
         None => ("!", tag.strip_prefix('!').unwrap_or(tag)),
     };
     out.push_str(handle);
-    for byte in name.bytes() {
-        if byte.is_ascii_alphanumeric() || b"-;/?:@&=+$_.~*'()".contains(&byte) {
+    write_uri(out, name, b"");
+}
+
+fn write_uri(out: &mut String, text: &str, more: &[u8]) {
+    for byte in text.bytes() {
+        if byte.is_ascii_alphanumeric() || b"-;/?:@&=+$_.~*'()".contains(&byte) || more.contains(&byte) {
             out.push(char::from(byte));
         } else {
             write!(out, "%{byte:02X}").unwrap_or(());
