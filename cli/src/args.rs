@@ -55,6 +55,11 @@ pub(crate) enum Format {
 pub(crate) enum Command {
     /// Shows what homing does, with no broker at all (or over one, with --broker).
     Demo,
+    /// Puts homes of every kind under stress inside this process, and demands that every future ends exactly once and at home.
+    ///
+    /// Prints the seed, the counts, a rate, and how many events were looked at for being at home. Fails when anything is lost,
+    /// doubled, misplaced or stuck.
+    Stress(Stress),
     /// Calls a subscriber, or is one.
     #[command(subcommand)]
     Rpc(Rpc),
@@ -83,6 +88,31 @@ pub(crate) struct Doctor {
     /// Does what --fix says.
     #[arg(long, requires = "fix")]
     pub yes: bool,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Stress {
+    /// Runs this long.
+    #[arg(long, value_name = "S", default_value = "10", value_parser = seconds)]
+    pub seconds: Duration,
+    /// Decides what each worker does; a run prints the one that it drew [default: drawn]
+    #[arg(long, value_name = "N")]
+    pub seed: Option<u64>,
+    /// Goes on until so many events were looked at for being at home, ten times the seconds at most; fails when it were fewer.
+    #[arg(long, value_name = "N", default_value = "1")]
+    pub events: u64,
+    /// How many homes of each kind stand side by side.
+    #[arg(long, value_name = "N", default_value = "3", value_parser = clap::value_parser!(u16).range(1..=64))]
+    pub homes: u16,
+    /// How many threads complete, cancel and drop.
+    #[arg(long, value_name = "N", default_value = "8", value_parser = clap::value_parser!(u16).range(1..=256))]
+    pub producers: u16,
+    /// How long anything may stand still before it counts as stuck.
+    #[arg(long, value_name = "S", default_value = "20", value_parser = seconds)]
+    pub patience: Duration,
+    /// Puts a fault in, which the run then has to find.
+    #[arg(long, value_name = "FAULT", hide = true, value_enum)]
+    pub seed_fault: Option<crate::stress::Fault>,
 }
 
 #[derive(Debug, Subcommand)]

@@ -9,6 +9,7 @@ mod failure;
 mod list;
 mod rpc;
 mod stop;
+mod stress;
 mod task;
 mod values;
 
@@ -27,7 +28,9 @@ const DEFAULT_BROKER: &str = "amqp://guest:guest@127.0.0.1:5672/";
 
 fn main() -> ExitCode {
     let cli = Cli::parse();
-    log_to_stderr(cli.global.verbose);
+    // What stress does on purpose by the thousand is no warning there.
+    let quiet = if matches!(cli.command, Command::Stress(_)) { "homing=error" } else { "homing=warn" };
+    log_to_stderr(cli.global.verbose, quiet);
     match run(cli) {
         Ok(()) => ExitCode::SUCCESS,
         Err(failure) => {
@@ -37,9 +40,9 @@ fn main() -> ExitCode {
     }
 }
 
-fn log_to_stderr(verbose: u8) {
+fn log_to_stderr(verbose: u8, quiet: &str) {
     let level = match verbose {
-        0 => "homing=warn",
+        0 => quiet,
         1 => "homing=info",
         _ => "homing=debug",
     };
@@ -58,11 +61,14 @@ fn run(cli: Cli) -> Result<(), Failure> {
     if matches!(command, Command::Demo) {
         return demo::run(&global);
     }
+    if let Command::Stress(command) = &command {
+        return stress::run(command, &global);
+    }
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
     let ended = runtime.block_on(async {
         let stop = Stop::on_signals()?;
         match command {
-            Command::Demo => Ok(()),
+            Command::Demo | Command::Stress(_) => Ok(()),
             Command::Rpc(command) => rpc::run(command, &global, stop).await,
             Command::Task(command) => task::run(command, &global, stop).await,
             Command::Broadcast(command) => broadcast::run(command, &global, stop).await,
