@@ -199,18 +199,14 @@ impl Pair {
         let subscriber = self.subscribers.get(plan.to).and_then(Option::as_ref);
         let nobody = subscriber.is_none_or(|record| record.is_ending());
         let (seen, may_be) = match &outcome {
-            Ok(value) => {
-                (Seen::Value, plan.deed.brings_a_value() && !watch.home().has_ended() && value == &body(plan))
-            }
+            Ok(value) => (Seen::Value, plan.deed.brings_a_value() && !watch.home().has_ended() && value == &body(plan)),
             Err(error) => match error.kind() {
                 ErrorKind::RemoteException => {
                     (Seen::Exception, matches!(plan.deed, Deed::Drop | Deed::Panic) || nobody || self.serving_closes())
                 }
                 ErrorKind::Cancelled => (Seen::Cancelled, plan.deed == Deed::Cancel),
                 ErrorKind::Unroutable => (Seen::Unroutable, nobody || self.serving_closes()),
-                ErrorKind::TimedOut => {
-                    (Seen::TimedOut, plan.kind == FutureKind::CallForATime || self.serving_closes())
-                }
+                ErrorKind::TimedOut => (Seen::TimedOut, plan.kind == FutureKind::CallForATime || self.serving_closes()),
                 ErrorKind::CommunicatorClosed => (Seen::Closed, self.callers_close.load(Ordering::SeqCst)),
                 ErrorKind::HomeEnded => (Seen::HomeEnded, watch.home().is_ending()),
                 _ => (Seen::Exception, false),

@@ -86,7 +86,8 @@ fn multi_thread(site: &Site<'_>, mut plan: Plan) -> Stood {
 }
 
 fn current_thread(site: &Site<'_>, plan: Plan) -> Stood {
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build().map_err(|error| error.to_string())?;
+    let runtime =
+        tokio::runtime::Builder::new_current_thread().enable_time().build().map_err(|error| error.to_string())?;
     site.open(At::Runtime(runtime.handle().id()), Home::of_runtime(runtime.handle()));
     runtime.block_on(on_a_runtime(Arc::clone(site.world), Arc::clone(site.record), plan));
     site.over();

@@ -95,8 +95,7 @@ pub(crate) fn run(options: &Stress, global: &Global) -> Result<(), Failure> {
         let world = Arc::clone(&world);
         start(format!("calls {number}"), Box::new(move |pulse| calls::call(&world, pulse, number)))?;
     }
-    let (control, seconds, events, fault) =
-        (Arc::clone(&world), options.seconds, options.events, options.seed_fault);
+    let (control, seconds, events, fault) = (Arc::clone(&world), options.seconds, options.events, options.seed_fault);
     let conductor = thread::Builder::new()
         .name("conductor".to_owned())
         .spawn(move || conduct(&control, begun, seconds, events, fault))?;

@@ -131,16 +131,12 @@ impl Report {
 
     /// One outcome each.
     fn outcomes(&mut self, ledger: &Ledger, made: u64) {
-        let ended: Vec<String> = Seen::ALL
-            .iter()
-            .map(|(seen, name)| format!("{} {name}", of(&ledger.ended[*seen as usize])))
-            .collect();
+        let ended: Vec<String> =
+            Seen::ALL.iter().map(|(seen, name)| format!("{} {name}", of(&ledger.ended[*seen as usize]))).collect();
         let total: u64 = ledger.ended.iter().map(of).sum();
         let (given_up, home_ended) = (of(&ledger.given_up), of(&ledger.home_ended));
         self.line(&format!("outcomes: {}", ended.join(", ")));
-        self.line(&format!(
-            "made {made} = ended {total} + given up {given_up} + gone with their home {home_ended}"
-        ));
+        self.line(&format!("made {made} = ended {total} + given up {given_up} + gone with their home {home_ended}"));
         let (lost, doubled) = (of(&ledger.lost) + ledger.unsettled(), of(&ledger.doubled));
         self.demand(made > 0, "nothing was made");
         self.demand(lost == 0, &format!("lost: {lost}"));

@@ -77,9 +77,10 @@ impl Pulse {
                 ),
                 record.open(),
             ),
-            None => {
-                (format!("stuck: {} has stood still for {:.1} s while {}", self.name, still.as_secs_f64(), state.stage), 0)
-            }
+            None => (
+                format!("stuck: {} has stood still for {:.1} s while {}", self.name, still.as_secs_f64(), state.stage),
+                0,
+            ),
         }
     }
 }
