@@ -1,19 +1,70 @@
+#[cfg(not(homing_shuttle))]
 use std::collections::BTreeSet;
 use std::future::Future;
-use std::panic::{AssertUnwindSafe, catch_unwind, panic_any};
+use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::pin::{Pin, pin};
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, Once};
+use std::sync::{Arc, Mutex, Once, PoisonError};
 use std::task::{Context, Poll, Wake, Waker};
 
 use homing::home::model::{self, DrainTask, OnPurpose, RuntimeHome};
 use homing::home::{Completer, Deadline, End, Full, HomeFuture, LocalFuture, LocalHome, Outcome};
-use loom::thread::{self, ThreadId};
+use engine::thread::{self, ThreadId};
+#[cfg(not(homing_shuttle))]
+use loom as engine;
+#[cfg(homing_shuttle)]
+use shuttle as engine;
+
+
+/// Runs a model on schedules drawn at random, and on as many of PCT with three changes of priority. The model returns how
+/// many completions it sent.
+///
+/// The seed is `HOMING_SHUTTLE_SEED`, else drawn; `HOMING_SHUTTLE_TIMES` is how many times as many schedules are run.
+///
+/// # Panics
+/// When the model fails.
+#[cfg(homing_shuttle)]
+pub fn explore_at_random(schedules: usize, body: impl Fn() -> usize + Send + Sync + 'static) {
+    use shuttle::scheduler::{PctScheduler, RandomScheduler};
+    use std::hash::{BuildHasher, RandomState};
+
+    fn given(name: &str) -> Option<u64> {
+        std::env::var(name).ok().map(|text| text.parse().unwrap_or_else(|_| panic!("{name} is no number: {text}")))
+    }
+
+    quiet_on_purpose();
+    let seed = given("HOMING_SHUTTLE_SEED").unwrap_or_else(|| RandomState::new().hash_one(0));
+    let times = usize::try_from(given("HOMING_SHUTTLE_TIMES").unwrap_or(1)).unwrap();
+    let schedules = schedules * times;
+    println!("HOMING_SHUTTLE_SEED={seed}");
+    let body = Arc::new(body);
+    let sent = Arc::new(AtomicUsize::new(0));
+    let run = |random: bool| {
+        let mut config = shuttle::Config::new();
+        config.stack_size = 1 << 18;
+        // The seed is what brings a failure back; a schedule of this size is no use on a screen.
+        config.failure_persistence = shuttle::FailurePersistence::None;
+        config.max_steps = shuttle::MaxSteps::FailAfter(20_000_000);
+        let (body, sent) = (Arc::clone(&body), Arc::clone(&sent));
+        let model = move || {
+            sent.fetch_add(body(), Ordering::Relaxed);
+        };
+        if random {
+            shuttle::Runner::new(RandomScheduler::new_from_seed(seed, schedules), config).run(model)
+        } else {
+            shuttle::Runner::new(PctScheduler::new_from_seed(seed, 3, schedules), config).run(model)
+        }
+    };
+    let (random, pct) = (run(true), run(false));
+    println!("{random} random schedules, {pct} of PCT, {} sends", sent.load(Ordering::Relaxed));
+    assert_eq!((random, pct), (schedules, schedules));
+}
 
 /// Explores a model, bounded at 2 preemptions unless `LOOM_MAX_PREEMPTIONS` says otherwise.
 ///
 /// # Panics
 /// When the model fails, or has a single schedule: then it looks for nothing.
+#[cfg(not(homing_shuttle))]
 pub fn explore(body: impl Fn() + Send + Sync + 'static) {
     quiet_on_purpose();
     let mut builder = loom::model::Builder::new();
@@ -33,6 +84,7 @@ pub fn explore(body: impl Fn() + Send + Sync + 'static) {
 ///
 /// # Panics
 /// As [`explore`], and when an outcome is seen that may not be, or one that may be is not.
+#[cfg(not(homing_shuttle))]
 pub fn explore_outcomes<T>(may_be: &[T], body: impl Fn() -> T + Send + Sync + 'static)
 where
     T: Ord + Copy + std::fmt::Debug + Send + Sync + 'static,
@@ -170,7 +222,8 @@ pub fn complete(completer: Completer<Token>, token: Token) -> bool {
 pub fn panic_with(completer: Completer<Token>) {
     let panicked = catch_unwind(AssertUnwindSafe(move || {
         let _held = completer;
-        panic_any(OnPurpose);
+        // Not through the panic hook, which shuttle has for failures.
+        resume_unwind(Box::new(OnPurpose));
     }));
     assert!(panicked.unwrap_err().is::<OnPurpose>());
 }
@@ -270,8 +323,8 @@ impl Wake for Count {
 /// What a thread sleeps on that runs tasks: one bit for each that is to be polled.
 #[derive(Debug, Default)]
 pub struct Ready {
-    bits: loom::sync::Mutex<usize>,
-    changed: loom::sync::Condvar,
+    bits: engine::sync::Mutex<usize>,
+    changed: engine::sync::Condvar,
 }
 
 struct ReadyWaker(Arc<Ready>, usize);
@@ -282,19 +335,22 @@ impl Wake for ReadyWaker {
     }
 }
 
+/// A lock whose poison is no news: shuttle's threads are one of the system's, so that each of them sees the panic that
+/// another one is in, and poisons.
+pub fn lock<T>(mutex: &engine::sync::Mutex<T>) -> engine::sync::MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
 impl Ready {
     /// With these bits set.
     #[must_use]
     pub fn new(bits: usize) -> Arc<Self> {
-        Arc::new(Ready { bits: loom::sync::Mutex::new(bits), changed: loom::sync::Condvar::new() })
+        Arc::new(Ready { bits: engine::sync::Mutex::new(bits), changed: engine::sync::Condvar::new() })
     }
 
     /// Sets a bit, from any thread.
-    ///
-    /// # Panics
-    /// Never: the lock is not poisoned.
     pub fn set(&self, bit: usize) {
-        *self.bits.lock().unwrap() |= bit;
+        *lock(&self.bits) |= bit;
         self.changed.notify_one();
     }
 
@@ -305,23 +361,17 @@ impl Ready {
     }
 
     /// Takes the bits that are set, without waiting.
-    ///
-    /// # Panics
-    /// Never: the lock is not poisoned.
     #[must_use]
     pub fn take(&self) -> usize {
-        std::mem::take(&mut *self.bits.lock().unwrap())
+        std::mem::take(&mut *lock(&self.bits))
     }
 
     /// Sleeps until a bit is set, and takes all.
-    ///
-    /// # Panics
-    /// Never: the lock is not poisoned.
     #[must_use]
     pub fn wait(&self) -> usize {
-        let mut bits = self.bits.lock().unwrap();
+        let mut bits = lock(&self.bits);
         while *bits == 0 {
-            bits = self.changed.wait(bits).unwrap();
+            bits = self.changed.wait(bits).unwrap_or_else(PoisonError::into_inner);
         }
         std::mem::take(&mut *bits)
     }

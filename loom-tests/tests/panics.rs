@@ -1,5 +1,5 @@
 //! Values whose drop panics, on homes that go on: a panic of user code ends itself alone, wherever its home is with it.
-#![cfg(homing_loom)]
+#![cfg(all(homing_loom, not(homing_shuttle)))]
 
 use homing::home::model::OnPurpose;
 use loom::thread;

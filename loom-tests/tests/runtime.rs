@@ -1,6 +1,6 @@
 //! Races on the threads of one runtime (one of them polls the drain task, another one the future), and of a runtime's
 //! future that has left it.
-#![cfg(homing_loom)]
+#![cfg(all(homing_loom, not(homing_shuttle)))]
 
 use homing::home::{End, model};
 use loom::thread;

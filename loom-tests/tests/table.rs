@@ -4,7 +4,7 @@
 //! A cell of the table names the outcomes that the home's side may see. Each of them must be seen in some schedule, and no
 //! other; every value is dropped exactly once, at home, unless its sender had it back. The column of a cell is what the
 //! other thread does, its row what the home does; `task::waits::completes` is the test of the first one.
-#![cfg(homing_loom)]
+#![cfg(all(homing_loom, not(homing_shuttle)))]
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};

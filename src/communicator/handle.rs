@@ -176,9 +176,10 @@ impl Communicator {
     ) -> Result<Identifier> {
         let shared = self.shared();
         let (sink, calls) = mpsc::unbounded_channel();
+        let inlet = rpc::Inlet { shared: shared.clone(), identifier: identifier.clone(), calls };
         let name = identifier.clone();
         shared.ask("an RPC subscriber", |done| Command::AddRpc { identifier: name, sink, done }).await?;
-        home.spawn(rpc::serve(shared.clone(), home.clone(), identifier.clone(), subscriber.handler, calls));
+        home.spawn(rpc::serve(home.clone(), subscriber.handler, inlet));
         Ok(identifier)
     }
 

@@ -108,14 +108,8 @@ impl Future for CallerGone {
 }
 
 /// The task of one subscriber at its home. Each call has a task of its own, so that a handler that waits stops nobody.
-pub(crate) async fn serve(
-    shared: Arc<Shared>,
-    home: Home,
-    identifier: Identifier,
-    handler: Handler<RpcRequest>,
-    calls: mpsc::UnboundedReceiver<RpcDelivery>,
-) {
-    let mut inlet = Inlet { shared: Arc::clone(&shared), identifier, calls };
+pub(crate) async fn serve(home: Home, handler: Handler<RpcRequest>, mut inlet: Inlet) {
+    let shared = Arc::clone(&inlet.shared);
     while let Some(delivery) = inlet.calls.recv().await {
         // As kiwipy: acknowledged before the handler runs. Only now, at home, so that the prefetch limits what waits here.
         shared.tell(Command::Ack { receipt: delivery.receipt });
@@ -138,10 +132,12 @@ pub(crate) async fn serve(
 }
 
 /// Where a subscriber's calls come in. When its home ends, it unsubscribes and answers what is left.
-struct Inlet {
-    shared: Arc<Shared>,
-    identifier: Identifier,
-    calls: mpsc::UnboundedReceiver<RpcDelivery>,
+///
+/// Made before the subscriber is added: a home that ends before it has polled [`serve`] for the first time answers too.
+pub(crate) struct Inlet {
+    pub shared: Arc<Shared>,
+    pub identifier: Identifier,
+    pub calls: mpsc::UnboundedReceiver<RpcDelivery>,
 }
 
 impl Drop for Inlet {
@@ -149,8 +145,13 @@ impl Drop for Inlet {
         self.calls.close();
         // No news to a driver that took this subscriber out itself.
         self.shared.tell(Command::Sweep);
-        while let Ok(delivery) = self.calls.try_recv() {
-            refuse(&self.shared, &delivery);
+        loop {
+            match self.calls.try_recv() {
+                Ok(delivery) => refuse(&self.shared, &delivery),
+                // Guards: a call that is being put in just now, by a driver that began before the close.
+                Err(mpsc::error::TryRecvError::Empty) => std::thread::yield_now(),
+                Err(mpsc::error::TryRecvError::Disconnected) => break,
+            }
         }
     }
 }

@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use super::{Communicator, Event, RpcRequest, RpcSubscriber};
+use super::{Communicator, Event, Identifier, RpcRequest, RpcSubscriber};
 use crate::broker::memory::fault;
 use crate::codec::Value;
 use crate::error::ErrorKind;
@@ -54,4 +54,18 @@ async fn a_blocked_broker_is_said_and_does_not_hold_a_close_up() {
     assert!(started.elapsed() < Duration::from_secs(20), "bounded: {:?}", started.elapsed());
     assert!(sending.await.unwrap().is_err());
     fault::set_blocked(&name, None);
+}
+
+#[tokio::test]
+async fn a_subscriber_whose_home_ends_before_it_was_ever_polled_answers_what_came_in() {
+    let (_, communicator) = on_a_broker_of_its_own().await;
+    // Nobody drives it.
+    let home = tokio::runtime::Builder::new_current_thread().build().unwrap();
+    let at = crate::home::Home::of_runtime(home.handle());
+    communicator.add_rpc_subscriber_on(&at, Identifier::new("echo").unwrap(), never()).await.unwrap();
+    let reply = communicator.rpc_send("echo", 0).timeout(Duration::from_secs(20)).send().await.unwrap();
+    // It is in the subscriber's hands by now: what the broker took over later has come through before.
+    communicator.broadcast_send("behind it").await.unwrap();
+    home.shutdown_background();
+    assert_eq!(reply.await.unwrap_err().kind(), ErrorKind::RemoteException);
 }

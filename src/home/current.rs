@@ -13,7 +13,7 @@ thread_local! {
 }
 
 #[cfg(homing_loom)]
-loom::thread_local! {
+super::sync::engine::thread_local! {
     static ENTERED: RefCell<Vec<LocalHome>> = RefCell::new(Vec::new());
 }
 

@@ -17,7 +17,7 @@ use super::local::Sleeper;
 use super::sync::Condvar;
 use super::{Completer, Deadline, Full, HomeFuture, LocalHome, future};
 
-loom::thread_local! {
+super::sync::engine::thread_local! {
     /// The modelled runtime in whose context this thread is, as tokio keeps its own.
     static RUNTIME: StdCell<Option<usize>> = StdCell::new(None);
 }

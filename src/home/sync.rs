@@ -1,5 +1,6 @@
 //! The facade through which this floor reaches locks, condition variables, flags and thread identities, so that loom runs
-//! the very code that ships (`--cfg homing_loom`; see `loom-tests`).
+//! the very code that ships (`--cfg homing_loom`; see `loom-tests`). With `--cfg homing_shuttle` beside it, the modelled
+//! build stands on shuttle instead, for models that are too large for loom.
 //!
 //! Wakers are `std::task::Waker` in both builds: the models bring wakers of their own that loom watches.
 //! crossbeam-channel (the bell of the event loop) and tokio's semaphore (the places of an inbox) know nothing of loom;
@@ -38,22 +39,27 @@ mod shipped {
 
 #[cfg(homing_loom)]
 mod modelled {
-    pub(crate) use loom::sync::MutexGuard;
-    pub(crate) use loom::sync::atomic::{AtomicBool, Ordering};
-    pub(crate) use loom::thread::ThreadId;
+    #[cfg(not(homing_shuttle))]
+    pub(crate) use loom as engine;
+    #[cfg(homing_shuttle)]
+    pub(crate) use shuttle as engine;
+
+    pub(crate) use engine::sync::MutexGuard;
+    pub(crate) use engine::sync::atomic::{AtomicBool, Ordering};
+    pub(crate) use engine::thread::ThreadId;
     use std::sync::PoisonError;
     use std::time::Instant;
 
     pub(crate) fn this_thread() -> ThreadId {
-        loom::thread::current().id()
+        engine::thread::current().id()
     }
 
     #[derive(Debug)]
-    pub(crate) struct Mutex<T>(loom::sync::Mutex<T>);
+    pub(crate) struct Mutex<T>(engine::sync::Mutex<T>);
 
     impl<T> Mutex<T> {
         pub(crate) fn new(value: T) -> Self {
-            Mutex(loom::sync::Mutex::new(value))
+            Mutex(engine::sync::Mutex::new(value))
         }
 
         pub(crate) fn lock(&self) -> MutexGuard<'_, T> {
@@ -62,14 +68,14 @@ mod modelled {
     }
 
     #[derive(Debug, Default)]
-    pub(crate) struct Condvar(loom::sync::Condvar);
+    pub(crate) struct Condvar(engine::sync::Condvar);
 
     impl Condvar {
         pub(crate) fn notify_one(&self) {
             self.0.notify_one();
         }
 
-        /// loom has no timed waits: deadlines come as envelopes from a modelled timer, and a wait ends by them.
+        /// Neither engine has timed waits: deadlines come as envelopes from a modelled timer, and a wait ends by them.
         pub(crate) fn wait<'a, T>(&self, guard: MutexGuard<'a, T>, _until: Option<Instant>) -> MutexGuard<'a, T> {
             self.0.wait(guard).unwrap_or_else(PoisonError::into_inner)
         }
