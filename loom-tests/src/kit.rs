@@ -7,14 +7,13 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, Once, PoisonError};
 use std::task::{Context, Poll, Wake, Waker};
 
+use engine::thread::{self, ThreadId};
 use homing::home::model::{self, DrainTask, OnPurpose, RuntimeHome};
 use homing::home::{Completer, Deadline, End, Full, HomeFuture, LocalFuture, LocalHome, Outcome};
-use engine::thread::{self, ThreadId};
 #[cfg(not(homing_shuttle))]
 use loom as engine;
 #[cfg(homing_shuttle)]
 use shuttle as engine;
-
 
 /// Runs a model on schedules drawn at random, and on as many of PCT with three changes of priority. The model returns how
 /// many completions it sent.

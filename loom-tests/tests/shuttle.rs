@@ -21,7 +21,7 @@ use std::task::Poll;
 use homing::home::model::{self, RuntimeHome};
 use homing::home::{Completer, HomeFuture};
 use loom_tests::{
-    At, Count, Dropped, DrainThread, Kind, Ledger, Local, Saw, Task, Token, block_on_elsewhere, complete,
+    At, Count, DrainThread, Dropped, Kind, Ledger, Local, Saw, Task, Token, block_on_elsewhere, complete,
     explore_at_random, lock, panic_with, saw,
 };
 use shuttle::rand::{Rng, thread_rng};
@@ -114,7 +114,10 @@ fn producers_meet_a_home_that_ends_at_random<K: Kind>() {
                 home.end();
             }
             if n >= ends_at {
-                assert!(Count::new().poll(&mut future).is_ready(), "a poll behind the end of its home would wait for ever");
+                assert!(
+                    Count::new().poll(&mut future).is_ready(),
+                    "a poll behind the end of its home would wait for ever"
+                );
                 continue;
             }
             match thread_rng().gen_range(0..16) {
@@ -196,7 +199,10 @@ fn eight_homes_complete_each_other() {
             .collect();
         let ledgers: Vec<Ledger> = threads.into_iter().map(|thread| thread.join().unwrap()).collect();
         for ledger in ledgers {
-            assert!(ledger.settle().iter().all(|dropped| *dropped != Dropped::Away), "a value was dropped off its home");
+            assert!(
+                ledger.settle().iter().all(|dropped| *dropped != Dropped::Away),
+                "a value was dropped off its home"
+            );
         }
         PRODUCERS * (PRODUCERS - 1) * OF_EACH
     });

@@ -5,7 +5,10 @@ use std::path::Path;
 
 use base64::Engine;
 
-const TARGETS: [(&str, fn(&[u8])); 4] =
+/// The name of a target, and what it does with an input.
+type Target = (&'static str, fn(&[u8]));
+
+const TARGETS: [Target; 4] =
     [("yaml", super::yaml), ("reply", super::reply), ("task", super::task), ("url", super::url)];
 
 #[test]

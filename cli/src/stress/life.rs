@@ -76,7 +76,7 @@ fn step_on_a_thread(home: &LocalHome, world: &Arc<World>, record: &Arc<HomeRecor
     let entry = Entry::new(&world.ledger, record, kind, deed, route);
     let watch = entry.watch();
     if matches!(kind, FutureKind::PolledAway | FutureKind::DroppedAway) {
-        let Some(Ok((completer, future))) = record.home().map(|home| home.try_future()) else {
+        let Some(Ok((completer, future))) = record.home().map(homing::home::Home::try_future) else {
             return watch.wrong("its home made no future");
         };
         Work { completer, entry, deed, delay }.send(route, world, rng);
@@ -129,7 +129,7 @@ fn step_on_a_runtime(world: &Arc<World>, record: &Arc<HomeRecord>, rng: &mut Rng
     let time = Duration::from_micros(rng.u64(0..2000));
     let entry = Entry::new(&world.ledger, record, kind, deed, route);
     let watch = entry.watch();
-    let Some(Ok((completer, future))) = record.home().map(|home| home.try_future()) else {
+    let Some(Ok((completer, future))) = record.home().map(homing::home::Home::try_future) else {
         return watch.wrong("its home made no future");
     };
     Work { completer, entry, deed, delay }.send(route, world, rng);

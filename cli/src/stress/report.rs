@@ -13,19 +13,12 @@ use super::ledger::{Ledger, Seen};
 use super::watchdog::Stuck;
 use super::world::World;
 
-/// How many events the library has looked at, where it counts.
-#[cfg(feature = "audit")]
-pub(crate) fn checked() -> Option<u64> {
-    Some(homing::home::audit().checked)
-}
-
-#[cfg(not(feature = "audit"))]
-pub(crate) fn checked() -> Option<u64> {
-    None
+/// How many events the library has looked at.
+pub(crate) fn checked() -> u64 {
+    homing::home::audit().checked
 }
 
 /// What the library counted off home, in its order.
-#[cfg(feature = "audit")]
 fn off_home() -> [(&'static str, u64); 4] {
     let audit = homing::home::audit();
     [
@@ -36,13 +29,7 @@ fn off_home() -> [(&'static str, u64); 4] {
     ]
 }
 
-#[cfg(not(feature = "audit"))]
-fn off_home() -> [(&'static str, u64); 0] {
-    []
-}
-
 /// Does on this thread what only a home may do. True when it was done, or is none of these faults.
-#[cfg(feature = "audit")]
 pub(crate) fn seed_off_home(world: &World, rng: &mut Rng, fault: Fault) -> bool {
     use homing::home::OffHome;
 
@@ -60,11 +47,6 @@ pub(crate) fn seed_off_home(world: &World, rng: &mut Rng, fault: Fault) -> bool 
     }
     // The home may have ended just before.
     off_home().iter().any(|(_, count)| *count > 0)
-}
-
-#[cfg(not(feature = "audit"))]
-pub(crate) fn seed_off_home(_world: &World, _rng: &mut Rng, _fault: Fault) -> bool {
-    true
 }
 
 pub(crate) struct Report {
@@ -159,9 +141,7 @@ impl Report {
 
     /// What the library says of itself.
     fn audit(&mut self, events: u64) {
-        let Some(checked) = checked() else {
-            return self.line("audit: not counted, this build is without the feature `audit`");
-        };
+        let checked = checked();
         let counts = off_home();
         let words: Vec<String> = counts.iter().map(|(name, count)| format!("{count} {name}")).collect();
         self.line(&format!("audit: {checked} events looked at, {}", words.join(", ")));
