@@ -172,6 +172,8 @@ pub(crate) enum BrokerEvent {
     Blocked { reason: String },
     /// Publishing goes on.
     Unblocked,
+    /// Never said by a broker: the communicator puts it in, and is told when all that was said before it has been seen to.
+    SeenTo(tokio::sync::oneshot::Sender<()>),
     /// The connection is gone, and this broker with it; said once, as the last event. Never said after [`Broker::close`].
     Lost { error: Error },
 }
@@ -231,7 +233,8 @@ pub(crate) trait Broker: Sized + 'static {
     /// Starts a consumer. The prefetch is per consumer.
     fn consume(&self, spec: &ConsumeSpec) -> impl Future<Output = Result<()>>;
 
-    /// Ends a consumer. What it has unacknowledged stays so until it is settled.
+    /// Ends a consumer; resolves when its last delivery has been said. What it has unacknowledged stays so until it is
+    /// settled.
     fn cancel(&self, consumer: &str) -> impl Future<Output = Result<()>>;
 
     /// Takes one message, if there is one, to be acknowledged on this lane.

@@ -165,17 +165,19 @@ fn place(pair: &Arc<Pair>, record: &Arc<HomeRecord>, plan: Plan) {
 
 async fn one_call(pair: &Pair, watch: &Watch, plan: Plan) {
     let send = pair.callers.rpc_send(format!("s{}", plan.to), body(plan));
+    // Only that says something of a value: a runtime with many threads polls to its end what it polls while it is ended.
+    let ended = watch.home().has_ended();
     match plan.kind {
-        FutureKind::CallForATime => pair.saw(watch, plan, &send.timeout(plan.time).await),
+        FutureKind::CallForATime => pair.saw(watch, plan, ended, &send.timeout(plan.time).await),
         FutureKind::CallWaited if watch.home().depth.load(Ordering::SeqCst) < 4 => {
             let outcome = {
                 let _waits = watch.home().waits(plan.kind);
                 send.wait()
             };
-            pair.saw(watch, plan, &outcome);
+            pair.saw(watch, plan, ended, &outcome);
         }
         FutureKind::CallGivenUp => give_up(watch, plan, send).await,
-        _ => pair.saw(watch, plan, &send.await),
+        _ => pair.saw(watch, plan, ended, &send.await),
     }
 }
 
@@ -195,11 +197,11 @@ async fn give_up(watch: &Watch, plan: Plan, send: RpcSend) {
 
 impl Pair {
     /// Notes the outcome of a call, and checks that it may be.
-    fn saw(&self, watch: &Watch, plan: Plan, outcome: &homing::Result<Value>) {
+    fn saw(&self, watch: &Watch, plan: Plan, home_had_ended: bool, outcome: &homing::Result<Value>) {
         let subscriber = self.subscribers.get(plan.to).and_then(Option::as_ref);
         let nobody = subscriber.is_none_or(|record| record.is_ending());
         let (seen, may_be) = match outcome {
-            Ok(value) => (Seen::Value, plan.deed.brings_a_value() && !watch.home().has_ended() && value == &body(plan)),
+            Ok(value) => (Seen::Value, plan.deed.brings_a_value() && !home_had_ended && value == &body(plan)),
             Err(error) => match error.kind() {
                 ErrorKind::RemoteException => {
                     (Seen::Exception, matches!(plan.deed, Deed::Drop | Deed::Panic) || nobody || self.serving_closes())

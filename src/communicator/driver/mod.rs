@@ -36,7 +36,7 @@ use crate::broker::memory::Memory;
 #[cfg(feature = "rabbitmq")]
 use crate::broker::rabbitmq::RabbitMq;
 use crate::broker::url::BrokerUrl;
-use crate::broker::{Broker, BrokerEvent, ConnectOptions, Delivery, Lane, Nack};
+use crate::broker::{Broker, BrokerEvent, ConnectOptions, Delivery, EventSender, Lane, Nack};
 use crate::error::{Error, ErrorKind, Result};
 use crate::home::{Completer, Home, HomeFuture};
 
@@ -55,6 +55,8 @@ enum Consumer {
 
 struct Driver<B> {
     broker: B,
+    /// Into the broker's own events, for [`BrokerEvent::SeenTo`].
+    events: EventSender,
     shared: Arc<Shared>,
     codec: crossbeam_channel::Sender<CodecWork>,
     topology: topology::Topology,
@@ -184,7 +186,7 @@ impl Main {
 
     async fn main<B: Broker>(self, connected: Completer<Result<()>>, mut commands: mpsc::UnboundedReceiver<Command>) {
         let (say, mut events) = mpsc::unbounded_channel();
-        let broker = match B::connect(&self.url, &self.connect, say).await {
+        let broker = match B::connect(&self.url, &self.connect, say.clone()).await {
             Ok(broker) => broker,
             Err(error) => return drop(connected.complete(Err(error))),
         };
@@ -206,6 +208,7 @@ impl Main {
         drop(connected.complete(Ok(())));
         let driver = Rc::new(Driver {
             broker,
+            events: say,
             shared: self.shared,
             codec,
             topology: topology::Topology::default(),
@@ -283,9 +286,25 @@ impl<B: Broker> Driver<B> {
                 tracing::info!("the broker reads messages again");
                 self.say(Event::Unblocked);
             }
+            // Whoever waited for it may have been given up.
+            BrokerEvent::SeenTo(done) => drop(done.send(())),
             BrokerEvent::Lost { error } => return ControlFlow::Break(error),
         }
         ControlFlow::Continue(())
+    }
+
+    /// Ends a consumer, and waits until what came through it has found its way.
+    ///
+    /// Guards: a delivery that lies in the broker's events while its consumer is forgotten.
+    async fn end_consumer(&self, tag: &str) -> Result<()> {
+        let cancelled = self.broker.cancel(tag).await;
+        let (done, seen_to) = oneshot::channel();
+        if self.events.send(BrokerEvent::SeenTo(done)).is_ok() {
+            // Where the main loop has ended, nothing finds its way any more.
+            let _ = seen_to.await;
+        }
+        self.consumers.borrow_mut().remove(tag);
+        cancelled
     }
 
     fn on_delivery(self: &Rc<Self>, tag: &str, delivery: Delivery) {

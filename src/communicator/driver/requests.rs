@@ -25,6 +25,8 @@ pub(super) struct Requests {
     waiting: HashMap<Uuid, Request>,
     /// The instant at which a request wants attention. Exactly one entry a request.
     deadlines: BTreeSet<(Instant, Uuid)>,
+    /// Why all of them ended, for a caller that asks for its next answer only then.
+    all_ended: Option<Error>,
 }
 
 struct Request {
@@ -104,10 +106,12 @@ impl Requests {
                     return;
                 }
             },
-            None => Err(Error::new(
-                ErrorKind::TimedOut,
-                "the answer after `pending` was asked for too late: its time had passed",
-            )),
+            None => Err(self.all_ended.clone().unwrap_or_else(|| {
+                Error::new(
+                    ErrorKind::TimedOut,
+                    "the answer after `pending` was asked for too late: its time had passed",
+                )
+            })),
         };
         drop(reply.complete(answer));
     }
@@ -122,6 +126,7 @@ impl Requests {
     /// Ends all of them. Returns how many there were, and the calls among them.
     pub(super) fn fail_all(&mut self, error: &Error) -> (usize, Vec<(Identifier, Uuid)>) {
         self.deadlines.clear();
+        self.all_ended = Some(error.clone());
         let requests = std::mem::take(&mut self.waiting);
         let count = requests.len();
         let mut calls = Vec::new();

@@ -92,14 +92,21 @@ impl<B: Broker> Driver<B> {
         let Some(rpc) = self.rpc.borrow_mut().remove(identifier) else {
             return Err(unknown("RPC subscriber", identifier));
         };
-        // Unbound first, so that no call comes into a queue that nobody reads any more: what is there by then is still
-        // delivered, finds no subscriber, and is answered so.
+        // Unbound first, so that no call comes into a queue that nobody reads any more. What is there by then finds no
+        // subscriber and is answered so: what was delivered, and then what still lies in the queue.
         let Some(queue) = rpc.queue else { return Ok(()) };
         let unbound = self.broker.unbind(&queue, &self.shared.names.message_exchange, &identifier.routing_key()).await;
-        let cancelled = self.broker.cancel(identifier.as_str()).await;
+        let ended = self.end_consumer(identifier.as_str()).await;
+        let emptied = self.refuse_all(identifier, &queue).await;
         let deleted = self.broker.delete_queue(&queue).await;
-        self.consumers.borrow_mut().remove(identifier.as_str());
-        unbound.and(cancelled).and(deleted)
+        unbound.and(ended).and(emptied).and(deleted)
+    }
+
+    async fn refuse_all(&self, identifier: &Identifier, queue: &str) -> Result<()> {
+        while let Some(delivery) = self.broker.get(queue, SERVICE_LANE).await? {
+            self.deliver_rpc(identifier, delivery);
+        }
+        Ok(())
     }
 
     pub(super) fn deliver_rpc(&self, identifier: &Identifier, delivery: Delivery) {
@@ -184,8 +191,7 @@ impl<B: Broker> Driver<B> {
             return Ok(());
         }
         let Some(name) = queue.take() else { return Ok(()) };
-        self.broker.cancel(&name).await?;
-        self.consumers.borrow_mut().remove(&name);
+        self.end_consumer(&name).await?;
         self.broker.delete_queue(&name).await
     }
 

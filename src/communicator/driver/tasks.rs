@@ -183,9 +183,8 @@ impl<B: Broker> Driver<B> {
         let mut consumer = consumer.lock().await;
         let empty = self.tasks.borrow().queues.get(queue).is_none_or(|queue| queue.subscribers.is_empty());
         if let Some(tag) = consumer.take_if(|_| empty) {
-            self.broker.cancel(&tag).await?;
             // What is delivered before the end of the consumer finds no subscriber and goes back.
-            self.consumers.borrow_mut().remove(&tag);
+            self.end_consumer(&tag).await?;
         }
         Ok(())
     }
@@ -314,11 +313,9 @@ impl<B: Broker> Driver<B> {
         }
         let mut came = came;
         let delivery = tokio::time::timeout(patience, &mut came).await.ok().and_then(Result::ok);
-        self.broker.cancel(&tag).await?;
-        // Guards: a task that came while the consumer was being cancelled. It is taken, not lost; one that comes later
-        // still finds no consumer and goes back.
+        self.end_consumer(&tag).await?;
+        // Guards: a task that came while the consumer was being cancelled. It is taken, not lost.
         let delivery = delivery.or_else(|| came.try_recv().ok());
-        self.consumers.borrow_mut().remove(&tag);
         Ok(delivery.map(|delivery| self.hold(queue, delivery)))
     }
 
