@@ -47,6 +47,8 @@ struct Pair {
     callers_close: AtomicBool,
     subscribers_close: AtomicBool,
     open: AtomicUsize,
+    /// How long a call waits that says nothing else.
+    patience: Duration,
 }
 
 /// One call: how it is made, and what its subscriber does.
@@ -110,6 +112,7 @@ fn one_pair(world: &Arc<World>, pulse: &Pulse, number: usize, generation: u64, m
         callers_close: AtomicBool::new(false),
         subscribers_close: AtomicBool::new(false),
         open: AtomicUsize::new(0),
+        patience,
     });
     pulse.is_at("calling", None);
     for number in 0..calls {
@@ -208,7 +211,9 @@ impl Pair {
                 }
                 ErrorKind::Cancelled => (Seen::Cancelled, plan.deed == Deed::Cancel),
                 ErrorKind::Unroutable => (Seen::Unroutable, nobody || self.serving_closes()),
-                ErrorKind::TimedOut => (Seen::TimedOut, plan.kind == FutureKind::CallForATime || self.serving_closes()),
+                ErrorKind::TimedOut => {
+                    (Seen::TimedOut, plan.kind == FutureKind::CallForATime || self.patience == SHORT)
+                }
                 ErrorKind::CommunicatorClosed => (Seen::Closed, self.callers_close.load(Ordering::SeqCst)),
                 ErrorKind::HomeEnded => (Seen::HomeEnded, watch.home().is_ending()),
                 _ => (Seen::Exception, false),

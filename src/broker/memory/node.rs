@@ -1,7 +1,7 @@
 //! The broker itself: exchanges, queues, and who is connected. One lock; what is in it takes no time.
 
-use std::collections::HashMap;
-use std::sync::{Arc, LazyLock};
+use std::collections::{BTreeMap, HashMap};
+use std::sync::Arc;
 use std::time::Instant;
 
 use parking_lot::Mutex;
@@ -18,7 +18,7 @@ use crate::error::{Error, ErrorKind, Result};
 pub(super) type SessionId = u64;
 
 /// The named brokers of this process. They stay until it ends, as durable queues do.
-static NAMED: LazyLock<Mutex<HashMap<String, Arc<Node>>>> = LazyLock::new(Mutex::default);
+static NAMED: Mutex<BTreeMap<String, Arc<Node>>> = Mutex::new(BTreeMap::new());
 
 pub(super) struct Node {
     state: Mutex<State>,
