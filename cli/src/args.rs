@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
+use homing::Reconnect;
 
 /// RPC, task queues and broadcasts between programs, over RabbitMQ, in kiwipy's format.
 ///
@@ -37,12 +38,27 @@ pub(crate) struct Global {
     /// The task queue [default: kiwipy.tasks]
     #[arg(long, global = true, value_name = "NAME")]
     pub task_queue: Option<String>,
+    /// What to do about a connection that is lost: `never`, `for-ever`, or connect again for this many seconds. Commands that
+    /// serve, work and watch connect again for ever unless told otherwise; the others never do.
+    #[arg(long, global = true, value_name = "WHEN", value_parser = reconnect)]
+    pub reconnect: Option<Reconnect>,
     /// How results are printed; json is one line each.
     #[arg(long, global = true, value_enum, default_value_t = Format::Text)]
     pub format: Format,
     /// Logs more: -v what happens to the connection, -vv every message's way. Or RUST_LOG.
     #[arg(short, long, global = true, action = clap::ArgAction::Count)]
     pub verbose: u8,
+}
+
+fn reconnect(text: &str) -> Result<Reconnect, String> {
+    match text {
+        "never" => Ok(Reconnect::Never),
+        "for-ever" => Ok(Reconnect::ForEver),
+        seconds => seconds
+            .parse()
+            .map(|seconds| Reconnect::For(Duration::from_secs(seconds)))
+            .map_err(|_| "it is never, for-ever, or a number of seconds".to_owned()),
+    }
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]

@@ -6,7 +6,7 @@ use tokio::sync::mpsc;
 use crate::args::{Broadcast, Format, Global};
 use crate::failure::Failure;
 use crate::stop::{Stop, or_interrupted};
-use crate::{close, connect, values};
+use crate::{close, connect, connect_to_stay, values};
 
 pub(crate) async fn run(command: Broadcast, global: &Global, stop: Stop) -> Result<(), Failure> {
     match command {
@@ -50,7 +50,7 @@ async fn watch(
         }
         filter = filter.sender(&sender)?;
     }
-    let communicator = connect(global).await?;
+    let communicator = connect_to_stay(global).await?;
     let mut events = communicator.events();
     // Bounded by the library's own backlog behind it: the handler waits here, and that one drops the oldest and says so.
     let (tell, mut heard) = mpsc::channel::<Heard>(16);

@@ -16,7 +16,7 @@ mod values;
 use std::process::ExitCode;
 
 use clap::Parser;
-use homing::{Builder, Communicator};
+use homing::{Builder, Communicator, Reconnect};
 use tracing_subscriber::EnvFilter;
 
 use args::{Cli, Command, Global};
@@ -111,9 +111,14 @@ pub(crate) fn options(global: &Global) -> Result<Builder, Failure> {
     Ok(builder(global, url))
 }
 
-/// Connects to a broker that other programs can reach.
+/// Connects to a broker that other programs can reach, for one thing to be done: whoever asked for it can ask again.
 pub(crate) async fn connect(global: &Global) -> Result<Communicator, Failure> {
-    Ok(options(global)?.connect().await?)
+    Ok(options(global)?.reconnect(global.reconnect.unwrap_or(Reconnect::Never)).connect().await?)
+}
+
+/// The same for a command that stays, and connects again when the connection is lost.
+pub(crate) async fn connect_to_stay(global: &Global) -> Result<Communicator, Failure> {
+    Ok(options(global)?.reconnect(global.reconnect.unwrap_or_default()).connect().await?)
 }
 
 /// Closes in order, and says so when something was left undone.

@@ -6,7 +6,7 @@ use crate::args::{Global, Rpc};
 use crate::exec::Responder;
 use crate::failure::Failure;
 use crate::stop::{Stop, or_interrupted};
-use crate::{close, connect, values};
+use crate::{close, connect, connect_to_stay, values};
 
 pub(crate) async fn run(command: Rpc, global: &Global, mut stop: Stop) -> Result<(), Failure> {
     match command {
@@ -23,7 +23,7 @@ pub(crate) async fn run(command: Rpc, global: &Global, mut stop: Stop) -> Result
             closed
         }
         Rpc::Serve { identifier, handler } => {
-            let communicator = connect(global).await?;
+            let communicator = connect_to_stay(global).await?;
             let (responder, all_ended) = Responder::new(handler, &stop);
             let subscriber =
                 RpcSubscriber::future(move |request: RpcRequest| responder.clone().answer(request.into_body()));

@@ -11,7 +11,7 @@ use crate::args::{Global, Task};
 use crate::exec::Responder;
 use crate::failure::Failure;
 use crate::stop::{Stop, or_interrupted};
-use crate::{close, connect, values};
+use crate::{close, connect, connect_to_stay, values};
 
 /// How long one wait for a task lasts before the next begins.
 const WAIT: Duration = Duration::from_secs(3600);
@@ -40,7 +40,7 @@ pub(crate) async fn run(command: Task, global: &Global, stop: Stop) -> Result<()
             closed
         }
         Task::Work { handler, prefetch, count } => {
-            let communicator = connect(global).await?;
+            let communicator = connect_to_stay(global).await?;
             // Its tasks are waited for one by one.
             let (responder, _all_ended) = Responder::new(handler, &stop);
             let worked = work(&communicator, responder, prefetch.get(), count.map(u64::from), stop).await;
@@ -106,18 +106,22 @@ async fn run_one(responder: Responder, task: IncomingTask) {
     }
 }
 
-/// Resolves when the connection is lost.
+/// Resolves when the connection is lost for good. Says on the way what becomes of it.
 pub(crate) async fn lost(events: &mut Events) -> Failure {
+    let mut why = None;
     while let Some(event) = events.next().await {
         match event {
-            Event::Lost(error) => return error.into(),
-            Event::ConsumerCancelled { name } => {
-                return Failure::Other(format!(
-                    "the broker ended the subscription to {name:?}; was its queue deleted?"
-                ));
+            Event::Lost(error) => why = Some(error),
+            Event::Restored { away } => {
+                eprintln!("homing: connected again after {:.1} s", away.as_secs_f64());
+                why = None;
             }
+            Event::Closed => break,
             _ => {}
         }
     }
-    std::future::pending().await
+    match why {
+        Some(error) => error.into(),
+        None => std::future::pending().await,
+    }
 }

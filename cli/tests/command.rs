@@ -31,7 +31,7 @@ fn main() -> ExitCode {
         .rabbitmq("wrong_credentials_and_virtual_hosts_are_said_without_the_password", credentials)
         .rabbitmq("values_that_json_has_not_are_printed_and_read", values)
         .node("tls_is_spoken_and_the_server_is_checked", tls)
-        .node("a_server_that_loses_its_broker_says_so_and_exits_with_6", broker_lost);
+        .node("a_server_that_loses_its_broker_comes_back_unless_told_otherwise", broker_lost);
     suite.run()
 }
 
@@ -339,9 +339,23 @@ fn broker_lost() -> TestResult {
     let node = Node::start(Tls::No)?;
     let broker = Broker::at(node.url());
     let mut server = Running::start(on(&broker, &["rpc", "serve", "x", "--echo"]))?;
-    let mut worker = Running::start(on(&broker, &["task", "work", "--echo"]))?;
+    let worker = Running::start(on(&broker, &["task", "work", "--echo"]))?;
+    let never = ["--reconnect", "never", "rpc", "serve", "y", "--echo"];
+    let mut told_never_to = Running::start(on(&broker, &never))?;
     node.kill()?;
-    assert_eq!(server.ends()?, Some(6));
-    assert_eq!(worker.ends()?, Some(6));
+    assert_eq!(told_never_to.ends()?, Some(6));
+    node.restart()?;
+    // Both are there again of themselves; the call may come before the server has.
+    let called = (0..100).find_map(|_| {
+        let output = ended(on(&broker, &["rpc", "call", "x", "1"])).ok()?;
+        std::thread::sleep(Duration::from_millis(100));
+        output.status.success().then_some(output)
+    });
+    let (out, _) = exits(&called.ok_or("the server does not come back")?, 0);
+    assert_eq!(out.trim(), "1");
+    let (out, _) = exits(&ended(on(&broker, &["task", "send", "2"]))?, 0);
+    assert_eq!(out.trim(), "2");
+    assert_eq!(server.stop("INT")?.0, Some(0));
+    drop(worker);
     Ok(())
 }

@@ -167,7 +167,7 @@ pub(crate) enum BrokerEvent {
     /// The server ended this consumer (its queue was deleted, say). Not sent for [`Broker::cancel`].
     ConsumerCancelled { consumer: String },
     /// The server closed this lane; its consumers are gone and what they had unacknowledged is back in the queues.
-    LaneClosed { lane: Lane, consumers: Vec<String>, error: Error },
+    LaneClosed { lane: Lane, opening: u32, consumers: Vec<String>, error: Error },
     /// The broker reads no publishes until [`BrokerEvent::Unblocked`]; the text is its reason.
     Blocked { reason: String },
     /// Publishing goes on.

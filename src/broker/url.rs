@@ -73,6 +73,32 @@ impl BrokerUrl {
         AmqpUrl::parse(transport, rest).map(|url| BrokerUrl::Amqp(Box::new(url)))
     }
 
+    /// Reads several, with commas between them, which are all of one kind. A comma is the beginning of another URL only where
+    /// a scheme follows, for a password may have one.
+    ///
+    /// # Errors
+    /// As [`parse`](Self::parse).
+    pub(crate) fn parse_list(text: &str) -> Result<Vec<Self>> {
+        let mut urls = Vec::new();
+        let mut rest = text;
+        loop {
+            let lower = rest.to_ascii_lowercase();
+            let end = lower.match_indices(',').map(|(at, _)| at).find(|at| {
+                ["amqp://", "amqps://", "memory:"].iter().any(|scheme| lower[at + 1..].trim_start().starts_with(scheme))
+            });
+            let (url, more) = end.map_or((rest, None), |at| (&rest[..at], Some(&rest[at + 1..])));
+            urls.push(Self::parse(url.trim())?);
+            match more {
+                Some(more) => rest = more,
+                None => break,
+            }
+        }
+        if urls.iter().any(BrokerUrl::is_memory) && urls.len() > 1 {
+            return Err(bad("a broker inside this process stands in no list"));
+        }
+        Ok(urls)
+    }
+
     pub(crate) fn is_memory(&self) -> bool {
         matches!(self, BrokerUrl::Memory { .. })
     }

@@ -33,6 +33,10 @@ pub enum Failure {
     /// A task is not for this subscriber: the next one gets it, and after the last it goes back to the queue. A call ends
     /// with a remote exception.
     Rejected(String),
+    /// Something that may pass was in the way (a database that was not there, say): a task is handed out again after a pause
+    /// that grows, up to [`task_attempts`](super::Builder::task_attempts) times, and then goes to the quarantine queue. A
+    /// call ends with a remote exception.
+    TryAgain(String),
     /// The work was cancelled. The caller of an RPC hears so; a task goes back to the queue after a pause.
     Cancelled,
 }

@@ -12,12 +12,13 @@ use tokio::sync::broadcast::{self, error::RecvError};
 
 use super::answer::{Answer, Handler, Subscriber};
 use super::command::{Command, RpcDelivery};
+use super::driver::Ticket;
 use super::events::Event;
 use super::filter::BroadcastFilter;
 use super::names::Identifier;
 use super::rpc;
 use super::shared::{Shared, count};
-use crate::broker::{Body, Receipt};
+use crate::broker::Body;
 use crate::codec::{Map, Value};
 use crate::error::{Error, ErrorKind, Result};
 use crate::home::Home;
@@ -121,7 +122,7 @@ pub(crate) enum CodecWork {
         identifier: Identifier,
     },
     Broadcast {
-        receipt: Receipt,
+        ticket: Ticket,
         body: Body,
     },
     /// A call whose subscriber's home has ended is answered, and dropped, here.
@@ -141,7 +142,7 @@ pub(crate) fn codec_thread(shared: &Arc<Shared>, work: &crossbeam_channel::Recei
         let done = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| match work {
             CodecWork::Add { identifier, sink } => sinks.push((identifier, sink)),
             CodecWork::Remove { identifier } => sinks.retain(|(known, _)| *known != identifier),
-            CodecWork::Broadcast { receipt, body } => spread(shared, &sinks, receipt, body),
+            CodecWork::Broadcast { ticket, body } => spread(shared, &sinks, ticket, body),
             CodecWork::Refuse(delivery) => rpc::refuse(shared, &delivery),
             CodecWork::End => {}
         }));
@@ -152,13 +153,13 @@ pub(crate) fn codec_thread(shared: &Arc<Shared>, work: &crossbeam_channel::Recei
     }
 }
 
-fn spread(shared: &Arc<Shared>, sinks: &[(Identifier, BroadcastSink)], receipt: Receipt, body: Body) {
+fn spread(shared: &Arc<Shared>, sinks: &[(Identifier, BroadcastSink)], ticket: Ticket, body: Body) {
     let value = match shared.decode(body) {
         Ok(value) => value,
         Err(error) => {
             count(&shared.counters.broadcasts_unreadable);
             tracing::warn!(%error, "a broadcast that cannot be read was dropped");
-            return shared.tell(Command::Discard { receipt });
+            return shared.tell(Command::Discard { ticket });
         }
     };
     match Broadcast::from_value(value) {
@@ -175,7 +176,7 @@ fn spread(shared: &Arc<Shared>, sinks: &[(Identifier, BroadcastSink)], receipt: 
             tracing::warn!(%error, "a broadcast of the wrong shape was dropped");
         }
     }
-    shared.tell(Command::Ack { receipt });
+    shared.tell(Command::Ack { ticket });
 }
 
 /// The task of one subscriber at its home. Handlers start in the order of the broadcasts.

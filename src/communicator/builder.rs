@@ -14,8 +14,38 @@ use crate::error::Result;
 /// How many tasks a subscriber may have in hand unless told otherwise. kiwipy's default is no limit.
 pub const DEFAULT_TASK_PREFETCH: u16 = 256;
 
-/// How many messages may be on their way to the broker at once; whoever sends more waits.
-const PUBLISHES_UNDER_WAY: usize = 4096;
+/// What is to be done about a lost connection.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Reconnect {
+    /// It is made again, for as long as it takes, after pauses of 50 ms to 1 s.
+    #[default]
+    ForEver,
+    /// The same for this long after each loss; then the communicator closes.
+    For(Duration),
+    /// The communicator closes, and every future of it ends with *connection lost*.
+    Never,
+}
+
+/// How much may be under way, and how often and how long things are tried.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Limits {
+    /// Messages on their way to the broker.
+    pub publishes: usize,
+    /// Their bytes.
+    pub bytes: usize,
+    /// How long a reply is tried whose caller's queue is not there.
+    pub reply_patience: Duration,
+    pub task_attempts: u32,
+    /// The pause before a task's second attempt; it doubles.
+    pub retry_pause: Duration,
+}
+
+impl Limits {
+    /// Bytes in KiB, as semaphores count.
+    pub(crate) fn room(&self) -> u32 {
+        u32::try_from(self.bytes / 1024).unwrap_or(u32::MAX).clamp(1, u32::MAX >> 4)
+    }
+}
 
 /// Options of a [`Communicator`], to be [connected](Builder::connect).
 #[derive(Clone)]
@@ -27,7 +57,8 @@ pub struct Builder {
     pub(crate) call_timeout: Duration,
     pub(crate) task_timeout: Duration,
     pub(crate) close_timeout: Duration,
-    pub(crate) publishes_under_way: usize,
+    pub(crate) reconnect: Reconnect,
+    pub(crate) limits: Limits,
     pub(crate) codec: Arc<dyn Codec>,
     pub(crate) connect: ConnectOptions,
     pub(crate) thread_name: String,
@@ -42,7 +73,14 @@ impl Builder {
             call_timeout: Duration::from_secs(60),
             task_timeout: Names::default().task_ttl,
             close_timeout: Duration::from_secs(10),
-            publishes_under_way: PUBLISHES_UNDER_WAY,
+            reconnect: Reconnect::ForEver,
+            limits: Limits {
+                publishes: 4096,
+                bytes: 256 << 20,
+                reply_patience: Duration::from_secs(10),
+                task_attempts: 5,
+                retry_pause: Duration::from_secs(1),
+            },
             codec: Arc::new(Yaml::default()),
             connect: ConnectOptions {
                 connect_timeout: Duration::from_secs(10),
@@ -142,6 +180,33 @@ impl Builder {
         self
     }
 
+    /// What is to be done about a lost connection. Default [`Reconnect::ForEver`]. The first connection is another matter: it
+    /// fails at once when it cannot be made.
+    pub fn reconnect(mut self, policy: Reconnect) -> Self {
+        self.reconnect = policy;
+        self
+    }
+
+    /// How many messages may be on their way to the broker at once, and of how many bytes. Whoever sends more waits, as long
+    /// as the message may take; `try_send` says so instead. Default 4096 messages and 256 MiB.
+    pub fn under_way(mut self, messages: std::num::NonZeroUsize, bytes: std::num::NonZeroUsize) -> Self {
+        (self.limits.publishes, self.limits.bytes) = (messages.get().min(1 << 20), bytes.get());
+        self
+    }
+
+    /// How long a subscriber's reply is tried whose caller is not to be found: it may be connecting again. Default 10 s.
+    pub fn reply_patience(mut self, time: Duration) -> Self {
+        self.limits.reply_patience = time;
+        self
+    }
+
+    /// How often a task is handed out whose handler [says to try again](super::Failure::TryAgain), and the pause before the
+    /// second attempt; it doubles up to a minute. Default 5 attempts and 1 s.
+    pub fn task_attempts(mut self, attempts: std::num::NonZeroU32, first_pause: Duration) -> Self {
+        (self.limits.task_attempts, self.limits.retry_pause) = (attempts.get(), first_pause);
+        self
+    }
+
     /// How long closing may take. Default 10 s.
     pub fn close_timeout(mut self, time: Duration) -> Self {
         self.close_timeout = time;
@@ -182,8 +247,8 @@ impl Builder {
     /// Dropping it gives the attempt up; what has been opened is closed in the background.
     pub async fn connect(self) -> Result<Communicator> {
         self.names.check()?;
-        let url = BrokerUrl::parse(&self.url)?;
-        Communicator::start(self, url).await
+        let urls = BrokerUrl::parse_list(&self.url)?;
+        Communicator::start(self, urls).await
     }
 }
 

@@ -3,14 +3,16 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::sync::{OwnedSemaphorePermit, mpsc};
+use tokio::sync::mpsc;
 use uuid::Uuid;
 
 use super::broadcast::BroadcastSink;
-use super::driver::Watch;
+use super::driver::Ticket;
 use super::names::Identifier;
+use super::shared::Slot;
+use super::signal::Watch;
 use super::task::Hold;
-use crate::broker::{Body, Receipt};
+use crate::broker::Body;
 use crate::error::{Error, Result};
 use crate::home::Completer;
 
@@ -42,7 +44,8 @@ pub(crate) enum Command {
         body: Body,
         expected: Expected,
         published: Option<Published>,
-        slot: OwnedSemaphorePermit,
+        repeat: Repeat,
+        slot: Slot,
     },
     Task {
         queue: Arc<str>,
@@ -50,12 +53,12 @@ pub(crate) enum Command {
         /// `None` for a task without reply.
         expected: Option<Expected>,
         published: Option<Published>,
-        slot: OwnedSemaphorePermit,
+        slot: Slot,
     },
     Broadcast {
         body: Body,
         published: Published,
-        slot: OwnedSemaphorePermit,
+        slot: Slot,
     },
     /// The caller saw `pending` and waits for the next reply.
     NextReply {
@@ -116,22 +119,45 @@ pub(crate) enum Command {
         done: Completer<Result<Option<TaskDelivery>>>,
     },
     Ack {
-        receipt: Receipt,
+        ticket: Ticket,
     },
     /// A broadcast that cannot be read.
     Discard {
-        receipt: Receipt,
+        ticket: Ticket,
     },
     Reply(OutgoingReply),
     Settle {
-        queue: Arc<str>,
-        receipt: Receipt,
+        task: TaskId,
         settlement: Settlement,
+    },
+    /// A handler wants to know when its task is no longer its own.
+    WatchTask {
+        task: TaskId,
+        watch: Watch,
+    },
+    /// Some home waits for a time, and may have no timers.
+    Alarm {
+        after: Duration,
+        done: Completer<()>,
     },
     Close {
         done: Option<Completer<CloseReport>>,
     },
 }
+
+/// Whether a call may be sent again when it is not known whether the first arrived.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Repeat {
+    Never,
+    Allowed,
+}
+
+/// A task in hand, whatever delivery stands for it at the broker.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub(crate) struct TaskId(pub u64);
+
+/// A header of a copy of ours.
+pub(crate) type TaskMark = (&'static str, String);
 
 /// How a caller left its request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -150,6 +176,7 @@ pub(crate) enum ReplyStage {
 }
 
 /// A reply on its way out.
+#[derive(Clone)]
 pub(crate) struct OutgoingReply {
     pub exchange: ReplyExchange,
     pub reply_to: String,
@@ -159,7 +186,7 @@ pub(crate) struct OutgoingReply {
 }
 
 /// Replies to calls and to tasks go through different exchanges.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(crate) enum ReplyExchange {
     Message,
     Task,
@@ -173,6 +200,9 @@ pub(crate) enum Settlement {
     Rejected,
     /// It goes back.
     Requeue(Requeue),
+    /// Something that may pass was in the way: after a pause it is handed out again, a limited number of times. The reply is
+    /// for the last.
+    TryAgain { reason: String, reply: Option<OutgoingReply> },
     /// It cannot be read: it goes to the quarantine queue with this reason.
     Quarantine { reason: String, reply: Option<OutgoingReply> },
 }
@@ -188,7 +218,7 @@ pub(crate) enum Requeue {
 
 /// A call as it came in.
 pub(crate) struct RpcDelivery {
-    pub receipt: Receipt,
+    pub ticket: Ticket,
     pub body: Body,
     pub reply_to: Option<String>,
     pub correlation_id: Option<String>,

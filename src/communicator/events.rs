@@ -1,5 +1,7 @@
 //! What a communicator says of its connection and its subscribers, as a stream.
 
+use std::time::Duration;
+
 use tokio::sync::broadcast;
 
 use super::names::Identifier;
@@ -16,13 +18,65 @@ pub enum Event {
     },
     /// The broker reads messages again.
     Unblocked,
-    /// The connection is lost; the communicator closes, and every future of it ends with this error.
+    /// The connection is lost, and why. It is made again as [`Builder::reconnect`](super::Builder::reconnect) says; with
+    /// [`Reconnect::Never`](super::Reconnect::Never) the communicator closes.
     Lost(Error),
-    /// The broker ended a subscription of its own accord, because its queue was deleted for instance. Its subscribers hear
-    /// nothing any more.
-    ConsumerCancelled {
-        /// Of the RPC subscriber, or the name of the task queue.
+    /// An attempt to connect again is to be made.
+    Reconnecting {
+        /// From 1 on.
+        attempt: u64,
+        /// The pause before it.
+        delay: Duration,
+        /// Why there is no connection: the loss, or why the attempt before failed.
+        error: Error,
+    },
+    /// There is a connection again, and every subscriber has its queue.
+    Restored {
+        /// For how long there was none.
+        away: Duration,
+    },
+    /// A broadcast subscriber may have missed what was sent while there was no connection: the broker keeps nothing for it.
+    Gap {
+        /// Under which it was added.
+        identifier: Identifier,
+        /// For how long.
+        away: Duration,
+    },
+    /// A subscription could not be set up again; it is tried until it can.
+    SubscriptionFailed {
+        /// Of the RPC subscriber, the name of the task queue, or `broadcasts`.
         name: String,
+        /// Why.
+        error: Error,
+    },
+    /// The broker ended a subscription of its own accord, because its queue was deleted for instance. It is set up again.
+    ConsumerCancelled {
+        /// Of the RPC subscriber, the name of the task queue, `broadcasts`, or `replies`.
+        name: String,
+    },
+    /// The broker closed a channel: what had been handed out by it is back in its queues. It is opened again.
+    ChannelClosed {
+        /// The task queue that it was for, if it was for one.
+        queue: Option<String>,
+        /// What for, where that is known.
+        cause: ChannelCause,
+        /// The broker's words.
+        error: Error,
+    },
+    /// A task that runs here was taken back by the broker, which may hand it to another worker; see
+    /// [`TaskRequest::ownership_lost`](super::TaskRequest::ownership_lost).
+    OwnershipLost {
+        /// The task queue that it came from.
+        queue: String,
+        /// Of the task.
+        message_id: Option<String>,
+    },
+    /// A task that runs here was handed out here again: the one that runs keeps it.
+    TaskAdopted {
+        /// The task queue that it came from.
+        queue: String,
+        /// Of the task.
+        message_id: String,
     },
     /// A subscriber was taken out, since its home has ended.
     SubscriberGone {
@@ -44,6 +98,45 @@ pub enum Event {
         reason: String,
     },
     /// The communicator is closed. Nothing follows.
+    Closed,
+}
+
+/// What a broker closes a channel for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum ChannelCause {
+    /// A task was in hand for longer than the broker's delivery timeout (`consumer_timeout`, 30 minutes unless it was set).
+    DeliveryTimeout,
+    /// Something else.
+    Other,
+}
+
+impl ChannelCause {
+    /// As RabbitMQ words it from 3.8.15 on.
+    pub(crate) fn of(error: &Error) -> Self {
+        if error.to_string().contains("delivery acknowledgement on channel") {
+            ChannelCause::DeliveryTimeout
+        } else {
+            ChannelCause::Other
+        }
+    }
+}
+
+/// How things stand with the connection.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum ConnectionState {
+    /// An attempt is under way.
+    Connecting,
+    /// There is one.
+    Connected,
+    /// There is one, and the broker reads no messages from it.
+    Blocked,
+    /// It has just been lost.
+    Lost,
+    /// The pause before the next attempt.
+    BackingOff,
+    /// The communicator is closed.
     Closed,
 }
 

@@ -11,9 +11,9 @@ use tokio::sync::{broadcast, mpsc};
 use super::bound::BoundCommunicator;
 use super::broadcast::{self as broadcasts, BROADCAST_BACKLOG, BroadcastSink, BroadcastSubscriber};
 use super::builder::Builder;
-use super::command::{CloseReport, Command, Patience};
+use super::command::{CloseReport, Command, Patience, Repeat};
 use super::driver;
-use super::events::Events;
+use super::events::{ConnectionState, Events};
 use super::filter::BroadcastFilter;
 use super::names::{Identifier, IntoIdentifier};
 use super::queue::TaskQueue;
@@ -74,11 +74,16 @@ pub struct Counts {
     pub broadcasts_lagged: u64,
     /// Tasks that went to the quarantine queue.
     pub tasks_quarantined: u64,
+    /// Tasks that came again while they ran here, and were not run twice.
+    pub tasks_adopted: u64,
+    /// Tasks that came again after they had ended here: they were acknowledged and answered again, and not run twice. The
+    /// last 10,000 outcomes are kept for that, of at most 64 MiB.
+    pub tasks_answered_again: u64,
 }
 
 impl Communicator {
     /// Connects with all defaults to `amqp://…`, `amqps://…` (with the feature `tls`), `memory:` (a broker of this
-    /// communicator's own) or `memory:NAME` (one that all communicators of this process share).
+    /// communicator's own) or `memory:NAME` (one that all communicators of this process share). Several brokers, with commas between their URLs, are tried in turn.
     ///
     /// # Errors
     /// See [`Builder::connect`].
@@ -91,8 +96,8 @@ impl Communicator {
         Builder::new(url)
     }
 
-    pub(crate) async fn start(builder: Builder, url: BrokerUrl) -> Result<Self> {
-        let connecting = driver::start(builder, url).await?;
+    pub(crate) async fn start(builder: Builder, urls: Vec<BrokerUrl>) -> Result<Self> {
+        let connecting = driver::start(builder, urls).await?;
         // Guards: a connect that is given up. The handle is there from now on, and its drop closes what is being connected.
         let handle = Arc::new(Handle { shared: connecting.shared.clone() });
         connecting.finish().await?;
@@ -114,6 +119,7 @@ impl Communicator {
             recipient: recipient.into_identifier(),
             body: body.into(),
             patience: Patience::For(self.shared().call_timeout),
+            repeat: Repeat::Never,
         }
     }
 
@@ -295,13 +301,19 @@ impl Communicator {
     /// What the broker says of itself: `product`, `version` and so on.
     #[must_use]
     pub fn server_properties(&self) -> Vec<(String, String)> {
-        self.shared().server_properties.get().cloned().unwrap_or_default()
+        self.shared().server_properties.lock().clone()
     }
 
     /// What happens to the connection and to subscribers, from now on.
     #[must_use]
     pub fn events(&self) -> Events {
         Events(self.shared().events.subscribe())
+    }
+
+    /// How things stand with the connection just now. [`events`](Self::events) says each change.
+    #[must_use]
+    pub fn connection_state(&self) -> ConnectionState {
+        *self.shared().state.lock()
     }
 
     /// What was dropped by rule so far.
@@ -316,6 +328,8 @@ impl Communicator {
             broadcasts_unreadable: counters.broadcasts_unreadable.load(Ordering::Relaxed),
             broadcasts_lagged: counters.broadcasts_lagged.load(Ordering::Relaxed),
             tasks_quarantined: counters.tasks_quarantined.load(Ordering::Relaxed),
+            tasks_adopted: counters.tasks_adopted.load(Ordering::Relaxed),
+            tasks_answered_again: counters.tasks_answered_again.load(Ordering::Relaxed),
         }
     }
 

@@ -3,7 +3,6 @@
 use std::future::Future;
 use std::pin::Pin;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::task::{Context, Poll};
 
 use serde::de::DeserializeOwned;
@@ -11,14 +10,14 @@ use tokio::sync::mpsc;
 
 use super::answer::{Answer, Answered, Failure, Handler, Subscriber};
 use super::command::{Command, OutgoingReply, ReplyExchange, ReplyStage, RpcDelivery};
-use super::driver::Watch;
 use super::names::Identifier;
 use super::response::{Host, Response};
 use super::send::SharedRef;
 use super::shared::{Shared, count};
+use super::signal::{Signal, signal};
 use crate::codec::Value;
-use crate::error::{Error, ErrorKind, Result};
-use crate::home::{Home, HomeFuture};
+use crate::error::Result;
+use crate::home::Home;
 
 /// A call, as its subscriber gets it.
 #[derive(Clone, Debug)]
@@ -65,18 +64,15 @@ impl RpcRequest {
     /// # Errors
     /// `Full` when the current home has as many futures open as it may have.
     pub fn caller_gone(&self) -> Result<CallerGone> {
-        let (told, future) =
-            Home::current().try_future().map_err(|full| Error::with_source(ErrorKind::Full, full.to_string(), full))?;
-        let gone = Arc::new(AtomicBool::new(false));
-        let watch = Watch { gone: Arc::clone(&gone), told };
+        let (watch, signal) = signal()?;
         match &self.correlation_id {
             Some(correlation) => {
                 self.shared.0.tell(Command::WatchCaller { correlation: correlation.clone(), watch });
             }
             // It cannot be answered, so that nobody waits.
-            None => gone.store(true, Ordering::Relaxed),
+            None => watch.tell(),
         }
-        Ok(CallerGone { gone, future })
+        Ok(CallerGone(signal))
     }
 }
 
@@ -84,17 +80,13 @@ impl RpcRequest {
 /// communicator is closed. See [`RpcRequest::caller_gone`].
 #[derive(Debug)]
 #[must_use = "a future that is not awaited says nothing; or ask `is_gone`"]
-pub struct CallerGone {
-    gone: Arc<AtomicBool>,
-    future: HomeFuture<()>,
-}
+pub struct CallerGone(Signal);
 
 impl CallerGone {
     /// True once the caller is known to be gone, for work that has no await in it.
     #[must_use]
     pub fn is_gone(&self) -> bool {
-        // Ordering: Relaxed, for it is a hint and orders nothing.
-        self.gone.load(Ordering::Relaxed)
+        self.0.is_given()
     }
 }
 
@@ -102,8 +94,7 @@ impl Future for CallerGone {
     type Output = ();
 
     fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<()> {
-        // Whatever its end is, nobody waits any more.
-        Pin::new(&mut self.future).poll(context).map(drop)
+        Pin::new(&mut self.0).poll(context)
     }
 }
 
@@ -112,7 +103,7 @@ pub(crate) async fn serve(home: Home, handler: Handler<RpcRequest>, mut inlet: I
     let shared = Arc::clone(&inlet.shared);
     while let Some(delivery) = inlet.calls.recv().await {
         // As kiwipy: acknowledged before the handler runs. Only now, at home, so that the prefetch limits what waits here.
-        shared.tell(Command::Ack { receipt: delivery.receipt });
+        shared.tell(Command::Ack { ticket: delivery.ticket });
         let caller = Caller::new(&shared, &delivery);
         let (shared, handler, identifier) = (Arc::clone(&shared), handler.clone(), inlet.identifier.clone());
         let at = home.clone();
@@ -158,7 +149,7 @@ impl Drop for Inlet {
 
 /// Answers a call whose subscriber's home has ended.
 pub(crate) fn refuse(shared: &Arc<Shared>, delivery: &RpcDelivery) {
-    shared.tell(Command::Ack { receipt: delivery.receipt });
+    shared.tell(Command::Ack { ticket: delivery.ticket });
     drop(Caller::new(shared, delivery));
 }
 
@@ -191,7 +182,7 @@ impl Caller {
                     self.send(Response::Pending);
                     later.answered().await
                 }
-                Err(Failure::Exception(text) | Failure::Rejected(text)) => {
+                Err(Failure::Exception(text) | Failure::Rejected(text) | Failure::TryAgain(text)) => {
                     return self.finish(Response::Exception(text));
                 }
                 Err(Failure::Cancelled) => return self.finish(Response::Cancelled),

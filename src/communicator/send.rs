@@ -8,12 +8,12 @@ use std::time::Duration;
 use uuid::Uuid;
 
 use super::broadcast::Broadcast;
-use super::command::{Command, Expected, Patience, RawReply};
+use super::command::{Command, Expected, Patience, RawReply, Repeat};
 use super::names::Identifier;
 use super::reply::Reply;
 use super::shared::{Shared, home_ended};
 use crate::codec::Value;
-use crate::error::Result;
+use crate::error::{Error, ErrorKind, Result};
 use crate::home::{Home, HomeFuture};
 
 type Sending<T> = Pin<Box<dyn Future<Output = Result<T>> + Send>>;
@@ -21,6 +21,13 @@ type Sending<T> = Pin<Box<dyn Future<Output = Result<T>> + Send>>;
 /// A future for the reply to a request, and what the driver needs of it.
 async fn expect(what: &str, patience: Patience) -> Result<(Expected, HomeFuture<RawReply>)> {
     let (reply, future) = Home::current().future().await.map_err(|_| home_ended(what))?;
+    Ok((Expected { correlation: Uuid::new_v4(), reply, patience }, future))
+}
+
+fn try_expect(what: &str, patience: Patience) -> Result<(Expected, HomeFuture<RawReply>)> {
+    let (reply, future) = Home::current()
+        .try_future()
+        .map_err(|full| Error::with_source(ErrorKind::Full, format!("{what}: {full}"), full))?;
     Ok((Expected { correlation: Uuid::new_v4(), reply, patience }, future))
 }
 
@@ -32,6 +39,7 @@ pub struct RpcSend {
     pub(super) recipient: Result<Identifier>,
     pub(super) body: Value,
     pub(super) patience: Patience,
+    pub(super) repeat: Repeat,
 }
 
 /// A task to be sent. Await it for its outcome, or [`send`](TaskSend::send) it and look at the stages.
@@ -94,10 +102,36 @@ impl RpcSend {
         self
     }
 
-    /// Sends the call and resolves when the broker has taken it over.
+    /// The call may be done twice without harm (it only asks, or sets something to a value): when the connection is lost before
+    /// the broker has confirmed it, it is sent again. Otherwise such a call ends with *connection lost, delivery unknown*.
+    pub fn repeatable(mut self) -> Self {
+        self.repeat = Repeat::Allowed;
+        self
+    }
+
+    /// Sends the call, if there is room for it just now. Its fate is the reply's.
     ///
     /// # Errors
-    /// `Unroutable` when nobody listens under that name; `Encode`; `ConnectionLost`; `CommunicatorClosed`;
+    /// `Full` when as many messages or bytes as may be are under way; `InvalidArgument` for the recipient; `Encode`;
+    /// `CommunicatorClosed`.
+    pub fn try_send(self) -> Result<Reply> {
+        let shared = self.shared.0;
+        let recipient = self.recipient?;
+        let what = what_call(&recipient);
+        let body = shared.encode(self.body)?;
+        let slot = shared.try_slot(&what, &body)?;
+        let (expected, future) = try_expect(&what, self.patience)?;
+        let correlation = expected.correlation;
+        shared.send(Command::Rpc { recipient, body, expected, published: None, repeat: self.repeat, slot })?;
+        Ok(Reply::new(shared, correlation, future, what))
+    }
+
+    /// Sends the call and resolves when the broker has taken it over. While there is no connection it waits for one, up to
+    /// its timeout.
+    ///
+    /// # Errors
+    /// `Unroutable` when nobody listens under that name; `Encode`; `TimedOut`; `ConnectionLost` when it is not known whether it
+    /// arrived; `CommunicatorClosed`;
     /// `InvalidArgument` for the recipient.
     ///
     /// # Cancel safety
@@ -115,10 +149,10 @@ impl RpcSend {
         let recipient = self.recipient?;
         let what = what_call(&recipient);
         let body = shared.encode(self.body)?;
-        let slot = shared.slot().await?;
+        let slot = shared.slot(&what, &body, self.patience).await?;
         let (expected, future) = expect(&what, self.patience).await?;
         let correlation = expected.correlation;
-        shared.send(Command::Rpc { recipient, body, expected, published, slot })?;
+        shared.send(Command::Rpc { recipient, body, expected, published, repeat: self.repeat, slot })?;
         Ok(Reply::new(shared, correlation, future, what))
     }
 }
@@ -156,6 +190,21 @@ impl TaskSend {
         TaskSendNoReply(self)
     }
 
+    /// Sends the task, if there is room for it just now. Its fate is the reply's.
+    ///
+    /// # Errors
+    /// `Full` when as many messages or bytes as may be are under way; `Encode`; `CommunicatorClosed`.
+    pub fn try_send(self) -> Result<Reply> {
+        let what = self.what();
+        let shared = self.shared.0;
+        let body = shared.encode(task_body(self.body, false))?;
+        let slot = shared.try_slot(&what, &body)?;
+        let (expected, future) = try_expect(&what, self.patience)?;
+        let correlation = expected.correlation;
+        shared.send(Command::Task { queue: self.queue, body, expected: Some(expected), published: None, slot })?;
+        Ok(Reply::new(shared, correlation, future, what))
+    }
+
     /// Sends the task and resolves when the broker has taken it over: from then on it is in its queue.
     ///
     /// # Errors
@@ -175,7 +224,7 @@ impl TaskSend {
         let what = self.what();
         let shared = self.shared.0;
         let body = shared.encode(task_body(self.body, false))?;
-        let slot = shared.slot().await?;
+        let slot = shared.slot(&what, &body, self.patience).await?;
         let (expected, future) = expect(&what, self.patience).await?;
         let correlation = expected.correlation;
         shared.send(Command::Task { queue: self.queue, body, expected: Some(expected), published, slot })?;
@@ -208,7 +257,7 @@ impl IntoFuture for TaskSendNoReply {
             let TaskSendNoReply(task) = self;
             let shared = task.shared.0;
             let body = shared.encode(task_body(task.body, true))?;
-            let slot = shared.slot().await?;
+            let slot = shared.slot("a task", &body, Patience::For(shared.call_timeout)).await?;
             shared
                 .ask("a task", |done| Command::Task {
                     queue: task.queue,
@@ -262,7 +311,7 @@ impl IntoFuture for BroadcastSend {
             let shared = self.shared.0;
             let value = Broadcast::into_value(self.body, self.sender, self.subject, self.correlation_id);
             let body = shared.encode(value)?;
-            let slot = shared.slot().await?;
+            let slot = shared.slot("a broadcast", &body, Patience::For(shared.call_timeout)).await?;
             shared.ask("a broadcast", |published| Command::Broadcast { body, published, slot }).await
         })
     }

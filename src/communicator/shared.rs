@@ -1,15 +1,18 @@
 //! What all handles, subscribers and the communicator thread share: the way to the thread, and what never changes.
 
+use std::pin::pin;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
+use futures_util::future::{Either, select};
 use parking_lot::Mutex;
-use tokio::sync::{OwnedSemaphorePermit, Semaphore, broadcast, mpsc};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, TryAcquireError, broadcast, mpsc};
 
-use super::command::{CloseReport, Command};
-use super::events::Event;
+use super::builder::Limits;
+use super::command::{CloseReport, Command, Patience};
+use super::events::{ConnectionState, Event};
 use super::names::Names;
 use crate::broker::Body;
 use crate::codec::{Codec, Value};
@@ -29,6 +32,9 @@ pub(crate) struct Shared {
     /// Unbounded, since what goes in is bounded otherwise: new work holds a slot, everything else answers a delivery.
     pub commands: mpsc::UnboundedSender<Command>,
     slots: Arc<Semaphore>,
+    /// Of [`SLOT_BYTES`] each.
+    room: Arc<Semaphore>,
+    room_size: u32,
     pub codec: Arc<dyn Codec>,
     pub transfer: Transfer,
     pub names: Names,
@@ -39,7 +45,8 @@ pub(crate) struct Shared {
     pub counters: Counters,
     /// For errors: the URL without its password.
     pub broker: String,
-    pub server_properties: OnceLock<Vec<(String, String)>>,
+    pub server_properties: Mutex<Vec<(String, String)>>,
+    pub state: Mutex<ConnectionState>,
     /// Why the connection ended, when it was lost.
     pub lost: OnceLock<Error>,
     /// Set as the last act of the communicator thread.
@@ -56,6 +63,17 @@ pub(crate) struct Counters {
     pub broadcasts_unreadable: AtomicU64,
     pub broadcasts_lagged: AtomicU64,
     pub tasks_quarantined: AtomicU64,
+    pub tasks_adopted: AtomicU64,
+    pub tasks_answered_again: AtomicU64,
+}
+
+/// The unit in which bytes under way are counted.
+const SLOT_BYTES: usize = 1024;
+
+/// The place of one message on its way, and room for its bytes.
+pub(crate) struct Slot {
+    _place: OwnedSemaphorePermit,
+    _room: OwnedSemaphorePermit,
 }
 
 pub(crate) fn count(counter: &AtomicU64) {
@@ -67,7 +85,7 @@ impl Shared {
     #[expect(clippy::too_many_arguments, reason = "called once, by the builder, which has them by name")]
     pub(crate) fn new(
         commands: mpsc::UnboundedSender<Command>,
-        slots: usize,
+        limits: Limits,
         codec: Arc<dyn Codec>,
         transfer: Transfer,
         names: Names,
@@ -77,7 +95,9 @@ impl Shared {
     ) -> Self {
         Shared {
             commands,
-            slots: Arc::new(Semaphore::new(slots)),
+            slots: Arc::new(Semaphore::new(limits.publishes)),
+            room: Arc::new(Semaphore::new(limits.room() as usize)),
+            room_size: limits.room(),
             codec,
             transfer,
             names,
@@ -87,7 +107,8 @@ impl Shared {
             events: broadcast::channel(256).0,
             counters: Counters::default(),
             broker,
-            server_properties: OnceLock::new(),
+            server_properties: Mutex::default(),
+            state: Mutex::new(ConnectionState::Connecting),
             lost: OnceLock::new(),
             report: OnceLock::new(),
             threads: Mutex::new(Vec::new()),
@@ -113,14 +134,70 @@ impl Shared {
         }
     }
 
-    /// Room for one more message under way. Waits while there is none.
-    pub(crate) async fn slot(&self) -> Result<OwnedSemaphorePermit> {
-        Arc::clone(&self.slots).acquire_owned().await.map_err(|_| self.gone())
+    pub(crate) fn state(&self, state: ConnectionState) {
+        *self.state.lock() = state;
+    }
+
+    /// Room for one more message under way. Waits for it as long as the message may take.
+    pub(crate) async fn slot(&self, what: &str, body: &Body, patience: Patience) -> Result<Slot> {
+        match self.try_slot(what, body) {
+            Err(error) if error.kind() == ErrorKind::Full => {}
+            taken => return taken,
+        }
+        let units = self.units(body);
+        let free = async {
+            let place = Arc::clone(&self.slots).acquire_owned().await;
+            let room = Arc::clone(&self.room).acquire_many_owned(units).await;
+            match (place, room) {
+                (Ok(place), Ok(room)) => Ok(Slot { _place: place, _room: room }),
+                _ => Err(self.gone()),
+            }
+        };
+        let Patience::For(limit) = patience else { return free.await };
+        // By the communicator's clock, since a home may have no timers.
+        let (done, late) = Home::current().future().await.map_err(|_| home_ended(what))?;
+        self.send(Command::Alarm { after: limit, done })?;
+        match select(pin!(free), late).await {
+            Either::Left((slot, _)) => slot,
+            Either::Right((Ok(()), _)) => Err(Error::new(
+                ErrorKind::TimedOut,
+                format!(
+                    "{what}: it was not sent, for as many messages or bytes as may be were under way for {limit:?}; the broker \
+                     at {} may be blocked, slow or away",
+                    self.broker
+                ),
+            )),
+            Either::Right((Err(end), _)) => Err(self.ended(end, what)),
+        }
+    }
+
+    /// The same without waiting.
+    pub(crate) fn try_slot(&self, what: &str, body: &Body) -> Result<Slot> {
+        let full = |error| match error {
+            TryAcquireError::Closed => self.gone(),
+            TryAcquireError::NoPermits => Error::new(
+                ErrorKind::Full,
+                format!("{what}: as many messages or bytes as may be are on their way to {}", self.broker),
+            ),
+        };
+        let place = Arc::clone(&self.slots).try_acquire_owned().map_err(full)?;
+        let room = Arc::clone(&self.room).try_acquire_many_owned(self.units(body)).map_err(full)?;
+        Ok(Slot { _place: place, _room: room })
+    }
+
+    /// A body that is larger than all the room takes all of it.
+    fn units(&self, body: &Body) -> u32 {
+        let bytes = match body {
+            Body::Encoded(bytes) => bytes.len(),
+            Body::Value(_) => 0,
+        };
+        u32::try_from(bytes.div_ceil(SLOT_BYTES)).unwrap_or(u32::MAX).min(self.room_size)
     }
 
     /// From now on whoever wants to send something new hears that the communicator is closed.
     pub(crate) fn refuse_new_work(&self) {
         self.slots.close();
+        self.room.close();
     }
 
     pub(crate) fn send(&self, command: Command) -> Result<()> {

@@ -3,18 +3,23 @@
 //! A task in hand is settled exactly once, by its outcome, or goes back to its queue when whoever holds it lets it go.
 
 use std::fmt;
+use std::future::Future;
+use std::pin::Pin;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU8, Ordering};
+use std::task::{Context, Poll};
 
 use serde::de::DeserializeOwned;
 use tokio::sync::mpsc;
 
 use super::answer::{Answer, Answered, Failure, Handler, Subscriber};
-use super::command::{Command, ReplyExchange, Requeue, Settlement, TaskDelivery};
+use super::command::{Command, ReplyExchange, Requeue, Settlement, TaskDelivery, TaskId};
 use super::names::Identifier;
 use super::response::Response;
 use super::rpc::outgoing;
+use super::send::SharedRef;
 use super::shared::{Shared, count};
-use crate::broker::Receipt;
+use super::signal::{Signal, signal};
 use crate::codec::Value;
 use crate::error::{Error, ErrorKind, Result};
 use crate::home::Home;
@@ -25,8 +30,20 @@ pub struct TaskRequest {
     body: Value,
     no_reply: bool,
     redelivered: bool,
+    attempt: Attempt,
     message_id: Option<String>,
     correlation_id: Option<String>,
+    task: TaskId,
+    shared: SharedRef,
+}
+
+/// How often a task has been handed out.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Attempt {
+    /// This is the attempt of this number, from 1 on.
+    Exactly(u32),
+    /// It is at least the attempt of this number: the broker says that it has handed it out before, and does not count.
+    AtLeast(u32),
 }
 
 /// A subscriber to tasks.
@@ -65,6 +82,24 @@ impl TaskRequest {
         self.redelivered
     }
 
+    /// Which attempt this is. Counted are those that [`Failure::TryAgain`](super::Failure::TryAgain) asked for.
+    #[must_use]
+    pub fn attempt(&self) -> Attempt {
+        self.attempt
+    }
+
+    /// Watches whether the task is still this handler's own. When the connection is lost the broker takes the task back and
+    /// may hand it to another worker, while this one still runs: a handler that must not run beside another should stop then.
+    /// Where the broker hands it out to this communicator again, the running handler keeps it, and its outcome counts.
+    ///
+    /// # Errors
+    /// `Full` when the current home has as many futures open as it may have.
+    pub fn ownership_lost(&self) -> Result<OwnershipLost> {
+        let (watch, signal) = signal()?;
+        self.shared.0.tell(Command::WatchTask { task: self.task, watch });
+        Ok(OwnershipLost(signal))
+    }
+
     /// The message's own id: the same when the task comes again.
     #[must_use]
     pub fn message_id(&self) -> Option<&str> {
@@ -75,6 +110,51 @@ impl TaskRequest {
     #[must_use]
     pub fn correlation_id(&self) -> Option<&str> {
         self.correlation_id.as_deref()
+    }
+}
+
+/// Resolves at its home when a task is no longer its handler's own; or has ended, or the communicator has. See
+/// [`TaskRequest::ownership_lost`].
+#[derive(Debug)]
+#[must_use = "a future that is not awaited says nothing; or ask `is_lost`"]
+pub struct OwnershipLost(Signal);
+
+impl OwnershipLost {
+    /// True once the task is known to be away, for work that has no await in it.
+    #[must_use]
+    pub fn is_lost(&self) -> bool {
+        self.0.is_given()
+    }
+}
+
+impl Future for OwnershipLost {
+    type Output = ();
+
+    fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<()> {
+        Pin::new(&mut self.0).poll(context)
+    }
+}
+
+/// Whether somebody has begun with a task that was handed to a home.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Claim(Arc<AtomicU8>);
+
+const WITHDRAWN: u8 = 1;
+const TAKEN: u8 = 2;
+
+impl Claim {
+    /// By the home, which begins with it. False when it was withdrawn.
+    ///
+    /// Guards: a task that lies at a busy home while its connection goes. The broker hands it out again, and it would run
+    /// here too.
+    pub(crate) fn take(&self) -> bool {
+        // Ordering: Relaxed, for the two only compete for the one change.
+        self.0.compare_exchange(0, TAKEN, Ordering::Relaxed, Ordering::Relaxed).is_ok()
+    }
+
+    /// By the driver. False when it was begun.
+    pub(crate) fn withdraw(&self) -> bool {
+        self.0.compare_exchange(0, WITHDRAWN, Ordering::Relaxed, Ordering::Relaxed).is_ok()
     }
 }
 
@@ -91,6 +171,9 @@ pub(crate) async fn serve(
         let TaskDelivery { hold, body } = delivery;
         let (handler, identifier, at) = (handler.clone(), inlet.identifier.clone(), home.clone());
         home.spawn(async move {
+            if !hold.claim.take() {
+                return hold.release();
+            }
             tracing::debug!(%identifier, message_id = ?hold.message_id, redelivered = hold.redelivered, "handling a task");
             if let Some((hold, request)) = read(hold, body) {
                 let answered = handler.run(&at, request).await;
@@ -119,9 +202,10 @@ impl Drop for Inlet {
 /// One task in hand, until it is settled. Dropped before that, by a home that ends for instance, the task goes back.
 pub(crate) struct Hold {
     pub shared: Arc<Shared>,
-    pub queue: Arc<str>,
-    pub receipt: Receipt,
+    pub task: TaskId,
+    pub claim: Claim,
     pub redelivered: bool,
+    pub attempt: Attempt,
     pub message_id: Option<String>,
     pub reply_to: Option<String>,
     pub correlation_id: Option<String>,
@@ -147,6 +231,7 @@ impl Hold {
                 Ok(Answer::Value(value)) => Response::Result(value),
                 Err(Failure::Exception(text)) => Response::Exception(text),
                 Err(Failure::Rejected(_)) => return self.settle(Settlement::Rejected),
+                Err(Failure::TryAgain(reason)) => return self.try_again(reason),
                 // kiwipy nacks at once and spins; the pause is ours.
                 Err(Failure::Cancelled) => return self.settle(Settlement::Requeue(Requeue::AfterPause)),
             };
@@ -162,9 +247,13 @@ impl Hold {
 
     fn settle(&mut self, settlement: Settlement) {
         if !std::mem::replace(&mut self.settled, true) {
-            let (queue, receipt) = (self.queue.clone(), self.receipt);
-            self.shared.tell(Command::Settle { queue, receipt, settlement });
+            self.shared.tell(Command::Settle { task: self.task, settlement });
         }
+    }
+
+    fn try_again(mut self, reason: String) {
+        let reply = self.reply(Response::Exception(format!("it was tried as often as may be; at last: {reason}")));
+        self.settle(Settlement::TryAgain { reason, reply });
     }
 }
 
@@ -189,8 +278,11 @@ fn read(mut hold: Hold, body: crate::broker::Body) -> Option<(Hold, TaskRequest)
                 body,
                 no_reply,
                 redelivered: hold.redelivered,
+                attempt: hold.attempt,
                 message_id: hold.message_id.clone(),
                 correlation_id: hold.correlation_id.clone(),
+                task: hold.task,
+                shared: SharedRef(Arc::clone(&hold.shared)),
             };
             Some((hold, request))
         }
@@ -265,6 +357,7 @@ impl IncomingTask {
                 hold.settle(Settlement::Done { reply });
             }
             Err(Failure::Cancelled) => hold.settle(Settlement::Requeue(Requeue::AfterPause)),
+            Err(Failure::TryAgain(reason)) => hold.try_again(reason),
         }
     }
 

@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use super::{Communicator, Event, Identifier, RpcRequest, RpcSubscriber};
+use super::{Communicator, Event, Identifier, Reconnect, RpcRequest, RpcSubscriber};
 use crate::broker::memory::fault;
 use crate::codec::Value;
 use crate::error::ErrorKind;
@@ -18,8 +18,10 @@ fn never() -> RpcSubscriber {
 }
 
 #[tokio::test]
-async fn a_lost_connection_ends_every_future_says_so_and_closes() {
-    let (name, communicator) = on_a_broker_of_its_own().await;
+async fn without_another_one_a_lost_connection_ends_every_future_says_so_and_closes() {
+    let name = uuid::Uuid::new_v4().to_string();
+    let communicator =
+        Communicator::builder(&format!("memory:{name}")).reconnect(Reconnect::Never).connect().await.unwrap();
     let mut events = communicator.events();
     communicator.add_rpc_subscriber("never", never()).await.unwrap();
     let mut replies = Vec::new();
@@ -68,4 +70,247 @@ async fn a_subscriber_whose_home_ends_before_it_was_ever_polled_answers_what_cam
     communicator.broadcast_send("behind it").await.unwrap();
     home.shutdown_background();
     assert_eq!(reply.await.unwrap_err().kind(), ErrorKind::RemoteException);
+}
+
+/// As a broker that dies and is started again.
+async fn lose_for(name: &str, time: Duration) {
+    fault::set_down(name, true);
+    fault::lose_connections(name);
+    tokio::time::sleep(time).await;
+    fault::set_down(name, false);
+}
+
+async fn restored(events: &mut super::Events) -> Duration {
+    while let Some(event) = events.next().await {
+        if let Event::Restored { away } = event {
+            return away;
+        }
+    }
+    panic!("it has closed");
+}
+
+#[tokio::test]
+async fn after_a_loss_subscribers_are_there_again_and_calls_under_way_get_their_answers() {
+    let name = uuid::Uuid::new_v4().to_string();
+    let url = format!("memory:{name}");
+    let server = Communicator::connect(&url).await.unwrap();
+    let client = Communicator::connect(&url).await.unwrap();
+    let (promises, mut asked) = tokio::sync::mpsc::unbounded_channel();
+    let later = RpcSubscriber::closure(move |_: RpcRequest| {
+        let (promise, answer) = crate::Answer::promise()?;
+        promises.send(promise).unwrap();
+        Ok::<_, crate::Failure>(answer)
+    });
+    server.add_rpc_subscriber("later", later).await.unwrap();
+    let mut replies = Vec::new();
+    for _ in 0..50 {
+        replies.push(client.rpc_send("later", 0).send().await.unwrap());
+    }
+    let mut held = Vec::new();
+    for _ in 0..50 {
+        held.push(asked.recv().await.unwrap());
+    }
+    let (mut of_server, mut of_client) = (server.events(), client.events());
+    lose_for(&name, Duration::from_millis(200)).await;
+    // While the callers may still be away.
+    held.into_iter().for_each(|promise| promise.answer("here"));
+    assert!(restored(&mut of_server).await >= Duration::from_millis(200));
+    restored(&mut of_client).await;
+    for reply in replies {
+        assert_eq!(reply.await.unwrap().as_str(), Some("here"));
+    }
+    let again = client.rpc_send("later", 0).send().await.unwrap();
+    asked.recv().await.unwrap().answer("again");
+    assert_eq!(again.await.unwrap().as_str(), Some("again"));
+    assert_eq!(client.close().await.unwrap().requests_ended, 0);
+    server.close().await.unwrap();
+}
+
+#[tokio::test]
+async fn what_is_sent_while_there_is_no_connection_goes_out_when_there_is_one() {
+    let (name, communicator) = on_a_broker_of_its_own().await;
+    communicator.add_rpc_subscriber("echo", RpcSubscriber::closure(RpcRequest::into_body)).await.unwrap();
+    let work = crate::TaskSubscriber::closure(crate::TaskRequest::into_body);
+    communicator.add_task_subscriber(work).await.unwrap();
+    fault::set_down(&name, true);
+    fault::lose_connections(&name);
+    let call = tokio::spawn(std::future::IntoFuture::into_future(communicator.rpc_send("echo", 1)));
+    let task = tokio::spawn(std::future::IntoFuture::into_future(communicator.task_send(2)));
+    let told = tokio::spawn(std::future::IntoFuture::into_future(communicator.broadcast_send("all")));
+    let added = {
+        let communicator = communicator.clone();
+        tokio::spawn(async move { communicator.add_rpc_subscriber("late", never()).await })
+    };
+    let late = communicator.rpc_send("echo", 3).timeout(Duration::from_millis(50)).await;
+    assert_eq!(late.unwrap_err().kind(), ErrorKind::TimedOut);
+    tokio::time::sleep(Duration::from_millis(100)).await;
+    assert!(!call.is_finished() && !task.is_finished() && !told.is_finished() && !added.is_finished());
+    fault::set_down(&name, false);
+    // Its subscriber may be set up after the call has gone out for the first time.
+    assert_eq!(call.await.unwrap().unwrap().as_i64(), Some(1));
+    assert_eq!(task.await.unwrap().unwrap().as_i64(), Some(2));
+    told.await.unwrap().unwrap();
+    added.await.unwrap().unwrap();
+    communicator.close().await.unwrap();
+}
+
+#[tokio::test]
+async fn a_task_that_runs_when_the_connection_goes_is_told_adopted_and_run_once() {
+    let (name, communicator) = on_a_broker_of_its_own().await;
+    let runs = std::sync::Arc::new(std::sync::atomic::AtomicUsize::new(0));
+    let (begun, mut has_begun) = tokio::sync::mpsc::unbounded_channel();
+    let go = std::sync::Arc::new(tokio::sync::Notify::new());
+    let work = {
+        let (runs, go) = (runs.clone(), go.clone());
+        crate::TaskSubscriber::future(move |task: crate::TaskRequest| {
+            let (runs, go, begun) = (runs.clone(), go.clone(), begun.clone());
+            async move {
+                runs.fetch_add(1, std::sync::atomic::Ordering::SeqCst);
+                let away = task.ownership_lost()?;
+                begun.send(()).unwrap();
+                away.await;
+                go.notified().await;
+                Ok::<_, crate::Failure>("done")
+            }
+        })
+    };
+    let work: crate::TaskSubscriber = work;
+    communicator.add_task_subscriber(work).await.unwrap();
+    let reply = communicator.task_send(1).send().await.unwrap();
+    has_begun.recv().await.unwrap();
+    let mut events = communicator.events();
+    lose_for(&name, Duration::from_millis(50)).await;
+    let mut adopted = false;
+    while let Some(event) = events.next().await {
+        adopted |= matches!(event, Event::TaskAdopted { .. });
+        if adopted {
+            break;
+        }
+    }
+    go.notify_one();
+    assert_eq!(reply.await.unwrap().as_str(), Some("done"));
+    assert_eq!(runs.load(std::sync::atomic::Ordering::SeqCst), 1);
+    assert_eq!(communicator.counts().tasks_adopted, 1);
+    assert_eq!(communicator.close().await.unwrap().tasks_returned, 0);
+}
+
+#[tokio::test]
+async fn a_task_that_ends_while_it_is_away_is_acknowledged_when_it_comes_again() {
+    let (name, communicator) = on_a_broker_of_its_own().await;
+    let runs = std::sync::Arc::new(std::sync::atomic::AtomicUsize::new(0));
+    let counted = runs.clone();
+    let (begun, mut has_begun) = tokio::sync::mpsc::unbounded_channel();
+    let work = crate::TaskSubscriber::future(move |task: crate::TaskRequest| {
+        counted.fetch_add(1, std::sync::atomic::Ordering::SeqCst);
+        let begun = begun.clone();
+        async move {
+            let away = task.ownership_lost()?;
+            begun.send(()).unwrap();
+            away.await;
+            Ok::<_, crate::Failure>("done")
+        }
+    });
+    communicator.add_task_subscriber(work).await.unwrap();
+    let reply = communicator.task_send(1).send().await.unwrap();
+    has_begun.recv().await.unwrap();
+    let mut events = communicator.events();
+    lose_for(&name, Duration::from_millis(100)).await;
+    restored(&mut events).await;
+    assert_eq!(reply.await.unwrap().as_str(), Some("done"));
+    let answered_again = async {
+        while communicator.counts().tasks_answered_again == 0 {
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(20), answered_again).await.unwrap();
+    assert_eq!(runs.load(std::sync::atomic::Ordering::SeqCst), 1);
+    let queue = communicator.default_task_queue().unwrap();
+    assert_eq!(queue.try_next().await.unwrap_err().kind(), ErrorKind::QueueEmpty);
+    communicator.close().await.unwrap();
+}
+
+#[tokio::test]
+async fn a_call_that_was_on_the_wire_is_not_sent_again_unless_it_may_be() {
+    let (name, communicator) = on_a_broker_of_its_own().await;
+    communicator.add_rpc_subscriber("echo", RpcSubscriber::closure(RpcRequest::into_body)).await.unwrap();
+    // A blocked broker takes nothing over: what is sent is on the wire.
+    communicator.rpc_send("echo", 0).await.unwrap();
+    fault::set_blocked(&name, Some("memory"));
+    let once = tokio::spawn(std::future::IntoFuture::into_future(communicator.rpc_send("echo", 1)));
+    let again = tokio::spawn(std::future::IntoFuture::into_future(communicator.rpc_send("echo", 2).repeatable()));
+    tokio::time::sleep(Duration::from_millis(50)).await;
+    let mut events = communicator.events();
+    fault::lose_connections(&name);
+    let error = once.await.unwrap().unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::ConnectionLost);
+    assert!(error.to_string().contains("delivery unknown"), "{error}");
+    restored(&mut events).await;
+    fault::set_blocked(&name, None);
+    assert_eq!(again.await.unwrap().unwrap().as_i64(), Some(2));
+    communicator.close().await.unwrap();
+}
+
+#[tokio::test]
+async fn a_close_while_there_is_no_connection_is_a_close() {
+    let (name, communicator) = on_a_broker_of_its_own().await;
+    communicator.add_rpc_subscriber("never", never()).await.unwrap();
+    let reply = communicator.rpc_send("never", 0).send().await.unwrap();
+    fault::set_down(&name, true);
+    fault::lose_connections(&name);
+    let sending = tokio::spawn(std::future::IntoFuture::into_future(communicator.broadcast_send("stuck")));
+    tokio::time::sleep(Duration::from_millis(30)).await;
+    let started = Instant::now();
+    let report = communicator.close().await.unwrap();
+    assert!(started.elapsed() < Duration::from_secs(5), "{:?}", started.elapsed());
+    assert_eq!(report.requests_ended, 1);
+    assert_eq!(reply.await.unwrap_err().kind(), ErrorKind::CommunicatorClosed);
+    assert_eq!(sending.await.unwrap().unwrap_err().kind(), ErrorKind::CommunicatorClosed);
+    fault::set_down(&name, false);
+}
+
+#[tokio::test]
+async fn a_limit_on_connecting_again_ends_it() {
+    let name = uuid::Uuid::new_v4().to_string();
+    let policy = Reconnect::For(Duration::from_millis(200));
+    let communicator = Communicator::builder(&format!("memory:{name}")).reconnect(policy).connect().await.unwrap();
+    let mut events = communicator.events();
+    fault::set_down(&name, true);
+    fault::lose_connections(&name);
+    let mut attempts = 0;
+    while let Some(event) = events.next().await {
+        attempts += usize::from(matches!(event, Event::Reconnecting { .. }));
+        if matches!(event, Event::Closed) {
+            break;
+        }
+    }
+    assert!(attempts > 1);
+    assert_eq!(communicator.broadcast_send("x").await.unwrap_err().kind(), ErrorKind::ConnectionLost);
+    fault::set_down(&name, false);
+}
+
+#[tokio::test]
+async fn try_again_counts_its_attempts_and_ends_in_quarantine() {
+    let name = uuid::Uuid::new_v4().to_string();
+    let attempts = std::num::NonZeroU32::new(3).unwrap();
+    let communicator = Communicator::builder(&format!("memory:{name}"))
+        .task_attempts(attempts, Duration::from_millis(10))
+        .connect()
+        .await
+        .unwrap();
+    let seen = std::sync::Arc::new(parking_lot::Mutex::new(Vec::new()));
+    let seeing = seen.clone();
+    let work = crate::TaskSubscriber::closure(move |task: crate::TaskRequest| -> crate::Answered {
+        seeing.lock().push((task.attempt(), task.message_id().map(str::to_owned)));
+        Err(crate::Failure::TryAgain("no database".into()))
+    });
+    communicator.add_task_subscriber(work).await.unwrap();
+    let error = communicator.task_send(1).timeout(Duration::from_secs(20)).await.unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::RemoteException);
+    assert!(error.to_string().contains("no database"), "{error}");
+    let seen = seen.lock().clone();
+    let numbers: Vec<_> = seen.iter().map(|(attempt, _)| *attempt).collect();
+    assert_eq!(numbers, (1..=3).map(crate::Attempt::Exactly).collect::<Vec<_>>());
+    assert!(seen.iter().all(|(_, id)| *id == seen[0].1), "the same id each time");
+    assert_eq!(communicator.counts().tasks_quarantined, 1);
+    communicator.close().await.unwrap();
 }

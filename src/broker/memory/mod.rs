@@ -13,7 +13,7 @@ mod tests;
 use std::sync::Arc;
 use std::time::Duration;
 
-use node::{Node, SessionId};
+use node::{Node, SessionId, lost};
 
 use super::url::BrokerUrl;
 use super::{
@@ -39,7 +39,7 @@ impl Broker for Memory {
                 ));
             }
         };
-        let session = node.connect(events);
+        let session = node.connect(events)?;
         Ok(Memory { node, session })
     }
 
@@ -49,17 +49,21 @@ impl Broker for Memory {
     }
 
     fn publish(&self, message: Message) -> impl Future<Output = Result<()>> + 'static {
-        let node = Arc::clone(&self.node);
+        let (node, session) = (Arc::clone(&self.node), self.session);
         let mut blocked = node.blocked.subscribe();
         async move {
-            // The sender lives as long as the node, which is here.
-            let _ = blocked.wait_for(|blocked| !*blocked).await;
-            node.publish(message)
+            let Some(mut ended) = node.ended(session) else { return Err(lost()) };
+            tokio::select! {
+                biased;
+                // The sender lives as long as the node, which is here.
+                _ = blocked.wait_for(|blocked| !*blocked) => node.publish(session, message),
+                _ = ended.changed() => Err(lost()),
+            }
         }
     }
 
     async fn declare_exchange(&self, spec: &ExchangeSpec) -> Result<()> {
-        self.node.declare_exchange(spec)
+        self.node.declare_exchange(self.session, spec)
     }
 
     async fn declare_queue(&self, spec: &QueueSpec) -> Result<()> {
@@ -118,6 +122,10 @@ pub(crate) mod fault {
 
     pub(crate) fn lose_connections(name: &str) {
         Node::named(name).lose_connections();
+    }
+
+    pub(crate) fn set_down(name: &str, down: bool) {
+        Node::named(name).set_down(down);
     }
 
     pub(crate) fn set_blocked(name: &str, reason: Option<&str>) {

@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Instant;
 
 use parking_lot::Mutex;
@@ -24,6 +25,8 @@ pub(super) struct Node {
     state: Mutex<State>,
     /// Publishing waits while this says so.
     pub(super) blocked: watch::Sender<bool>,
+    /// Nobody can connect while this says so.
+    down: AtomicBool,
 }
 
 #[derive(Default)]
@@ -43,6 +46,8 @@ struct Session {
     next_receipt: u64,
     /// By delivery tag.
     unacknowledged: HashMap<u64, Unacknowledged>,
+    /// Dropped with it.
+    ended: watch::Sender<()>,
 }
 
 struct Unacknowledged {
@@ -54,11 +59,16 @@ struct Unacknowledged {
 
 impl Node {
     pub(super) fn new() -> Arc<Self> {
-        Arc::new(Node { state: Mutex::default(), blocked: watch::channel(false).0 })
+        Arc::new(Node { state: Mutex::default(), blocked: watch::channel(false).0, down: AtomicBool::new(false) })
     }
 
     pub(super) fn named(name: &str) -> Arc<Self> {
         NAMED.lock().entry(name.to_owned()).or_insert_with(Node::new).clone()
+    }
+
+    /// The same for a session that has to be there.
+    fn asked<T>(&self, session: SessionId, work: impl FnOnce(&mut State, Instant) -> Result<T>) -> Result<T> {
+        self.locked(|state, now| if state.sessions.contains_key(&session) { work(state, now) } else { Err(lost()) })
     }
 
     /// Does something under the lock. What it lets go of is dropped after it: a message may be large.
@@ -73,13 +83,23 @@ impl Node {
         done
     }
 
-    pub(super) fn connect(&self, events: EventSender) -> SessionId {
-        self.locked(|state, _| {
+    pub(super) fn connect(&self, events: EventSender) -> Result<SessionId> {
+        // Ordering: Relaxed, for it orders nothing.
+        if self.down.load(Ordering::Relaxed) {
+            return Err(Error::new(ErrorKind::Connection, "nobody answers at memory: as a broker just now"));
+        }
+        Ok(self.locked(|state, _| {
             let id = state.next_session;
             state.next_session += 1;
-            state.sessions.insert(id, Session { events, next_receipt: 1, unacknowledged: HashMap::new() });
+            let (ended, _) = watch::channel(());
+            state.sessions.insert(id, Session { events, next_receipt: 1, unacknowledged: HashMap::new(), ended });
             id
-        })
+        }))
+    }
+
+    /// Ends when the session does.
+    pub(super) fn ended(&self, session: SessionId) -> Option<watch::Receiver<()>> {
+        self.locked(|state, _| state.sessions.get(&session).map(|session| session.ended.subscribe()))
     }
 
     /// The end of a connection, in order or not: what it has unacknowledged goes back, its own queues go.
@@ -87,13 +107,18 @@ impl Node {
         self.locked(|state, now| state.disconnect(session, now));
     }
 
+    /// Lets nobody connect, as a broker that is being started does not.
+    #[cfg(test)]
+    pub(super) fn set_down(&self, down: bool) {
+        self.down.store(down, Ordering::Relaxed);
+    }
+
     /// Breaks every connection, as a broker that dies does.
     #[cfg(test)]
     pub(super) fn lose_connections(&self) {
         self.locked(|state, now| {
             for session in state.sessions.keys().copied().collect::<Vec<_>>() {
-                let error = Error::new(ErrorKind::ConnectionLost, "the connection to the broker was lost");
-                state.say(session, BrokerEvent::Lost { error });
+                state.say(session, BrokerEvent::Lost { error: lost() });
                 state.disconnect(session, now);
             }
         });
@@ -114,8 +139,8 @@ impl Node {
         });
     }
 
-    pub(super) fn declare_exchange(&self, spec: &ExchangeSpec) -> Result<()> {
-        self.locked(|state, _| {
+    pub(super) fn declare_exchange(&self, session: SessionId, spec: &ExchangeSpec) -> Result<()> {
+        self.asked(session, |state, _| {
             let Some(known) = state.exchanges.get(&*spec.name) else {
                 state.exchanges.insert(spec.name.to_string(), Exchange::new(spec.clone()));
                 return Ok(());
@@ -129,7 +154,7 @@ impl Node {
     }
 
     pub(super) fn declare_queue(&self, session: SessionId, spec: &QueueSpec) -> Result<()> {
-        self.locked(|state, now| {
+        self.asked(session, |state, now| {
             let Some(known) = state.queues.get_mut(&spec.name) else {
                 let owner = (spec.access == Access::Exclusive).then_some(session);
                 state.queues.insert(spec.name.clone(), Queue::new(spec.clone(), owner, now));
@@ -153,7 +178,7 @@ impl Node {
     }
 
     pub(super) fn bind(&self, session: SessionId, queue: &str, exchange: &str, key: &str) -> Result<()> {
-        self.locked(|state, _| {
+        self.asked(session, |state, _| {
             owned_by(state.queue(queue)?, session)?;
             state.exchange(exchange)?.bind(key, queue);
             Ok(())
@@ -161,7 +186,7 @@ impl Node {
     }
 
     pub(super) fn unbind(&self, session: SessionId, queue: &str, exchange: &str, key: &str) -> Result<()> {
-        self.locked(|state, _| {
+        self.asked(session, |state, _| {
             owned_by(state.queue(queue)?, session)?;
             state.exchange(exchange)?.unbind(key, queue);
             state.drop_unbound_exchange(exchange);
@@ -170,7 +195,7 @@ impl Node {
     }
 
     pub(super) fn delete_queue(&self, session: SessionId, queue: &str) -> Result<()> {
-        self.locked(|state, _| {
+        self.asked(session, |state, _| {
             if let Some(known) = state.queues.get(queue) {
                 owned_by(known, session)?;
                 state.delete_queue(queue);
@@ -179,8 +204,8 @@ impl Node {
         })
     }
 
-    pub(super) fn publish(&self, message: Message) -> Result<()> {
-        self.locked(|state, now| {
+    pub(super) fn publish(&self, session: SessionId, message: Message) -> Result<()> {
+        self.asked(session, |state, now| {
             let key = message.routing_key;
             let queues = if message.exchange.is_empty() {
                 if state.queues.contains_key(&key) { vec![key.clone()] } else { Vec::new() }
@@ -217,7 +242,7 @@ impl Node {
     }
 
     pub(super) fn consume(&self, session: SessionId, spec: &ConsumeSpec) -> Result<()> {
-        self.locked(|state, now| {
+        self.asked(session, |state, now| {
             let queue = state.queue(&spec.queue)?;
             owned_by(queue, session)?;
             let prefetch = match spec.acknowledge {
@@ -245,7 +270,7 @@ impl Node {
     }
 
     pub(super) fn get(&self, session: SessionId, queue: &str, lane: Lane) -> Result<Option<Delivery>> {
-        self.locked(|state, now| {
+        self.asked(session, |state, now| {
             let known = state.queues.get_mut(queue).ok_or_else(|| not_found("queue", queue))?;
             owned_by(known, session)?;
             known.last_used = now;
@@ -452,6 +477,10 @@ fn delivery(receipt: Receipt, message: &Stored) -> Delivery {
         properties: message.properties.clone(),
         body: message.body.clone(),
     }
+}
+
+pub(super) fn lost() -> Error {
+    Error::new(ErrorKind::ConnectionLost, "the connection to the broker was lost")
 }
 
 fn owned_by(queue: &Queue, session: SessionId) -> Result<()> {

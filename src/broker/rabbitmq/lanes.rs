@@ -220,7 +220,8 @@ impl Lanes {
             let error = opening.closed.borrow().clone();
             if let Some(error) = error {
                 debug!(lane = opening.lane.0, %error, "the server closed a lane");
-                self.life.say(BrokerEvent::LaneClosed { lane: opening.lane, consumers, error });
+                let (lane, opening) = (opening.lane, opening.number);
+                self.life.say(BrokerEvent::LaneClosed { lane, opening, consumers, error });
             }
         }
     }

@@ -6,16 +6,15 @@
 
 use std::collections::{HashMap, VecDeque};
 use std::rc::Rc;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 
 use bytes::Bytes;
 use uuid::Uuid;
 
-use super::Driver;
+use super::{Driver, Ticket};
 use crate::broker::{Body, Broker, Durability, Message, Properties, Routing};
+use crate::communicator::command::RpcDelivery;
 use crate::communicator::names::Identifier;
-use crate::home::Completer;
+use crate::communicator::signal::Watch;
 
 const CONTROL: &str = "homing-control";
 const CALLER_GONE: &str = "caller-gone";
@@ -23,26 +22,12 @@ const CALLER_GONE: &str = "caller-gone";
 /// How many of the callers that went last are kept in mind for a subscriber that asks later.
 const REMEMBERED: usize = 1024;
 
-/// A subscriber that wants to know when its caller is gone.
-pub(crate) struct Watch {
-    pub gone: Arc<AtomicBool>,
-    /// Dropped when the call is answered: there is nobody to answer any more then, either.
-    pub told: Completer<()>,
-}
-
-impl Watch {
-    fn tell(self) {
-        // Ordering: Relaxed, for it is a hint; the completion orders what follows it.
-        self.gone.store(true, Ordering::Relaxed);
-        // A home that has ended does not ask any more.
-        drop(self.told.complete(()));
-    }
-}
-
 #[derive(Default)]
 pub(super) struct Callers {
     watched: HashMap<String, Vec<Watch>>,
     gone: VecDeque<String>,
+    /// Calls that subscribers here have and have not answered, by where the answer goes.
+    in_hand: HashMap<(String, String), Ticket>,
 }
 
 impl Callers {
@@ -63,8 +48,25 @@ impl Callers {
         self.gone.push_back(correlation);
     }
 
-    pub(super) fn answered(&mut self, correlation: &str) {
+    pub(super) fn takes(&mut self, call: &RpcDelivery) {
+        if let (Some(reply_to), Some(correlation)) = (&call.reply_to, &call.correlation_id) {
+            self.in_hand.insert((reply_to.clone(), correlation.clone()), call.ticket);
+        }
+    }
+
+    pub(super) fn answered(&mut self, reply_to: &str, correlation: &str) {
         self.watched.remove(correlation);
+        self.in_hand.remove(&(reply_to.to_owned(), correlation.to_owned()));
+    }
+
+    /// To be refused, when nobody here can answer any more.
+    pub(super) fn in_hand(&self) -> impl Iterator<Item = RpcDelivery> {
+        self.in_hand.iter().map(|((reply_to, correlation), ticket)| RpcDelivery {
+            ticket: *ticket,
+            body: Body::Encoded(Bytes::new()),
+            reply_to: Some(reply_to.clone()),
+            correlation_id: Some(correlation.clone()),
+        })
     }
 }
 
@@ -77,6 +79,7 @@ impl<B: Broker> Driver<B> {
     /// Sends the word after a call that was given up.
     pub(super) fn say_caller_gone(self: &Rc<Self>, recipient: &Identifier, correlation: Uuid) {
         let Some(routing_key) = recipient.gone_key() else { return };
+        let Some(link) = self.supply.now() else { return };
         let message = Message {
             exchange: self.shared.names.message_exchange.clone(),
             routing_key,
@@ -91,7 +94,7 @@ impl<B: Broker> Driver<B> {
         };
         self.spawn_publish((), move |driver| async move {
             // In turn, so that it does not overtake its call.
-            if let Err(error) = driver.publish_after_calls(message).await {
+            if let Err(error) = driver.publish_after_calls(&link, message).await {
                 tracing::debug!(%error, "a recipient could not be told that its caller is gone");
             }
         });

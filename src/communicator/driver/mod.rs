@@ -4,9 +4,13 @@
 //! broker is a task of its own on this thread. It runs no user code: it sees identifiers, bytes and completers.
 
 mod callers;
+mod ending;
+mod link;
+mod outcomes;
 mod publish;
 mod requests;
 mod subscribe;
+mod supervise;
 mod tasks;
 mod topology;
 
@@ -15,28 +19,32 @@ use std::collections::HashMap;
 use std::future::Future;
 use std::io;
 use std::ops::ControlFlow;
+use std::pin::{Pin, pin};
 use std::rc::Rc;
 use std::sync::Arc;
 use std::thread;
 use std::time::{Duration, Instant};
 
+use futures_util::FutureExt;
+use futures_util::future::LocalBoxFuture;
 use tokio::sync::{mpsc, oneshot};
 use tokio::task::LocalSet;
 use uuid::Uuid;
 
-pub(super) use callers::Watch;
+use link::Link;
+pub(crate) use link::Ticket;
 
 use super::broadcast::{CodecWork, codec_thread};
-use super::builder::Builder;
-use super::command::{CloseReport, Command, Left};
-use super::events::Event;
+use super::builder::{Builder, Limits, Reconnect};
+use super::command::{CloseReport, Command, Left, ReplyExchange};
+use super::events::{ConnectionState, Event};
 use super::names::Identifier;
 use super::shared::{Shared, Transfer, count, home_ended};
 use crate::broker::memory::Memory;
 #[cfg(feature = "rabbitmq")]
 use crate::broker::rabbitmq::RabbitMq;
 use crate::broker::url::BrokerUrl;
-use crate::broker::{Broker, BrokerEvent, ConnectOptions, Delivery, EventSender, Lane, Nack};
+use crate::broker::{Broker, BrokerEvent, ConnectOptions, Delivery, Lane, Nack};
 use crate::error::{Error, ErrorKind, Result};
 use crate::home::{Completer, Home, HomeFuture};
 
@@ -45,7 +53,7 @@ const SERVICE_LANE: Lane = Lane(0);
 
 /// What a consumer's deliveries are.
 enum Consumer {
-    Reply,
+    Reply(ReplyExchange),
     Rpc(Identifier),
     Broadcast,
     Task(Arc<str>),
@@ -54,15 +62,13 @@ enum Consumer {
 }
 
 struct Driver<B> {
-    broker: B,
-    /// Into the broker's own events, for [`BrokerEvent::SeenTo`].
-    events: EventSender,
+    supply: supervise::Supply<B>,
     shared: Arc<Shared>,
+    connect: ConnectOptions,
+    limits: Limits,
     codec: crossbeam_channel::Sender<CodecWork>,
-    topology: topology::Topology,
     turns: publish::Turns,
     requests: RefCell<requests::Requests>,
-    consumers: RefCell<HashMap<String, Consumer>>,
     rpc: RefCell<HashMap<Identifier, subscribe::Rpc>>,
     callers: RefCell<callers::Callers>,
     broadcasts: RefCell<subscribe::Broadcasts>,
@@ -91,23 +97,25 @@ impl Connecting {
 }
 
 /// Starts the thread of a communicator, which connects.
-pub(super) async fn start(builder: Builder, url: BrokerUrl) -> Result<Connecting> {
+pub(super) async fn start(builder: Builder, urls: Vec<BrokerUrl>) -> Result<Connecting> {
     let (commands, inbox) = mpsc::unbounded_channel();
     let shared = Arc::new(Shared::new(
         commands,
-        builder.publishes_under_way,
+        builder.limits,
         builder.codec,
-        if url.is_memory() { Transfer::Passed } else { Transfer::Encoded },
+        if urls.iter().any(BrokerUrl::is_memory) { Transfer::Passed } else { Transfer::Encoded },
         builder.names,
         builder.task_prefetch,
         (builder.call_timeout, builder.task_timeout),
-        url.to_string(),
+        urls.iter().map(ToString::to_string).collect::<Vec<_>>().join(", "),
     ));
     let (completer, connected) = Home::current().future::<Result<()>>().await.map_err(|_| home_ended("connecting"))?;
     let main = Main {
         shared: Arc::clone(&shared),
-        url,
+        urls: urls.into(),
         connect: builder.connect,
+        reconnect: builder.reconnect,
+        limits: builder.limits,
         close_timeout: builder.close_timeout,
         thread_name: builder.thread_name,
     };
@@ -150,8 +158,10 @@ fn join(shared: &Shared) {
 /// What the communicator thread starts with.
 struct Main {
     shared: Arc<Shared>,
-    url: BrokerUrl,
+    urls: Arc<[BrokerUrl]>,
     connect: ConnectOptions,
+    reconnect: Reconnect,
+    limits: Limits,
     close_timeout: Duration,
     thread_name: String,
 }
@@ -167,31 +177,30 @@ impl Main {
             }
         };
         let local = LocalSet::new();
-        match &self.url {
-            BrokerUrl::Memory { .. } => local.block_on(&runtime, self.main::<Memory>(connected, commands)),
-            #[cfg(feature = "rabbitmq")]
-            BrokerUrl::Amqp(_) => local.block_on(&runtime, self.main::<RabbitMq>(connected, commands)),
-            #[cfg(not(feature = "rabbitmq"))]
-            BrokerUrl::Amqp(_) => {
+        match self.urls.first() {
+            Some(BrokerUrl::Amqp(_)) => {
+                #[cfg(feature = "rabbitmq")]
+                local.block_on(&runtime, self.main::<RabbitMq>(connected, commands));
+                #[cfg(not(feature = "rabbitmq"))]
                 drop(connected.complete(Err(Error::new(
                     ErrorKind::InvalidArgument,
                     "this program was built without the feature `rabbitmq`: only `memory:` can be connected to",
                 ))));
             }
+            _ => local.block_on(&runtime, self.main::<Memory>(connected, commands)),
         }
         drop(local);
         // A name look-up that hangs has a thread of this runtime; it is not waited for.
         runtime.shutdown_background();
     }
 
-    async fn main<B: Broker>(self, connected: Completer<Result<()>>, mut commands: mpsc::UnboundedReceiver<Command>) {
-        let (say, mut events) = mpsc::unbounded_channel();
-        let broker = match B::connect(&self.url, &self.connect, say.clone()).await {
-            Ok(broker) => broker,
+    async fn main<B: Broker>(self, connected: Completer<Result<()>>, commands: mpsc::UnboundedReceiver<Command>) {
+        self.shared.state(ConnectionState::Connecting);
+        // The first attempt is for the user to see: it fails at once, whatever is to be done about later losses.
+        let made = match supervise::connect::<B>(&self.urls, &self.connect).await {
+            Ok(made) => made,
             Err(error) => return drop(connected.complete(Err(error))),
         };
-        tracing::info!(broker = self.shared.broker, "connected");
-        let _ = self.shared.server_properties.set(broker.server_properties());
         let (codec, work) = crossbeam_channel::unbounded();
         let shared = Arc::clone(&self.shared);
         let codec_loop = thread::Builder::new()
@@ -200,21 +209,18 @@ impl Main {
         let codec_loop = match codec_loop {
             Ok(thread) => thread,
             Err(error) => {
-                let _ = broker.close(self.close_timeout).await;
+                made.close(self.close_timeout).await;
                 return drop(connected.complete(Err(no_thread(&error))));
             }
         };
-        // Whoever gave up waiting for this has sent a close, which is the first command below.
-        drop(connected.complete(Ok(())));
         let driver = Rc::new(Driver {
-            broker,
-            events: say,
+            supply: supervise::Supply::new(),
             shared: self.shared,
+            connect: self.connect,
+            limits: self.limits,
             codec,
-            topology: topology::Topology::default(),
             turns: publish::Turns::default(),
             requests: RefCell::default(),
-            consumers: RefCell::default(),
             rpc: RefCell::default(),
             callers: RefCell::default(),
             broadcasts: RefCell::default(),
@@ -223,8 +229,12 @@ impl Main {
             publishing: Cell::new(0),
             idle: tokio::sync::Notify::new(),
         });
-        let end = driver.run(&mut commands, &mut events).await;
-        driver.end(end, commands, &mut events, self.close_timeout, codec_loop).await;
+        let said = driver.up(made);
+        // Whoever gave up waiting for this has sent a close, which is the first command below.
+        drop(connected.complete(Ok(())));
+        let mut inlets = Inlets { commands, said: Some(said), next: None, urls: self.urls, reconnect: self.reconnect };
+        let end = driver.run(&mut inlets).await;
+        driver.end(end, inlets, self.close_timeout, codec_loop).await;
     }
 }
 
@@ -234,21 +244,45 @@ enum End {
     Lost(Error),
 }
 
+/// What the main loop listens to.
+struct Inlets<B> {
+    commands: mpsc::UnboundedReceiver<Command>,
+    /// The broker, while there is a connection.
+    said: Option<supervise::Said>,
+    /// The attempts to get one, while there is none. Dropped, they end.
+    next: Option<LocalBoxFuture<'static, Result<supervise::Made<B>>>>,
+    urls: Arc<[BrokerUrl]>,
+    reconnect: Reconnect,
+}
+
+async fn next_of<T>(receiver: &mut Option<mpsc::UnboundedReceiver<T>>) -> Option<T> {
+    match receiver {
+        Some(receiver) => receiver.recv().await,
+        None => std::future::pending().await,
+    }
+}
+
+async fn made<B>(next: &mut Option<LocalBoxFuture<'static, Result<supervise::Made<B>>>>) -> Result<supervise::Made<B>> {
+    match next {
+        Some(next) => next.await,
+        None => std::future::pending().await,
+    }
+}
+
 impl<B: Broker> Driver<B> {
-    async fn run(
-        self: &Rc<Self>,
-        commands: &mut mpsc::UnboundedReceiver<Command>,
-        events: &mut mpsc::UnboundedReceiver<BrokerEvent>,
-    ) -> End {
+    async fn run(self: &Rc<Self>, inlets: &mut Inlets<B>) -> End {
+        let mut alarm = pin!(Alarm::default());
         loop {
-            let deadline = self.requests.borrow().next_deadline();
+            alarm.as_mut().set(self.requests.borrow().next_deadline());
             tokio::select! {
-                Some(event) = events.recv() => {
-                    if let ControlFlow::Break(error) = self.on_event(event) {
+                Some(event) = next_of(&mut inlets.said) => {
+                    if let ControlFlow::Break(error) = self.on_event(event)
+                        && let ControlFlow::Break(error) = self.on_loss(inlets, error)
+                    {
                         return End::Lost(error);
                     }
                 }
-                command = commands.recv() => match command {
+                command = inlets.commands.recv() => match command {
                     Some(command) => {
                         if let ControlFlow::Break(done) = self.on_command(command) {
                             return End::Closed(done);
@@ -256,7 +290,14 @@ impl<B: Broker> Driver<B> {
                     }
                     None => return End::Closed(None),
                 },
-                () = sleep_until(deadline), if deadline.is_some() => {
+                made = made(&mut inlets.next) => {
+                    inlets.next = None;
+                    match made {
+                        Ok(made) => inlets.said = Some(self.up(made)),
+                        Err(error) => return End::Lost(error),
+                    }
+                }
+                () = alarm.as_mut().rings() => {
                     let given_up = self.requests.borrow_mut().expire(Instant::now());
                     self.say_callers_gone(given_up);
                 }
@@ -264,26 +305,35 @@ impl<B: Broker> Driver<B> {
         }
     }
 
+    /// Begins to connect again, where the user wants that.
+    fn on_loss(self: &Rc<Self>, inlets: &mut Inlets<B>, error: Error) -> ControlFlow<Error> {
+        self.down(&error);
+        inlets.said = None;
+        if inlets.reconnect == Reconnect::Never {
+            return ControlFlow::Break(error);
+        }
+        let (shared, urls) = (Arc::clone(&self.shared), Arc::clone(&inlets.urls));
+        inlets.next =
+            Some(supervise::reconnect(shared, urls, self.connect.clone(), inlets.reconnect, error).boxed_local());
+        ControlFlow::Continue(())
+    }
+
     fn on_event(self: &Rc<Self>, event: BrokerEvent) -> ControlFlow<Error> {
+        let Some(link) = self.supply.now() else { return ControlFlow::Continue(()) };
         match event {
-            BrokerEvent::Delivery { consumer, delivery } => self.on_delivery(&consumer, delivery),
-            BrokerEvent::ConsumerCancelled { consumer } => {
-                if let Some(error) = self.consumer_cancelled(&consumer) {
-                    return ControlFlow::Break(error);
-                }
-            }
-            // Until lanes are opened again and their consumers with them, a communicator without one would be half alive.
-            BrokerEvent::LaneClosed { lane, consumers, error } => {
-                tracing::warn!(?lane, ?consumers, %error, "the broker closed a channel");
-                let text = format!("the broker closed a channel of this communicator: {error}");
-                return ControlFlow::Break(Error::with_source(ErrorKind::ConnectionLost, text, error));
+            BrokerEvent::Delivery { consumer, delivery } => self.on_delivery(&link, &consumer, delivery),
+            BrokerEvent::ConsumerCancelled { consumer } => self.consumer_cancelled(&link, &consumer),
+            BrokerEvent::LaneClosed { lane, opening, consumers, error } => {
+                self.lane_closed(&link, (lane, opening), consumers, error);
             }
             BrokerEvent::Blocked { reason } => {
                 tracing::warn!(reason, "the broker reads no messages for now");
+                self.shared.state(ConnectionState::Blocked);
                 self.say(Event::Blocked { reason });
             }
             BrokerEvent::Unblocked => {
                 tracing::info!("the broker reads messages again");
+                self.shared.state(ConnectionState::Connected);
                 self.say(Event::Unblocked);
             }
             // Whoever waited for it may have been given up.
@@ -293,52 +343,38 @@ impl<B: Broker> Driver<B> {
         ControlFlow::Continue(())
     }
 
-    /// Ends a consumer, and waits until what came through it has found its way.
-    ///
-    /// Guards: a delivery that lies in the broker's events while its consumer is forgotten.
-    async fn end_consumer(&self, tag: &str) -> Result<()> {
-        let cancelled = self.broker.cancel(tag).await;
-        let (done, seen_to) = oneshot::channel();
-        if self.events.send(BrokerEvent::SeenTo(done)).is_ok() {
-            // Where the main loop has ended, nothing finds its way any more.
-            let _ = seen_to.await;
-        }
-        self.consumers.borrow_mut().remove(tag);
-        cancelled
-    }
-
-    fn on_delivery(self: &Rc<Self>, tag: &str, delivery: Delivery) {
-        let mut consumers = self.consumers.borrow_mut();
+    fn on_delivery(self: &Rc<Self>, link: &Rc<Link<B>>, tag: &str, delivery: Delivery) {
+        let mut consumers = link.consumers.borrow_mut();
         match consumers.get(tag) {
-            Some(Consumer::Reply) => {
+            Some(Consumer::Reply(_)) => {
                 drop(consumers);
                 self.on_reply(delivery);
             }
             Some(Consumer::Rpc(identifier)) => {
                 let identifier = identifier.clone();
                 drop(consumers);
-                self.deliver_rpc(&identifier, delivery);
+                self.deliver_rpc(link, &identifier, delivery);
             }
             Some(Consumer::Broadcast) => {
                 drop(consumers);
-                self.deliver_broadcast(delivery);
+                self.deliver_broadcast(link, delivery);
             }
             Some(Consumer::Task(queue)) => {
                 let queue = queue.clone();
                 drop(consumers);
-                self.deliver_task(&queue, delivery);
+                self.deliver_task(link, &queue, delivery);
             }
             Some(Consumer::Pull(_)) => {
                 if let Some(Consumer::Pull(waiting)) = consumers.remove(tag) {
                     drop(consumers);
                     if let Err(delivery) = waiting.send(delivery) {
-                        self.give_back(&delivery);
+                        link.give_back(delivery.receipt);
                     }
                 }
             }
             None => {
                 drop(consumers);
-                self.give_back(&delivery);
+                link.give_back(delivery.receipt);
             }
         }
     }
@@ -354,8 +390,8 @@ impl<B: Broker> Driver<B> {
 
     fn on_command(self: &Rc<Self>, command: Command) -> ControlFlow<Option<Completer<CloseReport>>> {
         match command {
-            Command::Rpc { recipient, body, expected, published, slot } => {
-                self.send_call(recipient, body, expected, published, slot);
+            Command::Rpc { recipient, body, expected, published, repeat, slot } => {
+                self.send_call(recipient, body, expected, published, repeat, slot);
             }
             Command::Task { queue, body, expected, published, slot } => {
                 self.send_task(queue, body, expected, published, slot);
@@ -400,10 +436,15 @@ impl<B: Broker> Driver<B> {
             Command::AwaitTask { queue, patience, done } => {
                 self.answer(done, move |driver| async move { driver.await_task(&queue, patience).await });
             }
-            Command::Ack { receipt } => self.broker.ack(receipt),
-            Command::Discard { receipt } => self.broker.nack(receipt, Nack::Discard),
+            Command::Ack { ticket } => self.ack(ticket),
+            Command::Discard { ticket } => self.nack(ticket, Nack::Discard),
             Command::Reply(reply) => self.send_reply(reply),
-            Command::Settle { queue, receipt, settlement } => self.settle(queue, receipt, settlement),
+            Command::Settle { task, settlement } => self.settle(task, settlement),
+            Command::WatchTask { task, watch } => self.watch_task(task, watch),
+            Command::Alarm { after, done } => self.spawn(move |_| async move {
+                tokio::time::sleep(after).await;
+                drop(done.complete(()));
+            }),
             Command::Close { done } => return ControlFlow::Break(done),
         }
         ControlFlow::Continue(())
@@ -448,124 +489,52 @@ impl<B: Broker> Driver<B> {
         }
     }
 
+    /// Guards: an acknowledgement that would name another message on a newer connection.
+    fn ack(&self, ticket: Ticket) {
+        match self.supply.now() {
+            Some(link) if link.generation == ticket.generation => link.broker.ack(ticket.receipt),
+            _ => tracing::trace!(?ticket, "an acknowledgement for a lost connection was dropped"),
+        }
+    }
+
+    fn nack(&self, ticket: Ticket, then: Nack) {
+        match self.supply.now() {
+            Some(link) if link.generation == ticket.generation => link.broker.nack(ticket.receipt, then),
+            _ => tracing::trace!(?ticket, "a refusal for a lost connection was dropped"),
+        }
+    }
+
     fn say(&self, event: Event) {
         // Nobody may be listening.
         let _ = self.shared.events.send(event);
     }
-
-    /// The end, in order: new work is refused, what was asked before is done, everybody who still waits is told, the
-    /// connection ends, and last the report stands.
-    async fn end(
-        self: Rc<Self>,
-        end: End,
-        mut commands: mpsc::UnboundedReceiver<Command>,
-        events: &mut mpsc::UnboundedReceiver<BrokerEvent>,
-        limit: Duration,
-        codec_loop: thread::JoinHandle<()>,
-    ) {
-        let started = Instant::now();
-        let mut closers = Vec::new();
-        let lost = match end {
-            End::Closed(done) => {
-                closers.extend(done);
-                self.shared.refuse_new_work();
-                self.finish_what_is_under_way(&mut commands, events, &mut closers, started + limit / 2).await
-            }
-            End::Lost(error) => Some(error),
-        };
-        if let Some(error) = &lost {
-            tracing::warn!(%error, "the connection is lost");
-            let _ = self.shared.lost.set(error.clone());
-            self.say(Event::Lost(error.clone()));
-            self.shared.refuse_new_work();
-        }
-        let (requests_ended, calls) = self.requests.borrow_mut().fail_all(&self.shared.gone());
-        if lost.is_none() && !calls.is_empty() {
-            // Their subscribers may be at work for nobody. That they hear of it is worth no more than a part of the time.
-            self.say_callers_gone(calls);
-            let until = started + limit * 3 / 4;
-            let _ = self.finish_what_is_under_way(&mut commands, events, &mut closers, until).await;
-        }
-        let mut report = CloseReport {
-            requests_ended,
-            publishes_unconfirmed: self.publishing.get(),
-            tasks_returned: self.tasks.borrow().in_hand(),
-            error: lost,
-        };
-        if let Err(error) = self.broker.close(limit.saturating_sub(started.elapsed()).max(limit / 4)).await {
-            report.error.get_or_insert(error);
-        }
-        self.end_codec(codec_loop, &mut report, started + limit).await;
-        tracing::info!(?report, took = ?started.elapsed(), "closed");
-        self.say(Event::Closed);
-        let _ = self.shared.report.set(report.clone());
-        // Guards: a close that comes now. The report stands before the channel closes, so that its caller finds either us
-        // here or the report there. What else is left holds completers, which end their futures as they are dropped.
-        commands.close();
-        while let Some(command) = commands.recv().await {
-            if let Command::Close { done } = command {
-                closers.extend(done);
-            }
-        }
-        for closer in closers {
-            drop(closer.complete(report.clone()));
-        }
-    }
-
-    /// Goes on until nothing is being published, or the time is up. A loss in between is returned.
-    async fn finish_what_is_under_way(
-        self: &Rc<Self>,
-        commands: &mut mpsc::UnboundedReceiver<Command>,
-        events: &mut mpsc::UnboundedReceiver<BrokerEvent>,
-        closers: &mut Vec<Completer<CloseReport>>,
-        until: Instant,
-    ) -> Option<Error> {
-        loop {
-            while let Ok(command) = commands.try_recv() {
-                if let ControlFlow::Break(done) = self.on_command(command) {
-                    closers.extend(done);
-                }
-            }
-            if self.publishing.get() == 0 {
-                return None;
-            }
-            tokio::select! {
-                () = self.idle.notified() => {}
-                Some(event) = events.recv() => {
-                    if let ControlFlow::Break(error) = self.on_event(event) {
-                        return Some(error);
-                    }
-                }
-                Some(command) = commands.recv() => {
-                    if let ControlFlow::Break(done) = self.on_command(command) {
-                        closers.extend(done);
-                    }
-                }
-                () = sleep_until(Some(until)) => return None,
-            }
-        }
-    }
-
-    /// Ends the codec thread. It may be in a user's decoder, which cannot be stopped; then the report says so.
-    async fn end_codec(&self, thread: thread::JoinHandle<()>, report: &mut CloseReport, until: Instant) {
-        let _ = self.codec.send(CodecWork::End);
-        while !thread.is_finished() && Instant::now() < until {
-            tokio::time::sleep(Duration::from_micros(200)).await;
-        }
-        if thread.is_finished() {
-            if thread.join().is_err() {
-                tracing::error!("the codec thread panicked");
-            }
-        } else {
-            report.error.get_or_insert_with(|| {
-                Error::new(ErrorKind::TimedOut, "the codec thread is still in a decoder and was left behind")
-            });
-        }
-    }
 }
 
-async fn sleep_until(deadline: Option<Instant>) {
-    if let Some(deadline) = deadline {
-        tokio::time::sleep_until(deadline.into()).await;
+/// A timer that is set anew only when it has to ring earlier than it would: deadlines mostly go away unrung.
+#[derive(Default)]
+struct Alarm {
+    sleep: Option<Pin<Box<tokio::time::Sleep>>>,
+    wanted: bool,
+}
+
+impl Alarm {
+    fn set(mut self: Pin<&mut Self>, at: Option<Instant>) {
+        self.wanted = at.is_some();
+        let Some(at) = at.map(tokio::time::Instant::from_std) else { return };
+        match &mut self.sleep {
+            Some(sleep) if sleep.deadline() <= at => {}
+            Some(sleep) => sleep.as_mut().reset(at),
+            None => self.sleep = Some(Box::pin(tokio::time::sleep_until(at))),
+        }
+    }
+
+    /// It may ring too early: whoever is woken looks at the clock.
+    async fn rings(mut self: Pin<&mut Self>) {
+        let wanted = self.wanted;
+        match &mut self.sleep {
+            Some(sleep) if wanted => sleep.as_mut().await,
+            _ => std::future::pending().await,
+        }
+        self.sleep = None;
     }
 }

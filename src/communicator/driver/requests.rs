@@ -3,13 +3,16 @@
 //! A request stays here until its caller says to forget it, or its deadline passes; so that a reply which comes between a
 //! `pending` and the caller's asking for the next one is kept for it.
 
-use std::collections::{BTreeSet, HashMap, VecDeque};
+use std::collections::{BTreeSet, HashMap, HashSet, VecDeque};
+use std::future::Future;
+use std::rc::Rc;
 use std::time::{Duration, Instant};
 
+use tokio::sync::oneshot;
 use uuid::Uuid;
 
 use crate::broker::Body;
-use crate::communicator::command::{Expected, Patience, RawReply};
+use crate::communicator::command::{Expected, Patience, RawReply, ReplyExchange};
 use crate::communicator::names::Identifier;
 use crate::error::{Error, ErrorKind};
 use crate::home::Completer;
@@ -30,6 +33,10 @@ pub(super) struct Requests {
 }
 
 struct Request {
+    /// Where its reply comes to, from when that is known.
+    reply_to: Option<(ReplyExchange, Rc<str>)>,
+    /// Dropped with it, which whoever publishes it sees.
+    _wanted: oneshot::Sender<Never>,
     /// Of a call, so that it can be told when its caller is gone.
     recipient: Option<Identifier>,
     /// What was asked of whom, for errors.
@@ -40,6 +47,23 @@ struct Request {
     patience: Patience,
     since: Instant,
     attention: Instant,
+}
+
+/// Never sent.
+enum Never {}
+
+/// Ends when a request does, in whatever way.
+pub(super) struct Unwanted(oneshot::Receiver<Never>);
+
+impl Unwanted {
+    /// Waits for the work, unless the request ends first.
+    pub(super) async fn or<T>(&mut self, work: impl Future<Output = T>) -> Option<T> {
+        tokio::select! {
+            biased;
+            _ = &mut self.0 => None,
+            done = work => Some(done),
+        }
+    }
 }
 
 /// A request that nobody waits for any more.
@@ -59,11 +83,15 @@ impl Patience {
 }
 
 impl Requests {
-    pub(super) fn add(&mut self, what: String, recipient: Option<Identifier>, expected: Expected) {
+    /// What is returned ends when the request does.
+    pub(super) fn add(&mut self, what: String, recipient: Option<Identifier>, expected: Expected) -> Unwanted {
+        let (wanted, unwanted) = oneshot::channel();
         let now = Instant::now();
         let attention = expected.patience.attention(now);
         self.deadlines.insert((attention, expected.correlation));
         let request = Request {
+            reply_to: None,
+            _wanted: wanted,
             recipient,
             what,
             reply: Some(expected.reply),
@@ -73,6 +101,23 @@ impl Requests {
             attention,
         };
         self.waiting.insert(expected.correlation, request);
+        Unwanted(unwanted)
+    }
+
+    /// Its reply will come to this queue. False when it has ended.
+    pub(super) fn replies_to(&mut self, correlation: Uuid, exchange: ReplyExchange, queue: &Rc<str>) -> bool {
+        let request = self.waiting.get_mut(&correlation);
+        request.map(|request| request.reply_to = Some((exchange, Rc::clone(queue)))).is_some()
+    }
+
+    /// The queues that requests under way are answered to.
+    pub(super) fn reply_queues(&self) -> HashSet<(ReplyExchange, Rc<str>)> {
+        self.waiting.values().filter_map(|request| request.reply_to.clone()).collect()
+    }
+
+    /// True while some request is answered to this queue.
+    pub(super) fn are_answered_to(&self, queue: &str) -> bool {
+        self.waiting.values().any(|request| request.reply_to.as_ref().is_some_and(|(_, name)| &**name == queue))
     }
 
     /// A reply has come. False when nobody waits for it.
@@ -172,7 +217,7 @@ impl Requests {
                         ErrorKind::TimedOut,
                         format!(
                             "{} was not answered within {time:?}; the other end may be busy, blocked or gone (or the broker \
-                             takes no messages for now, which an event says)",
+                             is, which an event says)",
                             request.what
                         ),
                     );

@@ -395,7 +395,7 @@ fn a_closed_lane_is_said_once_and_opens_anew() {
         let got = delivery(&mut events).await;
         broker.ack(crate::broker::Receipt { tag: 99, ..got.receipt });
         match next(&mut events, SECOND).await {
-            BrokerEvent::LaneClosed { lane, mut consumers, error } => {
+            BrokerEvent::LaneClosed { lane, mut consumers, error, .. } => {
                 consumers.sort();
                 assert_eq!((lane, consumers), (Lane(1), vec!["a".to_owned(), "b".to_owned()]));
                 assert!(error.to_string().contains("unknown delivery tag 99"), "{error}");

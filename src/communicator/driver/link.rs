@@ -1,0 +1,107 @@
+//! One connection to the broker, with what was set up on it: all of that goes when it goes.
+//!
+//! Links are numbered. What came by one may be settled by that one only: an acknowledgement of an older generation would
+//! name some other message on a newer channel.
+
+use std::cell::RefCell;
+use std::collections::HashMap;
+use std::rc::Rc;
+use std::time::{Duration, Instant};
+
+use tokio::sync::{OnceCell, oneshot};
+
+use super::Consumer;
+use super::subscribe::QueueName;
+use crate::broker::{Broker, BrokerEvent, EventSender, Nack, Receipt};
+use crate::error::{Error, Result};
+
+/// The number of a connection, from 1 on.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub(crate) struct Generation(u64);
+
+/// How long after a loss a recipient that is not to be found may be connecting again, as we just have.
+const SETTLING: Duration = Duration::from_secs(3);
+
+impl Generation {
+    const FIRST: Self = Generation(1);
+
+    pub(super) fn next(self) -> Self {
+        Generation(self.0 + 1)
+    }
+}
+
+/// What a delivery is acknowledged by, on the connection that it came by.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub(crate) struct Ticket {
+    pub generation: Generation,
+    pub receipt: Receipt,
+}
+
+pub(super) struct Link<B> {
+    pub generation: Generation,
+    pub broker: B,
+    since: Instant,
+    /// Into the broker's own events.
+    events: EventSender,
+    pub consumers: RefCell<HashMap<String, Consumer>>,
+    pub message_exchange: OnceCell<()>,
+    pub task_exchange: OnceCell<()>,
+    pub message_replies: OnceCell<Rc<str>>,
+    pub task_replies: OnceCell<Rc<str>>,
+    /// Those that were declared.
+    pub task_queues: RefCell<HashMap<QueueName, Rc<OnceCell<()>>>>,
+}
+
+impl<B: Broker> Link<B> {
+    pub(super) fn new(generation: Generation, broker: B, events: EventSender) -> Rc<Self> {
+        Rc::new(Link {
+            generation,
+            broker,
+            since: Instant::now(),
+            events,
+            consumers: RefCell::default(),
+            message_exchange: OnceCell::new(),
+            task_exchange: OnceCell::new(),
+            message_replies: OnceCell::new(),
+            task_replies: OnceCell::new(),
+            task_queues: RefCell::default(),
+        })
+    }
+
+    /// True while others, who have lost the same broker, may not be back yet.
+    pub(super) fn is_settling(&self) -> bool {
+        self.generation > Generation::FIRST && self.since.elapsed() < SETTLING
+    }
+
+    pub(super) fn ticket(&self, receipt: Receipt) -> Ticket {
+        Ticket { generation: self.generation, receipt }
+    }
+
+    pub(super) fn declared(&self, queue: &QueueName) -> Rc<OnceCell<()>> {
+        Rc::clone(self.task_queues.borrow_mut().entry(queue.clone()).or_default())
+    }
+
+    /// Ends a consumer, and waits until what came through it has found its way.
+    ///
+    /// Guards: a delivery that lies in the broker's events while its consumer is forgotten.
+    pub(super) async fn end_consumer(&self, tag: &str) -> Result<()> {
+        let cancelled = self.broker.cancel(tag).await;
+        let (done, seen_to) = oneshot::channel();
+        if self.events.send(BrokerEvent::SeenTo(done)).is_ok() {
+            // Where nobody reads the events any more, nothing finds its way.
+            let _ = seen_to.await;
+        }
+        self.consumers.borrow_mut().remove(tag);
+        cancelled
+    }
+
+    /// A delivery that nobody is here for goes back.
+    pub(super) fn give_back(&self, receipt: Receipt) {
+        self.broker.nack(receipt, Nack::Requeue);
+    }
+
+    /// Gives the connection up as lost: something is gone that only a new beginning brings back.
+    pub(super) fn give_up(&self, error: Error) {
+        let _ = self.events.send(BrokerEvent::Lost { error });
+    }
+}
