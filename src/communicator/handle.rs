@@ -79,6 +79,8 @@ pub struct Counts {
     /// Tasks that came again after they had ended here: they were acknowledged and answered again, and not run twice. The
     /// last 10,000 outcomes are kept for that, of at most 64 MiB.
     pub tasks_answered_again: u64,
+    /// Answers that were sent again, for a caller that had lost its connection and had not got them.
+    pub answered_again: u64,
 }
 
 impl Communicator {
@@ -330,6 +332,7 @@ impl Communicator {
             tasks_quarantined: counters.tasks_quarantined.load(Ordering::Relaxed),
             tasks_adopted: counters.tasks_adopted.load(Ordering::Relaxed),
             tasks_answered_again: counters.tasks_answered_again.load(Ordering::Relaxed),
+            answered_again: counters.answered_again.load(Ordering::Relaxed),
         }
     }
 

@@ -204,6 +204,18 @@ impl Names {
         }
     }
 
+    /// Where callers of homing ask for answers that they have lost.
+    pub(crate) fn control_queue(&self) -> QueueSpec {
+        QueueSpec {
+            name: format!("homing-control-{}", uuid::Uuid::new_v4().simple()),
+            durability: Durability::Transient,
+            access: Access::Exclusive,
+            auto_delete: AutoDelete::No,
+            message_ttl: Some(self.message_ttl),
+            expires: None,
+        }
+    }
+
     pub(crate) fn reply_queue(&self, exchange: &str) -> QueueSpec {
         QueueSpec {
             name: reply_queue_name(exchange, &uuid::Uuid::new_v4()),

@@ -65,6 +65,7 @@ pub(crate) struct Counters {
     pub tasks_quarantined: AtomicU64,
     pub tasks_adopted: AtomicU64,
     pub tasks_answered_again: AtomicU64,
+    pub answered_again: AtomicU64,
 }
 
 /// The unit in which bytes under way are counted.

@@ -30,6 +30,7 @@ pub struct TaskRequest {
     body: Value,
     no_reply: bool,
     redelivered: bool,
+    resent: bool,
     attempt: Attempt,
     message_id: Option<String>,
     correlation_id: Option<String>,
@@ -80,6 +81,13 @@ impl TaskRequest {
     #[must_use]
     pub fn is_redelivered(&self) -> bool {
         self.redelivered
+    }
+
+    /// True when its sender has sent it more than once, for it could not know whether the first had arrived; whoever had that
+    /// may have run it.
+    #[must_use]
+    pub fn is_resent(&self) -> bool {
+        self.resent
     }
 
     /// Which attempt this is. Counted are those that [`Failure::TryAgain`](super::Failure::TryAgain) asked for.
@@ -205,6 +213,7 @@ pub(crate) struct Hold {
     pub task: TaskId,
     pub claim: Claim,
     pub redelivered: bool,
+    pub resent: bool,
     pub attempt: Attempt,
     pub message_id: Option<String>,
     pub reply_to: Option<String>,
@@ -278,6 +287,7 @@ fn read(mut hold: Hold, body: crate::broker::Body) -> Option<(Hold, TaskRequest)
                 body,
                 no_reply,
                 redelivered: hold.redelivered,
+                resent: hold.resent,
                 attempt: hold.attempt,
                 message_id: hold.message_id.clone(),
                 correlation_id: hold.correlation_id.clone(),

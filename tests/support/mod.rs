@@ -13,9 +13,10 @@
 pub mod homes;
 pub mod node;
 pub mod peer;
+pub mod proxy;
 pub mod suite;
 
-pub use node::Node;
+pub use node::{Node, Tls};
 pub use peer::{Peer, PeerError};
 pub use suite::{Broker, Suite, TestResult};
 

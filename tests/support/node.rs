@@ -67,6 +67,13 @@ impl Node {
         self.command("restart", &[]).map(drop)
     }
 
+    /// Sends its process a signal, such as `STOP`.
+    pub fn signal(&self, name: &str) {
+        let pid = std::fs::read_to_string(self.directory.join("pid")).expect("a node that runs has a pid");
+        let status = Command::new("kill").args([&format!("-{name}"), pid.trim()]).status();
+        assert!(status.is_ok_and(|status| status.success()), "kill -{name} {pid}");
+    }
+
     /// `rabbitmqctl` on it; what it wrote to its standard output.
     pub fn ctl(&self, arguments: &[&str]) -> Result<String, Failed> {
         self.command("ctl", arguments)

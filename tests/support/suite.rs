@@ -119,6 +119,7 @@ impl Need {
 pub struct Suite {
     trials: Vec<Trial>,
     deadline: Option<Duration>,
+    one_at_a_time: bool,
 }
 
 impl Suite {
@@ -193,9 +194,18 @@ impl Suite {
         self
     }
 
+    /// For trials that would disturb each other.
+    pub fn one_at_a_time(mut self) -> Self {
+        self.one_at_a_time = true;
+        self
+    }
+
     /// Runs what the command line asks for.
     pub fn run(self) -> ExitCode {
-        let arguments = Arguments::from_args();
+        let mut arguments = Arguments::from_args();
+        if self.one_at_a_time {
+            arguments.test_threads = Some(1);
+        }
         let listing = arguments.list;
         let conclusion = libtest_mimic::run(&arguments, self.trials);
         if conclusion.num_ignored > 0 && !listing {

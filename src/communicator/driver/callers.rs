@@ -10,13 +10,13 @@ use std::rc::Rc;
 use bytes::Bytes;
 use uuid::Uuid;
 
+use super::bindings::CONTROL;
 use super::{Driver, Ticket};
 use crate::broker::{Body, Broker, Durability, Message, Properties, Routing};
 use crate::communicator::command::RpcDelivery;
 use crate::communicator::names::Identifier;
 use crate::communicator::signal::Watch;
 
-const CONTROL: &str = "homing-control";
 const CALLER_GONE: &str = "caller-gone";
 
 /// How many of the callers that went last are kept in mind for a subscriber that asks later.

@@ -48,6 +48,7 @@ pub(super) struct Link<B> {
     pub task_exchange: OnceCell<()>,
     pub message_replies: OnceCell<Rc<str>>,
     pub task_replies: OnceCell<Rc<str>>,
+    pub control: OnceCell<Rc<str>>,
     /// Those that were declared.
     pub task_queues: RefCell<HashMap<QueueName, Rc<OnceCell<()>>>>,
 }
@@ -64,6 +65,7 @@ impl<B: Broker> Link<B> {
             task_exchange: OnceCell::new(),
             message_replies: OnceCell::new(),
             task_replies: OnceCell::new(),
+            control: OnceCell::new(),
             task_queues: RefCell::default(),
         })
     }

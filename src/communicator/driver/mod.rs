@@ -3,6 +3,8 @@
 //! It takes commands and the broker's events in turn and never waits in between; what takes several questions to the
 //! broker is a task of its own on this thread. It runs no user code: it sees identifiers, bytes and completers.
 
+mod answers;
+mod bindings;
 mod callers;
 mod ending;
 mod link;
@@ -56,6 +58,7 @@ enum Consumer {
     Reply(ReplyExchange),
     Rpc(Identifier),
     Broadcast,
+    Control,
     Task(Arc<str>),
     /// For whoever waits for one task.
     Pull(oneshot::Sender<Delivery>),
@@ -71,6 +74,8 @@ struct Driver<B> {
     requests: RefCell<requests::Requests>,
     rpc: RefCell<HashMap<Identifier, subscribe::Rpc>>,
     callers: RefCell<callers::Callers>,
+    /// What was answered lately, by correlation id.
+    answers: RefCell<outcomes::Outcomes>,
     broadcasts: RefCell<subscribe::Broadcasts>,
     tasks: RefCell<tasks::Tasks>,
     next_lane: Cell<u32>,
@@ -223,6 +228,7 @@ impl Main {
             requests: RefCell::default(),
             rpc: RefCell::default(),
             callers: RefCell::default(),
+            answers: RefCell::default(),
             broadcasts: RefCell::default(),
             tasks: RefCell::default(),
             next_lane: Cell::new(SERVICE_LANE.0 + 1),
@@ -355,6 +361,10 @@ impl<B: Broker> Driver<B> {
                 drop(consumers);
                 self.deliver_rpc(link, &identifier, delivery);
             }
+            Some(Consumer::Control) => {
+                drop(consumers);
+                self.on_control(&delivery);
+            }
             Some(Consumer::Broadcast) => {
                 drop(consumers);
                 self.deliver_broadcast(link, delivery);
@@ -380,9 +390,10 @@ impl<B: Broker> Driver<B> {
     }
 
     fn on_reply(&self, delivery: Delivery) {
-        let correlation = delivery.properties.correlation_id.as_deref().and_then(|id| Uuid::try_parse(id).ok());
-        let wanted = correlation.is_some_and(|id| self.requests.borrow_mut().reply(id, delivery.body));
-        if !wanted {
+        let Delivery { properties, body, .. } = delivery;
+        let correlation = properties.correlation_id.as_deref().and_then(|id| Uuid::try_parse(id).ok());
+        let wanted = correlation.is_some_and(|id| self.requests.borrow_mut().reply(id, body));
+        if !wanted && !bindings::is_probe(&properties) {
             count(&self.shared.counters.late_replies);
             tracing::debug!(?correlation, "a reply was dropped: nobody waits for it");
         }

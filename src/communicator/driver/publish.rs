@@ -370,6 +370,9 @@ impl<B: Broker> Driver<B> {
         {
             self.callers.borrow_mut().answered(&reply.reply_to, correlation);
         }
+        if let (ReplyStage::Last, Some(correlation)) = (reply.stage, &reply.correlation_id) {
+            self.answers.borrow_mut().remember(correlation.clone(), Some(reply.clone()));
+        }
         self.spawn_publish((), move |driver| async move { driver.publish_reply(reply).await });
     }
 
@@ -403,7 +406,8 @@ impl<B: Broker> Driver<B> {
     }
 
     async fn deliver_reply(&self, message: Message, exchange: ReplyExchange) -> Result<()> {
-        let prepare = async |_: &Rc<Link<B>>, _: &mut Message| Ok(());
+        // A broker that was started again has no exchange before somebody declares it.
+        let prepare = async |link: &Rc<Link<B>>, _: &mut Message| self.exchange(link, exchange).await;
         self.send_for_good(&self.turns.replies, &mut Sending::new(message, exchange), prepare).await
     }
 

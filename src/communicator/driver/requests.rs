@@ -115,6 +115,12 @@ impl Requests {
         self.waiting.values().filter_map(|request| request.reply_to.clone()).collect()
     }
 
+    /// The requests that are answered to this queue.
+    pub(super) fn answered_to(&self, queue: &str) -> Vec<Uuid> {
+        let is_there = |request: &Request| request.reply_to.as_ref().is_some_and(|(_, name)| &**name == queue);
+        self.waiting.iter().filter(|(_, request)| is_there(request)).map(|(id, _)| *id).collect()
+    }
+
     /// True while some request is answered to this queue.
     pub(super) fn are_answered_to(&self, queue: &str) -> bool {
         self.waiting.values().any(|request| request.reply_to.as_ref().is_some_and(|(_, name)| &**name == queue))

@@ -113,6 +113,7 @@ impl<B: Broker> Driver<B> {
     /// As kiwipy: declared, consumed under the identifier's name, then bound. Where that fails, no orphan stays. The queue's
     /// name is another one each time; what callers see is the binding.
     async fn set_up_rpc(&self, link: &Link<B>, identifier: &Identifier) -> Result<String> {
+        self.hear_of_lost_answers(link).await?;
         let spec = self.shared.names.rpc_queue();
         link.broker.declare_queue(&spec).await?;
         link.consumers.borrow_mut().insert(identifier.as_str().to_owned(), Consumer::Rpc(identifier.clone()));
@@ -352,6 +353,7 @@ impl<B: Broker> Driver<B> {
             Consumer::Reply(_) => "replies".to_owned(),
             Consumer::Rpc(identifier) => identifier.as_str().to_owned(),
             Consumer::Broadcast => "broadcasts".to_owned(),
+            Consumer::Control => "control".to_owned(),
             Consumer::Task(queue) => queue.to_string(),
             // Whoever waits hears that there is no task.
             Consumer::Pull(_) => return,
@@ -417,7 +419,7 @@ impl<B: Broker> Driver<B> {
                 driver.consumer_gone(&link, &queue).await;
                 driver.keep_tasks(&link, &queue).await;
             }),
-            Consumer::Pull(_) => {}
+            Consumer::Control | Consumer::Pull(_) => {}
         }
     }
 }

@@ -221,6 +221,8 @@ impl<B: Broker> Driver<B> {
         let link = Link::new(generation, broker, say);
         *self.supply.now.borrow_mut() = Some(Rc::clone(&link));
         self.shared.state(ConnectionState::Connected);
+        let watched = Rc::clone(&link);
+        self.spawn(move |driver| async move { driver.watch_bindings(&watched).await });
         if let Some(lost_at) = self.supply.lost_at.take() {
             let away = lost_at.elapsed();
             self.spawn(move |driver| async move { driver.restore(&link, away).await });

@@ -117,6 +117,7 @@ impl InHand {
             task,
             claim: self.claim.clone(),
             redelivered: self.redelivered,
+            resent: header(&self.properties, RESEND).is_some(),
             attempt: self.attempt,
             message_id: self.properties.message_id.clone(),
             reply_to: self.properties.reply_to.clone(),
@@ -243,6 +244,7 @@ impl<B: Broker> Driver<B> {
             return Ok(());
         }
         *consumer = None;
+        self.hear_of_lost_answers(link).await?;
         self.task_queue(link, queue).await?;
         let tag = Uuid::new_v4().to_string();
         link.consumers.borrow_mut().insert(tag.clone(), Consumer::Task(queue.clone()));

@@ -133,7 +133,10 @@ impl<B: Broker> Driver<B> {
             || [&link.message_replies, &link.task_replies].iter().any(|cell| cell.get().is_some_and(|n| **n == *queue));
         while self.is_now(link) && (is_present() || self.requests.borrow().are_answered_to(queue)) {
             match self.set_up_replies(link, exchange, queue).await {
-                Ok(()) => return tracing::debug!(queue, "the replies of requests under way come in again"),
+                Ok(()) => {
+                    tracing::debug!(queue, "the replies of requests under way come in again");
+                    return self.ask_for_lost_answers(link, queue).await;
+                }
                 Err(error) if is_lost(&error) => return,
                 Err(error) => tracing::info!(queue, %error, "a reply queue is not to be had yet"),
             }
