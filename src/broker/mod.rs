@@ -103,6 +103,8 @@ pub(crate) struct QueueSpec {
     pub message_ttl: Option<Duration>,
     /// `x-expires`: how long the queue lives without a consumer or a get.
     pub expires: Option<Duration>,
+    /// `x-dead-letter-routing-key`: the queue that a message goes to (by the default exchange) when its time here is over.
+    pub dead_letter_to: Option<String>,
 }
 
 /// Which of the broker's channels work goes through: each has its own acknowledgements, and dies alone when the server

@@ -26,6 +26,43 @@ pub enum Reconnect {
     Never,
 }
 
+/// How tasks that run for longer than a broker lets a delivery wait are kept safe; see [`Builder::long_tasks`].
+#[derive(Clone, Copy, Debug)]
+pub struct LongTasks {
+    pub(crate) after: Duration,
+    pub(crate) lease: Duration,
+}
+
+impl Default for LongTasks {
+    fn default() -> Self {
+        LongTasks { after: Duration::from_secs(600), lease: Duration::from_secs(120) }
+    }
+}
+
+impl LongTasks {
+    /// After 10 minutes in hand, on leases of 2 minutes.
+    #[must_use]
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// How long a task is in hand before it goes on lease. It must be less than the broker's delivery timeout, of which the
+    /// shortest default is 15 minutes. Default 10 minutes.
+    #[must_use]
+    pub fn after(mut self, time: Duration) -> Self {
+        self.after = time;
+        self
+    }
+
+    /// How long a lease lasts that is not renewed: so long after its worker's death a task goes back to its queue. It is
+    /// renewed each third of it. At least 3 s. Default 2 minutes.
+    #[must_use]
+    pub fn lease(mut self, time: Duration) -> Self {
+        self.lease = time.max(Duration::from_secs(3));
+        self
+    }
+}
+
 /// How much may be under way, and how often and how long things are tried.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Limits {
@@ -38,6 +75,7 @@ pub(crate) struct Limits {
     pub task_attempts: u32,
     /// The pause before a task's second attempt; it doubles.
     pub retry_pause: Duration,
+    pub long_tasks: Option<LongTasks>,
 }
 
 impl Limits {
@@ -80,6 +118,7 @@ impl Builder {
                 reply_patience: Duration::from_secs(10),
                 task_attempts: 5,
                 retry_pause: Duration::from_secs(1),
+                long_tasks: None,
             },
             codec: Arc::new(Yaml::default()),
             connect: ConnectOptions {
@@ -204,6 +243,19 @@ impl Builder {
     /// second attempt; it doubles up to a minute. Default 5 attempts and 1 s.
     pub fn task_attempts(mut self, attempts: std::num::NonZeroU32, first_pause: Duration) -> Self {
         (self.limits.task_attempts, self.limits.retry_pause) = (attempts.get(), first_pause);
+        self
+    }
+
+    /// Lets tasks run for days. RabbitMQ 3.8.15 to 4.2 closes the channel of a delivery that is not acknowledged within its
+    /// delivery timeout (`consumer_timeout`, 30 minutes by default), and hands the task out again while it still runs. With
+    /// this, a task that is long in hand goes on *lease*: a copy of it lies in a durable queue `homing-lease-…`, from which the
+    /// broker puts it back into the task queue unless its worker renews it in time; only then is the original acknowledged.
+    ///
+    /// Off by default, for a task on lease is not in its queue: a peer that counts or looks for it there does not find it. A
+    /// copy that comes back says [`is_redelivered`](super::TaskRequest::is_redelivered). Of no use, and without effect, on
+    /// `memory:`.
+    pub fn long_tasks(mut self, long_tasks: LongTasks) -> Self {
+        self.limits.long_tasks = Some(long_tasks);
         self
     }
 

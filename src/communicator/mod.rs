@@ -45,7 +45,7 @@ pub(crate) use task::parts as task_parts;
 pub use answer::{Answer, Answered, Failure, IntoAnswered, Later, Promise, Subscriber};
 pub use bound::BoundCommunicator;
 pub use broadcast::{BROADCAST_BACKLOG, Broadcast, BroadcastSubscriber};
-pub use builder::{Builder, DEFAULT_TASK_PREFETCH, Reconnect};
+pub use builder::{Builder, DEFAULT_TASK_PREFETCH, LongTasks, Reconnect};
 pub use command::CloseReport;
 pub use events::{ChannelCause, ConnectionState, Event, Events};
 pub use filter::BroadcastFilter;

@@ -190,6 +190,7 @@ impl Names {
             auto_delete: AutoDelete::No,
             message_ttl: Some(self.message_ttl),
             expires: Some(self.queue_expires),
+            dead_letter_to: None,
         }
     }
 
@@ -201,6 +202,22 @@ impl Names {
             auto_delete: AutoDelete::No,
             message_ttl: Some(self.message_ttl),
             expires: None,
+            dead_letter_to: None,
+        }
+    }
+
+    /// Where a task lies on lease, and the queue that it goes back to when its worker does not renew the lease.
+    pub(crate) fn lease_queue(&self, queue: &str, lease: Duration) -> QueueSpec {
+        let (durability, _) = self.lasting();
+        QueueSpec {
+            name: format!("homing-lease-{}", uuid::Uuid::new_v4().simple()),
+            durability,
+            access: Access::Shared,
+            auto_delete: AutoDelete::No,
+            message_ttl: Some(lease),
+            // Long after the message has gone: a queue that expires takes with it what is in it.
+            expires: Some(lease * 2 + Duration::from_secs(300)),
+            dead_letter_to: Some(queue.to_owned()),
         }
     }
 
@@ -213,6 +230,7 @@ impl Names {
             auto_delete: AutoDelete::No,
             message_ttl: Some(self.message_ttl),
             expires: None,
+            dead_letter_to: None,
         }
     }
 
@@ -224,6 +242,7 @@ impl Names {
             auto_delete: self.auto_delete(),
             message_ttl: None,
             expires: Some(self.queue_expires),
+            dead_letter_to: None,
         }
     }
 
@@ -236,6 +255,7 @@ impl Names {
             auto_delete: AutoDelete::No,
             message_ttl: Some(self.task_ttl),
             expires,
+            dead_letter_to: None,
         }
     }
 
@@ -257,6 +277,7 @@ impl Names {
             auto_delete: AutoDelete::No,
             message_ttl: None,
             expires,
+            dead_letter_to: None,
         }
     }
 }

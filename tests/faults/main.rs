@@ -82,7 +82,7 @@ fn size() -> Size {
     let numbers: Vec<i64> = given.iter().flat_map(|text| text.split(',')).filter_map(|n| n.parse().ok()).collect();
     match numbers[..] {
         [calls, tasks, seconds] => Size { calls, tasks, hold: Duration::from_secs(seconds.unsigned_abs()) },
-        _ => Size { calls: 50, tasks: 50, hold: Duration::from_secs(3) },
+        _ => Size { calls: 20, tasks: 20, hold: Duration::from_secs(2) },
     }
 }
 

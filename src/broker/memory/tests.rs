@@ -45,6 +45,7 @@ fn queue(name: &str) -> QueueSpec {
         auto_delete: AutoDelete::No,
         message_ttl: None,
         expires: None,
+        dead_letter_to: None,
     }
 }
 

@@ -66,6 +66,10 @@ impl Topology {
                 arguments.insert(argument.into(), milliseconds(argument, wish)?);
             }
         }
+        if let Some(queue) = &spec.dead_letter_to {
+            arguments.insert("x-dead-letter-exchange".into(), AMQPValue::LongString("".into()));
+            arguments.insert("x-dead-letter-routing-key".into(), AMQPValue::LongString(queue.as_str().into()));
+        }
         self.ask(format_args!("declare the queue {:?}", spec.name), async |channel| {
             channel.queue_declare(name, options, arguments).await.map(drop)
         })

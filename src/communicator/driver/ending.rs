@@ -49,12 +49,12 @@ impl<B: Broker> Driver<B> {
             self.say_callers_gone(calls);
             self.finish_publishes(&mut inlets, &mut closers, started + limit * 3 / 4).await;
         }
-        let mut report = CloseReport {
-            requests_ended,
-            publishes_unconfirmed: self.publishing.get(),
-            tasks_returned: self.tasks.borrow().in_hand(),
-            error: lost,
-        };
+        let (unconfirmed, in_hand) = (self.publishing.get(), self.tasks.borrow().in_hand());
+        self.spawn_publish((), |driver| async move { driver.return_leases().await });
+        self.go_on(&mut inlets, &mut closers, started + limit * 7 / 8, |driver| driver.publishing.get() <= unconfirmed)
+            .await;
+        let mut report =
+            CloseReport { requests_ended, publishes_unconfirmed: unconfirmed, tasks_returned: in_hand, error: lost };
         let left = limit.saturating_sub(started.elapsed()).max(limit / 4);
         if let Some(link) = self.supply.now()
             && let Err(error) = link.broker.close(left).await

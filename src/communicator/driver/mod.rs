@@ -7,6 +7,7 @@ mod answers;
 mod bindings;
 mod callers;
 mod ending;
+mod lease;
 mod link;
 mod outcomes;
 mod publish;

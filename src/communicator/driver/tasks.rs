@@ -13,6 +13,7 @@ use std::time::Duration;
 use tokio::sync::{mpsc, oneshot};
 use uuid::Uuid;
 
+use super::lease::{LEASE, Lease};
 use super::link::{Generation, Link, Ticket};
 use super::outcomes::Outcomes;
 use super::publish::{RESEND, header};
@@ -58,6 +59,8 @@ pub(super) struct Queue {
     lane: Lane,
     pull_lane: Lane,
     prefetch: u16,
+    /// That its consumer has fewer places than that, for tasks are in hand that it does not know of.
+    shrunk: bool,
     subscribers: Vec<(Identifier, mpsc::UnboundedSender<TaskDelivery>)>,
     /// The consumer's tag, and on which connection it is. Held while it is started or ended.
     consumer: Rc<tokio::sync::Mutex<Option<(Generation, String)>>>,
@@ -74,6 +77,7 @@ struct InHand {
     ticket: Option<Ticket>,
     /// Other deliveries of the same message, which was sent again.
     copies: Vec<Ticket>,
+    lease: Lease,
     claim: Claim,
     /// Handlers that want to know when it is away.
     watches: Vec<Watch>,
@@ -90,18 +94,17 @@ impl InHand {
         left: Vec<mpsc::UnboundedSender<TaskDelivery>>,
     ) -> Self {
         let number = header(&delivery.properties, ATTEMPT).unwrap_or(1).max(1);
+        // What comes back from a lease was in somebody's hands.
+        let redelivered = delivery.redelivered || header(&delivery.properties, LEASE).is_some();
         InHand {
             queue: queue.clone(),
-            redelivered: delivery.redelivered,
-            attempt: if delivery.redelivered {
-                Attempt::AtLeast(number.saturating_add(1))
-            } else {
-                Attempt::Exactly(number)
-            },
+            redelivered,
+            attempt: if redelivered { Attempt::AtLeast(number.saturating_add(1)) } else { Attempt::Exactly(number) },
             properties: delivery.properties,
             body: delivery.body,
             ticket: Some(ticket),
             copies: Vec::new(),
+            lease: Lease::default(),
             claim: Claim::default(),
             watches: Vec::new(),
             been_away: false,
@@ -145,6 +148,7 @@ impl Tasks {
             lane: next_lane(lanes),
             pull_lane: next_lane(lanes),
             prefetch: 0,
+            shrunk: false,
             subscribers: Vec::new(),
             consumer: Rc::default(),
         })
@@ -188,6 +192,69 @@ impl Tasks {
             self.by_message.remove(id);
         }
         Some(in_hand)
+    }
+
+    /// Whether a task is on lease; `None` when it is not in hand any more.
+    pub(super) fn lease_stands(&self, task: TaskId) -> Option<bool> {
+        self.in_hand.get(&task).map(|in_hand| in_hand.lease.stands())
+    }
+
+    /// What a lease is made of. The lease is taken out while that is done.
+    #[expect(clippy::type_complexity, reason = "parts of one thing, for one caller")]
+    pub(super) fn to_lease(&mut self, task: TaskId) -> Option<(QueueName, (Properties, Body), Option<Ticket>, Lease)> {
+        let in_hand = self.in_hand.get_mut(&task)?;
+        let copy = (in_hand.properties.clone(), in_hand.body.clone());
+        Some((in_hand.queue.clone(), copy, in_hand.ticket, std::mem::take(&mut in_hand.lease)))
+    }
+
+    /// Puts it back. It is returned where the task has ended meanwhile: then it is to end too.
+    pub(super) fn keep_lease(&mut self, task: TaskId, lease: Lease) -> Option<Lease> {
+        match self.in_hand.get_mut(&task) {
+            Some(in_hand) => {
+                in_hand.lease = lease;
+                None
+            }
+            None => Some(lease),
+        }
+    }
+
+    pub(super) fn drop_ticket(&mut self, task: TaskId, ticket: Ticket) {
+        if let Some(in_hand) = self.in_hand.get_mut(&task)
+            && in_hand.ticket == Some(ticket)
+        {
+            in_hand.ticket = None;
+        }
+    }
+
+    /// Tells the handler of a task whose lease is over.
+    pub(super) fn lease_over(
+        &mut self,
+        task: TaskId,
+        is_over: impl FnOnce(&Lease) -> bool,
+    ) -> Option<(String, Option<String>)> {
+        let in_hand = self.in_hand.get_mut(&task)?;
+        if in_hand.been_away || !is_over(&in_hand.lease) {
+            return None;
+        }
+        in_hand.been_away = true;
+        in_hand.watches.drain(..).for_each(Watch::tell);
+        Some((in_hand.queue.to_string(), in_hand.properties.message_id.clone()))
+    }
+
+    /// Those on lease, which are not in hand any more then.
+    pub(super) fn take_leased(&mut self) -> Vec<(QueueName, (Properties, Body), Lease)> {
+        let leased: Vec<TaskId> =
+            self.in_hand.iter().filter(|(_, in_hand)| in_hand.lease.stands()).map(|(task, _)| *task).collect();
+        let taken = leased.into_iter().filter_map(|task| self.take(task));
+        taken.map(|in_hand| (in_hand.queue, (in_hand.properties, in_hand.body), in_hand.lease)).collect()
+    }
+
+    fn in_hand_of(&self, queue: &QueueName) -> usize {
+        self.in_hand.values().filter(|in_hand| in_hand.queue == *queue).count()
+    }
+
+    fn on_lease_of(&self, queue: &QueueName) -> usize {
+        self.in_hand.values().filter(|in_hand| in_hand.queue == *queue && in_hand.lease.stands()).count()
     }
 
     fn pause(&mut self, message_id: Option<&String>) -> Duration {
@@ -246,9 +313,35 @@ impl<B: Broker> Driver<B> {
         *consumer = None;
         self.hear_of_lost_answers(link).await?;
         self.task_queue(link, queue).await?;
+        // What is on lease does not come by this consumer, and has its place.
+        let on_lease = self.tasks.borrow().on_lease_of(queue);
+        *consumer = self.consume_tasks(link, queue, lane, prefetch, on_lease).await?;
+        Ok(())
+    }
+
+    /// A consumer with the places that are left; none where none is.
+    async fn consume_tasks(
+        &self,
+        link: &Rc<Link<B>>,
+        queue: &QueueName,
+        lane: Lane,
+        prefetch: u16,
+        taken: usize,
+    ) -> Result<Option<(Generation, String)>> {
+        let places = match prefetch {
+            0 => 0,
+            prefetch => {
+                let left = usize::from(prefetch).saturating_sub(taken);
+                self.tasks.borrow_mut().queue(queue, &self.next_lane).shrunk = taken > 0;
+                match u16::try_from(left) {
+                    Ok(0) | Err(_) => return Ok(None),
+                    Ok(left) => left,
+                }
+            }
+        };
         let tag = Uuid::new_v4().to_string();
         link.consumers.borrow_mut().insert(tag.clone(), Consumer::Task(queue.clone()));
-        let acknowledge = Acknowledge::Manual { prefetch };
+        let acknowledge = Acknowledge::Manual { prefetch: places };
         let consume = ConsumeSpec { queue: queue.to_string(), tag: tag.clone(), lane, acknowledge };
         if let Err(error) = link.broker.consume(&consume).await {
             link.consumers.borrow_mut().remove(&tag);
@@ -258,8 +351,39 @@ impl<B: Broker> Driver<B> {
             }
             return Err(error);
         }
-        *consumer = Some((link.generation, tag));
+        Ok(Some((link.generation, tag)))
+    }
+
+    /// Ends the consumer of a queue and starts another with the places that are left.
+    pub(super) async fn start_again(&self, link: &Rc<Link<B>>, queue: &QueueName) -> Result<()> {
+        let (lane, prefetch, consumer) = {
+            let mut tasks = self.tasks.borrow_mut();
+            let entry = tasks.queue(queue, &self.next_lane);
+            if entry.prefetch == 0 || entry.subscribers.is_empty() {
+                return Ok(());
+            }
+            (entry.lane, entry.prefetch, Rc::clone(&entry.consumer))
+        };
+        let mut consumer = consumer.lock().await;
+        if let Some((generation, tag)) = consumer.take()
+            && generation == link.generation
+        {
+            link.end_consumer(&tag).await?;
+        }
+        let taken = self.tasks.borrow().in_hand_of(queue);
+        *consumer = self.consume_tasks(link, queue, lane, prefetch, taken).await?;
         Ok(())
+    }
+
+    /// A task has left the hand: where a consumer has fewer places than it might, it gets another.
+    fn place_is_free(self: &Rc<Self>, queue: &QueueName) {
+        if !self.tasks.borrow_mut().queue(queue, &self.next_lane).shrunk {
+            return;
+        }
+        if let Some(link) = self.supply.now() {
+            let queue = queue.clone();
+            self.spawn(move |driver| async move { driver.fit_consumer(&link, &queue).await });
+        }
     }
 
     pub(super) async fn keep_tasks(&self, link: &Rc<Link<B>>, queue: &QueueName) {
@@ -312,13 +436,15 @@ impl<B: Broker> Driver<B> {
         let in_hand = InHand::new(queue, ticket, delivery, subscribers);
         let task = self.tasks.borrow_mut().next();
         self.tasks.borrow_mut().insert(task, in_hand);
+        self.look_after(task);
         self.offer(task);
     }
 
     /// A delivery that is not of a task which runs here, or has ended here. Such a one is taken over, or acknowledged and
     /// answered again. Only what says that it may have come before is looked at.
     fn is_new(self: &Rc<Self>, link: &Rc<Link<B>>, delivery: Delivery) -> Option<Delivery> {
-        let may_be_known = delivery.redelivered || header(&delivery.properties, RESEND).is_some();
+        let is_marked = |name| header(&delivery.properties, name).is_some();
+        let may_be_known = delivery.redelivered || is_marked(RESEND) || is_marked(LEASE);
         let Some(id) = delivery.properties.message_id.as_ref().filter(|_| may_be_known) else { return Some(delivery) };
         let ticket = link.ticket(delivery.receipt);
         let mut tasks = self.tasks.borrow_mut();
@@ -432,13 +558,31 @@ impl<B: Broker> Driver<B> {
             tasks.outcomes.remember(id, reply.clone());
         }
         in_hand.ticket.into_iter().chain(in_hand.copies).for_each(|ticket| self.ack(ticket));
-        if let Some(reply) = reply {
-            self.send_reply(reply);
+        let leases = in_hand.lease.queues;
+        if leases.is_empty() {
+            if let Some(reply) = reply {
+                self.send_reply(reply);
+            }
+        } else {
+            self.spawn_publish((), move |driver| async move {
+                driver.end_leases(&leases).await;
+                if let Some(reply) = reply {
+                    driver.send_reply(reply);
+                }
+            });
         }
+        self.place_is_free(&in_hand.queue);
     }
 
     fn requeue(self: &Rc<Self>, task: TaskId, how: Requeue) {
         let Some(in_hand) = self.tasks.borrow_mut().take(task) else { return };
+        self.place_is_free(&in_hand.queue);
+        if in_hand.lease.stands() {
+            let queue = in_hand.queue.to_string();
+            return self.spawn_publish((), move |driver| async move {
+                driver.move_task(queue, &in_hand, &[(LEASE, (in_hand.lease.times + 1).to_string())]).await;
+            });
+        }
         // The broker needs one of them back.
         in_hand.copies.into_iter().for_each(|ticket| self.ack(ticket));
         let Some(ticket) = in_hand.ticket else { return };
@@ -466,20 +610,24 @@ impl<B: Broker> Driver<B> {
         self.spawn(move |driver| async move {
             tokio::time::sleep(pause).await;
             let Some(in_hand) = driver.tasks.borrow_mut().take(task) else { return };
-            // Away by now: the broker hands it out again of itself.
-            let Some(ticket) = in_hand.ticket else { return };
+            driver.place_is_free(&in_hand.queue);
             let marks = [(ATTEMPT, (attempt + 1).to_string())];
-            driver.move_task(in_hand.queue.to_string(), ticket, &in_hand, &marks).await;
+            driver.move_task(in_hand.queue.to_string(), &in_hand, &marks).await;
         });
     }
 
-    /// Puts a copy of a task into a queue; when the broker has it, the original is acknowledged. True when it is done.
-    async fn move_task(&self, to: String, ticket: Ticket, in_hand: &InHand, marks: &[(&'static str, String)]) -> bool {
-        let Some(link) = self.supply.now().filter(|link| link.generation == ticket.generation) else { return false };
+    /// Puts a copy of a task into a queue; when the broker has it, the original is done with. True when that is done. What is
+    /// away by now the broker hands out again of itself.
+    async fn move_task(&self, to: String, in_hand: &InHand, marks: &[(&'static str, String)]) -> bool {
+        let Some(link) = self.supply.now() else { return false };
+        let stands = in_hand.ticket.is_some_and(|ticket| ticket.generation == link.generation);
+        if !stands && !in_hand.lease.stands() {
+            return false;
+        }
         match self.publish_to_queue(&link, to, &in_hand.properties, marks, in_hand.body.clone()).await {
             Ok(()) => {
-                self.ack(ticket);
-                in_hand.copies.iter().for_each(|ticket| self.ack(*ticket));
+                in_hand.ticket.iter().chain(&in_hand.copies).for_each(|ticket| self.ack(*ticket));
+                self.end_leases(&in_hand.lease.queues).await;
                 true
             }
             // Then the broker hands it out again of itself.
@@ -487,7 +635,7 @@ impl<B: Broker> Driver<B> {
             Err(error) => {
                 tracing::error!(queue = %in_hand.queue, %error, "a task could not be moved, and goes back");
                 tokio::time::sleep(LONGEST_PAUSE).await;
-                self.nack(ticket, Nack::Requeue);
+                in_hand.ticket.into_iter().for_each(|ticket| self.nack(ticket, Nack::Requeue));
                 false
             }
         }
@@ -495,8 +643,7 @@ impl<B: Broker> Driver<B> {
 
     fn quarantine(self: &Rc<Self>, task: TaskId, reason: String, reply: Option<OutgoingReply>) {
         let Some(in_hand) = self.tasks.borrow_mut().take(task) else { return };
-        // Away: it is put there when it comes again.
-        let Some(ticket) = in_hand.ticket else { return };
+        self.place_is_free(&in_hand.queue);
         self.spawn(move |driver| async move {
             let queue = in_hand.queue.to_string();
             let marks =
@@ -509,9 +656,9 @@ impl<B: Broker> Driver<B> {
             if let Err(error) = declared {
                 tracing::error!(queue, %error, "there is no quarantine queue to be had, and a task goes back");
                 tokio::time::sleep(LONGEST_PAUSE).await;
-                return driver.nack(ticket, Nack::Requeue);
+                return in_hand.ticket.into_iter().for_each(|ticket| driver.nack(ticket, Nack::Requeue));
             }
-            if driver.move_task(spec.name, ticket, &in_hand, &marks).await {
+            if driver.move_task(spec.name, &in_hand, &marks).await {
                 count(&driver.shared.counters.tasks_quarantined);
                 tracing::warn!(queue, reason, "a task was put into quarantine");
                 driver.say(Event::Quarantined { queue, reason });
@@ -593,13 +740,15 @@ impl<B: Broker> Driver<B> {
         }
     }
 
-    fn hold(&self, link: &Link<B>, queue: &QueueName, delivery: Delivery) -> TaskDelivery {
+    fn hold(self: &Rc<Self>, link: &Link<B>, queue: &QueueName, delivery: Delivery) -> TaskDelivery {
         let mut in_hand = InHand::new(queue, link.ticket(delivery.receipt), delivery, Vec::new());
         let mut tasks = self.tasks.borrow_mut();
         let held = in_hand.delivery(&self.shared, tasks.next());
         // Whoever pulls it has it: there is no way between on which it could be withdrawn.
         in_hand.claim.take();
         tasks.insert(held.hold.task, in_hand);
+        drop(tasks);
+        self.look_after(held.hold.task);
         held
     }
 }

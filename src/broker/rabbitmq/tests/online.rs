@@ -34,6 +34,7 @@ fn queue_spec(name: String) -> QueueSpec {
         auto_delete: AutoDelete::No,
         message_ttl: None,
         expires: None,
+        dead_letter_to: None,
     }
 }
 

@@ -1,0 +1,198 @@
+//! Tasks that run for longer than a broker lets a delivery wait: on lease, they run once, are answered, and go to another
+//! worker when theirs is gone.
+
+mod support;
+
+use std::process::ExitCode;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::{Duration, Instant};
+
+use homing::{Builder, Communicator, ErrorKind, Failure, LongTasks, TaskRequest, TaskSubscriber, Testing};
+use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
+
+use support::proxy::Proxy;
+use support::{Broker, Suite};
+
+const LEASE: Duration = Duration::from_secs(3);
+
+fn main() -> ExitCode {
+    let mut suite = Suite::new();
+    suite.rabbitmq("a_task_on_lease_runs_once_and_is_answered", |broker| on_a_runtime(on_lease(broker.clone())));
+    suite.rabbitmq("a_task_on_lease_keeps_its_place", |broker| on_a_runtime(keeps_its_place(broker.clone())));
+    suite.rabbitmq("a_lease_outlives_a_lost_connection", |broker| on_a_runtime(outlives(broker.clone())));
+    suite.rabbitmq("a_task_whose_worker_is_gone_goes_to_another", |broker| on_a_runtime(another(broker.clone())));
+    suite.rabbitmq("a_close_gives_a_task_on_lease_back_at_once", |broker| on_a_runtime(given_back(broker.clone())));
+    suite.rabbitmq("a_failure_on_lease_ends_it_too", |broker| on_a_runtime(tried_again(broker.clone())));
+    suite.run()
+}
+
+fn on_a_runtime(test: impl Future<Output = ()>) {
+    tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap().block_on(test);
+}
+
+fn options(url: &str, broker: &Broker) -> Builder {
+    Communicator::builder(url)
+        .prefix(broker.prefix())
+        .testing(Testing::Yes)
+        .task_timeout(Duration::from_secs(50))
+        .long_tasks(LongTasks::new().after(Duration::from_millis(500)).lease(LEASE))
+}
+
+/// A worker that says when it has begun, with whether its task may have run before, and ends after this long.
+fn worker(time: Duration) -> (TaskSubscriber, UnboundedReceiver<bool>, Arc<AtomicUsize>) {
+    let (begun, has_begun): (UnboundedSender<bool>, _) = unbounded_channel();
+    let ended = Arc::new(AtomicUsize::new(0));
+    let counter = Arc::clone(&ended);
+    let work = TaskSubscriber::future(move |task: TaskRequest| {
+        begun.send(task.is_redelivered()).ok();
+        let counter = Arc::clone(&counter);
+        async move {
+            tokio::time::sleep(time).await;
+            counter.fetch_add(1, Ordering::SeqCst);
+            task.into_body()
+        }
+    });
+    (work, has_begun, ended)
+}
+
+/// The queues that are leases, of whomever.
+async fn is_empty(communicator: &Communicator) -> bool {
+    matches!(
+        communicator.default_task_queue().unwrap().try_next().await.map_err(|error| error.kind()),
+        Err(ErrorKind::QueueEmpty)
+    )
+}
+
+async fn on_lease(broker: Broker) {
+    let communicator = options(broker.url(), &broker).connect().await.unwrap();
+    let (work, mut begun, ended) = worker(LEASE * 2);
+    communicator.add_task_subscriber(work).await.unwrap();
+    let answer = communicator.task_send(7).await.unwrap();
+    assert_eq!(answer.as_i64(), Some(7));
+    assert!(!begun.recv().await.unwrap());
+    // Were anything of it left on lease, it would come back now.
+    tokio::time::sleep(LEASE + Duration::from_secs(2)).await;
+    assert_eq!(ended.load(Ordering::SeqCst), 1);
+    assert!(begun.try_recv().is_err(), "it ran once");
+    assert!(is_empty(&communicator).await);
+    communicator.close().await.unwrap();
+}
+
+async fn keeps_its_place(broker: Broker) {
+    let one = std::num::NonZeroU16::new(1).unwrap();
+    let communicator = options(broker.url(), &broker).task_prefetch(one).connect().await.unwrap();
+    let running = Arc::new(AtomicUsize::new(0));
+    let most = Arc::new(AtomicUsize::new(0));
+    let (now, peak) = (Arc::clone(&running), Arc::clone(&most));
+    let work = TaskSubscriber::future(move |task: TaskRequest| {
+        let (now, peak) = (Arc::clone(&now), Arc::clone(&peak));
+        async move {
+            peak.fetch_max(now.fetch_add(1, Ordering::SeqCst) + 1, Ordering::SeqCst);
+            tokio::time::sleep(Duration::from_millis(1500)).await;
+            now.fetch_sub(1, Ordering::SeqCst);
+            task.into_body()
+        }
+    });
+    communicator.add_task_subscriber(work).await.unwrap();
+    let mut replies = Vec::new();
+    for n in 0..4 {
+        replies.push(communicator.task_send(n).send().await.unwrap());
+    }
+    for reply in replies {
+        reply.await.unwrap();
+    }
+    assert_eq!(most.load(Ordering::SeqCst), 1, "one at a time, on lease or not");
+    communicator.close().await.unwrap();
+}
+
+async fn outlives(broker: Broker) {
+    let proxy = Proxy::before(broker.url()).unwrap();
+    let communicator = options(&proxy.url(broker.url()), &broker).connect().await.unwrap();
+    let (work, mut begun, ended) = worker(LEASE * 2);
+    communicator.add_task_subscriber(work).await.unwrap();
+    let reply = communicator.task_send(7).send().await.unwrap();
+    begun.recv().await.unwrap();
+    tokio::time::sleep(Duration::from_secs(2)).await;
+    proxy.cut();
+    assert_eq!(reply.await.unwrap().as_i64(), Some(7));
+    tokio::time::sleep(LEASE + Duration::from_secs(2)).await;
+    assert_eq!(ended.load(Ordering::SeqCst), 1);
+    assert!(begun.try_recv().is_err(), "it ran once");
+    communicator.close().await.unwrap();
+}
+
+async fn another(broker: Broker) {
+    let proxy = Proxy::before(broker.url()).unwrap();
+    let first = options(&proxy.url(broker.url()), &broker).heartbeat(Duration::from_secs(1)).connect().await.unwrap();
+    let (begun, mut has_begun) = unbounded_channel();
+    let (lost, mut was_lost) = unbounded_channel();
+    let work = TaskSubscriber::future(move |task: TaskRequest| {
+        begun.send(()).ok();
+        let lost = lost.clone();
+        async move {
+            task.ownership_lost()?.await;
+            lost.send(()).ok();
+            std::future::pending::<()>().await;
+            Ok::<_, Failure>(())
+        }
+    });
+    first.add_task_subscriber(work).await.unwrap();
+    let sender = options(broker.url(), &broker).connect().await.unwrap();
+    let reply = sender.task_send(7).send().await.unwrap();
+    has_begun.recv().await.unwrap();
+    // On lease, and renewed once at least.
+    tokio::time::sleep(Duration::from_secs(2)).await;
+    proxy.refuse();
+    proxy.cut();
+    let gone = Instant::now();
+    let (work, mut begun, _) = worker(Duration::from_millis(100));
+    let second = options(broker.url(), &broker).connect().await.unwrap();
+    second.add_task_subscriber(work).await.unwrap();
+    assert!(begun.recv().await.unwrap(), "it says that it may have run before");
+    assert!(gone.elapsed() < LEASE + Duration::from_secs(10), "{:?}", gone.elapsed());
+    assert_eq!(reply.await.unwrap().as_i64(), Some(7));
+    was_lost.recv().await.unwrap();
+    for communicator in [first, second, sender] {
+        communicator.close().await.unwrap();
+    }
+}
+
+async fn given_back(broker: Broker) {
+    let first = options(broker.url(), &broker).connect().await.unwrap();
+    let (work, mut begun, _) = worker(Duration::from_secs(3600));
+    first.add_task_subscriber(work).await.unwrap();
+    let sender = options(broker.url(), &broker).connect().await.unwrap();
+    let reply = sender.task_send(7).send().await.unwrap();
+    begun.recv().await.unwrap();
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    assert_eq!(first.close().await.unwrap().tasks_returned, 1);
+    let task = sender.default_task_queue().unwrap().next_task(Duration::from_millis(500)).await.unwrap();
+    assert!(task.request().is_redelivered());
+    task.finish("done");
+    assert_eq!(reply.await.unwrap().as_str(), Some("done"));
+    tokio::time::sleep(LEASE + Duration::from_secs(1)).await;
+    assert!(is_empty(&sender).await, "the lease was ended, too");
+    sender.close().await.unwrap();
+}
+
+async fn tried_again(broker: Broker) {
+    let attempts = std::num::NonZeroU32::new(2).unwrap();
+    let communicator =
+        options(broker.url(), &broker).task_attempts(attempts, Duration::from_millis(50)).connect().await.unwrap();
+    let runs = Arc::new(AtomicUsize::new(0));
+    let counter = Arc::clone(&runs);
+    let work = TaskSubscriber::future(move |_: TaskRequest| {
+        let run = counter.fetch_add(1, Ordering::SeqCst);
+        async move {
+            tokio::time::sleep(Duration::from_millis(1200)).await;
+            if run == 0 { Err(Failure::TryAgain("not yet".into())) } else { Ok("done") }
+        }
+    });
+    communicator.add_task_subscriber(work).await.unwrap();
+    assert_eq!(communicator.task_send(7).await.unwrap().as_str(), Some("done"));
+    tokio::time::sleep(LEASE + Duration::from_secs(1)).await;
+    assert_eq!(runs.load(Ordering::SeqCst), 2);
+    assert!(is_empty(&communicator).await);
+    communicator.close().await.unwrap();
+}
