@@ -105,6 +105,13 @@ fn node() -> TestResult {
     let broker = &Broker::at(node.url());
     let before = Peer::kiwipy(broker, json!({"testing_mode": false}))?;
     before.call("task_send", json!({"body": "kept", "no_reply": true}))?;
+    // kiwipy does not say when a task without reply is in its queue.
+    let kept = format!("{}\t1", broker.task_queue());
+    let until = Instant::now() + Duration::from_secs(20);
+    while !node.ctl(&["list_queues", "name", "messages"])?.contains(&kept) {
+        assert!(Instant::now() < until, "the task does not come to its queue");
+        std::thread::sleep(Duration::from_millis(50));
+    }
     node.kill()?;
     before.kill();
     node.restart()?;
