@@ -1,12 +1,18 @@
 //! The instrumented build can fail: each kind of thing that happens off home, put in on purpose, is counted.
 
+#[path = "support/watch.rs"]
+mod watch;
+
 use std::thread;
 
 use homing::home::{EventLoop, Home, OffHome, audit, seed_off_home, thread_future};
 
+use watch::watched;
+
 /// One test, since the counts are the process's.
 #[test]
 fn what_happens_off_home_is_counted() {
+    let _watched = watched();
     let event_loop = EventLoop::start("audited").unwrap();
     let home = event_loop.handle().home();
 

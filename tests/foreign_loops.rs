@@ -1,12 +1,17 @@
 //! Loops of other people's as homes, as their programs would have them: an `epoll` loop that is woken by an eventfd, and a
 //! GUI's loop that lives on a channel. Both serve and call at the same time.
 
+#[path = "support/watch.rs"]
+mod watch;
+
 use std::sync::mpsc;
 use std::thread;
 use std::time::{Duration, Instant};
 
 use homing::home::ForeignLoop;
 use homing::{Answer, Communicator, Identifier, RpcRequest, RpcSubscriber};
+
+use watch::watched;
 
 /// Long enough on any machine.
 const LONG: Duration = Duration::from_secs(30);
@@ -43,6 +48,7 @@ fn serve_and_call(home: &ForeignLoop, communicator: &Communicator, done: mpsc::S
 
 #[test]
 fn a_loop_that_lives_on_a_channel_is_a_home() {
+    let _watched = watched();
     enum Event {
         Homing,
         Click(u64),
@@ -90,6 +96,7 @@ fn a_loop_that_lives_on_a_channel_is_a_home() {
 #[cfg(target_os = "linux")]
 #[test]
 fn an_epoll_loop_that_an_eventfd_wakes_is_a_home() {
+    let _watched = watched();
     use rustix::buffer::spare_capacity;
     use rustix::event::{EventfdFlags, epoll, eventfd};
 
@@ -133,6 +140,7 @@ fn an_epoll_loop_that_an_eventfd_wakes_is_a_home() {
 #[cfg(unix)]
 #[test]
 fn a_full_pipe_as_a_bell_stops_nobody() {
+    let _watched = watched();
     use std::os::unix::net::UnixStream;
 
     let (bell, ear) = UnixStream::pair().unwrap();

@@ -11,6 +11,7 @@ use homing::futures::{CancellableAction, Captured, Nested, Ran, as_completed, ca
 use homing::home::{Completer, End, Home, HomeFuture, LocalHome, Outcome, thread_future};
 
 use support::homes::{Kind, Place};
+use support::watch::watched;
 
 const LONG: Duration = Duration::from_secs(20);
 
@@ -34,6 +35,7 @@ fn at<T: Send + 'static>(home: &Home, call: impl FnOnce() -> T + Send + 'static)
 
 #[test]
 fn a_done_callback_runs_at_the_home_of_its_future() {
+    let _watched = watched();
     let places = places();
     for (kind, place) in &places {
         for (other, elsewhere) in &places {
@@ -63,6 +65,7 @@ fn a_done_callback_runs_at_the_home_of_its_future() {
 
 #[test]
 fn a_done_callback_that_panics_ends_itself_alone() {
+    let _watched = watched();
     let places = places();
     for (kind, place) in &places {
         let (first, panics) = place.home().try_future::<()>().unwrap();
@@ -79,6 +82,7 @@ fn a_done_callback_that_panics_ends_itself_alone() {
 
 #[test]
 fn a_done_callback_hears_of_the_end_of_its_home() {
+    let _watched = watched();
     for kind in Kind::ALL {
         let place = Place::start(kind);
         let (completer, future) = place.home().try_future::<u32>().unwrap();
@@ -98,6 +102,7 @@ fn a_done_callback_hears_of_the_end_of_its_home() {
 
 #[test]
 fn an_outcome_is_carried_from_any_home_to_any_other() {
+    let _watched = watched();
     let places = places();
     let ends: [Outcome<u32>; 4] = [Ok(1), Err(End::Cancelled), Err(End::Abandoned), Err(End::TimedOut)];
     for (kind, place) in &places {
@@ -128,6 +133,7 @@ fn an_outcome_is_carried_from_any_home_to_any_other() {
 
 #[test]
 fn a_copy_leaves_the_original() {
+    let _watched = watched();
     let (one, first) = thread_future::<String>().unwrap();
     let (two, second) = thread_future::<String>().unwrap();
     let outcome = Ok("both".to_owned());
@@ -138,6 +144,7 @@ fn a_copy_leaves_the_original() {
 
 #[test]
 fn gathering_brings_values_of_all_homes_in_order() {
+    let _watched = watched();
     let places = places();
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
     runtime.block_on(async {
@@ -171,6 +178,7 @@ fn gathering_brings_values_of_all_homes_in_order() {
 
 #[test]
 fn outcomes_come_as_they_are_completed() {
+    let _watched = watched();
     let places = places();
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
     runtime.block_on(async {
@@ -196,6 +204,7 @@ fn outcomes_come_as_they_are_completed() {
 
 #[test]
 fn nested_futures_end_with_the_last_concrete_outcome() {
+    let _watched = watched();
     let places = places();
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
     for end in [Ok(5_u32), Err(End::Cancelled), Err(End::Abandoned)] {
@@ -225,6 +234,7 @@ fn nested_futures_end_with_the_last_concrete_outcome() {
 
 #[test]
 fn an_action_runs_once_unless_it_was_cancelled_before() {
+    let _watched = watched();
     let places = places();
     let runs = Arc::new(AtomicUsize::new(0));
     for (kind, place) in &places {
@@ -268,6 +278,7 @@ fn an_action_runs_once_unless_it_was_cancelled_before() {
 
 #[test]
 fn errors_and_panics_are_captured_into_a_future() {
+    let _watched = watched();
     let (one, value) = thread_future().unwrap();
     let (two, error) = thread_future().unwrap();
     let (three, panicked) = thread_future::<Result<(), Captured>>().unwrap();

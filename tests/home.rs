@@ -1,5 +1,8 @@
 //! Homes of every kind: a completion lands on its home, exactly once, whatever happens on the other side.
 
+#[path = "support/watch.rs"]
+mod watch;
+
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Barrier, Mutex, mpsc};
 use std::thread::{self, ThreadId};
@@ -7,6 +10,8 @@ use std::time::{Duration, Instant};
 
 use homing::home::{Completer, End, EventLoop, ForeignLoop, Home, LocalHome, WaitRefused, thread_future};
 use homing::home::{MAX_DEPTH, MAX_STACK, MAX_WAITING_WORKERS};
+
+use watch::watched;
 
 /// Notes on which thread it is dropped.
 struct Noted(Arc<Mutex<Vec<ThreadId>>>);
@@ -28,6 +33,7 @@ fn runtime(workers: usize) -> tokio::runtime::Runtime {
 
 #[test]
 fn a_thread_waits_for_a_completion_from_another_thread() {
+    let _watched = watched();
     let (completer, future) = thread_future::<u32>().unwrap();
     let other = thread::spawn(move || completer.complete(7).unwrap());
     assert_eq!(future.wait(), Ok(7));
@@ -36,6 +42,7 @@ fn a_thread_waits_for_a_completion_from_another_thread() {
 
 #[test]
 fn a_dropped_completer_ends_its_future_as_abandoned() {
+    let _watched = watched();
     let (completer, future) = thread_future::<u32>().unwrap();
     thread::spawn(move || drop(completer));
     assert_eq!(future.wait(), Err(End::Abandoned));
@@ -43,6 +50,7 @@ fn a_dropped_completer_ends_its_future_as_abandoned() {
 
 #[test]
 fn a_panic_that_holds_a_completer_ends_its_future_as_abandoned() {
+    let _watched = watched();
     let (completer, future) = thread_future::<u32>().unwrap();
     let other = thread::spawn(move || {
         let _held = completer;
@@ -54,6 +62,7 @@ fn a_panic_that_holds_a_completer_ends_its_future_as_abandoned() {
 
 #[test]
 fn a_deadline_ends_the_wait_and_what_comes_later_is_dropped_at_home() {
+    let _watched = watched();
     let (value, drops) = noted();
     let (completer, future) = thread_future::<Noted>().unwrap();
     let (go, wait) = mpsc::channel::<()>();
@@ -71,6 +80,7 @@ fn a_deadline_ends_the_wait_and_what_comes_later_is_dropped_at_home() {
 
 #[test]
 fn a_runtime_awaits_a_completion_from_a_thread() {
+    let _watched = watched();
     for runtime in [runtime(2), tokio::runtime::Builder::new_current_thread().build().unwrap()] {
         let outcome = runtime.block_on(async {
             let (completer, future) = Home::current().future::<u32>().await.unwrap();
@@ -83,6 +93,7 @@ fn a_runtime_awaits_a_completion_from_a_thread() {
 
 #[test]
 fn a_future_polled_off_its_runtime_ends_as_wrong_home() {
+    let _watched = watched();
     let runtime = runtime(1);
     let (completer, future) = runtime.block_on(async { Home::current().future::<u32>().await.unwrap() });
     let outcome = LocalHome::of_this_thread().block_on(future).unwrap();
@@ -93,6 +104,7 @@ fn a_future_polled_off_its_runtime_ends_as_wrong_home() {
 #[test]
 #[expect(clippy::async_yields_async, reason = "the future is to leave its runtime")]
 fn a_future_dropped_off_its_runtime_has_its_value_dropped_at_home() {
+    let _watched = watched();
     let runtime = runtime(1);
     let (value, drops) = noted();
     let future = runtime.block_on(async {
@@ -112,6 +124,7 @@ fn a_future_dropped_off_its_runtime_has_its_value_dropped_at_home() {
 
 #[test]
 fn a_completion_for_a_home_that_has_ended_is_handed_back() {
+    let _watched = watched();
     let runtime = runtime(1);
     let (completer, future) = runtime.block_on(async { Home::current().future::<String>().await.unwrap() });
     drop(runtime);
@@ -122,6 +135,7 @@ fn a_completion_for_a_home_that_has_ended_is_handed_back() {
 
 #[test]
 fn a_wait_within_a_callback_goes_on_draining() {
+    let _watched = watched();
     let event_loop = EventLoop::start("nested").unwrap();
     let (done, outcome) = thread_future::<u32>().unwrap();
     event_loop
@@ -145,6 +159,7 @@ fn deeper(home: &LocalHome, depth: usize) -> (usize, WaitRefused) {
 
 #[test]
 fn waits_stand_a_thousand_deep_on_an_event_loop() {
+    let _watched = watched();
     let event_loop = EventLoop::start("deep").unwrap();
     let (done, outcome) = thread_future().unwrap();
     event_loop.run(move |home| drop(done.complete(deeper(home, 0)))).unwrap();
@@ -153,6 +168,7 @@ fn waits_stand_a_thousand_deep_on_an_event_loop() {
 
 #[test]
 fn waits_on_a_thread_are_refused_before_its_stack_ends() {
+    let _watched = watched();
     /// Takes a lot of stack within each wait.
     fn greedy(home: &LocalHome, depth: usize) -> (usize, WaitRefused) {
         let room = std::hint::black_box([0_u8; 64 << 10]);
@@ -175,6 +191,7 @@ fn waits_on_a_thread_are_refused_before_its_stack_ends() {
 
 #[test]
 fn a_wait_on_a_thread_that_drives_a_current_thread_runtime_is_refused_at_once() {
+    let _watched = watched();
     let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
     runtime.block_on(async {
         let (_completer, future) = thread_future::<u32>().unwrap();
@@ -186,6 +203,7 @@ fn a_wait_on_a_thread_that_drives_a_current_thread_runtime_is_refused_at_once() 
 
 #[test]
 fn a_worker_that_waits_gives_its_other_tasks_away() {
+    let _watched = watched();
     // One worker, which waits for what another task of the same runtime completes.
     let runtime = runtime(1);
     let outcome = runtime.block_on(async {
@@ -202,6 +220,7 @@ fn a_worker_that_waits_gives_its_other_tasks_away() {
 
 #[test]
 fn workers_that_wait_are_limited_in_number() {
+    let _watched = watched();
     let runtime = runtime(2);
     let go = Arc::new(Barrier::new(MAX_WAITING_WORKERS + 1));
     let waits: Vec<_> = (0..MAX_WAITING_WORKERS)
@@ -233,6 +252,7 @@ fn workers_that_wait_are_limited_in_number() {
 
 #[test]
 fn a_loop_that_is_stopped_ends_the_waits_that_stand_on_it() {
+    let _watched = watched();
     let event_loop = EventLoop::start("stopped").unwrap();
     let (tell, told) = mpsc::channel();
     let (standing, stands) = mpsc::channel();
@@ -256,6 +276,7 @@ fn a_loop_that_is_stopped_ends_the_waits_that_stand_on_it() {
 
 #[test]
 fn a_waiter_that_outlives_its_runtime_hears_that_its_home_has_ended() {
+    let _watched = watched();
     let runtime = runtime(1);
     let handle = runtime.handle().clone();
     let (tell, told) = mpsc::channel();
@@ -279,6 +300,7 @@ fn a_waiter_that_outlives_its_runtime_hears_that_its_home_has_ended() {
 
 #[test]
 fn tasks_and_timers_of_a_home_that_has_ended_are_dropped_at_once() {
+    let _watched = watched();
     thread::spawn(|| {
         let (task, tasks) = noted();
         let (timer, timers) = noted();
@@ -297,6 +319,7 @@ fn tasks_and_timers_of_a_home_that_has_ended_are_dropped_at_once() {
 
 #[test]
 fn each_task_of_a_home_that_ends_is_dropped_though_others_panic() {
+    let _watched = watched();
     struct Panics(Arc<AtomicUsize>);
     impl Drop for Panics {
         fn drop(&mut self) {
@@ -320,6 +343,7 @@ fn each_task_of_a_home_that_ends_is_dropped_though_others_panic() {
 
 #[test]
 fn a_task_that_is_woken_while_an_inner_wait_drains_is_polled_again() {
+    let _watched = watched();
     let event_loop = EventLoop::start("inner").unwrap();
     let (done, outcome) = thread_future::<u32>().unwrap();
     event_loop
@@ -344,6 +368,7 @@ fn a_task_that_is_woken_while_an_inner_wait_drains_is_polled_again() {
 
 #[test]
 fn timers_fire_in_order_on_the_loop() {
+    let _watched = watched();
     let event_loop = EventLoop::start("timers").unwrap();
     let (heard, hear) = mpsc::channel();
     event_loop
@@ -360,6 +385,7 @@ fn timers_fire_in_order_on_the_loop() {
 
 #[test]
 fn every_one_of_many_completions_from_many_threads_lands_once() {
+    let _watched = watched();
     const THREADS: usize = 4;
     const EACH: usize = 2_000;
     let runtime = runtime(2);
@@ -404,6 +430,7 @@ fn every_one_of_many_completions_from_many_threads_lands_once() {
 
 #[test]
 fn a_foreign_loop_is_rung_once_and_again_while_something_is_left() {
+    let _watched = watched();
     let (ring, rung) = mpsc::channel();
     let home = ForeignLoop::new(move || ring.send(()).unwrap());
     let futures: Vec<_> = (0..10).map(|_| home.future::<u32>().unwrap()).collect();
@@ -428,6 +455,7 @@ fn a_foreign_loop_is_rung_once_and_again_while_something_is_left() {
 
 #[test]
 fn a_callback_of_a_foreign_loop_may_wait() {
+    let _watched = watched();
     let home = ForeignLoop::new(|| {});
     let (outer, outer_future) = home.future::<u32>().unwrap();
     let (inner, inner_future) = home.future::<u32>().unwrap();

@@ -15,6 +15,7 @@ pub mod node;
 pub mod peer;
 pub mod proxy;
 pub mod suite;
+pub mod watch;
 
 pub use node::{Node, Tls};
 pub use peer::{Peer, PeerError};
