@@ -5,8 +5,7 @@
 //! home with different bells.
 
 use std::cell::{Cell as StdCell, RefCell};
-use std::cmp::Reverse;
-use std::collections::{BinaryHeap, HashMap, VecDeque};
+use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::fmt;
 use std::future::Future;
 use std::marker::PhantomData;
@@ -29,6 +28,9 @@ use super::wait::{MAX_DEPTH, MAX_STACK, WaitRefused, admitted};
 /// How many envelopes are handled before a waiting frame looks at what it waits for again.
 const TURN: usize = if cfg!(homing_loom) { 2 } else { 64 };
 
+/// Thirty years: what a timer is set to whose own time no instant can hold.
+const FAR_OFF: Duration = Duration::from_secs(946_080_000);
+
 /// One thread as a home. A handle to it; it stays on its thread.
 #[derive(Clone)]
 pub struct LocalHome(Rc<Local>);
@@ -39,8 +41,7 @@ struct Local {
     tray: RefCell<VecDeque<Envelope>>,
     tasks: RefCell<HashMap<usize, Task>>,
     next_task: StdCell<usize>,
-    timers: RefCell<BinaryHeap<Reverse<Timer>>>,
-    next_timer: StdCell<u64>,
+    timers: RefCell<Timers>,
     depth: StdCell<usize>,
     /// Where the stack stood at the outermost wait.
     stack_base: StdCell<usize>,
@@ -48,6 +49,9 @@ struct Local {
     sleeper: Sleeper,
     stopped: StdCell<bool>,
 }
+
+/// What is to be called when. Timers of one instant fire in the order in which they were set.
+type Timers = BTreeMap<Instant, VecDeque<Box<dyn FnOnce()>>>;
 
 impl Drop for Local {
     fn drop(&mut self) {
@@ -97,33 +101,6 @@ impl Wake for TaskWaker {
     }
 }
 
-struct Timer {
-    at: Instant,
-    /// Timers of one instant fire in the order in which they were set.
-    order: u64,
-    call: Box<dyn FnOnce()>,
-}
-
-impl PartialEq for Timer {
-    fn eq(&self, other: &Self) -> bool {
-        (self.at, self.order) == (other.at, other.order)
-    }
-}
-
-impl Eq for Timer {}
-
-impl PartialOrd for Timer {
-    fn partial_cmp(&self, other: &Self) -> Option<std::cmp::Ordering> {
-        Some(self.cmp(other))
-    }
-}
-
-impl Ord for Timer {
-    fn cmp(&self, other: &Self) -> std::cmp::Ordering {
-        (self.at, self.order).cmp(&(other.at, other.order))
-    }
-}
-
 impl LocalHome {
     /// Makes the calling thread a home that sleeps in its own way.
     pub(crate) fn new(bell: Bell, sleeper: Sleeper, capacity: usize) -> Self {
@@ -133,7 +110,6 @@ impl LocalHome {
             tasks: RefCell::default(),
             next_task: StdCell::new(0),
             timers: RefCell::default(),
-            next_timer: StdCell::new(0),
             depth: StdCell::new(0),
             stack_base: StdCell::new(0),
             stack_limit: StdCell::new(MAX_STACK),
@@ -162,7 +138,7 @@ impl LocalHome {
 
     /// When the next timer is due, where there is one.
     pub(crate) fn next_timer(&self) -> Option<Instant> {
-        self.0.timers.borrow().peek().map(|Reverse(timer)| timer.at)
+        self.0.timers.borrow().first_key_value().map(|(at, _)| *at)
     }
 
     /// A completer and its future, which lives here.
@@ -193,10 +169,10 @@ impl LocalHome {
         if self.0.inbox.is_closed() {
             return guarded(|| drop(call));
         }
-        let order = self.0.next_timer.get();
-        self.0.next_timer.set(order + 1);
-        let at = Instant::now() + delay;
-        self.0.timers.borrow_mut().push(Reverse(Timer { at, order, call: Box::new(call) }));
+        // A time that no instant can hold does not come.
+        let now = Instant::now();
+        let at = now.checked_add(delay).or_else(|| now.checked_add(FAR_OFF)).unwrap_or(now);
+        self.0.timers.borrow_mut().entry(at).or_default().push_back(Box::new(call));
     }
 
     /// Handles at most `limit` envelopes and whatever timers are due; returns how many envelopes it was. Never waits.
@@ -277,16 +253,18 @@ impl LocalHome {
 
     fn fire_timers(&self) {
         loop {
-            let due = {
-                let mut timers = self.0.timers.borrow_mut();
-                match timers.peek() {
-                    Some(Reverse(timer)) if timer.at <= Instant::now() => timers.pop(),
-                    _ => None,
+            let due = match self.0.timers.borrow_mut().first_entry() {
+                Some(mut first) if *first.key() <= Instant::now() => {
+                    let call = first.get_mut().pop_front();
+                    if first.get().is_empty() {
+                        first.remove();
+                    }
+                    call
                 }
+                _ => return,
             };
-            match due {
-                Some(Reverse(timer)) => self.0.inbox.call(timer.call),
-                None => return,
+            if let Some(call) = due {
+                self.0.inbox.call(call);
             }
         }
     }
@@ -400,8 +378,8 @@ impl Local {
         for (_, task) in std::mem::take(&mut *self.tasks.borrow_mut()) {
             guarded(|| drop(task));
         }
-        for timer in std::mem::take(&mut *self.timers.borrow_mut()) {
-            guarded(|| drop(timer));
+        for call in std::mem::take(&mut *self.timers.borrow_mut()).into_values().flatten() {
+            guarded(|| drop(call));
         }
         for envelope in std::mem::take(&mut *self.tray.borrow_mut()) {
             envelope.end();
@@ -468,7 +446,8 @@ impl<T: Send + 'static> LocalFuture<T> {
     /// [`End::TimedOut`](super::End::TimedOut) when the time is up; what arrives later is dropped here.
     pub fn wait_timeout(self, limit: Duration) -> Outcome<T> {
         let home = self.home.clone();
-        let deadline = self.future.deadline().map(|deadline| (Instant::now() + limit, deadline));
+        // A time that no instant has never passes.
+        let deadline = Instant::now().checked_add(limit).zip(self.future.deadline());
         home.block_on_until(self.future, deadline).unwrap_or_else(|refused| Err(refused.into()))
     }
 
