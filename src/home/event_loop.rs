@@ -78,11 +78,13 @@ impl EventLoop {
 
     /// Stops the loop after the call or task that it is in, and waits for its thread. Waits that stand on the loop end with
     /// [`End::HomeEnded`](super::End::HomeEnded), the innermost first. What the loop still holds is dropped there.
-    pub fn stop(mut self) {
-        self.stop_and_join();
+    pub fn stop(self) {
+        drop(self);
     }
+}
 
-    fn stop_and_join(&mut self) {
+impl Drop for EventLoop {
+    fn drop(&mut self) {
         self.handle.stop();
         if let Some(thread) = self.thread.take() {
             // On its own thread a join would wait for ever; the loop ends when the caller returns.
@@ -90,12 +92,6 @@ impl EventLoop {
                 tracing::error!("an event loop's thread panicked");
             }
         }
-    }
-}
-
-impl Drop for EventLoop {
-    fn drop(&mut self) {
-        self.stop_and_join();
     }
 }
 

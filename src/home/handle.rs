@@ -52,7 +52,7 @@ impl Home {
         self.inbox.identity().is_here()
     }
 
-    #[cfg(feature = "audit")]
+    #[cfg(any(test, feature = "audit"))]
     pub(crate) fn inbox(&self) -> &Arc<Inbox> {
         &self.inbox
     }

@@ -231,6 +231,9 @@ impl LocalHome {
             Ok(Poll::Pending) => {
                 if let Some(task) = self.0.tasks.borrow_mut().get_mut(&id) {
                     task.future = Some(future);
+                } else {
+                    // Guards: an end of the home within the poll. It has dropped all tasks but this one.
+                    return guarded(|| drop(future));
                 }
                 // Guards: its wake was taken out by an inner frame while it was away; that one could not poll it.
                 if waker.woken.swap(false, Ordering::AcqRel) {
@@ -252,9 +255,11 @@ impl LocalHome {
     }
 
     fn fire_timers(&self) {
+        // Guards: a timer that sets itself again for at once. What is set from here on is due in the next turn.
+        let now = Instant::now();
         loop {
             let due = match self.0.timers.borrow_mut().first_entry() {
-                Some(mut first) if *first.key() <= Instant::now() => {
+                Some(mut first) if *first.key() <= now => {
                     let call = first.get_mut().pop_front();
                     if first.get().is_empty() {
                         first.remove();

@@ -36,6 +36,8 @@ mod wait;
 mod handle;
 #[cfg(homing_loom)]
 pub mod model;
+#[cfg(all(test, not(homing_loom)))]
+mod tests;
 
 pub use audit::Audit;
 #[cfg(all(feature = "audit", not(homing_loom)))]

@@ -37,6 +37,14 @@ pub(crate) fn inbox_of(runtime: &Handle) -> Arc<Inbox> {
     inbox
 }
 
+/// How many runtimes are known, and how many of their homes live.
+#[cfg(test)]
+pub(crate) fn known() -> (usize, usize) {
+    let runtimes = RUNTIMES.lock();
+    let known = || runtimes.iter().flatten();
+    (known().count(), known().filter(|(_, inbox)| inbox.strong_count() > 0).count())
+}
+
 fn find_or_make(runtime: &Handle, id: Id) -> Arc<Inbox> {
     let mut runtimes = RUNTIMES.lock();
     let runtimes = runtimes.get_or_insert_with(HashMap::new);

@@ -73,6 +73,8 @@ pub(crate) fn admitted<T>(run: impl FnOnce() -> Result<T, WaitRefused>) -> Resul
     run()
 }
 
+#[cfg(all(test, not(homing_loom)))]
+pub(crate) use on_runtimes::waiting;
 #[cfg(not(homing_loom))]
 pub(crate) use on_runtimes::{admitted, allow};
 
@@ -130,6 +132,12 @@ mod on_runtimes {
             _ if MAY_BLOCK.get() => run(),
             _ => Err(WaitRefused::WouldDeadlock),
         }
+    }
+
+    /// How many workers of this runtime are counted as waiting.
+    #[cfg(test)]
+    pub(crate) fn waiting(runtime: &Handle) -> usize {
+        WAITING.lock().as_ref().and_then(|waiting| waiting.get(&runtime.id()).copied()).unwrap_or(0)
     }
 
     /// A thread of a runtime that stands in a wait, counted once however deep it waits.
