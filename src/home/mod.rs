@@ -36,7 +36,8 @@ mod wait;
 mod handle;
 #[cfg(homing_loom)]
 pub mod model;
-#[cfg(all(test, not(homing_loom)))]
+#[cfg(test)]
+#[cfg(not(homing_loom))]
 mod tests;
 
 pub use audit::Audit;
