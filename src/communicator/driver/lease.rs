@@ -66,7 +66,9 @@ impl<B: Broker> Driver<B> {
     /// Puts a task on lease, or renews that. False when there is nothing of it at the broker to be replaced.
     async fn lease(self: &Rc<Self>, task: TaskId, long: LongTasks) -> Result<bool> {
         let Some(link) = self.supply.now() else { return Ok(self.tasks.borrow().lease_stands(task) == Some(true)) };
-        let Some((queue, copy, ticket, mut lease)) = self.tasks.borrow_mut().to_lease(task) else { return Ok(false) };
+        let Some((queue, copy, ticket, mut lease)) = self.tasks.borrow_mut().begin_lease(task) else {
+            return Ok(false);
+        };
         if ticket.is_none() && !lease.stands() {
             return Ok(false);
         }

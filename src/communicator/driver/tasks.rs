@@ -201,7 +201,10 @@ impl Tasks {
 
     /// What a lease is made of. The lease is taken out while that is done.
     #[expect(clippy::type_complexity, reason = "parts of one thing, for one caller")]
-    pub(super) fn to_lease(&mut self, task: TaskId) -> Option<(QueueName, (Properties, Body), Option<Ticket>, Lease)> {
+    pub(super) fn begin_lease(
+        &mut self,
+        task: TaskId,
+    ) -> Option<(QueueName, (Properties, Body), Option<Ticket>, Lease)> {
         let in_hand = self.in_hand.get_mut(&task)?;
         let copy = (in_hand.properties.clone(), in_hand.body.clone());
         Some((in_hand.queue.clone(), copy, in_hand.ticket, std::mem::take(&mut in_hand.lease)))
