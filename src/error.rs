@@ -113,7 +113,8 @@ impl Error {
         self.0.remote.as_deref()
     }
 
-    /// True for an error of the connection as a whole, after which the communicator cannot be used.
+    /// True for an error of the connection as a whole rather than of what was asked: there is none, it went in between, or the
+    /// communicator is closed. [`Communicator::connection_state`](crate::Communicator::connection_state) says how it is now.
     #[must_use]
     pub fn is_connection(&self) -> bool {
         matches!(

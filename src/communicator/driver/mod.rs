@@ -54,6 +54,9 @@ use crate::home::{Completer, Home, HomeFuture};
 /// The lane of calls, broadcasts and replies. Task queues have lanes of their own, for their acknowledgements take long.
 const SERVICE_LANE: Lane = Lane(0);
 
+/// How many commands or events are taken before it is looked for the others, and for the tasks of this thread.
+const AT_ONCE: usize = 64;
+
 /// What a consumer's deliveries are.
 enum Consumer {
     Reply(ReplyExchange),
@@ -283,20 +286,18 @@ impl<B: Broker> Driver<B> {
             alarm.as_mut().set(self.requests.borrow().next_deadline());
             tokio::select! {
                 Some(event) = next_of(&mut inlets.said) => {
-                    if let ControlFlow::Break(error) = self.on_event(event)
+                    if let ControlFlow::Break(error) = self.on_events(event, &mut inlets.said)
                         && let ControlFlow::Break(error) = self.on_loss(inlets, error)
                     {
                         return End::Lost(error);
                     }
                 }
-                command = inlets.commands.recv() => match command {
-                    Some(command) => {
-                        if let ControlFlow::Break(done) = self.on_command(command) {
-                            return End::Closed(done);
-                        }
+                command = inlets.commands.recv() => {
+                    let Some(command) = command else { return End::Closed(None) };
+                    if let ControlFlow::Break(done) = self.on_commands(command, &mut inlets.commands) {
+                        return End::Closed(done);
                     }
-                    None => return End::Closed(None),
-                },
+                }
                 made = made(&mut inlets.next) => {
                     inlets.next = None;
                     match made {
@@ -310,6 +311,33 @@ impl<B: Broker> Driver<B> {
                 }
             }
         }
+    }
+
+    /// An event, and those behind it that are there already.
+    fn on_events(self: &Rc<Self>, first: BrokerEvent, said: &mut Option<supervise::Said>) -> ControlFlow<Error> {
+        self.on_event(first)?;
+        for _ in 1..AT_ONCE {
+            match said.as_mut().map(mpsc::UnboundedReceiver::try_recv) {
+                Some(Ok(event)) => self.on_event(event)?,
+                _ => break,
+            }
+        }
+        ControlFlow::Continue(())
+    }
+
+    fn on_commands(
+        self: &Rc<Self>,
+        first: Command,
+        commands: &mut mpsc::UnboundedReceiver<Command>,
+    ) -> ControlFlow<Option<Completer<CloseReport>>> {
+        self.on_command(first)?;
+        for _ in 1..AT_ONCE {
+            match commands.try_recv() {
+                Ok(command) => self.on_command(command)?,
+                Err(_) => break,
+            }
+        }
+        ControlFlow::Continue(())
     }
 
     /// Begins to connect again, where the user wants that.
