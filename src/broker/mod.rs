@@ -199,6 +199,10 @@ pub(crate) struct ConnectOptions {
 /// The broker as the communicator thread sees it. Methods take `&self`; they are called on the communicator thread only,
 /// and their futures are polled there, side by side.
 pub(crate) trait Broker: Sized + 'static {
+    /// Whether a publish is taken over as it is polled for the first time, as a rule. Where it is not, many are better written
+    /// together.
+    const TAKES_AT_ONCE: bool;
+
     /// Connects within `options.connect_timeout` (made of finite steps; nothing stays behind after a timeout).
     fn connect(
         url: &url::BrokerUrl,

@@ -28,6 +28,8 @@ pub(crate) struct Memory {
 }
 
 impl Broker for Memory {
+    const TAKES_AT_ONCE: bool = true;
+
     async fn connect(url: &BrokerUrl, _options: &ConnectOptions, events: EventSender) -> Result<Self> {
         let node = match url {
             BrokerUrl::Memory { name: Some(name) } => Node::named(name),

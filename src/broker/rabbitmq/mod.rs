@@ -178,6 +178,8 @@ impl Shared {
 }
 
 impl Broker for RabbitMq {
+    const TAKES_AT_ONCE: bool = false;
+
     async fn connect(url: &BrokerUrl, options: &ConnectOptions, events: EventSender) -> Result<Self> {
         Self::connect_to(&Endpoint::from_url(url)?, options, events).await
     }

@@ -25,6 +25,7 @@ use std::ops::ControlFlow;
 use std::pin::{Pin, pin};
 use std::rc::Rc;
 use std::sync::Arc;
+use std::task::{Context, Waker};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -503,7 +504,8 @@ impl<B: Broker> Driver<B> {
     ) {
         self.publishing.set(self.publishing.get() + 1);
         let publish = task(Rc::clone(self));
-        self.spawn(|driver| async move {
+        let driver = Rc::clone(self);
+        let mut publish = Box::pin(async move {
             publish.await;
             drop(held);
             driver.publishing.set(driver.publishing.get() - 1);
@@ -511,6 +513,14 @@ impl<B: Broker> Driver<B> {
                 driver.idle.notify_waiters();
             }
         });
+        if B::TAKES_AT_ONCE {
+            // Mostly this poll is all. Unconstrained, since one that tokio's budget made wait would be overtaken by the next.
+            let mut begun = tokio::task::unconstrained(publish.as_mut());
+            if Pin::new(&mut begun).poll(&mut Context::from_waker(Waker::noop())).is_ready() {
+                return;
+            }
+        }
+        drop(tokio::task::spawn_local(publish));
     }
 
     fn answer<T: Send + 'static, F: Future<Output = Result<T>> + 'static>(
