@@ -1,0 +1,201 @@
+//! A close while the network is in trouble, and bodies that are large or too large.
+
+mod support;
+
+use std::future::IntoFuture;
+use std::process::ExitCode;
+use std::time::{Duration, Instant};
+
+use homing::codec::Json;
+use homing::{
+    Builder, Communicator, ErrorKind, RpcRequest, RpcSubscriber, TaskRequest, TaskSubscriber, Testing, Value,
+};
+
+use support::proxy::Proxy;
+use support::{Broker, Suite};
+
+fn main() -> ExitCode {
+    let mut suite = Suite::new();
+    for (name, trouble) in TROUBLES {
+        suite.rabbitmq(&format!("a_close_while_{name}_ends_in_time"), move |broker| {
+            on_a_runtime(close_in(broker.clone(), *trouble));
+        });
+    }
+    suite.rabbitmq("a_body_of_64_mib_arrives", |broker| on_a_runtime(large(broker.clone())));
+    suite.rabbitmq("a_body_over_the_broker_s_limit_is_its_sender_s_error", |broker| {
+        on_a_runtime(too_large(broker.clone()))
+    });
+    suite.rabbitmq("a_sender_waits_for_room_and_try_send_does_not", |broker| on_a_runtime(no_room(broker.clone())));
+    suite.rabbitmq("a_list_of_brokers_is_tried_in_turn", |broker| on_a_runtime(listed(broker.clone())));
+    suite.run()
+}
+
+fn on_a_runtime(test: impl Future<Output = ()>) {
+    tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap().block_on(test);
+}
+
+fn options(url: &str, broker: &Broker) -> Builder {
+    Communicator::builder(url)
+        .prefix(broker.prefix())
+        .testing(Testing::Yes)
+        .call_timeout(Duration::from_secs(40))
+        .task_timeout(Duration::from_secs(40))
+        .connect_timeout(Duration::from_secs(2))
+        .close_timeout(Duration::from_secs(4))
+}
+
+type Trouble = fn(&Proxy);
+
+const TROUBLES: &[(&str, Trouble)] = &[
+    ("every_connection_is_cut", Proxy::cut),
+    ("nothing_goes_through", Proxy::stall),
+    ("one_half_is_closed", Proxy::half_close),
+    ("bytes_are_changed", |proxy| proxy.corrupt(4)),
+    ("the_broker_is_away", |proxy| {
+        proxy.refuse();
+        proxy.cut();
+    }),
+    ("a_handshake_stalls", |proxy| {
+        proxy.cut();
+        proxy.stall();
+    }),
+];
+
+fn threads_named(name: &str) -> usize {
+    let tasks = std::fs::read_dir("/proc/self/task").unwrap();
+    let names = tasks.filter_map(|task| std::fs::read_to_string(task.ok()?.path().join("comm")).ok());
+    names.filter(|comm| comm.starts_with(name)).count()
+}
+
+async fn close_in(broker: Broker, trouble: Trouble) {
+    let proxy = Proxy::before(broker.url()).unwrap();
+    let url = proxy.url(broker.url());
+    let thread_name = format!("h{}", &uuid::Uuid::new_v4().simple().to_string()[..6]);
+    let heartbeat = Duration::from_secs(2);
+    let server = options(&url, &broker).thread_name(&thread_name).heartbeat(heartbeat).connect().await.unwrap();
+    let client = options(&url, &broker).thread_name(&thread_name).heartbeat(heartbeat).connect().await.unwrap();
+    let (begun, mut has_begun) = tokio::sync::mpsc::unbounded_channel();
+    let also = begun.clone();
+    let call = RpcSubscriber::future(move |_: RpcRequest| {
+        begun.send(()).ok();
+        std::future::pending::<Value>()
+    });
+    server.add_rpc_subscriber("never", call).await.unwrap();
+    let task = TaskSubscriber::future(move |_: TaskRequest| {
+        also.send(()).ok();
+        std::future::pending::<Value>()
+    });
+    server.add_task_subscriber(task).await.unwrap();
+    let mut outcomes = Vec::new();
+    for n in 0..10 {
+        outcomes.push(tokio::spawn(client.rpc_send("never", n).into_future()));
+        outcomes.push(tokio::spawn(client.task_send(n).into_future()));
+    }
+    for _ in 0..20 {
+        has_begun.recv().await.unwrap();
+    }
+    trouble(&proxy);
+    for n in 0..10 {
+        outcomes.push(tokio::spawn(client.rpc_send("never", n).into_future()));
+        outcomes.push(tokio::spawn(client.broadcast_send(n).into_future().map_value()));
+    }
+    tokio::time::sleep(Duration::from_millis(100)).await;
+    let started = Instant::now();
+    let (one, other) = tokio::join!(client.close(), server.close());
+    assert!(started.elapsed() < Duration::from_secs(12), "closing took {:?}", started.elapsed());
+    one.unwrap();
+    other.unwrap();
+    for outcome in outcomes {
+        let ended = tokio::time::timeout(Duration::from_secs(5), outcome).await.expect("a future that does not end");
+        if let Err(error) = ended.unwrap() {
+            let may_be = [ErrorKind::CommunicatorClosed, ErrorKind::ConnectionLost, ErrorKind::RemoteException];
+            assert!(may_be.contains(&error.kind()), "{error:?}");
+        }
+    }
+    // What lapin had for a connection that was cut may take a moment more.
+    support::eventually(|| threads_named(&thread_name) == 0).await;
+}
+
+/// A broadcast as the others are.
+trait MapValue {
+    fn map_value(self) -> impl Future<Output = homing::Result<Value>> + Send + 'static;
+}
+
+impl<F: Future<Output = homing::Result<()>> + Send + 'static> MapValue for F {
+    async fn map_value(self) -> homing::Result<Value> {
+        self.await.map(|()| Value::Null)
+    }
+}
+
+async fn large(broker: Broker) {
+    let json = |url: &str| options(url, &broker).codec(Json::default());
+    let server = json(broker.url()).connect().await.unwrap();
+    let client = json(broker.url()).connect().await.unwrap();
+    let length =
+        RpcSubscriber::closure(|request: RpcRequest| i64::try_from(request.body().as_str().unwrap().len()).unwrap());
+    server.add_rpc_subscriber("length", length).await.unwrap();
+    server.add_task_subscriber(TaskSubscriber::closure(TaskRequest::into_body)).await.unwrap();
+    // Beside it the format needs a few bytes within the limit of 64 MiB.
+    let size = (64 << 20) - 1024;
+    let body = "x".repeat(size);
+    assert_eq!(client.rpc_send("length", body.as_str()).await.unwrap().as_i64(), i64::try_from(size).ok());
+    assert_eq!(client.task_send(body.as_str()).await.unwrap().as_str().map(str::len), Some(size));
+    client.close().await.unwrap();
+    server.close().await.unwrap();
+}
+
+async fn too_large(broker: Broker) {
+    // RabbitMQ's default limit is 128 MiB (512 MiB before 3.8): what is over it closes the channel that it came by.
+    let limits = homing::codec::Limits { max_bytes: 1 << 30, ..homing::codec::Limits::default() };
+    let client = options(broker.url(), &broker).codec(Json::with_limits(limits)).connect().await.unwrap();
+    client.add_rpc_subscriber("echo", RpcSubscriber::closure(RpcRequest::into_body)).await.unwrap();
+    let error = client.rpc_send("echo", "x".repeat(130 << 20)).await.unwrap_err();
+    assert!(matches!(error.kind(), ErrorKind::DeliveryFailed | ErrorKind::ConnectionLost), "{error:?}");
+    assert_eq!(client.rpc_send("echo", 1).await.unwrap().as_i64(), Some(1), "others go on");
+    client.close().await.unwrap();
+}
+
+async fn no_room(broker: Broker) {
+    let proxy = Proxy::before(broker.url()).unwrap();
+    let one = std::num::NonZeroUsize::new(1).unwrap();
+    let room = std::num::NonZeroUsize::new(1 << 20).unwrap();
+    let client = options(&proxy.url(broker.url()), &broker).under_way(one, room).connect().await.unwrap();
+    client.add_rpc_subscriber("echo", RpcSubscriber::closure(RpcRequest::into_body)).await.unwrap();
+    client.rpc_send("echo", 0).await.unwrap();
+    proxy.stall();
+    let first = client.rpc_send("echo", 1).try_send().unwrap();
+    let error = client.rpc_send("echo", 2).try_send().unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Full);
+    assert_eq!(client.task_send(2).try_send().unwrap_err().kind(), ErrorKind::Full);
+    let error = client.rpc_send("echo", 3).timeout(Duration::from_millis(100)).await.unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::TimedOut);
+    assert!(error.to_string().contains("was not sent"), "{error}");
+    let blocking = homing::blocking::Communicator::from(client.clone());
+    let waited = tokio::task::spawn_blocking(move || {
+        blocking.rpc_send("echo", 4).timeout(Duration::from_millis(100)).wait().map_err(|error| error.kind())
+    });
+    assert_eq!(waited.await.unwrap(), Err(ErrorKind::TimedOut));
+    let waiting = tokio::spawn(client.rpc_send("echo", 5).into_future());
+    proxy.pass();
+    assert_eq!(first.await.unwrap().as_i64(), Some(1));
+    assert_eq!(waiting.await.unwrap().unwrap().as_i64(), Some(5));
+    client.close().await.unwrap();
+}
+
+async fn listed(broker: Broker) {
+    let (one, other) = (Proxy::before(broker.url()).unwrap(), Proxy::before(broker.url()).unwrap());
+    one.refuse();
+    let urls = format!("{}, {}", one.url(broker.url()), other.url(broker.url()));
+    let client = options(&urls, &broker).connect().await.unwrap();
+    client.add_rpc_subscriber("echo", RpcSubscriber::closure(RpcRequest::into_body)).await.unwrap();
+    assert_eq!(client.rpc_send("echo", 1).await.unwrap().as_i64(), Some(1));
+    assert!(other.connections() > 0 && one.done() > 0);
+    let mut events = client.events();
+    one.pass();
+    other.refuse();
+    other.cut();
+    while !matches!(events.next().await.unwrap(), homing::Event::Restored { .. }) {}
+    assert_eq!(client.rpc_send("echo", 2).await.unwrap().as_i64(), Some(2));
+    assert!(one.connections() > 0);
+    client.close().await.unwrap();
+}
