@@ -31,6 +31,7 @@ fn main() -> ExitCode {
         .rabbitmq("wrong_credentials_and_virtual_hosts_are_said_without_the_password", credentials)
         .rabbitmq("values_that_json_has_not_are_printed_and_read", values)
         .node("tls_is_spoken_and_the_server_is_checked", tls)
+        .node("a_server_that_demands_a_certificate_gets_one", mutual_tls)
         .node("a_server_that_loses_its_broker_comes_back_unless_told_otherwise", broker_lost);
     suite.run()
 }
@@ -332,6 +333,32 @@ fn tls() -> TestResult {
         let (_, err) = exits(&ended(homing(&["--broker", &with_time, "task", "send", "1"]))?, 6);
         assert!(!err.is_empty(), "{why}");
     }
+    Ok(())
+}
+
+fn mutual_tls() -> TestResult {
+    let node = Node::start(Tls::Mutual)?;
+    let described = |name| node.described(name).ok_or(format!("no {name}"));
+    let (url, ca) = (described("NODE_TLS_URL")?, described("NODE_TLS_CA")?);
+    let (cert, key) = (described("NODE_TLS_CERT")?, described("NODE_TLS_KEY")?);
+    let send = |url: &str| {
+        let mut command = on(&Broker::at(url), &["task", "send", "1", "--no-reply"]);
+        command.env_remove("SSL_CERT_FILE").env_remove("SSL_CERT_DIR");
+        command
+    };
+    let with_certificate = format!("{url}?certfile={cert}&keyfile={key}&connection_timeout=5000");
+    exits(&ended(send(&format!("{with_certificate}&cacertfile={ca}")))?, 0);
+    // The system's roots, of which this is the place.
+    let mut by_the_system = send(&with_certificate);
+    by_the_system.env("SSL_CERT_FILE", &ca);
+    exits(&ended(by_the_system)?, 0);
+    let (_, err) = exits(&ended(send(&format!("{url}?cacertfile={ca}&connection_timeout=5000")))?, 6);
+    assert!(!err.is_empty(), "without a certificate of ours");
+    let (_, err) = exits(&ended(send(&with_certificate))?, 6);
+    assert!(err.to_lowercase().contains("certificate"), "that nobody vouches for the server is said: {err}");
+    let missing = format!("{url}?certfile=/nowhere.pem&keyfile={key}&cacertfile={ca}");
+    let (_, err) = exits(&ended(send(&missing))?, 2);
+    assert!(err.contains("/nowhere.pem"), "the file is named: {err}");
     Ok(())
 }
 

@@ -22,6 +22,8 @@ pub struct Node {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Tls {
     Yes,
+    /// And demands a certificate of its clients.
+    Mutual,
     No,
 }
 
@@ -35,7 +37,11 @@ impl Node {
         super::suite::when_hung(move || {
             let _ = run(&program, "remove", &place, [""; 0]);
         });
-        let option: &[&str] = if tls == Tls::Yes { &["--tls"] } else { &[] };
+        let option: &[&str] = match tls {
+            Tls::Yes => &["--tls"],
+            Tls::Mutual => &["--mutual-tls"],
+            Tls::No => &[],
+        };
         node.command("start", option)?;
         node.url = node.command("url", &[])?.trim().to_owned();
         Ok(node)
