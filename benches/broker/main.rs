@@ -1,0 +1,320 @@
+//! homing against a bare lapin program and kiwipy, the same work on one private broker: `cargo bench --bench broker`.
+//!
+//! The contenders run in turn, A B C A B C, in one run, for several rounds; medians and ratios are printed as a table, and
+//! written as JSON to `target/bench-broker.json`. Each is a client and a server, two processes; what is measured is the
+//! client. Bodies are JSON where a row does not say YAML. `--rounds N`, `--seconds S` (a piece of work), `--only TEXT`.
+
+mod bare;
+mod ours;
+
+use std::collections::BTreeMap;
+use std::io::{BufRead, BufReader};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, ExitCode, Stdio};
+use std::time::{Duration, Instant};
+
+use serde_json::{Value as Json, json};
+
+/// In a child: which contender, `client` or `server`.
+const ROLE: &str = "HOMING_BENCH_ROLE";
+
+/// One contender's piece of work, measured.
+#[derive(Clone, Debug)]
+pub(crate) struct Measured {
+    pub(crate) rate: f64,
+    /// Milliseconds; where one is under way at a time.
+    pub(crate) p50: f64,
+    pub(crate) p99: f64,
+    /// Microseconds of CPU of this process for each message.
+    pub(crate) cpu: f64,
+}
+
+/// What is done.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Work {
+    RpcOne,
+    Rpc100,
+    Rpc1000,
+    TaskPublish,
+    TaskRoundTrip,
+    Broadcast,
+}
+
+pub(crate) const WORKS: [Work; 6] =
+    [Work::RpcOne, Work::Rpc100, Work::Rpc1000, Work::TaskPublish, Work::TaskRoundTrip, Work::Broadcast];
+
+impl Work {
+    fn name(self) -> &'static str {
+        match self {
+            Work::RpcOne => "RPC, one at a time",
+            Work::Rpc100 => "RPC, 100 in flight",
+            Work::Rpc1000 => "RPC, 1000 in flight",
+            Work::TaskPublish => "task publish, confirmed",
+            Work::TaskRoundTrip => "task send + ack + reply",
+            Work::Broadcast => "broadcast publish",
+        }
+    }
+
+    /// How many are under way at once.
+    pub(crate) fn window(self) -> usize {
+        match self {
+            Work::RpcOne => 1,
+            Work::Rpc100 => 100,
+            Work::Rpc1000 => 1000,
+            _ => 256,
+        }
+    }
+
+    /// What is to be reached: rate against bare lapin, and against kiwipy with YAML.
+    fn goals(self) -> (f64, f64) {
+        match self {
+            Work::RpcOne => (0.95, 4.0),
+            Work::Rpc100 | Work::Rpc1000 => (0.95, 8.0),
+            _ => (0.95, 10.0),
+        }
+    }
+}
+
+/// User and system time of this process.
+fn cpu() -> Duration {
+    let stat = std::fs::read_to_string("/proc/self/stat").unwrap_or_default();
+    let ticks: Vec<u64> =
+        stat.rsplit(')').next().unwrap_or("").split_whitespace().filter_map(|word| word.parse().ok()).collect();
+    // The state, the first word, is no number: utime and stime are the 14th and 15th of all, at 100 a second.
+    Duration::from_millis(10 * (ticks.get(10).unwrap_or(&0) + ticks.get(11).unwrap_or(&0)))
+}
+
+/// Counts the messages of one piece of work, and how long each took where that says something.
+pub(crate) struct Meter {
+    begun: Instant,
+    cpu: Duration,
+    until: Instant,
+    times: Vec<Duration>,
+    count: u32,
+}
+
+impl Meter {
+    pub(crate) fn new(seconds: f64) -> Self {
+        let begun = Instant::now();
+        Meter { begun, cpu: cpu(), until: begun + Duration::from_secs_f64(seconds), times: Vec::new(), count: 0 }
+    }
+
+    pub(crate) fn goes_on(&self) -> bool {
+        Instant::now() < self.until
+    }
+
+    pub(crate) fn done(&mut self, took: Duration) {
+        self.times.push(took);
+        self.count += 1;
+    }
+
+    pub(crate) fn end(mut self) -> Measured {
+        let (took, used) = (self.begun.elapsed(), cpu() - self.cpu);
+        self.times.sort();
+        let at = |part: usize| {
+            let at = (self.times.len() * part / 100).min(self.times.len().saturating_sub(1));
+            self.times.get(at).map_or(0.0, |time| time.as_secs_f64() * 1e3)
+        };
+        let count = f64::from(self.count.max(1));
+        Measured { rate: count / took.as_secs_f64(), p50: at(50), p99: at(99), cpu: used.as_secs_f64() * 1e6 / count }
+    }
+}
+
+/// What a client says of itself, a line each.
+pub(crate) fn say(work: Work, measured: &Measured) {
+    let Measured { rate, p50, p99, cpu } = measured;
+    println!("{}", json!({"work": work.name(), "rate": rate, "p50": p50, "p99": p99, "cpu": cpu}));
+}
+
+/// The most memory that this process has had, in MB.
+fn peak() -> f64 {
+    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
+    let kilobytes =
+        status.lines().find_map(|line| line.strip_prefix("VmHWM:")?.split_whitespace().next()?.parse::<f64>().ok());
+    kilobytes.unwrap_or(0.0) / 1024.0
+}
+
+fn main() -> ExitCode {
+    if let Ok(role) = std::env::var(ROLE) {
+        return child(&role);
+    }
+    let arguments: Vec<String> = std::env::args().collect();
+    // cargo test --benches only looks whether it runs.
+    if arguments.iter().any(|argument| argument == "--test") {
+        return ExitCode::SUCCESS;
+    }
+    let option =
+        |name: &str| arguments.iter().position(|known| known == name).and_then(|at| arguments.get(at + 1)).cloned();
+    let rounds: usize = option("--rounds").and_then(|text| text.parse().ok()).unwrap_or(3);
+    let seconds = option("--seconds").unwrap_or_else(|| "2".to_owned());
+    let only = option("--only").unwrap_or_default();
+    let root = PathBuf::from(env!("CARGO_MANIFEST_DIR"));
+    let node = Node::start(&root);
+    let python = root.join("tests/.venv/bin/python");
+    let mut contenders =
+        vec!["homing", "homing, blocking", "homing, YAML", "bare lapin, 16 under way", "bare lapin, 256", "bare lapin"];
+    if python.exists() {
+        contenders.extend(["kiwipy, YAML", "kiwipy, JSON"]);
+    } else {
+        println!("kiwipy is not there: tests/run installs it");
+    }
+    contenders.retain(|name| name.contains(&only));
+    let mut all: BTreeMap<(String, String), Vec<Json>> = BTreeMap::new();
+    for round in 0..rounds {
+        for contender in &contenders {
+            eprintln!("round {} of {rounds}: {contender}", round + 1);
+            for line in run(&root, &python, &node.url, contender, &seconds) {
+                let work = line["work"].as_str().unwrap_or("?").to_owned();
+                all.entry((work, (*contender).to_owned())).or_default().push(line);
+            }
+        }
+    }
+    drop(node);
+    report(&root, &contenders, &all);
+    ExitCode::SUCCESS
+}
+
+fn child(role: &str) -> ExitCode {
+    let (contender, side) = role.rsplit_once('/').unwrap_or((role, "client"));
+    let variable = |name: &str| std::env::var(name).unwrap_or_default();
+    let (url, prefix) = (variable("BENCH_URL"), variable("BENCH_PREFIX"));
+    let seconds: f64 = variable("BENCH_SECONDS").parse().unwrap_or(1.0);
+    let is_server = side == "server";
+    match contender {
+        "bare lapin, 16 under way" => bare::run(&url, &prefix, seconds, is_server, bare::Variant::Window(16)),
+        "bare lapin, 256" => bare::run(&url, &prefix, seconds, is_server, bare::Variant::Window(256)),
+        "bare lapin" => bare::run(&url, &prefix, seconds, is_server, bare::Variant::Full),
+        "homing, blocking" => ours::blocking(&url, &prefix, seconds, is_server),
+        "homing, YAML" => ours::run(&url, &prefix, seconds, is_server, ours::Format::Yaml),
+        _ => ours::run(&url, &prefix, seconds, is_server, ours::Format::Json),
+    }
+    if !is_server {
+        println!("{}", json!({"work": "peak memory, MB", "rate": peak(), "p50": 0, "p99": 0, "cpu": 0}));
+    }
+    ExitCode::SUCCESS
+}
+
+/// A child that ends when this is dropped: it waits for the end of its standard input.
+struct Server(Child);
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        drop(self.0.stdin.take());
+        let until = Instant::now() + Duration::from_secs(10);
+        while Instant::now() < until {
+            if matches!(self.0.try_wait(), Ok(Some(_))) {
+                return;
+            }
+            std::thread::sleep(Duration::from_millis(10));
+        }
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+fn run(root: &Path, python: &Path, url: &str, contender: &str, seconds: &str) -> Vec<Json> {
+    let prefix = format!("bench-{}", uuid::Uuid::new_v4().simple());
+    let command = |side: &str| {
+        let mut command = match contender.strip_prefix("kiwipy, ") {
+            Some(format) => {
+                let mut command = Command::new(python);
+                command.arg(root.join("benches/broker/kiwipy_bench.py")).arg(side).arg(format);
+                command
+            }
+            None => {
+                let mut command = Command::new(std::env::current_exe().expect("this program"));
+                command.env(ROLE, format!("{contender}/{side}"));
+                command
+            }
+        };
+        command.env("BENCH_URL", url).env("BENCH_PREFIX", &prefix).env("BENCH_SECONDS", seconds);
+        command.stdin(Stdio::piped()).stdout(Stdio::piped());
+        command
+    };
+    let mut server = Server(command("server").spawn().expect("a server"));
+    let mut ready = String::new();
+    let mut said = BufReader::new(server.0.stdout.take().expect("piped"));
+    said.read_line(&mut ready).expect("a line");
+    assert_eq!(ready.trim(), "ready", "the server of {contender}");
+    let output = command("client").output().expect("a client");
+    assert!(output.status.success(), "the client of {contender}: {}", String::from_utf8_lossy(&output.stderr));
+    drop(server);
+    String::from_utf8_lossy(&output.stdout).lines().filter_map(|line| serde_json::from_str(line).ok()).collect()
+}
+
+fn median(lines: &[Json], of: &str) -> f64 {
+    let mut values: Vec<f64> = lines.iter().filter_map(|line| line[of].as_f64()).collect();
+    values.sort_by(f64::total_cmp);
+    values.get(values.len() / 2).copied().unwrap_or(f64::NAN)
+}
+
+fn report(root: &Path, contenders: &[&str], all: &BTreeMap<(String, String), Vec<Json>>) {
+    let get = |work: &str, contender: &str, of: &str| {
+        all.get(&(work.to_owned(), contender.to_owned())).map_or(f64::NAN, |lines| median(lines, of))
+    };
+    let mut written = Vec::new();
+    for work in WORKS.map(Work::name).into_iter().chain(["peak memory, MB"]) {
+        println!("\n{work}");
+        println!("  {:<26} {:>10} {:>9} {:>9} {:>12}", "", "a second", "p50 ms", "p99 ms", "CPU us each");
+        for contender in contenders {
+            let [rate, p50, p99, cpu] = ["rate", "p50", "p99", "cpu"].map(|of| get(work, contender, of));
+            println!("  {contender:<26} {rate:>10.0} {p50:>9.2} {p99:>9.2} {cpu:>12.1}");
+            written
+                .push(json!({"work": work, "contender": contender, "rate": rate, "p50": p50, "p99": p99, "cpu": cpu}));
+        }
+    }
+    println!("\nhoming as a ratio (the best bare lapin counts)");
+    println!("  {:<26} {:>22} {:>22} {:>14}", "", "to bare lapin", "to kiwipy, YAML", "CPU to bare");
+    for work in WORKS {
+        let ours = get(work.name(), "homing", "rate");
+        let bare = contenders
+            .iter()
+            .filter(|name| name.starts_with("bare"))
+            .map(|name| get(work.name(), name, "rate"))
+            .fold(f64::NAN, f64::max);
+        let (lapin, kiwipy) = (ours / bare, ours / get(work.name(), "kiwipy, YAML", "rate"));
+        let cpu = get(work.name(), "homing", "cpu") / get(work.name(), "bare lapin", "cpu");
+        let (first, second) = work.goals();
+        let verdict = |is: f64, goal: f64| {
+            let word = if is >= goal { "holds" } else { "misses" };
+            format!("{is:.2} (>= {goal}: {word})")
+        };
+        println!("  {:<26} {:>22} {:>22} {cpu:>14.2}", work.name(), verdict(lapin, first), verdict(kiwipy, second));
+        written
+            .push(json!({"work": work.name(), "to bare lapin": lapin, "to kiwipy": kiwipy, "cpu to bare lapin": cpu}));
+    }
+    let file = root.join("target/bench-broker.json");
+    if let Err(error) = std::fs::write(&file, serde_json::to_string_pretty(&written).unwrap_or_default()) {
+        eprintln!("{}: {error}", file.display());
+    }
+}
+
+/// A private broker, which goes when this is dropped.
+struct Node {
+    script: PathBuf,
+    place: PathBuf,
+    url: String,
+}
+
+impl Node {
+    fn start(root: &Path) -> Self {
+        let script = root.join("tests/tools/rabbitmq-node");
+        let place = std::env::temp_dir().join(format!("bench-{}", uuid::Uuid::new_v4().simple()));
+        let mut node = Node { script, place, url: String::new() };
+        node.command("start");
+        node.url = node.command("url").trim().to_owned();
+        node
+    }
+
+    fn command(&self, name: &str) -> String {
+        let output = Command::new(&self.script).arg(name).arg(&self.place).output().expect("the script for nodes");
+        assert!(output.status.success(), "{name}: {}", String::from_utf8_lossy(&output.stderr));
+        String::from_utf8_lossy(&output.stdout).into_owned()
+    }
+}
+
+impl Drop for Node {
+    fn drop(&mut self) {
+        let _ = Command::new(&self.script).arg("remove").arg(&self.place).output();
+    }
+}
