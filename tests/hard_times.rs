@@ -23,7 +23,7 @@ fn main() -> ExitCode {
     }
     suite.rabbitmq("a_body_of_64_mib_arrives", |broker| on_a_runtime(large(broker.clone())));
     suite.rabbitmq("a_body_over_the_broker_s_limit_is_its_sender_s_error", |broker| {
-        on_a_runtime(too_large(broker.clone()))
+        on_a_runtime(too_large(broker.clone()));
     });
     suite.rabbitmq("a_sender_waits_for_room_and_try_send_does_not", |broker| on_a_runtime(no_room(broker.clone())));
     suite.rabbitmq("a_list_of_brokers_is_tried_in_turn", |broker| on_a_runtime(listed(broker.clone())));

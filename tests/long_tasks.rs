@@ -8,11 +8,14 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
-use homing::{Builder, Communicator, ErrorKind, Failure, LongTasks, TaskRequest, TaskSubscriber, Testing};
+use homing::{
+    Builder, ChannelCause, Communicator, ErrorKind, Event, Failure, LongTasks, TaskRequest, TaskSubscriber, Testing,
+};
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
 
 use support::proxy::Proxy;
-use support::{Broker, Suite};
+use support::suite::Need;
+use support::{Broker, Node, Suite, Tls};
 
 const LEASE: Duration = Duration::from_secs(3);
 
@@ -24,7 +27,70 @@ fn main() -> ExitCode {
     suite.rabbitmq("a_task_whose_worker_is_gone_goes_to_another", |broker| on_a_runtime(another(broker.clone())));
     suite.rabbitmq("a_close_gives_a_task_on_lease_back_at_once", |broker| on_a_runtime(given_back(broker.clone())));
     suite.rabbitmq("a_failure_on_lease_ends_it_too", |broker| on_a_runtime(tried_again(broker.clone())));
+    suite.deadline(Duration::from_secs(600));
+    suite.with("full: on a node with a delivery timeout of a minute", &[Need::Node, Need::Full], || {
+        let node = Node::start(Tls::No).unwrap();
+        // As in rabbitmq.conf; channels read it when they are opened.
+        node.ctl(&["eval", "application:set_env(rabbit, consumer_timeout, 60000)."]).unwrap();
+        on_a_runtime(async {
+            tokio::join!(four_minutes(Broker::at(node.url())), beyond_the_timeout(Broker::at(node.url())));
+        });
+    });
     suite.run()
+}
+
+/// With leases, the broker's timeout is not met.
+async fn four_minutes(broker: Broker) {
+    let long = LongTasks::new().after(Duration::from_secs(20)).lease(Duration::from_secs(30));
+    let communicator = Communicator::builder(broker.url())
+        .prefix(broker.prefix())
+        .task_timeout(Duration::from_secs(500))
+        .long_tasks(long)
+        .connect()
+        .await
+        .unwrap();
+    let mut events = communicator.events();
+    let (work, mut begun, ended) = worker(Duration::from_secs(240));
+    communicator.add_task_subscriber(work).await.unwrap();
+    assert_eq!(communicator.task_send(7).await.unwrap().as_i64(), Some(7));
+    assert!(!begun.recv().await.unwrap());
+    assert!(begun.try_recv().is_err(), "it ran once");
+    assert_eq!(ended.load(Ordering::SeqCst), 1);
+    communicator.close().await.unwrap();
+    // No channel was closed, and no ownership was lost.
+    let event = events.next().await;
+    assert!(matches!(event, Some(Event::Closed)), "{event:?}");
+}
+
+/// Without them, the end of the channel is named and survived: the task that runs keeps its redelivery.
+async fn beyond_the_timeout(broker: Broker) {
+    let communicator = Communicator::builder(broker.url())
+        .prefix(broker.prefix())
+        .task_timeout(Duration::from_secs(500))
+        .connect()
+        .await
+        .unwrap();
+    let mut events = communicator.events();
+    let (work, mut begun, ended) = worker(Duration::from_secs(200));
+    communicator.add_task_subscriber(work).await.unwrap();
+    assert_eq!(communicator.task_send(7).await.unwrap().as_i64(), Some(7));
+    assert!(!begun.recv().await.unwrap());
+    assert!(begun.try_recv().is_err(), "it ran once");
+    assert_eq!(ended.load(Ordering::SeqCst), 1);
+    let counts = communicator.counts();
+    assert!(counts.tasks_adopted > 0, "{counts:?}");
+    communicator.close().await.unwrap();
+    let mut is_named = false;
+    while let Some(event) = events.next().await {
+        if let Event::ChannelClosed { queue, cause, .. } = &event {
+            assert!(queue.is_some(), "{event:?}");
+            is_named |= *cause == ChannelCause::DeliveryTimeout;
+        }
+        if matches!(event, Event::Closed) {
+            break;
+        }
+    }
+    assert!(is_named, "an event names the delivery timeout");
 }
 
 fn on_a_runtime(test: impl Future<Output = ()>) {

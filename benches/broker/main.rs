@@ -78,10 +78,11 @@ impl Work {
 /// User and system time of this process.
 fn cpu() -> Duration {
     let stat = std::fs::read_to_string("/proc/self/stat").unwrap_or_default();
-    let ticks: Vec<u64> =
+    let ticks: Vec<i64> =
         stat.rsplit(')').next().unwrap_or("").split_whitespace().filter_map(|word| word.parse().ok()).collect();
     // The state, the first word, is no number: utime and stime are the 14th and 15th of all, at 100 a second.
-    Duration::from_millis(10 * (ticks.get(10).unwrap_or(&0) + ticks.get(11).unwrap_or(&0)))
+    let of = |at: usize| ticks.get(at).copied().unwrap_or(0).unsigned_abs();
+    Duration::from_millis(10 * (of(10) + of(11)))
 }
 
 /// Counts the messages of one piece of work, and how long each took where that says something.
