@@ -29,7 +29,7 @@ fn node() -> Arc<Node> {
 
 fn main() -> ExitCode {
     let mut suite = Suite::new();
-    suite.deadline(Duration::from_secs(240));
+    suite.deadline(Duration::from_secs(1200));
     for (name, row) in ROWS {
         suite.node(name, move || {
             let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
@@ -68,6 +68,7 @@ rows![
     an_alarm_comes_and_goes,
     the_password_is_changed_for_a_while,
     the_exchanges_are_deleted,
+    everything_at_random,
 ];
 
 /// Where the load runs, and what can be done to it.
@@ -308,6 +309,56 @@ async fn the_password_is_changed_for_a_while(place: Place) -> Report {
             };
             tokio::time::timeout(Duration::from_secs(30), refused).await.expect("an event says that access is refused");
             place.ctl(&["change_password", "guest", "guest"]).await;
+        })
+        .await;
+    assert!(report.losses >= 2, "{report}");
+    report
+}
+
+/// A soak: `HOMING_TEST_SOAK` seconds of it, 20 unless it says otherwise, with the seed of `HOMING_TEST_SEED`.
+async fn everything_at_random(place: Place) -> Report {
+    let number = |name: &str| std::env::var(name).ok().and_then(|text| text.parse::<u64>().ok());
+    let seconds = number("HOMING_TEST_SOAK").unwrap_or(20);
+    let seed = number("HOMING_TEST_SEED").unwrap_or_else(|| uuid::Uuid::new_v4().as_u64_pair().0);
+    println!("HOMING_TEST_SEED={seed}, {seconds} s");
+    let mut state = seed | 1;
+    let mut draw = move |below: u64| {
+        // xorshift: nothing here needs more.
+        state ^= state << 13;
+        state ^= state >> 7;
+        state ^= state << 17;
+        state % below
+    };
+    let load = place.load().await;
+    let until = std::time::Instant::now() + Duration::from_secs(seconds);
+    let report = load
+        .through(|| async {
+            while std::time::Instant::now() < until {
+                match draw(7) {
+                    0 => place.proxy.cut(),
+                    1 => place.proxy.half_close(),
+                    2 => place.proxy.corrupt(1 + draw(4)),
+                    3 => {
+                        place.proxy.stall();
+                        tokio::time::sleep(Duration::from_millis(500 + draw(5000))).await;
+                        place.proxy.pass();
+                    }
+                    4 => {
+                        place.proxy.delay(Duration::from_millis(1 + draw(50)));
+                        tokio::time::sleep(Duration::from_millis(draw(1000))).await;
+                        place.proxy.pass();
+                    }
+                    5 => {
+                        place.proxy.refuse();
+                        place.proxy.cut();
+                        tokio::time::sleep(Duration::from_millis(draw(2000))).await;
+                        place.proxy.pass();
+                    }
+                    _ => place.ctl(&["close_all_connections", "a soak"]).await,
+                }
+                tokio::time::sleep(Duration::from_millis(draw(1500))).await;
+            }
+            place.proxy.pass();
         })
         .await;
     assert!(report.losses >= 2, "{report}");
