@@ -10,6 +10,7 @@
 
 #![allow(dead_code, unused_imports)] // each test target uses its own part of it
 
+pub mod fake_broker;
 pub mod homes;
 pub mod node;
 pub mod peer;
