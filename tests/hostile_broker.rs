@@ -11,7 +11,7 @@ use homing::{Communicator, ErrorKind, RpcSubscriber, TaskSubscriber};
 use support::fake_broker::{self as fake, FakeBroker, Mischief, Then, When};
 
 /// Longer than the heartbeat of the fake broker and its grace, shorter than any deadline of a test.
-const CALL: Duration = Duration::from_secs(8);
+const CALL: Duration = Duration::from_secs(16);
 
 /// What becomes of the connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -142,9 +142,9 @@ async fn row((name, when, says, then, fate): &Row) -> String {
     let broker = FakeBroker::start(Mischief { when: *when, says: *says, then: *then }).unwrap();
     let communicator = Communicator::builder(&broker.url())
         .prefix("hostile")
-        .heartbeat(Duration::from_secs(1))
-        .connect_timeout(Duration::from_secs(3))
-        .operation_timeout(Duration::from_secs(4))
+        .heartbeat(Duration::from_secs(4))
+        .connect_timeout(Duration::from_secs(15))
+        .operation_timeout(Duration::from_secs(8))
         .call_timeout(CALL)
         .task_timeout(CALL)
         .close_timeout(Duration::from_secs(4))
@@ -180,7 +180,7 @@ async fn row((name, when, says, then, fate): &Row) -> String {
     // It works again: the broker takes something over.
     let confirmed = broker.confirmed();
     let mut works = Err(None);
-    while started.elapsed() < Duration::from_secs(40) {
+    while started.elapsed() < Duration::from_secs(60) {
         works = communicator.broadcast_send("still there").await.map_err(Some);
         if works.is_ok() {
             break;
@@ -234,7 +234,7 @@ async fn a_greeting_that_is_noise_is_an_error_that_says_what_came() {
         let broker = FakeBroker::start(Mischief { when: When::Greeting, says, then }).unwrap();
         let connect = Communicator::builder(&broker.url()).connect_timeout(Duration::from_secs(2)).connect();
         let error = tokio::time::timeout(Duration::from_secs(10), connect).await.expect("connecting hangs");
-        let error = error.err().expect("it is no broker");
+        let error = error.expect_err("it is no broker");
         assert!(broker.has_misbehaved());
         let text = error.to_string();
         assert!(text.contains("127.0.0.1"), "{text}");
