@@ -16,7 +16,7 @@ use lapin::{BasicProperties, Channel, Connection, ConnectionProperties, Consumer
 use serde_json::{Value as Json, json};
 use tokio::sync::oneshot;
 
-use crate::{Meter, WORKS, Work, say};
+use crate::{Meter, Work, say};
 
 /// The three that were tried; what gains no more is left at that.
 #[derive(Clone, Copy)]
@@ -49,7 +49,7 @@ pub(crate) fn run(url: &str, prefix: &str, seconds: f64, is_server: bool, varian
             tokio::task::spawn_blocking(|| std::io::stdin().read_to_end(&mut Vec::new())).await.ok();
         } else {
             let bare = Arc::new(bare);
-            for work in WORKS {
+            for work in crate::works() {
                 let measured = client(&bare, work, seconds, variant).await;
                 say(work, &measured);
             }

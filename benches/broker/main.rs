@@ -2,7 +2,8 @@
 //!
 //! The contenders run in turn, A B C A B C, in one run, for several rounds; medians and ratios are printed as a table, and
 //! written as JSON to `target/bench-broker.json`. Each is a client and a server, two processes; what is measured is the
-//! client. Bodies are JSON where a row does not say YAML. `--rounds N`, `--seconds S` (a piece of work), `--only TEXT`.
+//! client. Bodies are JSON where a row does not say YAML. `--rounds N`, `--seconds S` (a piece of work), `--only CONTENDER`,
+//! `--work WORK` (each by a part of its name).
 
 mod bare;
 mod ours;
@@ -17,6 +18,8 @@ use serde_json::{Value as Json, json};
 
 /// In a child: which contender, `client` or `server`.
 const ROLE: &str = "HOMING_BENCH_ROLE";
+/// In a child: which works, by a part of their names.
+const WORK: &str = "BENCH_WORK";
 
 /// One contender's piece of work, measured.
 #[derive(Clone, Debug)]
@@ -42,6 +45,12 @@ pub(crate) enum Work {
 
 pub(crate) const WORKS: [Work; 6] =
     [Work::RpcOne, Work::Rpc100, Work::Rpc1000, Work::TaskPublish, Work::TaskRoundTrip, Work::Broadcast];
+
+/// The works that are wanted.
+pub(crate) fn works() -> impl Iterator<Item = Work> {
+    let wanted = std::env::var(WORK).unwrap_or_default();
+    WORKS.into_iter().filter(move |work| work.name().contains(&wanted))
+}
 
 impl Work {
     fn name(self) -> &'static str {
@@ -149,6 +158,7 @@ fn main() -> ExitCode {
     let rounds: usize = option("--rounds").and_then(|text| text.parse().ok()).unwrap_or(3);
     let seconds = option("--seconds").unwrap_or_else(|| "2".to_owned());
     let only = option("--only").unwrap_or_default();
+    let work = option("--work").unwrap_or_default();
     let root = PathBuf::from(env!("CARGO_MANIFEST_DIR"));
     let node = Node::start(&root);
     let python = root.join("tests/.venv/bin/python");
@@ -164,7 +174,7 @@ fn main() -> ExitCode {
     for round in 0..rounds {
         for contender in &contenders {
             eprintln!("round {} of {rounds}: {contender}", round + 1);
-            for line in run(&root, &python, &node.url, contender, &seconds) {
+            for line in run(&root, &python, &node.url, contender, &seconds, &work) {
                 let work = line["work"].as_str().unwrap_or("?").to_owned();
                 all.entry((work, (*contender).to_owned())).or_default().push(line);
             }
@@ -213,7 +223,7 @@ impl Drop for Server {
     }
 }
 
-fn run(root: &Path, python: &Path, url: &str, contender: &str, seconds: &str) -> Vec<Json> {
+fn run(root: &Path, python: &Path, url: &str, contender: &str, seconds: &str, work: &str) -> Vec<Json> {
     let prefix = format!("bench-{}", uuid::Uuid::new_v4().simple());
     let command = |side: &str| {
         let mut command = match contender.strip_prefix("kiwipy, ") {
@@ -228,7 +238,7 @@ fn run(root: &Path, python: &Path, url: &str, contender: &str, seconds: &str) ->
                 command
             }
         };
-        command.env("BENCH_URL", url).env("BENCH_PREFIX", &prefix).env("BENCH_SECONDS", seconds);
+        command.env("BENCH_URL", url).env("BENCH_PREFIX", &prefix).env("BENCH_SECONDS", seconds).env(WORK, work);
         command.stdin(Stdio::piped()).stdout(Stdio::piped());
         command
     };

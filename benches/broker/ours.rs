@@ -8,7 +8,7 @@ use futures_util::stream::{FuturesUnordered, StreamExt};
 use homing::codec::Json;
 use homing::{Builder, Communicator, RpcRequest, RpcSubscriber, TaskRequest, TaskSubscriber, Testing, Value};
 
-use crate::{Meter, WORKS, Work, say};
+use crate::{Meter, Work, say};
 
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Format {
@@ -36,7 +36,7 @@ pub(crate) fn run(url: &str, prefix: &str, seconds: f64, is_server: bool, format
             serve(&communicator).await;
             tokio::task::spawn_blocking(|| std::io::stdin().read_to_end(&mut Vec::new())).await.ok();
         } else {
-            for work in WORKS {
+            for work in crate::works() {
                 let measured = client(&communicator, work, seconds).await;
                 say(work, &measured);
             }
@@ -116,7 +116,7 @@ pub(crate) fn blocking(url: &str, prefix: &str, seconds: f64, is_server: bool) {
         return run(url, prefix, seconds, true, Format::Json);
     }
     let communicator = options(url, prefix, Format::Json).connect_blocking().expect("a broker");
-    for work in [Work::RpcOne, Work::Rpc100] {
+    for work in crate::works().filter(|work| matches!(work, Work::RpcOne | Work::Rpc100)) {
         // As many threads as wait, 64 of them at most.
         let threads = work.window().min(64);
         let meter = std::sync::Mutex::new(Meter::new(seconds));

@@ -234,7 +234,11 @@ impl Talk {
                 self.answer(0, 10, 41, &[0])
             }
             (10, 50) => self.answer(0, 10, 51, &[]),
-            (20, 10) => self.answer(channel, 20, 11, &long_text(b"")),
+            (20, 10) => {
+                // Tags begin anew with every channel, and a number is used again.
+                self.publishes.remove(&channel);
+                self.answer(channel, 20, 11, &long_text(b""))
+            }
             (20, 40) => self.answer(channel, 20, 41, &[]),
             (40, 10) => self.answer(channel, 40, 11, &[]),
             (50, 10) => {
