@@ -132,7 +132,7 @@ const ROWS: &[Row] = &[
                     .concat(),
             )
         },
-        Then::GoesOn,
+        Then::ClosesChannel,
         Fate::Kept,
     ),
     ("the first publish is never confirmed", When::Publish, |_| Vec::new(), Then::GoesOn, Fate::Kept),

@@ -37,6 +37,8 @@ pub enum When {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Then {
     GoesOn,
+    /// It has closed the channel, and passes over what comes on it until the client agrees, as the specification says.
+    ClosesChannel,
     Closes,
     /// Nothing more is said, no heartbeat either.
     IsSilent,
@@ -141,6 +143,7 @@ struct Talk {
     /// By channel: how many publishes came, and how many bytes of the present one are still to come.
     publishes: HashMap<u16, (u64, Option<u64>)>,
     is_silent: bool,
+    closing: Option<u16>,
 }
 
 impl Talk {
@@ -149,7 +152,7 @@ impl Talk {
         // Wakes now and then for a heartbeat.
         socket.set_read_timeout(Some(Duration::from_millis(400)))?;
         state.sockets.lock().unwrap_or_else(PoisonError::into_inner).push(socket.try_clone()?);
-        Ok(Talk { socket, state, publishes: HashMap::new(), is_silent: false })
+        Ok(Talk { socket, state, publishes: HashMap::new(), is_silent: false, closing: None })
     }
 
     /// Reads all of it, with heartbeats meanwhile.
@@ -184,6 +187,7 @@ impl Talk {
         self.say(&says(channel))?;
         match then {
             Then::GoesOn => {}
+            Then::ClosesChannel => self.closing = Some(channel),
             Then::IsSilent => self.is_silent = true,
             Then::Closes => {
                 self.socket.shutdown(Shutdown::Both)?;
@@ -211,6 +215,12 @@ impl Talk {
             let mut payload = vec![0; size + 1];
             self.read(&mut payload)?;
             assert_eq!(payload.pop(), Some(FRAME_END), "the client's frames end as they should");
+            if self.closing == Some(channel) {
+                if kind == METHOD && payload.starts_with(&[0, 20, 0, 41]) {
+                    self.closing = None;
+                }
+                continue;
+            }
             match kind {
                 METHOD => self.on_method(channel, &payload)?,
                 HEADER => self.on_body(channel, |_| u64::from_be_bytes(payload[4..12].try_into().unwrap()))?,
