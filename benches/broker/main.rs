@@ -3,7 +3,7 @@
 //! The contenders run in turn, A B C A B C, in one run, for several rounds; medians and ratios are printed as a table, and
 //! written as JSON to `target/bench-broker.json`. Each is a client and a server, two processes; what is measured is the
 //! client. Bodies are JSON where a row does not say YAML. `--rounds N`, `--seconds S` (a piece of work), `--only CONTENDER`,
-//! `--work WORK` (each by a part of its name).
+//! `--work WORK` (each by a part of its name, contenders by several with commas between).
 
 mod bare;
 mod ours;
@@ -169,7 +169,7 @@ fn main() -> ExitCode {
     } else {
         println!("kiwipy is not there: tests/run installs it");
     }
-    contenders.retain(|name| name.contains(&only));
+    contenders.retain(|name| only.split(',').any(|part| name.contains(part)));
     let mut all: BTreeMap<(String, String), Vec<Json>> = BTreeMap::new();
     for round in 0..rounds {
         for contender in &contenders {

@@ -5,7 +5,9 @@ use std::time::{Duration, Instant};
 
 use criterion::{Criterion, Throughput};
 use futures_util::stream::{FuturesUnordered, StreamExt};
-use homing::{BroadcastFilter, BroadcastSubscriber, Communicator, RpcRequest, RpcSubscriber, TaskRequest, TaskSubscriber};
+use homing::{
+    BroadcastFilter, BroadcastSubscriber, Communicator, RpcRequest, RpcSubscriber, TaskRequest, TaskSubscriber,
+};
 
 const WINDOW: usize = 1000;
 

@@ -1,5 +1,6 @@
 //! What handles, subscribers and homes ask of the communicator thread. Identifiers, bytes and completers only: no user code.
 
+use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -37,6 +38,22 @@ pub(crate) struct Expected {
 
 /// Told when the broker has taken a message over.
 pub(crate) type Published = Completer<Result<()>>;
+
+/// What is asked of whom, as errors say it. Put into words only when one does.
+#[derive(Clone, Debug)]
+pub(crate) enum What {
+    Call(Identifier),
+    Task(Arc<str>),
+}
+
+impl fmt::Display for What {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            What::Call(recipient) => write!(f, "the call to {:?}", recipient.as_str()),
+            What::Task(queue) => write!(f, "the task on {queue:?}"),
+        }
+    }
+}
 
 pub(crate) enum Command {
     Rpc {

@@ -10,7 +10,7 @@ use std::sync::Arc;
 
 use uuid::Uuid;
 
-use super::command::{Command, Left, RawReply};
+use super::command::{Command, Left, RawReply, What};
 use super::response::Response;
 use super::shared::{Shared, home_ended};
 use crate::codec::Value;
@@ -38,20 +38,20 @@ pub struct Reply {
     /// The reply that is waited for; `None` between two, and at the end.
     next: Option<HomeFuture<RawReply>>,
     /// What was asked of whom, for errors.
-    what: String,
+    what: What,
     finished: bool,
     /// That it has ended by what the other end said, which is not to be told that its caller is gone.
     left: Left,
 }
 
 impl Reply {
-    pub(crate) fn new(shared: Arc<Shared>, correlation: Uuid, next: HomeFuture<RawReply>, what: String) -> Self {
+    pub(crate) fn new(shared: Arc<Shared>, correlation: Uuid, next: HomeFuture<RawReply>, what: What) -> Self {
         Reply { shared, correlation, next: Some(next), what, finished: false, left: Left::GivenUp }
     }
 
     /// For errors.
     pub(super) fn what(&self) -> String {
-        self.what.clone()
+        self.what.to_string()
     }
 
     /// The next stage.
@@ -95,7 +95,7 @@ impl Reply {
             Response::Cancelled => {
                 Err(Error::new(ErrorKind::Cancelled, format!("{}: it was cancelled at the other end", self.what)))
             }
-            Response::Exception(text) => Err(Error::remote_exception(&self.what, text)),
+            Response::Exception(text) => Err(Error::remote_exception(&self.what.to_string(), text)),
         }
     }
 

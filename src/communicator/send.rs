@@ -8,7 +8,7 @@ use std::time::Duration;
 use uuid::Uuid;
 
 use super::broadcast::Broadcast;
-use super::command::{Command, Expected, Patience, RawReply, Repeat};
+use super::command::{Command, Expected, Patience, RawReply, Repeat, What};
 use super::names::Identifier;
 use super::reply::Reply;
 use super::shared::{Shared, home_ended};
@@ -19,12 +19,12 @@ use crate::home::{Home, HomeFuture};
 type Sending<T> = Pin<Box<dyn Future<Output = Result<T>> + Send>>;
 
 /// A future for the reply to a request, and what the driver needs of it.
-async fn expect(what: &str, patience: Patience) -> Result<(Expected, HomeFuture<RawReply>)> {
+async fn expect(what: &What, patience: Patience) -> Result<(Expected, HomeFuture<RawReply>)> {
     let (reply, future) = Home::current().future().await.map_err(|_| home_ended(what))?;
     Ok((Expected { correlation: Uuid::new_v4(), reply, patience }, future))
 }
 
-fn try_expect(what: &str, patience: Patience) -> Result<(Expected, HomeFuture<RawReply>)> {
+fn try_expect(what: &What, patience: Patience) -> Result<(Expected, HomeFuture<RawReply>)> {
     let (reply, future) = Home::current()
         .try_future()
         .map_err(|full| Error::with_source(ErrorKind::Full, format!("{what}: {full}"), full))?;
@@ -78,14 +78,12 @@ impl std::fmt::Debug for SharedRef {
     }
 }
 
-fn what_call(recipient: &Identifier) -> String {
-    format!("the call to {:?}", recipient.as_str())
-}
-
 impl RpcSend {
     /// For errors.
     pub(super) fn what(&self) -> String {
-        self.recipient.as_ref().map_or_else(|_| "a call".to_owned(), what_call)
+        self.recipient
+            .as_ref()
+            .map_or_else(|_| "a call".to_owned(), |recipient| What::Call(recipient.clone()).to_string())
     }
 
     /// Waits this long for the answer, and again after each `pending`. Default: the communicator's
@@ -117,7 +115,7 @@ impl RpcSend {
     pub fn try_send(self) -> Result<Reply> {
         let shared = self.shared.0;
         let recipient = self.recipient?;
-        let what = what_call(&recipient);
+        let what = What::Call(recipient.clone());
         let body = shared.encode(self.body)?;
         let slot = shared.try_slot(&what, &body)?;
         let (expected, future) = try_expect(&what, self.patience)?;
@@ -147,7 +145,7 @@ impl RpcSend {
     async fn dispatch(self, published: Option<super::command::Published>) -> Result<Reply> {
         let shared = self.shared.0;
         let recipient = self.recipient?;
-        let what = what_call(&recipient);
+        let what = What::Call(recipient.clone());
         let body = shared.encode(self.body)?;
         let slot = shared.slot(&what, &body, self.patience).await?;
         let (expected, future) = expect(&what, self.patience).await?;
@@ -169,7 +167,7 @@ impl IntoFuture for RpcSend {
 impl TaskSend {
     /// For errors.
     pub(super) fn what(&self) -> String {
-        format!("the task on {:?}", &*self.queue)
+        What::Task(Arc::clone(&self.queue)).to_string()
     }
 
     /// Waits this long for the outcome, and again after each `pending`. Default: the communicator's
@@ -195,7 +193,7 @@ impl TaskSend {
     /// # Errors
     /// `Full` when as many messages or bytes as may be are under way; `Encode`; `CommunicatorClosed`.
     pub fn try_send(self) -> Result<Reply> {
-        let what = self.what();
+        let what = What::Task(Arc::clone(&self.queue));
         let shared = self.shared.0;
         let body = shared.encode(task_body(self.body, false))?;
         let slot = shared.try_slot(&what, &body)?;
@@ -221,7 +219,7 @@ impl TaskSend {
     }
 
     async fn dispatch(self, published: Option<super::command::Published>) -> Result<Reply> {
-        let what = self.what();
+        let what = What::Task(Arc::clone(&self.queue));
         let shared = self.shared.0;
         let body = shared.encode(task_body(self.body, false))?;
         let slot = shared.slot(&what, &body, self.patience).await?;

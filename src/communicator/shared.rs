@@ -1,5 +1,6 @@
 //! What all handles, subscribers and the communicator thread share: the way to the thread, and what never changes.
 
+use std::fmt::Display;
 use std::pin::pin;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
@@ -140,8 +141,8 @@ impl Shared {
     }
 
     /// Room for one more message under way. Waits for it as long as the message may take.
-    pub(crate) async fn slot(&self, what: &str, body: &Body, patience: Patience) -> Result<Slot> {
-        match self.try_slot(what, body) {
+    pub(crate) async fn slot(&self, what: impl Display, body: &Body, patience: Patience) -> Result<Slot> {
+        match self.try_slot(&what, body) {
             Err(error) if error.kind() == ErrorKind::Full => {}
             taken => return taken,
         }
@@ -156,7 +157,7 @@ impl Shared {
         };
         let Patience::For(limit) = patience else { return free.await };
         // By the communicator's clock, since a home may have no timers.
-        let (done, late) = Home::current().future().await.map_err(|_| home_ended(what))?;
+        let (done, late) = Home::current().future().await.map_err(|_| home_ended(&what))?;
         self.send(Command::Alarm { after: limit, done })?;
         match select(pin!(free), late).await {
             Either::Left((slot, _)) => slot,
@@ -173,7 +174,7 @@ impl Shared {
     }
 
     /// The same without waiting.
-    pub(crate) fn try_slot(&self, what: &str, body: &Body) -> Result<Slot> {
+    pub(crate) fn try_slot(&self, what: impl Display, body: &Body) -> Result<Slot> {
         let full = |error| match error {
             TryAcquireError::Closed => self.gone(),
             TryAcquireError::NoPermits => Error::new(
@@ -224,10 +225,10 @@ impl Shared {
     /// Asks the communicator thread something, and waits for the answer at home.
     pub(crate) async fn ask<T: Send + 'static>(
         &self,
-        what: &str,
+        what: impl Display,
         command: impl FnOnce(Completer<Result<T>>) -> Command,
     ) -> Result<T> {
-        let (completer, future) = Home::current().future().await.map_err(|_| home_ended(what))?;
+        let (completer, future) = Home::current().future().await.map_err(|_| home_ended(&what))?;
         self.send(command(completer))?;
         match future.await {
             Ok(answer) => answer,
@@ -236,7 +237,7 @@ impl Shared {
     }
 
     /// The error of a future of ours that ended without a value.
-    pub(crate) fn ended(&self, end: End, what: &str) -> Error {
+    pub(crate) fn ended(&self, end: End, what: impl Display) -> Error {
         let kind = match end {
             // The thread holds every completer until it has used it or ends.
             End::Abandoned => return self.gone(),
@@ -250,6 +251,6 @@ impl Shared {
     }
 }
 
-pub(crate) fn home_ended(what: &str) -> Error {
+pub(crate) fn home_ended(what: impl Display) -> Error {
     Error::new(ErrorKind::HomeEnded, format!("{what}: the runtime or loop that asked for it is ending"))
 }

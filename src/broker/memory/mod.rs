@@ -52,9 +52,12 @@ impl Broker for Memory {
 
     fn publish(&self, message: Message) -> impl Future<Output = Result<()>> + 'static {
         let (node, session) = (Arc::clone(&self.node), self.session);
-        let mut blocked = node.blocked.subscribe();
         async move {
             let Some(mut ended) = node.ended(session) else { return Err(lost()) };
+            if !*node.blocked.borrow() {
+                return node.publish(session, message);
+            }
+            let mut blocked = node.blocked.subscribe();
             tokio::select! {
                 biased;
                 // The sender lives as long as the node, which is here.

@@ -5,6 +5,7 @@
 //! nothing if they are equal and is refused, with the name of the argument, if they are not.
 
 use std::net::{IpAddr, SocketAddr};
+use std::pin::pin;
 use std::time::Duration;
 
 use lapin::options::{BasicGetOptions, BasicNackOptions, ExchangeDeclareOptions, QueueDeclareOptions};
@@ -222,7 +223,7 @@ impl RabbitMq {
             };
             asked.await.map_err(|error| settle(&shared.life, what, &error))
         };
-        match timeout(limit, shared.life.until_end(answer)).await {
+        match timeout(limit, shared.life.until_end(pin!(answer))).await {
             Ok(answer) => answer,
             Err(_) => Err(errors::timed_out(what, &shared.address, limit)),
         }

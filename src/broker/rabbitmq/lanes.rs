@@ -8,6 +8,7 @@
 use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
 use std::fmt;
+use std::pin::pin;
 use std::rc::Rc;
 use std::time::Duration;
 
@@ -326,7 +327,7 @@ impl Lanes {
                 settle(&self.life, &what, &error)
             })
         };
-        if let Ok(result) = tokio::time::timeout(self.limit, self.life.until_end(answer)).await {
+        if let Ok(result) = tokio::time::timeout(self.limit, self.life.until_end(pin!(answer))).await {
             return result;
         }
         // Whether it was done is not known (a consumer may begin yet, with nobody to read it): the lane begins anew.

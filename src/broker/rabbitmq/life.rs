@@ -3,7 +3,7 @@
 
 use std::cell::{Cell, RefCell};
 use std::future::Future;
-use std::pin::pin;
+use std::pin::{Pin, pin};
 
 use futures_util::future::{Either, select};
 use tokio::sync::Notify;
@@ -70,15 +70,15 @@ impl Life {
     }
 
     /// Waits for the future, but not beyond the end. Nothing is begun after the end; what comes to its result together
-    /// with the end keeps it.
-    pub(crate) async fn until_end<T>(&self, work: impl Future<Output = Result<T>>) -> Result<T> {
+    /// with the end keeps it. (Pinned by the caller: an argument that is a future would stand twice in this one.)
+    pub(crate) async fn until_end<T>(&self, work: Pin<&mut impl Future<Output = Result<T>>>) -> Result<T> {
         let mut ended = pin!(self.ended.notified());
         // Registered before the check, so that no end falls between the two.
         ended.as_mut().enable();
         if self.over.borrow().is_some() {
             self.check()?;
         }
-        match select(pin!(work), ended).await {
+        match select(work, ended).await {
             Either::Left((result, _)) => result,
             Either::Right(_) => {
                 Err(self.over_or(Error::new(ErrorKind::ConnectionLost, "the connection to the broker was lost")))

@@ -31,7 +31,7 @@ impl Outgoing {
         let message_id = given.message_id.unwrap_or_else(|| uuid::Uuid::new_v4().simple().to_string());
         let mut headers = FieldTable::default();
         for (name, value) in &given.headers {
-            headers.insert(short("header name", name)?, AMQPValue::LongString(value.as_str().into()));
+            headers.insert(short("header name", name.as_str())?, AMQPValue::LongString(value.as_str().into()));
         }
         // What kiwipy sets and nothing else; an empty table of headers is there too.
         let mut properties = BasicProperties::default()
@@ -41,16 +41,16 @@ impl Outgoing {
                 Durability::Durable => 2,
                 Durability::Transient => 1,
             })
-            .with_message_id(short("message id", &message_id)?);
-        if let Some(id) = &given.correlation_id {
+            .with_message_id(short("message id", message_id.as_str())?);
+        if let Some(id) = given.correlation_id {
             properties = properties.with_correlation_id(short("correlation id", id)?);
         }
-        if let Some(queue) = &given.reply_to {
+        if let Some(queue) = given.reply_to {
             properties = properties.with_reply_to(short("reply-to", queue)?);
         }
         Ok(Outgoing {
-            exchange: short("exchange name", &message.exchange)?,
-            routing_key: short("routing key", &message.routing_key)?,
+            exchange: short("exchange name", &*message.exchange)?,
+            routing_key: short("routing key", message.routing_key)?,
             options: BasicPublishOptions { mandatory: message.routing == Routing::Mandatory, immediate: false },
             properties,
             body,

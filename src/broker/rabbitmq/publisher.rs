@@ -1,17 +1,18 @@
 //! Publishing: one channel in confirm mode on the connection that does nothing else.
 //!
-//! A publish is written when its future is first polled. From then on it is a task of its own, so that a caller who gives
-//! up loses nothing: the message is on its way, and lapin keeps the confirms of abandoned publishes for ever otherwise.
+//! A publish is written when its future is first polled. Dropped after that, it goes on as a task of its own, so that a caller
+//! who gives up loses nothing: the message is on its way, and lapin keeps the confirms of abandoned publishes for ever otherwise.
 
 use std::cell::Cell;
 use std::future::poll_fn;
+use std::pin::{Pin, pin};
 use std::rc::Rc;
-use std::task::Poll;
+use std::task::{Context, Poll};
 use std::time::Duration;
 
 use lapin::options::ConfirmSelectOptions;
 use lapin::{Channel, Confirmation};
-use tokio::sync::{Mutex, Notify, oneshot};
+use tokio::sync::{Mutex, MutexGuard, Notify};
 use tokio::task::{spawn_local, unconstrained};
 use tokio::time::{Instant, timeout_at};
 use tracing::{debug, trace};
@@ -38,6 +39,9 @@ pub(crate) struct Publisher {
     written: Notify,
 }
 
+/// The channel, and what keeps others from writing before us.
+type Turn<'a> = (MutexGuard<'a, Option<Rc<Channel>>>, Rc<Channel>);
+
 impl Publisher {
     pub(crate) fn new(link: Rc<Link>, life: Rc<Life>, address: Rc<str>, limit: Duration, returns: Returns) -> Self {
         Publisher {
@@ -55,39 +59,53 @@ impl Publisher {
     /// Opens the channel ahead of the first publish.
     pub(crate) async fn open(&self) -> Result<()> {
         let mut place = self.channel.lock().await;
-        self.life.until_end(self.opened(&mut place)).await.map(drop)
+        self.life.until_end(pin!(self.opened(&mut place))).await.map(drop)
     }
 
     pub(crate) fn publish(self: &Rc<Self>, message: Message) -> impl Future<Output = Result<()>> + 'static {
         let this = Rc::clone(self);
+        let outgoing = Outgoing::new(message);
         async move {
-            let outgoing = Outgoing::new(message)?;
+            let outgoing = outgoing?;
             this.life.check()?;
-            // Unconstrained: tokio's budget would make a free lock wait now and then, and the order would be lost.
-            let mut place = unconstrained(this.channel.lock()).await;
-            let channel = match &*place {
-                Some(channel) if channel.status().connected() => Rc::clone(channel),
-                _ => this.life.until_end(this.opened(&mut place)).await?,
+            let (place, channel) = match this.at_once() {
+                Some(ready) => ready,
+                // Boxed: thousands of these futures may stand side by side, and few come this way.
+                None => Box::pin(this.in_turn()).await?,
             };
             trace!(message_id = %outgoing.message_id, exchange = %outgoing.exchange, routing_key = %outgoing.routing_key,
                 bytes = outgoing.body.len(), "publish");
             let work = Rc::clone(&this);
-            let mut delivered = Box::pin(async move { work.life.until_end(work.deliver(&channel, &outgoing)).await });
+            let mut delivery =
+                UnderWay(Some(Box::pin(
+                    async move { work.life.until_end(pin!(work.deliver(&channel, &outgoing))).await },
+                )));
             // lapin puts the frames into its queue at the first poll (and only there may the next publish follow).
-            let first = poll_fn(|cx| Poll::Ready(delivered.as_mut().poll(cx))).await;
+            let first = poll_fn(|cx| Poll::Ready(Pin::new(&mut delivery).poll(cx))).await;
             drop(place);
-            if let Poll::Ready(result) = first {
-                return result;
+            match first {
+                Poll::Ready(result) => result,
+                Poll::Pending => delivery.await,
             }
-            let (outcome, result) = oneshot::channel();
-            spawn_local(async move {
-                // Whoever asked may have gone.
-                let _ = outcome.send(delivered.await);
-            });
-            result.await.unwrap_or_else(|_| {
-                Err(this.life.over_or(Error::new(ErrorKind::ConnectionLost, "the broker has ended")))
-            })
         }
+    }
+
+    /// The channel, if it is open and nobody is before us.
+    fn at_once(&self) -> Option<Turn<'_>> {
+        let place = self.channel.try_lock().ok()?;
+        let channel = place.as_ref().filter(|channel| channel.status().connected()).cloned()?;
+        Some((place, channel))
+    }
+
+    /// The channel, when it is our turn, opened where it is not.
+    async fn in_turn(&self) -> Result<Turn<'_>> {
+        // Unconstrained: tokio's budget would make a free lock wait now and then, and the order would be lost.
+        let mut place = unconstrained(self.channel.lock()).await;
+        let channel = match &*place {
+            Some(channel) if channel.status().connected() => Rc::clone(channel),
+            _ => self.life.until_end(pin!(self.opened(&mut place))).await?,
+        };
+        Ok((place, channel))
     }
 
     async fn deliver(&self, channel: &Channel, message: &Outgoing) -> Result<()> {
@@ -196,6 +214,34 @@ impl Publisher {
             if timeout_at(again, written).await.is_err() && Instant::now() >= deadline {
                 return;
             }
+        }
+    }
+}
+
+/// A publish that lapin has. It is brought to its end whatever becomes of whoever waits for it.
+struct UnderWay(Option<Pin<Box<dyn Future<Output = Result<()>>>>>);
+
+impl Future for UnderWay {
+    type Output = Result<()>;
+
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Result<()>> {
+        let polled = match &mut self.0 {
+            Some(delivery) => delivery.as_mut().poll(cx),
+            None => Poll::Ready(Err(Error::new(ErrorKind::InvalidState, "the publish has ended before"))),
+        };
+        if polled.is_ready() {
+            self.0 = None;
+        }
+        polled
+    }
+}
+
+impl Drop for UnderWay {
+    fn drop(&mut self) {
+        // Guards: a caller that gives up with the confirm still to come, which nobody would take. At the end of the
+        // communicator thread this is dropped with everything else.
+        if let Some(delivery) = self.0.take() {
+            spawn_local(delivery);
         }
     }
 }

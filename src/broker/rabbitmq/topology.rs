@@ -5,6 +5,7 @@
 //! channel.
 
 use std::fmt;
+use std::pin::pin;
 use std::rc::Rc;
 use std::time::Duration;
 
@@ -34,7 +35,7 @@ impl Topology {
     }
 
     pub(crate) async fn declare_exchange(&self, spec: &ExchangeSpec) -> Result<()> {
-        let name = short("exchange name", &spec.name)?;
+        let name = short("exchange name", &*spec.name)?;
         let options = ExchangeDeclareOptions {
             durable: spec.durability == Durability::Durable,
             auto_delete: spec.auto_delete == AutoDelete::Yes,
@@ -133,7 +134,7 @@ impl Topology {
             }
             result.map_err(|error| settle(&self.life, &what, &error))
         };
-        let Ok(result) = tokio::time::timeout(self.limit, self.life.until_end(answer)).await else {
+        let Ok(result) = tokio::time::timeout(self.limit, self.life.until_end(pin!(answer))).await else {
             // What this question still holds up must not hold up the next.
             if let Ok(mut place) = self.channel.try_lock() {
                 *place = None;
@@ -150,18 +151,23 @@ pub(crate) fn settle(life: &Life, what: &str, error: &lapin::Error) -> Error {
     if errors::ends_a_channel(error) { own } else { life.over_or(own) }
 }
 
-/// AMQP's short strings hold 255 bytes.
-pub(crate) fn short(what: &str, text: &str) -> Result<ShortString> {
-    ShortString::try_new(text).map_err(|_| {
-        Error::new(
-            ErrorKind::InvalidArgument,
-            format!(
-                "the {what} has {} bytes; AMQP allows 255 (it begins {:?})",
-                text.len(),
-                text.chars().take(40).collect::<String>()
-            ),
-        )
-    })
+/// How many bytes AMQP's short strings hold.
+const SHORT: usize = 255;
+
+/// A short string.
+pub(crate) fn short(what: &str, text: impl Into<String>) -> Result<ShortString> {
+    let text = text.into();
+    if text.len() <= SHORT {
+        return Ok(ShortString::from(text));
+    }
+    Err(Error::new(
+        ErrorKind::InvalidArgument,
+        format!(
+            "the {what} has {} bytes; AMQP allows {SHORT} (it begins {:?})",
+            text.len(),
+            text.chars().take(40).collect::<String>()
+        ),
+    ))
 }
 
 /// As kiwipy sends it: a signed 32-bit integer where it fits, else 64 bits. RabbitMQ compares values, not widths.

@@ -503,24 +503,24 @@ impl<B: Broker> Driver<B> {
         task: impl FnOnce(Rc<Self>) -> F,
     ) {
         self.publishing.set(self.publishing.get() + 1);
-        let publish = task(Rc::clone(self));
         let driver = Rc::clone(self);
-        let mut publish = Box::pin(async move {
-            publish.await;
+        let publish = task(Rc::clone(self)).map(move |()| {
             drop(held);
             driver.publishing.set(driver.publishing.get() - 1);
             if driver.publishing.get() == 0 {
                 driver.idle.notify_waiters();
             }
         });
-        if B::TAKES_AT_ONCE {
-            // Mostly this poll is all. Unconstrained, since one that tokio's budget made wait would be overtaken by the next.
-            let mut begun = tokio::task::unconstrained(publish.as_mut());
-            if Pin::new(&mut begun).poll(&mut Context::from_waker(Waker::noop())).is_ready() {
-                return;
-            }
+        if !B::TAKES_AT_ONCE {
+            drop(tokio::task::spawn_local(publish));
+            return;
         }
-        drop(tokio::task::spawn_local(publish));
+        // Mostly this poll is all. Unconstrained, since one that tokio's budget made wait would be overtaken by the next.
+        let mut publish = Box::pin(publish);
+        let mut begun = tokio::task::unconstrained(publish.as_mut());
+        if Pin::new(&mut begun).poll(&mut Context::from_waker(Waker::noop())).is_pending() {
+            drop(tokio::task::spawn_local(publish));
+        }
     }
 
     fn answer<T: Send + 'static, F: Future<Output = Result<T>> + 'static>(

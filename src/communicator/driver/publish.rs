@@ -8,22 +8,24 @@
 
 use std::cell::Cell;
 use std::future::{Future, poll_fn};
-use std::pin::pin;
+use std::pin::{Pin, pin};
 use std::rc::Rc;
 use std::sync::Arc;
 use std::task::Poll;
 use std::time::{Duration, Instant};
 
+use futures_util::future::{Either, select};
 use tokio::sync::{Mutex, MutexGuard};
 use uuid::Uuid;
 
 use super::Driver;
 use super::link::{Generation, Link};
-use super::requests::Unwanted;
 use super::subscribe::QueueName;
 use super::supervise::is_lost;
 use crate::broker::{Body, Broker, Durability, Message, Properties, Routing};
-use crate::communicator::command::{Expected, OutgoingReply, Published, Repeat, ReplyExchange, ReplyStage, TaskMark};
+use crate::communicator::command::{
+    Expected, OutgoingReply, Published, Repeat, ReplyExchange, ReplyStage, TaskMark, What,
+};
 use crate::communicator::names::{BROADCAST_TOPIC, Identifier};
 use crate::communicator::shared::{Slot, count};
 use crate::error::{Error, ErrorKind, Result};
@@ -46,6 +48,9 @@ pub(super) struct Turns {
     broadcasts: Rc<Mutex<()>>,
     replies: Rc<Mutex<()>>,
 }
+
+/// Whose turn it is, by which connection, and where the reply comes to.
+type Ready<'a, B> = (MutexGuard<'a, ()>, Rc<Link<B>>, Rc<str>);
 
 /// A message on its way, over as many connections as it takes.
 struct Sending {
@@ -94,22 +99,14 @@ impl<B: Broker> Driver<B> {
         slot: Slot,
     ) {
         let correlation = expected.correlation;
-        let what = format!("the call to {:?}", recipient.as_str());
-        let mut unwanted = self.requests.borrow_mut().add(what, Some(recipient.clone()), expected);
+        self.requests.borrow_mut().add(What::Call(recipient.clone()), expected);
         self.spawn_publish(slot, move |driver| async move {
-            let outcome = driver.publish_call(&recipient, body, correlation, repeat, &mut unwanted).await;
+            let outcome = driver.publish_call(&recipient, body, correlation, repeat).await;
             driver.published(Some(correlation), published, outcome);
         });
     }
 
-    async fn publish_call(
-        &self,
-        recipient: &Identifier,
-        body: Body,
-        correlation: Uuid,
-        repeat: Repeat,
-        unwanted: &mut Unwanted,
-    ) -> Result<()> {
+    async fn publish_call(&self, recipient: &Identifier, body: Body, correlation: Uuid, repeat: Repeat) -> Result<()> {
         let message = Message {
             exchange: self.shared.names.message_exchange.clone(),
             routing_key: recipient.routing_key(),
@@ -122,20 +119,28 @@ impl<B: Broker> Driver<B> {
         let mut failed = Generation::default();
         let mut tries = 0;
         loop {
-            let prepared = async {
-                let turn = self.turns.calls.lock().await;
-                let (link, replies) = self.ready_for_replies(failed, ReplyExchange::Message).await?;
-                Ok((turn, link, replies))
+            let (turn, link, replies) = match self.ready_at_once(failed) {
+                Some(ready) => ready,
+                None => {
+                    let prepared = Box::pin(async {
+                        let turn = self.turns.calls.lock().await;
+                        let (link, replies) = self.ready_for_replies(failed, ReplyExchange::Message).await?;
+                        Ok((turn, link, replies))
+                    });
+                    // A caller that goes while there is no connection takes its call with it.
+                    let Some(prepared) = self.while_wanted(correlation, prepared).await else {
+                        return Err(given_up(recipient));
+                    };
+                    prepared?
+                }
             };
-            // A caller that goes while there is no connection takes its call with it.
-            let Some(prepared) = unwanted.or(prepared).await else { return Err(given_up(recipient)) };
-            let (turn, link, replies) = prepared?;
             if !self.requests.borrow_mut().replies_to(correlation, ReplyExchange::Message, &replies) {
                 return Err(given_up(recipient));
             }
             let mut message = sending.next();
             message.properties.reply_to = Some(replies.to_string());
-            let error = match self.publish_in_turn(&link, turn, message, &sending.written).await {
+            let publish = pin!(link.broker.publish(message));
+            let error = match in_turn(turn, publish, &sending.written).await {
                 Ok(()) => return Ok(()),
                 Err(error) => error,
             };
@@ -145,7 +150,7 @@ impl<B: Broker> Driver<B> {
                 ErrorKind::NotFound => {
                     sending.written.set(false);
                     tries += 1;
-                    if self.exchange_vanished(&link, ReplyExchange::Message, &error).await.is_err() {
+                    if Box::pin(self.exchange_vanished(&link, ReplyExchange::Message, &error)).await.is_err() {
                         failed = link.generation;
                     }
                     tries < TRIES
@@ -153,7 +158,7 @@ impl<B: Broker> Driver<B> {
                 // It reached nobody. Its recipient may be connecting again.
                 ErrorKind::Unroutable if link.is_settling() => {
                     sending.written.set(false);
-                    unwanted.or(tokio::time::sleep(REFUSED_PAUSE)).await.is_some()
+                    self.while_wanted(correlation, Box::pin(tokio::time::sleep(REFUSED_PAUSE))).await.is_some()
                 }
                 _ => false,
             };
@@ -163,6 +168,24 @@ impl<B: Broker> Driver<B> {
             if is_lost(&error) {
                 failed = link.generation;
             }
+        }
+    }
+
+    /// A connection with its reply queue, if nothing has to be waited for and no call is before this one.
+    fn ready_at_once(&self, failed: Generation) -> Option<Ready<'_, B>> {
+        let turn = self.turns.calls.try_lock().ok()?;
+        let link = self.supply.now().filter(|link| link.generation > failed)?;
+        let replies = link.message_replies.get().cloned()?;
+        Some((turn, link, replies))
+    }
+
+    /// Waits for the work, unless the request ends first, in whatever way.
+    async fn while_wanted<T>(&self, correlation: Uuid, work: impl Future<Output = T> + Unpin) -> Option<T> {
+        // Bound first: the requests are not to be borrowed while this waits.
+        let unwanted = self.requests.borrow_mut().unwanted(correlation);
+        match select(unwanted?, work).await {
+            Either::Left(_) => None,
+            Either::Right((done, _)) => Some(done),
         }
     }
 
@@ -193,7 +216,7 @@ impl<B: Broker> Driver<B> {
         let correlation = expected.as_ref().map(|expected| expected.correlation);
         // A task is wanted even when its sender has gone: others may have gone on because of it.
         if let Some(expected) = expected {
-            let _ = self.requests.borrow_mut().add(format!("the task on {queue:?}"), None, expected);
+            self.requests.borrow_mut().add(What::Task(queue.clone()), expected);
         }
         self.spawn_publish(slot, move |driver| async move {
             let until = correlation.is_none().then(|| Instant::now() + driver.shared.call_timeout);
@@ -256,7 +279,7 @@ impl<B: Broker> Driver<B> {
     /// A message that must not overtake the calls before it, and that is worth nothing on a later connection.
     pub(super) async fn publish_after_calls(&self, link: &Rc<Link<B>>, message: Message) -> Result<()> {
         let turn = self.turns.calls.lock().await;
-        self.publish_in_turn(link, turn, message, &Cell::new(false)).await
+        in_turn(turn, pin!(link.broker.publish(message)), &Cell::new(false)).await
     }
 
     /// Sends for good, within a time where there is one.
@@ -300,7 +323,7 @@ impl<B: Broker> Driver<B> {
             let link = self.link_after(failed).await?;
             let mut message = sending.next();
             let sent = match prepare(&link, &mut message).await {
-                Ok(()) => self.publish_in_turn(&link, turn, message, &sending.written).await,
+                Ok(()) => in_turn(turn, pin!(link.broker.publish(message)), &sending.written).await,
                 Err(error) => Err(error),
             };
             let Err(error) = sent else { return Ok(()) };
@@ -309,7 +332,7 @@ impl<B: Broker> Driver<B> {
                 ErrorKind::NotFound if tries < TRIES => {
                     tries += 1;
                     sending.written.set(false);
-                    if self.exchange_vanished(&link, sending.exchange, &error).await.is_err() {
+                    if Box::pin(self.exchange_vanished(&link, sending.exchange, &error)).await.is_err() {
                         failed = link.generation;
                     }
                 }
@@ -324,30 +347,9 @@ impl<B: Broker> Driver<B> {
                 // A nack, or the end of the channel: it may have arrived.
                 ErrorKind::DeliveryFailed if tries < TRIES => {
                     tries += 1;
-                    tokio::time::sleep(REFUSED_PAUSE).await;
+                    Box::pin(tokio::time::sleep(REFUSED_PAUSE)).await;
                 }
                 _ => return Err(error),
-            }
-        }
-    }
-
-    /// Puts a message on the wire, then lets the next one go, then waits for the broker to take it over.
-    async fn publish_in_turn(
-        &self,
-        link: &Link<B>,
-        turn: MutexGuard<'_, ()>,
-        message: Message,
-        written: &Cell<bool>,
-    ) -> Result<()> {
-        let mut publish = pin!(link.broker.publish(message));
-        // The first poll is what puts it on the wire.
-        let first = poll_fn(|context| Poll::Ready(publish.as_mut().poll(context))).await;
-        drop(turn);
-        match first {
-            Poll::Ready(outcome) => outcome,
-            Poll::Pending => {
-                written.set(true);
-                publish.await
             }
         }
     }
@@ -454,6 +456,25 @@ impl<B: Broker> Driver<B> {
             durability: Durability::Durable,
         };
         link.broker.publish(message).await
+    }
+}
+
+/// Puts a message on the wire, then lets the next one go, then waits for the broker to take it over. (Pinned by the caller:
+/// an argument that is a future would stand twice in this one.)
+async fn in_turn(
+    turn: MutexGuard<'_, ()>,
+    mut publish: Pin<&mut impl Future<Output = Result<()>>>,
+    written: &Cell<bool>,
+) -> Result<()> {
+    // The first poll is what puts it on the wire.
+    let first = poll_fn(|context| Poll::Ready(publish.as_mut().poll(context))).await;
+    drop(turn);
+    match first {
+        Poll::Ready(outcome) => outcome,
+        Poll::Pending => {
+            written.set(true);
+            publish.await
+        }
     }
 }
 

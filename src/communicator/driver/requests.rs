@@ -4,7 +4,7 @@
 //! `pending` and the caller's asking for the next one is kept for it.
 
 use std::collections::{BTreeSet, HashMap, HashSet, VecDeque};
-use std::future::Future;
+use std::hash::{BuildHasherDefault, Hasher};
 use std::rc::Rc;
 use std::time::{Duration, Instant};
 
@@ -12,7 +12,7 @@ use tokio::sync::oneshot;
 use uuid::Uuid;
 
 use crate::broker::Body;
-use crate::communicator::command::{Expected, Patience, RawReply, ReplyExchange};
+use crate::communicator::command::{Expected, Patience, RawReply, ReplyExchange, What};
 use crate::communicator::names::Identifier;
 use crate::error::{Error, ErrorKind};
 use crate::home::Completer;
@@ -23,10 +23,31 @@ const KEPT_MAX: usize = 64;
 /// How often a wait without a deadline is reported.
 const REPORT_EVERY: Duration = Duration::from_secs(60);
 
+/// Ids that are drawn at random here need no mixing.
+type ById = BuildHasherDefault<DrawnAtRandom>;
+
+#[derive(Default)]
+pub(super) struct DrawnAtRandom(u64);
+
+impl Hasher for DrawnAtRandom {
+    fn write(&mut self, bytes: &[u8]) {
+        for part in bytes.chunks(8) {
+            let mut eight = [0; 8];
+            eight[..part.len()].copy_from_slice(part);
+            self.0 ^= u64::from_le_bytes(eight);
+        }
+    }
+
+    fn finish(&self) -> u64 {
+        self.0
+    }
+}
+
 #[derive(Default)]
 pub(super) struct Requests {
-    waiting: HashMap<Uuid, Request>,
-    /// The instant at which a request wants attention. Exactly one entry a request.
+    waiting: HashMap<Uuid, Request, ById>,
+    /// The instant at which a request is looked at. Exactly one entry a request, never later than it wants attention; where that
+    /// has moved on, the entry follows when its time comes.
     deadlines: BTreeSet<(Instant, Uuid)>,
     /// Why all of them ended, for a caller that asks for its next answer only then.
     all_ended: Option<Error>,
@@ -35,42 +56,40 @@ pub(super) struct Requests {
 struct Request {
     /// Where its reply comes to, from when that is known.
     reply_to: Option<(ReplyExchange, Rc<str>)>,
-    /// Dropped with it, which whoever publishes it sees.
-    _wanted: oneshot::Sender<Never>,
-    /// Of a call, so that it can be told when its caller is gone.
-    recipient: Option<Identifier>,
-    /// What was asked of whom, for errors.
-    what: String,
+    /// Dropped with it, which whoever waits to publish it sees.
+    wanted: Vec<oneshot::Sender<Never>>,
+    what: What,
     /// `None` while the caller looks at a reply.
     reply: Option<Completer<RawReply>>,
     kept: VecDeque<Body>,
     patience: Patience,
     since: Instant,
+    /// When it wants attention, and when it is looked at next: the former may have moved on.
     attention: Instant,
+    looked_at: Instant,
 }
 
 /// Never sent.
-enum Never {}
+pub(super) enum Never {}
 
 /// Ends when a request does, in whatever way.
-pub(super) struct Unwanted(oneshot::Receiver<Never>);
-
-impl Unwanted {
-    /// Waits for the work, unless the request ends first.
-    pub(super) async fn or<T>(&mut self, work: impl Future<Output = T>) -> Option<T> {
-        tokio::select! {
-            biased;
-            _ = &mut self.0 => None,
-            done = work => Some(done),
-        }
-    }
-}
+pub(super) type Unwanted = oneshot::Receiver<Never>;
 
 /// A request that nobody waits for any more.
 pub(super) struct Done {
     /// How many replies had come that were not read.
     pub unread: usize,
     pub recipient: Option<Identifier>,
+}
+
+impl What {
+    /// Of a call, so that it can be told when its caller is gone.
+    fn recipient(self) -> Option<Identifier> {
+        match self {
+            What::Call(recipient) => Some(recipient),
+            What::Task(_) => None,
+        }
+    }
 }
 
 impl Patience {
@@ -83,25 +102,31 @@ impl Patience {
 }
 
 impl Requests {
-    /// What is returned ends when the request does.
-    pub(super) fn add(&mut self, what: String, recipient: Option<Identifier>, expected: Expected) -> Unwanted {
-        let (wanted, unwanted) = oneshot::channel();
+    pub(super) fn add(&mut self, what: What, expected: Expected) {
         let now = Instant::now();
         let attention = expected.patience.attention(now);
         self.deadlines.insert((attention, expected.correlation));
         let request = Request {
             reply_to: None,
-            _wanted: wanted,
-            recipient,
+            wanted: Vec::new(),
             what,
             reply: Some(expected.reply),
             kept: VecDeque::new(),
             patience: expected.patience,
             since: now,
             attention,
+            looked_at: attention,
         };
         self.waiting.insert(expected.correlation, request);
-        Unwanted(unwanted)
+    }
+
+    /// Ends when the request does; `None` when it has ended.
+    pub(super) fn unwanted(&mut self, correlation: Uuid) -> Option<Unwanted> {
+        let request = self.waiting.get_mut(&correlation)?;
+        let (wanted, unwanted) = oneshot::channel();
+        request.wanted.retain(|wanted| !wanted.is_closed());
+        request.wanted.push(wanted);
+        Some(unwanted)
     }
 
     /// Its reply will come to this queue. False when it has ended.
@@ -130,9 +155,7 @@ impl Requests {
     pub(super) fn reply(&mut self, correlation: Uuid, body: Body) -> bool {
         let Some(request) = self.waiting.get_mut(&correlation) else { return false };
         // Each reply gives the next one the same time again.
-        self.deadlines.remove(&(request.attention, correlation));
         request.attention = request.patience.attention(Instant::now());
-        self.deadlines.insert((request.attention, correlation));
         match request.reply.take() {
             Some(reply) => {
                 // A home that has ended hands the bytes back, and they are dropped here.
@@ -185,19 +208,21 @@ impl Requests {
             if let Some(reply) = request.reply {
                 drop(reply.complete(Err(error.clone())));
             }
-            calls.extend(request.recipient.map(|recipient| (recipient, correlation)));
+            if let What::Call(recipient) = request.what {
+                calls.push((recipient, correlation));
+            }
         }
         (count, calls)
     }
 
     /// The caller has what it wants, or is gone. `None` when the request had ended before.
     pub(super) fn done(&mut self, correlation: Uuid) -> Option<Done> {
-        self.forget(correlation).map(|request| Done { unread: request.kept.len(), recipient: request.recipient })
+        self.forget(correlation).map(|request| Done { unread: request.kept.len(), recipient: request.what.recipient() })
     }
 
     fn forget(&mut self, correlation: Uuid) -> Option<Request> {
         let request = self.waiting.remove(&correlation)?;
-        self.deadlines.remove(&(request.attention, correlation));
+        self.deadlines.remove(&(request.looked_at, correlation));
         Some(request)
     }
 
@@ -217,6 +242,12 @@ impl Requests {
                 self.deadlines.pop_first();
                 continue;
             };
+            if request.attention > now {
+                self.deadlines.pop_first();
+                request.looked_at = request.attention;
+                self.deadlines.insert((request.looked_at, correlation));
+                continue;
+            }
             match request.patience {
                 Patience::For(time) => {
                     let error = Error::new(
@@ -227,14 +258,15 @@ impl Requests {
                             request.what
                         ),
                     );
-                    given_up.extend(request.recipient.take().map(|recipient| (recipient, correlation)));
+                    given_up.extend(request.what.clone().recipient().map(|recipient| (recipient, correlation)));
                     self.fail(correlation, error);
                 }
                 Patience::ForEver => {
-                    tracing::warn!(what = request.what, waited = ?(now - request.since), "still waiting for an answer");
+                    tracing::warn!(what = %request.what, waited = ?(now - request.since), "still waiting for an answer");
                     self.deadlines.pop_first();
                     request.attention = now + REPORT_EVERY;
-                    self.deadlines.insert((request.attention, correlation));
+                    request.looked_at = request.attention;
+                    self.deadlines.insert((request.looked_at, correlation));
                 }
             }
         }

@@ -34,7 +34,11 @@ impl<B: Broker> Driver<B> {
             ReplyExchange::Message => &link.message_exchange,
             ReplyExchange::Task => &link.task_exchange,
         };
-        cell.get_or_try_init(|| self.declare_exchange(link, exchange)).await.copied()
+        match cell.get() {
+            Some(()) => Ok(()),
+            // Boxed, here and below: what is done once a connection would stand in the future of every message.
+            None => Box::pin(cell.get_or_try_init(|| self.declare_exchange(link, exchange))).await.copied(),
+        }
     }
 
     /// Declares an exchange whether or not that was done before: in testing mode it goes with the last queue that is bound
@@ -90,7 +94,10 @@ impl<B: Broker> Driver<B> {
             let name: Rc<str> = self.shared.names.reply_queue(self.exchange_name(exchange)).name.into();
             self.set_up_replies(link, exchange, &name).await.map(|()| name)
         };
-        cell.get_or_try_init(declare).await.cloned()
+        match cell.get() {
+            Some(name) => Ok(Rc::clone(name)),
+            None => Box::pin(cell.get_or_try_init(declare)).await.cloned(),
+        }
     }
 
     async fn set_up_replies(&self, link: &Link<B>, exchange: ReplyExchange, queue: &str) -> Result<()> {
@@ -151,6 +158,10 @@ impl<B: Broker> Driver<B> {
             link.broker.declare_queue(&self.shared.names.task_queue(name)).await?;
             self.bind(link, name, ReplyExchange::Task, name).await
         };
-        link.declared(name).get_or_try_init(declare).await.copied()
+        let cell = link.declared(name);
+        match cell.get() {
+            Some(()) => Ok(()),
+            None => Box::pin(cell.get_or_try_init(declare)).await.copied(),
+        }
     }
 }
