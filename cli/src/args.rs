@@ -23,7 +23,7 @@ const EXIT_CODES: &str = "Exit codes: 0 done, 1 failed, 2 usage, 3 unroutable (n
 
 #[derive(Debug, Args)]
 pub(crate) struct Global {
-    /// The broker: amqp://USER:PASSWORD@HOST:PORT/VHOST, or amqps:// with TLS. `demo` takes memory: too, its default.
+    /// The broker: amqp://USER:PASSWORD@HOST:PORT/VHOST, or amqps:// with TLS. `demo` and `bench` take memory: too.
     #[arg(long, global = true, value_name = "URL", env = "HOMING_BROKER", hide_env_values = true)]
     pub broker: Option<String>,
     /// AiiDA's names: P.messages, P.tasks and P.process.queue, where P is `aiida-<profile uuid>`.
@@ -89,6 +89,19 @@ pub(crate) enum Command {
     ///
     /// Exits with 0 when there is no problem, 1 when there is one, 6 when no connection can be made.
     Doctor(Doctor),
+    /// Measures how fast calls, tasks and broadcasts are over a broker, and what limits them: this program, the network or the
+    /// broker.
+    ///
+    /// Caller and subscribers are in this one process. It uses names of its own, which are gone ten seconds after it; a broker that
+    /// others use is loaded meanwhile. `--broker memory:` measures without one.
+    Bench(Bench),
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Bench {
+    /// How long each of the six pieces of work is done.
+    #[arg(long, value_name = "N", default_value = "2", value_parser = seconds)]
+    pub seconds: Duration,
 }
 
 #[derive(Debug, Args)]

@@ -1,6 +1,7 @@
 //! The command `homing`: call, serve, send, work and watch from a shell, and a demonstration that needs no broker.
 
 mod args;
+mod bench;
 mod broadcast;
 mod demo;
 mod doctor;
@@ -72,6 +73,7 @@ fn run(cli: Cli) -> Result<(), Failure> {
             Command::Rpc(command) => rpc::run(command, &global, stop).await,
             Command::Task(command) => task::run(command, &global, stop).await,
             Command::Broadcast(command) => broadcast::run(command, &global, stop).await,
+            Command::Bench(command) => bench::run(command, &global, stop).await,
             Command::Doctor(command) => doctor::run(command, &global, stop).await,
         }
     });
