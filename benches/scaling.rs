@@ -17,6 +17,7 @@ const ROUNDS: usize = 5;
 const SOME: usize = 20_000;
 
 fn main() -> ExitCode {
+    homing::home::do_without_audit();
     let arguments: Vec<String> = std::env::args().collect();
     // cargo test --benches only looks whether it runs.
     if arguments.iter().any(|argument| argument == "--test") {

@@ -28,6 +28,7 @@ const WORKS: [Work; 6] = [
 ];
 
 fn main() -> ExitCode {
+    homing::home::do_without_audit();
     let arguments: Vec<String> = std::env::args().skip(1).filter(|argument| !argument.starts_with("--")).collect();
     match arguments.as_slice() {
         [work, times] => {

@@ -8,5 +8,18 @@ mod homes;
 
 use criterion::{criterion_group, criterion_main};
 
-criterion_group!(benches, homes::one_at_a_time, homes::batches, homes::drains, brokers::memory, codecs::codecs);
+/// The benchmarks are built as the tests are, and measured as programs are.
+fn uninstrumented(_: &mut criterion::Criterion) {
+    homing::home::do_without_audit();
+}
+
+criterion_group!(
+    benches,
+    uninstrumented,
+    homes::one_at_a_time,
+    homes::batches,
+    homes::drains,
+    brokers::memory,
+    codecs::codecs
+);
 criterion_main!(benches);

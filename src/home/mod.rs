@@ -45,7 +45,7 @@ pub use audit::Audit;
 pub use audit::audit;
 #[cfg(all(feature = "audit", not(homing_loom)))]
 #[doc(hidden)]
-pub use audit::{OffHome, seed_off_home};
+pub use audit::{OffHome, do_without_audit, seed_off_home};
 pub use cell::{End, Outcome};
 pub use completer::{Completer, HandedBack};
 #[cfg(not(homing_loom))]
