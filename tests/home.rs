@@ -40,6 +40,44 @@ fn a_thread_waits_for_a_completion_from_another_thread() {
     other.join().unwrap();
 }
 
+/// Counts the polls of what it holds.
+struct Counted<F>(std::pin::Pin<Box<F>>, Arc<AtomicUsize>);
+
+impl<F: Future> Future for Counted<F> {
+    type Output = F::Output;
+
+    fn poll(mut self: std::pin::Pin<&mut Self>, context: &mut std::task::Context<'_>) -> std::task::Poll<F::Output> {
+        self.1.fetch_add(1, Ordering::Relaxed);
+        self.0.as_mut().poll(context)
+    }
+}
+
+/// tokio's budget lets 128 waits through each time that it polls a task; were the places of a home under it, all others within
+/// that task would be polled in vain, 390,000 times here.
+#[test]
+fn ten_thousand_futures_within_one_task_are_polled_a_few_times_each() {
+    const MANY: usize = 10_000;
+    let _watched = watched();
+    let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
+    let polls = Arc::new(AtomicUsize::new(0));
+    let ended = runtime.block_on(async {
+        let under_way: futures_util::stream::FuturesUnordered<_> = (0..MANY)
+            .map(|number| {
+                let one = async move {
+                    let (completer, future) = Home::current().future().await.unwrap();
+                    completer.complete(number).unwrap();
+                    future.await.unwrap()
+                };
+                Counted(Box::pin(one), Arc::clone(&polls))
+            })
+            .collect();
+        futures_util::StreamExt::collect::<Vec<usize>>(under_way).await
+    });
+    assert_eq!(ended.len(), MANY);
+    let polls = polls.load(Ordering::Relaxed);
+    assert!((2 * MANY..=4 * MANY).contains(&polls), "{polls} polls for {MANY} futures");
+}
+
 #[test]
 fn a_dropped_completer_ends_its_future_as_abandoned() {
     let _watched = watched();

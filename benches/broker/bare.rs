@@ -37,7 +37,7 @@ struct Bare {
     queue: ShortString,
     replies: ShortString,
     waiting: Waiting,
-    _connections: [Connection; 2],
+    connections: [Connection; 2],
 }
 
 pub(crate) fn run(url: &str, prefix: &str, seconds: f64, is_server: bool, variant: Variant) {
@@ -50,7 +50,12 @@ pub(crate) fn run(url: &str, prefix: &str, seconds: f64, is_server: bool, varian
         } else {
             let bare = Arc::new(bare);
             for work in crate::works() {
-                let measured = client(&bare, work, seconds, variant).await;
+                let measured = match work {
+                    // Where it would do nothing of its own, or homing does more.
+                    Work::FanOut(_) | Work::Subscribers1000 => continue,
+                    Work::FirstAnswer | Work::Close => connections(url, prefix, work, seconds).await,
+                    _ => client(&bare, work, seconds, variant).await,
+                };
                 say(work, &measured);
             }
         }
@@ -112,7 +117,7 @@ impl Bare {
                 consume.basic_consume(replies.clone(), "replies".into(), options, FieldTable::default()).await?;
             tokio::task::spawn_local(hear(consumer, Arc::clone(&waiting)));
         }
-        Ok(Bare { publish, consume, exchange, tasks, queue, replies, waiting, _connections: [one, other] })
+        Ok(Bare { publish, consume, exchange, tasks, queue, replies, waiting, connections: [one, other] })
     }
 
     async fn serve(&self) -> lapin::Result<()> {
@@ -141,8 +146,15 @@ impl Bare {
     }
 
     /// Publishes and waits for the confirm.
-    async fn send(&self, exchange: &ShortString, key: &ShortString, correlation: Option<&str>, durable: bool) {
-        let body = serde_json::to_vec(&json!({"intent": "status", "message": null})).expect("JSON");
+    async fn send(
+        &self,
+        exchange: &ShortString,
+        key: &ShortString,
+        correlation: Option<&str>,
+        durable: bool,
+        body: &Json,
+    ) {
+        let body = serde_json::to_vec(body).expect("JSON");
         let mut properties = BasicProperties::default()
             .with_message_id(uuid::Uuid::new_v4().simple().to_string().into())
             .with_delivery_mode(if durable { 2 } else { 1 });
@@ -154,11 +166,11 @@ impl Bare {
         confirm.expect("written").await.expect("confirmed");
     }
 
-    async fn ask(&self, exchange: &ShortString, key: &ShortString, durable: bool) {
+    async fn ask(&self, exchange: &ShortString, key: &ShortString, durable: bool, body: &Json) {
         let correlation = uuid::Uuid::new_v4().to_string();
         let (done, reply) = oneshot::channel();
         self.waiting.lock().expect("no panic").insert(correlation.clone(), done);
-        self.send(exchange, key, Some(&correlation), durable).await;
+        self.send(exchange, key, Some(&correlation), durable, body).await;
         let _ = reply.await;
     }
 }
@@ -195,6 +207,26 @@ async fn answer(mut consumer: Consumer, consume: Channel, publish: Channel, exch
     }
 }
 
+fn small() -> Json {
+    json!({"intent": "status", "message": null})
+}
+
+/// Connects, asks once and closes, again and again.
+async fn connections(url: &str, prefix: &str, work: Work, seconds: f64) -> crate::Measured {
+    let mut meter = Meter::new(seconds);
+    while meter.goes_on() {
+        let begun = Instant::now();
+        let bare = Bare::connect(url, prefix, false).await.expect("a broker");
+        bare.ask(&bare.exchange, &"[rpc].bench".into(), false, &small()).await;
+        let answered = Instant::now();
+        for connection in &bare.connections {
+            connection.close(200, "done".into()).await.expect("a close");
+        }
+        meter.done(if work == Work::Close { answered.elapsed() } else { answered - begun });
+    }
+    meter.end()
+}
+
 async fn client(bare: &Arc<Bare>, work: Work, seconds: f64, variant: Variant) -> crate::Measured {
     let window = match variant {
         Variant::Window(most) => work.window().min(most),
@@ -215,17 +247,19 @@ async fn client(bare: &Arc<Bare>, work: Work, seconds: f64, variant: Variant) ->
             .await
             .expect("a binding");
     }
+    let body = match work {
+        Work::Body(size) => Json::from("x".repeat(size)),
+        _ => small(),
+    };
     let one = || {
-        let (bare, idle) = (Arc::clone(bare), idle.clone());
+        let (bare, idle, body) = (Arc::clone(bare), idle.clone(), &body);
         async move {
             let begun = Instant::now();
             match work {
-                Work::RpcOne | Work::Rpc100 | Work::Rpc1000 => {
-                    bare.ask(&bare.exchange, &"[rpc].bench".into(), false).await;
-                }
-                Work::TaskPublish => bare.send(&bare.tasks, &idle, None, true).await,
-                Work::TaskRoundTrip => bare.ask(&bare.tasks, &bare.queue, true).await,
-                Work::Broadcast => bare.send(&bare.exchange, &"broadcast.bench".into(), None, false).await,
+                Work::TaskPublish => bare.send(&bare.tasks, &idle, None, true, body).await,
+                Work::TaskRoundTrip => bare.ask(&bare.tasks, &bare.queue, true, body).await,
+                Work::Broadcast => bare.send(&bare.exchange, &"broadcast.bench".into(), None, false, body).await,
+                _ => bare.ask(&bare.exchange, &"[rpc].bench".into(), false, body).await,
             }
             begun.elapsed()
         }

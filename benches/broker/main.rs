@@ -3,7 +3,8 @@
 //! The contenders run in turn, A B C A B C, in one run, for several rounds; medians and ratios are printed as a table, and
 //! written as JSON to `target/bench-broker.json`. Each is a client and a server, two processes; what is measured is the
 //! client. Bodies are JSON where a row does not say YAML. `--rounds N`, `--seconds S` (a piece of work), `--only CONTENDER`,
-//! `--work WORK` (each by a part of its name, contenders by several with commas between).
+//! `--work WORK` (each by a part of its name, contenders by several with commas between), `--all`: also large bodies, 100,000 in
+//! flight, many subscribers, connecting and closing.
 
 mod bare;
 mod ours;
@@ -18,7 +19,7 @@ use serde_json::{Value as Json, json};
 
 /// In a child: which contender, `client` or `server`.
 const ROLE: &str = "HOMING_BENCH_ROLE";
-/// In a child: which works, by a part of their names.
+/// In a child: which work, by its name.
 const WORK: &str = "BENCH_WORK";
 
 /// One contender's piece of work, measured.
@@ -41,15 +42,47 @@ pub(crate) enum Work {
     TaskPublish,
     TaskRoundTrip,
     Broadcast,
+    // From here on with `--all` only.
+    Rpc100k,
+    /// A call and its answer, each with a body of so many bytes.
+    Body(usize),
+    /// Calls to one of a thousand subscribers after the other.
+    Subscribers1000,
+    /// Broadcasts until each of so many subscribers of one other communicator has heard them.
+    FanOut(usize),
+    /// From nothing to a first answer.
+    FirstAnswer,
+    /// What a close takes.
+    Close,
 }
 
-pub(crate) const WORKS: [Work; 6] =
+const MAIN: [Work; 6] =
     [Work::RpcOne, Work::Rpc100, Work::Rpc1000, Work::TaskPublish, Work::TaskRoundTrip, Work::Broadcast];
 
-/// The works that are wanted.
+const MORE: [Work; 10] = [
+    Work::Rpc100k,
+    Work::Body(1_000),
+    Work::Body(100_000),
+    Work::Body(10_000_000),
+    Work::Subscribers1000,
+    Work::FanOut(1),
+    Work::FanOut(10),
+    Work::FanOut(100),
+    Work::FirstAnswer,
+    Work::Close,
+];
+
+/// Which works there are to choose from.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Extent {
+    Main,
+    All,
+}
+
+/// In a child: the works that it does.
 pub(crate) fn works() -> impl Iterator<Item = Work> {
     let wanted = std::env::var(WORK).unwrap_or_default();
-    WORKS.into_iter().filter(move |work| work.name().contains(&wanted))
+    MAIN.into_iter().chain(MORE).filter(move |work| work.name() == wanted)
 }
 
 impl Work {
@@ -61,6 +94,27 @@ impl Work {
             Work::TaskPublish => "task publish, confirmed",
             Work::TaskRoundTrip => "task send + ack + reply",
             Work::Broadcast => "broadcast publish",
+            Work::Rpc100k => "RPC, 100,000 in flight",
+            Work::Body(1_000) => "RPC, body of 1 kB",
+            Work::Body(100_000) => "RPC, body of 100 kB",
+            Work::Body(_) => "RPC, body of 10 MB",
+            Work::Subscribers1000 => "RPC to 1000 subscribers",
+            Work::FanOut(1) => "broadcast heard by 1",
+            Work::FanOut(10) => "broadcast heard by 10",
+            Work::FanOut(_) => "broadcast heard by 100",
+            Work::FirstAnswer => "connect and first answer",
+            Work::Close => "close",
+        }
+    }
+
+    /// Whether this contender does it.
+    fn is_for(self, contender: &str) -> bool {
+        match contender {
+            "homing, blocking" => matches!(self, Work::RpcOne | Work::Rpc100),
+            kiwipy if kiwipy.starts_with("kiwipy") => MAIN.contains(&self),
+            // What would be nothing but RabbitMQ's own work there.
+            bare if bare.starts_with("bare") => !matches!(self, Work::FanOut(_) | Work::Subscribers1000),
+            _ => true,
         }
     }
 
@@ -69,8 +123,13 @@ impl Work {
         match self {
             Work::RpcOne => 1,
             Work::Rpc100 => 100,
-            Work::Rpc1000 => 1000,
-            _ => 256,
+            Work::Rpc1000 | Work::Subscribers1000 => 1000,
+            Work::Rpc100k => 100_000,
+            Work::Body(1_000) => 100,
+            Work::Body(100_000) => 16,
+            Work::Body(_) | Work::FirstAnswer | Work::Close => 1,
+            Work::FanOut(_) => 64,
+            Work::TaskPublish | Work::TaskRoundTrip | Work::Broadcast => 256,
         }
     }
 
@@ -130,10 +189,11 @@ impl Meter {
     }
 }
 
-/// What a client says of itself, a line each.
+/// What a client says of itself, in a line.
 pub(crate) fn say(work: Work, measured: &Measured) {
     let Measured { rate, p50, p99, cpu } = measured;
-    println!("{}", json!({"work": work.name(), "rate": rate, "p50": p50, "p99": p99, "cpu": cpu}));
+    let peak = peak();
+    println!("{}", json!({"work": work.name(), "rate": rate, "p50": p50, "p99": p99, "cpu": cpu, "peak": peak}));
 }
 
 /// The most memory that this process has had, in MB.
@@ -159,6 +219,7 @@ fn main() -> ExitCode {
     let seconds = option("--seconds").unwrap_or_else(|| "2".to_owned());
     let only = option("--only").unwrap_or_default();
     let work = option("--work").unwrap_or_default();
+    let extent = if arguments.iter().any(|argument| argument == "--all") { Extent::All } else { Extent::Main };
     let root = PathBuf::from(env!("CARGO_MANIFEST_DIR"));
     let node = Node::start(&root);
     let python = root.join("tests/.venv/bin/python");
@@ -171,12 +232,16 @@ fn main() -> ExitCode {
     }
     contenders.retain(|name| only.split(',').any(|part| name.contains(part)));
     let mut all: BTreeMap<(String, String), Vec<Json>> = BTreeMap::new();
+    let more = if extent == Extent::All { &MORE[..] } else { &[] };
+    let chosen: Vec<Work> = MAIN.iter().chain(more).filter(|one| one.name().contains(&work)).copied().collect();
     for round in 0..rounds {
-        for contender in &contenders {
-            eprintln!("round {} of {rounds}: {contender}", round + 1);
-            for line in run(&root, &python, &node.url, contender, &seconds, &work) {
-                let work = line["work"].as_str().unwrap_or("?").to_owned();
-                all.entry((work, (*contender).to_owned())).or_default().push(line);
+        for work in &chosen {
+            eprintln!("round {} of {rounds}: {}", round + 1, work.name());
+            // One right after the other, since the machine may be another one a minute later.
+            for contender in contenders.iter().filter(|name| work.is_for(name)) {
+                for line in run(&root, &python, &node.url, contender, &seconds, *work) {
+                    all.entry((work.name().to_owned(), (*contender).to_owned())).or_default().push(line);
+                }
             }
         }
     }
@@ -200,9 +265,6 @@ fn child(role: &str) -> ExitCode {
         "homing, YAML" => ours::run(&url, &prefix, seconds, is_server, ours::Format::Yaml),
         _ => ours::run(&url, &prefix, seconds, is_server, ours::Format::Json),
     }
-    if !is_server {
-        println!("{}", json!({"work": "peak memory, MB", "rate": peak(), "p50": 0, "p99": 0, "cpu": 0}));
-    }
     ExitCode::SUCCESS
 }
 
@@ -224,7 +286,7 @@ impl Drop for Server {
     }
 }
 
-fn run(root: &Path, python: &Path, url: &str, contender: &str, seconds: &str, work: &str) -> Vec<Json> {
+fn run(root: &Path, python: &Path, url: &str, contender: &str, seconds: &str, work: Work) -> Vec<Json> {
     let prefix = format!("bench-{}", uuid::Uuid::new_v4().simple());
     let command = |side: &str| {
         let mut command = match contender.strip_prefix("kiwipy, ") {
@@ -239,7 +301,7 @@ fn run(root: &Path, python: &Path, url: &str, contender: &str, seconds: &str, wo
                 command
             }
         };
-        command.env("BENCH_URL", url).env("BENCH_PREFIX", &prefix).env("BENCH_SECONDS", seconds).env(WORK, work);
+        command.env("BENCH_URL", url).env("BENCH_PREFIX", &prefix).env("BENCH_SECONDS", seconds).env(WORK, work.name());
         command.stdin(Stdio::piped()).stdout(Stdio::piped());
         command
     };
@@ -265,31 +327,42 @@ fn report(root: &Path, contenders: &[&str], all: &BTreeMap<(String, String), Vec
         all.get(&(work.to_owned(), contender.to_owned())).map_or(f64::NAN, |lines| median(lines, of))
     };
     let mut written = Vec::new();
-    for work in WORKS.map(Work::name).into_iter().chain(["peak memory, MB"]) {
+    for work in MAIN.into_iter().chain(MORE).map(Work::name) {
+        if contenders.iter().all(|contender| get(work, contender, "rate").is_nan()) {
+            continue;
+        }
         println!("\n{work}");
-        println!("  {:<26} {:>10} {:>9} {:>9} {:>12}", "", "a second", "p50 ms", "p99 ms", "CPU us each");
+        println!(
+            "  {:<26} {:>10} {:>9} {:>9} {:>12} {:>8}",
+            "", "a second", "p50 ms", "p99 ms", "CPU us each", "peak MB"
+        );
         for contender in contenders {
-            let [rate, p50, p99, cpu] = ["rate", "p50", "p99", "cpu"].map(|of| get(work, contender, of));
-            println!("  {contender:<26} {rate:>10.0} {p50:>9.2} {p99:>9.2} {cpu:>12.1}");
-            written
-                .push(json!({"work": work, "contender": contender, "rate": rate, "p50": p50, "p99": p99, "cpu": cpu}));
+            let [rate, p50, p99, cpu, peak] = ["rate", "p50", "p99", "cpu", "peak"].map(|of| get(work, contender, of));
+            if rate.is_nan() {
+                continue;
+            }
+            println!("  {contender:<26} {rate:>10.0} {p50:>9.2} {p99:>9.2} {cpu:>12.1} {peak:>8.0}");
+            written.push(json!({
+                "work": work, "contender": contender, "rate": rate, "p50": p50, "p99": p99, "cpu": cpu, "peak": peak,
+            }));
         }
     }
     println!("\nhoming as a ratio (the best bare lapin counts)");
     println!("  {:<26} {:>22} {:>22} {:>14}", "", "to bare lapin", "to kiwipy, YAML", "CPU to bare");
-    for work in WORKS {
-        let ours = get(work.name(), "homing", "rate");
-        let bare = contenders
-            .iter()
-            .filter(|name| name.starts_with("bare"))
-            .map(|name| get(work.name(), name, "rate"))
-            .fold(f64::NAN, f64::max);
-        let (lapin, kiwipy) = (ours / bare, ours / get(work.name(), "kiwipy, YAML", "rate"));
+    for work in MAIN.into_iter().chain(MORE) {
+        let lapin = ratio(all, work, "rate", "bare");
+        let kiwipy = ratio(all, work, "rate", "kiwipy, YAML");
+        // Of the variant that sends as many at a time as homing does.
         let cpu = get(work.name(), "homing", "cpu") / get(work.name(), "bare lapin", "cpu");
+        if lapin.is_nan() && kiwipy.is_nan() {
+            continue;
+        }
         let (first, second) = work.goals();
-        let verdict = |is: f64, goal: f64| {
-            let word = if is >= goal { "holds" } else { "misses" };
-            format!("{is:.2} (>= {goal}: {word})")
+        let verdict = |is: f64, goal: f64| match is {
+            is if is.is_nan() => "-".to_owned(),
+            is if MORE.contains(&work) => format!("{is:.2}"),
+            is if is >= goal => format!("{is:.2} (>= {goal}: holds)"),
+            is => format!("{is:.2} (>= {goal}: misses)"),
         };
         println!("  {:<26} {:>22} {:>22} {cpu:>14.2}", work.name(), verdict(lapin, first), verdict(kiwipy, second));
         written
@@ -299,6 +372,22 @@ fn report(root: &Path, contenders: &[&str], all: &BTreeMap<(String, String), Vec
     if let Err(error) = std::fs::write(&file, serde_json::to_string_pretty(&written).unwrap_or_default()) {
         eprintln!("{}: {error}", file.display());
     }
+}
+
+/// homing's to the best of these contenders: of each round, for what was measured within seconds of each other; and of those
+/// the median.
+fn ratio(all: &BTreeMap<(String, String), Vec<Json>>, work: Work, of: &str, others: &str) -> f64 {
+    let lines =
+        |contender: &str| all.get(&(work.name().to_owned(), contender.to_owned())).map_or(&[][..], Vec::as_slice);
+    let best = |round: usize| {
+        let others = all.iter().filter(|((done, name), _)| done == work.name() && name.starts_with(others));
+        others.filter_map(|(_, lines)| lines.get(round)?[of].as_f64()).fold(f64::NAN, f64::max)
+    };
+    let rounds = lines("homing").iter().enumerate();
+    let mut ratios: Vec<f64> =
+        rounds.filter_map(|(round, line)| Some(line[of].as_f64()? / best(round))).filter(|it| !it.is_nan()).collect();
+    ratios.sort_by(f64::total_cmp);
+    ratios.get(ratios.len() / 2).copied().unwrap_or(f64::NAN)
 }
 
 /// A private broker, which goes when this is dropped.

@@ -6,7 +6,10 @@ use std::time::Instant;
 
 use futures_util::stream::{FuturesUnordered, StreamExt};
 use homing::codec::Json;
-use homing::{Builder, Communicator, RpcRequest, RpcSubscriber, TaskRequest, TaskSubscriber, Testing, Value};
+use homing::{
+    BroadcastFilter, BroadcastSubscriber, Builder, Communicator, RpcRequest, RpcSubscriber, TaskRequest,
+    TaskSubscriber, Testing, Value,
+};
 
 use crate::{Meter, Work, say};
 
@@ -37,7 +40,8 @@ pub(crate) fn run(url: &str, prefix: &str, seconds: f64, is_server: bool, format
             tokio::task::spawn_blocking(|| std::io::stdin().read_to_end(&mut Vec::new())).await.ok();
         } else {
             for work in crate::works() {
-                let measured = client(&communicator, work, seconds).await;
+                let connect = || options(url, prefix, format).connect();
+                let measured = client(&communicator, connect, work, seconds).await;
                 say(work, &measured);
             }
         }
@@ -51,18 +55,61 @@ async fn serve(communicator: &Communicator) {
         .await
         .expect("a subscriber");
     communicator.add_task_subscriber(TaskSubscriber::closure(TaskRequest::into_body)).await.expect("a subscriber");
+    if crate::works().any(|work| work == Work::Subscribers1000) {
+        for number in 0..1000 {
+            let echo = RpcSubscriber::closure(RpcRequest::into_body);
+            communicator.add_rpc_subscriber(format!("bench-{number}"), echo).await.expect("a subscriber");
+        }
+    }
     println!("ready");
 }
 
-async fn client(communicator: &Communicator, work: Work, seconds: f64) -> crate::Measured {
+async fn client<C: Future<Output = homing::Result<Communicator>>>(
+    communicator: &Communicator,
+    connect: impl Fn() -> C,
+    work: Work,
+    seconds: f64,
+) -> crate::Measured {
     let window = work.window();
     match work {
-        Work::RpcOne | Work::Rpc100 | Work::Rpc1000 => {
+        Work::RpcOne | Work::Rpc100 | Work::Rpc1000 | Work::Rpc100k => {
             many(window, seconds, || {
                 let call = communicator.rpc_send("bench", body());
                 async { drop(call.await.expect("an answer")) }
             })
             .await
+        }
+        Work::Body(size) => {
+            let text = "x".repeat(size);
+            many(window, seconds, || {
+                let call = communicator.rpc_send("bench", text.as_str());
+                async { drop(call.await.expect("an answer")) }
+            })
+            .await
+        }
+        Work::Subscribers1000 => {
+            let next = std::cell::Cell::new(0);
+            many(window, seconds, || {
+                next.set((next.get() + 1) % 1000);
+                let call = communicator.rpc_send(format!("bench-{}", next.get()), body());
+                async { drop(call.await.expect("an answer")) }
+            })
+            .await
+        }
+        Work::FanOut(subscribers) => {
+            fan_out(communicator, connect().await.expect("a broker"), subscribers, seconds).await
+        }
+        Work::FirstAnswer | Work::Close => {
+            let mut meter = Meter::new(seconds);
+            while meter.goes_on() {
+                let begun = Instant::now();
+                let new = connect().await.expect("a broker");
+                new.rpc_send("bench", body()).await.expect("an answer");
+                let answered = Instant::now();
+                new.close().await.expect("a close");
+                meter.done(if work == Work::Close { answered.elapsed() } else { answered - begun });
+            }
+            meter.end()
         }
         Work::TaskPublish => {
             // To a queue that nobody works on: what is measured is the publish.
@@ -88,6 +135,37 @@ async fn client(communicator: &Communicator, work: Work, seconds: f64) -> crate:
             .await
         }
     }
+}
+
+/// Sends broadcasts in lots, each until every subscriber has heard all of it.
+async fn fan_out(
+    communicator: &Communicator,
+    hearing: Communicator,
+    subscribers: usize,
+    seconds: f64,
+) -> crate::Measured {
+    let (tell, mut told) = tokio::sync::mpsc::unbounded_channel();
+    for _ in 0..subscribers {
+        let tell = tell.clone();
+        let hear = BroadcastSubscriber::closure(move |_| tell.send(()).expect("it lives"));
+        hearing.add_broadcast_subscriber(BroadcastFilter::new(), hear).await.expect("a subscriber");
+    }
+    let lot = Work::FanOut(subscribers).window();
+    let mut meter = Meter::new(seconds);
+    while meter.goes_on() {
+        let begun = Instant::now();
+        let sent: FuturesUnordered<_> = (0..lot).map(|_| communicator.broadcast_send(body()).into_future()).collect();
+        sent.for_each(|sent| async { sent.expect("confirmed") }).await;
+        for _ in 0..lot * subscribers {
+            told.recv().await.expect("it lives");
+        }
+        for _ in 0..lot {
+            meter.done(begun.elapsed());
+        }
+    }
+    let measured = meter.end();
+    hearing.close().await.expect("a close");
+    measured
 }
 
 /// Keeps so many under way.

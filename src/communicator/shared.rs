@@ -10,6 +10,7 @@ use std::time::Duration;
 use futures_util::future::{Either, select};
 use parking_lot::Mutex;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, TryAcquireError, broadcast, mpsc};
+use tokio::task::unconstrained;
 
 use super::builder::Limits;
 use super::command::{CloseReport, Command, Patience};
@@ -148,8 +149,9 @@ impl Shared {
         }
         let units = self.units(body);
         let free = async {
-            let place = Arc::clone(&self.slots).acquire_owned().await;
-            let room = Arc::clone(&self.room).acquire_many_owned(units).await;
+            // Outside of tokio's budget, as the places of a home are, for the same reason.
+            let place = unconstrained(Arc::clone(&self.slots).acquire_owned()).await;
+            let room = unconstrained(Arc::clone(&self.room).acquire_many_owned(units)).await;
             match (place, room) {
                 (Ok(place), Ok(room)) => Ok(Slot { _place: place, _room: room }),
                 _ => Err(self.gone()),

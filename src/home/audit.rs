@@ -111,9 +111,9 @@ pub fn seed_off_home(kind: OffHome, home: &super::Home) {
 }
 
 #[cfg(all(feature = "audit", not(homing_loom)))]
-pub use counting::{audit, do_without_audit};
-#[cfg(all(feature = "audit", not(homing_loom)))]
 pub(crate) use counting::event;
+#[cfg(all(feature = "audit", not(homing_loom)))]
+pub use counting::{audit, do_without_audit};
 
 // Under loom an event off its home fails the model then and there.
 #[cfg(homing_loom)]

@@ -10,6 +10,7 @@ use std::task::{Context, Poll, Waker};
 use std::time::Instant;
 
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::task::unconstrained;
 
 use super::audit::{self, Event};
 use super::cell::Landing;
@@ -104,7 +105,9 @@ impl Inbox {
 
     /// Waits for a place. Cancel safe.
     pub(crate) async fn reserve(&self) -> Option<Place> {
-        Arc::clone(&self.places).acquire_owned().await.ok()
+        // Outside of tokio's budget. Where one task has thousands of these within it (a `FuturesUnordered`, a `join_all`), the
+        // budget lets 128 of them through each time and has all others polled in vain: the square of their number.
+        unconstrained(Arc::clone(&self.places).acquire_owned()).await.ok()
     }
 
     /// Calls something of this home. On the home only.
