@@ -7,6 +7,7 @@
 //! under the same message id, with a header that says so; a call is not, unless its caller said that it may be.
 
 use std::cell::Cell;
+use std::fmt;
 use std::future::{Future, poll_fn};
 use std::pin::{Pin, pin};
 use std::rc::Rc;
@@ -252,8 +253,7 @@ impl<B: Broker> Driver<B> {
             message.properties.reply_to = Some(replies.to_string());
             Ok(())
         };
-        let what = format!("a task for the queue {queue:?}");
-        self.send_until(&what, until, &turn, sending, prepare).await
+        self.send_until(format_args!("a task for the queue {queue:?}"), until, &turn, sending, prepare).await
     }
 
     pub(super) fn send_broadcast(self: &Rc<Self>, body: Body, published: Published, slot: Slot) {
@@ -271,7 +271,7 @@ impl<B: Broker> Driver<B> {
             let prepare =
                 async |link: &Rc<Link<B>>, _: &mut Message| driver.exchange(link, ReplyExchange::Message).await;
             let turn = Rc::clone(&driver.turns.broadcasts);
-            let outcome = driver.send_until("a broadcast", until, &turn, sending, prepare).await;
+            let outcome = driver.send_until(format_args!("a broadcast"), until, &turn, sending, prepare).await;
             driver.published(None, Some(published), outcome);
         });
     }
@@ -285,7 +285,7 @@ impl<B: Broker> Driver<B> {
     /// Sends for good, within a time where there is one.
     async fn send_until(
         &self,
-        what: &str,
+        what: fmt::Arguments<'_>,
         until: Option<Instant>,
         turn: &Mutex<()>,
         mut sending: Sending,
