@@ -53,10 +53,10 @@ impl Broker for Memory {
     fn publish(&self, message: Message) -> impl Future<Output = Result<()>> + 'static {
         let (node, session) = (Arc::clone(&self.node), self.session);
         async move {
-            let Some(mut ended) = node.ended(session) else { return Err(lost()) };
             if !*node.blocked.borrow() {
                 return node.publish(session, message);
             }
+            let Some(mut ended) = node.ended(session) else { return Err(lost()) };
             let mut blocked = node.blocked.subscribe();
             tokio::select! {
                 biased;

@@ -224,16 +224,14 @@ impl Node {
                     )),
                 };
             }
+            let mut left = queues.len();
+            let mut whole = Some((message.properties, message.body));
             for name in queues {
-                if let Some(queue) = state.queues.get_mut(&name) {
-                    let stored = Stored {
-                        place: 0,
-                        redelivered: false,
-                        expires: None,
-                        properties: message.properties.clone(),
-                        body: message.body.clone(),
-                    };
-                    queue.push(stored, now);
+                left -= 1;
+                // The last queue, mostly the only one, has the message itself.
+                let content = if left == 0 { whole.take() } else { whole.clone() };
+                if let (Some(queue), Some((properties, body))) = (state.queues.get_mut(&name), content) {
+                    queue.push(Stored { place: 0, redelivered: false, expires: None, properties, body }, now);
                     state.deliver(&name, now);
                 }
             }
@@ -331,7 +329,9 @@ impl State {
                 session.take(name, Some(tag.clone()), lane, message)
             } else {
                 let receipt = session.receipt(lane);
-                delivery(receipt, &message)
+                // Nobody gives it back, so that it goes as it is.
+                let Stored { redelivered, properties, body, .. } = message;
+                Delivery { receipt, redelivered, properties, body }
             };
             // Sending never waits and runs nothing but a waker, so it may be done under the lock, which keeps the order.
             let _ = session.events.send(BrokerEvent::Delivery { consumer: tag, delivery });
@@ -464,18 +464,14 @@ impl Session {
     /// Hands a message out, to be acknowledged.
     fn take(&mut self, queue: &str, consumer: Option<String>, lane: Lane, message: Stored) -> Delivery {
         let receipt = self.receipt(lane);
-        let delivery = delivery(receipt, &message);
+        let delivery = Delivery {
+            receipt,
+            redelivered: message.redelivered,
+            properties: message.properties.clone(),
+            body: message.body.clone(),
+        };
         self.unacknowledged.insert(receipt.tag, Unacknowledged { queue: queue.to_owned(), consumer, message });
         delivery
-    }
-}
-
-fn delivery(receipt: Receipt, message: &Stored) -> Delivery {
-    Delivery {
-        receipt,
-        redelivered: message.redelivered,
-        properties: message.properties.clone(),
-        body: message.body.clone(),
     }
 }
 
