@@ -1,4 +1,4 @@
-//! Workers that die or stand still with tasks in hand: processes of their own, whose runs stand in a file that each line of is
+//! Workers and callers that die or stand still with work under way: processes of their own, whose runs stand in a file that each line of is
 //! synced to.
 
 mod support;
@@ -12,12 +12,15 @@ use std::process::{Child, Command, ExitCode, Stdio};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use homing::{Builder, Communicator, ErrorKind, Failure, TaskRequest, TaskSubscriber, Testing};
+use homing::{
+    Builder, Communicator, ErrorKind, Failure, RpcRequest, RpcSubscriber, TaskRequest, TaskSubscriber, Testing,
+};
 
 use support::{Broker, Suite};
 
-/// In the child: the file of runs.
+/// In the child: the file of runs; or that it is no worker but a caller.
 const LEDGER: &str = "HOMING_TEST_WORKER";
+const CALLER: &str = "caller";
 const TASKS: i64 = 40;
 const PREFETCH: u16 = 20;
 const HOLD: Duration = Duration::from_millis(1500);
@@ -25,11 +28,12 @@ const LONG: Duration = Duration::from_secs(40);
 
 fn main() -> ExitCode {
     if let Ok(ledger) = std::env::var(LEDGER) {
-        return child(ledger.into());
+        return if ledger == CALLER { caller() } else { child(ledger.into()) };
     }
     let mut suite = Suite::new();
     suite.rabbitmq("the_tasks_of_a_worker_that_is_killed_are_run_by_another", killed);
     suite.rabbitmq("a_worker_that_stood_still_is_told_that_its_tasks_are_another_s", stopped);
+    suite.rabbitmq("what_a_caller_that_is_killed_has_asked_for_is_done_once_and_hangs_nobody", caller_killed);
     suite.run()
 }
 
@@ -77,6 +81,25 @@ fn child(ledger: PathBuf) -> ExitCode {
     ExitCode::SUCCESS
 }
 
+/// Calls and sends tasks, and waits for what it will not live to hear.
+fn caller() -> ExitCode {
+    let (url, prefix) = (std::env::var("CHILD_URL").unwrap(), std::env::var("CHILD_PREFIX").unwrap());
+    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
+    runtime.block_on(async move {
+        let communicator = options(&url, &prefix).connect().await.unwrap();
+        let mut replies = Vec::new();
+        for id in 0..TASKS / 2 {
+            replies.push(communicator.rpc_send("hold", id).send().await.unwrap());
+            replies.push(communicator.task_send(id).send().await.unwrap());
+        }
+        println!("ready");
+        let mut line = String::new();
+        tokio::task::spawn_blocking(move || std::io::stdin().read_line(&mut line)).await.unwrap().unwrap();
+        drop(replies);
+    });
+    ExitCode::SUCCESS
+}
+
 fn write(ledger: &PathBuf, what: &str, id: i64, mark: &str) {
     let mut file = OpenOptions::new().append(true).open(ledger).unwrap();
     // One write: lines of several processes do not mix.
@@ -111,7 +134,7 @@ fn read(ledger: &PathBuf) -> Vec<Line> {
 struct Worker(Child);
 
 impl Worker {
-    fn start(broker: &Broker, ledger: &PathBuf) -> Self {
+    fn start(broker: &Broker, ledger: impl AsRef<std::ffi::OsStr>) -> Self {
         let mut command = Command::new(std::env::current_exe().unwrap());
         command.env(LEDGER, ledger).env("CHILD_URL", broker.url()).env("CHILD_PREFIX", broker.prefix());
         let mut child = command.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
@@ -214,6 +237,47 @@ fn killed(broker: &Broker) {
         let by_other = |line: &&Line| line.what == "ends" && line.id == id && line.process != first;
         assert_eq!(lines.iter().filter(by_other).count(), 1, "task {id} was brought to its end once, by the other");
     }
+}
+
+fn caller_killed(broker: &Broker) {
+    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
+    runtime.block_on(async {
+        let patience = Duration::from_secs(1);
+        let server = options(broker.url(), broker.prefix()).reply_patience(patience).connect().await.unwrap();
+        let runs = Arc::new(std::sync::Mutex::new((Vec::new(), Vec::new())));
+        let (calls, tasks) = (Arc::clone(&runs), Arc::clone(&runs));
+        let hold = RpcSubscriber::future(move |request: RpcRequest| {
+            calls.lock().unwrap().0.push(request.body().as_i64().unwrap_or(-1));
+            async { tokio::time::sleep(HOLD).await }
+        });
+        server.add_rpc_subscriber("hold", hold).await.unwrap();
+        let work = TaskSubscriber::future(move |task: TaskRequest| {
+            tasks.lock().unwrap().1.push(task.body().as_i64().unwrap_or(-1));
+            async { tokio::time::sleep(HOLD).await }
+        });
+        server.add_task_subscriber(work).await.unwrap();
+        let caller = Worker::start(broker, CALLER);
+        let sent: Vec<i64> = (0..TASKS / 2).collect();
+        let all = usize::try_from(TASKS).unwrap();
+        eventually("everything is in hand", || {
+            let runs = runs.lock().unwrap();
+            runs.0.len() + runs.1.len() == all
+        })
+        .await;
+        caller.signal("KILL");
+        // Each answer finds nobody, is tried again for its time, and is counted.
+        eventually("no answer is on its way any more", || server.counts().replies_unroutable == all as u64).await;
+        let other = options(broker.url(), broker.prefix()).connect().await.unwrap();
+        other.rpc_send("hold", -7).await.unwrap();
+        other.task_send(-7).await.unwrap();
+        let (mut calls, mut tasks) = runs.lock().unwrap().clone();
+        calls.sort_unstable();
+        tasks.sort_unstable();
+        let expected: Vec<i64> = std::iter::once(-7).chain(sent).collect();
+        assert_eq!((&calls, &tasks), (&expected, &expected), "each was run once");
+        other.close().await.unwrap();
+        assert_eq!(server.close().await.unwrap().requests_ended, 0);
+    });
 }
 
 fn stopped(broker: &Broker) {
