@@ -1,6 +1,7 @@
 //! The checks of an inspection, each once and in the order in which a connection is made.
 
 use std::net::IpAddr;
+use std::pin::pin;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -20,6 +21,8 @@ use crate::error::{Error, ErrorKind, Result};
 
 /// How long a publish may take to be confirmed before it counts as held up.
 const CONFIRM: Duration = Duration::from_secs(2);
+/// How long after a confirm the broker may say that it blocks whoever publishes.
+const BLOCK: Duration = Duration::from_millis(300);
 /// From here on a round trip is worth a word: kiwipy's `task_send` waits for three of them.
 const SLOW: Duration = Duration::from_millis(250);
 /// Fewer channels than this are used up by a few task queues.
@@ -319,6 +322,10 @@ fn object<T>(check: String, kind: &str, compared: &Object<T>, shown: impl FnOnce
 /// Publishes one message that no queue takes, since a broker in alarm blocks a connection only when it publishes.
 async fn publishing(report: &mut Report, broker: &RabbitMq, heard: &mut mpsc::UnboundedReceiver<BrokerEvent>) {
     const CHECK: &str = "publishing";
+    enum Outcome {
+        Confirmed(Duration),
+        Blocked(String),
+    }
     let message = Message {
         // The default exchange routes by the queue's name, and no queue has this one.
         exchange: "".into(),
@@ -340,22 +347,28 @@ async fn publishing(report: &mut Report, broker: &RabbitMq, heard: &mut mpsc::Un
         std::future::pending().await
     };
     let confirmed = async {
-        tokio::select! {
-            // A broker in alarm may do both: it is the block that counts.
+        let mut blocked = pin!(blocked);
+        let took = tokio::select! {
             biased;
-            reason = blocked => reason.map(Some),
-            confirmed = broker.publish(message) => confirmed.map(|()| None),
+            reason = &mut blocked => return reason.map(Outcome::Blocked),
+            confirmed = broker.publish(message) => confirmed.map(|()| since.elapsed())?,
+        };
+        // Guards: a broker in alarm does both, each by a process of its own, and the confirm may come first. It is the block
+        // that counts.
+        match timeout(BLOCK, blocked).await {
+            Ok(reason) => reason.map(Outcome::Blocked),
+            Err(_) => Ok(Outcome::Confirmed(took)),
         }
     };
     let advice =
         "the broker is short of memory or disk: rabbitmq-diagnostics check_local_alarms; publishers wait until then";
     report.push(match timeout(CONFIRM, confirmed).await {
-        Ok(Ok(None)) => {
-            let took = millis(since.elapsed());
+        Ok(Ok(Outcome::Confirmed(took))) => {
+            let took = millis(took);
             let text = format!("not blocked; a message to nobody was confirmed in {took} ms");
             Finding::new(CHECK, Verdict::Ok, text).fact("blocked", false).fact("ms", took)
         }
-        Ok(Ok(Some(reason))) => {
+        Ok(Ok(Outcome::Blocked(reason))) => {
             let text = format!("the broker blocks whoever publishes: {reason}");
             Finding::new(CHECK, Verdict::Problem, text).fact("blocked", true).advice(advice)
         }
