@@ -1,11 +1,13 @@
 //! What a communicator says of its connection and its subscribers, as a stream.
 
+use std::sync::{Arc, Weak};
 use std::time::Duration;
 
-use tokio::sync::broadcast;
+use parking_lot::Mutex;
 
-use super::names::Identifier;
+use super::{Mailbox, Received};
 use crate::error::Error;
+use crate::wire::names::Identifier;
 
 /// Something happened to the connection, or to a subscriber.
 #[derive(Clone, Debug)]
@@ -18,8 +20,8 @@ pub enum Event {
     },
     /// The broker reads messages again.
     Unblocked,
-    /// The connection is lost, and why. It is made again as [`Builder::reconnect`](super::Builder::reconnect) says; with
-    /// [`Reconnect::Never`](super::Reconnect::Never) the communicator closes.
+    /// The connection is lost, and why. It is made again as [`Builder::reconnect`](crate::Builder::reconnect) says; with
+    /// [`Reconnect::Never`](crate::Reconnect::Never) the communicator closes.
     Lost(Error),
     /// An attempt to connect again is to be made.
     Reconnecting {
@@ -64,7 +66,7 @@ pub enum Event {
         error: Error,
     },
     /// A task that runs here was taken back by the broker, which may hand it to another worker; see
-    /// [`TaskRequest::ownership_lost`](super::TaskRequest::ownership_lost).
+    /// [`TaskRequest::ownership_lost`](crate::TaskRequest::ownership_lost).
     OwnershipLost {
         /// The task queue that it came from.
         queue: String,
@@ -140,10 +142,13 @@ pub enum ConnectionState {
     Closed,
 }
 
+/// How many events wait for a receiver before the oldest is dropped.
+const BACKLOG: usize = 256;
+
 /// The events of one communicator from the moment it was asked for. Of a receiver that falls behind by more than 256 the
 /// oldest are dropped.
 #[derive(Debug)]
-pub struct Events(pub(crate) broadcast::Receiver<Event>);
+pub struct Events(Arc<Mailbox<Event>>);
 
 impl Events {
     /// The next event, or `None` when the communicator has closed.
@@ -152,11 +157,52 @@ impl Events {
     /// No event is lost when it is dropped.
     pub async fn next(&mut self) -> Option<Event> {
         loop {
-            match self.0.recv().await {
-                Ok(event) => return Some(event),
-                Err(broadcast::error::RecvError::Lagged(_)) => {}
-                Err(broadcast::error::RecvError::Closed) => return None,
+            match self.0.receive().await? {
+                Received::Item(event) => return Some(event),
+                Received::Missed(missed) => {
+                    tracing::warn!(missed, "a receiver of events did not keep up and lost the oldest");
+                }
             }
         }
+    }
+}
+
+/// Those who receive events.
+#[derive(Default)]
+pub(super) struct Feed(Mutex<Receivers>);
+
+#[derive(Default)]
+struct Receivers {
+    closed: bool,
+    mailboxes: Vec<Weak<Mailbox<Event>>>,
+}
+
+impl Feed {
+    pub(super) fn subscribe(&self) -> Events {
+        let mailbox = Mailbox::new(BACKLOG);
+        let mut receivers = self.0.lock();
+        // Guards: a subscription after the end, which nothing would end.
+        if receivers.closed {
+            mailbox.close();
+        } else {
+            receivers.mailboxes.retain(|mailbox| mailbox.strong_count() > 0);
+            receivers.mailboxes.push(Arc::downgrade(&mailbox));
+        }
+        Events(mailbox)
+    }
+
+    pub(super) fn emit(&self, event: &Event) {
+        let mailboxes: Vec<_> = self.0.lock().mailboxes.iter().filter_map(Weak::upgrade).collect();
+        mailboxes.iter().for_each(|mailbox| mailbox.put(event.clone()));
+    }
+
+    /// Nothing follows.
+    pub(super) fn close(&self) {
+        let mailboxes = {
+            let mut receivers = self.0.lock();
+            receivers.closed = true;
+            std::mem::take(&mut receivers.mailboxes)
+        };
+        mailboxes.iter().filter_map(Weak::upgrade).for_each(|mailbox| mailbox.close());
     }
 }

@@ -10,6 +10,8 @@ use crate::error::{Error, ErrorKind, Result};
 pub(crate) const RPC_TOPIC: &str = "[rpc].";
 /// homing's own: the word that a caller is gone, for the same name.
 const GONE_TOPIC: &str = "[gone].";
+/// homing's own: where callers ask for answers that they have lost.
+pub(crate) const ANSWERS_KEY: &str = "[homing].answers";
 pub(crate) const BROADCAST_TOPIC: &str = "[broadcast]";
 /// A routing key has a length of one byte (AMQP 0-9-1, *shortstr*).
 const ROUTING_KEY_MAX: usize = 255;
@@ -52,7 +54,7 @@ impl Identifier {
     /// A new one that nobody else has.
     #[must_use]
     pub fn unique() -> Self {
-        Identifier(uuid::Uuid::new_v4().simple().to_string().into())
+        Identifier(crate::ids::unique().simple().to_string().into())
     }
 
     /// Its name.
@@ -136,6 +138,13 @@ pub enum Testing {
     Yes,
 }
 
+/// The two exchanges. Calls, broadcasts and the replies to calls go through one, tasks and their replies through the other.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub(crate) enum Exchange {
+    Message,
+    Task,
+}
+
 /// What a communicator declares, by name.
 #[derive(Clone, Debug)]
 pub(crate) struct Names {
@@ -171,8 +180,19 @@ impl Names {
         check_task_queue(&self.task_queue)
     }
 
-    pub(crate) fn exchange(&self, name: &Arc<str>) -> ExchangeSpec {
-        ExchangeSpec { name: name.clone(), durability: Durability::Transient, auto_delete: self.auto_delete() }
+    pub(crate) fn exchange_name(&self, exchange: Exchange) -> &Arc<str> {
+        match exchange {
+            Exchange::Message => &self.message_exchange,
+            Exchange::Task => &self.task_exchange,
+        }
+    }
+
+    pub(crate) fn exchange(&self, exchange: Exchange) -> ExchangeSpec {
+        ExchangeSpec {
+            name: self.exchange_name(exchange).clone(),
+            durability: Durability::Transient,
+            auto_delete: self.auto_delete(),
+        }
     }
 
     fn auto_delete(&self) -> AutoDelete {
@@ -184,7 +204,7 @@ impl Names {
 
     pub(crate) fn rpc_queue(&self) -> QueueSpec {
         QueueSpec {
-            name: format!("rpc-{}", uuid::Uuid::new_v4()),
+            name: format!("rpc-{}", crate::ids::unique()),
             durability: Durability::Transient,
             access: Access::Exclusive,
             auto_delete: AutoDelete::No,
@@ -196,7 +216,7 @@ impl Names {
 
     pub(crate) fn broadcast_queue(&self) -> QueueSpec {
         QueueSpec {
-            name: format!("broadcast-{}", uuid::Uuid::new_v4().simple()),
+            name: format!("broadcast-{}", crate::ids::unique().simple()),
             durability: Durability::Transient,
             access: Access::Exclusive,
             auto_delete: AutoDelete::No,
@@ -207,16 +227,16 @@ impl Names {
     }
 
     /// Where a task lies on lease, and the queue that it goes back to when its worker does not renew the lease.
-    pub(crate) fn lease_queue(&self, queue: &str, lease: Duration) -> QueueSpec {
+    pub(crate) fn lease_queue(&self, name: String, queue: &str, lease: Duration) -> QueueSpec {
         let (durability, _) = self.lasting();
         QueueSpec {
-            name: format!("homing-lease-{}", uuid::Uuid::new_v4().simple()),
+            name,
             durability,
             access: Access::Shared,
             auto_delete: AutoDelete::No,
             message_ttl: Some(lease),
             // Long after the message has gone: a queue that expires takes with it what is in it.
-            expires: Some(lease * 2 + Duration::from_secs(300)),
+            expires: Some(lease.saturating_mul(2).saturating_add(Duration::from_secs(300))),
             dead_letter_to: Some(queue.to_owned()),
         }
     }
@@ -224,7 +244,7 @@ impl Names {
     /// Where callers of homing ask for answers that they have lost.
     pub(crate) fn control_queue(&self) -> QueueSpec {
         QueueSpec {
-            name: format!("homing-control-{}", uuid::Uuid::new_v4().simple()),
+            name: format!("homing-control-{}", crate::ids::unique().simple()),
             durability: Durability::Transient,
             access: Access::Exclusive,
             auto_delete: AutoDelete::No,
@@ -234,9 +254,14 @@ impl Names {
         }
     }
 
-    pub(crate) fn reply_queue(&self, exchange: &str) -> QueueSpec {
+    /// The name of a new reply queue.
+    pub(crate) fn new_reply_queue(&self, exchange: Exchange) -> String {
+        reply_queue_name(self.exchange_name(exchange), &crate::ids::unique())
+    }
+
+    pub(crate) fn reply_queue(&self, name: &str) -> QueueSpec {
         QueueSpec {
-            name: reply_queue_name(exchange, &uuid::Uuid::new_v4()),
+            name: name.to_owned(),
             durability: Durability::Transient,
             access: Access::Exclusive,
             auto_delete: self.auto_delete(),

@@ -1,0 +1,139 @@
+//! The calls that subscribers here have in hand, and whether their callers still wait.
+//!
+//! A call that is given up before its answer leaves a subscriber at work for nobody. So its communicator sends a message
+//! after it, to a key that only homing's subscribers bind: `[gone].NAME` with the call's correlation id and the header
+//! `homing-control: caller-gone`. Where kiwipy listens the broker drops it, as nobody has bound that key.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
+
+use super::command::{CallId, RpcDelivery};
+use super::port::Signal;
+use super::tasks::{Channel, Claim, DeliveryTag};
+use crate::broker::{Body, Delivery};
+
+/// How many of the callers that went last are remembered, for a notice that overtakes its call.
+const REMEMBERED: usize = 1024;
+
+#[derive(Default)]
+pub(super) struct Callers {
+    in_hand: BTreeMap<CallId, InHand>,
+    by_correlation: HashMap<String, BTreeSet<CallId>>,
+    gone: VecDeque<String>,
+}
+
+struct InHand {
+    reply_to: Option<String>,
+    correlation: Option<String>,
+    tag: DeliveryTag,
+    /// Whether its subscriber has begun with it.
+    claim: Claim,
+    caller_gone: Signal,
+}
+
+/// What a delivery is.
+pub(super) enum Taken {
+    New(RpcDelivery),
+    /// It is in the hands of a subscriber here, which goes on with it.
+    InHand,
+}
+
+impl Callers {
+    /// A call has come for a subscriber here.
+    pub(super) fn takes(&mut self, call: CallId, tag: DeliveryTag, delivery: Delivery) -> Taken {
+        let (reply_to, correlation) = (delivery.properties.reply_to, delivery.properties.correlation_id);
+        // Guards: a call that its subscriber had taken, and whose acknowledgement went with its channel.
+        let same = |known: &InHand| known.reply_to == reply_to && known.claim.is_taken();
+        if delivery.redelivered
+            && let Some(correlation) = &correlation
+            && self.of(correlation).any(|call| self.in_hand.get(&call).is_some_and(same))
+        {
+            return Taken::InHand;
+        }
+        let caller_gone = Signal::default();
+        if correlation.as_ref().is_some_and(|correlation| self.gone.contains(correlation)) || reply_to.is_none() {
+            // Nobody waits, or nobody can be answered.
+            caller_gone.give();
+        }
+        let claim = Claim::default();
+        if let Some(correlation) = &correlation {
+            self.by_correlation.entry(correlation.clone()).or_default().insert(call);
+        }
+        let in_hand = InHand {
+            reply_to: reply_to.clone(),
+            correlation: correlation.clone(),
+            tag,
+            claim: claim.clone(),
+            caller_gone: caller_gone.clone(),
+        };
+        self.in_hand.insert(call, in_hand);
+        Taken::New(RpcDelivery {
+            call,
+            tag,
+            body: delivery.body,
+            reply_to,
+            correlation_id: correlation,
+            claim,
+            caller_gone,
+        })
+    }
+
+    fn of(&self, correlation: &str) -> impl Iterator<Item = CallId> + '_ {
+        self.by_correlation.get(correlation).into_iter().flatten().copied()
+    }
+
+    /// The caller of this is gone.
+    pub(super) fn gone(&mut self, correlation: String) {
+        for call in self.by_correlation.get(&correlation).into_iter().flatten() {
+            if let Some(in_hand) = self.in_hand.get(call) {
+                in_hand.caller_gone.give();
+            }
+        }
+        if self.gone.len() == REMEMBERED {
+            self.gone.pop_front();
+        }
+        self.gone.push_back(correlation);
+    }
+
+    /// The call has its last answer, or goes back.
+    pub(super) fn ended(&mut self, call: CallId) {
+        let Some(in_hand) = self.in_hand.remove(&call) else { return };
+        in_hand.caller_gone.end();
+        if let Some(correlation) = in_hand.correlation
+            && let Some(calls) = self.by_correlation.get_mut(&correlation)
+        {
+            calls.remove(&call);
+            if calls.is_empty() {
+                self.by_correlation.remove(&correlation);
+            }
+        }
+    }
+
+    /// Deliveries are gone with their channel. Those that nobody has begun are not begun: they come again.
+    pub(super) fn channel_gone(&mut self, is_gone: impl Fn(Channel) -> bool) {
+        let back: Vec<CallId> = self
+            .in_hand
+            .iter()
+            .filter(|(_, in_hand)| is_gone(in_hand.tag.channel) && in_hand.claim.withdraw())
+            .map(|(call, _)| *call)
+            .collect();
+        back.into_iter().for_each(|call| self.ended(call));
+    }
+
+    pub(super) fn len(&self) -> usize {
+        self.in_hand.len()
+    }
+
+    /// To be refused, when nobody here can answer any more.
+    pub(super) fn refusals(&self) -> Vec<RpcDelivery> {
+        let refusal = |(call, in_hand): (&CallId, &InHand)| RpcDelivery {
+            call: *call,
+            tag: in_hand.tag,
+            body: Body::Encoded(bytes::Bytes::new()),
+            reply_to: in_hand.reply_to.clone(),
+            correlation_id: in_hand.correlation.clone(),
+            claim: in_hand.claim.clone(),
+            caller_gone: in_hand.caller_gone.clone(),
+        };
+        self.in_hand.iter().map(refusal).collect()
+    }
+}

@@ -1,0 +1,291 @@
+//! What handles and subscribers ask of the communicator thread: identifiers, bytes and completers. No user code.
+
+use std::fmt;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::sync::mpsc;
+use tokio::time::Instant;
+use uuid::Uuid;
+
+use super::port::{Charge, Signal, WaiterId};
+use super::tasks::{Claim, DeliveryTag, Handed, Settlement, SubscriberId};
+use crate::broker::Body;
+use crate::error::{Error, Result};
+use crate::home::Completer;
+use crate::wire::names::{Exchange, Identifier};
+
+/// The name of a task queue.
+pub(crate) type QueueName = Arc<str>;
+
+/// A reply as it came, to be read at the caller's home; or why there will be none.
+pub(crate) type RawReply = Result<Body>;
+
+/// How long to wait for an answer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Timeout {
+    /// This long, and this long again after each `pending`.
+    After(Duration),
+    /// For ever; reported every minute.
+    Never,
+}
+
+impl Timeout {
+    pub(crate) fn limit(self) -> Option<Duration> {
+        match self {
+            Timeout::After(time) => Some(time),
+            Timeout::Never => None,
+        }
+    }
+}
+
+/// Where the outcome of a request goes.
+pub(crate) struct Expected {
+    pub(crate) correlation: Uuid,
+    pub(crate) reply: Completer<RawReply>,
+    pub(crate) timeout: Timeout,
+    /// When the first reply is due, where there is a timeout: what waiting for room took counts.
+    pub(crate) due: Option<Instant>,
+}
+
+/// Completed when the broker has taken a message over.
+pub(crate) type Published = Completer<Result<()>>;
+
+/// What is asked of whom, as errors name it. Put into words only when one does.
+#[derive(Clone, Debug)]
+pub(crate) enum Subject {
+    Call(Identifier),
+    Task(QueueName),
+}
+
+impl fmt::Display for Subject {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Subject::Call(recipient) => write!(f, "the call to {:?}", recipient.as_str()),
+            Subject::Task(queue) => write!(f, "the task on {queue:?}"),
+        }
+    }
+}
+
+pub(crate) enum Command {
+    Call {
+        recipient: Identifier,
+        body: Body,
+        expected: Expected,
+        published: Option<Published>,
+        repeat: Repeat,
+        charge: Charge,
+    },
+    Task {
+        queue: QueueName,
+        body: Body,
+        reply: TaskReply,
+        published: Option<Published>,
+        charge: Charge,
+    },
+    Broadcast {
+        body: Body,
+        published: Published,
+        until: Instant,
+        charge: Charge,
+    },
+    /// The caller saw `pending` and waits for the next reply.
+    NextReply {
+        correlation: Uuid,
+        reply: Completer<RawReply>,
+    },
+    /// Nobody waits for this any more.
+    Forget {
+        correlation: Uuid,
+        end: RequestEnd,
+    },
+    Subscribe {
+        id: SubscriberId,
+        subscription: Subscription,
+        done: Completer<Result<()>>,
+    },
+    /// A user takes a subscriber out.
+    Unsubscribe {
+        name: SubscriberName,
+        done: Completer<Result<()>>,
+    },
+    /// What served a subscriber is gone: its home has ended, or whoever added it gave up. Ignored when the subscriber was
+    /// taken out before.
+    SubscriberEnded {
+        id: SubscriberId,
+    },
+    Pull {
+        id: PullId,
+        queue: QueueName,
+        wait: PullWait,
+        done: Completer<Result<Option<TaskDelivery>>>,
+    },
+    /// Whoever pulled has given up. Ignored when its task has been taken.
+    CancelPull {
+        id: PullId,
+    },
+    /// A call was taken by its subscriber.
+    Ack {
+        tag: DeliveryTag,
+    },
+    /// A broadcast has been handed to the inboxes, or could not be read.
+    BroadcastDone {
+        tag: DeliveryTag,
+        outcome: BroadcastOutcome,
+    },
+    Reply(OutgoingReply),
+    Settle {
+        task: super::tasks::HandId,
+        settlement: Settlement<OutgoingReply>,
+    },
+    StartTimer {
+        id: TimerId,
+        at: Instant,
+        expiry: Expiry,
+    },
+    CancelTimer {
+        id: TimerId,
+    },
+    Close {
+        /// How long what is in hand may take to end in order.
+        drain: Duration,
+        done: Option<Completer<CloseReport>>,
+    },
+}
+
+/// Whether the sender of a task waits for its outcome.
+pub(crate) enum TaskReply {
+    Expected(Expected),
+    /// The message is given up when the broker has not taken it over by then.
+    NotWanted { until: Instant },
+}
+
+/// A subscriber, and the way to its home.
+pub(crate) enum Subscription {
+    Rpc { identifier: Identifier, sink: mpsc::UnboundedSender<RpcDelivery> },
+    Tasks { queue: QueueName, prefetch: u16, identifier: Identifier, sink: mpsc::UnboundedSender<TaskDelivery> },
+    /// Its filter and its mailbox are with the codec thread.
+    Broadcasts { identifier: Identifier },
+}
+
+/// How a user names a subscriber.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) enum SubscriberName {
+    Rpc(Identifier),
+    Tasks(QueueName, Identifier),
+    Broadcasts(Identifier),
+}
+
+/// One request for a task.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub(crate) struct PullId(pub(crate) u64);
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum PullWait {
+    /// One look into the queue.
+    No,
+    Until(Instant),
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub(crate) struct TimerId(pub(crate) u64);
+
+/// What ends when a timer rings.
+#[derive(Debug)]
+pub(crate) enum Expiry {
+    /// A wait for room.
+    Permit(WaiterId),
+}
+
+/// What became of a broadcast on the codec thread.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum BroadcastOutcome {
+    HandedOut,
+    Unreadable,
+}
+
+/// Whether a call may be sent again when it is not known whether the first arrived.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Repeat {
+    Never,
+    Allowed,
+}
+
+/// How a caller left its request.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum RequestEnd {
+    /// It has its answer.
+    Answered,
+    /// It went before that.
+    GivenUp,
+}
+
+/// Whether more replies follow.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum ReplyStage {
+    Pending,
+    Last,
+}
+
+/// A call in the hands of a subscriber.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub(crate) struct CallId(pub(crate) u64);
+
+/// A reply on its way out.
+#[derive(Clone, Debug)]
+pub(crate) struct OutgoingReply {
+    pub(crate) exchange: Exchange,
+    pub(crate) reply_to: String,
+    pub(crate) correlation_id: Option<String>,
+    pub(crate) stage: ReplyStage,
+    pub(crate) body: Body,
+    /// Of a call: which.
+    pub(crate) call: Option<CallId>,
+}
+
+/// A call as it came in.
+#[derive(Clone, Debug)]
+pub(crate) struct RpcDelivery {
+    pub(crate) call: CallId,
+    pub(crate) tag: DeliveryTag,
+    pub(crate) body: Body,
+    pub(crate) reply_to: Option<String>,
+    pub(crate) correlation_id: Option<String>,
+    /// Taken before the handler begins.
+    pub(crate) claim: Claim,
+    pub(crate) caller_gone: Signal,
+}
+
+/// A task as it came in.
+#[derive(Clone, Debug)]
+pub(crate) struct TaskDelivery {
+    pub(crate) handed: Handed,
+    pub(crate) ownership_lost: Signal,
+}
+
+/// What the codec thread is given by the communicator thread.
+#[derive(Debug)]
+pub(crate) enum CodecWork {
+    /// To be decoded and handed to those whose filters it passes.
+    Broadcast { tag: DeliveryTag, body: Body },
+    /// A call that nobody serves is answered by an exception.
+    Refuse(RpcDelivery),
+    /// The communicator ends.
+    End,
+}
+
+/// How a communicator ended.
+#[derive(Clone, Debug, Default)]
+#[non_exhaustive]
+pub struct CloseReport {
+    /// How many callers were still waiting for a reply; each got `communicator closed`.
+    pub requests_ended: usize,
+    /// How many publishes the broker had not confirmed when the time was up.
+    pub publishes_unconfirmed: usize,
+    /// How many tasks went back to their queue unfinished.
+    pub tasks_returned: usize,
+    /// How many calls were in the hands of subscribers here; each caller got an exception.
+    pub calls_refused: usize,
+    /// What went wrong while closing, where something did.
+    pub error: Option<Error>,
+}

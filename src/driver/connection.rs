@@ -1,0 +1,324 @@
+//! One connection to the broker, and what was declared on it: all of that goes when it goes.
+//!
+//! Connections are numbered. What came by one may be settled by that one only: an acknowledgement of an older generation
+//! would name another message on a newer channel.
+//!
+//! What takes several questions to the broker is a job: a future that holds the connection and plain data, and whose
+//! outcome comes back to the driver. A job changes no state of the driver.
+
+use std::cell::{Cell, RefCell};
+use std::collections::BTreeMap;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::sync::{OnceCell, oneshot};
+use tokio::time::Instant;
+
+use super::command::QueueName;
+use super::port::Port;
+use super::tasks::Generation;
+use crate::broker::{Broker, BrokerEvent, ConsumeSpec, Delivery, EventSender, Nack, QueueSpec, Receipt};
+use crate::error::{Error, ErrorKind, Result};
+use crate::wire::names::{Exchange, Testing};
+
+/// How long after a loss a recipient that is not to be found may be connecting again, as we just have.
+const SETTLING: Duration = Duration::from_secs(3);
+
+/// How often a binding is tried whose exchange goes in between.
+const BIND_TRIES: usize = 3;
+
+/// How often the end of a consumer is tried before the connection is given up.
+const END_TRIES: u32 = 3;
+const END_PAUSE: Duration = Duration::from_millis(100);
+
+/// How many task queues are remembered as declared.
+const DECLARED_MOST: usize = 4096;
+
+pub(super) struct Connection<B> {
+    pub(super) generation: Generation,
+    pub(super) broker: B,
+    port: Arc<Port>,
+    since: Instant,
+    /// Into the broker's own events.
+    events: EventSender,
+    lost: Cell<bool>,
+    message_exchange: OnceCell<()>,
+    task_exchange: OnceCell<()>,
+    task_queues: RefCell<BTreeMap<QueueName, Rc<OnceCell<()>>>>,
+}
+
+/// A consumer that is to be set up: its queue, the consumer, the bindings.
+#[derive(Clone, Debug)]
+pub(super) struct ConsumerPlan {
+    pub(super) queue: PlannedQueue,
+    pub(super) consume: ConsumeSpec,
+    pub(super) bindings: Vec<Binding>,
+}
+
+#[derive(Clone, Debug)]
+pub(super) enum PlannedQueue {
+    /// For this consumer alone: it is deleted where the set-up fails.
+    Own(QueueSpec),
+    /// A task queue, which stays.
+    Tasks(QueueName),
+}
+
+#[derive(Clone, Debug)]
+pub(super) struct Binding {
+    pub(super) exchange: Exchange,
+    pub(super) key: String,
+    pub(super) need: Need,
+}
+
+/// Whether a subscription fails where its binding does.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Need {
+    Required,
+    /// An extension of ours, of which a broker's permissions may know nothing.
+    Extension,
+}
+
+/// How a consumer is ended.
+#[derive(Clone, Debug)]
+pub(super) struct EndPlan {
+    pub(super) tag: String,
+    /// The queue, where it goes with its consumer.
+    pub(super) own_queue: Option<String>,
+    /// Taken away first, so that nothing comes into a queue that nobody reads any more.
+    pub(super) bindings: Vec<Binding>,
+    /// Where what is left in the queue is handed to the consumer before the end, to be refused by name.
+    pub(super) drain: Drain,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Drain {
+    Yes,
+    No,
+}
+
+/// True when the connection went, rather than what was asked was wrong.
+pub(super) fn is_lost(error: &Error) -> bool {
+    error.kind() == ErrorKind::ConnectionLost
+}
+
+impl<B: Broker> Connection<B> {
+    pub(super) fn new(generation: Generation, broker: B, events: EventSender, port: Arc<Port>) -> Rc<Self> {
+        Rc::new(Connection {
+            generation,
+            broker,
+            port,
+            since: Instant::now(),
+            events,
+            lost: Cell::new(false),
+            message_exchange: OnceCell::new(),
+            task_exchange: OnceCell::new(),
+            task_queues: RefCell::default(),
+        })
+    }
+
+    /// True while others, who have lost the same broker, may not be back yet.
+    pub(super) fn is_settling(&self) -> bool {
+        self.generation.0 > 1 && self.since.elapsed() < SETTLING
+    }
+
+    /// How long it has stood.
+    pub(super) fn age(&self) -> Duration {
+        self.since.elapsed()
+    }
+
+    pub(super) fn set_lost(&self) {
+        self.lost.set(true);
+    }
+
+    /// A delivery that nobody is here for goes back.
+    pub(super) fn give_back(&self, receipt: Receipt) {
+        self.broker.nack(receipt, Nack::Requeue);
+    }
+
+    /// Gives the connection up as lost: something is in a state that only a new beginning mends.
+    pub(super) fn give_up(&self, error: Error) {
+        if !self.lost.get() {
+            let _ = self.events.send(BrokerEvent::Lost { error });
+        }
+    }
+
+    /// Declares an exchange, if that was not done before.
+    pub(super) async fn exchange(&self, exchange: Exchange) -> Result<()> {
+        let cell = match exchange {
+            Exchange::Message => &self.message_exchange,
+            Exchange::Task => &self.task_exchange,
+        };
+        cell.get_or_try_init(|| self.declare_exchange(exchange)).await.copied()
+    }
+
+    /// Declares an exchange whether or not that was done before: in testing mode it goes with the last queue that is bound
+    /// to it, whosesoever that is.
+    pub(super) async fn declare_exchange(&self, exchange: Exchange) -> Result<()> {
+        self.broker.declare_exchange(&self.port.names.exchange(exchange)).await
+    }
+
+    /// An exchange was not there when it should have been.
+    ///
+    /// # Errors
+    /// `ConnectionLost` where everything has to be set up anew.
+    pub(super) async fn exchange_vanished(&self, exchange: Exchange, error: &Error) -> Result<()> {
+        match self.port.names.testing {
+            // It went with its last binding, so that nothing of ours was bound to it.
+            Testing::Yes => self.declare_exchange(exchange).await,
+            // Somebody deleted it, and all our bindings with it.
+            Testing::No => {
+                let text =
+                    format!("an exchange was deleted under this communicator, and all that was bound to it: {error}");
+                self.give_up(Error::with_source(ErrorKind::ConnectionLost, text, error.clone()));
+                Err(Error::new(ErrorKind::ConnectionLost, "the exchange was deleted"))
+            }
+        }
+    }
+
+    /// Binds a queue to an exchange that was declared just before.
+    ///
+    /// Guards: somebody else's last queue that goes between the two, in testing mode, and takes the exchange with it.
+    async fn bind(&self, queue: &str, binding: &Binding) -> Result<()> {
+        let name = self.port.names.exchange_name(binding.exchange);
+        for _ in 0..BIND_TRIES {
+            self.declare_exchange(binding.exchange).await?;
+            match self.broker.bind(queue, name, &binding.key).await {
+                Err(error) if error.kind() == ErrorKind::NotFound => {}
+                bound => return bound,
+            }
+        }
+        self.broker.bind(queue, name, &binding.key).await
+    }
+
+    /// A task queue and its binding. Sending declares it too, so that a task is never unroutable.
+    pub(super) async fn task_queue(&self, name: &QueueName) -> Result<()> {
+        let cell = {
+            let mut declared = self.task_queues.borrow_mut();
+            if declared.len() >= DECLARED_MOST && !declared.contains_key(name) {
+                // Declared again at their next use.
+                declared.clear();
+            }
+            Rc::clone(declared.entry(name.clone()).or_default())
+        };
+        let declare = || async {
+            self.broker.declare_queue(&self.port.names.task_queue(name)).await?;
+            let binding = Binding { exchange: Exchange::Task, key: name.to_string(), need: Need::Required };
+            self.bind(name, &binding).await
+        };
+        cell.get_or_try_init(declare).await.copied()
+    }
+
+    /// The queue may be gone: it is declared again at its next use.
+    pub(super) fn forget_task_queue(&self, name: &QueueName) {
+        self.task_queues.borrow_mut().remove(name);
+    }
+
+    /// Sets a consumer up. Where a step fails, those before it are undone.
+    pub(super) async fn set_up(&self, plan: &ConsumerPlan) -> Result<()> {
+        let queue = match &plan.queue {
+            PlannedQueue::Own(spec) => {
+                self.broker.declare_queue(spec).await?;
+                spec.name.clone()
+            }
+            PlannedQueue::Tasks(name) => {
+                self.task_queue(name).await?;
+                name.to_string()
+            }
+        };
+        let begun = self.begin(&queue, plan).await;
+        let Err(error) = begun else { return Ok(()) };
+        if let PlannedQueue::Tasks(name) = &plan.queue
+            && error.kind() == ErrorKind::NotFound
+        {
+            // It was deleted since it was declared.
+            self.forget_task_queue(name);
+        }
+        if !is_lost(&error) {
+            let own_queue = matches!(plan.queue, PlannedQueue::Own(_)).then_some(queue);
+            let undo =
+                EndPlan { tag: plan.consume.tag.clone(), own_queue, bindings: Vec::new(), drain: Drain::No };
+            // Guards: a consumer that stands at the broker and whose tag is forgotten here: each delivery would go back and
+            // come again at once.
+            self.end(&undo).await;
+        }
+        Err(error)
+    }
+
+    async fn begin(&self, queue: &str, plan: &ConsumerPlan) -> Result<()> {
+        self.broker.consume(&plan.consume).await?;
+        for binding in &plan.bindings {
+            match self.bind(queue, binding).await {
+                Err(error) if binding.need == Need::Extension && !is_lost(&error) => {
+                    tracing::debug!(queue, key = binding.key, %error, "an extension is not to be had, and is done without");
+                }
+                bound => bound?,
+            }
+        }
+        Ok(())
+    }
+
+    /// Ends a consumer, and waits until what came through it has found its way. Whatever fails, the consumer is gone in the
+    /// end: with the connection where there is no other way.
+    pub(super) async fn end(&self, plan: &EndPlan) {
+        let mut pause = END_PAUSE;
+        for attempt in 1..=END_TRIES {
+            let Err(error) = self.try_end(plan).await else { return };
+            if is_lost(&error) || error.kind() == ErrorKind::CommunicatorClosed {
+                return;
+            }
+            tracing::debug!(consumer = plan.tag, attempt, %error, "a consumer could not be ended");
+            if attempt == END_TRIES {
+                let text = format!("the consumer {:?} could not be ended: {error}", plan.tag);
+                return self.give_up(Error::with_source(ErrorKind::ConnectionLost, text, error));
+            }
+            tokio::time::sleep(pause).await;
+            pause *= 4;
+        }
+    }
+
+    async fn try_end(&self, plan: &EndPlan) -> Result<()> {
+        let mut outcome = Ok(());
+        if let Some(queue) = &plan.own_queue {
+            for binding in &plan.bindings {
+                let exchange = self.port.names.exchange_name(binding.exchange);
+                outcome = outcome.and(self.broker.unbind(queue, exchange, &binding.key).await);
+            }
+        }
+        outcome = outcome.and(self.broker.cancel(&plan.tag).await);
+        self.barrier().await;
+        if let Some(queue) = &plan.own_queue {
+            if plan.drain == Drain::Yes {
+                outcome = outcome.and(self.hand_over_rest(plan, queue).await);
+                self.barrier().await;
+            }
+            let deleted = self.broker.delete_queue(queue).await;
+            // A queue that is gone has no binding and no consumer.
+            outcome = if deleted.is_ok() { Ok(()) } else { outcome.and(deleted) };
+        }
+        outcome
+    }
+
+    async fn hand_over_rest(&self, plan: &EndPlan, queue: &str) -> Result<()> {
+        while let Some(delivery) = self.broker.get(queue, super::session::SERVICE_LANE).await? {
+            self.deliver(&plan.tag, delivery);
+        }
+        Ok(())
+    }
+
+    /// Puts a delivery among the broker's own events.
+    fn deliver(&self, tag: &str, delivery: Delivery) {
+        let _ = self.events.send(BrokerEvent::Delivery { consumer: tag.to_owned(), delivery });
+    }
+
+    /// Waits until every event before this has been handled.
+    ///
+    /// Guards: a delivery that lies in the broker's events while its consumer is forgotten.
+    async fn barrier(&self) {
+        let (done, passed) = oneshot::channel();
+        if self.events.send(BrokerEvent::Barrier(done)).is_ok() {
+            // Where nobody reads the events any more, nothing finds its way.
+            let _ = passed.await;
+        }
+    }
+}

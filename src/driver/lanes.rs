@@ -1,0 +1,58 @@
+//! Which lane (channel) a consumer gets: one of its own, so that a channel that the broker closes costs one consumer. A
+//! connection has a limited number of channels: beyond a stated number, consumers share.
+
+use std::collections::BTreeMap;
+
+use crate::broker::Lane;
+
+/// How many lanes consumers get of their own. RabbitMQ allows 2047 channels on a connection.
+const MOST: u32 = 256;
+
+#[derive(Debug, Default)]
+pub(super) struct Lanes {
+    /// How many use each.
+    users: BTreeMap<Lane, usize>,
+}
+
+impl Lanes {
+    /// The lane with the fewest users; a new one while there may be more.
+    pub(super) fn take(&mut self) -> Lane {
+        let fewest = self.users.iter().min_by_key(|(lane, users)| (**users, **lane)).map(|(lane, users)| (*lane, *users));
+        let opened = u32::try_from(self.users.len()).unwrap_or(MOST);
+        let lane = match fewest {
+            Some((lane, 0)) => lane,
+            Some((lane, _)) if opened >= MOST => lane,
+            // Lane 0 is for what needs no acknowledgement.
+            _ => Lane(opened + 1),
+        };
+        *self.users.entry(lane).or_default() += 1;
+        lane
+    }
+
+    /// Its consumer has ended. The lane stays open for the next, and for what is still to be acknowledged by it.
+    pub(super) fn give_back(&mut self, lane: Lane) {
+        if let Some(users) = self.users.get_mut(&lane) {
+            *users = users.saturating_sub(1);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn lanes_come_back_and_are_shared_at_the_limit() {
+        let mut lanes = Lanes::default();
+        let one = lanes.take();
+        let two = lanes.take();
+        assert_ne!(one, two);
+        lanes.give_back(one);
+        assert_eq!(lanes.take(), one);
+        let all: Vec<Lane> = (0..10_000).map(|_| lanes.take()).collect();
+        assert!(all.iter().all(|lane| (1..=MOST).contains(&lane.0)));
+        let most = lanes.users.values().max().copied().unwrap_or(0);
+        let least = lanes.users.values().min().copied().unwrap_or(0);
+        assert!(most - least <= 1, "{least} to {most}");
+    }
+}

@@ -1,0 +1,692 @@
+//! What goes out: calls, tasks, broadcasts, replies, copies of tasks. Its order, and what is sent again.
+//!
+//! Every message belongs to a *stream*, which is a destination whose messages go out in the order in which they were asked
+//! for. A stream is opened on each connection (its exchange and queues are declared) before its first message goes; until
+//! then messages wait. This is the only place where order is decided: the broker takes messages in the order in which it
+//! is given them.
+//!
+//! ```text
+//!            ┌────────── lost, refused, exchange or queue gone ─────────┐
+//!            ▼                                                          │
+//!   send ─▶ waiting ──stream is open──▶ handed to the broker ──confirmed, given up──▶ finished
+//!            ▲                               │
+//!            └────────── pausing ◀───────────┘
+//! ```
+//!
+//! What is with the broker when the connection is lost may have arrived or not. A task, a broadcast and a reply are sent
+//! again under the same message id, with a header that marks it; a call is not, unless its caller allowed it.
+//!
+//! The outbox is a value: it has no clock, no connection and completes nobody. What is to be done comes out as [`Act`]s.
+//! `P` stands for the way to a sender, so that the models can use a small one.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::rc::Rc;
+use std::time::Duration;
+
+use tokio::time::Instant;
+use uuid::Uuid;
+
+use super::command::{QueueName, Repeat, ReplyStage};
+use super::port::Charge;
+use super::requests::ById;
+use super::tasks::Known;
+use crate::broker::{Message, PublishId};
+use crate::error::{Error, ErrorKind, Result};
+use crate::time::after;
+use crate::wire::headers;
+use crate::wire::names::{Exchange, Identifier};
+
+/// How often a message that the broker refused, or whose exchange or queue was gone, is sent again.
+const TRIES: u32 = 3;
+const REFUSED_PAUSE: Duration = Duration::from_millis(100);
+
+/// The pauses between the attempts to reach a caller that may be connecting again.
+const FIRST_REPLY_PAUSE: Duration = Duration::from_millis(100);
+const LONGEST_REPLY_PAUSE: Duration = Duration::from_secs(1);
+
+/// How many idle task queues keep their stream.
+const IDLE_STREAMS_MOST: usize = 1024;
+
+/// A destination whose messages keep their order.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) enum Stream {
+    Calls,
+    Broadcasts,
+    Replies(Exchange),
+    Tasks(QueueName),
+    /// Messages that need nothing but a connection and no order among them.
+    Direct,
+}
+
+/// What a message is, and whom its end concerns.
+pub(super) enum Kind<P> {
+    Call {
+        correlation: Uuid,
+        recipient: Identifier,
+        repeat: Repeat,
+        published: Option<P>,
+    },
+    Task {
+        correlation: Option<Uuid>,
+        published: Option<P>,
+    },
+    Broadcast {
+        published: P,
+    },
+    Reply {
+        stage: ReplyStage,
+        correlation: Option<String>,
+        /// From when on its caller was not found: until when it is tried, and the next pause.
+        late: Option<Late>,
+    },
+    /// Worth nothing on a later connection, and nobody waits for it.
+    Notice,
+    /// From the communicator to itself: one that comes back shows that a binding is gone.
+    Probe,
+    /// A copy of a task.
+    Copy(CopyId),
+}
+
+/// Names a copy until it is known whether the broker has it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub(super) struct CopyId(pub(super) u64);
+
+/// A reply whose caller was not found.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Late {
+    until: Instant,
+    pause: Duration,
+}
+
+/// What is to be done, in this order.
+pub(super) enum Act<P> {
+    Publish { id: PublishId, message: Rc<Message> },
+    /// Declare what the stream needs, and answer by [`Outbox::opened`].
+    Open(Stream),
+    Complete { published: P, outcome: Result<()> },
+    /// The request of this id cannot be answered.
+    Fail { correlation: Uuid, error: Error },
+    Release(Charge),
+    ExchangeVanished { exchange: Exchange, error: Error },
+    QueueVanished(QueueName),
+    /// The queue that a `pending` went to is not there: its caller is gone.
+    CallerGone(String),
+    /// A reply was given up, since its caller was not to be found.
+    ReplyUndeliverable,
+    Copied { copy: CopyId, known: Known },
+    /// A binding of ours is gone.
+    BindingGone(Error),
+}
+
+struct Entry<P> {
+    stream: Stream,
+    kind: Kind<P>,
+    message: Rc<Message>,
+    charge: Charge,
+    state: State,
+    tries: u32,
+    /// When it is given up.
+    until: Option<Instant>,
+    /// It has been with a broker that may have taken it.
+    may_have_arrived: bool,
+    /// Closing does not wait for it.
+    aside: Aside,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Aside {
+    No,
+    Yes,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum State {
+    Waiting,
+    Handed,
+    Pausing(Instant),
+}
+
+#[derive(Default)]
+struct StreamState {
+    open: Open,
+    /// By age.
+    waiting: BTreeSet<PublishId>,
+    /// Messages of it that have not ended.
+    messages: usize,
+}
+
+/// A stream on the present connection.
+#[derive(Default, PartialEq, Eq)]
+enum Open {
+    #[default]
+    No,
+    /// It was asked for.
+    Opening,
+    /// With the queue that replies come to, where there are some.
+    Yes(Option<Rc<str>>),
+}
+
+pub(super) struct Outbox<P> {
+    last: u64,
+    entries: HashMap<PublishId, Entry<P>, ById>,
+    fixed: [StreamState; FIXED],
+    tasks: BTreeMap<QueueName, StreamState>,
+    /// When pauses and messages end.
+    due: BTreeSet<(Instant, PublishId)>,
+    /// Calls that wait or pause, so that one whose caller goes need not go out.
+    calls: HashMap<Uuid, PublishId, ById>,
+    /// How many entries nobody waits for.
+    aside: usize,
+    connected: bool,
+    /// How long a reply is tried whose caller is not found.
+    reply_timeout: Duration,
+    broker: Rc<str>,
+    out: Vec<Act<P>>,
+}
+
+const FIXED: usize = 5;
+
+fn fixed(stream: &Stream) -> Option<usize> {
+    match stream {
+        Stream::Calls => Some(0),
+        Stream::Broadcasts => Some(1),
+        Stream::Replies(Exchange::Message) => Some(2),
+        Stream::Replies(Exchange::Task) => Some(3),
+        Stream::Direct => Some(4),
+        Stream::Tasks(_) => None,
+    }
+}
+
+/// The exchange that a stream's messages go through.
+fn exchange_of(stream: &Stream) -> Exchange {
+    match stream {
+        Stream::Tasks(_) => Exchange::Task,
+        Stream::Replies(exchange) => *exchange,
+        Stream::Calls | Stream::Broadcasts | Stream::Direct => Exchange::Message,
+    }
+}
+
+/// What the connection is like that an outcome came by.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Peers {
+    /// Those who have lost the same broker may not be back yet.
+    Settling,
+    Settled,
+}
+
+impl<P> Outbox<P> {
+    pub(super) fn new(broker: &str, reply_timeout: Duration) -> Self {
+        Outbox {
+            last: 0,
+            entries: HashMap::default(),
+            fixed: Default::default(),
+            tasks: BTreeMap::new(),
+            due: BTreeSet::new(),
+            calls: HashMap::default(),
+            aside: 0,
+            connected: false,
+            reply_timeout,
+            broker: broker.into(),
+            out: Vec::new(),
+        }
+    }
+
+    /// What is to be done since the last call, in order.
+    pub(super) fn acts(&mut self) -> Vec<Act<P>> {
+        std::mem::take(&mut self.out)
+    }
+
+    /// How many messages have not come to their end, but for those that nobody waits for.
+    pub(super) fn in_flight(&self) -> usize {
+        self.entries.len() - self.aside
+    }
+
+    pub(super) fn is_empty(&self) -> bool {
+        self.entries.is_empty()
+    }
+
+    pub(super) fn next_deadline(&self) -> Option<Instant> {
+        self.due.first().map(|(at, _)| *at)
+    }
+
+    fn stream(&mut self, stream: &Stream) -> &mut StreamState {
+        match (fixed(stream), stream) {
+            (None, Stream::Tasks(queue)) => self.tasks.entry(queue.clone()).or_default(),
+            (at, _) => &mut self.fixed[at.unwrap_or(FIXED - 1)],
+        }
+    }
+
+    /// Takes a message over. It is given up at `until`, where that is set.
+    pub(super) fn send(
+        &mut self,
+        stream: Stream,
+        kind: Kind<P>,
+        message: Message,
+        charge: Charge,
+        until: Option<Instant>,
+    ) {
+        self.last += 1;
+        let id = PublishId(self.last);
+        if let Some(until) = until {
+            self.due.insert((until, id));
+        }
+        if let Kind::Call { correlation, .. } = &kind {
+            self.calls.insert(*correlation, id);
+        }
+        let state = self.stream(&stream);
+        state.messages += 1;
+        state.waiting.insert(id);
+        let entry = Entry {
+            stream: stream.clone(),
+            kind,
+            message: Rc::new(message),
+            charge,
+            state: State::Waiting,
+            tries: 0,
+            until,
+            may_have_arrived: false,
+            aside: Aside::No,
+        };
+        let is_probe = matches!(entry.kind, Kind::Probe);
+        self.entries.insert(id, entry);
+        self.set_aside(id, if is_probe { Aside::Yes } else { Aside::No });
+        self.pump(&stream);
+    }
+
+    fn set_aside(&mut self, id: PublishId, aside: Aside) {
+        let Some(entry) = self.entries.get_mut(&id) else { return };
+        match (std::mem::replace(&mut entry.aside, aside), aside) {
+            (Aside::No, Aside::Yes) => self.aside += 1,
+            (Aside::Yes, Aside::No) => self.aside -= 1,
+            _ => {}
+        }
+    }
+
+    /// Hands over what waits in an open stream; has another one opened.
+    fn pump(&mut self, stream: &Stream) {
+        if !self.connected {
+            return;
+        }
+        let state = self.stream(stream);
+        if state.waiting.is_empty() {
+            return;
+        }
+        match &state.open {
+            Open::Opening => {}
+            Open::No if *stream == Stream::Direct => {
+                state.open = Open::Yes(None);
+                self.hand_over(stream, None);
+            }
+            Open::No => {
+                state.open = Open::Opening;
+                self.out.push(Act::Open(stream.clone()));
+            }
+            Open::Yes(reply_to) => {
+                let reply_to = reply_to.clone();
+                self.hand_over(stream, reply_to.as_ref());
+            }
+        }
+    }
+
+    fn hand_over(&mut self, stream: &Stream, reply_to: Option<&Rc<str>>) {
+        while let Some(id) = self.stream(stream).waiting.pop_first() {
+            let Some(entry) = self.entries.get_mut(&id) else { continue };
+            if entry.may_have_arrived || reply_to.is_some() {
+                let properties = &mut Rc::make_mut(&mut entry.message).properties;
+                if entry.may_have_arrived {
+                    let times = headers::number(properties, headers::RESEND);
+                    properties.set_number(headers::RESEND, u64::from(times.saturating_add(1)));
+                }
+                if let Some(reply_to) = reply_to {
+                    properties.reply_to = Some(reply_to.to_string());
+                }
+            }
+            entry.state = State::Handed;
+            if let Kind::Call { correlation, .. } = &entry.kind {
+                self.calls.remove(correlation);
+            }
+            self.out.push(Act::Publish { id, message: Rc::clone(&entry.message) });
+        }
+    }
+
+    /// A stream that was asked for is open, or cannot be opened.
+    pub(super) fn opened(&mut self, stream: &Stream, outcome: Result<Option<Rc<str>>>) {
+        let state = self.stream(stream);
+        match outcome {
+            Ok(reply_to) => {
+                state.open = Open::Yes(reply_to);
+                self.pump(stream);
+            }
+            Err(error) => {
+                state.open = Open::No;
+                if error.kind() == ErrorKind::ConnectionLost {
+                    // The next connection opens it.
+                    return;
+                }
+                let waiting: Vec<PublishId> = state.waiting.iter().copied().collect();
+                waiting.into_iter().for_each(|id| self.finish(id, Err(error.clone())));
+            }
+        }
+    }
+
+    /// Something that the stream needs is gone: it is opened again before its next message.
+    pub(super) fn close_stream(&mut self, stream: &Stream) {
+        self.stream(stream).open = Open::No;
+        self.pump(stream);
+    }
+
+    /// There is a connection.
+    pub(super) fn up(&mut self) {
+        self.connected = true;
+        let fixed =
+            [Stream::Calls, Stream::Broadcasts, Stream::Replies(Exchange::Message), Stream::Replies(Exchange::Task)];
+        let tasks: Vec<Stream> = self.tasks.keys().cloned().map(Stream::Tasks).collect();
+        for stream in fixed.into_iter().chain(tasks).chain([Stream::Direct]) {
+            self.pump(&stream);
+        }
+    }
+
+    /// There is no connection any more.
+    pub(super) fn down(&mut self) {
+        self.connected = false;
+        self.fixed.iter_mut().for_each(|state| state.open = Open::No);
+        self.tasks.values_mut().for_each(|state| state.open = Open::No);
+        let mut ids: Vec<PublishId> = self.entries.keys().copied().collect();
+        ids.sort_unstable();
+        for id in ids {
+            let Some(entry) = self.entries.get_mut(&id) else { continue };
+            let handed = entry.state == State::Handed;
+            match (&entry.kind, handed) {
+                (Kind::Copy(_), true) => self.finish(id, Err(unknown("a copy of a task"))),
+                (Kind::Copy(_) | Kind::Notice | Kind::Probe, _) => self.finish(id, Err(not_sent())),
+                (Kind::Call { repeat: Repeat::Never, .. }, true) => self.finish(id, Err(lost_under_way())),
+                (_, true) => {
+                    entry.may_have_arrived = true;
+                    self.wait_again(id);
+                }
+                (_, false) => {}
+            }
+        }
+    }
+
+    /// Back into its stream, in its old place.
+    fn wait_again(&mut self, id: PublishId) {
+        let Some(entry) = self.entries.get_mut(&id) else { return };
+        entry.state = State::Waiting;
+        let stream = entry.stream.clone();
+        if let Kind::Call { correlation, .. } = &entry.kind {
+            self.calls.insert(*correlation, id);
+        }
+        self.stream(&stream).waiting.insert(id);
+    }
+
+    fn pause(&mut self, id: PublishId, until: Instant) {
+        let Some(entry) = self.entries.get_mut(&id) else { return };
+        entry.state = State::Pausing(until);
+        if let Kind::Call { correlation, .. } = &entry.kind {
+            self.calls.insert(*correlation, id);
+        }
+        self.due.insert((until, id));
+    }
+
+    /// The broker has decided on a message.
+    pub(super) fn published(&mut self, id: PublishId, outcome: Result<()>, peers: Peers, now: Instant) {
+        let Some(entry) = self.entries.get_mut(&id).filter(|entry| entry.state == State::Handed) else { return };
+        let Err(error) = outcome else { return self.finish(id, Ok(())) };
+        let stream = entry.stream.clone();
+        let again = entry.tries < TRIES;
+        match error.kind() {
+            // It was not sent: the connection went before.
+            ErrorKind::ConnectionLost => match entry.kind {
+                Kind::Copy(_) | Kind::Notice | Kind::Probe => self.finish(id, Err(not_sent())),
+                _ => {
+                    self.stream(&stream).open = Open::No;
+                    self.wait_again(id);
+                }
+            },
+            ErrorKind::NotFound if matches!(entry.kind, Kind::Probe) => self.finish(id, Err(error)),
+            // It was not taken: there was nothing to take it.
+            ErrorKind::NotFound if again && stream != Stream::Direct => {
+                entry.tries += 1;
+                let exchange = exchange_of(&stream);
+                // It is opened again when the driver knows about the exchange.
+                self.stream(&stream).open = Open::Opening;
+                self.wait_again(id);
+                self.out.push(Act::ExchangeVanished { exchange, error });
+            }
+            ErrorKind::Unroutable => self.unroutable(id, error, peers, now),
+            // A nack, or the end of the channel: it may have arrived.
+            ErrorKind::DeliveryFailed => match entry.kind {
+                Kind::Copy(_) | Kind::Notice | Kind::Probe | Kind::Call { repeat: Repeat::Never, .. } => {
+                    self.finish(id, Err(error));
+                }
+                _ if again => {
+                    entry.tries += 1;
+                    entry.may_have_arrived = true;
+                    self.pause(id, after(now, REFUSED_PAUSE));
+                }
+                _ => self.finish(id, Err(error)),
+            },
+            _ => self.finish(id, Err(error)),
+        }
+    }
+
+    /// It reached nobody.
+    fn unroutable(&mut self, id: PublishId, error: Error, peers: Peers, now: Instant) {
+        let reply_timeout = self.reply_timeout;
+        let Some(entry) = self.entries.get_mut(&id) else { return };
+        match &mut entry.kind {
+            // Its recipient may be connecting again. The deadline of its request ends this.
+            Kind::Call { .. } if peers == Peers::Settling => self.pause(id, after(now, REFUSED_PAUSE)),
+            Kind::Task { .. } if entry.tries < TRIES => {
+                entry.tries += 1;
+                if let Stream::Tasks(queue) = entry.stream.clone() {
+                    self.wait_again(id);
+                    self.stream(&Stream::Tasks(queue.clone())).open = Open::No;
+                    self.out.push(Act::QueueVanished(queue.clone()));
+                    self.pump(&Stream::Tasks(queue));
+                }
+            }
+            // Its caller may be connecting again. Closing does not wait for that.
+            Kind::Reply { stage: ReplyStage::Last, late, .. } => {
+                let (until, pause) = match *late {
+                    None => (after(now, reply_timeout), FIRST_REPLY_PAUSE),
+                    Some(Late { until, pause }) => (until, (pause * 2).min(LONGEST_REPLY_PAUSE)),
+                };
+                *late = Some(Late { until, pause });
+                let next = after(now, pause);
+                if next <= until {
+                    self.pause(id, next);
+                    self.set_aside(id, Aside::Yes);
+                } else {
+                    self.finish(id, Err(error));
+                }
+            }
+            _ => self.finish(id, Err(error)),
+        }
+    }
+
+    /// The exchange that was gone stands again: those that wait for it may go.
+    pub(super) fn exchange_is_back(&mut self, exchange: Exchange) {
+        let fixed = [Stream::Calls, Stream::Broadcasts, Stream::Replies(exchange)];
+        let tasks: Vec<Stream> = self.tasks.keys().cloned().map(Stream::Tasks).collect();
+        for stream in fixed.into_iter().chain(tasks).filter(|stream| exchange_of(stream) == exchange) {
+            self.close_stream(&stream);
+        }
+    }
+
+    /// Nobody waits for this call any more: one that has not gone out does not.
+    pub(super) fn forget_call(&mut self, correlation: Uuid) {
+        if let Some(id) = self.calls.get(&correlation).copied() {
+            self.finish(id, Err(Error::new(ErrorKind::Cancelled, "the call was given up before it was sent")));
+        }
+    }
+
+    /// Time has passed.
+    pub(super) fn tick(&mut self, now: Instant) {
+        while let Some((at, id)) = self.due.first().copied() {
+            if at > now {
+                return;
+            }
+            self.due.pop_first();
+            let Some(entry) = self.entries.get(&id) else { continue };
+            if entry.until.is_some_and(|until| until <= now) {
+                let text = if entry.may_have_arrived || entry.state == State::Handed {
+                    format!(
+                        "{}: the broker at {} did not take it over in time; whether it will is not known",
+                        describe(entry),
+                        self.broker
+                    )
+                } else {
+                    format!("{}: it was not sent, for there was no connection to {} in time", describe(entry), self.broker)
+                };
+                self.finish(id, Err(Error::new(ErrorKind::TimedOut, text)));
+            } else if entry.state == State::Pausing(at) {
+                let stream = entry.stream.clone();
+                self.wait_again(id);
+                self.pump(&stream);
+            }
+        }
+    }
+
+    /// Gives up everything that has not come to its end.
+    pub(super) fn give_up_all(&mut self, error: &Error) {
+        let mut ids: Vec<PublishId> = self.entries.keys().copied().collect();
+        ids.sort_unstable();
+        ids.into_iter().for_each(|id| self.finish(id, Err(error.clone())));
+    }
+
+    fn finish(&mut self, id: PublishId, outcome: Result<()>) {
+        self.set_aside(id, Aside::No);
+        let Some(entry) = self.entries.remove(&id) else { return };
+        if let Some(until) = entry.until {
+            self.due.remove(&(until, id));
+        }
+        if let State::Pausing(until) = entry.state {
+            self.due.remove(&(until, id));
+        }
+        self.leave_stream(&entry.stream, id);
+        self.out.push(Act::Release(entry.charge));
+        match entry.kind {
+            Kind::Call { correlation, recipient, published, .. } => {
+                if self.calls.get(&correlation) == Some(&id) {
+                    self.calls.remove(&correlation);
+                }
+                let outcome = outcome.map_err(|error| call_failed(&entry.message.exchange, &recipient, error));
+                self.requested(Some(correlation), published, outcome);
+            }
+            Kind::Task { correlation, published } => self.requested(correlation, published, outcome),
+            Kind::Broadcast { published } => self.out.push(Act::Complete { published, outcome }),
+            Kind::Reply { stage, correlation, .. } => self.replied(stage, correlation, outcome),
+            Kind::Notice => {
+                if let Err(error) = outcome {
+                    tracing::debug!(%error, "a notice to a peer could not be sent");
+                }
+            }
+            Kind::Probe => {
+                if let Err(error) = outcome
+                    && matches!(error.kind(), ErrorKind::Unroutable | ErrorKind::NotFound)
+                {
+                    self.out.push(Act::BindingGone(error));
+                }
+            }
+            Kind::Copy(copy) => {
+                let known = match outcome {
+                    Ok(()) => Known::Yes,
+                    Err(error) if error.kind() == ErrorKind::DeliveryFailed => Known::Unknown,
+                    Err(error) => {
+                        tracing::debug!(%error, "a copy of a task could not be sent");
+                        Known::No
+                    }
+                };
+                self.out.push(Act::Copied { copy, known });
+            }
+        }
+    }
+
+    fn leave_stream(&mut self, stream: &Stream, id: PublishId) {
+        let state = self.stream(stream);
+        state.waiting.remove(&id);
+        state.messages -= 1;
+        if let Stream::Tasks(queue) = stream
+            && state.messages == 0
+            && (self.tasks.len() > IDLE_STREAMS_MOST)
+        {
+            // Declared again with its next message.
+            self.tasks.remove(queue);
+        }
+    }
+
+    fn requested(&mut self, correlation: Option<Uuid>, published: Option<P>, outcome: Result<()>) {
+        if let (Some(correlation), Err(error)) = (correlation, &outcome) {
+            self.out.push(Act::Fail { correlation, error: error.clone() });
+        }
+        if let Some(published) = published {
+            self.out.push(Act::Complete { published, outcome });
+        }
+    }
+
+    fn replied(&mut self, stage: ReplyStage, correlation: Option<String>, outcome: Result<()>) {
+        match outcome {
+            Ok(()) => {}
+            Err(error) if error.kind() == ErrorKind::Unroutable => {
+                self.out.push(Act::ReplyUndeliverable);
+                if let (ReplyStage::Pending, Some(correlation)) = (stage, correlation) {
+                    self.out.push(Act::CallerGone(correlation));
+                } else {
+                    tracing::info!("a reply was dropped: its caller is gone");
+                }
+            }
+            Err(error) => tracing::warn!(%error, "a reply could not be sent"),
+        }
+    }
+}
+
+/// For errors.
+fn describe<P>(entry: &Entry<P>) -> String {
+    match (&entry.kind, &entry.stream) {
+        (Kind::Call { recipient, .. }, _) => format!("the call to {:?}", recipient.as_str()),
+        (_, Stream::Tasks(queue)) => format!("a task for the queue {queue:?}"),
+        (Kind::Broadcast { .. }, _) => "a broadcast".to_owned(),
+        (Kind::Reply { .. }, _) => "a reply".to_owned(),
+        _ => "a message".to_owned(),
+    }
+}
+
+fn not_sent() -> Error {
+    Error::new(ErrorKind::ConnectionLost, "it was not sent: the connection was lost before")
+}
+
+fn lost_under_way() -> Error {
+    Error::new(ErrorKind::ConnectionLost, "the message was with the broker when the connection was lost")
+}
+
+fn unknown(what: &str) -> Error {
+    Error::new(ErrorKind::DeliveryFailed, format!("{what}; whether it arrived is not known"))
+}
+
+fn call_failed(exchange: &str, recipient: &Identifier, error: Error) -> Error {
+    let recipient = recipient.as_str();
+    match error.kind() {
+        ErrorKind::Unroutable => Error::with_source(
+            ErrorKind::Unroutable,
+            format!(
+                "nobody listens for calls to {recipient:?} on the exchange {exchange:?}; check the name, the prefix and \
+                 whether its program runs"
+            ),
+            error,
+        ),
+        ErrorKind::ConnectionLost => Error::with_source(
+            ErrorKind::ConnectionLost,
+            format!(
+                "the call to {recipient:?}: connection lost, delivery unknown ({error}); it may have been done, so it is not \
+                 sent again unless it is marked `repeatable`"
+            ),
+            error,
+        ),
+        _ => error,
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,160 @@
+//! A mailbox: what the library's threads leave for one receiver at a home, up to a limit; then the oldest goes.
+//!
+//! The receiver waits on a future of its home, so that only its home runs its waker.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+
+use parking_lot::Mutex;
+
+use crate::home::{Completer, Home};
+
+/// The side that items are put into, and taken out of.
+#[derive(Debug)]
+pub(crate) struct Mailbox<T> {
+    capacity: usize,
+    state: Mutex<State<T>>,
+}
+
+#[derive(Debug)]
+struct State<T> {
+    items: VecDeque<T>,
+    /// How many were dropped since the last that was received.
+    missed: u64,
+    closed: bool,
+    waiter: Option<Completer<()>>,
+}
+
+/// What a receiver finds.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) enum Received<T> {
+    Item(T),
+    /// So many were dropped, since the receiver did not keep up.
+    Missed(u64),
+}
+
+impl<T> Mailbox<T> {
+    pub(crate) fn new(capacity: usize) -> Arc<Self> {
+        let state = State { items: VecDeque::new(), missed: 0, closed: false, waiter: None };
+        Arc::new(Mailbox { capacity, state: Mutex::new(state) })
+    }
+
+    /// Puts an item in. The oldest is dropped when the mailbox is full. After the close nothing is taken.
+    pub(crate) fn put(&self, item: T) {
+        let mut state = self.state.lock();
+        if state.closed {
+            return;
+        }
+        let oldest = if state.items.len() == self.capacity {
+            state.missed += 1;
+            state.items.pop_front()
+        } else {
+            None
+        };
+        state.items.push_back(item);
+        let waiter = state.waiter.take();
+        drop(state);
+        // Neither under the lock: one may be a user's value, the other rings a home.
+        drop(oldest);
+        notify(waiter);
+    }
+
+    /// Nothing more comes. What is there is still received.
+    pub(crate) fn close(&self) {
+        let mut state = self.state.lock();
+        state.closed = true;
+        let waiter = state.waiter.take();
+        drop(state);
+        notify(waiter);
+    }
+
+    /// The next item, if it is there; `Some(None)` at the end.
+    fn poll(&self, waiter: &mut Option<Completer<()>>) -> Option<Option<Received<T>>> {
+        let mut state = self.state.lock();
+        if state.missed > 0 {
+            return Some(Some(Received::Missed(std::mem::take(&mut state.missed))));
+        }
+        if let Some(item) = state.items.pop_front() {
+            return Some(Some(Received::Item(item)));
+        }
+        if state.closed {
+            return Some(None);
+        }
+        if waiter.is_some() {
+            // Guards: an item that comes between the check and the wait. Both are under this lock.
+            std::mem::swap(&mut state.waiter, waiter);
+        }
+        None
+    }
+
+    /// Waits for the next item; `None` when the mailbox is closed and empty, or its home has ended. For one receiver.
+    ///
+    /// # Cancel safety
+    /// No item is lost when it is dropped.
+    pub(crate) async fn receive(&self) -> Option<Received<T>> {
+        loop {
+            if let Some(received) = self.poll(&mut None) {
+                return received;
+            }
+            let (completer, rings) = Home::current().future().await.ok()?;
+            let mut waiter = Some(completer);
+            if let Some(received) = self.poll(&mut waiter) {
+                return received;
+            }
+            drop(waiter);
+            rings.await.ok()?;
+        }
+    }
+}
+
+fn notify(waiter: Option<Completer<()>>) {
+    if let Some(waiter) = waiter {
+        // A home that has ended does not wait any more.
+        drop(waiter.complete(()));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn the_oldest_goes_and_is_counted() {
+        let mailbox = Mailbox::new(2);
+        (1..=5).for_each(|n| mailbox.put(n));
+        assert_eq!(mailbox.receive().await, Some(Received::Missed(3)));
+        assert_eq!(mailbox.receive().await, Some(Received::Item(4)));
+        mailbox.close();
+        mailbox.put(6);
+        assert_eq!(mailbox.receive().await, Some(Received::Item(5)));
+        assert_eq!(mailbox.receive().await, None);
+    }
+
+    #[tokio::test]
+    async fn a_receiver_that_waits_is_woken_and_one_that_gives_up_loses_nothing() {
+        let mailbox = Mailbox::new(2);
+        for n in 0..100 {
+            let given_up = tokio::time::timeout(std::time::Duration::ZERO, mailbox.receive()).await;
+            assert!(given_up.is_err());
+            let waiting = tokio::spawn({
+                let mailbox = Arc::clone(&mailbox);
+                async move { mailbox.receive().await }
+            });
+            tokio::task::yield_now().await;
+            mailbox.put(n);
+            assert_eq!(waiting.await.unwrap(), Some(Received::Item(n)));
+        }
+    }
+
+    #[tokio::test]
+    async fn the_close_ends_a_wait() {
+        let mailbox = Mailbox::<()>::new(2);
+        let waiting = tokio::spawn({
+            let mailbox = Arc::clone(&mailbox);
+            async move { mailbox.receive().await }
+        });
+        tokio::task::yield_now().await;
+        mailbox.close();
+        assert_eq!(waiting.await.unwrap(), None);
+    }
+}

@@ -1,0 +1,349 @@
+//! What of a communicator thread is seen from outside: the way for commands, what may be under way, how things stand, and
+//! what it emits. Handles and subscribers hold it; it holds nothing of a user's.
+
+use std::fmt::Display;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, OnceLock};
+use std::time::Duration;
+
+use parking_lot::Mutex;
+use tokio::sync::mpsc;
+use tokio::time::Instant;
+
+pub(crate) use events::{ChannelCause, ConnectionState, Event, Events};
+pub(crate) use mailbox::{Mailbox, Received};
+pub(crate) use permits::{Charge, Held, WaiterId};
+pub(crate) use signal::{Listener, Signal};
+
+use self::events::Feed;
+use self::permits::{Attempt, Granted, Permits, Waiting};
+use super::command::{CloseReport, Command, Expiry, TimerId};
+use crate::error::{Error, ErrorKind, Result};
+use crate::home::{Completer, End, Home, HomeFuture};
+use crate::threads::ThreadHandle;
+use crate::wire::names::Names;
+
+pub(crate) mod events;
+mod mailbox;
+mod permits;
+mod signal;
+
+/// Whether bodies leave this process.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Transfer {
+    /// They are encoded.
+    Encoded,
+    /// Values are passed as they are; that they could be encoded is checked, so that nothing passes here and fails there.
+    Passed,
+}
+
+pub(crate) struct Port {
+    /// Unbounded, since what goes in is bounded otherwise: new work holds a charge, everything else answers a delivery.
+    commands: mpsc::UnboundedSender<Command>,
+    pub(crate) permits: Permits,
+    pub(crate) names: Names,
+    pub(crate) transfer: Transfer,
+    /// For errors: the URL without its password.
+    pub(crate) broker: String,
+    pub(crate) counters: Counters,
+    feed: Feed,
+    status: Mutex<Status>,
+    /// Why nothing can be asked of it any more, from the moment that it takes no new work.
+    end: OnceLock<Error>,
+    /// Set as the last act of the communicator thread.
+    report: OnceLock<CloseReport>,
+    threads: Mutex<Vec<ThreadHandle>>,
+    /// Of timers, subscribers and pulls.
+    last_id: AtomicU64,
+}
+
+struct Status {
+    state: ConnectionState,
+    server_properties: Vec<(String, String)>,
+}
+
+/// Things that are dropped by rule rather than by error; see [`Counts`](crate::Counts).
+#[derive(Debug, Default)]
+pub(crate) struct Counters {
+    pub(crate) late_replies: AtomicU64,
+    pub(crate) replies_unroutable: AtomicU64,
+    pub(crate) replies_not_wanted: AtomicU64,
+    pub(crate) broadcasts_unreadable: AtomicU64,
+    pub(crate) broadcasts_lagged: AtomicU64,
+    pub(crate) tasks_quarantined: AtomicU64,
+    pub(crate) tasks_adopted: AtomicU64,
+    pub(crate) tasks_answered_again: AtomicU64,
+    pub(crate) answered_again: AtomicU64,
+}
+
+pub(crate) fn count(counter: &AtomicU64) {
+    count_many(counter, 1);
+}
+
+pub(crate) fn count_many(counter: &AtomicU64, number: u64) {
+    // Ordering: Relaxed, for a counter orders nothing.
+    counter.fetch_add(number, Ordering::Relaxed);
+}
+
+/// How much may be on its way to the broker at once.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct InFlight {
+    pub(crate) messages: usize,
+    pub(crate) bytes: usize,
+}
+
+impl Port {
+    pub(crate) fn new(
+        commands: mpsc::UnboundedSender<Command>,
+        names: Names,
+        transfer: Transfer,
+        broker: String,
+        in_flight: InFlight,
+    ) -> Self {
+        Port {
+            commands,
+            permits: Permits::new(in_flight.messages, in_flight.bytes),
+            names,
+            transfer,
+            broker,
+            counters: Counters::default(),
+            feed: Feed::default(),
+            status: Mutex::new(Status { state: ConnectionState::Connecting, server_properties: Vec::new() }),
+            end: OnceLock::new(),
+            report: OnceLock::new(),
+            threads: Mutex::new(Vec::new()),
+            last_id: AtomicU64::new(0),
+        }
+    }
+
+    /// A number that nothing else of this communicator has.
+    pub(crate) fn next_id(&self) -> u64 {
+        // Ordering: Relaxed, for numbers only have to differ.
+        self.last_id.fetch_add(1, Ordering::Relaxed) + 1
+    }
+
+    /// Sends a command to the communicator thread.
+    ///
+    /// # Errors
+    /// When the communicator has ended.
+    pub(crate) fn send(&self, command: Command) -> Result<()> {
+        self.commands.send(command).map_err(|_| self.gone())
+    }
+
+    /// Sends what answers something: where the communicator has ended nobody needs it.
+    pub(crate) fn notify(&self, command: Command) {
+        let _ = self.commands.send(command);
+    }
+
+    /// Asks the communicator thread something, and waits for the answer at home.
+    ///
+    /// # Errors
+    /// The answer's; or why none can come.
+    pub(crate) async fn ask<T: Send + 'static>(
+        &self,
+        what: impl Display,
+        limit: Option<Instant>,
+        command: impl FnOnce(Completer<Result<T>>) -> Command,
+    ) -> Result<T> {
+        let (completer, future) = self.future(&what, limit).await?;
+        self.send(command(completer))?;
+        match future.await {
+            Ok(answer) => answer,
+            Err(end) => Err(self.ended(end, what)),
+        }
+    }
+
+    /// A future of the current home and its completer. Waits for a place until the limit, where there is one.
+    ///
+    /// # Errors
+    /// `TimedOut`, `HomeEnded`.
+    pub(crate) async fn future<T: Send + 'static>(
+        &self,
+        what: &impl Display,
+        limit: Option<Instant>,
+    ) -> Result<(Completer<T>, HomeFuture<T>)> {
+        let home = Home::current();
+        if let Ok(pair) = home.try_future() {
+            return Ok(pair);
+        }
+        let _ = limit;
+        home.future().await.map_err(|_| home_ended(what))
+    }
+
+    /// Room for one more message under way. Waits for it until the limit.
+    ///
+    /// # Errors
+    /// `TimedOut`; why the communicator has ended.
+    pub(crate) async fn charge(&self, what: &impl Display, bytes: usize, limit: Option<Instant>) -> Result<Held<'_>> {
+        match self.permits.attempt(bytes) {
+            Attempt::Taken(charge) => return Ok(Held::new(&self.permits, charge)),
+            Attempt::Closed => return Err(self.gone()),
+            Attempt::Full => {}
+        }
+        let (completer, granted) = self.future(what, limit).await?;
+        let waiting = Waiting { permits: &self.permits, id: self.permits.wait(bytes, completer) };
+        let _timer = limit.map(|at| self.timer(at, Expiry::Permit(waiting.id)));
+        match granted.await {
+            Ok(Granted::Room) => {
+                let charge = waiting.take().ok_or_else(|| self.gone())?;
+                Ok(Held::new(&self.permits, charge))
+            }
+            Ok(Granted::TimedOut) => Err(Error::new(
+                ErrorKind::TimedOut,
+                format!(
+                    "{what}: it was not sent. The limit on messages or bytes in flight was reached, and no room came up in \
+                     time; the broker at {} may be blocked, slow or away",
+                    self.broker
+                ),
+            )),
+            Ok(Granted::Closed) => Err(self.gone()),
+            Err(end) => Err(self.ended(end, what)),
+        }
+    }
+
+    /// The same without waiting.
+    ///
+    /// # Errors
+    /// `Full`; why the communicator has ended.
+    pub(crate) fn try_charge(&self, what: &impl Display, bytes: usize) -> Result<Held<'_>> {
+        match self.permits.attempt(bytes) {
+            Attempt::Taken(charge) => Ok(Held::new(&self.permits, charge)),
+            Attempt::Closed => Err(self.gone()),
+            Attempt::Full => Err(Error::new(
+                ErrorKind::Full,
+                format!("{what}: the limit on messages or bytes in flight to {} is reached", self.broker),
+            )),
+        }
+    }
+
+    /// A timer of the communicator thread, by whose clock every wait of a user ends: a home may have none. Dropping it takes
+    /// it back.
+    fn timer(&self, at: Instant, expiry: Expiry) -> Timer<'_> {
+        let id = TimerId(self.next_id());
+        self.notify(Command::StartTimer { id, at, expiry });
+        Timer { port: self, id }
+    }
+
+    /// From now on nothing new is taken, for this reason. The first reason stays.
+    pub(crate) fn refuse_new_work(&self, why: Error) {
+        let _ = self.end.set(why);
+        self.permits.close();
+    }
+
+    /// Why nothing can be asked of this communicator any more.
+    pub(crate) fn gone(&self) -> Error {
+        self.end.get().cloned().unwrap_or_else(|| self.closed())
+    }
+
+    /// The error after an orderly close.
+    pub(crate) fn closed(&self) -> Error {
+        Error::new(
+            ErrorKind::CommunicatorClosed,
+            format!("the communicator on {} is closed; connect a new one", self.broker),
+        )
+    }
+
+    /// The error of a future of ours that ended without a value.
+    pub(crate) fn ended(&self, end: End, what: impl Display) -> Error {
+        let kind = match end {
+            // The thread holds every completer until it has used it or ends.
+            End::Abandoned => return self.gone(),
+            End::Cancelled => ErrorKind::Cancelled,
+            End::TimedOut => ErrorKind::TimedOut,
+            End::WrongHome => ErrorKind::WrongHome,
+            End::TooDeep | End::WouldDeadlock => ErrorKind::WouldDeadlock,
+            _ => ErrorKind::HomeEnded,
+        };
+        Error::with_source(kind, format!("{what}: {end}"), end)
+    }
+
+    /// True when nothing can be asked of it any more.
+    pub(crate) fn has_ended(&self) -> bool {
+        self.end.get().is_some() || self.report.get().is_some()
+    }
+
+    pub(crate) fn report(&self) -> Option<&CloseReport> {
+        self.report.get()
+    }
+
+    /// The last act of the communicator thread.
+    pub(super) fn set_report(&self, report: CloseReport) {
+        let _ = self.report.set(report);
+    }
+
+    pub(crate) fn state(&self) -> ConnectionState {
+        self.status.lock().state
+    }
+
+    pub(crate) fn set_state(&self, state: ConnectionState) {
+        self.status.lock().state = state;
+    }
+
+    pub(crate) fn server_properties(&self) -> Vec<(String, String)> {
+        self.status.lock().server_properties.clone()
+    }
+
+    pub(super) fn set_server_properties(&self, properties: Vec<(String, String)>) {
+        self.status.lock().server_properties = properties;
+    }
+
+    /// Emits an event to all who have subscribed.
+    pub(crate) fn emit(&self, event: &Event) {
+        self.feed.emit(event);
+    }
+
+    /// The events from now on.
+    pub(crate) fn events(&self) -> Events {
+        self.feed.subscribe()
+    }
+
+    pub(super) fn close_feed(&self) {
+        self.feed.close();
+    }
+
+    pub(crate) fn add_thread(&self, thread: ThreadHandle) {
+        self.threads.lock().push(thread);
+    }
+
+    /// Joins the threads, which have nothing left to do but return; except where the caller is one of them.
+    pub(crate) fn join(&self) {
+        // Held meanwhile, so that whoever closes at the same time returns only when the threads have ended, too.
+        let mut threads = self.threads.lock();
+        for thread in threads.drain(..) {
+            if !thread.is_current() && !thread.join() {
+                tracing::error!("a thread of the communicator panicked");
+            }
+        }
+    }
+}
+
+/// Takes its timer back when dropped.
+struct Timer<'a> {
+    port: &'a Port,
+    id: TimerId,
+}
+
+impl Drop for Timer<'_> {
+    fn drop(&mut self) {
+        self.port.notify(Command::CancelTimer { id: self.id });
+    }
+}
+
+pub(crate) fn home_ended(what: impl Display) -> Error {
+    Error::new(ErrorKind::HomeEnded, format!("{what}: the runtime or loop that asked for it is ending"))
+}
+
+/// The end of a wait that may take so long; `None` for one without limit.
+pub(crate) fn limit(time: Option<Duration>) -> Option<Instant> {
+    time.map(crate::time::from_now)
+}
+
+/// The port of one communicator, silent in `Debug`.
+#[derive(Clone)]
+pub(crate) struct PortRef(pub(crate) Arc<Port>);
+
+impl std::fmt::Debug for PortRef {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(&self.0.broker)
+    }
+}

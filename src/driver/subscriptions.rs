@@ -1,0 +1,1162 @@
+//! Who is subscribed to what, and the consumers that this takes at the broker.
+//!
+//! Everything that is consumed is a *service*: the calls to one name, a task queue, the broadcasts, the replies to our own
+//! requests, the messages among communicators of homing, a single task that somebody waits for. For each service this book
+//! keeps what is wanted and what stands, and one rule brings the second to the first:
+//!
+//! ```text
+//!   absent ──wanted──▶ starting ──done──▶ stands ──not wanted, other places──▶ ending ─▶ absent
+//!      ▲  ▲               │failed            │cancelled by the broker, its channel closed
+//!      │  └── pausing ◀───┴──────────────────┘
+//!      └── the connection is lost: from each of them
+//! ```
+//!
+//! So a step that fails leaves no half state: the rule is applied again. A set-up and an end are jobs; their outcomes name
+//! the turn that they belong to, and those of an older turn are ignored.
+//!
+//! A subscriber is registered when its command is taken, and leaves when its guard is dropped or when it is taken out:
+//! whichever comes first.
+//!
+//! The book is a value: no clock, no connection. `D` stands for the way to whoever waits.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::rc::Rc;
+use std::time::Duration;
+
+use tokio::sync::mpsc;
+use tokio::time::Instant;
+
+use super::command::{
+    PullId, PullWait, QueueName, RpcDelivery, SubscriberName, Subscription, TaskDelivery,
+};
+use super::connection::{Binding, ConsumerPlan, Drain, EndPlan, Need, PlannedQueue, is_lost};
+use super::lanes::Lanes;
+use super::outbox::Stream;
+use super::port::Event;
+use super::session::SERVICE_LANE;
+use super::tasks::SubscriberId;
+use crate::broker::{Acknowledge, ConsumeSpec, Lane, QueueSpec};
+use crate::error::{Error, ErrorKind, Result};
+use crate::time::after;
+use crate::wire::names::{ANSWERS_KEY, BROADCAST_TOPIC, Exchange, Identifier, Names};
+
+/// How many calls wait at one subscriber's home before the broker keeps the rest. kiwipy sets no limit.
+const RPC_PREFETCH: u16 = 1000;
+/// The same for broadcasts on their way through the codec thread.
+const BROADCAST_PREFETCH: u16 = 1000;
+
+/// The pauses after a set-up that failed, or a consumer that did not stand.
+const FIRST_PAUSE: Duration = Duration::from_millis(50);
+const LONGEST_PAUSE: Duration = Duration::from_secs(5);
+/// How long a consumer has to stand until the pauses begin anew.
+const STABLE: Duration = Duration::from_secs(5);
+/// The pause before an extension that was refused is tried again.
+const EXTENSION_PAUSE: Duration = Duration::from_secs(60);
+
+/// What is consumed.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) enum Key {
+    /// First, so that a new connection sets up first what others wait for.
+    Replies(Rc<str>),
+    Rpc(Identifier),
+    Broadcasts,
+    Tasks(QueueName),
+    Pull(PullId),
+    /// Requests of callers of homing that have lost answers.
+    Control,
+}
+
+/// Which set-up or end of a service; the outcome of an older one is ignored.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) struct Turn(u64);
+
+/// What is to be done.
+pub(super) enum Act<D> {
+    /// Set a consumer up, and answer by [`Subscriptions::set_up`].
+    SetUp { key: Key, turn: Turn, plan: ConsumerPlan },
+    /// End a consumer, and answer by [`Subscriptions::ended`].
+    End { key: Key, turn: Turn, plan: EndPlan },
+    /// Take one message out of a queue, and answer by [`Subscriptions::got`].
+    Get { key: Key, turn: Turn, queue: QueueName, lane: Lane },
+    Complete { done: D, outcome: Result<()> },
+    /// Nothing came for this pull.
+    Pulled { pull: PullId, outcome: Result<()> },
+    /// The stream has the queue that its replies come to, or has none.
+    StreamReady { stream: Stream, outcome: Result<Option<Rc<str>>> },
+    /// A reply queue of an older connection is there again.
+    Reclaimed(Rc<str>),
+    /// The task queue may be gone.
+    ForgetQueue(QueueName),
+    Subscribed { queue: QueueName, subscriber: SubscriberId },
+    Unsubscribed { queue: QueueName, subscriber: SubscriberId },
+    Emit(Event),
+    /// Every service that is wanted stands on this connection.
+    Restored,
+}
+
+struct Service<D> {
+    content: Content<D>,
+    actual: Actual,
+    turn: Turn,
+    lane: Option<Lane>,
+    /// Its own queue on this connection, which keeps its name while it is set up again.
+    queue: Option<String>,
+    pause: Duration,
+    /// Completed when it is gone.
+    leaving: Vec<D>,
+}
+
+enum Content<D> {
+    Replies(Replies),
+    Rpc(Option<Rpc<D>>),
+    Broadcasts(BTreeMap<Identifier, Member<D>>),
+    Tasks(Tasks<D>),
+    Pull(Pull),
+    Control,
+}
+
+struct Replies {
+    exchange: Exchange,
+    /// New requests of this connection are answered there.
+    current: bool,
+    /// Older requests are answered there.
+    needed: bool,
+    /// Streams that wait for it.
+    streams: Vec<Stream>,
+}
+
+struct Rpc<D> {
+    member: Member<D>,
+    sink: mpsc::UnboundedSender<RpcDelivery>,
+}
+
+struct Tasks<D> {
+    prefetch: u16,
+    /// In the order in which they were added.
+    subscribers: Vec<TaskSubscriber<D>>,
+    /// How many tasks are in hand of which the consumer does not know.
+    taken: usize,
+}
+
+struct TaskSubscriber<D> {
+    identifier: Identifier,
+    member: Member<D>,
+    sink: mpsc::UnboundedSender<TaskDelivery>,
+}
+
+struct Pull {
+    queue: QueueName,
+    wait: PullWait,
+    /// Somebody waits.
+    wanted: bool,
+}
+
+/// A subscriber of a service.
+struct Member<D> {
+    id: SubscriberId,
+    /// Whoever added it, until it stands.
+    adding: Option<Adding<D>>,
+}
+
+struct Adding<D> {
+    done: D,
+    /// Until when there may be no connection.
+    until: Instant,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+enum Actual {
+    Absent,
+    Pausing(Instant),
+    Starting { tag: String, places: u16, broken: bool },
+    Stands { tag: String, places: u16, since: Instant },
+    Ending { tag: String },
+}
+
+/// Where a delivery goes.
+#[derive(Clone, Debug)]
+pub(super) enum Route {
+    Replies,
+    Control,
+    Broadcasts,
+    Rpc(Identifier),
+    Tasks(QueueName),
+    Pull(PullId),
+}
+
+pub(super) struct Subscriptions<D> {
+    names: Names,
+    services: BTreeMap<Key, Service<D>>,
+    by_tag: HashMap<String, Route>,
+    by_id: BTreeMap<SubscriberId, SubscriberName>,
+    by_name: BTreeMap<SubscriberName, SubscriberId>,
+    lanes: Lanes,
+    /// When services want attention. An entry may be out of date, which harms nothing.
+    due: BTreeSet<(Instant, Key)>,
+    /// How many services for calls and tasks stand.
+    working: usize,
+    /// What does not stand yet on a new connection.
+    restoring: Option<BTreeSet<Key>>,
+    connected: bool,
+    /// No new work comes in any more.
+    draining: bool,
+    /// Since when the extension that finds lost answers was refused, it was reported.
+    control_refused: bool,
+    operation_timeout: Duration,
+    out: Vec<Act<D>>,
+}
+
+impl<D> Subscriptions<D> {
+    pub(super) fn new(names: Names, operation_timeout: Duration) -> Self {
+        Subscriptions {
+            names,
+            services: BTreeMap::new(),
+            by_tag: HashMap::new(),
+            by_id: BTreeMap::new(),
+            by_name: BTreeMap::new(),
+            lanes: Lanes::default(),
+            due: BTreeSet::new(),
+            working: 0,
+            restoring: None,
+            connected: false,
+            draining: false,
+            control_refused: false,
+            operation_timeout,
+            out: Vec::new(),
+        }
+    }
+
+    /// What is to be done since the last call, in order.
+    pub(super) fn acts(&mut self) -> Vec<Act<D>> {
+        std::mem::take(&mut self.out)
+    }
+
+    /// Where the deliveries of this consumer go.
+    pub(super) fn route(&self, tag: &str) -> Option<&Route> {
+        self.by_tag.get(tag)
+    }
+
+    /// The way to the subscriber of this name.
+    pub(super) fn rpc_sink(&self, identifier: &Identifier) -> Option<&mpsc::UnboundedSender<RpcDelivery>> {
+        match &self.services.get(&Key::Rpc(identifier.clone()))?.content {
+            Content::Rpc(Some(rpc)) => Some(&rpc.sink),
+            _ => None,
+        }
+    }
+
+    /// The way to a task subscriber.
+    pub(super) fn task_sink(&self, id: SubscriberId) -> Option<&mpsc::UnboundedSender<TaskDelivery>> {
+        let Some(SubscriberName::Tasks(queue, _)) = self.by_id.get(&id) else { return None };
+        match &self.services.get(&Key::Tasks(queue.clone()))?.content {
+            Content::Tasks(tasks) => {
+                tasks.subscribers.iter().find(|known| known.member.id == id).map(|known| &known.sink)
+            }
+            _ => None,
+        }
+    }
+
+    pub(super) fn broadcast_subscribers(&self) -> Vec<Identifier> {
+        match self.services.get(&Key::Broadcasts).map(|service| &service.content) {
+            Some(Content::Broadcasts(members)) => members.keys().cloned().collect(),
+            _ => Vec::new(),
+        }
+    }
+
+    /// The reply queues of this connection.
+    pub(super) fn current_replies(&self) -> Vec<(Exchange, Rc<str>)> {
+        let stands = |service: &Service<D>| matches!(service.actual, Actual::Stands { .. });
+        self.replies()
+            .filter(|(_, service, replies)| replies.current && stands(service))
+            .map(|(name, _, replies)| (replies.exchange, Rc::clone(name)))
+            .collect()
+    }
+
+    /// The queue for requests of lost answers, if it stands.
+    pub(super) fn control_queue(&self) -> Option<&str> {
+        let service = self.services.get(&Key::Control)?;
+        matches!(service.actual, Actual::Stands { .. }).then_some(service.queue.as_deref()).flatten()
+    }
+
+    /// The reply queues come first among the services.
+    fn replies(&self) -> impl Iterator<Item = (&Rc<str>, &Service<D>, &Replies)> {
+        self.services.iter().map_while(|(key, service)| match (key, &service.content) {
+            (Key::Replies(name), Content::Replies(replies)) => Some((name, service, replies)),
+            _ => None,
+        })
+    }
+
+    /// Changes what stands, and counts it.
+    fn set(&mut self, key: &Key, actual: Actual) {
+        let Some(service) = self.services.get_mut(key) else { return };
+        let counts = matches!(key, Key::Rpc(_) | Key::Tasks(_));
+        let stood = matches!(service.actual, Actual::Stands { .. });
+        let stands = matches!(actual, Actual::Stands { .. });
+        if counts && stands && !stood {
+            self.working += 1;
+        }
+        if counts && stood && !stands {
+            self.working -= 1;
+        }
+        if let Actual::Pausing(until) = actual {
+            self.due.insert((until, key.clone()));
+        }
+        service.actual = actual;
+    }
+
+    fn service(&mut self, key: &Key, make: impl FnOnce() -> Content<D>) -> &mut Service<D> {
+        self.services.entry(key.clone()).or_insert_with(|| Service {
+            content: make(),
+            actual: Actual::Absent,
+            turn: Turn::default(),
+            lane: None,
+            queue: None,
+            pause: FIRST_PAUSE,
+            leaving: Vec::new(),
+        })
+    }
+
+    /// Adds a subscriber. `done` is completed when it stands, or cannot.
+    pub(super) fn subscribe(&mut self, id: SubscriberId, subscription: Subscription, done: D, now: Instant) {
+        let until = after(now, self.operation_timeout);
+        let (key, name, joined) = match subscription {
+            Subscription::Rpc { identifier, sink } => {
+                let key = Key::Rpc(identifier.clone());
+                let joined = match &mut self.service(&key, || Content::Rpc(None)).content {
+                    Content::Rpc(occupant @ None) => {
+                        *occupant = Some(Rpc { member: Member { id, adding: None }, sink });
+                        Ok(())
+                    }
+                    _ => Err(duplicate("an RPC subscriber", &identifier)),
+                };
+                (key, SubscriberName::Rpc(identifier), joined)
+            }
+            Subscription::Broadcasts { identifier } => {
+                let joined = match &mut self.service(&Key::Broadcasts, || Content::Broadcasts(BTreeMap::new())).content {
+                    Content::Broadcasts(members) if !members.contains_key(&identifier) => {
+                        members.insert(identifier.clone(), Member { id, adding: None });
+                        Ok(())
+                    }
+                    _ => Err(duplicate("a broadcast subscriber", &identifier)),
+                };
+                (Key::Broadcasts, SubscriberName::Broadcasts(identifier), joined)
+            }
+            Subscription::Tasks { queue, prefetch, identifier, sink } => {
+                let key = Key::Tasks(queue.clone());
+                let empty = || Content::Tasks(Tasks { prefetch, subscribers: Vec::new(), taken: 0 });
+                let joined = match &mut self.service(&key, empty).content {
+                    Content::Tasks(tasks) => tasks.admit(&queue, &identifier, prefetch).map(|()| {
+                        let (identifier, member) = (identifier.clone(), Member { id, adding: None });
+                        tasks.subscribers.push(TaskSubscriber { identifier, member, sink });
+                    }),
+                    _ => Ok(()),
+                };
+                if joined.is_ok() {
+                    self.out.push(Act::Subscribed { queue: queue.clone(), subscriber: id });
+                }
+                (key, SubscriberName::Tasks(queue, identifier), joined)
+            }
+        };
+        if joined.is_err() {
+            return self.out.push(Act::Complete { done, outcome: joined });
+        }
+        let identifier = name.identifier().clone();
+        self.by_name.insert(name.clone(), id);
+        self.by_id.insert(id, name);
+        let Some(service) = self.services.get_mut(&key) else { return };
+        if matches!(service.actual, Actual::Stands { .. }) {
+            // It joins a service that stands.
+            self.out.push(Act::Complete { done, outcome: Ok(()) });
+        } else if let Some(member) = service.content.member_mut(&identifier) {
+            member.adding = Some(Adding { done, until });
+            self.due.insert((until, key.clone()));
+        }
+        self.try_now(&key);
+        self.reconcile(&key, now);
+        self.reconcile_control(now);
+    }
+
+    fn answer(&mut self, added: Vec<D>, outcome: &Result<()>) {
+        self.out.extend(added.into_iter().map(|done| Act::Complete { done, outcome: outcome.clone() }));
+    }
+
+    /// Ends the pause before the next attempt: somebody waits for it now.
+    fn try_now(&mut self, key: &Key) {
+        if let Some(service) = self.services.get_mut(key)
+            && matches!(service.actual, Actual::Pausing(_))
+        {
+            service.actual = Actual::Absent;
+        }
+    }
+
+    /// A user takes a subscriber out. `done` is completed when its consumer is gone, if it was the last.
+    pub(super) fn unsubscribe(&mut self, name: &SubscriberName, done: D, now: Instant) {
+        let Some(id) = self.by_name.get(name).copied() else {
+            let outcome = Err(unknown(name.kind(), name.identifier()));
+            return self.out.push(Act::Complete { done, outcome });
+        };
+        let key = self.take_out(id, &Err(gone_while_added()));
+        match key.as_ref().and_then(|key| self.services.get_mut(key)) {
+            Some(service) => service.leaving.push(done),
+            None => self.out.push(Act::Complete { done, outcome: Ok(()) }),
+        }
+        if let Some(key) = key {
+            self.reconcile(&key, now);
+            self.reconcile_control(now);
+        }
+    }
+
+    /// What served this subscriber is gone.
+    pub(super) fn subscriber_ended(&mut self, id: SubscriberId, now: Instant) {
+        let Some(name) = self.by_id.get(&id).cloned() else { return };
+        let identifier = name.identifier().clone();
+        let stood = !self.services.get_mut(&name.key()).is_some_and(|service| service.content.is_adding(&identifier));
+        let Some(key) = self.take_out(id, &Err(gone_while_added())) else { return };
+        if stood {
+            tracing::warn!(%identifier, "a subscriber was taken out, since its home has ended");
+            self.out.push(Act::Emit(Event::SubscriberGone { identifier }));
+        } else {
+            tracing::debug!(%identifier, "a subscriber was given up before it stood");
+        }
+        self.reconcile(&key, now);
+        self.reconcile_control(now);
+    }
+
+    /// Takes a subscriber out of its service. Whoever still adds it gets this outcome.
+    fn take_out(&mut self, id: SubscriberId, outcome: &Result<()>) -> Option<Key> {
+        let name = self.by_id.remove(&id)?;
+        self.by_name.remove(&name);
+        let key = name.key();
+        let service = self.services.get_mut(&key)?;
+        let adding = match &mut service.content {
+            Content::Rpc(occupant) => occupant.take().and_then(|rpc| rpc.member.adding),
+            Content::Broadcasts(members) => match &name {
+                SubscriberName::Broadcasts(identifier) => {
+                    members.remove(identifier).and_then(|member| member.adding)
+                }
+                _ => None,
+            },
+            Content::Tasks(tasks) => {
+                let at = tasks.subscribers.iter().position(|known| known.member.id == id);
+                at.and_then(|at| tasks.subscribers.remove(at).member.adding)
+            }
+            Content::Replies(_) | Content::Pull(_) | Content::Control => None,
+        };
+        if let SubscriberName::Tasks(queue, _) = name {
+            self.out.push(Act::Unsubscribed { queue, subscriber: id });
+        }
+        self.answer(adding.into_iter().map(|adding| adding.done).collect(), outcome);
+        Some(key)
+    }
+
+    /// A stream needs a queue for its replies.
+    pub(super) fn replies_for(&mut self, exchange: Exchange, stream: Stream, now: Instant) {
+        let current = self
+            .replies()
+            .find(|(_, _, replies)| replies.current && replies.exchange == exchange)
+            .map(|(name, ..)| Rc::clone(name));
+        // Another name on each connection, for a broker may hold the one before for a while.
+        let name = current.unwrap_or_else(|| self.names.new_reply_queue(exchange).into());
+        let key = Key::Replies(Rc::clone(&name));
+        let empty = || Content::Replies(Replies { exchange, current: true, needed: false, streams: Vec::new() });
+        let service = self.service(&key, empty);
+        if matches!(service.actual, Actual::Stands { .. }) {
+            return self.out.push(Act::StreamReady { stream, outcome: Ok(Some(name)) });
+        }
+        if let Content::Replies(replies) = &mut service.content {
+            replies.streams.push(stream);
+        }
+        self.try_now(&key);
+        self.reconcile(&key, now);
+    }
+
+    /// Requests under way are answered to these queues; no others of older connections are needed any more.
+    pub(super) fn replies_needed(&mut self, queues: impl IntoIterator<Item = (Exchange, Rc<str>)>, now: Instant) {
+        let known: Vec<Key> = self.replies().map(|(name, ..)| Key::Replies(Rc::clone(name))).collect();
+        for key in &known {
+            if let Some(Service { content: Content::Replies(replies), .. }) = self.services.get_mut(key) {
+                replies.needed = false;
+            }
+        }
+        for (exchange, name) in queues {
+            let empty = || Content::Replies(Replies { exchange, current: false, needed: false, streams: Vec::new() });
+            if let Content::Replies(replies) = &mut self.service(&Key::Replies(name), empty).content {
+                replies.needed = true;
+            }
+        }
+        let all: Vec<Key> = self.replies().map(|(name, ..)| Key::Replies(Rc::clone(name))).collect();
+        all.iter().for_each(|key| self.reconcile(key, now));
+    }
+
+    /// Somebody waits for a task.
+    pub(super) fn pull(&mut self, id: PullId, queue: QueueName, wait: PullWait, now: Instant) {
+        let key = Key::Pull(id);
+        if let PullWait::Until(until) = wait {
+            self.due.insert((until, key.clone()));
+        }
+        self.service(&key, || Content::Pull(Pull { queue, wait, wanted: true }));
+        self.reconcile(&key, now);
+    }
+
+    /// The pull has its task, or is given up. True if it was still waiting.
+    pub(super) fn end_pull(&mut self, id: PullId, now: Instant) -> bool {
+        let key = Key::Pull(id);
+        let Some(Service { content: Content::Pull(pull), .. }) = self.services.get_mut(&key) else { return false };
+        let was_wanted = std::mem::replace(&mut pull.wanted, false);
+        self.reconcile(&key, now);
+        was_wanted
+    }
+
+    /// What came for the pull was not for it: it goes on.
+    pub(super) fn pull_again(&mut self, id: PullId, now: Instant) {
+        let key = Key::Pull(id);
+        self.end(&key);
+        self.reconcile(&key, now);
+    }
+
+    /// How many tasks of a queue are in hand of which its consumer does not know.
+    pub(super) fn fit(&mut self, queue: &QueueName, taken: usize, now: Instant) {
+        let key = Key::Tasks(queue.clone());
+        if let Some(Service { content: Content::Tasks(tasks), .. }) = self.services.get_mut(&key) {
+            tasks.taken = taken;
+            self.reconcile(&key, now);
+        }
+    }
+
+    /// No new work: what comes in from others ends.
+    pub(super) fn drain(&mut self, now: Instant) {
+        self.draining = true;
+        self.reconcile_all(now);
+    }
+
+    /// True when nothing comes in any more.
+    pub(super) fn is_drained(&self) -> bool {
+        self.draining
+            && self.services.iter().all(|(key, service)| {
+                matches!(key, Key::Replies(_) | Key::Control) || matches!(service.actual, Actual::Absent)
+            })
+    }
+
+    /// There is a connection.
+    pub(super) fn up(&mut self, now: Instant) {
+        self.connected = true;
+        let awaited = |key: &Key| matches!(key, Key::Rpc(_) | Key::Tasks(_) | Key::Broadcasts);
+        let wanted = self.services.iter().filter(|(key, service)| awaited(key) && self.is_wanted(service));
+        self.restoring = Some(wanted.map(|(key, _)| key.clone()).collect());
+        self.reconcile_all(now);
+        self.check_restored();
+    }
+
+    fn check_restored(&mut self) {
+        if self.restoring.as_ref().is_some_and(BTreeSet::is_empty) {
+            self.restoring = None;
+            self.out.push(Act::Restored);
+        }
+    }
+
+    fn restored(&mut self, key: &Key) {
+        if let Some(restoring) = &mut self.restoring
+            && restoring.remove(key)
+        {
+            self.check_restored();
+        }
+    }
+
+    /// There is no connection any more, and nothing on it.
+    pub(super) fn down(&mut self, now: Instant) {
+        self.connected = false;
+        self.restoring = None;
+        self.by_tag.clear();
+        self.working = 0;
+        for service in self.services.values_mut() {
+            service.actual = Actual::Absent;
+            service.turn.0 += 1;
+            service.queue = None;
+            service.pause = FIRST_PAUSE;
+            if let Content::Replies(replies) = &mut service.content {
+                replies.current = false;
+                // The outbox asks again on the next connection.
+                replies.streams.clear();
+            }
+        }
+        self.reconcile_all(now);
+    }
+
+    /// A set-up has ended.
+    pub(super) fn set_up(&mut self, key: &Key, turn: Turn, outcome: Result<()>, now: Instant) {
+        let Some(service) = self.services.get_mut(key).filter(|service| service.turn == turn) else { return };
+        let Actual::Starting { tag, places, broken } = service.actual.clone() else { return };
+        match outcome {
+            Ok(()) if !broken => {
+                self.set(key, Actual::Stands { tag, places, since: now });
+                self.stands(key);
+            }
+            Ok(()) => {
+                self.by_tag.remove(&tag);
+                self.pause(key, now);
+            }
+            Err(error) => {
+                self.by_tag.remove(&tag);
+                self.failed(key, &error, now);
+            }
+        }
+        self.reconcile(key, now);
+    }
+
+    fn stands(&mut self, key: &Key) {
+        let Some(service) = self.services.get_mut(key) else { return };
+        let added = service.content.take_adding();
+        let mut acts = Vec::new();
+        if let (Content::Replies(replies), Key::Replies(name)) = (&mut service.content, key) {
+            for stream in replies.streams.drain(..) {
+                acts.push(Act::StreamReady { stream, outcome: Ok(Some(Rc::clone(name))) });
+            }
+            if replies.needed {
+                acts.push(Act::Reclaimed(Rc::clone(name)));
+            }
+        }
+        self.out.extend(acts);
+        self.answer(added, &Ok(()));
+        self.restored(key);
+    }
+
+    /// A set-up has failed. Those who are being added get the error; those who were there before are tried again.
+    fn failed(&mut self, key: &Key, error: &Error, now: Instant) {
+        self.pause(key, now);
+        if is_lost(error) {
+            // The next connection sets it up.
+            return;
+        }
+        let Some(service) = self.services.get_mut(key) else { return };
+        match &mut service.content {
+            Content::Replies(replies) => {
+                let streams = std::mem::take(&mut replies.streams);
+                tracing::info!(?key, %error, "a reply queue could not be set up");
+                self.out.extend(
+                    streams.into_iter().map(|stream| Act::StreamReady { stream, outcome: Err(error.clone()) }),
+                );
+            }
+            Content::Control => {
+                self.set(key, Actual::Pausing(after(now, EXTENSION_PAUSE)));
+                if !std::mem::replace(&mut self.control_refused, true) {
+                    tracing::info!(
+                        %error,
+                        "the queue for requests of lost answers is not to be had, and is done without: callers of homing \
+                         whose connection is lost may miss an answer"
+                    );
+                }
+            }
+            Content::Pull(_) => {
+                if let Key::Pull(pull) = key {
+                    let pull = *pull;
+                    self.out.push(Act::Pulled { pull, outcome: Err(error.clone()) });
+                    self.end_pull(pull, now);
+                }
+            }
+            Content::Rpc(_) | Content::Broadcasts(_) | Content::Tasks(_) => {
+                let ids = service.content.adding();
+                for id in ids {
+                    self.take_out(id, &Err(error.clone()));
+                }
+                let stays = self.services.get(key).is_some_and(|service| self.is_wanted(service));
+                if stays {
+                    let name = name_of(key);
+                    tracing::warn!(name, %error, "a subscription could not be set up again");
+                    self.out.push(Act::Emit(Event::SubscriptionFailed { name, error: error.clone() }));
+                }
+            }
+        }
+    }
+
+    /// Waits before the next attempt, longer each time.
+    fn pause(&mut self, key: &Key, now: Instant) {
+        let Some(service) = self.services.get_mut(key) else { return };
+        let until = after(now, service.pause);
+        service.pause = (service.pause * 2).min(LONGEST_PAUSE);
+        self.set(key, Actual::Pausing(until));
+    }
+
+    /// An end has come to its end: the consumer is gone.
+    pub(super) fn ended(&mut self, key: &Key, turn: Turn, now: Instant) {
+        let Some(service) = self.services.get_mut(key).filter(|service| service.turn == turn) else { return };
+        if let Actual::Ending { tag } = &service.actual {
+            self.by_tag.remove(tag);
+            service.actual = Actual::Absent;
+            service.queue = None;
+            self.reconcile(key, now);
+        }
+    }
+
+    /// One look into a queue has ended. True when its delivery, if it brought one, is wanted.
+    pub(super) fn got(&mut self, key: &Key, turn: Turn, outcome: &Result<()>, now: Instant) -> bool {
+        let Some(service) = self.services.get_mut(key).filter(|service| service.turn == turn) else { return false };
+        service.actual = Actual::Absent;
+        if let Err(error) = outcome {
+            self.failed(key, error, now);
+            self.reconcile(key, now);
+            return false;
+        }
+        // Whoever has the delivery says what becomes of the pull.
+        matches!(&self.services[key].content, Content::Pull(pull) if pull.wanted)
+    }
+
+    /// The broker ended a consumer of its own accord: its queue was deleted, as a rule. It is set up again.
+    pub(super) fn cancelled(&mut self, tag: &str, now: Instant) {
+        let Some(key) = self.consumer_gone(tag, now) else { return };
+        if !matches!(key, Key::Pull(_)) {
+            let name = name_of(&key);
+            tracing::warn!(name, "the broker ended a subscription; was its queue deleted?");
+            self.out.push(Act::Emit(Event::ConsumerCancelled { name }));
+        }
+        if let Key::Tasks(queue) = &key {
+            self.out.push(Act::ForgetQueue(queue.clone()));
+        }
+        self.reconcile(&key, now);
+    }
+
+    /// The broker closed the channel of these consumers. Returns the task queue among them, if there is one.
+    pub(super) fn channel_closed(&mut self, tags: &[String], now: Instant) -> Option<QueueName> {
+        let mut queue = None;
+        for tag in tags {
+            let Some(key) = self.consumer_gone(tag, now) else { continue };
+            if let Key::Tasks(name) = &key {
+                queue = Some(name.clone());
+            }
+            self.reconcile(&key, now);
+        }
+        queue
+    }
+
+    /// Guards: a consumer of another incarnation than the one that is gone. It has another tag, or it stands on a channel
+    /// whose end is reported with its tag.
+    fn consumer_gone(&mut self, tag: &str, now: Instant) -> Option<Key> {
+        let key = key_of(self.by_tag.get(tag)?, tag);
+        let service = self.services.get_mut(&key)?;
+        match &mut service.actual {
+            Actual::Stands { tag: standing, since, .. } if standing == tag => {
+                let stood = now.saturating_duration_since(*since);
+                self.by_tag.remove(tag);
+                if stood >= STABLE {
+                    service.pause = FIRST_PAUSE;
+                }
+                self.pause(&key, now);
+            }
+            Actual::Starting { tag: starting, broken, .. } if starting == tag => *broken = true,
+            _ => {}
+        }
+        Some(key)
+    }
+
+    /// When this wants to be asked again.
+    pub(super) fn next_deadline(&self) -> Option<Instant> {
+        self.due.first().map(|(at, _)| *at)
+    }
+
+    /// Time has passed.
+    pub(super) fn tick(&mut self, now: Instant) {
+        while let Some((at, _)) = self.due.first()
+            && *at <= now
+        {
+            let Some((_, key)) = self.due.pop_first() else { return };
+            self.expire(&key, now);
+            if let Some(service) = self.services.get_mut(&key)
+                && matches!(service.actual, Actual::Pausing(until) if until <= now)
+            {
+                service.actual = Actual::Absent;
+            }
+            self.reconcile(&key, now);
+        }
+    }
+
+    fn expire(&mut self, key: &Key, now: Instant) {
+        let Some(service) = self.services.get_mut(key) else { return };
+        if let (Content::Pull(Pull { wait: PullWait::Until(until), wanted: true, .. }), Key::Pull(pull)) =
+            (&service.content, key)
+            && *until <= now
+        {
+            self.out.push(Act::Pulled { pull: *pull, outcome: Ok(()) });
+            self.end_pull(*pull, now);
+            return;
+        }
+        let late = service.content.late(now);
+        if self.connected {
+            // The broker's own operations have the same limit and a better error. The connection may still go.
+            if !late.is_empty() {
+                self.due.insert((after(now, self.operation_timeout), key.clone()));
+            }
+            return;
+        }
+        for id in late {
+            let error = Error::new(
+                ErrorKind::TimedOut,
+                format!(
+                    "the subscription {:?} was not set up, for there was no connection for {:?}; homing goes on trying to \
+                     connect",
+                    name_of(key),
+                    self.operation_timeout
+                ),
+            );
+            self.take_out(id, &Err(error));
+        }
+    }
+
+    fn is_wanted(&self, service: &Service<D>) -> bool {
+        match &service.content {
+            Content::Replies(replies) => replies.current || replies.needed,
+            Content::Rpc(occupant) => occupant.is_some() && !self.draining,
+            Content::Broadcasts(members) => !members.is_empty() && !self.draining,
+            Content::Tasks(tasks) => !tasks.subscribers.is_empty() && tasks.places().is_some() && !self.draining,
+            Content::Pull(pull) => pull.wanted && !self.draining,
+            Content::Control => self.wants_control(),
+        }
+    }
+
+    fn wants_control(&self) -> bool {
+        !self.draining && self.working > 0
+    }
+
+    fn reconcile_control(&mut self, now: Instant) {
+        if self.wants_control() {
+            self.service(&Key::Control, || Content::Control);
+        }
+        self.reconcile(&Key::Control, now);
+    }
+
+    fn reconcile_all(&mut self, now: Instant) {
+        let keys: Vec<Key> = self.services.keys().cloned().collect();
+        keys.iter().for_each(|key| self.reconcile(key, now));
+        self.reconcile_control(now);
+    }
+
+    /// The one rule: brings what stands to what is wanted.
+    fn reconcile(&mut self, key: &Key, now: Instant) {
+        let Some(service) = self.services.get(key) else { return };
+        let wanted = self.is_wanted(service);
+        match (&service.actual, wanted) {
+            (Actual::Absent | Actual::Pausing(_), false) => self.gone(key),
+            (Actual::Absent, true) if self.connected => self.start(key),
+            (Actual::Stands { places, .. }, _) => {
+                let fits = match &service.content {
+                    Content::Tasks(tasks) => tasks.places() == Some(*places),
+                    _ => true,
+                };
+                if !wanted || !fits {
+                    self.end(key);
+                }
+            }
+            _ => {}
+        }
+        let leaving = match self.services.get_mut(key) {
+            // Others stay: nothing has to be waited for.
+            Some(service) if wanted => std::mem::take(&mut service.leaving),
+            _ => Vec::new(),
+        };
+        self.answer(leaving, &Ok(()));
+        if matches!(key, Key::Rpc(_) | Key::Tasks(_)) && self.wants_control() != self.services.contains_key(&Key::Control) {
+            self.reconcile_control(now);
+        }
+    }
+
+    /// Nothing of it stands, and nothing is wanted.
+    fn gone(&mut self, key: &Key) {
+        let Some(service) = self.services.get_mut(key) else { return };
+        let leaving = std::mem::take(&mut service.leaving);
+        // Nobody is added any more while it drains. Those who were there end with the communicator.
+        let added = if self.draining { service.content.take_adding() } else { Vec::new() };
+        if let (Content::Pull(pull), Key::Pull(id)) = (&mut service.content, key)
+            && std::mem::replace(&mut pull.wanted, false)
+        {
+            self.out.push(Act::Pulled { pull: *id, outcome: Err(draining()) });
+        }
+        if service.content.is_empty()
+            && let Some(service) = self.services.remove(key)
+            && let Some(lane) = service.lane
+        {
+            self.lanes.give_back(lane);
+        }
+        self.answer(leaving, &Ok(()));
+        self.answer(added, &Err(draining()));
+        self.restored(key);
+    }
+
+    fn start(&mut self, key: &Key) {
+        let Some(service) = self.services.get_mut(key) else { return };
+        let lane = match key {
+            Key::Replies(_) | Key::Control => SERVICE_LANE,
+            _ => *service.lane.get_or_insert_with(|| self.lanes.take()),
+        };
+        service.turn.0 += 1;
+        let turn = service.turn;
+        if let Content::Pull(Pull { queue, wait: PullWait::No, .. }) = &service.content {
+            service.actual = Actual::Starting { tag: String::new(), places: 1, broken: false };
+            let queue = queue.clone();
+            return self.out.push(Act::Get { key: key.clone(), turn, queue, lane });
+        }
+        let spec = match key {
+            Key::Replies(name) => Some(self.names.reply_queue(name)),
+            Key::Rpc(_) => Some(self.names.rpc_queue()),
+            Key::Broadcasts => Some(self.names.broadcast_queue()),
+            Key::Control => Some(self.names.control_queue()),
+            Key::Tasks(_) | Key::Pull(_) => None,
+        };
+        let spec = spec.map(|spec| QueueSpec { name: service.queue.clone().unwrap_or(spec.name.clone()), ..spec });
+        service.queue = spec.as_ref().map(|spec| spec.name.clone());
+        let (tag, places, acknowledge) = match (&service.content, &service.queue) {
+            (Content::Rpc(_), _) => (rpc_tag(key), RPC_PREFETCH, Acknowledge::Manual { prefetch: RPC_PREFETCH }),
+            (Content::Broadcasts(_), Some(queue)) => {
+                (queue.clone(), BROADCAST_PREFETCH, Acknowledge::Manual { prefetch: BROADCAST_PREFETCH })
+            }
+            (Content::Tasks(tasks), _) => {
+                let places = tasks.places().unwrap_or(1);
+                (crate::ids::unique().to_string(), places, Acknowledge::Manual { prefetch: places })
+            }
+            (Content::Pull(_), _) => (crate::ids::unique().to_string(), 1, Acknowledge::Manual { prefetch: 1 }),
+            (_, queue) => (queue.clone().unwrap_or_default(), 0, Acknowledge::None),
+        };
+        let (queue, name) = match (spec, &service.content, key) {
+            (Some(spec), ..) => (spec.name.clone(), PlannedQueue::Own(spec)),
+            (None, Content::Pull(pull), _) => (pull.queue.to_string(), PlannedQueue::Tasks(pull.queue.clone())),
+            (None, _, Key::Tasks(queue)) => (queue.to_string(), PlannedQueue::Tasks(queue.clone())),
+            _ => return,
+        };
+        let plan = ConsumerPlan {
+            queue: name,
+            consume: ConsumeSpec { queue: queue.clone(), tag: tag.clone(), lane, acknowledge },
+            bindings: bindings(key, &service.content, &queue),
+        };
+        service.actual = Actual::Starting { tag: tag.clone(), places, broken: false };
+        // Before the first question to the broker: deliveries may come before its answer.
+        self.by_tag.insert(tag, route_of(key));
+        self.out.push(Act::SetUp { key: key.clone(), turn, plan });
+    }
+
+    fn end(&mut self, key: &Key) {
+        let Some(service) = self.services.get_mut(key) else { return };
+        let Actual::Stands { tag, .. } = &service.actual else { return };
+        let tag = tag.clone();
+        service.turn.0 += 1;
+        let turn = service.turn;
+        let plan = match (&service.queue, key) {
+            // What is there by then finds no subscriber and is refused by name: what was delivered, and then what still lies
+            // in the queue.
+            (Some(queue), Key::Rpc(_)) => EndPlan {
+                tag,
+                bindings: bindings(key, &service.content, queue),
+                own_queue: Some(queue.clone()),
+                drain: Drain::Yes,
+            },
+            (own_queue, _) => EndPlan { tag, own_queue: own_queue.clone(), bindings: Vec::new(), drain: Drain::No },
+        };
+        self.set(key, Actual::Ending { tag: plan.tag.clone() });
+        self.out.push(Act::End { key: key.clone(), turn, plan });
+    }
+
+    /// What is left, for tests.
+    #[cfg(test)]
+    pub(super) fn leftovers(&self) -> Vec<String> {
+        let mut left: Vec<String> = self.services.keys().map(|key| format!("{key:?}")).collect();
+        left.extend(self.by_tag.keys().map(|tag| format!("tag {tag}")));
+        left.extend(self.by_id.values().map(|name| format!("{name:?}")));
+        left
+    }
+}
+
+impl<D> Tasks<D> {
+    /// How many tasks its consumer may have out; 0 for no limit, `None` where none is left.
+    fn places(&self) -> Option<u16> {
+        match self.prefetch {
+            0 => Some(0),
+            prefetch => match usize::from(prefetch).saturating_sub(self.taken) {
+                0 => None,
+                left => u16::try_from(left).ok(),
+            },
+        }
+    }
+
+    fn admit(&mut self, queue: &QueueName, identifier: &Identifier, prefetch: u16) -> Result<()> {
+        if self.subscribers.iter().any(|known| known.identifier == *identifier) {
+            return Err(duplicate("a task subscriber", identifier));
+        }
+        if self.subscribers.is_empty() {
+            self.prefetch = prefetch;
+        } else if self.prefetch != prefetch {
+            return Err(Error::new(
+                ErrorKind::InvalidArgument,
+                format!(
+                    "the task queue {queue:?} has a subscriber on this communicator with a prefetch of {}; another one with \
+                     {prefetch} cannot join it, for they share a consumer. Use the same prefetch",
+                    self.prefetch
+                ),
+            ));
+        }
+        Ok(())
+    }
+}
+
+impl<D> Content<D> {
+    fn members(&self) -> Vec<&Member<D>> {
+        match self {
+            Content::Rpc(occupant) => occupant.iter().map(|rpc| &rpc.member).collect(),
+            Content::Broadcasts(members) => members.values().collect(),
+            Content::Tasks(tasks) => tasks.subscribers.iter().map(|known| &known.member).collect(),
+            Content::Replies(_) | Content::Pull(_) | Content::Control => Vec::new(),
+        }
+    }
+
+    fn members_mut(&mut self) -> Vec<&mut Member<D>> {
+        match self {
+            Content::Rpc(occupant) => occupant.iter_mut().map(|rpc| &mut rpc.member).collect(),
+            Content::Broadcasts(members) => members.values_mut().collect(),
+            Content::Tasks(tasks) => tasks.subscribers.iter_mut().map(|known| &mut known.member).collect(),
+            Content::Replies(_) | Content::Pull(_) | Content::Control => Vec::new(),
+        }
+    }
+
+    /// Nobody is subscribed to it.
+    fn is_empty(&self) -> bool {
+        match self {
+            Content::Rpc(occupant) => occupant.is_none(),
+            Content::Broadcasts(members) => members.is_empty(),
+            Content::Tasks(tasks) => tasks.subscribers.is_empty(),
+            Content::Pull(pull) => !pull.wanted,
+            Content::Replies(_) | Content::Control => true,
+        }
+    }
+
+    fn member_mut(&mut self, identifier: &Identifier) -> Option<&mut Member<D>> {
+        match self {
+            Content::Rpc(occupant) => occupant.as_mut().map(|rpc| &mut rpc.member),
+            Content::Broadcasts(members) => members.get_mut(identifier),
+            Content::Tasks(tasks) => {
+                tasks.subscribers.iter_mut().find(|known| known.identifier == *identifier).map(|known| &mut known.member)
+            }
+            Content::Replies(_) | Content::Pull(_) | Content::Control => None,
+        }
+    }
+
+    fn is_adding(&mut self, identifier: &Identifier) -> bool {
+        self.member_mut(identifier).is_some_and(|member| member.adding.is_some())
+    }
+
+    fn take_adding(&mut self) -> Vec<D> {
+        self.members_mut().into_iter().filter_map(|member| member.adding.take()).map(|adding| adding.done).collect()
+    }
+
+    fn adding(&self) -> Vec<SubscriberId> {
+        self.members().into_iter().filter(|member| member.adding.is_some()).map(|member| member.id).collect()
+    }
+
+    fn late(&self, now: Instant) -> Vec<SubscriberId> {
+        let late = |member: &&Member<D>| member.adding.as_ref().is_some_and(|adding| adding.until <= now);
+        self.members().into_iter().filter(late).map(|member| member.id).collect()
+    }
+}
+
+impl SubscriberName {
+    fn identifier(&self) -> &Identifier {
+        match self {
+            SubscriberName::Rpc(identifier)
+            | SubscriberName::Tasks(_, identifier)
+            | SubscriberName::Broadcasts(identifier) => identifier,
+        }
+    }
+
+    fn kind(&self) -> &'static str {
+        match self {
+            SubscriberName::Rpc(_) => "RPC subscriber",
+            SubscriberName::Tasks(..) => "task subscriber",
+            SubscriberName::Broadcasts(_) => "broadcast subscriber",
+        }
+    }
+
+    fn key(&self) -> Key {
+        match self {
+            SubscriberName::Rpc(identifier) => Key::Rpc(identifier.clone()),
+            SubscriberName::Tasks(queue, _) => Key::Tasks(queue.clone()),
+            SubscriberName::Broadcasts(_) => Key::Broadcasts,
+        }
+    }
+}
+
+/// As kiwipy: consumed under the identifier's name. An empty tag would have the broker choose one.
+fn rpc_tag(key: &Key) -> String {
+    match key {
+        Key::Rpc(identifier) if identifier.as_str().is_empty() => "homing-rpc-without-a-name".to_owned(),
+        Key::Rpc(identifier) => identifier.as_str().to_owned(),
+        _ => String::new(),
+    }
+}
+
+fn bindings<D>(key: &Key, content: &Content<D>, queue: &str) -> Vec<Binding> {
+    let message = |key: String, need| Binding { exchange: Exchange::Message, key, need };
+    match (key, content) {
+        (Key::Rpc(identifier), _) => [
+            Some(message(identifier.routing_key(), Need::Required)),
+            identifier.gone_key().map(|key| message(key, Need::Extension)),
+        ]
+        .into_iter()
+        .flatten()
+        .collect(),
+        (Key::Broadcasts, _) => vec![message(BROADCAST_TOPIC.to_owned(), Need::Required)],
+        // Under its own name too, so that a probe finds it.
+        (Key::Control, _) => {
+            vec![message(ANSWERS_KEY.to_owned(), Need::Required), message(queue.to_owned(), Need::Required)]
+        }
+        (_, Content::Replies(replies)) => {
+            vec![Binding { exchange: replies.exchange, key: queue.to_owned(), need: Need::Required }]
+        }
+        _ => Vec::new(),
+    }
+}
+
+fn route_of(key: &Key) -> Route {
+    match key {
+        Key::Replies(_) => Route::Replies,
+        Key::Control => Route::Control,
+        Key::Broadcasts => Route::Broadcasts,
+        Key::Rpc(identifier) => Route::Rpc(identifier.clone()),
+        Key::Tasks(queue) => Route::Tasks(queue.clone()),
+        Key::Pull(pull) => Route::Pull(*pull),
+    }
+}
+
+fn key_of(route: &Route, tag: &str) -> Key {
+    match route {
+        Route::Replies => Key::Replies(tag.into()),
+        Route::Control => Key::Control,
+        Route::Broadcasts => Key::Broadcasts,
+        Route::Rpc(identifier) => Key::Rpc(identifier.clone()),
+        Route::Tasks(queue) => Key::Tasks(queue.clone()),
+        Route::Pull(pull) => Key::Pull(*pull),
+    }
+}
+
+/// For events and errors.
+fn name_of(key: &Key) -> String {
+    match key {
+        Key::Replies(_) => "replies".to_owned(),
+        Key::Control => "control".to_owned(),
+        Key::Broadcasts => "broadcasts".to_owned(),
+        Key::Rpc(identifier) => identifier.as_str().to_owned(),
+        Key::Tasks(queue) => queue.to_string(),
+        Key::Pull(_) => "a pulled task".to_owned(),
+    }
+}
+
+fn duplicate(what: &str, identifier: &Identifier) -> Error {
+    Error::new(
+        ErrorKind::DuplicateSubscriberIdentifier,
+        format!("{what} of the name {:?} is there already on this communicator; remove it first", identifier.as_str()),
+    )
+}
+
+fn unknown(what: &str, identifier: &Identifier) -> Error {
+    Error::new(ErrorKind::InvalidArgument, format!("there is no {what} of the name {:?}", identifier.as_str()))
+}
+
+fn gone_while_added() -> Error {
+    Error::new(ErrorKind::Cancelled, "the subscriber was taken out while it was being added")
+}
+
+fn draining() -> Error {
+    Error::new(ErrorKind::CommunicatorClosed, "the communicator is closing and takes no new work")
+}
