@@ -247,7 +247,7 @@ impl Shared {
             End::TimedOut => ErrorKind::TimedOut,
             End::WrongHome => ErrorKind::WrongHome,
             End::TooDeep | End::WouldDeadlock => ErrorKind::WouldDeadlock,
-            End::HomeEnded | End::Taken => ErrorKind::HomeEnded,
+            _ => ErrorKind::HomeEnded,
         };
         Error::with_source(kind, format!("{what}: {end}"), end)
     }
