@@ -18,31 +18,23 @@
 //! # communicator.close().await.map(drop) }
 //! ```
 
-pub mod home;
-
-#[cfg(not(homing_loom))]
 mod broker;
-#[cfg(not(homing_loom))]
 pub mod codec;
-#[cfg(not(homing_loom))]
 mod communicator;
-#[cfg(not(homing_loom))]
 mod error;
-#[cfg(all(any(test, feature = "fuzzing"), not(homing_loom)))]
+#[cfg(any(test, feature = "fuzzing"))]
 #[doc(hidden)]
 pub mod fuzzing;
-#[cfg(all(feature = "rabbitmq", not(homing_loom)))]
+#[cfg(feature = "rabbitmq")]
 pub mod inspect;
 
-#[cfg(not(homing_loom))]
 pub use codec::Value;
-#[cfg(not(homing_loom))]
 pub use communicator::*;
-#[cfg(not(homing_loom))]
 pub use error::{Error, ErrorKind, Result};
-#[cfg(not(homing_loom))]
-pub use home::futures;
+#[doc(inline)]
+pub use homing_home as home;
+pub use homing_home::futures;
 
-#[cfg(all(doctest, not(homing_loom)))]
+#[cfg(doctest)]
 #[doc = include_str!("../README.md")]
 struct Readme;

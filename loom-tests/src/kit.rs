@@ -8,8 +8,8 @@ use std::sync::{Arc, Mutex, Once, PoisonError};
 use std::task::{Context, Poll, Wake, Waker};
 
 use engine::thread::{self, ThreadId};
-use homing::home::model::{self, DrainTask, OnPurpose, RuntimeHome};
-use homing::home::{Completer, Deadline, End, Full, HomeFuture, LocalFuture, LocalHome, Outcome};
+use homing_home::model::{self, DrainTask, OnPurpose, RuntimeHome};
+use homing_home::{Completer, Deadline, End, Full, HomeFuture, LocalFuture, LocalHome, Outcome};
 #[cfg(not(homing_shuttle))]
 use loom as engine;
 #[cfg(homing_shuttle)]

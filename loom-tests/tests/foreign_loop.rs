@@ -4,8 +4,8 @@
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 
-use homing::home::model::{self, OnPurpose};
-use homing::home::{Completer, Deadline, LocalHome};
+use homing_home::model::{self, OnPurpose};
+use homing_home::{Completer, Deadline, LocalHome};
 use loom::thread;
 use loom_tests::{At, Count, Ledger, Ready, Token, complete, explore};
 

@@ -1,7 +1,7 @@
 //! Values whose drop panics, on homes that go on: a panic of user code ends itself alone, wherever its home is with it.
 #![cfg(all(homing_loom, not(homing_shuttle)))]
 
-use homing::home::model::OnPurpose;
+use homing_home::model::OnPurpose;
 use loom::thread;
 use loom_tests::{Kind, Ledger, Local, Saw, Task, Token, complete, explore, saw};
 

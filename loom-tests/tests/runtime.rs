@@ -2,7 +2,7 @@
 //! future that has left it.
 #![cfg(all(homing_loom, not(homing_shuttle)))]
 
-use homing::home::{End, model};
+use homing_home::{End, model};
 use loom::thread;
 use loom_tests::{
     Count, DrainThread, Dropped, Kind, Ledger, Saw, Task, Token, block_on_elsewhere, complete, explore,

@@ -18,8 +18,8 @@ use std::rc::Rc;
 use std::sync::{Arc, PoisonError};
 use std::task::Poll;
 
-use homing::home::model::{self, RuntimeHome};
-use homing::home::{Completer, HomeFuture};
+use homing_home::model::{self, RuntimeHome};
+use homing_home::{Completer, HomeFuture};
 use loom_tests::{
     At, Count, DrainThread, Dropped, Kind, Ledger, Local, Saw, Task, Token, block_on_elsewhere, complete,
     explore_at_random, lock, panic_with, saw,

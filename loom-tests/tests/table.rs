@@ -10,7 +10,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::task::Poll;
 
-use homing::home::End;
+use homing_home::End;
 use loom::thread::{self, JoinHandle};
 use loom_tests::{Count, Dropped, Kind, Ledger, Local, Saw, Task, Token, complete, explore_outcomes, panic_with, saw};
 

@@ -9,7 +9,7 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::task::{Context, Poll, Waker};
 
-use homing::home::{Completer, LocalFuture};
+use homing_home::{Completer, LocalFuture};
 use loom::thread;
 use loom_tests::{Count, Dropped, Kind, Ledger, Local, Saw, Task, Token, complete, explore, explore_outcomes, saw};
 
@@ -397,7 +397,7 @@ fn a_task_panics_while_it_is_woken() {
             let again = polled.0.clone();
             let panics = move || {
                 drop(again.lock());
-                std::panic::panic_any(homing::home::model::OnPurpose);
+                std::panic::panic_any(homing_home::model::OnPurpose);
             };
             PollsThen(polled, panics).await;
         });

@@ -407,5 +407,5 @@ impl TaskQueue {
 
 /// The home of this thread: a wait turns it, whatever runtime the thread may be in the context of.
 fn current() -> Home {
-    Home::local(LocalHome::of_this_thread().inbox().clone())
+    LocalHome::of_this_thread().home()
 }

@@ -11,6 +11,7 @@
 #![allow(dead_code, unused_imports)] // each test target uses its own part of it
 
 pub mod fake_broker;
+#[path = "../../crates/home/tests/support/homes.rs"]
 pub mod homes;
 pub mod node;
 pub mod peer;

@@ -15,13 +15,13 @@ use super::super::{End, Home, HomeFuture, Outcome};
 ///
 /// ```
 /// # #[tokio::main(flavor = "current_thread")] async fn main() -> Result<(), Box<dyn std::error::Error>> {
-/// use homing::home::{EventLoop, Home};
+/// use homing_home::{EventLoop, Home};
 ///
 /// let event_loop = EventLoop::start("loop")?;
 /// let (one, first) = event_loop.handle().home().try_future()?;
 /// let (two, second) = Home::current().try_future()?;
 /// std::thread::spawn(move || (two.complete("two"), one.complete("one")));
-/// assert_eq!(homing::futures::gather([first, second]).await?, ["one", "two"]);
+/// assert_eq!(homing_home::futures::gather([first, second]).await?, ["one", "two"]);
 /// # Ok(()) }
 /// ```
 ///
@@ -38,11 +38,11 @@ pub async fn gather<T: Send + 'static>(futures: impl IntoIterator<Item = HomeFut
 ///
 /// ```
 /// # #[tokio::main(flavor = "current_thread")] async fn main() -> Result<(), Box<dyn std::error::Error>> {
-/// use homing::home::Home;
+/// use homing_home::Home;
 ///
 /// let (one, first) = Home::current().try_future()?;
 /// let (two, second) = Home::current().try_future()?;
-/// let mut done = homing::futures::as_completed([first, second])?;
+/// let mut done = homing_home::futures::as_completed([first, second])?;
 /// two.complete("two")?;
 /// assert_eq!(done.next().await, Some((1, Ok("two"))));
 /// drop(one);

@@ -12,8 +12,8 @@ type Call<A, T> = Box<dyn FnOnce(A) -> Result<T, Box<dyn std::error::Error + Sen
 ///
 /// ```
 /// # #[tokio::main(flavor = "current_thread")] async fn main() -> Result<(), Box<dyn std::error::Error>> {
-/// use homing::futures::{CancellableAction, Ran};
-/// use homing::home::Home;
+/// use homing_home::futures::{CancellableAction, Ran};
+/// use homing_home::Home;
 ///
 /// let (pause, paused) = CancellableAction::new(&Home::current(), |state: String| Ok::<_, std::fmt::Error>(state + ", paused"))?;
 /// std::thread::spawn(move || assert_eq!(pause.run("running".to_owned()), Ran::Yes));

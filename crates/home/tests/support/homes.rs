@@ -4,8 +4,7 @@ use std::fmt;
 use std::sync::mpsc;
 use std::thread::{self, JoinHandle};
 
-use homing::blocking;
-use homing::home::{Completer, EventLoop, ForeignLoop, Home, thread_future};
+use homing_home::{Completer, EventLoop, ForeignLoop, Home, LocalHome, thread_future};
 
 /// The kinds of homes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -97,7 +96,7 @@ impl Place {
                     given.send(stop).unwrap();
                     tell.send(Home::current()).unwrap();
                     // A plain thread serves while it waits.
-                    let _stopped = blocking::wait(async { Ok(stopped.await) });
+                    let _stopped = LocalHome::of_this_thread().block_on(stopped);
                 });
                 End::Thread(taken.recv().unwrap(), thread)
             }

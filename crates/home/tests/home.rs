@@ -1,6 +1,6 @@
 //! Homes of every kind: a completion lands on its home, exactly once, whatever happens on the other side.
 
-#[path = "support/watch.rs"]
+#[path = "../../../tests/support/watch.rs"]
 mod watch;
 
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -8,8 +8,8 @@ use std::sync::{Arc, Barrier, Mutex, mpsc};
 use std::thread::{self, ThreadId};
 use std::time::{Duration, Instant};
 
-use homing::home::{Completer, End, EventLoop, ForeignLoop, Home, LocalHome, WaitRefused, thread_future};
-use homing::home::{MAX_DEPTH, MAX_STACK, MAX_WAITING_WORKERS};
+use homing_home::{Completer, End, EventLoop, ForeignLoop, Home, LocalHome, WaitRefused, thread_future};
+use homing_home::{MAX_DEPTH, MAX_STACK, MAX_WAITING_WORKERS};
 
 use watch::watched;
 

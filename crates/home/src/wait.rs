@@ -73,10 +73,12 @@ pub(crate) fn admitted<T>(run: impl FnOnce() -> Result<T, WaitRefused>) -> Resul
     run()
 }
 
+#[cfg(not(homing_loom))]
+pub(crate) use on_runtimes::admitted;
 #[cfg(all(test, not(homing_loom)))]
 pub(crate) use on_runtimes::waiting;
 #[cfg(not(homing_loom))]
-pub(crate) use on_runtimes::{admitted, allow};
+pub use on_runtimes::{Allowed, allow};
 
 #[cfg(not(homing_loom))]
 mod on_runtimes {
@@ -100,9 +102,12 @@ mod on_runtimes {
     static WAITING: Mutex<Option<HashMap<Id, usize>>> = Mutex::new(None);
 
     /// While it lives, this thread may wait although it is in the context of a current-thread runtime.
-    pub(crate) struct Allowed(bool);
+    #[derive(Debug)]
+    pub struct Allowed(bool);
 
-    pub(crate) fn allow() -> Allowed {
+    /// For a library that runs the blocking code of its users on a thread which a runtime keeps for that.
+    #[must_use = "it counts while it lives"]
+    pub fn allow() -> Allowed {
         Allowed(MAY_BLOCK.replace(true))
     }
 

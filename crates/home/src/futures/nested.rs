@@ -16,8 +16,8 @@ pub enum Nested<T: Send + 'static> {
 ///
 /// ```
 /// # #[tokio::main(flavor = "current_thread")] async fn main() -> Result<(), Box<dyn std::error::Error>> {
-/// use homing::futures::{Nested, unwrap};
-/// use homing::home::{EventLoop, Home};
+/// use homing_home::futures::{Nested, unwrap};
+/// use homing_home::{EventLoop, Home};
 ///
 /// let event_loop = EventLoop::start("loop")?;
 /// let (outer, first) = Home::current().try_future()?;

@@ -15,10 +15,10 @@ const STACK: usize = 16 << 20;
 /// A thread that is a home: it runs tasks, timers and calls, until it is stopped.
 ///
 /// ```
-/// use homing::home::EventLoop;
+/// use homing_home::EventLoop;
 ///
 /// let event_loop = EventLoop::start("loop")?;
-/// let (completer, future) = homing::home::thread_future::<String>()?;
+/// let (completer, future) = homing_home::thread_future::<String>()?;
 /// event_loop.run(move |_home| {
 ///     // On the loop's thread.
 ///     completer.complete(std::thread::current().name().unwrap_or("").to_owned()).ok();

@@ -37,9 +37,9 @@ impl std::error::Error for Captured {
 /// Calls something and ends a future with its value, its error or its panic. The caller goes on either way.
 ///
 /// ```
-/// use homing::futures::{Captured, capture};
+/// use homing_home::futures::{Captured, capture};
 ///
-/// let (completer, future) = homing::home::thread_future()?;
+/// let (completer, future) = homing_home::thread_future()?;
 /// std::thread::spawn(move || capture(completer, || "x".parse::<i32>()));
 /// assert!(matches!(future.wait()?, Err(Captured::Error(error)) if error.to_string().contains("invalid digit")));
 /// # Ok::<(), Box<dyn std::error::Error>>(())

@@ -1,17 +1,20 @@
 //! The future helpers, on every mix of homes: what they call is called at the home that it belongs to.
 
-mod support;
+#[path = "support/homes.rs"]
+mod homes;
+#[path = "../../../tests/support/watch.rs"]
+mod watch;
 
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, mpsc};
 use std::thread;
 use std::time::Duration;
 
-use homing::futures::{CancellableAction, Captured, Nested, Ran, as_completed, capture, copy, gather, unwrap};
-use homing::home::{Completer, End, Home, HomeFuture, LocalHome, Outcome, thread_future};
+use homing_home::futures::{CancellableAction, Captured, Nested, Ran, as_completed, capture, copy, gather, unwrap};
+use homing_home::{Completer, End, Home, HomeFuture, LocalHome, Outcome, thread_future};
 
-use support::homes::{Kind, Place};
-use support::watch::watched;
+use homes::{Kind, Place};
+use watch::watched;
 
 const LONG: Duration = Duration::from_secs(20);
 

@@ -16,7 +16,7 @@ use super::{Completer, DEFAULT_CAPACITY, Full, Home, LocalFuture};
 ///
 /// ```
 /// use std::sync::mpsc;
-/// use homing::home::ForeignLoop;
+/// use homing_home::ForeignLoop;
 ///
 /// // A loop that lives on messages, as a GUI's does.
 /// let (wake, events) = mpsc::channel();

@@ -105,7 +105,7 @@ impl<T: Send + 'static> fmt::Debug for HomeFuture<T> {
 /// A future of a home that is one thread: it cannot leave that thread, so that waiting for it elsewhere does not compile.
 ///
 /// ```compile_fail,E0277
-/// let (completer, future) = homing::home::thread_future::<u32>()?;
+/// let (completer, future) = homing_home::thread_future::<u32>()?;
 /// std::thread::spawn(move || future.wait());
 /// # Ok::<(), Box<dyn std::error::Error>>(())
 /// ```
@@ -113,7 +113,7 @@ impl<T: Send + 'static> fmt::Debug for HomeFuture<T> {
 /// Nor does waiting twice:
 ///
 /// ```compile_fail,E0382
-/// let (completer, future) = homing::home::thread_future::<u32>()?;
+/// let (completer, future) = homing_home::thread_future::<u32>()?;
 /// future.wait().ok();
 /// future.wait().ok();
 /// # Ok::<(), Box<dyn std::error::Error>>(())

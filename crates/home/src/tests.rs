@@ -14,7 +14,7 @@ use tracing::field::{Field, Visit};
 use super::*;
 use crate::futures::{CancellableAction, Captured, Ran, as_completed};
 
-#[path = "../../tests/support/watch.rs"]
+#[path = "../../../tests/support/watch.rs"]
 mod watch;
 
 use watch::watched;

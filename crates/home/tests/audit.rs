@@ -1,11 +1,11 @@
 //! The instrumented build can fail: each kind of thing that happens off home, put in on purpose, is counted.
 
-#[path = "support/watch.rs"]
+#[path = "../../../tests/support/watch.rs"]
 mod watch;
 
 use std::thread;
 
-use homing::home::{EventLoop, Home, OffHome, audit, seed_off_home, thread_future};
+use homing_home::{EventLoop, Home, OffHome, audit, seed_off_home, thread_future};
 
 use watch::watched;
 
@@ -24,7 +24,7 @@ fn what_happens_off_home_is_counted() {
     }
     let honest = audit();
     assert!(honest.checked >= 2000, "{honest:?}: a write and a call for each at least");
-    let off = |audit: homing::home::Audit| {
+    let off = |audit: homing_home::Audit| {
         [audit.writes_off_home, audit.wakes_off_home, audit.callbacks_off_home, audit.drops_off_home]
     };
     assert_eq!(off(honest), [0, 0, 0, 0]);

@@ -7,12 +7,12 @@
 //! | `future.add_done_callback(f)` | [`HomeFuture::on_done`](super::HomeFuture::on_done), [`LocalFuture::on_done`](super::LocalFuture::on_done) |
 //! | `chain(source, target)` | [`HomeFuture::chain`](super::HomeFuture::chain), [`LocalFuture::chain`](super::LocalFuture::chain) |
 //! | `copy_future(source, target)` | [`copy`] |
-//! | `unwrap_kiwi_future(future)` | [`unwrap`], and [`Answer::unwrap`](crate::Answer::unwrap) for answers |
+//! | `unwrap_kiwi_future(future)` | [`unwrap`], and `homing::Answer::unwrap` for answers |
 //! | `gather(*futures)` | [`gather`] |
 //! | `as_completed(futures)` | [`as_completed`] |
 //! | `CancellableAction(f)` | [`CancellableAction`] |
-//! | `capture_exceptions(future)` | [`capture`], and [`Promise::capture`](crate::Promise::capture) for answers |
-//! | `LoopCommunicator` | [`Communicator::bound_to`](crate::Communicator::bound_to) |
+//! | `capture_exceptions(future)` | [`capture`], and `homing::Promise::capture` for answers |
+//! | `LoopCommunicator` | `homing::Communicator::bound_to` |
 
 mod action;
 mod capture;

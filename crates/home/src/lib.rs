@@ -61,10 +61,11 @@ pub use inbox::DEFAULT_CAPACITY;
 pub use local::LocalHome;
 pub use wait::{EVENT_LOOP_STACK, MAX_DEPTH, MAX_STACK, MAX_WAITING_WORKERS, WaitRefused};
 
+#[doc(hidden)]
+pub use local::panic_text;
 #[cfg(not(homing_loom))]
-pub(crate) use local::panic_text;
-#[cfg(not(homing_loom))]
-pub(crate) use wait::allow;
+#[doc(hidden)]
+pub use wait::{Allowed, allow};
 
 /// A home has as many futures and calls open as it may have; or it has ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -141,6 +141,13 @@ impl LocalHome {
         self.0.timers.borrow().first_key_value().map(|(at, _)| *at)
     }
 
+    /// A handle to this home, for any thread.
+    #[cfg(not(homing_loom))]
+    #[must_use]
+    pub fn home(&self) -> super::Home {
+        super::Home::local(Arc::clone(&self.0.inbox))
+    }
+
     /// A completer and its future, which lives here.
     ///
     /// # Errors
@@ -423,8 +430,9 @@ pub(crate) fn guarded(call: impl FnOnce()) {
     }
 }
 
-/// The text of a panic, where it has one.
-pub(crate) fn panic_text(panic: &(dyn std::any::Any + Send)) -> &str {
+/// The text of a panic, where it has one. For libraries that catch the panics of their users.
+#[must_use]
+pub fn panic_text(panic: &(dyn std::any::Any + Send)) -> &str {
     if let Some(text) = panic.downcast_ref::<&str>() {
         text
     } else if let Some(text) = panic.downcast_ref::<String>() {

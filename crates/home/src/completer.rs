@@ -12,7 +12,7 @@ use super::cell::{Cell, End, Outcome};
 /// [`End::Abandoned`].
 ///
 /// ```
-/// let (completer, future) = homing::home::thread_future::<u32>()?;
+/// let (completer, future) = homing_home::thread_future::<u32>()?;
 /// std::thread::spawn(move || completer.complete(42));
 /// assert_eq!(future.wait()?, 42);
 /// # Ok::<(), Box<dyn std::error::Error>>(())
@@ -21,7 +21,7 @@ use super::cell::{Cell, End, Outcome};
 /// Using it twice does not compile:
 ///
 /// ```compile_fail,E0382
-/// let (completer, future) = homing::home::thread_future::<u32>()?;
+/// let (completer, future) = homing_home::thread_future::<u32>()?;
 /// completer.complete(1).ok();
 /// completer.complete(2).ok();
 /// # Ok::<(), Box<dyn std::error::Error>>(())

@@ -57,7 +57,9 @@ impl Home {
         &self.inbox
     }
 
-    pub(crate) fn is_runtime(&self) -> bool {
+    /// True when this home is a tokio runtime.
+    #[must_use]
+    pub fn is_runtime(&self) -> bool {
         matches!(self.kind, Kind::Runtime(_))
     }
 
@@ -109,7 +111,7 @@ impl Home {
 
     /// Calls something that may block: on a runtime, on one of its threads for that; elsewhere on the home's own thread,
     /// which is there to be blocked.
-    pub(crate) fn spawn_blocking(&self, call: impl FnOnce() + Send + 'static) {
+    pub fn spawn_blocking(&self, call: impl FnOnce() + Send + 'static) {
         match &self.kind {
             Kind::Runtime(runtime) => drop(runtime.spawn_blocking(call)),
             Kind::Local => self.spawn(async move { call() }),
