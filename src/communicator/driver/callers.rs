@@ -72,7 +72,7 @@ impl Callers {
 
 /// True for the word that a caller is gone.
 pub(super) fn is_caller_gone(properties: &Properties) -> bool {
-    properties.headers.iter().any(|(name, value)| name == CONTROL && value == CALLER_GONE)
+    properties.text(CONTROL) == Some(CALLER_GONE)
 }
 
 impl<B: Broker> Driver<B> {
@@ -83,11 +83,8 @@ impl<B: Broker> Driver<B> {
         let message = Message {
             exchange: self.shared.names.message_exchange.clone(),
             routing_key,
-            properties: Properties {
-                correlation_id: Some(correlation.to_string()),
-                headers: vec![(CONTROL.to_owned(), CALLER_GONE.to_owned())],
-                ..Properties::default()
-            },
+            properties: Properties { correlation_id: Some(correlation.to_string()), ..Properties::default() }
+                .with_text(CONTROL, CALLER_GONE),
             body: Body::Encoded(Bytes::new()),
             routing: Routing::Optional,
             durability: Durability::Transient,

@@ -3,7 +3,7 @@
 //! Links are numbered. What came by one may be settled by that one only: an acknowledgement of an older generation would
 //! name some other message on a newer channel.
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
 use std::rc::Rc;
 use std::time::{Duration, Instant};
@@ -12,8 +12,8 @@ use tokio::sync::{OnceCell, oneshot};
 
 use super::Consumer;
 use super::subscribe::QueueName;
-use crate::broker::{Broker, BrokerEvent, EventSender, Nack, Receipt};
-use crate::error::{Error, Result};
+use crate::broker::{Broker, BrokerEvent, EventSender, Message, Nack, PublishId, Receipt};
+use crate::error::{Error, ErrorKind, Result};
 
 /// The number of a connection, from 1 on.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -51,6 +51,9 @@ pub(super) struct Link<B> {
     pub control: OnceCell<Rc<str>>,
     /// Those that were declared.
     pub task_queues: RefCell<HashMap<QueueName, Rc<OnceCell<()>>>>,
+    /// Those who wait for the outcome of a publish.
+    publishes: RefCell<HashMap<PublishId, oneshot::Sender<Result<()>>>>,
+    next_publish: Cell<u64>,
 }
 
 impl<B: Broker> Link<B> {
@@ -67,6 +70,8 @@ impl<B: Broker> Link<B> {
             task_replies: OnceCell::new(),
             control: OnceCell::new(),
             task_queues: RefCell::default(),
+            publishes: RefCell::default(),
+            next_publish: Cell::new(0),
         })
     }
 
@@ -81,6 +86,34 @@ impl<B: Broker> Link<B> {
 
     pub(super) fn declared(&self, queue: &QueueName) -> Rc<OnceCell<()>> {
         Rc::clone(self.task_queues.borrow_mut().entry(queue.clone()).or_default())
+    }
+
+    /// Publishes, at the first poll, and waits for the outcome.
+    pub(super) async fn publish_and_wait(&self, message: Message) -> Result<()> {
+        let id = PublishId(self.next_publish.replace(self.next_publish.get() + 1));
+        if let Some(outcome) = self.broker.publish(id, Rc::new(message)) {
+            return outcome;
+        }
+        let (outcome, known) = oneshot::channel();
+        self.publishes.borrow_mut().insert(id, outcome);
+        let lost = || Error::new(ErrorKind::ConnectionLost, "the connection to the broker was lost");
+        known.await.unwrap_or_else(|_| Err(lost()))
+    }
+
+    /// The outcome of a publish is known. Whoever waited for it may have been given up.
+    pub(super) fn published(&self, id: PublishId, outcome: Result<()>) {
+        let waiting = self.publishes.borrow_mut().remove(&id);
+        if let Some(waiting) = waiting {
+            let _ = waiting.send(outcome);
+        }
+    }
+
+    /// The outcome of no publish is known any more.
+    pub(super) fn publishes_lost(&self, error: &Error) {
+        let waiting = self.publishes.take();
+        for (_, waiting) in waiting {
+            let _ = waiting.send(Err(error.clone()));
+        }
     }
 
     /// Ends a consumer, and waits until what came through it has found its way.

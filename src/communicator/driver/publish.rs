@@ -80,13 +80,12 @@ impl Sending {
 /// Counts in a header.
 pub(super) fn mark(properties: &mut Properties, name: &str, next: impl FnOnce(u32) -> u32) {
     let now = header(properties, name).unwrap_or(0);
-    properties.headers.retain(|(known, _)| known != name);
-    properties.headers.push((name.to_owned(), next(now).to_string()));
+    properties.set_number(name, next(now).into());
 }
 
 /// The number in a header.
 pub(super) fn header(properties: &Properties, name: &str) -> Option<u32> {
-    properties.headers.iter().find(|(known, _)| known == name).and_then(|(_, number)| number.parse().ok())
+    properties.number(name).and_then(|number| number.try_into().ok())
 }
 
 impl<B: Broker> Driver<B> {
@@ -140,7 +139,7 @@ impl<B: Broker> Driver<B> {
             }
             let mut message = sending.next();
             message.properties.reply_to = Some(replies.to_string());
-            let publish = pin!(link.broker.publish(message));
+            let publish = pin!(link.publish_and_wait(message));
             let error = match in_turn(turn, publish, &sending.written).await {
                 Ok(()) => return Ok(()),
                 Err(error) => error,
@@ -279,7 +278,7 @@ impl<B: Broker> Driver<B> {
     /// A message that must not overtake the calls before it, and that is worth nothing on a later connection.
     pub(super) async fn publish_after_calls(&self, link: &Rc<Link<B>>, message: Message) -> Result<()> {
         let turn = self.turns.calls.lock().await;
-        in_turn(turn, pin!(link.broker.publish(message)), &Cell::new(false)).await
+        in_turn(turn, pin!(link.publish_and_wait(message)), &Cell::new(false)).await
     }
 
     /// Sends for good, within a time where there is one.
@@ -323,7 +322,7 @@ impl<B: Broker> Driver<B> {
             let link = self.link_after(failed).await?;
             let mut message = sending.next();
             let sent = match prepare(&link, &mut message).await {
-                Ok(()) => in_turn(turn, pin!(link.broker.publish(message)), &sending.written).await,
+                Ok(()) => in_turn(turn, pin!(link.publish_and_wait(message)), &sending.written).await,
                 Err(error) => Err(error),
             };
             let Err(error) = sent else { return Ok(()) };
@@ -440,11 +439,10 @@ impl<B: Broker> Driver<B> {
         marks: &[TaskMark],
         body: Body,
     ) -> Result<()> {
-        let mut properties = original.clone();
+        let mut properties = original.clone().moved();
         properties.message_id.get_or_insert_with(message_id);
         for (name, value) in marks {
-            properties.headers.retain(|(known, _)| known != name);
-            properties.headers.push(((*name).to_owned(), value.clone()));
+            properties.set_text(name, value.as_str());
         }
         let message = Message {
             // The default exchange routes by the queue's name.
@@ -455,7 +453,7 @@ impl<B: Broker> Driver<B> {
             routing: Routing::Mandatory,
             durability: Durability::Durable,
         };
-        link.broker.publish(message).await
+        link.publish_and_wait(message).await
     }
 }
 
@@ -515,6 +513,6 @@ fn request_properties(correlation: Option<Uuid>, reply_to: Option<String>) -> Pr
         message_id: Some(message_id()),
         correlation_id: correlation.map(|id| id.to_string()),
         reply_to,
-        headers: Vec::new(),
+        ..Properties::default()
     }
 }

@@ -241,6 +241,7 @@ impl<B: Broker> Driver<B> {
         self.shared.state(ConnectionState::Lost);
         self.say(Event::Lost(error.clone()));
         link.consumers.borrow_mut().clear();
+        link.publishes_lost(error);
         self.tasks_are_away(|ticket| ticket.generation == link.generation);
         self.supply.leaving.set(self.supply.leaving.get() + 1);
         self.spawn(move |driver| async move {
