@@ -11,6 +11,7 @@
 #![cfg_attr(not(feature = "rabbitmq"), allow(dead_code, reason = "what only a real broker says or reads"))]
 
 use std::future::Future;
+use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -20,26 +21,18 @@ use crate::codec::Value;
 use crate::error::{Error, ErrorKind, Result};
 
 pub(crate) mod memory;
+mod properties;
 #[cfg(feature = "rabbitmq")]
 pub(crate) mod rabbitmq;
 pub(crate) mod url;
+
+pub(crate) use properties::{HeaderValue, Properties, Rest};
 
 /// A body on its way. `memory:` passes values as they are; a real broker takes bytes only, so the sender encodes first.
 #[derive(Clone, Debug)]
 pub(crate) enum Body {
     Encoded(Bytes),
     Value(Arc<Value>),
-}
-
-/// The properties of a message that kiwipy sets or reads.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub(crate) struct Properties {
-    /// Unique to the message. Also routes a returned message to its publish (a pipelined lapin confirm may carry another's).
-    pub message_id: Option<String>,
-    pub correlation_id: Option<String>,
-    pub reply_to: Option<String>,
-    /// Text headers; ours are named `homing-*`. Headers of other types are not read.
-    pub headers: Vec<(String, String)>,
 }
 
 /// A message to be published.
@@ -152,6 +145,10 @@ pub(crate) struct Delivery {
     pub body: Body,
 }
 
+/// Names a publish until its outcome is known. The number is the caller's to choose, unique on the connection.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub(crate) struct PublishId(pub u64);
+
 /// What a message that is not acknowledged becomes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Nack {
@@ -164,6 +161,8 @@ pub(crate) enum Nack {
 /// What a broker says of its own accord.
 #[derive(Debug)]
 pub(crate) enum BrokerEvent {
+    /// The outcome of a publish that [`Broker::publish`] left open; once for each.
+    Published { id: PublishId, outcome: Result<()> },
     /// A message for the consumer of this tag.
     Delivery { consumer: String, delivery: Delivery },
     /// The server ended this consumer (its queue was deleted, say). Not sent for [`Broker::cancel`].
@@ -199,10 +198,6 @@ pub(crate) struct ConnectOptions {
 /// The broker as the communicator thread sees it. Methods take `&self`; they are called on the communicator thread only,
 /// and their futures are polled there, side by side.
 pub(crate) trait Broker: Sized + 'static {
-    /// Whether a publish is taken over as it is polled for the first time, as a rule. Where it is not, many are better written
-    /// together.
-    const TAKES_AT_ONCE: bool;
-
     /// Connects within `options.connect_timeout` (made of finite steps; nothing stays behind after a timeout).
     fn connect(
         url: &url::BrokerUrl,
@@ -213,13 +208,18 @@ pub(crate) trait Broker: Sized + 'static {
     /// What the server says of itself: product, version and so on.
     fn server_properties(&self) -> Vec<(String, String)>;
 
-    /// Publishes and resolves when the broker has taken the message over (its confirm). Messages go out in the order in
-    /// which the returned futures are first polled; many may be under way.
+    /// Takes a message over. Messages go out in the order of the calls; many may be under way.
+    ///
+    /// The outcome is the broker's: `Ok` when it has taken the message over (its confirm). `Some` is an outcome that is known
+    /// at once. `None` says that it comes later, exactly once, as [`BrokerEvent::Published`] under this id; unless
+    /// [`BrokerEvent::Lost`] comes first or the broker is closed, after which whether the message arrived is not known.
     ///
     /// # Errors
-    /// `Unroutable` for a mandatory message that no queue took; `DeliveryFailed` when the broker refused it (nack, or the
-    /// publishing channel was closed); `NotFound` where the exchange is missing; `ConnectionLost`.
-    fn publish(&self, message: Message) -> impl Future<Output = Result<()>> + 'static;
+    /// In the outcome: `Unroutable` for a mandatory message that no queue took; `DeliveryFailed` when the broker refused it
+    /// (nack, or the publishing channel was closed); `NotFound` where the exchange is missing; `InvalidArgument` and `Encode`
+    /// for what cannot be sent at all; `ConnectionLost` and `CommunicatorClosed` for a message that was **not sent**, since the
+    /// connection was lost or closed before.
+    fn publish(&self, id: PublishId, message: Rc<Message>) -> Option<Result<()>>;
 
     /// Declares a topic exchange. `PreconditionFailed` says which property differs.
     fn declare_exchange(&self, spec: &ExchangeSpec) -> impl Future<Output = Result<()>>;

@@ -51,7 +51,7 @@ impl<B: Broker> Driver<B> {
     }
 
     pub(super) fn on_control(self: &Rc<Self>, delivery: &Delivery) {
-        let asks = delivery.properties.headers.iter().any(|(name, value)| name == CONTROL && value == ANSWER_AGAIN);
+        let asks = delivery.properties.text(CONTROL) == Some(ANSWER_AGAIN);
         let (true, Body::Encoded(body)) = (asks, &delivery.body) else { return };
         let Ok(text) = std::str::from_utf8(body) else { return };
         for correlation in text.lines().take(AT_ONCE) {
@@ -77,15 +77,12 @@ impl<B: Broker> Driver<B> {
                 let message = Message {
                     exchange: self.shared.names.message_exchange.clone(),
                     routing_key: KEY.to_owned(),
-                    properties: Properties {
-                        headers: vec![(CONTROL.to_owned(), ANSWER_AGAIN.to_owned())],
-                        ..Properties::default()
-                    },
+                    properties: Properties::default().with_text(CONTROL, ANSWER_AGAIN),
                     body: Body::Encoded(Bytes::from(ids.join("\n"))),
                     routing: Routing::Optional,
                     durability: Durability::Transient,
                 };
-                if let Err(error) = link.broker.publish(message).await {
+                if let Err(error) = link.publish_and_wait(message).await {
                     return tracing::debug!(%error, "lost answers could not be asked for");
                 }
             }

@@ -357,6 +357,7 @@ impl<B: Broker> Driver<B> {
     fn on_event(self: &Rc<Self>, event: BrokerEvent) -> ControlFlow<Error> {
         let Some(link) = self.supply.now() else { return ControlFlow::Continue(()) };
         match event {
+            BrokerEvent::Published { id, outcome } => link.published(id, outcome),
             BrokerEvent::Delivery { consumer, delivery } => self.on_delivery(&link, &consumer, delivery),
             BrokerEvent::ConsumerCancelled { consumer } => self.consumer_cancelled(&link, &consumer),
             BrokerEvent::LaneClosed { lane, opening, consumers, error } => {
@@ -511,10 +512,6 @@ impl<B: Broker> Driver<B> {
                 driver.idle.notify_waiters();
             }
         });
-        if !B::TAKES_AT_ONCE {
-            drop(tokio::task::spawn_local(publish));
-            return;
-        }
         // Mostly this poll is all. Unconstrained, since one that tokio's budget made wait would be overtaken by the next.
         let mut publish = Box::pin(publish);
         let mut begun = tokio::task::unconstrained(publish.as_mut());

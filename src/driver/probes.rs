@@ -21,7 +21,7 @@ const PROBE: &str = "probe";
 
 /// True for what a communicator writes to itself.
 pub(super) fn is_probe(properties: &Properties) -> bool {
-    properties.headers.iter().any(|(name, value)| name == CONTROL && value == PROBE)
+    properties.text(CONTROL) == Some(PROBE)
 }
 
 impl<B: Broker> Driver<B> {
@@ -41,15 +41,12 @@ impl<B: Broker> Driver<B> {
                 let message = Message {
                     exchange: self.exchange_name(exchange).clone(),
                     routing_key: queue.to_string(),
-                    properties: Properties {
-                        headers: vec![(CONTROL.to_owned(), PROBE.to_owned())],
-                        ..Properties::default()
-                    },
+                    properties: Properties::default().with_text(CONTROL, PROBE),
                     body: Body::Encoded(Bytes::new()),
                     routing: Routing::Mandatory,
                     durability: Durability::Transient,
                 };
-                match link.broker.publish(message).await {
+                match link.publish_and_wait(message).await {
                     Err(error) if matches!(error.kind(), ErrorKind::Unroutable | ErrorKind::NotFound) => {
                         let text = format!("the exchange of this communicator's bindings was deleted: {error}");
                         return link.give_up(Error::with_source(ErrorKind::ConnectionLost, text, error));

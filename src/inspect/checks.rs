@@ -1,7 +1,7 @@
 //! The checks of an inspection, each once and in the order in which a connection is made.
 
 use std::net::IpAddr;
-use std::pin::pin;
+use std::rc::Rc;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -15,7 +15,7 @@ use crate::Builder;
 use crate::broker::rabbitmq::endpoint::{Endpoint, Transport};
 use crate::broker::rabbitmq::inspect::{Depth, Object, look_up, tcp, tls};
 use crate::broker::rabbitmq::{RabbitMq, difference};
-use crate::broker::{Body, Broker, BrokerEvent, Durability, Message, Properties, Routing};
+use crate::broker::{Body, Broker, BrokerEvent, Durability, Message, Properties, PublishId, Routing};
 use crate::codec::Value;
 use crate::error::{Error, ErrorKind, Result};
 
@@ -336,29 +336,32 @@ async fn publishing(report: &mut Report, broker: &RabbitMq, heard: &mut mpsc::Un
         durability: Durability::Transient,
     };
     let since = Instant::now();
-    let blocked = async {
-        while let Some(event) = heard.recv().await {
-            match event {
-                BrokerEvent::Blocked { reason } => return Ok(reason),
-                BrokerEvent::Lost { error } => return Err(error),
-                _ => {}
-            }
-        }
-        std::future::pending().await
-    };
     let confirmed = async {
-        let mut blocked = pin!(blocked);
-        let took = tokio::select! {
-            biased;
-            reason = &mut blocked => return reason.map(Outcome::Blocked),
-            confirmed = broker.publish(message) => confirmed.map(|()| since.elapsed())?,
+        if let Some(outcome) = broker.publish(PublishId(0), Rc::new(message)) {
+            outcome?;
+        }
+        let took = loop {
+            match heard.recv().await {
+                Some(BrokerEvent::Blocked { reason }) => return Ok(Outcome::Blocked(reason)),
+                Some(BrokerEvent::Lost { error }) => return Err(error),
+                Some(BrokerEvent::Published { outcome, .. }) => break outcome.map(|()| since.elapsed())?,
+                Some(_) => {}
+                None => std::future::pending().await,
+            }
         };
         // Guards: a broker in alarm does both, each by a process of its own, and the confirm may come first. It is the block
         // that counts.
-        match timeout(BLOCK, blocked).await {
-            Ok(reason) => reason.map(Outcome::Blocked),
-            Err(_) => Ok(Outcome::Confirmed(took)),
-        }
+        let blocked = async {
+            loop {
+                match heard.recv().await {
+                    Some(BrokerEvent::Blocked { reason }) => return Ok(Outcome::Blocked(reason)),
+                    Some(BrokerEvent::Lost { error }) => return Err(error),
+                    Some(_) => {}
+                    None => std::future::pending().await,
+                }
+            }
+        };
+        timeout(BLOCK, blocked).await.unwrap_or(Ok(Outcome::Confirmed(took)))
     };
     let advice =
         "the broker is short of memory or disk: rabbitmq-diagnostics check_local_alarms; publishers wait until then";

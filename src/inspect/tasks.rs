@@ -45,7 +45,7 @@ pub struct PeekedTask {
     pub redelivered: bool,
     /// How long ago its sender made it, where it carries a timestamp (kiwipy's do not).
     pub age: Option<Duration>,
-    /// Its text headers; those of a quarantine queue say why a task is there.
+    /// Its headers, for people to read; those of a quarantine queue say why a task is there.
     pub headers: Vec<(String, String)>,
     /// How long its body is.
     pub bytes: usize,

@@ -10,6 +10,7 @@ mod queue;
 #[cfg(test)]
 mod tests;
 
+use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -17,7 +18,8 @@ use node::{Node, SessionId, lost};
 
 use super::url::BrokerUrl;
 use super::{
-    Broker, ConnectOptions, ConsumeSpec, Delivery, EventSender, ExchangeSpec, Lane, Message, Nack, QueueSpec, Receipt,
+    Broker, BrokerEvent, ConnectOptions, ConsumeSpec, Delivery, EventSender, ExchangeSpec, Lane, Message, Nack,
+    PublishId, QueueSpec, Receipt,
 };
 use crate::error::{Error, ErrorKind, Result};
 
@@ -25,11 +27,10 @@ use crate::error::{Error, ErrorKind, Result};
 pub(crate) struct Memory {
     node: Arc<Node>,
     session: SessionId,
+    events: EventSender,
 }
 
 impl Broker for Memory {
-    const TAKES_AT_ONCE: bool = true;
-
     async fn connect(url: &BrokerUrl, _options: &ConnectOptions, events: EventSender) -> Result<Self> {
         let node = match url {
             BrokerUrl::Memory { name: Some(name) } => Node::named(name),
@@ -41,8 +42,8 @@ impl Broker for Memory {
                 ));
             }
         };
-        let session = node.connect(events)?;
-        Ok(Memory { node, session })
+        let session = node.connect(events.clone())?;
+        Ok(Memory { node, session, events })
     }
 
     fn server_properties(&self) -> Vec<(String, String)> {
@@ -50,21 +51,27 @@ impl Broker for Memory {
         vec![property("product", "homing memory"), property("version", env!("CARGO_PKG_VERSION"))]
     }
 
-    fn publish(&self, message: Message) -> impl Future<Output = Result<()>> + 'static {
+    fn publish(&self, id: PublishId, message: Rc<Message>) -> Option<Result<()>> {
+        let message = Rc::unwrap_or_clone(message);
         let (node, session) = (Arc::clone(&self.node), self.session);
-        async move {
-            if !*node.blocked.borrow() {
-                return node.publish(session, message);
-            }
-            let Some(mut ended) = node.ended(session) else { return Err(lost()) };
+        if !*node.blocked.borrow() {
+            return Some(node.publish(session, message));
+        }
+        let Some(mut ended) = node.ended(session) else { return Some(Err(lost())) };
+        let events = self.events.clone();
+        tokio::spawn(async move {
             let mut blocked = node.blocked.subscribe();
             tokio::select! {
                 biased;
                 // The sender lives as long as the node, which is here.
-                _ = blocked.wait_for(|blocked| !*blocked) => node.publish(session, message),
-                _ = ended.changed() => Err(lost()),
+                _ = blocked.wait_for(|blocked| !*blocked) => {
+                    let outcome = node.publish(session, message);
+                    let _ = events.send(BrokerEvent::Published { id, outcome });
+                }
+                _ = ended.changed() => {}
             }
-        }
+        });
+        None
     }
 
     async fn declare_exchange(&self, spec: &ExchangeSpec) -> Result<()> {

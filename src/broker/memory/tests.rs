@@ -1,5 +1,6 @@
 //! The semantics of a real broker, one by one.
 
+use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -9,10 +10,10 @@ use super::{Memory, Node};
 use crate::broker::url::BrokerUrl;
 use crate::broker::{
     Access, Acknowledge, AutoDelete, Body, Broker, BrokerEvent, ConnectOptions, ConsumeSpec, Delivery, Durability,
-    ExchangeSpec, Lane, Message, Nack, Properties, QueueSpec, Routing,
+    ExchangeSpec, Lane, Message, Nack, Properties, PublishId, QueueSpec, Routing,
 };
 use crate::codec::Value;
-use crate::error::ErrorKind;
+use crate::error::{ErrorKind, Result};
 
 const LANE: Lane = Lane(1);
 
@@ -77,6 +78,10 @@ fn number(delivery: &Delivery) -> i64 {
 }
 
 impl Client {
+    fn publish(&self, message: Message) -> Result<()> {
+        self.broker.publish(PublishId(0), Rc::new(message)).expect("an outcome at once")
+    }
+
     /// What has been delivered so far. Nothing is on its way: delivering is a part of publishing here.
     fn delivered(&mut self) -> Vec<(String, Delivery)> {
         let mut delivered = Vec::new();
@@ -101,7 +106,7 @@ async fn what_a_connection_has_in_hand_goes_back_in_order_when_it_ends() {
     one.broker.declare_queue(&queue("q")).await.unwrap();
     one.broker.consume(&consume("q", "c", 2)).await.unwrap();
     for n in 1..=3 {
-        two.broker.publish(message("q", n)).await.unwrap();
+        two.publish(message("q", n)).unwrap();
     }
     let first = one.delivered();
     assert_eq!(first.len(), 2, "the prefetch");
@@ -118,7 +123,7 @@ async fn a_requeued_message_comes_first_and_is_marked() {
     let client = connect(&unique()).await;
     client.broker.declare_queue(&queue("q")).await.unwrap();
     for n in 1..=2 {
-        client.broker.publish(message("q", n)).await.unwrap();
+        client.publish(message("q", n)).unwrap();
     }
     let first = client.broker.get("q", LANE).await.unwrap().unwrap();
     client.broker.nack(first.receipt, Nack::Requeue);
@@ -138,7 +143,7 @@ async fn consumers_take_turns() {
     client.broker.consume(&consume("q", "a", 0)).await.unwrap();
     client.broker.consume(&consume("q", "b", 1)).await.unwrap();
     for n in 0..4 {
-        client.broker.publish(message("q", n)).await.unwrap();
+        client.publish(message("q", n)).unwrap();
     }
     let tags: Vec<_> = client.delivered().into_iter().map(|(tag, _)| tag).collect();
     assert_eq!(tags, ["a", "b", "a", "a"], "b has its one");
@@ -149,9 +154,9 @@ async fn messages_expire() {
     let client = connect(&unique()).await;
     let spec = QueueSpec { message_ttl: Some(Duration::from_millis(20)), ..queue("q") };
     client.broker.declare_queue(&spec).await.unwrap();
-    client.broker.publish(message("q", 1)).await.unwrap();
+    client.publish(message("q", 1)).unwrap();
     std::thread::sleep(Duration::from_millis(30));
-    client.broker.publish(message("q", 2)).await.unwrap();
+    client.publish(message("q", 2)).unwrap();
     assert_eq!(number(&client.broker.get("q", LANE).await.unwrap().unwrap()), 2);
 }
 
@@ -164,8 +169,8 @@ async fn an_unused_queue_expires_and_a_used_one_does_not() {
     }
     client.broker.consume(&consume("used", "c", 0)).await.unwrap();
     std::thread::sleep(Duration::from_millis(30));
-    assert!(client.broker.publish(message("used", 1)).await.is_ok());
-    assert_eq!(client.broker.publish(message("unused", 1)).await.unwrap_err().kind(), ErrorKind::Unroutable);
+    assert!(client.publish(message("used", 1)).is_ok());
+    assert_eq!(client.publish(message("unused", 1)).unwrap_err().kind(), ErrorKind::Unroutable);
 }
 
 #[tokio::test]
@@ -176,9 +181,9 @@ async fn an_exclusive_queue_is_its_connections_alone_and_goes_with_it() {
     one.broker.declare_queue(&spec).await.unwrap();
     let refused = two.broker.consume(&consume("q", "c", 0)).await.unwrap_err();
     assert_eq!(refused.kind(), ErrorKind::ResourceLocked);
-    assert!(two.broker.publish(message("q", 1)).await.is_ok(), "anybody may send to it");
+    assert!(two.publish(message("q", 1)).is_ok(), "anybody may send to it");
     drop(one);
-    assert_eq!(two.broker.publish(message("q", 1)).await.unwrap_err().kind(), ErrorKind::Unroutable);
+    assert_eq!(two.publish(message("q", 1)).unwrap_err().kind(), ErrorKind::Unroutable);
 }
 
 #[tokio::test]
@@ -192,12 +197,12 @@ async fn an_exchange_routes_each_message_once_to_a_queue_and_goes_with_its_last_
         client.broker.bind("q", "e", key).await.unwrap();
     }
     let to = |key: &str| Message { exchange: "e".into(), routing_key: key.to_owned(), ..message("", 7) };
-    client.broker.publish(to("a.b")).await.unwrap();
+    client.publish(to("a.b")).unwrap();
     assert_eq!(client.numbers(), [7]);
     for key in ["a.b", "a.*", "#"] {
         client.broker.unbind("q", "e", key).await.unwrap();
     }
-    assert_eq!(client.broker.publish(to("a.b")).await.unwrap_err().kind(), ErrorKind::NotFound);
+    assert_eq!(client.publish(to("a.b")).unwrap_err().kind(), ErrorKind::NotFound);
 }
 
 #[tokio::test]
@@ -218,7 +223,7 @@ async fn a_queue_with_an_auto_delete_goes_with_its_last_consumer() {
     client.broker.declare_queue(&spec).await.unwrap();
     client.broker.consume(&consume("q", "c", 0)).await.unwrap();
     client.broker.cancel("c").await.unwrap();
-    assert_eq!(client.broker.publish(message("q", 1)).await.unwrap_err().kind(), ErrorKind::Unroutable);
+    assert_eq!(client.publish(message("q", 1)).unwrap_err().kind(), ErrorKind::Unroutable);
 }
 
 #[tokio::test]
@@ -229,10 +234,11 @@ async fn a_blocked_broker_takes_messages_when_it_is_free_again() {
     let node = Node::named(&name);
     node.set_blocked(Some("memory"));
     assert!(matches!(client.events.try_recv(), Ok(BrokerEvent::Blocked { reason }) if reason == "memory"));
-    let publishing = tokio::spawn(client.broker.publish(message("q", 1)));
+    assert!(client.broker.publish(PublishId(7), Rc::new(message("q", 1))).is_none());
     tokio::task::yield_now().await;
-    assert!(!publishing.is_finished());
+    assert!(client.events.try_recv().is_err());
     node.set_blocked(None);
-    publishing.await.unwrap().unwrap();
-    assert!(matches!(client.events.try_recv(), Ok(BrokerEvent::Unblocked)));
+    assert!(matches!(client.events.recv().await, Some(BrokerEvent::Unblocked)));
+    let published = client.events.recv().await;
+    assert!(matches!(published, Some(BrokerEvent::Published { id: PublishId(7), outcome: Ok(()) })), "{published:?}");
 }

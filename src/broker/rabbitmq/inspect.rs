@@ -9,12 +9,13 @@ use std::pin::pin;
 use std::time::Duration;
 
 use lapin::options::{BasicGetOptions, BasicNackOptions, ExchangeDeclareOptions, QueueDeclareOptions};
-use lapin::types::{AMQPValue, FieldTable};
+use lapin::types::FieldTable;
 use lapin::{Channel, ExchangeKind};
 use tokio::net::TcpStream;
 use tokio::time::{Instant, timeout};
 
 use super::endpoint::Endpoint;
+use super::message::properties;
 use super::topology::{settle, short};
 use super::wire::Socket;
 use super::{RabbitMq, connector, errors};
@@ -105,7 +106,7 @@ pub(crate) struct Seen {
     pub redelivered: bool,
     /// Seconds since 1970, where the sender has said so.
     pub timestamp: Option<u64>,
-    /// Text headers only.
+    /// Those that are no text as people read them.
     pub headers: Vec<(String, String)>,
     pub body: Vec<u8>,
 }
@@ -245,19 +246,14 @@ async fn compare<T>(found: Result<T>, declare: impl Future<Output = Result<()>>)
 }
 
 fn seen(delivery: lapin::message::Delivery) -> Seen {
-    let given = &delivery.properties;
-    let text = |value: &AMQPValue| match value {
-        AMQPValue::LongString(text) => Some(String::from_utf8_lossy(text.as_bytes()).into_owned()),
-        AMQPValue::ShortString(text) => Some(text.to_string()),
-        _ => None,
-    };
-    let headers = given.headers().iter().flat_map(FieldTable::inner);
+    let properties = properties(&delivery.properties);
+    let timestamp = properties.rest().and_then(|rest| rest.timestamp);
     Seen {
-        message_id: given.message_id().as_ref().map(ToString::to_string),
-        correlation_id: given.correlation_id().as_ref().map(ToString::to_string),
         redelivered: delivery.redelivered,
-        timestamp: *given.timestamp(),
-        headers: headers.filter_map(|(name, value)| Some((name.to_string(), text(value)?))).collect(),
+        timestamp,
+        headers: properties.headers().iter().map(|(name, value)| (name.clone(), value.shown())).collect(),
+        message_id: properties.message_id,
+        correlation_id: properties.correlation_id,
         body: delivery.data,
     }
 }

@@ -4,59 +4,94 @@ use bytes::Bytes;
 use lapin::BasicProperties;
 use lapin::message::Delivery as LapinDelivery;
 use lapin::options::BasicPublishOptions;
-use lapin::types::{AMQPValue, FieldTable, LongString, ShortString};
+use lapin::types::{AMQPValue, ByteArray, DecimalValue, FieldArray, FieldTable, ShortString};
 
 use super::topology::short;
-use crate::broker::{Body, Delivery, Durability, Message, Properties, Receipt, Routing};
+use crate::broker::{Body, Delivery, Durability, HeaderValue, Message, Properties, Receipt, Rest, Routing};
 use crate::error::{Error, ErrorKind, Result};
 
 /// A message ready to be written.
+#[derive(Debug)]
 pub(crate) struct Outgoing {
     pub exchange: ShortString,
     pub routing_key: ShortString,
     pub options: BasicPublishOptions,
     pub properties: BasicProperties,
     pub body: Bytes,
-    /// By which a return of it is known.
-    pub message_id: String,
+    /// By which a return of it is known, where the message has none of its own.
+    pub message_id: Option<String>,
 }
 
 impl Outgoing {
     /// Checks what the wire cannot carry, before anything is sent.
-    pub(crate) fn new(message: Message) -> Result<Self> {
-        let Body::Encoded(body) = message.body else {
+    pub(crate) fn new(message: &Message) -> Result<Self> {
+        let Body::Encoded(body) = &message.body else {
             return Err(Error::new(ErrorKind::Encode, "RabbitMQ carries bytes only: the body was not encoded"));
         };
-        let given = message.properties;
-        let message_id = given.message_id.unwrap_or_else(|| uuid::Uuid::new_v4().simple().to_string());
+        let given = &message.properties;
+        let message_id = given.message_id.is_none().then(|| uuid::Uuid::new_v4().simple().to_string());
         let mut headers = FieldTable::default();
-        for (name, value) in &given.headers {
-            headers.insert(short("header name", name.as_str())?, AMQPValue::LongString(value.as_str().into()));
+        for (name, value) in given.headers() {
+            headers.insert(short("header name", name.as_str())?, to_amqp(value)?);
         }
-        // What kiwipy sets and nothing else; an empty table of headers is there too.
-        let mut properties = BasicProperties::default()
-            .with_headers(headers)
-            .with_priority(0)
-            .with_delivery_mode(match message.durability {
+        // What kiwipy sets stands in every message; an empty table of headers is there too.
+        let mut properties =
+            BasicProperties::default().with_headers(headers).with_delivery_mode(match message.durability {
                 Durability::Durable => 2,
                 Durability::Transient => 1,
-            })
-            .with_message_id(short("message id", message_id.as_str())?);
-        if let Some(id) = given.correlation_id {
-            properties = properties.with_correlation_id(short("correlation id", id)?);
+            });
+        if let Some(priority) = given.priority {
+            properties = properties.with_priority(priority);
         }
-        if let Some(queue) = given.reply_to {
-            properties = properties.with_reply_to(short("reply-to", queue)?);
+        if let Some(id) = given.message_id.as_ref().or(message_id.as_ref()) {
+            properties = properties.with_message_id(short("message id", id.as_str())?);
+        }
+        if let Some(id) = &given.correlation_id {
+            properties = properties.with_correlation_id(short("correlation id", id.as_str())?);
+        }
+        if let Some(queue) = &given.reply_to {
+            properties = properties.with_reply_to(short("reply-to", queue.as_str())?);
+        }
+        if let Some(rest) = given.rest() {
+            properties = with_rest(properties, rest)?;
         }
         Ok(Outgoing {
             exchange: short("exchange name", &*message.exchange)?,
-            routing_key: short("routing key", message.routing_key)?,
+            routing_key: short("routing key", message.routing_key.as_str())?,
             options: BasicPublishOptions { mandatory: message.routing == Routing::Mandatory, immediate: false },
             properties,
-            body,
+            body: body.clone(),
             message_id,
         })
     }
+}
+
+fn with_rest(mut properties: BasicProperties, rest: &Rest) -> Result<BasicProperties> {
+    if let Some(text) = &rest.content_type {
+        properties = properties.with_content_type(short("content type", text.as_str())?);
+    }
+    if let Some(text) = &rest.content_encoding {
+        properties = properties.with_content_encoding(short("content encoding", text.as_str())?);
+    }
+    if let Some(text) = &rest.kind {
+        properties = properties.with_type(short("type", text.as_str())?);
+    }
+    if let Some(text) = &rest.app_id {
+        properties = properties.with_app_id(short("app id", text.as_str())?);
+    }
+    if let Some(text) = &rest.expiration {
+        properties = properties.with_expiration(short("expiration", text.as_str())?);
+    }
+    if let Some(text) = &rest.user_id {
+        properties = properties.with_user_id(short("user id", text.as_str())?);
+    }
+    if let Some(text) = &rest.cluster_id {
+        properties = properties.with_cluster_id(short("cluster id", text.as_str())?);
+    }
+    if let Some(seconds) = rest.timestamp {
+        properties = properties.with_timestamp(seconds);
+    }
+    Ok(properties)
 }
 
 /// A delivery as the communicator reads it; the body is moved, not copied.
@@ -69,22 +104,164 @@ pub(crate) fn incoming(delivery: LapinDelivery, receipt: Receipt) -> Delivery {
     }
 }
 
-fn properties(given: &BasicProperties) -> Properties {
+pub(crate) fn properties(given: &BasicProperties) -> Properties {
     let text = |value: &Option<ShortString>| value.as_ref().map(ToString::to_string);
-    let headers = given.headers().iter().flat_map(FieldTable::inner);
-    Properties {
+    let mut properties = Properties {
         message_id: text(given.message_id()),
         correlation_id: text(given.correlation_id()),
         reply_to: text(given.reply_to()),
-        headers: headers.filter_map(|(name, value)| Some((name.to_string(), header_text(value)?))).collect(),
+        priority: *given.priority(),
+        ..Properties::default()
+    };
+    let headers = given.headers().as_ref().filter(|headers| !headers.inner().is_empty());
+    let strings = [
+        given.content_type(),
+        given.content_encoding(),
+        given.kind(),
+        given.app_id(),
+        given.expiration(),
+        given.user_id(),
+        given.cluster_id(),
+    ];
+    if headers.is_some() || given.timestamp().is_some() || strings.iter().any(|string| string.is_some()) {
+        *properties.rest_mut() = Rest {
+            headers: headers.map(from_table).unwrap_or_default(),
+            content_type: text(given.content_type()),
+            content_encoding: text(given.content_encoding()),
+            kind: text(given.kind()),
+            app_id: text(given.app_id()),
+            timestamp: *given.timestamp(),
+            expiration: text(given.expiration()),
+            user_id: text(given.user_id()),
+            cluster_id: text(given.cluster_id()),
+        };
+    }
+    properties
+}
+
+fn from_table(table: &FieldTable) -> Vec<(String, HeaderValue)> {
+    table.inner().iter().map(|(name, value)| (name.to_string(), from_amqp(value))).collect()
+}
+
+fn from_amqp(value: &AMQPValue) -> HeaderValue {
+    match value {
+        AMQPValue::Boolean(value) => HeaderValue::Bool(*value),
+        AMQPValue::ShortShortInt(value) => HeaderValue::I8(*value),
+        AMQPValue::ShortShortUInt(value) => HeaderValue::U8(*value),
+        AMQPValue::ShortInt(value) => HeaderValue::I16(*value),
+        AMQPValue::ShortUInt(value) => HeaderValue::U16(*value),
+        AMQPValue::LongInt(value) => HeaderValue::I32(*value),
+        AMQPValue::LongUInt(value) => HeaderValue::U32(*value),
+        AMQPValue::LongLongInt(value) => HeaderValue::I64(*value),
+        AMQPValue::Float(value) => HeaderValue::F32(*value),
+        AMQPValue::Double(value) => HeaderValue::F64(*value),
+        AMQPValue::DecimalValue(value) => HeaderValue::Decimal { scale: value.scale, value: value.value },
+        AMQPValue::ShortString(text) => HeaderValue::Text(text.to_string()),
+        AMQPValue::LongString(text) => match std::str::from_utf8(text.as_bytes()) {
+            Ok(text) => HeaderValue::Text(text.to_owned()),
+            Err(_) => HeaderValue::Bytes(text.as_bytes().to_vec()),
+        },
+        AMQPValue::FieldArray(values) => HeaderValue::Array(values.as_slice().iter().map(from_amqp).collect()),
+        AMQPValue::Timestamp(seconds) => HeaderValue::Timestamp(*seconds),
+        AMQPValue::FieldTable(table) => HeaderValue::Table(from_table(table)),
+        AMQPValue::ByteArray(bytes) => HeaderValue::ByteArray(bytes.as_slice().to_vec()),
+        AMQPValue::Void => HeaderValue::Void,
     }
 }
 
-fn header_text(value: &AMQPValue) -> Option<String> {
-    let long = |text: &LongString| String::from_utf8(text.as_bytes().to_vec()).ok();
-    match value {
-        AMQPValue::LongString(text) => long(text),
-        AMQPValue::ShortString(text) => Some(text.to_string()),
-        _ => None,
+fn to_amqp(value: &HeaderValue) -> Result<AMQPValue> {
+    Ok(match value {
+        HeaderValue::Bool(value) => AMQPValue::Boolean(*value),
+        HeaderValue::I8(value) => AMQPValue::ShortShortInt(*value),
+        HeaderValue::U8(value) => AMQPValue::ShortShortUInt(*value),
+        HeaderValue::I16(value) => AMQPValue::ShortInt(*value),
+        HeaderValue::U16(value) => AMQPValue::ShortUInt(*value),
+        HeaderValue::I32(value) => AMQPValue::LongInt(*value),
+        HeaderValue::U32(value) => AMQPValue::LongUInt(*value),
+        HeaderValue::I64(value) => AMQPValue::LongLongInt(*value),
+        HeaderValue::F32(value) => AMQPValue::Float(*value),
+        HeaderValue::F64(value) => AMQPValue::Double(*value),
+        HeaderValue::Decimal { scale, value } => {
+            AMQPValue::DecimalValue(DecimalValue { scale: *scale, value: *value })
+        }
+        HeaderValue::Text(text) => AMQPValue::LongString(text.as_str().into()),
+        HeaderValue::Bytes(bytes) => AMQPValue::LongString(bytes.clone().into()),
+        HeaderValue::ByteArray(bytes) => AMQPValue::ByteArray(ByteArray::from(bytes.clone())),
+        HeaderValue::Timestamp(seconds) => AMQPValue::Timestamp(*seconds),
+        HeaderValue::Array(values) => {
+            AMQPValue::FieldArray(FieldArray::from(values.iter().map(to_amqp).collect::<Result<Vec<_>>>()?))
+        }
+        HeaderValue::Table(entries) => {
+            let mut table = FieldTable::default();
+            for (name, value) in entries {
+                table.insert(short("header name", name.as_str())?, to_amqp(value)?);
+            }
+            AMQPValue::FieldTable(table)
+        }
+        HeaderValue::Void => AMQPValue::Void,
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn everything() -> Properties {
+        let all = vec![
+            HeaderValue::Bool(true),
+            HeaderValue::I8(-1),
+            HeaderValue::U8(200),
+            HeaderValue::I16(-300),
+            HeaderValue::U16(60_000),
+            HeaderValue::I32(-70_000),
+            HeaderValue::U32(4_000_000_000),
+            HeaderValue::I64(i64::MIN),
+            HeaderValue::F32(0.5),
+            HeaderValue::F64(1e300),
+            HeaderValue::Decimal { scale: 2, value: 314 },
+            HeaderValue::Text("täxt".into()),
+            HeaderValue::Bytes(vec![0xff, 0xfe]),
+            HeaderValue::ByteArray(vec![0, 1, 255]),
+            HeaderValue::Timestamp(u64::MAX),
+            HeaderValue::Void,
+            HeaderValue::Array(vec![]),
+        ];
+        let mut properties = Properties {
+            message_id: Some("m".into()),
+            correlation_id: Some("c".into()),
+            reply_to: Some("r".into()),
+            priority: Some(9),
+            ..Properties::default()
+        };
+        *properties.rest_mut() = Rest {
+            headers: Vec::new(),
+            content_type: Some("text/plain".into()),
+            content_encoding: Some("gzip".into()),
+            kind: Some("k".into()),
+            app_id: Some("a".into()),
+            timestamp: Some(1),
+            expiration: Some("60000".into()),
+            user_id: Some("u".into()),
+            cluster_id: Some("cl".into()),
+        };
+        let table = vec![("deep".to_owned(), HeaderValue::Array(all.clone()))];
+        properties.set("array", HeaderValue::Array(all));
+        properties.set("table", HeaderValue::Table(table));
+        properties
+    }
+
+    #[test]
+    fn every_property_and_every_type_of_header_survives() {
+        let message = Message {
+            exchange: "e".into(),
+            routing_key: "k".into(),
+            properties: everything(),
+            body: Body::Encoded(Bytes::new()),
+            routing: Routing::Optional,
+            durability: Durability::Durable,
+        };
+        let outgoing = Outgoing::new(&message).expect("it can be sent");
+        assert_eq!(outgoing.message_id, None);
+        assert_eq!(properties(&outgoing.properties), message.properties);
     }
 }

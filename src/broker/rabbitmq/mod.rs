@@ -27,7 +27,7 @@ use self::tap::Returns;
 use self::topology::Topology;
 use super::url::BrokerUrl;
 use super::{
-    Broker, BrokerEvent, ConnectOptions, ConsumeSpec, Delivery, EventSender, ExchangeSpec, Lane, Message, Nack,
+    Broker, BrokerEvent, ConnectOptions, ConsumeSpec, Delivery, EventSender, ExchangeSpec, Lane, Message, Nack, PublishId,
     QueueSpec, Receipt,
 };
 use crate::error::{Error, ErrorKind, Result};
@@ -107,6 +107,7 @@ impl RabbitMq {
         for link in [&shared.consuming, &shared.publishing] {
             spawn_local(Rc::clone(&shared).watch(Rc::clone(link)));
         }
+        spawn_local(Rc::clone(&shared.publisher).run());
         let broker = RabbitMq { shared };
         let shared = &broker.shared;
         if let Err(error) = shared.publisher.open().await {
@@ -161,6 +162,7 @@ impl Shared {
             return;
         }
         warn!(role = %link.role, %error, "connection lost");
+        self.publisher.give_up(&error);
         let other = match link.role {
             Role::Consuming => &self.publishing,
             Role::Publishing => &self.consuming,
@@ -178,8 +180,6 @@ impl Shared {
 }
 
 impl Broker for RabbitMq {
-    const TAKES_AT_ONCE: bool = false;
-
     async fn connect(url: &BrokerUrl, options: &ConnectOptions, events: EventSender) -> Result<Self> {
         Self::connect_to(&Endpoint::from_url(url)?, options, events).await
     }
@@ -188,8 +188,8 @@ impl Broker for RabbitMq {
         self.shared.consuming.server_properties()
     }
 
-    fn publish(&self, message: Message) -> impl Future<Output = Result<()>> + 'static {
-        self.shared.publisher.publish(message)
+    fn publish(&self, id: PublishId, message: Rc<Message>) -> Option<Result<()>> {
+        self.shared.publisher.publish(id, message)
     }
 
     async fn declare_exchange(&self, spec: &ExchangeSpec) -> Result<()> {

@@ -1,19 +1,22 @@
 //! Publishing: one channel in confirm mode on the connection that does nothing else.
 //!
-//! A publish is written when its future is first polled. Dropped after that, it goes on as a task of its own, so that a caller
-//! who gives up loses nothing: the message is on its way, and lapin keeps the confirms of abandoned publishes for ever otherwise.
+//! A message is given to lapin as soon as it is published, and one task for the connection waits for all confirms. While the
+//! channel is being opened again messages wait in their order. Nothing that was taken over is dropped: lapin would keep the
+//! confirm of an abandoned publish for ever.
 
-use std::cell::Cell;
-use std::future::poll_fn;
+use std::cell::{Cell, RefCell};
+use std::collections::VecDeque;
+use std::future::{Future, poll_fn};
 use std::pin::{Pin, pin};
 use std::rc::Rc;
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
+use futures_util::StreamExt;
+use futures_util::stream::FuturesUnordered;
 use lapin::options::ConfirmSelectOptions;
 use lapin::{Channel, Confirmation};
-use tokio::sync::{Mutex, MutexGuard, Notify};
-use tokio::task::{spawn_local, unconstrained};
+use tokio::sync::Notify;
 use tokio::time::{Instant, timeout_at};
 use tracing::{debug, trace};
 
@@ -23,7 +26,7 @@ use super::link::Link;
 use super::message::Outgoing;
 use super::tap::Returns;
 use super::topology::settle;
-use crate::broker::Message;
+use crate::broker::{BrokerEvent, Message, PublishId, Routing};
 use crate::error::{Error, ErrorKind, Result};
 
 pub(crate) struct Publisher {
@@ -32,15 +35,30 @@ pub(crate) struct Publisher {
     address: Rc<str>,
     limit: Duration,
     returns: Returns,
-    /// Taken in turn: whoever polls first, writes first, also while the channel is being opened again.
-    channel: Mutex<Option<Rc<Channel>>>,
-    /// How many messages lapin has and the socket has not.
-    unwritten: Cell<usize>,
-    written: Notify,
+    channel: RefCell<Option<Rc<Channel>>>,
+    /// What came while the channel was not open.
+    waiting: RefCell<VecDeque<(PublishId, Rc<Message>)>>,
+    under_way: RefCell<FuturesUnordered<Pin<Box<dyn Future<Output = Confirmed>>>>>,
+    /// Of the task that waits for the confirms.
+    task: RefCell<Waker>,
+    socket: Rc<Unwritten>,
 }
 
-/// The channel, and what keeps others from writing before us.
-type Turn<'a> = (MutexGuard<'a, Option<Rc<Channel>>>, Rc<Channel>);
+/// A publish at its end.
+struct Confirmed {
+    id: PublishId,
+    message: Rc<Message>,
+    /// Where the message has no id of its own.
+    message_id: Option<String>,
+    outcome: lapin::Result<Confirmation>,
+}
+
+/// How many messages lapin has and the socket has not.
+#[derive(Default)]
+struct Unwritten {
+    count: Cell<usize>,
+    fewer: Notify,
+}
 
 impl Publisher {
     pub(crate) fn new(link: Rc<Link>, life: Rc<Life>, address: Rc<str>, limit: Duration, returns: Returns) -> Self {
@@ -50,84 +68,136 @@ impl Publisher {
             address,
             limit,
             returns,
-            channel: Mutex::new(None),
-            unwritten: Cell::new(0),
-            written: Notify::new(),
+            channel: RefCell::new(None),
+            waiting: RefCell::default(),
+            under_way: RefCell::default(),
+            task: RefCell::new(Waker::noop().clone()),
+            socket: Rc::default(),
         }
     }
 
     /// Opens the channel ahead of the first publish.
     pub(crate) async fn open(&self) -> Result<()> {
-        let mut place = self.channel.lock().await;
-        self.life.until_end(pin!(self.opened(&mut place))).await.map(drop)
+        let channel = self.life.until_end(pin!(self.opened())).await?;
+        *self.channel.borrow_mut() = Some(channel);
+        Ok(())
     }
 
-    pub(crate) fn publish(self: &Rc<Self>, message: Message) -> impl Future<Output = Result<()>> + 'static {
-        let this = Rc::clone(self);
-        let outgoing = Outgoing::new(message);
-        async move {
-            let outgoing = outgoing?;
-            this.life.check()?;
-            let (place, channel) = match this.at_once() {
-                Some(ready) => ready,
-                // Boxed: thousands of these futures may stand side by side, and few come this way.
-                None => Box::pin(this.in_turn()).await?,
+    pub(crate) fn publish(&self, id: PublishId, message: Rc<Message>) -> Option<Result<()>> {
+        if let Err(over) = self.life.check() {
+            return Some(Err(over));
+        }
+        let open = self.open_channel().filter(|_| self.waiting.borrow().is_empty());
+        let Some(channel) = open else {
+            self.waiting.borrow_mut().push_back((id, message));
+            self.task.borrow().wake_by_ref();
+            return None;
+        };
+        self.begin(&channel, id, message).err().map(Err)
+    }
+
+    fn open_channel(&self) -> Option<Rc<Channel>> {
+        self.channel.borrow().as_ref().filter(|channel| channel.status().connected()).cloned()
+    }
+
+    /// Gives a message to lapin, behind those before it.
+    fn begin(&self, channel: &Rc<Channel>, id: PublishId, message: Rc<Message>) -> Result<()> {
+        let outgoing = Outgoing::new(&message)?;
+        let Outgoing { exchange, routing_key, options, properties, body, message_id } = outgoing;
+        trace!(message_id = message_id.as_ref().or(message.properties.message_id.as_ref()), exchange = exchange.as_str(),
+            routing_key = routing_key.as_str(), bytes = body.len(), "publish");
+        let (channel, socket) = (Rc::clone(channel), Rc::clone(&self.socket));
+        let begun = Rc::new(Cell::new(false));
+        let first_polled = Rc::clone(&begun);
+        self.under_way.borrow().push(Box::pin(async move {
+            first_polled.set(true);
+            let unwritten = socket.one_more();
+            // lapin puts the frames into its queue at the first poll.
+            let written = channel.basic_publish(exchange, routing_key, options, &body, properties).await;
+            drop(unwritten);
+            let outcome = match written {
+                Ok(confirm) => confirm.await,
+                Err(error) => Err(error),
             };
-            trace!(message_id = %outgoing.message_id, exchange = %outgoing.exchange, routing_key = %outgoing.routing_key,
-                bytes = outgoing.body.len(), "publish");
-            let work = Rc::clone(&this);
-            let mut delivery =
-                UnderWay(Some(Box::pin(
-                    async move { work.life.until_end(pin!(work.deliver(&channel, &outgoing))).await },
-                )));
-            // lapin puts the frames into its queue at the first poll (and only there may the next publish follow).
-            let first = poll_fn(|cx| Poll::Ready(Pin::new(&mut delivery).poll(cx))).await;
-            drop(place);
-            match first {
-                Poll::Ready(result) => result,
-                Poll::Pending => delivery.await,
+            Confirmed { id, message, message_id, outcome }
+        }));
+        // The waker is the task's, so that it hears of what is polled here.
+        let waker = self.task.borrow().clone();
+        while !begun.get() {
+            // Others may come first, and may have ended.
+            let polled = self.under_way.borrow_mut().poll_next_unpin(&mut Context::from_waker(&waker));
+            if let Poll::Ready(Some(confirmed)) = polled {
+                self.ended(confirmed);
+            }
+        }
+        Ok(())
+    }
+
+    /// Waits for confirms, and opens the channel anew where it has gone; until the connection ends.
+    pub(crate) async fn run(self: Rc<Self>) {
+        let mut opening: Option<Pin<Box<dyn Future<Output = Result<Rc<Channel>>>>>> = None;
+        let work = poll_fn(|context| {
+            if !self.task.borrow().will_wake(context.waker()) {
+                *self.task.borrow_mut() = context.waker().clone();
+            }
+            loop {
+                // In a statement of its own, for the borrow.
+                let polled = self.under_way.borrow_mut().poll_next_unpin(context);
+                if let Poll::Ready(Some(confirmed)) = polled {
+                    self.ended(confirmed);
+                    continue;
+                }
+                if self.waiting.borrow().is_empty() {
+                    return Poll::<Result<()>>::Pending;
+                }
+                if let Some(channel) = self.open_channel() {
+                    self.begin_waiting(&channel);
+                    continue;
+                }
+                let this = Rc::clone(&self);
+                let opened = opening.get_or_insert_with(|| Box::pin(async move { this.opened().await }));
+                match opened.as_mut().poll(context) {
+                    Poll::Pending => return Poll::Pending,
+                    Poll::Ready(Ok(channel)) => *self.channel.borrow_mut() = Some(channel),
+                    Poll::Ready(Err(error)) => self.give_up(&error),
+                }
+                opening = None;
+            }
+        });
+        // The end of the connection is no error of this task's.
+        let _ = self.life.until_end(pin!(work)).await;
+    }
+
+    fn begin_waiting(&self, channel: &Rc<Channel>) {
+        loop {
+            // Guards: a publish that comes while these are begun and must not overtake them: it finds them waiting until the
+            // last is under way. (Nothing here runs anybody else's code, so that none can.)
+            let next = self.waiting.borrow_mut().pop_front();
+            let Some((id, message)) = next else { return };
+            if let Err(error) = self.begin(channel, id, message) {
+                self.life.say(BrokerEvent::Published { id, outcome: Err(error) });
             }
         }
     }
 
-    /// The channel, if it is open and nobody is before us.
-    fn at_once(&self) -> Option<Turn<'_>> {
-        let place = self.channel.try_lock().ok()?;
-        let channel = place.as_ref().filter(|channel| channel.status().connected()).cloned()?;
-        Some((place, channel))
+    /// Ends what was not given to lapin.
+    pub(crate) fn give_up(&self, error: &Error) {
+        let waiting = self.waiting.take();
+        for (id, _) in waiting {
+            self.life.say(BrokerEvent::Published { id, outcome: Err(error.clone()) });
+        }
+        self.socket.fewer.notify_waiters();
     }
 
-    /// The channel, when it is our turn, opened where it is not.
-    async fn in_turn(&self) -> Result<Turn<'_>> {
-        // Unconstrained: tokio's budget would make a free lock wait now and then, and the order would be lost.
-        let mut place = unconstrained(self.channel.lock()).await;
-        let channel = match &*place {
-            Some(channel) if channel.status().connected() => Rc::clone(channel),
-            _ => self.life.until_end(pin!(self.opened(&mut place))).await?,
+    fn ended(&self, confirmed: Confirmed) {
+        let Confirmed { id, message, message_id, outcome } = confirmed;
+        // Only a mandatory message comes back.
+        let returned = match (message.routing, message_id.as_ref().or(message.properties.message_id.as_ref())) {
+            (Routing::Mandatory, Some(message_id)) => self.returns.take(message_id),
+            _ => None,
         };
-        Ok((place, channel))
-    }
-
-    async fn deliver(&self, channel: &Channel, message: &Outgoing) -> Result<()> {
-        let Outgoing { exchange, routing_key, message_id, .. } = message;
-        let unwritten = Unwritten::new(self);
-        let confirm = channel
-            .basic_publish(
-                exchange.clone(),
-                routing_key.clone(),
-                message.options,
-                &message.body,
-                message.properties.clone(),
-            )
-            .await;
-        drop(unwritten);
-        let confirmation = match confirm {
-            Ok(confirm) => confirm.await,
-            Err(error) => Err(error),
-        };
-        let returned = self.returns.take(message_id);
-        let (exchange, routing_key) = (exchange.as_str(), routing_key.as_str());
-        match (confirmation, returned) {
+        let (exchange, routing_key) = (&*message.exchange, message.routing_key.as_str());
+        let outcome = match (outcome, returned) {
             (Ok(Confirmation::Ack(_)), None) => Ok(()),
             (Ok(_), Some(returned)) => Err(Error::new(
                 ErrorKind::Unroutable,
@@ -142,8 +212,12 @@ impl Publisher {
                 format!("the broker refused the message for {routing_key:?} on the exchange {exchange:?} (a nack)"),
             )),
             (Ok(_), None) => Err(Error::new(ErrorKind::DeliveryFailed, "the channel does not confirm")),
-            (Err(error), _) => Err(self.failed(message, &error)),
-        }
+            (Err(error), _) => match self.failed(&message, &error) {
+                Some(error) => Err(error),
+                None => return,
+            },
+        };
+        self.life.say(BrokerEvent::Published { id, outcome });
     }
 
     /// How many returns no publish has taken.
@@ -152,14 +226,15 @@ impl Publisher {
         self.returns.len()
     }
 
-    /// The channel or the connection ended under a publish.
-    fn failed(&self, message: &Outgoing, error: &lapin::Error) -> Error {
-        let (exchange, routing_key) = (message.exchange.as_str(), message.routing_key.as_str());
-        let what = format!("publish to {routing_key:?} on the exchange {exchange:?}");
+    /// The channel ended under a publish. `None` when the connection did, which is said once for all.
+    fn failed(&self, message: &Message, error: &lapin::Error) -> Option<Error> {
         if !errors::ends_a_channel(error) {
-            return settle(&self.life, &what, error);
+            debug!(%error, "a publish ended with its connection");
+            return None;
         }
-        match errors::server_said(error) {
+        let (exchange, routing_key) = (&*message.exchange, message.routing_key.as_str());
+        let what = format!("publish to {routing_key:?} on the exchange {exchange:?}");
+        Some(match errors::server_said(error) {
             Some((404, text)) if text.contains(&format!("'{exchange}'")) => {
                 Error::new(ErrorKind::NotFound, format!("could not {what}: the exchange does not exist ({text})"))
             }
@@ -174,19 +249,18 @@ impl Publisher {
                 format!("could not {what}: the publishing channel was being closed"),
                 error.clone(),
             ),
-        }
+        })
     }
 
-    async fn opened(&self, place: &mut Option<Rc<Channel>>) -> Result<Rc<Channel>> {
+    async fn opened(&self) -> Result<Rc<Channel>> {
         const WHAT: &str = "open the publishing channel";
-        *place = None;
         debug!("opening the publishing channel");
         let open = async {
             let channel = self.link.open_channel().await?;
             channel.confirm_select(ConfirmSelectOptions::default()).await?;
             Ok(channel)
         };
-        let mut open = std::pin::pin!(open);
+        let mut open = pin!(open);
         let opened = loop {
             match tokio::time::timeout(self.limit, open.as_mut()).await {
                 Ok(opened) => break opened,
@@ -195,70 +269,43 @@ impl Publisher {
                 Err(_) => return Err(errors::timed_out(WHAT, &self.address, self.limit)),
             }
         };
-        let channel = Rc::new(opened.map_err(|error| settle(&self.life, WHAT, &error))?);
-        *place = Some(Rc::clone(&channel));
-        Ok(channel)
+        opened.map(Rc::new).map_err(|error| settle(&self.life, WHAT, &error))
     }
 
     /// Waits until the socket has every message, but not for a broker that blocks us. (lapin lets a close overtake the
     /// messages in its queue.)
     pub(crate) async fn flush(&self, deadline: Instant) {
         loop {
-            let mut written = std::pin::pin!(self.written.notified());
-            written.as_mut().enable();
-            if self.unwritten.get() == 0 || self.link.blocked.get() || !self.link.connected() {
+            let mut fewer = pin!(self.socket.fewer.notified());
+            fewer.as_mut().enable();
+            let all_written = self.socket.count.get() == 0 && self.waiting.borrow().is_empty();
+            if all_written || self.link.blocked.get() || !self.link.connected() {
                 return;
             }
             // Looked at again now and then, for a block may begin.
             let again = deadline.min(Instant::now() + Duration::from_millis(50));
-            if timeout_at(again, written).await.is_err() && Instant::now() >= deadline {
+            if timeout_at(again, fewer).await.is_err() && Instant::now() >= deadline {
                 return;
             }
         }
     }
 }
 
-/// A publish that lapin has. It is brought to its end whatever becomes of whoever waits for it.
-struct UnderWay(Option<Pin<Box<dyn Future<Output = Result<()>>>>>);
-
-impl Future for UnderWay {
-    type Output = Result<()>;
-
-    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Result<()>> {
-        let polled = match &mut self.0 {
-            Some(delivery) => delivery.as_mut().poll(cx),
-            None => Poll::Ready(Err(Error::new(ErrorKind::InvalidState, "the publish has ended before"))),
-        };
-        if polled.is_ready() {
-            self.0 = None;
-        }
-        polled
+impl Unwritten {
+    fn one_more(self: Rc<Self>) -> OnItsWay {
+        self.count.set(self.count.get() + 1);
+        OnItsWay(self)
     }
 }
 
-impl Drop for UnderWay {
+/// A message that is not on the socket yet, counted whatever becomes of its future.
+struct OnItsWay(Rc<Unwritten>);
+
+impl Drop for OnItsWay {
     fn drop(&mut self) {
-        // Guards: a caller that gives up with the confirm still to come, which nobody would take. At the end of the
-        // communicator thread this is dropped with everything else.
-        if let Some(delivery) = self.0.take() {
-            spawn_local(delivery);
+        self.0.count.set(self.0.count.get() - 1);
+        if self.0.count.get() == 0 {
+            self.0.fewer.notify_waiters();
         }
-    }
-}
-
-/// Counts a message that is not on the socket yet, whatever becomes of its future.
-struct Unwritten<'a>(&'a Publisher);
-
-impl<'a> Unwritten<'a> {
-    fn new(publisher: &'a Publisher) -> Self {
-        publisher.unwritten.set(publisher.unwritten.get() + 1);
-        Unwritten(publisher)
-    }
-}
-
-impl Drop for Unwritten<'_> {
-    fn drop(&mut self) {
-        self.0.unwritten.set(self.0.unwritten.get() - 1);
-        self.0.written.notify_waiters();
     }
 }

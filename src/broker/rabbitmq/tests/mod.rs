@@ -1,14 +1,18 @@
 //! What homing relies on. `offline` needs nothing but local sockets; `online` needs a broker, whose URL is in
 //! `HOMING_TEST_AMQP`.
 
+use std::cell::{Cell, RefCell};
+use std::collections::HashMap;
+use std::rc::Rc;
 use std::time::Duration;
 
 use tokio::sync::mpsc::{UnboundedReceiver, unbounded_channel};
+use tokio::sync::oneshot;
 
 use super::RabbitMq;
 use super::endpoint::{Endpoint, Transport};
-use crate::broker::{BrokerEvent, ConnectOptions};
-use crate::error::Result;
+use crate::broker::{Broker, BrokerEvent, ConnectOptions, EventSender, Message, PublishId};
+use crate::error::{Error, ErrorKind, Result};
 
 mod faults;
 mod offline;
@@ -72,13 +76,79 @@ fn test_broker() -> Option<Endpoint> {
 
 type Events = UnboundedReceiver<BrokerEvent>;
 
-async fn connect(endpoint: &Endpoint, options: &ConnectOptions) -> Result<(RabbitMq, Events)> {
+/// A broker whose publishes can be waited for.
+struct Client {
+    broker: RabbitMq,
+    publishes: Rc<Publishes>,
+}
+
+#[derive(Default)]
+struct Publishes {
+    next: Cell<u64>,
+    waiting: RefCell<HashMap<PublishId, oneshot::Sender<Result<()>>>>,
+}
+
+impl std::ops::Deref for Client {
+    type Target = RabbitMq;
+
+    fn deref(&self) -> &RabbitMq {
+        &self.broker
+    }
+}
+
+impl Client {
+    /// Publishes at once; the future is the outcome, or *closed* where none comes any more.
+    fn publish(&self, message: Message) -> impl Future<Output = Result<()>> + 'static {
+        let id = PublishId(self.publishes.next.get());
+        self.publishes.next.set(id.0 + 1);
+        let (outcome, known) = oneshot::channel();
+        match self.broker.publish(id, Rc::new(message)) {
+            Some(decided) => drop(outcome.send(decided)),
+            None => drop(self.publishes.waiting.borrow_mut().insert(id, outcome)),
+        }
+        async move { known.await.unwrap_or_else(|_| Err(Error::new(ErrorKind::CommunicatorClosed, "closed"))) }
+    }
+
+    async fn close(&self, limit: Duration) -> Result<()> {
+        let closed = self.broker.close(limit).await;
+        // What the broker has said so far is handed on.
+        tokio::task::yield_now().await;
+        self.publishes.waiting.take();
+        closed
+    }
+}
+
+/// Hands events on, outcomes to those who wait for them. After a loss no outcome is known.
+async fn hand_on(publishes: Rc<Publishes>, mut said: Events, events: EventSender) {
+    while let Some(event) = said.recv().await {
+        match event {
+            BrokerEvent::Published { id, outcome } => {
+                let waiting = publishes.waiting.borrow_mut().remove(&id).expect("one outcome for each publish");
+                drop(waiting.send(outcome));
+                continue;
+            }
+            BrokerEvent::Lost { ref error } => {
+                for (_, waiting) in publishes.waiting.take() {
+                    drop(waiting.send(Err(error.clone())));
+                }
+            }
+            _ => {}
+        }
+        drop(events.send(event));
+    }
+}
+
+async fn connect(endpoint: &Endpoint, options: &ConnectOptions) -> Result<(Client, Events)> {
+    let (sender, said) = unbounded_channel();
+    let broker = RabbitMq::connect_to(endpoint, options, sender).await?;
+    let publishes = Rc::<Publishes>::default();
     let (sender, events) = unbounded_channel();
-    Ok((RabbitMq::connect_to(endpoint, options, sender).await?, events))
+    tokio::task::spawn_local(hand_on(Rc::clone(&publishes), said, sender));
+    Ok((Client { broker, publishes }, events))
 }
 
 /// Connects, or ends the test with the reason.
-async fn connected(endpoint: &Endpoint) -> (RabbitMq, Events) {
+async fn connected(endpoint: &Endpoint) -> (Client, Events) {
     connect(endpoint, &options()).await.expect("a connection")
 }
 

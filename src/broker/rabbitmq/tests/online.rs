@@ -172,8 +172,9 @@ fn properties_arrive_as_they_were_sent() {
             message_id: Some("m".to_owned()),
             correlation_id: Some("c".to_owned()),
             reply_to: Some("r".to_owned()),
-            headers: vec![("homing-x".to_owned(), "y".to_owned())],
-        };
+            ..Properties::default()
+        }
+        .with_text("homing-x", "y");
         let sent = Message { properties: properties.clone(), ..message("", &queue, "") };
         broker.publish(sent).await.expect("a confirm");
         let got = broker.get(&queue, Lane(1)).await.expect("an answer").expect("a message");

@@ -1,0 +1,277 @@
+//! The properties of a message: all that AMQP 0-9-1 knows (section 1.8 of its reference), headers of every type included, so
+//! that a message which is moved from one queue to another loses nothing.
+//!
+//! kiwipy sets three of them and no header, and that is the common case: what else there can be stands in one box.
+
+use std::fmt::Write as _;
+
+/// The headers of our own begin so.
+const OURS: &str = "homing-";
+
+/// The properties of a message.
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) struct Properties {
+    /// Unique to the message. Also routes a returned message to its publish (a pipelined lapin confirm may carry another's).
+    pub message_id: Option<String>,
+    pub correlation_id: Option<String>,
+    pub reply_to: Option<String>,
+    /// kiwipy sends 0.
+    pub priority: Option<u8>,
+    pub rest: Option<Box<Rest>>,
+}
+
+/// What few messages have.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub(crate) struct Rest {
+    /// In the order in which they came.
+    pub headers: Vec<(String, HeaderValue)>,
+    pub content_type: Option<String>,
+    pub content_encoding: Option<String>,
+    /// AMQP's `type`.
+    pub kind: Option<String>,
+    pub app_id: Option<String>,
+    /// Seconds since 1970.
+    pub timestamp: Option<u64>,
+    /// Milliseconds, as digits.
+    pub expiration: Option<String>,
+    /// The broker refuses a message whose user id is not the name of its sender.
+    pub user_id: Option<String>,
+    pub cluster_id: Option<String>,
+}
+
+/// The value of a header, in each type that RabbitMQ carries.
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) enum HeaderValue {
+    Bool(bool),
+    I8(i8),
+    U8(u8),
+    I16(i16),
+    U16(u16),
+    I32(i32),
+    U32(u32),
+    /// RabbitMQ reads AMQP's unsigned 64 bits as signed ones.
+    I64(i64),
+    F32(f32),
+    F64(f64),
+    Decimal {
+        scale: u8,
+        value: u32,
+    },
+    /// A long string that is UTF-8.
+    Text(String),
+    /// A long string that is not.
+    Bytes(Vec<u8>),
+    /// RabbitMQ's own type for bytes.
+    ByteArray(Vec<u8>),
+    Timestamp(u64),
+    Array(Vec<HeaderValue>),
+    Table(Vec<(String, HeaderValue)>),
+    Void,
+}
+
+impl Default for Properties {
+    /// What kiwipy sends where it sets nothing.
+    fn default() -> Self {
+        Properties { message_id: None, correlation_id: None, reply_to: None, priority: Some(0), rest: None }
+    }
+}
+
+impl Properties {
+    /// What few messages have, if this one has it.
+    pub(crate) fn rest(&self) -> Option<&Rest> {
+        self.rest.as_deref()
+    }
+
+    /// The same to write to.
+    pub(crate) fn rest_mut(&mut self) -> &mut Rest {
+        self.rest.get_or_insert_default()
+    }
+
+    /// Every header.
+    pub(crate) fn headers(&self) -> &[(String, HeaderValue)] {
+        self.rest.as_ref().map_or(&[], |rest| &rest.headers)
+    }
+
+    /// The header of this name.
+    pub(crate) fn header(&self, name: &str) -> Option<&HeaderValue> {
+        self.headers().iter().find(|(known, _)| known == name).map(|(_, value)| value)
+    }
+
+    /// A header that is a string.
+    pub(crate) fn text(&self, name: &str) -> Option<&str> {
+        match self.header(name) {
+            Some(HeaderValue::Text(text)) => Some(text),
+            _ => None,
+        }
+    }
+
+    /// A header that is a whole number, or a string of digits (as homing writes them).
+    pub(crate) fn number(&self, name: &str) -> Option<u64> {
+        match self.header(name)? {
+            HeaderValue::Text(digits) => digits.parse().ok(),
+            HeaderValue::U8(number) => Some((*number).into()),
+            HeaderValue::U16(number) => Some((*number).into()),
+            HeaderValue::U32(number) => Some((*number).into()),
+            HeaderValue::I8(number) => u64::try_from(*number).ok(),
+            HeaderValue::I16(number) => u64::try_from(*number).ok(),
+            HeaderValue::I32(number) => u64::try_from(*number).ok(),
+            HeaderValue::I64(number) => u64::try_from(*number).ok(),
+            _ => None,
+        }
+    }
+
+    /// Sets a header in place of one that has this name.
+    pub(crate) fn set(&mut self, name: &str, value: HeaderValue) {
+        let headers = &mut self.rest_mut().headers;
+        match headers.iter_mut().find(|(known, _)| known == name) {
+            Some((_, known)) => *known = value,
+            None => headers.push((name.to_owned(), value)),
+        }
+    }
+
+    /// The same with a string.
+    pub(crate) fn set_text(&mut self, name: &str, text: impl Into<String>) {
+        self.set(name, HeaderValue::Text(text.into()));
+    }
+
+    /// The same for properties that are being made.
+    pub(crate) fn with_text(mut self, name: &str, text: impl Into<String>) -> Self {
+        self.set_text(name, text);
+        self
+    }
+
+    /// The same with a number, as digits.
+    pub(crate) fn set_number(&mut self, name: &str, number: u64) {
+        self.set_text(name, number.to_string());
+    }
+
+    /// Takes a header away.
+    pub(crate) fn remove(&mut self, name: &str) -> Option<HeaderValue> {
+        let headers = &mut self.rest.as_mut()?.headers;
+        let at = headers.iter().position(|(known, _)| known == name)?;
+        Some(headers.remove(at).1)
+    }
+
+    /// The properties of a copy that goes into another queue.
+    ///
+    /// Everything is kept but what would have an effect of its own, as the broker's dead-lettering does it. That stands in a
+    /// header of ours from then on:
+    /// - `expiration`: the copy would vanish from where it is put to be kept (`homing-original-expiration`);
+    /// - `user_id`: the broker refuses a message whose user id is not the name of its sender (`homing-original-user-id`);
+    /// - the headers `CC` and `BCC`: the broker would route the copy to each key in them too (`homing-original-CC`).
+    pub(crate) fn moved(mut self) -> Self {
+        let Some(rest) = self.rest.as_mut() else { return self };
+        let (expiration, user_id) = (rest.expiration.take(), rest.user_id.take());
+        for (name, value) in [("expiration", expiration), ("user-id", user_id)] {
+            if let Some(value) = value {
+                self.set_text(&format!("{OURS}original-{name}"), value);
+            }
+        }
+        for name in ["CC", "BCC"] {
+            if let Some(value) = self.remove(name) {
+                self.set(&format!("{OURS}original-{name}"), value);
+            }
+        }
+        self
+    }
+}
+
+impl HeaderValue {
+    /// For people: strings as they are, bytes escaped, tables and arrays in brackets.
+    pub(crate) fn shown(&self) -> String {
+        let mut shown = String::new();
+        self.show(&mut shown);
+        shown
+    }
+
+    fn show(&self, out: &mut String) {
+        // Writing to a string does not fail.
+        let _ = match self {
+            HeaderValue::Bool(value) => write!(out, "{value}"),
+            HeaderValue::I8(value) => write!(out, "{value}"),
+            HeaderValue::U8(value) => write!(out, "{value}"),
+            HeaderValue::I16(value) => write!(out, "{value}"),
+            HeaderValue::U16(value) => write!(out, "{value}"),
+            HeaderValue::I32(value) => write!(out, "{value}"),
+            HeaderValue::U32(value) => write!(out, "{value}"),
+            HeaderValue::I64(value) => write!(out, "{value}"),
+            HeaderValue::Timestamp(value) => write!(out, "{value}"),
+            HeaderValue::F32(value) => write!(out, "{value}"),
+            HeaderValue::F64(value) => write!(out, "{value}"),
+            HeaderValue::Decimal { scale, value } => write!(out, "{value}e-{scale}"),
+            HeaderValue::Text(text) => write!(out, "{text}"),
+            HeaderValue::Bytes(bytes) | HeaderValue::ByteArray(bytes) => write!(out, "{}", bytes.escape_ascii()),
+            HeaderValue::Void => write!(out, "null"),
+            HeaderValue::Array(values) => {
+                out.push('[');
+                for (at, value) in values.iter().enumerate() {
+                    out.push_str(if at == 0 { "" } else { ", " });
+                    value.show(out);
+                }
+                out.push(']');
+                Ok(())
+            }
+            HeaderValue::Table(entries) => {
+                out.push('{');
+                for (at, (name, value)) in entries.iter().enumerate() {
+                    out.push_str(if at == 0 { "" } else { ", " });
+                    out.push_str(name);
+                    out.push_str(": ");
+                    value.show(out);
+                }
+                out.push('}');
+                Ok(())
+            }
+        };
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_message_without_headers_needs_no_box() {
+        assert!(Properties::default().rest().is_none());
+        assert!(Properties::default().moved().rest().is_none());
+        assert!(std::mem::size_of::<Properties>() <= 88, "{}", std::mem::size_of::<Properties>());
+    }
+
+    #[test]
+    fn a_header_is_set_once_and_read_by_its_type() {
+        let mut properties = Properties::default();
+        properties.set_number("homing-attempt", 2);
+        properties.set_number("homing-attempt", 3);
+        properties.set("n", HeaderValue::I64(-1));
+        properties.set("m", HeaderValue::U16(7));
+        assert_eq!(properties.headers().len(), 3);
+        assert_eq!(properties.text("homing-attempt"), Some("3"));
+        assert_eq!(properties.number("homing-attempt"), Some(3));
+        assert_eq!((properties.number("n"), properties.number("m"), properties.text("m")), (None, Some(7), None));
+        assert_eq!(properties.remove("n"), Some(HeaderValue::I64(-1)));
+        assert_eq!(properties.remove("n"), None);
+    }
+
+    #[test]
+    fn a_moved_message_keeps_everything_and_nothing_that_acts() {
+        let mut properties = Properties { priority: Some(7), ..Properties::default() };
+        properties.set("CC", HeaderValue::Array(vec![HeaderValue::Text("elsewhere".into())]));
+        properties.set("x", HeaderValue::F64(0.5));
+        *properties.rest_mut() = Rest {
+            kind: Some("task".into()),
+            expiration: Some("5000".into()),
+            user_id: Some("guest".into()),
+            timestamp: Some(12),
+            ..properties.rest_mut().clone()
+        };
+        let moved = properties.moved();
+        let rest = moved.rest().expect("the rest");
+        assert_eq!((moved.priority, rest.kind.as_deref(), rest.timestamp), (Some(7), Some("task"), Some(12)));
+        assert_eq!((&rest.expiration, &rest.user_id, moved.header("CC")), (&None, &None, None));
+        assert_eq!(moved.text("homing-original-expiration"), Some("5000"));
+        assert_eq!(moved.text("homing-original-user-id"), Some("guest"));
+        assert_eq!(moved.header("homing-original-CC").map(HeaderValue::shown).as_deref(), Some("[elsewhere]"));
+        assert_eq!(moved.header("x"), Some(&HeaderValue::F64(0.5)));
+        assert_eq!(moved.clone().moved(), moved, "moving it again changes nothing");
+    }
+}
