@@ -1,0 +1,3 @@
+//! The communicator thread: what it decides, in parts that own their state.
+
+pub(crate) mod tasks;
