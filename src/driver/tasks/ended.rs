@@ -8,6 +8,8 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+#[cfg(test)]
+use super::faults::Fault;
 use super::message::{Channel, Identity, Marks};
 
 /// How many messages are remembered; the oldest go first.
@@ -102,6 +104,31 @@ impl Acknowledged {
             true if entry.ended => Some(Explained::Ended),
             true => Some(Explained::MovedOn),
             false => None,
+        }
+    }
+
+    /// The same with a fault, for the explorer.
+    #[cfg(test)]
+    pub(super) fn explain_faulty(
+        &mut self,
+        fault: Fault,
+        identity: Identity,
+        marks: Marks,
+        redelivered: bool,
+    ) -> Option<Explained> {
+        match fault {
+            Fault::IdAlone => {
+                let is_known = self.known.iter().any(|(known, entry)| known.id == identity.id && entry.ended);
+                is_known.then_some(Explained::Ended)
+            }
+            Fault::NoReasonNeeded => self.known.get(&identity).filter(|entry| entry.ended).map(|_| Explained::Ended),
+            Fault::ExplanationNotUsedUp => self.clone().explain(identity, marks, redelivered),
+            Fault::MarksIgnored => {
+                let entry = self.known.get_mut(&identity)?;
+                let (any, _) = *entry.lost.first()?;
+                (redelivered && take(&mut entry.lost, any)).then_some(Explained::MovedOn)
+            }
+            _ => self.explain(identity, marks, redelivered),
         }
     }
 
