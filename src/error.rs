@@ -61,6 +61,8 @@ pub enum ErrorKind {
     WouldDeadlock,
     /// A limit on what may be under way is reached.
     Full,
+    /// A fault of homing itself.
+    Internal,
 }
 
 /// An error of homing. Cheap to clone: one lost connection ends many futures.

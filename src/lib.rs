@@ -18,22 +18,47 @@
 //! # communicator.close().await.map(drop) }
 //! ```
 
-mod broker;
-pub mod codec;
-mod communicator;
+// The floors, each on those before it.
 mod error;
+mod ids;
+mod panics;
+mod threads;
+mod time;
+
+pub mod codec;
+
+mod broker;
+mod wire;
+
+mod driver;
+
+mod serve;
+
+mod client;
+
 #[cfg(any(test, feature = "fuzzing"))]
 #[doc(hidden)]
 pub mod fuzzing;
 #[cfg(feature = "rabbitmq")]
 pub mod inspect;
 
+pub use client::blocking;
+pub use client::{
+    BoundCommunicator, BroadcastSend, Builder, Communicator, Counts, DEFAULT_TASK_PREFETCH, LongTasks, Reply, RpcSend,
+    Stage, TaskQueue, TaskSend, TaskSendNoReply,
+};
 pub use codec::Value;
-pub use communicator::*;
+pub use driver::{Attempt, ChannelCause, CloseReport, ConnectionEvent as Event, ConnectionState, Events, Reconnect};
 pub use error::{Error, ErrorKind, Result};
 #[doc(inline)]
 pub use homing_home as home;
 pub use homing_home::futures;
+pub use serve::{
+    Answer, Answered, BROADCAST_BACKLOG, Broadcast, BroadcastFilter, BroadcastSubscriber, CallerGone, Failure,
+    IncomingTask, IntoAnswered, Later, OwnershipLost, Promise, RpcRequest, RpcSubscriber, Subscriber, TaskRequest,
+    TaskSubscriber,
+};
+pub use wire::names::{Identifier, IntoIdentifier, Testing};
 
 #[cfg(doctest)]
 #[doc = include_str!("../README.md")]

@@ -35,6 +35,16 @@ pub(crate) enum Body {
     Value(Arc<Value>),
 }
 
+impl Body {
+    /// How many bytes it takes up, approximately where it is a value.
+    pub(crate) fn size(&self) -> usize {
+        match self {
+            Body::Encoded(bytes) => bytes.len(),
+            Body::Value(value) => value.weight(),
+        }
+    }
+}
+
 /// A message to be published.
 #[derive(Clone, Debug)]
 pub(crate) struct Message {
@@ -173,8 +183,8 @@ pub(crate) enum BrokerEvent {
     Blocked { reason: String },
     /// Publishing goes on.
     Unblocked,
-    /// Never said by a broker: the communicator puts it in, and is told when all that was said before it has been seen to.
-    SeenTo(tokio::sync::oneshot::Sender<()>),
+    /// Never emitted by a broker: the communicator puts it in, and is notified when all events before it have been handled.
+    Barrier(tokio::sync::oneshot::Sender<()>),
     /// The connection is gone, and this broker with it; said once, as the last event. Never said after [`Broker::close`].
     Lost { error: Error },
 }

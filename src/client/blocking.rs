@@ -29,13 +29,13 @@ use std::future::IntoFuture;
 use std::num::NonZeroU16;
 use std::time::Duration;
 
-use super::{
-    BroadcastFilter, BroadcastSend, BroadcastSubscriber, Builder, CloseReport, Counts, Events, Identifier,
-    IncomingTask, IntoIdentifier, Reply, RpcSend, RpcSubscriber, Stage, TaskSend, TaskSendNoReply, TaskSubscriber,
-};
+use super::{BroadcastSend, Builder, Counts, Reply, RpcSend, Stage, TaskSend, TaskSendNoReply};
 use crate::codec::Value;
+use crate::driver::{CloseReport, ConnectionEvent, Events};
 use crate::error::{Error, ErrorKind, Result};
 use crate::home::{Home, LocalHome, WaitRefused};
+use crate::serve::{BroadcastFilter, BroadcastSubscriber, IncomingTask, RpcSubscriber, TaskSubscriber};
+use crate::wire::names::{Identifier, IntoIdentifier};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
@@ -168,7 +168,7 @@ impl Events {
     ///
     /// # Errors
     /// `WouldDeadlock` where a wait cannot be.
-    pub fn next_blocking(&mut self) -> Result<Option<super::Event>> {
+    pub fn next_blocking(&mut self) -> Result<Option<ConnectionEvent>> {
         wait(async { Ok(self.next().await) })
     }
 }
@@ -331,6 +331,14 @@ impl Communicator {
     /// `WouldDeadlock` where a wait cannot be; the communicator closes all the same.
     pub fn close(&self) -> Result<CloseReport> {
         wait(self.inner.close())
+    }
+
+    /// Closes when what is in hand has ended; see [`drain`](super::Communicator::drain).
+    ///
+    /// # Errors
+    /// As [`close`](Self::close).
+    pub fn drain(&self, limit: Duration) -> Result<CloseReport> {
+        wait(self.inner.drain(limit))
     }
 }
 

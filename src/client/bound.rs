@@ -1,13 +1,10 @@
 //! A communicator bound to a home.
 
-use super::broadcast::BroadcastSubscriber;
-use super::filter::BroadcastFilter;
-use super::handle::Communicator;
-use super::names::{Identifier, IntoIdentifier};
-use super::rpc::RpcSubscriber;
-use super::task::TaskSubscriber;
+use super::Communicator;
 use crate::error::Result;
 use crate::home::Home;
+use crate::serve::{BroadcastFilter, BroadcastSubscriber, RpcSubscriber, TaskSubscriber};
+use crate::wire::names::{Identifier, IntoIdentifier};
 
 /// A handle whose subscribers run on one home, whatever home it is used at. See [`Communicator::bound_to`].
 ///

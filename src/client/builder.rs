@@ -5,26 +5,17 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::Communicator;
-use super::names::{Names, Testing};
 use crate::broker::ConnectOptions;
 use crate::broker::url::BrokerUrl;
 use crate::codec::{Codec, Yaml};
+use crate::driver::port::InFlight;
+use crate::driver::tasks::{Config, LongTasks as Leases};
+use crate::driver::{Limits, Reconnect};
 use crate::error::Result;
+use crate::wire::names::{Names, Testing};
 
 /// How many tasks a subscriber may have in hand unless told otherwise. kiwipy's default is no limit.
 pub const DEFAULT_TASK_PREFETCH: u16 = 256;
-
-/// What is to be done about a lost connection.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum Reconnect {
-    /// It is made again, for as long as it takes, after pauses of 50 ms to 1 s.
-    #[default]
-    ForEver,
-    /// The same for this long after each loss; then the communicator closes.
-    For(Duration),
-    /// The communicator closes, and every future of it ends with *connection lost*.
-    Never,
-}
 
 /// How tasks that run for longer than a broker lets a delivery wait are kept safe; see [`Builder::long_tasks`].
 #[derive(Clone, Copy, Debug)]
@@ -63,28 +54,6 @@ impl LongTasks {
     }
 }
 
-/// How much may be under way, and how often and how long things are tried.
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct Limits {
-    /// Messages on their way to the broker.
-    pub publishes: usize,
-    /// Their bytes.
-    pub bytes: usize,
-    /// How long a reply is tried whose caller's queue is not there.
-    pub reply_patience: Duration,
-    pub task_attempts: u32,
-    /// The pause before a task's second attempt; it doubles.
-    pub retry_pause: Duration,
-    pub long_tasks: Option<LongTasks>,
-}
-
-impl Limits {
-    /// Bytes in KiB, as semaphores count.
-    pub(crate) fn room(&self) -> u32 {
-        u32::try_from(self.bytes / 1024).unwrap_or(u32::MAX).clamp(1, u32::MAX >> 4)
-    }
-}
-
 /// Options of a [`Communicator`], to be [connected](Builder::connect).
 #[derive(Clone)]
 #[must_use = "a builder does nothing until it is connected"]
@@ -94,9 +63,9 @@ pub struct Builder {
     pub(crate) task_prefetch: u16,
     pub(crate) call_timeout: Duration,
     pub(crate) task_timeout: Duration,
-    pub(crate) close_timeout: Duration,
     pub(crate) reconnect: Reconnect,
     pub(crate) limits: Limits,
+    pub(crate) in_flight: InFlight,
     pub(crate) codec: Arc<dyn Codec>,
     pub(crate) connect: ConnectOptions,
     pub(crate) thread_name: String,
@@ -110,16 +79,13 @@ impl Builder {
             task_prefetch: DEFAULT_TASK_PREFETCH,
             call_timeout: Duration::from_secs(60),
             task_timeout: Names::default().task_ttl,
-            close_timeout: Duration::from_secs(10),
             reconnect: Reconnect::ForEver,
             limits: Limits {
-                publishes: 4096,
-                bytes: 256 << 20,
-                reply_patience: Duration::from_secs(10),
-                task_attempts: 5,
-                retry_pause: Duration::from_secs(1),
-                long_tasks: None,
+                reply_timeout: Duration::from_secs(10),
+                tasks: Config { attempts: 5, retry_pause: Duration::from_secs(1), long_tasks: None },
+                close_timeout: Duration::from_secs(10),
             },
+            in_flight: InFlight { messages: 4096, bytes: 256 << 20 },
             codec: Arc::new(Yaml::default()),
             connect: ConnectOptions {
                 connect_timeout: Duration::from_secs(10),
@@ -229,20 +195,20 @@ impl Builder {
     /// How many messages may be on their way to the broker at once, and of how many bytes. Whoever sends more waits, as long
     /// as the message may take; `try_send` says so instead. Default 4096 messages and 256 MiB.
     pub fn under_way(mut self, messages: std::num::NonZeroUsize, bytes: std::num::NonZeroUsize) -> Self {
-        (self.limits.publishes, self.limits.bytes) = (messages.get().min(1 << 20), bytes.get());
+        self.in_flight = InFlight { messages: messages.get().min(1 << 20), bytes: bytes.get() };
         self
     }
 
     /// How long a subscriber's reply is tried whose caller is not to be found: it may be connecting again. Default 10 s.
     pub fn reply_patience(mut self, time: Duration) -> Self {
-        self.limits.reply_patience = time;
+        self.limits.reply_timeout = time;
         self
     }
 
     /// How often a task is handed out whose handler [says to try again](super::Failure::TryAgain), and the pause before the
     /// second attempt; it doubles up to a minute. Default 5 attempts and 1 s.
     pub fn task_attempts(mut self, attempts: std::num::NonZeroU32, first_pause: Duration) -> Self {
-        (self.limits.task_attempts, self.limits.retry_pause) = (attempts.get(), first_pause);
+        (self.limits.tasks.attempts, self.limits.tasks.retry_pause) = (attempts.get(), first_pause);
         self
     }
 
@@ -255,13 +221,13 @@ impl Builder {
     /// copy that comes back says [`is_redelivered`](super::TaskRequest::is_redelivered). Of no use, and without effect, on
     /// `memory:`.
     pub fn long_tasks(mut self, long_tasks: LongTasks) -> Self {
-        self.limits.long_tasks = Some(long_tasks);
+        self.limits.tasks.long_tasks = Some(Leases { after: long_tasks.after, lease: long_tasks.lease });
         self
     }
 
     /// How long closing may take. Default 10 s.
     pub fn close_timeout(mut self, time: Duration) -> Self {
-        self.close_timeout = time;
+        self.limits.close_timeout = time;
         self
     }
 
@@ -297,9 +263,13 @@ impl Builder {
     ///
     /// # Cancel safety
     /// Dropping it gives the attempt up; what has been opened is closed in the background.
-    pub async fn connect(self) -> Result<Communicator> {
+    pub async fn connect(mut self) -> Result<Communicator> {
         self.names.check()?;
         let urls = BrokerUrl::parse_list(&self.url)?;
+        if urls.iter().any(BrokerUrl::is_memory) {
+            // Inside one process nothing has to be put on lease.
+            self.limits.tasks.long_tasks = None;
+        }
         Communicator::start(self, urls).await
     }
 }

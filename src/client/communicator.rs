@@ -3,28 +3,28 @@
 use std::fmt;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
+use std::time::Duration;
 
 use serde::Serialize;
 use serde::de::DeserializeOwned;
-use tokio::sync::{broadcast, mpsc};
+use tokio::sync::mpsc;
 
 use super::bound::BoundCommunicator;
-use super::broadcast::{self as broadcasts, BROADCAST_BACKLOG, BroadcastSink, BroadcastSubscriber};
 use super::builder::Builder;
-use super::command::{CloseReport, Command, Patience, Repeat};
-use super::driver;
-use super::events::{ConnectionState, Events};
-use super::filter::BroadcastFilter;
-use super::names::{Identifier, IntoIdentifier};
 use super::queue::TaskQueue;
-use super::rpc::{self, RpcSubscriber};
-use super::send::{BroadcastSend, RpcSend, SharedRef, TaskSend};
-use super::shared::Shared;
-use super::task::TaskSubscriber;
+use super::send::{BroadcastSend, RpcSend, TaskSend};
 use crate::broker::url::BrokerUrl;
 use crate::codec::Value;
+use crate::driver::command::{Command, Repeat, SubscriberName, Timeout};
+use crate::driver::port::{Port, Transfer};
+use crate::driver::{self, CloseReport, ConnectionState, Events, Plan};
 use crate::error::Result;
 use crate::home::Home;
+use crate::serve::{
+    BroadcastFilter, BroadcastSubscriber, CodecInput, Context, Defaults, RpcSubscriber, TaskSubscriber,
+    add_broadcast_subscriber, add_rpc_subscriber, start_codec_loop,
+};
+use crate::wire::names::{Identifier, IntoIdentifier};
 
 /// A handle to a communicator: one thread that owns one broker connection. Cheap to clone, good on any thread and in any
 /// tokio runtime; futures live at the home that makes them.
@@ -49,12 +49,19 @@ pub struct Communicator {
 
 /// Closes the communicator when the last clone of the handle goes.
 struct Handle {
-    shared: Arc<Shared>,
+    context: Context,
+    codec: mpsc::UnboundedSender<CodecInput>,
 }
 
 impl Drop for Handle {
     fn drop(&mut self) {
-        self.shared.tell(Command::Close { done: None });
+        self.port().notify(Command::Close { drain: Duration::ZERO, done: None });
+    }
+}
+
+impl Handle {
+    fn port(&self) -> &Arc<Port> {
+        &self.context.port
     }
 }
 
@@ -98,29 +105,54 @@ impl Communicator {
         Builder::new(url)
     }
 
-    pub(crate) async fn start(builder: Builder, urls: Vec<BrokerUrl>) -> Result<Self> {
-        let connecting = driver::start(builder, urls).await?;
+    pub(super) async fn start(builder: Builder, urls: Vec<BrokerUrl>) -> Result<Self> {
+        let (commands, inbox) = mpsc::unbounded_channel();
+        let transfer = if urls.iter().any(BrokerUrl::is_memory) { Transfer::Passed } else { Transfer::Encoded };
+        let brokers = urls.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ");
+        let port = Arc::new(Port::new(commands, builder.names, transfer, brokers, builder.in_flight));
+        let defaults = Defaults {
+            call_timeout: builder.call_timeout,
+            task_timeout: builder.task_timeout,
+            task_prefetch: builder.task_prefetch,
+        };
+        let context = Context::new(Arc::clone(&port), defaults, builder.codec);
+        let (codec, work) = mpsc::unbounded_channel();
+        let codec_loop = {
+            let (context, codec) = (context.clone(), codec.clone());
+            let name = format!("{}-codec", builder.thread_name);
+            Box::new(move || start_codec_loop(name, context, codec, work))
+        };
         // Guards: a connect that is given up. The handle is there from now on, and its drop closes what is being connected.
-        let handle = Arc::new(Handle { shared: connecting.shared.clone() });
-        connecting.finish().await?;
+        let handle = Arc::new(Handle { context, codec });
+        let plan = Plan {
+            port,
+            commands: inbox,
+            urls: urls.into(),
+            connect: builder.connect,
+            reconnect: builder.reconnect,
+            limits: builder.limits,
+            codec: codec_loop,
+            thread_name: builder.thread_name,
+        };
+        driver::start(plan).await?;
         Ok(Communicator { handle })
     }
 
-    pub(crate) fn shared(&self) -> &Arc<Shared> {
-        &self.handle.shared
+    fn context(&self) -> &Context {
+        &self.handle.context
     }
 
-    fn shared_ref(&self) -> SharedRef {
-        SharedRef(self.shared().clone())
+    fn port(&self) -> &Arc<Port> {
+        self.handle.port()
     }
 
     /// A call to the subscriber of this name.
     pub fn rpc_send(&self, recipient: impl IntoIdentifier, body: impl Into<Value>) -> RpcSend {
         RpcSend {
-            shared: self.shared_ref(),
+            context: self.context().clone(),
             recipient: recipient.into_identifier(),
             body: body.into(),
-            patience: Patience::For(self.shared().call_timeout),
+            timeout: Timeout::After(self.context().defaults.call_timeout),
             repeat: Repeat::Never,
         }
     }
@@ -182,12 +214,7 @@ impl Communicator {
         identifier: Identifier,
         subscriber: RpcSubscriber,
     ) -> Result<Identifier> {
-        let shared = self.shared();
-        let (sink, calls) = mpsc::unbounded_channel();
-        let inlet = rpc::Inlet { shared: shared.clone(), identifier: identifier.clone(), calls };
-        let name = identifier.clone();
-        shared.ask("an RPC subscriber", |done| Command::AddRpc { identifier: name, sink, done }).await?;
-        home.spawn(rpc::serve(home.clone(), subscriber.handler, inlet));
+        add_rpc_subscriber(self.context(), home, identifier.clone(), subscriber).await?;
         Ok(identifier)
     }
 
@@ -196,9 +223,8 @@ impl Communicator {
     /// # Errors
     /// `InvalidArgument` when there is none of that name.
     pub async fn remove_rpc_subscriber(&self, identifier: impl IntoIdentifier) -> Result<()> {
-        let identifier = identifier.into_identifier()?;
-        let remove = |done| Command::RemoveRpc { identifier, done };
-        self.shared().ask("removing an RPC subscriber", remove).await
+        let name = SubscriberName::Rpc(identifier.into_identifier()?);
+        self.port().ask("removing an RPC subscriber", None, |done| Command::Unsubscribe { name, done }).await
     }
 
     /// The communicator bound to a home, as plumpy's `LoopCommunicator` is to a loop: every subscriber that is added through
@@ -210,9 +236,10 @@ impl Communicator {
 
     /// A task for the default task queue.
     pub fn task_send(&self, task: impl Into<Value>) -> TaskSend {
-        let queue = self.shared().names.task_queue.clone();
-        let patience = Patience::For(self.shared().task_timeout);
-        TaskSend { shared: self.shared_ref(), queue, body: task.into(), patience }
+        let context = self.context().clone();
+        let queue = context.port.names.task_queue.clone();
+        let timeout = Timeout::After(context.defaults.task_timeout);
+        TaskSend { context, queue, body: task.into(), timeout }
     }
 
     /// Adds a subscriber to tasks of the default queue, on the current home.
@@ -236,7 +263,7 @@ impl Communicator {
     /// # Errors
     /// `InvalidArgument` for a name that is empty or too long.
     pub fn task_queue(&self, name: impl AsRef<str>) -> Result<TaskQueue> {
-        TaskQueue::new(self.shared_ref(), name.as_ref().into())
+        TaskQueue::new(self.context().clone(), name.as_ref().into())
     }
 
     /// The default task queue.
@@ -244,13 +271,13 @@ impl Communicator {
     /// # Errors
     /// As [`task_queue`](Self::task_queue).
     pub fn default_task_queue(&self) -> Result<TaskQueue> {
-        TaskQueue::new(self.shared_ref(), self.shared().names.task_queue.clone())
+        TaskQueue::new(self.context().clone(), self.port().names.task_queue.clone())
     }
 
     /// A broadcast to all who hear.
     pub fn broadcast_send(&self, body: impl Into<Value>) -> BroadcastSend {
         BroadcastSend {
-            shared: self.shared_ref(),
+            context: self.context().clone(),
             body: body.into(),
             sender: Value::Null,
             subject: Value::Null,
@@ -281,12 +308,8 @@ impl Communicator {
         filter: BroadcastFilter,
         subscriber: BroadcastSubscriber,
     ) -> Result<Identifier> {
-        let shared = self.shared();
-        let (sender, mailbox) = broadcast::channel(BROADCAST_BACKLOG);
-        let sink = BroadcastSink { filter, mailbox: sender };
-        let name = identifier.clone();
-        shared.ask("a broadcast subscriber", |done| Command::AddBroadcast { identifier: name, sink, done }).await?;
-        home.spawn(broadcasts::serve(shared.clone(), home.clone(), identifier.clone(), subscriber.handler, mailbox));
+        let (context, codec) = (self.context(), &self.handle.codec);
+        add_broadcast_subscriber(context, codec, home, identifier.clone(), filter, subscriber).await?;
         Ok(identifier)
     }
 
@@ -295,33 +318,32 @@ impl Communicator {
     /// # Errors
     /// `InvalidArgument` when there is none of that name.
     pub async fn remove_broadcast_subscriber(&self, identifier: &Identifier) -> Result<()> {
-        let identifier = identifier.clone();
-        let remove = |done| Command::RemoveBroadcast { identifier, done };
-        self.shared().ask("removing a broadcast subscriber", remove).await
+        let name = SubscriberName::Broadcasts(identifier.clone());
+        self.port().ask("removing a broadcast subscriber", None, |done| Command::Unsubscribe { name, done }).await
     }
 
     /// What the broker says of itself: `product`, `version` and so on.
     #[must_use]
     pub fn server_properties(&self) -> Vec<(String, String)> {
-        self.shared().server_properties.lock().clone()
+        self.port().server_properties()
     }
 
     /// What happens to the connection and to subscribers, from now on.
     #[must_use]
     pub fn events(&self) -> Events {
-        Events(self.shared().events.subscribe())
+        self.port().events()
     }
 
     /// How things stand with the connection just now. [`events`](Self::events) says each change.
     #[must_use]
     pub fn connection_state(&self) -> ConnectionState {
-        *self.shared().state.lock()
+        self.port().state()
     }
 
     /// What was dropped by rule so far.
     #[must_use]
     pub fn counts(&self) -> Counts {
-        let counters = &self.shared().counters;
+        let counters = &self.port().counters;
         // Ordering: Relaxed, for counters order nothing.
         Counts {
             late_replies: counters.late_replies.load(Ordering::Relaxed),
@@ -339,7 +361,7 @@ impl Communicator {
     /// True when it is closed, or its connection is lost.
     #[must_use]
     pub fn is_closed(&self) -> bool {
-        self.shared().report.get().is_some() || self.shared().lost.get().is_some()
+        self.port().has_ended()
     }
 
     /// Closes: new work is refused, what was sent before goes out, tasks in hand go back, callers that still wait get
@@ -353,12 +375,25 @@ impl Communicator {
     /// # Cancel safety
     /// Dropped, the communicator closes all the same.
     pub async fn close(&self) -> Result<CloseReport> {
-        driver::close(self.shared()).await
+        driver::close(self.port(), Duration::ZERO).await
+    }
+
+    /// Closes when what is in hand has ended: from now on no new work comes in (no call, no task, no broadcast), handlers that
+    /// run may end within `limit`, and what they answer is acknowledged and sent. Then it closes as [`close`](Self::close)
+    /// does; the report says what was left.
+    ///
+    /// # Errors
+    /// As [`close`](Self::close).
+    ///
+    /// # Cancel safety
+    /// Dropped, the communicator drains and closes all the same.
+    pub async fn drain(&self, limit: Duration) -> Result<CloseReport> {
+        driver::close(self.port(), limit).await
     }
 }
 
 impl fmt::Debug for Communicator {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Communicator").field("broker", &self.shared().broker).finish_non_exhaustive()
+        f.debug_struct("Communicator").field("broker", &self.port().broker).finish_non_exhaustive()
     }
 }

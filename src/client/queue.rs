@@ -4,29 +4,28 @@ use std::num::NonZeroU16;
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::sync::mpsc;
-
-use super::command::{Command, Patience};
-use super::names::{Identifier, check_task_queue};
-use super::send::{SharedRef, TaskSend};
-use super::task::{self, IncomingTask, TaskSubscriber};
+use super::send::TaskSend;
 use crate::codec::Value;
+use crate::driver::command::{Command, PullId, PullWait, QueueName, SubscriberName, Timeout};
+use crate::driver::port::Port;
 use crate::error::{Error, ErrorKind, Result};
 use crate::home::Home;
+use crate::serve::{Context, IncomingTask, TaskSubscriber, add_task_subscriber};
+use crate::wire::names::{Identifier, check_task_queue};
 
 /// One task queue of a communicator. Cheap to clone.
 #[derive(Clone, Debug)]
 pub struct TaskQueue {
-    shared: SharedRef,
-    name: Arc<str>,
+    context: Context,
+    name: QueueName,
     prefetch: u16,
 }
 
 impl TaskQueue {
-    pub(crate) fn new(shared: SharedRef, name: Arc<str>) -> Result<Self> {
+    pub(crate) fn new(context: Context, name: QueueName) -> Result<Self> {
         check_task_queue(&name)?;
-        let prefetch = shared.0.task_prefetch;
-        Ok(TaskQueue { shared, name, prefetch })
+        let prefetch = context.defaults.task_prefetch;
+        Ok(TaskQueue { context, name, prefetch })
     }
 
     /// Its name.
@@ -35,7 +34,8 @@ impl TaskQueue {
         &self.name
     }
 
-    /// With another prefetch than the communicator's. It counts from the first subscriber of a queue on.
+    /// With another prefetch than the communicator's. All subscribers of one queue on one communicator share a consumer, and
+    /// so must have the same: one with another prefetch is refused.
     #[must_use]
     pub fn prefetch(mut self, count: NonZeroU16) -> Self {
         self.prefetch = count.get();
@@ -44,8 +44,8 @@ impl TaskQueue {
 
     /// A task for this queue.
     pub fn task_send(&self, task: impl Into<Value>) -> TaskSend {
-        let patience = Patience::For(self.shared.0.task_timeout);
-        TaskSend { shared: self.shared.clone(), queue: self.name.clone(), body: task.into(), patience }
+        let timeout = Timeout::After(self.context.defaults.task_timeout);
+        TaskSend { context: self.context.clone(), queue: self.name.clone(), body: task.into(), timeout }
     }
 
     /// Adds a subscriber, which runs on the current home. Several subscribers of one queue are asked in the order in which
@@ -68,14 +68,8 @@ impl TaskQueue {
         identifier: Identifier,
         subscriber: TaskSubscriber,
     ) -> Result<Identifier> {
-        let shared = &self.shared.0;
-        let (sink, tasks) = mpsc::unbounded_channel();
-        let (queue, prefetch) = (self.name.clone(), self.prefetch);
-        let name = identifier.clone();
-        shared
-            .ask("a task subscriber", |done| Command::AddTask { queue, prefetch, identifier: name, sink, done })
-            .await?;
-        home.spawn(task::serve(shared.clone(), home.clone(), identifier.clone(), subscriber.handler, tasks));
+        let (queue, prefetch, name) = (self.name.clone(), self.prefetch, identifier.clone());
+        add_task_subscriber(&self.context, home, queue, prefetch, name, subscriber).await?;
         Ok(identifier)
     }
 
@@ -84,9 +78,9 @@ impl TaskQueue {
     /// # Errors
     /// `InvalidArgument` when there is none of that name.
     pub async fn remove_task_subscriber(&self, identifier: &Identifier) -> Result<()> {
-        let (queue, identifier) = (self.name.clone(), identifier.clone());
-        let remove = |done| Command::RemoveTask { queue, identifier, done };
-        self.shared.0.ask("removing a task subscriber", remove).await
+        let name = SubscriberName::Tasks(self.name.clone(), identifier.clone());
+        let remove = |done| Command::Unsubscribe { name, done };
+        self.context.port.ask("removing a task subscriber", None, remove).await
     }
 
     /// Takes a task out, if there is one: one look at the queue.
@@ -94,14 +88,7 @@ impl TaskQueue {
     /// # Errors
     /// `QueueEmpty` when there is none.
     pub async fn try_next(&self) -> Result<IncomingTask> {
-        loop {
-            let queue = self.name.clone();
-            let taken = self.shared.0.ask("taking a task", |done| Command::TakeTask { queue, done }).await?;
-            let Some(delivery) = taken else { return Err(self.empty("it is empty")) };
-            if let Some(task) = IncomingTask::read(delivery) {
-                return Ok(task);
-            }
-        }
+        self.pull(PullWait::No).await?.ok_or_else(|| self.empty("it is empty"))
     }
 
     /// Takes a task out, and waits this long for one to come.
@@ -112,18 +99,42 @@ impl TaskQueue {
     /// # Cancel safety
     /// Dropped, a task that comes all the same goes back to the queue.
     pub async fn next_task(&self, timeout: Duration) -> Result<IncomingTask> {
+        let until = crate::time::from_now(timeout);
+        let pulled = self.pull(PullWait::Until(until)).await?;
+        pulled.ok_or_else(|| self.empty(&format!("no task came within {timeout:?}")))
+    }
+
+    /// Takes tasks until one can be read, or none is there.
+    async fn pull(&self, wait: PullWait) -> Result<Option<IncomingTask>> {
+        let port = &self.context.port;
+        let limit = match wait {
+            PullWait::No => None,
+            PullWait::Until(until) => Some(until),
+        };
         loop {
-            let queue = self.name.clone();
-            let await_task = |done| Command::AwaitTask { queue, patience: timeout, done };
-            let taken = self.shared.0.ask("waiting for a task", await_task).await?;
-            let Some(delivery) = taken else { return Err(self.empty(&format!("no task came within {timeout:?}"))) };
-            if let Some(task) = IncomingTask::read(delivery) {
-                return Ok(task);
+            let guard = PullGuard { port, id: PullId(port.next_id()) };
+            let (id, queue) = (guard.id, self.name.clone());
+            let pull = |done| Command::Pull { id, queue, wait, done };
+            let Some(delivery) = port.ask("waiting for a task", limit, pull).await? else { return Ok(None) };
+            if let Some(task) = IncomingTask::take(&self.context, delivery) {
+                return Ok(Some(task));
             }
         }
     }
 
     fn empty(&self, why: &str) -> Error {
         Error::new(ErrorKind::QueueEmpty, format!("no task from the queue {:?}: {why}", &*self.name))
+    }
+}
+
+/// Gives a pull up when whoever waits for it goes. A task that was on its way goes back, unless it has been taken.
+struct PullGuard<'a> {
+    port: &'a Arc<Port>,
+    id: PullId,
+}
+
+impl Drop for PullGuard<'_> {
+    fn drop(&mut self) {
+        self.port.notify(Command::CancelPull { id: self.id });
     }
 }

@@ -6,16 +6,15 @@
 use std::fmt;
 use std::future::{Future, IntoFuture};
 use std::pin::Pin;
-use std::sync::Arc;
 
 use uuid::Uuid;
 
-use super::command::{Command, Left, RawReply, What};
-use super::response::Response;
-use super::shared::{Shared, home_ended};
 use crate::codec::Value;
+use crate::driver::command::{Command, RawReply, RequestEnd, Subject};
 use crate::error::{Error, ErrorKind, Result};
-use crate::home::{Home, HomeFuture};
+use crate::home::HomeFuture;
+use crate::serve::Context;
+use crate::wire::response::Response;
 
 /// What one reply says.
 #[derive(Clone, Debug, PartialEq)]
@@ -33,25 +32,25 @@ pub enum Stage {
 /// its correlation id are free at once, and what still arrives is counted and dropped.
 #[must_use = "dropping it gives the request up"]
 pub struct Reply {
-    shared: Arc<Shared>,
+    context: Context,
     correlation: Uuid,
     /// The reply that is waited for; `None` between two, and at the end.
     next: Option<HomeFuture<RawReply>>,
     /// What was asked of whom, for errors.
-    what: What,
+    subject: Subject,
     finished: bool,
-    /// That it has ended by what the other end said, which is not to be told that its caller is gone.
-    left: Left,
+    /// Whether its recipient is to be notified that its caller is gone.
+    end: RequestEnd,
 }
 
 impl Reply {
-    pub(crate) fn new(shared: Arc<Shared>, correlation: Uuid, next: HomeFuture<RawReply>, what: What) -> Self {
-        Reply { shared, correlation, next: Some(next), what, finished: false, left: Left::GivenUp }
+    pub(crate) fn new(context: Context, correlation: Uuid, next: HomeFuture<RawReply>, subject: Subject) -> Self {
+        Reply { context, correlation, next: Some(next), subject, finished: false, end: RequestEnd::GivenUp }
     }
 
     /// For errors.
     pub(super) fn what(&self) -> String {
-        self.what.to_string()
+        self.subject.to_string()
     }
 
     /// The next stage.
@@ -64,7 +63,7 @@ impl Reply {
     /// Nothing is lost when it is dropped.
     pub async fn stage(&mut self) -> Result<Stage> {
         if self.finished {
-            return Err(Error::new(ErrorKind::InvalidState, format!("{}: its outcome was taken before", self.what)));
+            return Err(Error::new(ErrorKind::InvalidState, format!("{}: its outcome was taken before", self.subject)));
         }
         let outcome = self.read_one().await;
         if !matches!(outcome, Ok(Stage::Pending)) {
@@ -75,27 +74,28 @@ impl Reply {
 
     async fn read_one(&mut self) -> Result<Stage> {
         if self.next.is_none() {
-            let (reply, future) = Home::current().future().await.map_err(|_| home_ended(&self.what))?;
-            self.shared.send(Command::NextReply { correlation: self.correlation, reply })?;
+            // The deadline of the request goes on: the driver ends it, whether or not there is a place.
+            let (reply, future) = self.context.port.future(&self.subject, None).await?;
+            self.context.port.send(Command::NextReply { correlation: self.correlation, reply })?;
             self.next = Some(future);
         }
         let Some(future) = self.next.as_mut() else { return Ok(Stage::Pending) };
         let arrived = Pin::new(future).await;
         self.next = None;
-        let body = arrived.map_err(|end| self.shared.ended(end, &self.what))??;
-        let read = self.shared.decode(body).and_then(Response::from_value).map_err(|error| {
-            Error::with_source(error.kind(), format!("{}: the reply cannot be read: {error}", self.what), error)
+        let body = arrived.map_err(|end| self.context.port.ended(end, &self.subject))??;
+        let read = self.context.decode(body).and_then(Response::from_value).map_err(|error| {
+            Error::with_source(error.kind(), format!("{}: the reply cannot be read: {error}", self.subject), error)
         })?;
         if !matches!(read, Response::Pending) {
-            self.left = Left::Answered;
+            self.end = RequestEnd::Answered;
         }
         match read {
             Response::Result(value) => Ok(Stage::Done(value)),
             Response::Pending => Ok(Stage::Pending),
             Response::Cancelled => {
-                Err(Error::new(ErrorKind::Cancelled, format!("{}: it was cancelled at the other end", self.what)))
+                Err(Error::new(ErrorKind::Cancelled, format!("{}: it was cancelled at the other end", self.subject)))
             }
-            Response::Exception(text) => Err(Error::remote_exception(&self.what.to_string(), text)),
+            Response::Exception(text) => Err(Error::remote_exception(&self.subject.to_string(), text)),
         }
     }
 
@@ -124,7 +124,7 @@ impl IntoFuture for Reply {
 impl Drop for Reply {
     fn drop(&mut self) {
         // Guards: the correlation id is given up whatever way the caller goes, and only then.
-        self.shared.tell(Command::Forget { correlation: self.correlation, left: self.left });
+        self.context.port.notify(Command::Forget { correlation: self.correlation, end: self.end });
     }
 }
 

@@ -2,43 +2,83 @@
 
 use std::future::{Future, IntoFuture};
 use std::pin::Pin;
-use std::sync::Arc;
 use std::time::Duration;
 
-use uuid::Uuid;
+use tokio::time::Instant;
 
-use super::broadcast::Broadcast;
-use super::command::{Command, Expected, Patience, RawReply, Repeat, What};
-use super::names::Identifier;
 use super::reply::Reply;
-use super::shared::{Shared, home_ended};
+use crate::broker::Body;
 use crate::codec::Value;
+use crate::driver::command::{Command, Expected, Published, QueueName, RawReply, Repeat, Subject, TaskReply, Timeout};
+use crate::driver::port::{Charge, Held, limit};
 use crate::error::{Error, ErrorKind, Result};
 use crate::home::{Home, HomeFuture};
+use crate::serve::Context;
+use crate::wire::broadcast::Content;
+use crate::wire::names::Identifier;
+use crate::wire::task::{NoReply, encode};
 
 type Sending<T> = Pin<Box<dyn Future<Output = Result<T>> + Send>>;
 
-/// A future for the reply to a request, and what the driver needs of it.
-async fn expect(what: &What, patience: Patience) -> Result<(Expected, HomeFuture<RawReply>)> {
-    let (reply, future) = Home::current().future().await.map_err(|_| home_ended(what))?;
-    Ok((Expected { correlation: Uuid::new_v4(), reply, patience }, future))
+/// A request on its way to the driver: room for it, and a future for its reply.
+struct Prepared<'a> {
+    held: Held<'a>,
+    expected: Expected,
+    reply: HomeFuture<RawReply>,
 }
 
-fn try_expect(what: &What, patience: Patience) -> Result<(Expected, HomeFuture<RawReply>)> {
-    let (reply, future) = Home::current()
-        .try_future()
-        .map_err(|full| Error::with_source(ErrorKind::Full, format!("{what}: {full}"), full))?;
-    Ok((Expected { correlation: Uuid::new_v4(), reply, patience }, future))
+impl<'a> Prepared<'a> {
+    /// Waits for room, as long as the request may take: from here on its time runs.
+    async fn wait(context: &'a Context, subject: &Subject, body: &Body, timeout: Timeout) -> Result<Self> {
+        let due = limit(timeout.limit());
+        let held = context.port.charge(subject, body.size(), due).await?;
+        let (reply, future) = context.port.future(subject, due).await?;
+        Ok(Self::new(held, reply, future, timeout, due))
+    }
+
+    /// The same without waiting.
+    fn now(context: &'a Context, subject: &Subject, body: &Body, timeout: Timeout) -> Result<Self> {
+        let due = limit(timeout.limit());
+        let held = context.port.try_charge(subject, body.size())?;
+        let (reply, future) = Home::current()
+            .try_future()
+            .map_err(|full| Error::with_source(ErrorKind::Full, format!("{subject}: {full}"), full))?;
+        Ok(Self::new(held, reply, future, timeout, due))
+    }
+
+    fn new(
+        held: Held<'a>,
+        reply: crate::home::Completer<RawReply>,
+        future: HomeFuture<RawReply>,
+        timeout: Timeout,
+        due: Option<Instant>,
+    ) -> Self {
+        let expected = Expected { correlation: crate::ids::unique(), reply, timeout, due };
+        Prepared { held, expected, reply: future }
+    }
+
+    /// Sends the request.
+    fn send(
+        self,
+        context: &Context,
+        subject: Subject,
+        command: impl FnOnce(Expected, Charge) -> Command,
+    ) -> Result<Reply> {
+        let Prepared { held, expected, reply } = self;
+        let correlation = expected.correlation;
+        context.port.send(command(expected, held.hand_on()))?;
+        Ok(Reply::new(context.clone(), correlation, reply, subject))
+    }
 }
 
 /// A call to be sent. Await it for its outcome, or [`send`](RpcSend::send) it and look at the stages.
 #[must_use = "nothing is sent until it is awaited"]
 #[derive(Debug)]
 pub struct RpcSend {
-    pub(super) shared: SharedRef,
+    pub(super) context: Context,
     pub(super) recipient: Result<Identifier>,
     pub(super) body: Value,
-    pub(super) patience: Patience,
+    pub(super) timeout: Timeout,
     pub(super) repeat: Repeat,
 }
 
@@ -46,10 +86,10 @@ pub struct RpcSend {
 #[must_use = "nothing is sent until it is awaited"]
 #[derive(Debug)]
 pub struct TaskSend {
-    pub(super) shared: SharedRef,
-    pub(super) queue: Arc<str>,
+    pub(super) context: Context,
+    pub(super) queue: QueueName,
     pub(super) body: Value,
-    pub(super) patience: Patience,
+    pub(super) timeout: Timeout,
 }
 
 /// A task to be sent whose outcome nobody waits for. Awaited, it resolves when the broker has taken it over.
@@ -61,21 +101,11 @@ pub struct TaskSendNoReply(TaskSend);
 #[must_use = "nothing is sent until it is awaited"]
 #[derive(Debug)]
 pub struct BroadcastSend {
-    pub(super) shared: SharedRef,
+    pub(super) context: Context,
     pub(super) body: Value,
     pub(super) sender: Value,
     pub(super) subject: Value,
     pub(super) correlation_id: Value,
-}
-
-/// The shared state, silent in `Debug`.
-#[derive(Clone)]
-pub(crate) struct SharedRef(pub Arc<Shared>);
-
-impl std::fmt::Debug for SharedRef {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str(&self.0.broker)
-    }
 }
 
 impl RpcSend {
@@ -83,20 +113,20 @@ impl RpcSend {
     pub(super) fn what(&self) -> String {
         self.recipient
             .as_ref()
-            .map_or_else(|_| "a call".to_owned(), |recipient| What::Call(recipient.clone()).to_string())
+            .map_or_else(|_| "a call".to_owned(), |recipient| Subject::Call(recipient.clone()).to_string())
     }
 
     /// Waits this long for the answer, and again after each `pending`. Default: the communicator's
     /// [`call_timeout`](super::Builder::call_timeout), 60 s.
     pub fn timeout(mut self, time: Duration) -> Self {
-        self.patience = Patience::For(time);
+        self.timeout = Timeout::After(time);
         self
     }
 
     /// Waits for ever. The broker gives no sign when a recipient dies with the request in hand, so that the wait is reported
     /// in the log every minute.
     pub fn no_timeout(mut self) -> Self {
-        self.patience = Patience::ForEver;
+        self.timeout = Timeout::Never;
         self
     }
 
@@ -113,15 +143,20 @@ impl RpcSend {
     /// `Full` when as many messages or bytes as may be are under way; `InvalidArgument` for the recipient; `Encode`;
     /// `CommunicatorClosed`.
     pub fn try_send(self) -> Result<Reply> {
-        let shared = self.shared.0;
+        let context = self.context;
         let recipient = self.recipient?;
-        let what = What::Call(recipient.clone());
-        let body = shared.encode(self.body)?;
-        let slot = shared.try_slot(&what, &body)?;
-        let (expected, future) = try_expect(&what, self.patience)?;
-        let correlation = expected.correlation;
-        shared.send(Command::Rpc { recipient, body, expected, published: None, repeat: self.repeat, slot })?;
-        Ok(Reply::new(shared, correlation, future, what))
+        let subject = Subject::Call(recipient.clone());
+        let body = context.encode(self.body)?;
+        let prepared = Prepared::now(&context, &subject, &body, self.timeout)?;
+        let repeat = self.repeat;
+        prepared.send(&context, subject, |expected, charge| Command::Call {
+            recipient,
+            body,
+            expected,
+            published: None,
+            repeat,
+            charge,
+        })
     }
 
     /// Sends the call and resolves when the broker has taken it over. While there is no connection it waits for one, up to
@@ -135,23 +170,28 @@ impl RpcSend {
     /// # Cancel safety
     /// Dropped, the call may or may not have been sent; its reply is dropped.
     pub async fn send(self) -> Result<Reply> {
-        let shared = self.shared.0.clone();
-        let (published, taken_over) = Home::current().future().await.map_err(|_| home_ended("a call"))?;
+        let port = self.context.port.clone();
+        let (published, taken_over) = port.future(&"a call", limit(self.timeout.limit())).await?;
         let reply = self.dispatch(Some(published)).await?;
-        taken_over.await.map_err(|end| shared.ended(end, "a call"))??;
+        taken_over.await.map_err(|end| port.ended(end, "a call"))??;
         Ok(reply)
     }
 
-    async fn dispatch(self, published: Option<super::command::Published>) -> Result<Reply> {
-        let shared = self.shared.0;
+    async fn dispatch(self, published: Option<Published>) -> Result<Reply> {
+        let context = self.context;
         let recipient = self.recipient?;
-        let what = What::Call(recipient.clone());
-        let body = shared.encode(self.body)?;
-        let slot = shared.slot(&what, &body, self.patience).await?;
-        let (expected, future) = expect(&what, self.patience).await?;
-        let correlation = expected.correlation;
-        shared.send(Command::Rpc { recipient, body, expected, published, repeat: self.repeat, slot })?;
-        Ok(Reply::new(shared, correlation, future, what))
+        let subject = Subject::Call(recipient.clone());
+        let body = context.encode(self.body)?;
+        let prepared = Prepared::wait(&context, &subject, &body, self.timeout).await?;
+        let repeat = self.repeat;
+        prepared.send(&context, subject, |expected, charge| Command::Call {
+            recipient,
+            body,
+            expected,
+            published,
+            repeat,
+            charge,
+        })
     }
 }
 
@@ -167,19 +207,19 @@ impl IntoFuture for RpcSend {
 impl TaskSend {
     /// For errors.
     pub(super) fn what(&self) -> String {
-        What::Task(Arc::clone(&self.queue)).to_string()
+        Subject::Task(self.queue.clone()).to_string()
     }
 
     /// Waits this long for the outcome, and again after each `pending`. Default: the communicator's
     /// [`task_timeout`](super::Builder::task_timeout), 7 days.
     pub fn timeout(mut self, time: Duration) -> Self {
-        self.patience = Patience::For(time);
+        self.timeout = Timeout::After(time);
         self
     }
 
     /// Waits for ever; reported in the log every minute.
     pub fn no_timeout(mut self) -> Self {
-        self.patience = Patience::ForEver;
+        self.timeout = Timeout::Never;
         self
     }
 
@@ -193,14 +233,18 @@ impl TaskSend {
     /// # Errors
     /// `Full` when as many messages or bytes as may be are under way; `Encode`; `CommunicatorClosed`.
     pub fn try_send(self) -> Result<Reply> {
-        let what = What::Task(Arc::clone(&self.queue));
-        let shared = self.shared.0;
-        let body = shared.encode(task_body(self.body, false))?;
-        let slot = shared.try_slot(&what, &body)?;
-        let (expected, future) = try_expect(&what, self.patience)?;
-        let correlation = expected.correlation;
-        shared.send(Command::Task { queue: self.queue, body, expected: Some(expected), published: None, slot })?;
-        Ok(Reply::new(shared, correlation, future, what))
+        let subject = Subject::Task(self.queue.clone());
+        let context = self.context;
+        let body = context.encode(encode(self.body, NoReply::No))?;
+        let prepared = Prepared::now(&context, &subject, &body, self.timeout)?;
+        let queue = self.queue;
+        prepared.send(&context, subject, |expected, charge| Command::Task {
+            queue,
+            body,
+            reply: TaskReply::Expected(expected),
+            published: None,
+            charge,
+        })
     }
 
     /// Sends the task and resolves when the broker has taken it over: from then on it is in its queue.
@@ -211,22 +255,26 @@ impl TaskSend {
     /// # Cancel safety
     /// Dropped, the task may or may not have been sent; its reply is dropped.
     pub async fn send(self) -> Result<Reply> {
-        let shared = self.shared.0.clone();
-        let (published, taken_over) = Home::current().future().await.map_err(|_| home_ended("a task"))?;
+        let port = self.context.port.clone();
+        let (published, taken_over) = port.future(&"a task", limit(self.timeout.limit())).await?;
         let reply = self.dispatch(Some(published)).await?;
-        taken_over.await.map_err(|end| shared.ended(end, "a task"))??;
+        taken_over.await.map_err(|end| port.ended(end, "a task"))??;
         Ok(reply)
     }
 
-    async fn dispatch(self, published: Option<super::command::Published>) -> Result<Reply> {
-        let what = What::Task(Arc::clone(&self.queue));
-        let shared = self.shared.0;
-        let body = shared.encode(task_body(self.body, false))?;
-        let slot = shared.slot(&what, &body, self.patience).await?;
-        let (expected, future) = expect(&what, self.patience).await?;
-        let correlation = expected.correlation;
-        shared.send(Command::Task { queue: self.queue, body, expected: Some(expected), published, slot })?;
-        Ok(Reply::new(shared, correlation, future, what))
+    async fn dispatch(self, published: Option<Published>) -> Result<Reply> {
+        let subject = Subject::Task(self.queue.clone());
+        let context = self.context;
+        let body = context.encode(encode(self.body, NoReply::No))?;
+        let prepared = Prepared::wait(&context, &subject, &body, self.timeout).await?;
+        let queue = self.queue;
+        prepared.send(&context, subject, |expected, charge| Command::Task {
+            queue,
+            body,
+            reply: TaskReply::Expected(expected),
+            published,
+            charge,
+        })
     }
 }
 
@@ -253,25 +301,24 @@ impl IntoFuture for TaskSendNoReply {
     fn into_future(self) -> Sending<()> {
         Box::pin(async move {
             let TaskSendNoReply(task) = self;
-            let shared = task.shared.0;
-            let body = shared.encode(task_body(task.body, true))?;
-            let slot = shared.slot("a task", &body, Patience::For(shared.call_timeout)).await?;
-            shared
-                .ask("a task", |done| Command::Task {
-                    queue: task.queue,
+            let subject = Subject::Task(task.queue.clone());
+            let context = task.context;
+            let body = context.encode(encode(task.body, NoReply::Yes))?;
+            let until = crate::time::from_now(context.defaults.call_timeout);
+            let held = context.port.charge(&subject, body.size(), Some(until)).await?;
+            let queue = task.queue;
+            context
+                .port
+                .ask(&subject, Some(until), |published| Command::Task {
+                    queue,
                     body,
-                    expected: None,
-                    published: Some(done),
-                    slot,
+                    reply: TaskReply::NotWanted { until },
+                    published: Some(published),
+                    charge: held.hand_on(),
                 })
                 .await
         })
     }
-}
-
-/// kiwipy's `(task, no_reply)`.
-fn task_body(body: Value, no_reply: bool) -> Value {
-    Value::Tuple(vec![body, Value::Bool(no_reply)])
 }
 
 impl BroadcastSend {
@@ -306,11 +353,25 @@ impl IntoFuture for BroadcastSend {
 
     fn into_future(self) -> Sending<()> {
         Box::pin(async move {
-            let shared = self.shared.0;
-            let value = Broadcast::into_value(self.body, self.sender, self.subject, self.correlation_id);
-            let body = shared.encode(value)?;
-            let slot = shared.slot("a broadcast", &body, Patience::For(shared.call_timeout)).await?;
-            shared.ask("a broadcast", |published| Command::Broadcast { body, published, slot }).await
+            let context = self.context;
+            let content = Content {
+                body: self.body,
+                sender: self.sender,
+                subject: self.subject,
+                correlation_id: self.correlation_id,
+            };
+            let body = context.encode(content.encode())?;
+            let until = crate::time::from_now(context.defaults.call_timeout);
+            let held = context.port.charge(&"a broadcast", body.size(), Some(until)).await?;
+            context
+                .port
+                .ask("a broadcast", Some(until), |published| Command::Broadcast {
+                    body,
+                    published,
+                    until,
+                    charge: held.hand_on(),
+                })
+                .await
         })
     }
 }

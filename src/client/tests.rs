@@ -2,10 +2,11 @@
 
 use std::time::{Duration, Instant};
 
-use super::{Communicator, Event, Identifier, Reconnect, RpcRequest, RpcSubscriber};
+use super::Communicator;
 use crate::broker::memory::fault;
 use crate::codec::Value;
 use crate::error::ErrorKind;
+use crate::{Event, Events, Identifier, Reconnect, RpcRequest, RpcSubscriber};
 
 async fn on_a_broker_of_its_own() -> (String, Communicator) {
     let name = uuid::Uuid::new_v4().to_string();
@@ -80,7 +81,7 @@ async fn lose_for(name: &str, time: Duration) {
     fault::set_down(name, false);
 }
 
-async fn restored(events: &mut super::Events) -> Duration {
+async fn restored(events: &mut Events) -> Duration {
     while let Some(event) = events.next().await {
         if let Event::Restored { away } = event {
             return away;

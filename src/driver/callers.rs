@@ -7,7 +7,7 @@
 use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
 
 use super::command::{CallId, RpcDelivery};
-use super::port::Signal;
+use super::port::Giver;
 use super::tasks::{Channel, Claim, DeliveryTag};
 use crate::broker::{Body, Delivery};
 
@@ -27,7 +27,7 @@ struct InHand {
     tag: DeliveryTag,
     /// Whether its subscriber has begun with it.
     claim: Claim,
-    caller_gone: Signal,
+    caller_gone: Giver,
 }
 
 /// What a delivery is.
@@ -49,7 +49,7 @@ impl Callers {
         {
             return Taken::InHand;
         }
-        let caller_gone = Signal::default();
+        let caller_gone = Giver::default();
         if correlation.as_ref().is_some_and(|correlation| self.gone.contains(correlation)) || reply_to.is_none() {
             // Nobody waits, or nobody can be answered.
             caller_gone.give();
@@ -63,8 +63,9 @@ impl Callers {
             correlation: correlation.clone(),
             tag,
             claim: claim.clone(),
-            caller_gone: caller_gone.clone(),
+            caller_gone,
         };
+        let caller_gone = in_hand.caller_gone.signal();
         self.in_hand.insert(call, in_hand);
         Taken::New(RpcDelivery {
             call,
@@ -97,7 +98,6 @@ impl Callers {
     /// The call has its last answer, or goes back.
     pub(super) fn ended(&mut self, call: CallId) {
         let Some(in_hand) = self.in_hand.remove(&call) else { return };
-        in_hand.caller_gone.end();
         if let Some(correlation) = in_hand.correlation
             && let Some(calls) = self.by_correlation.get_mut(&correlation)
         {
@@ -132,7 +132,7 @@ impl Callers {
             reply_to: in_hand.reply_to.clone(),
             correlation_id: in_hand.correlation.clone(),
             claim: in_hand.claim.clone(),
-            caller_gone: in_hand.caller_gone.clone(),
+            caller_gone: in_hand.caller_gone.signal(),
         };
         self.in_hand.iter().map(refusal).collect()
     }

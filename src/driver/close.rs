@@ -1,77 +1,99 @@
-//! The end of a communicator, in order: new work is refused, what was asked before is done, everybody who still waits is
-//! told, the connection ends, and last the report stands.
+//! The end of a communicator, in order: what is in hand may end, new work is refused, what was asked before is done,
+//! everybody who still waits is told, the connection ends, and last the report stands.
 
-use std::ops::ControlFlow;
-use std::rc::Rc;
-use std::thread;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
-use tokio::sync::mpsc;
+use futures_util::StreamExt;
+use tokio::time::Instant;
 
-use super::{Driver, End, Inlets, next_of};
+use super::command::{CloseReport, CodecWork, Command};
+use super::port::{ConnectionState, Event};
+use super::tasks::Input;
+use super::{Driver, End, JobDone, Next, Phase};
 use crate::broker::Broker;
-use crate::communicator::broadcast::CodecWork;
-use crate::communicator::command::{CloseReport, Command};
-use crate::communicator::events::{ConnectionState, Event};
 use crate::error::{Error, ErrorKind};
-use crate::home::Completer;
+use crate::time::after;
+use crate::wire::names::Identifier;
+
+/// How long the codec thread is given beside the time for closing: it may be at work, which takes no time as a rule.
+const CODEC_GRACE: Duration = Duration::from_millis(500);
 
 impl<B: Broker> Driver<B> {
-    pub(super) async fn end(
-        self: Rc<Self>,
-        end: End,
-        mut inlets: Inlets<B>,
-        limit: Duration,
-        codec_loop: thread::JoinHandle<()>,
-    ) {
-        let started = Instant::now();
-        let mut closers = Vec::new();
-        // The attempts to connect again end here.
-        inlets.next = None;
-        let lost = match end {
-            End::Closed(done) => {
-                closers.extend(done);
-                self.shared.refuse_new_work();
-                self.finish_publishes(&mut inlets, &mut closers, started + limit / 2).await;
-                self.refuse_calls(&mut inlets, &mut closers, started + limit * 5 / 8).await;
-                None
+    pub(super) async fn end(mut self, end: End) {
+        let mut lost = match end {
+            End::Closed { drain } => {
+                if drain.is_zero() {
+                    None
+                } else {
+                    self.drain(drain).await
+                }
             }
             End::Lost(error) => Some(error),
         };
+        let limit = self.limits.close_timeout;
+        let started = Instant::now();
+        let part = |eighths: u32| after(started, (limit / 8).saturating_mul(eighths));
+        self.phase = Phase::Closing;
+        // The attempts to connect again end here.
+        self.session.stop_connecting();
+        if lost.is_none() {
+            self.port.refuse_new_work(self.port.closed());
+            self.go_on(part(4), |driver| driver.outbox.in_flight() == 0).await;
+        }
+        let calls_refused = if lost.is_none() { self.refuse_calls(part(5)).await } else { 0 };
         if let Some(error) = &lost {
-            let _ = self.shared.lost.set(error.clone());
-            self.shared.refuse_new_work();
+            self.port.refuse_new_work(error.clone());
         }
-        self.supply.end(self.shared.gone());
-        let (requests_ended, calls) = self.requests.borrow_mut().fail_all(&self.shared.gone());
-        if !calls.is_empty() && self.supply.now().is_some() {
-            // Their subscribers may be at work for nobody. That they hear of it is worth no more than a part of the time.
-            self.say_callers_gone(calls);
-            self.finish_publishes(&mut inlets, &mut closers, started + limit * 3 / 4).await;
+        let gone = self.port.gone();
+        let requests_ended = self.requests.len();
+        for ended in self.requests.end_all() {
+            self.end_request(ended, &gone);
         }
-        let (unconfirmed, in_hand) = (self.publishing.get(), self.tasks.borrow().in_hand());
-        self.spawn_publish((), |driver| async move { driver.return_leases().await });
-        self.go_on(&mut inlets, &mut closers, started + limit * 7 / 8, |driver| driver.publishing.get() <= unconfirmed)
-            .await;
-        let mut report =
-            CloseReport { requests_ended, publishes_unconfirmed: unconfirmed, tasks_returned: in_hand, error: lost };
+        self.perform();
+        // Their subscribers may be at work for nobody. That they hear of it is worth no more than a part of the time.
+        self.go_on(part(6), |driver| driver.outbox.in_flight() == 0).await;
+        let (unconfirmed, tasks_returned) = (self.outbox.in_flight(), self.tasks.in_hand());
+        self.step_tasks(Input::Close);
+        self.perform();
+        self.go_on(part(7), |driver| driver.tasks.is_quiet()).await;
+        for done in std::mem::take(&mut self.pulls).into_values() {
+            drop(done.complete(Err(gone.clone())));
+        }
+        self.outbox.give_up_all(&gone);
+        self.perform();
         let left = limit.saturating_sub(started.elapsed()).max(limit / 4);
-        if let Some(link) = self.supply.now()
-            && let Err(error) = link.broker.close(left).await
+        if let Some(connection) = self.connection()
+            && let Err(error) = connection.broker.close(left).await
         {
-            report.error.get_or_insert(error);
+            lost.get_or_insert(error);
         }
-        self.farewell(left).await;
-        self.end_codec(codec_loop, &mut report, started + limit).await;
-        tracing::info!(?report, took = ?started.elapsed(), "closed");
-        self.shared.state(ConnectionState::Closed);
-        self.say(Event::Closed);
-        let _ = self.shared.report.set(report.clone());
+        let mut report = CloseReport {
+            requests_ended,
+            publishes_unconfirmed: unconfirmed,
+            tasks_returned,
+            calls_refused,
+            error: lost,
+        };
+        self.let_go_of_connections(after(Instant::now(), left)).await;
+        let until = after(started, limit).max(after(Instant::now(), CODEC_GRACE));
+        self.end_codec(&mut report, until).await;
+        self.last_words(report).await;
+    }
+
+    /// The report stands, and whoever asked for it gets it.
+    async fn last_words(mut self, report: CloseReport) {
+        tracing::info!(?report, "closed");
+        let port = std::sync::Arc::clone(&self.port);
+        port.set_state(ConnectionState::Closed);
+        port.emit(&Event::Closed);
+        port.close_feed();
+        port.set_report(report.clone());
         // Guards: a close that is asked for just now. From here on none comes in, and whoever asks finds the channel closed
         // here or the report there. What else is left holds completers, which end their futures as they are dropped.
-        inlets.commands.close();
-        while let Some(command) = inlets.commands.recv().await {
-            if let Command::Close { done } = command {
+        self.commands.close();
+        let mut closers = std::mem::take(&mut self.closers);
+        while let Some(command) = self.commands.recv().await {
+            if let Command::Close { done, .. } = command {
                 closers.extend(done);
             }
         }
@@ -80,90 +102,110 @@ impl<B: Broker> Driver<B> {
         }
     }
 
-    /// Goes on until nothing is being published, the connection is lost, or the time is up.
-    async fn finish_publishes(
-        self: &Rc<Self>,
-        inlets: &mut Inlets<B>,
-        closers: &mut Vec<Completer<CloseReport>>,
-        until: Instant,
-    ) {
-        self.go_on(inlets, closers, until, |driver| driver.publishing.get() == 0).await;
+    /// No new work comes in; what is in hand is finished, acknowledged and answered. Returns why the connection was lost for
+    /// good meanwhile, if it was.
+    async fn drain(&mut self, limit: Duration) -> Option<Error> {
+        self.phase = Phase::Draining;
+        tracing::info!(?limit, "draining: no new work");
+        self.step_tasks(Input::Drain);
+        self.subscriptions.drain(Instant::now());
+        self.perform();
+        let is_done = |driver: &Self| {
+            driver.tasks.in_hand() == 0
+                && driver.callers.len() == 0
+                && driver.outbox.in_flight() == 0
+                && driver.subscriptions.is_drained()
+        };
+        let until = after(Instant::now(), limit);
+        loop {
+            if is_done(self) || Instant::now() >= until {
+                return None;
+            }
+            let next = self.next(Some(until)).await;
+            if let Some(End::Lost(error)) = self.handle(next) {
+                return Some(error);
+            }
+        }
     }
 
     /// Nobody calls these subscribers any more, and who has called them and has no answer hears that there will be none.
-    async fn refuse_calls(
-        self: &Rc<Self>,
-        inlets: &mut Inlets<B>,
-        closers: &mut Vec<Completer<CloseReport>>,
-        until: Instant,
-    ) {
-        let Some(link) = self.supply.now() else { return };
-        self.spawn_publish((), move |driver| async move { driver.unbind_calls(&link).await });
-        self.finish_publishes(inlets, closers, until).await;
-        while let Some(Ok(event)) = inlets.said.as_mut().map(mpsc::UnboundedReceiver::try_recv) {
-            if let ControlFlow::Break(error) = self.on_event(event) {
-                self.down(&error);
-                inlets.said = None;
-            }
+    /// Returns how many those were.
+    async fn refuse_calls(&mut self, until: Instant) -> usize {
+        let Some(connection) = self.connection() else { return 0 };
+        let bound = self.subscriptions.bound_calls();
+        let exchange = self.port.names.message_exchange.clone();
+        self.unbinding = true;
+        self.jobs.push(Box::pin(async move {
+            let unbind = |(identifier, queue): (Identifier, String)| {
+                let (connection, exchange) = (&connection, &exchange);
+                async move {
+                    let unbound = connection.broker.unbind(&queue, exchange, &identifier.routing_key()).await;
+                    if let Err(error) = unbound {
+                        tracing::debug!(%identifier, %error, "a subscriber could not be unbound");
+                    }
+                }
+            };
+            futures_util::stream::iter(bound).for_each_concurrent(64, unbind).await;
+            JobDone::Unbound
+        }));
+        self.go_on(until, |driver| !driver.unbinding).await;
+        while let Some(event) = self.session.event_now() {
+            let _ = self.on_event(event);
+            self.perform();
         }
-        for call in self.callers.borrow().in_hand() {
-            let _ = self.codec.send(CodecWork::Refuse(call));
+        let refusals = self.callers.refusals();
+        let number = refusals.len();
+        for call in refusals {
+            self.codec.hand(CodecWork::Refuse(call));
         }
-        let answered =
-            |driver: &Self| driver.callers.borrow().in_hand().next().is_none() && driver.publishing.get() == 0;
-        self.go_on(inlets, closers, until, answered).await;
+        self.go_on(until, |driver| driver.callers.len() == 0 && driver.outbox.in_flight() == 0).await;
+        number
     }
 
-    async fn go_on(
-        self: &Rc<Self>,
-        inlets: &mut Inlets<B>,
-        closers: &mut Vec<Completer<CloseReport>>,
-        until: Instant,
-        is_done: impl Fn(&Self) -> bool,
-    ) {
-        loop {
-            while let Ok(command) = inlets.commands.try_recv() {
-                if let ControlFlow::Break(done) = self.on_command(command) {
-                    closers.extend(done);
-                }
-            }
-            if is_done(self) || inlets.said.is_none() {
+    /// Goes on until that is so, there is no connection, or the time is up.
+    async fn go_on(&mut self, until: Instant, is_done: impl Fn(&Self) -> bool) {
+        // What was asked before the close is done.
+        while let Ok(command) = self.commands.try_recv() {
+            let _ = self.on_command(command);
+            self.perform();
+        }
+        while !is_done(self) && self.session.now().is_some() && Instant::now() < until {
+            let next = self.next(Some(until)).await;
+            // Guards: the last handle, which is dropped in the middle of a close. Its command channel ends, for ever ready.
+            if matches!(next, Next::Command(None)) {
                 return;
             }
-            let mut idle = std::pin::pin!(self.idle.notified());
-            idle.as_mut().enable();
-            tokio::select! {
-                () = idle => {}
-                Some(event) = next_of(&mut inlets.said) => {
-                    if let ControlFlow::Break(error) = self.on_event(event) {
-                        self.down(&error);
-                        inlets.said = None;
-                    }
-                }
-                Some(command) = inlets.commands.recv() => {
-                    if let ControlFlow::Break(done) = self.on_command(command) {
-                        closers.extend(done);
-                    }
-                }
-                () = tokio::time::sleep_until(until.into()) => return,
+            let _ = self.handle(next);
+        }
+    }
+
+    /// Waits until lost connections have let go of their threads.
+    async fn let_go_of_connections(&mut self, until: Instant) {
+        while self.letting_go > 0 {
+            let Ok(Some(done)) = tokio::time::timeout_at(until, self.jobs.next()).await else {
+                tracing::warn!("a lost connection has not let go of its threads");
+                return;
+            };
+            if let JobDone::LetGo = done {
+                self.letting_go -= 1;
             }
         }
     }
 
     /// Ends the codec thread. It may be in a user's decoder, which cannot be stopped; then the report says so.
-    async fn end_codec(&self, thread: thread::JoinHandle<()>, report: &mut CloseReport, until: Instant) {
-        let _ = self.codec.send(CodecWork::End);
-        while !thread.is_finished() && Instant::now() < until {
+    async fn end_codec(&mut self, report: &mut CloseReport, until: Instant) {
+        self.codec.hand(CodecWork::End);
+        loop {
+            if let Some(thread) = self.codec.ended() {
+                return self.port.add_thread(thread);
+            }
+            if Instant::now() >= until {
+                break;
+            }
             tokio::time::sleep(Duration::from_micros(200)).await;
         }
-        if thread.is_finished() {
-            if thread.join().is_err() {
-                tracing::error!("the codec thread panicked");
-            }
-        } else {
-            report.error.get_or_insert_with(|| {
-                Error::new(ErrorKind::TimedOut, "the codec thread is still in a decoder and was left behind")
-            });
-        }
+        report.error.get_or_insert_with(|| {
+            Error::new(ErrorKind::TimedOut, "the codec thread is still in a decoder and was left behind")
+        });
     }
 }

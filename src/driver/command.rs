@@ -8,7 +8,7 @@ use tokio::sync::mpsc;
 use tokio::time::Instant;
 use uuid::Uuid;
 
-use super::port::{Charge, Signal, WaiterId};
+use super::port::{Charge, MailboxSender, Signal, WaiterId};
 use super::tasks::{Claim, DeliveryTag, Handed, Settlement, SubscriberId};
 use crate::broker::Body;
 use crate::error::{Error, Result};
@@ -134,6 +134,10 @@ pub(crate) enum Command {
         outcome: BroadcastOutcome,
     },
     Reply(OutgoingReply),
+    /// A call has ended without a reply, since nobody asked for one.
+    CallEnded {
+        call: CallId,
+    },
     Settle {
         task: super::tasks::HandId,
         settlement: Settlement<OutgoingReply>,
@@ -157,15 +161,28 @@ pub(crate) enum Command {
 pub(crate) enum TaskReply {
     Expected(Expected),
     /// The message is given up when the broker has not taken it over by then.
-    NotWanted { until: Instant },
+    NotWanted {
+        until: Instant,
+    },
 }
 
 /// A subscriber, and the way to its home.
 pub(crate) enum Subscription {
-    Rpc { identifier: Identifier, sink: mpsc::UnboundedSender<RpcDelivery> },
-    Tasks { queue: QueueName, prefetch: u16, identifier: Identifier, sink: mpsc::UnboundedSender<TaskDelivery> },
-    /// Its filter and its mailbox are with the codec thread.
-    Broadcasts { identifier: Identifier },
+    Rpc {
+        identifier: Identifier,
+        sink: mpsc::UnboundedSender<RpcDelivery>,
+    },
+    Tasks {
+        queue: QueueName,
+        prefetch: u16,
+        identifier: Identifier,
+        sink: mpsc::UnboundedSender<TaskDelivery>,
+    },
+    /// Its filter is with the codec thread.
+    Broadcasts {
+        identifier: Identifier,
+        mailbox: MailboxSender,
+    },
 }
 
 /// How a user names a subscriber.

@@ -236,8 +236,7 @@ impl<B: Broker> Connection<B> {
         }
         if !is_lost(&error) {
             let own_queue = matches!(plan.queue, PlannedQueue::Own(_)).then_some(queue);
-            let undo =
-                EndPlan { tag: plan.consume.tag.clone(), own_queue, bindings: Vec::new(), drain: Drain::No };
+            let undo = EndPlan { tag: plan.consume.tag.clone(), own_queue, bindings: Vec::new(), drain: Drain::No };
             // Guards: a consumer that stands at the broker and whose tag is forgotten here: each delivery would go back and
             // come again at once.
             self.end(&undo).await;

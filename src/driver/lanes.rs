@@ -17,7 +17,8 @@ pub(super) struct Lanes {
 impl Lanes {
     /// The lane with the fewest users; a new one while there may be more.
     pub(super) fn take(&mut self) -> Lane {
-        let fewest = self.users.iter().min_by_key(|(lane, users)| (**users, **lane)).map(|(lane, users)| (*lane, *users));
+        let fewest =
+            self.users.iter().min_by_key(|(lane, users)| (**users, **lane)).map(|(lane, users)| (*lane, *users));
         let opened = u32::try_from(self.users.len()).unwrap_or(MOST);
         let lane = match fewest {
             Some((lane, 0)) => lane,

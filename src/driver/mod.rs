@@ -1,560 +1,462 @@
 //! The communicator thread: it alone owns the broker connection.
 //!
-//! It takes commands and the broker's events in turn and never waits in between; what takes several questions to the
-//! broker is a task of its own on this thread. It runs no user code: it sees identifiers, bytes and completers.
+//! One value, the [`Driver`], has one entrance: what comes next (a command, an event of the broker, the outcome of a job, a
+//! point in time) is handled to its end before the following one. Its parts own their state and decide as values, without
+//! a clock or a connection; what they want to be done comes out as *acts*, which the driver carries out:
+//!
+//! ```text
+//!   commands ──▶ ┌─────────────────────────────────────────────────────────────┐
+//!   events   ──▶ │ Driver   session        the connection, and the next one    │ ──▶ broker
+//!   jobs     ──▶ │          subscriptions  what is consumed                    │ ──▶ jobs
+//!   time     ──▶ │          outbox         what goes out, in order             │ ──▶ homes, by completers
+//!                │          requests       who waits for a reply               │ ──▶ codec thread
+//!                │          tasks          what becomes of tasks in hand       │
+//!                └─────────────────────────────────────────────────────────────┘
+//! ```
+//!
+//! What takes several questions to the broker is a job (see [`connection`]): a future that holds plain data and changes no
+//! state here. It runs no user code: it sees identifiers, bytes and completers.
 
-mod answers;
-mod bindings;
-mod callers;
-mod ending;
-mod lease;
-mod link;
-mod outcomes;
-mod publish;
-mod requests;
-mod subscribe;
-mod supervise;
-mod tasks;
-mod topology;
-
-use std::cell::{Cell, RefCell};
-use std::collections::HashMap;
-use std::future::Future;
-use std::io;
-use std::ops::ControlFlow;
-use std::pin::{Pin, pin};
+use std::collections::BTreeMap;
+use std::future::poll_fn;
+use std::pin::Pin;
 use std::rc::Rc;
 use std::sync::Arc;
-use std::task::{Context, Waker};
-use std::thread;
-use std::time::{Duration, Instant};
+use std::task::{Context, Poll, ready};
+use std::time::Duration;
 
-use futures_util::FutureExt;
+use futures_util::StreamExt;
 use futures_util::future::LocalBoxFuture;
-use tokio::sync::{mpsc, oneshot};
-use tokio::task::LocalSet;
-use uuid::Uuid;
+use futures_util::stream::FuturesUnordered;
+use tokio::sync::mpsc;
+use tokio::time::Instant;
 
-use link::Link;
-pub(crate) use link::Ticket;
-
-use super::broadcast::{CodecWork, codec_thread};
-use super::builder::{Builder, Limits, Reconnect};
-use super::command::{CloseReport, Command, Left, ReplyExchange};
-use super::events::{ConnectionState, Event};
-use super::names::Identifier;
-use super::shared::{Shared, Transfer, count, home_ended};
-use crate::broker::memory::Memory;
-#[cfg(feature = "rabbitmq")]
-use crate::broker::rabbitmq::RabbitMq;
-use crate::broker::url::BrokerUrl;
-use crate::broker::{Broker, BrokerEvent, ConnectOptions, Delivery, Lane, Nack};
+use self::answers::Answers;
+use self::callers::Callers;
+use self::command::{Command, PullId, QueueName, RawReply, TaskDelivery};
+use self::connection::Connection;
+use self::outbox::{CopyId, Outbox, Stream};
+use self::port::{Giver, Port};
+use self::requests::Requests;
+use self::session::{Happened, Made, Session};
+use self::subscriptions::{Key, Subscriptions, Turn};
+use self::tasks::{Action, Claim, Config, Generation, HandId, Known, LeaseId, Live, TaskBook, TaskId};
+use self::timers::Timers;
+use crate::broker::{Broker, BrokerEvent, Delivery, Message};
 use crate::error::{Error, ErrorKind, Result};
-use crate::home::{Completer, Home, HomeFuture};
+use crate::home::Completer;
+use crate::wire::names::Exchange;
 
-/// The lane of calls, broadcasts and replies. Task queues have lanes of their own, for their acknowledgements take long.
-const SERVICE_LANE: Lane = Lane(0);
+mod answers;
+mod callers;
+mod close;
+pub(crate) mod command;
+mod connection;
+mod events;
+mod lanes;
+mod outbox;
+mod perform;
+pub(crate) mod port;
+mod requests;
+mod session;
+mod start;
+mod subscriptions;
+pub(crate) mod tasks;
+mod timers;
 
-/// How many commands or events are taken before it is looked for the others, and for the tasks of this thread.
+pub use command::CloseReport;
+pub use port::{ChannelCause, ConnectionState, Event as ConnectionEvent, Events};
+pub use session::Reconnect;
+pub(crate) use start::{CodecLoop, Plan, close, start};
+pub use tasks::Attempt;
+
+/// How many things are handled before others are polled for again.
 const AT_ONCE: usize = 64;
 
-/// What a consumer's deliveries are.
-enum Consumer {
-    Reply(ReplyExchange),
-    Rpc(Identifier),
-    Broadcast,
-    Control,
-    Task(Arc<str>),
-    /// For whoever waits for one task.
-    Pull(oneshot::Sender<Delivery>),
+/// How often a communicator writes to itself, to see that its bindings stand.
+const PROBE_EVERY: Duration = Duration::from_secs(5);
+
+/// When a caller that is back asks for answers that it may have lost: whoever answered may be back later than it is.
+const ASKS: [Duration; 4] =
+    [Duration::from_millis(300), Duration::from_secs(1), Duration::from_secs(3), Duration::from_secs(10)];
+
+/// The way to whoever waits for something to be done.
+type Done = Completer<Result<()>>;
+
+/// The outcome of a job.
+enum JobDone {
+    SetUp {
+        key: Key,
+        turn: Turn,
+        outcome: Result<()>,
+    },
+    Ended {
+        key: Key,
+        turn: Turn,
+    },
+    Got {
+        key: Key,
+        turn: Turn,
+        generation: Generation,
+        outcome: Result<Option<Delivery>>,
+    },
+    /// What a stream needs is declared.
+    Declared {
+        stream: Stream,
+        generation: Generation,
+        outcome: Result<()>,
+    },
+    ExchangeBack {
+        exchange: Exchange,
+        generation: Generation,
+        outcome: Result<()>,
+    },
+    /// The queue for a copy of a task is declared.
+    CopyReady {
+        copy: CopyId,
+        message: Box<Message>,
+        outcome: Result<()>,
+    },
+    LeaseDeleted {
+        lease: LeaseId,
+        outcome: Result<()>,
+    },
+    /// Before a close: nobody calls the subscribers here any more.
+    Unbound,
+    /// A lost connection has let go of its threads.
+    LetGo,
 }
 
-struct Driver<B> {
-    supply: supervise::Supply<B>,
-    shared: Arc<Shared>,
-    connect: ConnectOptions,
+type Jobs = FuturesUnordered<LocalBoxFuture<'static, JobDone>>;
+
+/// What a copy of a task is for.
+enum CopyOf {
+    Moved(TaskId),
+    Lease(LeaseId),
+}
+
+/// What happens next.
+enum Next<B> {
+    Command(Option<Command>),
+    Session(Happened<B>),
+    Job(JobDone),
+    Time,
+}
+
+/// How far the end has come.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Phase {
+    Open,
+    /// No new work comes in; what is in hand ends.
+    Draining,
+    /// Nothing new is taken.
+    Closing,
+}
+
+/// How tasks and replies are tried, and how long closing may take.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Limits {
+    /// How long a reply is tried whose caller's queue is not there.
+    pub(crate) reply_timeout: Duration,
+    pub(crate) tasks: Config,
+    pub(crate) close_timeout: Duration,
+}
+
+struct Driver<B: Broker> {
+    port: Arc<Port>,
     limits: Limits,
-    codec: crossbeam_channel::Sender<CodecWork>,
-    turns: publish::Turns,
-    requests: RefCell<requests::Requests>,
-    rpc: RefCell<HashMap<Identifier, subscribe::Rpc>>,
-    callers: RefCell<callers::Callers>,
-    /// What was answered lately, by correlation id.
-    answers: RefCell<outcomes::Outcomes>,
-    broadcasts: RefCell<subscribe::Broadcasts>,
-    tasks: RefCell<tasks::Tasks>,
-    next_lane: Cell<u32>,
-    /// How many publishes are under way.
-    publishing: Cell<usize>,
-    idle: tokio::sync::Notify,
+    commands: mpsc::UnboundedReceiver<Command>,
+    session: Session<B>,
+    subscriptions: Subscriptions<Done>,
+    outbox: Outbox<Done>,
+    requests: Requests<Completer<RawReply>>,
+    answers: Answers,
+    callers: Callers,
+    last_call: u64,
+    tasks: TaskBook<Live>,
+    /// What the book wants to be done.
+    actions: Vec<Action<Live>>,
+    /// Of tasks in hand: that they are not this worker's own any more.
+    ownership_lost: BTreeMap<TaskId, Giver>,
+    copies: BTreeMap<CopyId, CopyOf>,
+    last_copy: u64,
+    /// Whoever waits for a task.
+    pulls: BTreeMap<PullId, Completer<Result<Option<TaskDelivery>>>>,
+    /// Tasks on their way to whoever pulled them.
+    unclaimed: BTreeMap<PullId, (HandId, Claim)>,
+    timers: Timers,
+    /// When lost answers are asked for: of the requests that are answered to this queue.
+    asks: BTreeMap<(Instant, Rc<str>), usize>,
+    next_probe: Option<Instant>,
+    jobs: Jobs,
+    codec: CodecLoop,
+    /// For how long there was no connection, until everything is set up again.
+    away: Option<Duration>,
+    phase: Phase,
+    unbinding: bool,
+    /// How many lost connections have not let go of their threads.
+    letting_go: usize,
+    closers: Vec<Completer<CloseReport>>,
+    alarm: Alarm,
+    /// Which source is polled first, in turn.
+    first: usize,
 }
 
-/// A communicator whose thread has started and is connecting.
-pub(super) struct Connecting {
-    pub(super) shared: Arc<Shared>,
-    connected: HomeFuture<Result<()>>,
-}
-
-impl Connecting {
-    /// Waits for the connection. Whoever gives up in between sends a close, which is done once the connection stands.
-    pub(super) async fn finish(self) -> Result<()> {
-        let outcome = self.connected.await.map_err(|end| self.shared.ended(end, "connecting"))?;
-        if outcome.is_err() {
-            join(&self.shared);
-        }
-        outcome
-    }
-}
-
-/// Starts the thread of a communicator, which connects.
-pub(super) async fn start(builder: Builder, urls: Vec<BrokerUrl>) -> Result<Connecting> {
-    let (commands, inbox) = mpsc::unbounded_channel();
-    let shared = Arc::new(Shared::new(
-        commands,
-        builder.limits,
-        builder.codec,
-        if urls.iter().any(BrokerUrl::is_memory) { Transfer::Passed } else { Transfer::Encoded },
-        builder.names,
-        builder.task_prefetch,
-        (builder.call_timeout, builder.task_timeout),
-        urls.iter().map(ToString::to_string).collect::<Vec<_>>().join(", "),
-    ));
-    let (completer, connected) = Home::current().future::<Result<()>>().await.map_err(|_| home_ended("connecting"))?;
-    let main = Main {
-        shared: Arc::clone(&shared),
-        urls: urls.into(),
-        connect: builder.connect,
-        reconnect: builder.reconnect,
-        limits: builder.limits,
-        close_timeout: builder.close_timeout,
-        thread_name: builder.thread_name,
-    };
-    let name = format!("{}-communicator", main.thread_name);
-    let thread = thread::Builder::new().name(name).spawn(move || main.run(completer, inbox));
-    shared.threads.lock().push(thread.map_err(|error| no_thread(&error))?);
-    Ok(Connecting { shared, connected })
-}
-
-fn no_thread(error: &io::Error) -> Error {
-    Error::new(ErrorKind::Connection, format!("the system gave no thread for the communicator: {error}"))
-}
-
-/// Closes, or waits for a close that is under way.
-pub(super) async fn close(shared: &Arc<Shared>) -> Result<CloseReport> {
-    let (done, future) = Home::current().future().await.map_err(|_| home_ended("closing"))?;
-    shared.tell(Command::Close { done: Some(done) });
-    let told = future.await;
-    // Where the thread had ended before it saw this close, it has left its report.
-    let report = match (told, shared.report.get()) {
-        (Ok(report), _) => report,
-        (Err(_), Some(report)) => report.clone(),
-        (Err(end), None) => return Err(shared.ended(end, "closing")),
-    };
-    join(shared);
-    Ok(report)
-}
-
-/// Joins the threads, which have nothing left to do but return; except where the caller is one of them.
-fn join(shared: &Shared) {
-    // Held meanwhile, so that whoever closes at the same time returns only when the threads have ended, too.
-    let mut threads = shared.threads.lock();
-    for thread in threads.drain(..) {
-        if thread.thread().id() != thread::current().id() && thread.join().is_err() {
-            tracing::error!("a thread of the communicator panicked");
+impl<B: Broker> Driver<B> {
+    /// Runs until it is to end, and says how.
+    async fn run(&mut self) -> End {
+        loop {
+            let next = self.next(None).await;
+            if let Some(end) = self.handle(next) {
+                return end;
+            }
         }
     }
-}
 
-/// What the communicator thread starts with.
-struct Main {
-    shared: Arc<Shared>,
-    urls: Arc<[BrokerUrl]>,
-    connect: ConnectOptions,
-    reconnect: Reconnect,
-    limits: Limits,
-    close_timeout: Duration,
-    thread_name: String,
-}
-
-impl Main {
-    fn run(self, connected: Completer<Result<()>>, commands: mpsc::UnboundedReceiver<Command>) {
-        let runtime = match tokio::runtime::Builder::new_current_thread().enable_all().build() {
-            Ok(runtime) => runtime,
-            Err(error) => {
-                let error = Error::with_source(ErrorKind::Connection, format!("no tokio runtime: {error}"), error);
-                drop(connected.complete(Err(error)));
-                return;
-            }
-        };
-        let local = LocalSet::new();
-        match self.urls.first() {
-            Some(BrokerUrl::Amqp(_)) => {
-                #[cfg(feature = "rabbitmq")]
-                local.block_on(&runtime, self.main::<RabbitMq>(connected, commands));
-                #[cfg(not(feature = "rabbitmq"))]
-                drop(connected.complete(Err(Error::new(
-                    ErrorKind::InvalidArgument,
-                    "this program was built without the feature `rabbitmq`: only `memory:` can be connected to",
-                ))));
-            }
-            _ => local.block_on(&runtime, self.main::<Memory>(connected, commands)),
-        }
-        drop(local);
-        // A name look-up that hangs has a thread of this runtime; it is not waited for.
-        runtime.shutdown_background();
+    /// Waits for what happens next, or until then.
+    async fn next(&mut self, until: Option<Instant>) -> Next<B> {
+        let deadline = [self.next_deadline(), until].into_iter().flatten().min();
+        self.alarm.set(deadline);
+        poll_fn(|context| self.poll_next(context)).await
     }
 
-    async fn main<B: Broker>(self, connected: Completer<Result<()>>, commands: mpsc::UnboundedReceiver<Command>) {
-        self.shared.state(ConnectionState::Connecting);
-        // The first attempt is for the user to see: it fails at once, whatever is to be done about later losses.
-        let made = match supervise::connect::<B>(&self.urls, &self.connect).await {
-            Ok(made) => made,
-            Err(error) => return drop(connected.complete(Err(error))),
-        };
-        let (codec, work) = crossbeam_channel::unbounded();
-        let shared = Arc::clone(&self.shared);
-        let codec_loop = thread::Builder::new()
-            .name(format!("{}-codec", self.thread_name))
-            .spawn(move || codec_thread(&shared, &work));
-        let codec_loop = match codec_loop {
-            Ok(thread) => thread,
-            Err(error) => {
-                made.close(self.close_timeout).await;
-                return drop(connected.complete(Err(no_thread(&error))));
+    /// Every source in turn, beginning with another one each time, so that none waits for ever behind a busy one.
+    fn poll_next(&mut self, context: &mut Context<'_>) -> Poll<Next<B>> {
+        const SOURCES: usize = 4;
+        self.first = (self.first + 1) % SOURCES;
+        for source in 0..SOURCES {
+            let polled = match (self.first + source) % SOURCES {
+                0 => self.session.poll(context).map(Next::Session),
+                1 => self.commands.poll_recv(context).map(Next::Command),
+                2 => self.poll_jobs(context).map(Next::Job),
+                _ => self.alarm.poll(context).map(|()| Next::Time),
+            };
+            if polled.is_ready() {
+                return polled;
+            }
+        }
+        Poll::Pending
+    }
+
+    fn poll_jobs(&mut self, context: &mut Context<'_>) -> Poll<JobDone> {
+        match ready!(self.jobs.poll_next_unpin(context)) {
+            Some(done) => Poll::Ready(done),
+            None => Poll::Pending,
+        }
+    }
+
+    fn next_deadline(&self) -> Option<Instant> {
+        [
+            self.requests.next_deadline(),
+            self.outbox.next_deadline(),
+            self.subscriptions.next_deadline(),
+            self.tasks.next_deadline(),
+            self.timers.next_deadline(),
+            self.asks.first_key_value().map(|((at, _), _)| *at),
+            self.next_probe,
+        ]
+        .into_iter()
+        .flatten()
+        .min()
+    }
+
+    /// Handles this, and what is there behind it.
+    fn handle(&mut self, next: Next<B>) -> Option<End> {
+        let end = match next {
+            Next::Command(command) => self.on_commands(command),
+            Next::Session(Happened::Event(event)) => self.on_events(event),
+            Next::Session(Happened::Made(made)) => self.on_made(made),
+            Next::Job(done) => {
+                self.on_job(done);
+                None
+            }
+            Next::Time => {
+                self.on_time();
+                None
             }
         };
-        let driver = Rc::new(Driver {
-            supply: supervise::Supply::new(),
-            shared: self.shared,
-            connect: self.connect,
-            limits: self.limits,
-            codec,
-            turns: publish::Turns::default(),
-            requests: RefCell::default(),
-            rpc: RefCell::default(),
-            callers: RefCell::default(),
-            answers: RefCell::default(),
-            broadcasts: RefCell::default(),
-            tasks: RefCell::default(),
-            next_lane: Cell::new(SERVICE_LANE.0 + 1),
-            publishing: Cell::new(0),
-            idle: tokio::sync::Notify::new(),
-        });
-        let said = driver.up(made);
-        // Whoever gave up waiting for this has sent a close, which is the first command below.
-        drop(connected.complete(Ok(())));
-        let mut inlets = Inlets { commands, said: Some(said), next: None, urls: self.urls, reconnect: self.reconnect };
-        let end = driver.run(&mut inlets).await;
-        driver.end(end, inlets, self.close_timeout, codec_loop).await;
+        self.perform();
+        end
+    }
+
+    fn on_commands(&mut self, first: Option<Command>) -> Option<End> {
+        let Some(first) = first else { return Some(End::Closed { drain: Duration::ZERO }) };
+        let mut next = Some(first);
+        for _ in 0..AT_ONCE {
+            let Some(command) = next else { break };
+            if let Some(end) = self.on_command(command) {
+                return Some(end);
+            }
+            self.perform();
+            next = self.commands.try_recv().ok();
+        }
+        // One that was taken and not handled would be lost.
+        next.and_then(|command| self.on_command(command))
+    }
+
+    fn on_events(&mut self, first: BrokerEvent) -> Option<End> {
+        let mut next = Some(first);
+        for _ in 0..AT_ONCE {
+            let Some(event) = next else { return None };
+            if let Some(end) = self.on_event(event) {
+                return Some(end);
+            }
+            self.perform();
+            next = self.session.event_now();
+        }
+        next.and_then(|event| self.on_event(event))
+    }
+
+    fn on_made(&mut self, made: Result<Made<B>>) -> Option<End> {
+        match made {
+            Ok(made) => {
+                self.up(made);
+                None
+            }
+            Err(error) => Some(End::Lost(error)),
+        }
+    }
+
+    /// From now on this is the connection: everything is set up on it.
+    fn up(&mut self, made: Made<B>) {
+        let now = Instant::now();
+        self.away = self.session.up(made);
+        let Some(generation) = self.session.now().map(|connection| connection.generation) else { return };
+        if self.away.is_none() {
+            tracing::info!(broker = self.port.broker, "connected");
+        }
+        self.next_probe = Some(crate::time::after(now, PROBE_EVERY));
+        self.subscriptions.up(now);
+        // Their old names a broker may hold for a while yet.
+        let queues = self.requests.reply_queues();
+        self.subscriptions.replies_needed(queues, now);
+        self.outbox.up();
+        self.step_tasks(tasks::Input::Connected(generation));
+    }
+
+    /// The connection is gone. What was under way on it is decided upon here; what runs on it learns so by its own errors.
+    fn down(&mut self, error: &Error) {
+        let now = Instant::now();
+        let Some(connection) = self.session.down(error) else { return };
+        let generation = connection.generation;
+        self.next_probe = None;
+        self.asks.clear();
+        self.outbox.down();
+        self.subscriptions.down(now);
+        self.callers.channel_gone(|channel| channel.generation == generation);
+        self.step_tasks(tasks::Input::ConnectionLost);
+        self.letting_go += 1;
+        self.jobs.push(Box::pin(async move {
+            session::farewell(connection).await;
+            JobDone::LetGo
+        }));
+        self.perform();
+    }
+
+    fn on_lost(&mut self, error: Error) -> Option<End> {
+        self.down(&error);
+        if self.phase == Phase::Closing {
+            return None;
+        }
+        if self.session.reconnect(error.clone()) { None } else { Some(End::Lost(error)) }
+    }
+
+    fn on_time(&mut self) {
+        let now = Instant::now();
+        let due = self.requests.due(now);
+        for wait in due.long_waits {
+            tracing::warn!(what = %wait.subject, waited = ?wait.waited, "still waiting for an answer");
+        }
+        for (ended, time) in due.expired {
+            let error = Error::new(
+                ErrorKind::TimedOut,
+                format!(
+                    "{} was not answered within {time:?}; the other end may be busy, blocked or gone (or the broker is, which \
+                     an event reports)",
+                    ended.subject
+                ),
+            );
+            self.end_request(ended, &error);
+        }
+        self.outbox.tick(now);
+        self.subscriptions.tick(now);
+        self.step_tasks(tasks::Input::Tick);
+        while let Some(expiry) = self.timers.pop(now) {
+            match expiry {
+                command::Expiry::Permit(waiter) => self.port.permits.expire(waiter),
+            }
+        }
+        if self.next_probe.is_some_and(|at| at <= now) {
+            self.next_probe = Some(crate::time::after(now, PROBE_EVERY));
+            self.probe();
+        }
+        while let Some(entry) = self.asks.first_entry()
+            && entry.key().0 <= now
+        {
+            let ((_, queue), step) = entry.remove_entry();
+            self.ask_for_lost_answers(&queue, step, now);
+        }
+    }
+
+    fn on_job(&mut self, done: JobDone) {
+        let now = Instant::now();
+        match done {
+            JobDone::SetUp { key, turn, outcome } => self.subscriptions.set_up(&key, turn, outcome, now),
+            JobDone::Ended { key, turn } => self.subscriptions.ended(&key, turn, now),
+            JobDone::Got { key, turn, generation, outcome } => self.on_got(&key, turn, generation, outcome),
+            JobDone::Declared { stream, generation, outcome } => {
+                if self.session.of(generation).is_none() {
+                    return;
+                }
+                match (outcome, &stream) {
+                    (Ok(()), Stream::Tasks(_)) => self.subscriptions.replies_for(Exchange::Task, stream, now),
+                    (outcome, _) => self.outbox.opened(&stream, outcome.map(|()| None)),
+                }
+            }
+            JobDone::ExchangeBack { exchange, generation, outcome } => {
+                if self.session.of(generation).is_some() && outcome.is_ok() {
+                    self.outbox.exchange_is_back(exchange);
+                }
+            }
+            JobDone::CopyReady { copy, message, outcome } => match outcome {
+                Ok(()) => self.send_copy(copy, *message),
+                Err(error) => {
+                    tracing::debug!(%error, "the queue for a copy of a task could not be declared");
+                    self.copied(copy, Known::No);
+                }
+            },
+            JobDone::LeaseDeleted { lease, outcome } => {
+                let known = match outcome {
+                    Ok(()) => Known::Yes,
+                    Err(error) if connection::is_lost(&error) => Known::Unknown,
+                    Err(_) => Known::No,
+                };
+                self.step_tasks(tasks::Input::LeaseDeleted { lease, known });
+            }
+            JobDone::Unbound => self.unbinding = false,
+            JobDone::LetGo => self.letting_go -= 1,
+        }
+    }
+
+    /// Takes an input into the task book. What it wants to be done is done by [`perform`](Self::perform).
+    fn step_tasks(&mut self, input: tasks::Input<Live>) {
+        self.tasks.step(Instant::now(), input, &mut self.actions);
+    }
+
+    /// The present connection, for a job.
+    fn connection(&self) -> Option<Rc<Connection<B>>> {
+        self.session.now().cloned()
+    }
+
+    fn emit(&self, event: &ConnectionEvent) {
+        self.port.emit(event);
     }
 }
 
 /// Why the main loop ended.
 enum End {
-    Closed(Option<Completer<CloseReport>>),
+    Closed { drain: Duration },
     Lost(Error),
-}
-
-/// What the main loop listens to.
-struct Inlets<B> {
-    commands: mpsc::UnboundedReceiver<Command>,
-    /// The broker, while there is a connection.
-    said: Option<supervise::Said>,
-    /// The attempts to get one, while there is none. Dropped, they end.
-    next: Option<LocalBoxFuture<'static, Result<supervise::Made<B>>>>,
-    urls: Arc<[BrokerUrl]>,
-    reconnect: Reconnect,
-}
-
-async fn next_of<T>(receiver: &mut Option<mpsc::UnboundedReceiver<T>>) -> Option<T> {
-    match receiver {
-        Some(receiver) => receiver.recv().await,
-        None => std::future::pending().await,
-    }
-}
-
-async fn made<B>(next: &mut Option<LocalBoxFuture<'static, Result<supervise::Made<B>>>>) -> Result<supervise::Made<B>> {
-    match next {
-        Some(next) => next.await,
-        None => std::future::pending().await,
-    }
-}
-
-impl<B: Broker> Driver<B> {
-    async fn run(self: &Rc<Self>, inlets: &mut Inlets<B>) -> End {
-        let mut alarm = pin!(Alarm::default());
-        loop {
-            alarm.as_mut().set(self.requests.borrow().next_deadline());
-            tokio::select! {
-                Some(event) = next_of(&mut inlets.said) => {
-                    if let ControlFlow::Break(error) = self.on_events(event, &mut inlets.said)
-                        && let ControlFlow::Break(error) = self.on_loss(inlets, error)
-                    {
-                        return End::Lost(error);
-                    }
-                }
-                command = inlets.commands.recv() => {
-                    let Some(command) = command else { return End::Closed(None) };
-                    if let ControlFlow::Break(done) = self.on_commands(command, &mut inlets.commands) {
-                        return End::Closed(done);
-                    }
-                }
-                made = made(&mut inlets.next) => {
-                    inlets.next = None;
-                    match made {
-                        Ok(made) => inlets.said = Some(self.up(made)),
-                        Err(error) => return End::Lost(error),
-                    }
-                }
-                () = alarm.as_mut().rings() => {
-                    let given_up = self.requests.borrow_mut().expire(Instant::now());
-                    self.say_callers_gone(given_up);
-                }
-            }
-        }
-    }
-
-    /// An event, and those behind it that are there already.
-    fn on_events(self: &Rc<Self>, first: BrokerEvent, said: &mut Option<supervise::Said>) -> ControlFlow<Error> {
-        self.on_event(first)?;
-        for _ in 1..AT_ONCE {
-            match said.as_mut().map(mpsc::UnboundedReceiver::try_recv) {
-                Some(Ok(event)) => self.on_event(event)?,
-                _ => break,
-            }
-        }
-        ControlFlow::Continue(())
-    }
-
-    fn on_commands(
-        self: &Rc<Self>,
-        first: Command,
-        commands: &mut mpsc::UnboundedReceiver<Command>,
-    ) -> ControlFlow<Option<Completer<CloseReport>>> {
-        self.on_command(first)?;
-        for _ in 1..AT_ONCE {
-            match commands.try_recv() {
-                Ok(command) => self.on_command(command)?,
-                Err(_) => break,
-            }
-        }
-        ControlFlow::Continue(())
-    }
-
-    /// Begins to connect again, where the user wants that.
-    fn on_loss(self: &Rc<Self>, inlets: &mut Inlets<B>, error: Error) -> ControlFlow<Error> {
-        self.down(&error);
-        inlets.said = None;
-        if inlets.reconnect == Reconnect::Never {
-            return ControlFlow::Break(error);
-        }
-        let (shared, urls) = (Arc::clone(&self.shared), Arc::clone(&inlets.urls));
-        inlets.next =
-            Some(supervise::reconnect(shared, urls, self.connect.clone(), inlets.reconnect, error).boxed_local());
-        ControlFlow::Continue(())
-    }
-
-    fn on_event(self: &Rc<Self>, event: BrokerEvent) -> ControlFlow<Error> {
-        let Some(link) = self.supply.now() else { return ControlFlow::Continue(()) };
-        match event {
-            BrokerEvent::Published { id, outcome } => link.published(id, outcome),
-            BrokerEvent::Delivery { consumer, delivery } => self.on_delivery(&link, &consumer, delivery),
-            BrokerEvent::ConsumerCancelled { consumer } => self.consumer_cancelled(&link, &consumer),
-            BrokerEvent::LaneClosed { lane, opening, consumers, error } => {
-                self.lane_closed(&link, (lane, opening), consumers, error);
-            }
-            BrokerEvent::Blocked { reason } => {
-                tracing::warn!(reason, "the broker reads no messages for now");
-                self.shared.state(ConnectionState::Blocked);
-                self.say(Event::Blocked { reason });
-            }
-            BrokerEvent::Unblocked => {
-                tracing::info!("the broker reads messages again");
-                self.shared.state(ConnectionState::Connected);
-                self.say(Event::Unblocked);
-            }
-            // Whoever waited for it may have been given up.
-            BrokerEvent::SeenTo(done) => drop(done.send(())),
-            BrokerEvent::Lost { error } => return ControlFlow::Break(error),
-        }
-        ControlFlow::Continue(())
-    }
-
-    fn on_delivery(self: &Rc<Self>, link: &Rc<Link<B>>, tag: &str, delivery: Delivery) {
-        let mut consumers = link.consumers.borrow_mut();
-        match consumers.get(tag) {
-            Some(Consumer::Reply(_)) => {
-                drop(consumers);
-                self.on_reply(delivery);
-            }
-            Some(Consumer::Rpc(identifier)) => {
-                let identifier = identifier.clone();
-                drop(consumers);
-                self.deliver_rpc(link, &identifier, delivery);
-            }
-            Some(Consumer::Control) => {
-                drop(consumers);
-                self.on_control(&delivery);
-            }
-            Some(Consumer::Broadcast) => {
-                drop(consumers);
-                self.deliver_broadcast(link, delivery);
-            }
-            Some(Consumer::Task(queue)) => {
-                let queue = queue.clone();
-                drop(consumers);
-                self.deliver_task(link, &queue, delivery);
-            }
-            Some(Consumer::Pull(_)) => {
-                if let Some(Consumer::Pull(waiting)) = consumers.remove(tag) {
-                    drop(consumers);
-                    if let Err(delivery) = waiting.send(delivery) {
-                        link.give_back(delivery.receipt);
-                    }
-                }
-            }
-            None => {
-                drop(consumers);
-                link.give_back(delivery.receipt);
-            }
-        }
-    }
-
-    fn on_reply(&self, delivery: Delivery) {
-        let Delivery { properties, body, .. } = delivery;
-        let correlation = properties.correlation_id.as_deref().and_then(|id| Uuid::try_parse(id).ok());
-        let wanted = correlation.is_some_and(|id| self.requests.borrow_mut().reply(id, body));
-        if !wanted && !bindings::is_probe(&properties) {
-            count(&self.shared.counters.late_replies);
-            tracing::debug!(?correlation, "a reply was dropped: nobody waits for it");
-        }
-    }
-
-    fn on_command(self: &Rc<Self>, command: Command) -> ControlFlow<Option<Completer<CloseReport>>> {
-        match command {
-            Command::Rpc { recipient, body, expected, published, repeat, slot } => {
-                self.send_call(recipient, body, expected, published, repeat, slot);
-            }
-            Command::Task { queue, body, expected, published, slot } => {
-                self.send_task(queue, body, expected, published, slot);
-            }
-            Command::Broadcast { body, published, slot } => self.send_broadcast(body, published, slot),
-            Command::NextReply { correlation, reply } => self.requests.borrow_mut().next(correlation, reply),
-            Command::Forget { correlation, left } => {
-                let Some(request) = self.requests.borrow_mut().done(correlation) else {
-                    return ControlFlow::Continue(());
-                };
-                (0..request.unread).for_each(|_| count(&self.shared.counters.late_replies));
-                if left == Left::GivenUp {
-                    self.say_callers_gone(request.recipient.map(|recipient| (recipient, correlation)));
-                }
-            }
-            Command::WatchCaller { correlation, watch } => self.callers.borrow_mut().watch(correlation, watch),
-            Command::AddRpc { identifier, sink, done } => {
-                self.answer(done, move |driver| async move { driver.add_rpc(identifier, sink).await });
-            }
-            Command::RemoveRpc { identifier, done } => {
-                self.answer(done, move |driver| async move { driver.remove_rpc(&identifier).await });
-            }
-            Command::AddTask { queue, prefetch, identifier, sink, done } => {
-                self.answer(
-                    done,
-                    move |driver| async move { driver.add_task(queue, prefetch, identifier, sink).await },
-                );
-            }
-            Command::RemoveTask { queue, identifier, done } => {
-                self.answer(done, move |driver| async move { driver.remove_task(&queue, &identifier).await });
-            }
-            Command::AddBroadcast { identifier, sink, done } => {
-                self.answer(done, move |driver| async move { driver.add_broadcast(identifier, sink).await });
-            }
-            Command::RemoveBroadcast { identifier, done } => {
-                self.answer(done, move |driver| async move { driver.remove_broadcast(&identifier).await });
-            }
-            Command::Sweep => self.sweep(),
-            Command::TakeTask { queue, done } => {
-                self.answer(done, move |driver| async move { driver.take_task(&queue).await });
-            }
-            Command::AwaitTask { queue, patience, done } => {
-                self.answer(done, move |driver| async move { driver.await_task(&queue, patience).await });
-            }
-            Command::Ack { ticket } => self.ack(ticket),
-            Command::Discard { ticket } => self.nack(ticket, Nack::Discard),
-            Command::Reply(reply) => self.send_reply(reply),
-            Command::Settle { task, settlement } => self.settle(task, settlement),
-            Command::WatchTask { task, watch } => self.watch_task(task, watch),
-            Command::Alarm { after, done } => self.spawn(move |_| async move {
-                tokio::time::sleep(after).await;
-                drop(done.complete(()));
-            }),
-            Command::Close { done } => return ControlFlow::Break(done),
-        }
-        ControlFlow::Continue(())
-    }
-
-    /// Runs a task on this thread.
-    fn spawn<F: Future<Output = ()> + 'static>(self: &Rc<Self>, task: impl FnOnce(Rc<Self>) -> F) {
-        drop(tokio::task::spawn_local(task(Rc::clone(self))));
-    }
-
-    /// The same for a publish: closing waits for it. What it holds until its end goes with it.
-    fn spawn_publish<F: Future<Output = ()> + 'static>(
-        self: &Rc<Self>,
-        held: impl Sized + 'static,
-        task: impl FnOnce(Rc<Self>) -> F,
-    ) {
-        self.publishing.set(self.publishing.get() + 1);
-        let driver = Rc::clone(self);
-        let publish = task(Rc::clone(self)).map(move |()| {
-            drop(held);
-            driver.publishing.set(driver.publishing.get() - 1);
-            if driver.publishing.get() == 0 {
-                driver.idle.notify_waiters();
-            }
-        });
-        // Mostly this poll is all. Unconstrained, since one that tokio's budget made wait would be overtaken by the next.
-        let mut publish = Box::pin(publish);
-        let mut begun = tokio::task::unconstrained(publish.as_mut());
-        if Pin::new(&mut begun).poll(&mut Context::from_waker(Waker::noop())).is_pending() {
-            drop(tokio::task::spawn_local(publish));
-        }
-    }
-
-    fn answer<T: Send + 'static, F: Future<Output = Result<T>> + 'static>(
-        self: &Rc<Self>,
-        done: Completer<Result<T>>,
-        task: impl FnOnce(Rc<Self>) -> F,
-    ) {
-        let task = task(Rc::clone(self));
-        // An answer for a home that has ended is dropped: it holds nothing of the user's, and a task in it goes back.
-        self.spawn(|_| async move { drop(done.complete(task.await)) });
-    }
-
-    fn say_callers_gone(self: &Rc<Self>, calls: impl IntoIterator<Item = (Identifier, Uuid)>) {
-        for (recipient, correlation) in calls {
-            self.say_caller_gone(&recipient, correlation);
-        }
-    }
-
-    /// Guards: an acknowledgement that would name another message on a newer connection.
-    fn ack(&self, ticket: Ticket) {
-        match self.supply.now() {
-            Some(link) if link.generation == ticket.generation => link.broker.ack(ticket.receipt),
-            _ => tracing::trace!(?ticket, "an acknowledgement for a lost connection was dropped"),
-        }
-    }
-
-    fn nack(&self, ticket: Ticket, then: Nack) {
-        match self.supply.now() {
-            Some(link) if link.generation == ticket.generation => link.broker.nack(ticket.receipt, then),
-            _ => tracing::trace!(?ticket, "a refusal for a lost connection was dropped"),
-        }
-    }
-
-    fn say(&self, event: Event) {
-        // Nobody may be listening.
-        let _ = self.shared.events.send(event);
-    }
 }
 
 /// A timer that is set anew only when it has to ring earlier than it would: deadlines mostly go away unrung.
@@ -565,9 +467,9 @@ struct Alarm {
 }
 
 impl Alarm {
-    fn set(mut self: Pin<&mut Self>, at: Option<Instant>) {
+    fn set(&mut self, at: Option<Instant>) {
         self.wanted = at.is_some();
-        let Some(at) = at.map(tokio::time::Instant::from_std) else { return };
+        let Some(at) = at else { return };
         match &mut self.sleep {
             Some(sleep) if sleep.deadline() <= at => {}
             Some(sleep) => sleep.as_mut().reset(at),
@@ -575,13 +477,22 @@ impl Alarm {
         }
     }
 
-    /// It may ring too early: whoever is woken looks at the clock.
-    async fn rings(mut self: Pin<&mut Self>) {
-        let wanted = self.wanted;
+    /// It may ring too early: whoever is woken checks the clock.
+    fn poll(&mut self, context: &mut Context<'_>) -> Poll<()> {
         match &mut self.sleep {
-            Some(sleep) if wanted => sleep.as_mut().await,
-            _ => std::future::pending().await,
+            Some(sleep) if self.wanted => {
+                ready!(sleep.as_mut().poll(context));
+                self.sleep = None;
+                Poll::Ready(())
+            }
+            _ => Poll::Pending,
         }
-        self.sleep = None;
+    }
+}
+
+impl<B: Broker> Driver<B> {
+    /// The name of a lease's queue: the book gives numbers, which are this communicator's own.
+    fn lease_queue(&self, lease: LeaseId) -> String {
+        format!("homing-lease-{}-{}", self.port.id().simple(), lease.0)
     }
 }

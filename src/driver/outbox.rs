@@ -100,20 +100,37 @@ pub(super) struct Late {
 
 /// What is to be done, in this order.
 pub(super) enum Act<P> {
-    Publish { id: PublishId, message: Rc<Message> },
+    /// Give it to the broker. Where it is a request, its reply comes to this queue.
+    Publish {
+        id: PublishId,
+        message: Rc<Message>,
+        replies: Option<(Uuid, Exchange, Rc<str>)>,
+    },
     /// Declare what the stream needs, and answer by [`Outbox::opened`].
     Open(Stream),
-    Complete { published: P, outcome: Result<()> },
+    Complete {
+        published: P,
+        outcome: Result<()>,
+    },
     /// The request of this id cannot be answered.
-    Fail { correlation: Uuid, error: Error },
+    Fail {
+        correlation: Uuid,
+        error: Error,
+    },
     Release(Charge),
-    ExchangeVanished { exchange: Exchange, error: Error },
+    ExchangeVanished {
+        exchange: Exchange,
+        error: Error,
+    },
     QueueVanished(QueueName),
     /// The queue that a `pending` went to is not there: its caller is gone.
     CallerGone(String),
     /// A reply was given up, since its caller was not to be found.
     ReplyUndeliverable,
-    Copied { copy: CopyId, known: Known },
+    Copied {
+        copy: CopyId,
+        known: Known,
+    },
     /// A binding of ours is gone.
     BindingGone(Error),
 }
@@ -342,10 +359,16 @@ impl<P> Outbox<P> {
                 }
             }
             entry.state = State::Handed;
-            if let Kind::Call { correlation, .. } = &entry.kind {
+            let request = match &entry.kind {
+                Kind::Call { correlation, .. } => Some((*correlation, Exchange::Message)),
+                Kind::Task { correlation: Some(correlation), .. } => Some((*correlation, Exchange::Task)),
+                _ => None,
+            };
+            if let Some((correlation, Exchange::Message)) = &request {
                 self.calls.remove(correlation);
             }
-            self.out.push(Act::Publish { id, message: Rc::clone(&entry.message) });
+            let replies = request.zip(reply_to).map(|((id, exchange), queue)| (id, exchange, Rc::clone(queue)));
+            self.out.push(Act::Publish { id, message: Rc::clone(&entry.message), replies });
         }
     }
 
@@ -373,6 +396,13 @@ impl<P> Outbox<P> {
     pub(super) fn close_stream(&mut self, stream: &Stream) {
         self.stream(stream).open = Open::No;
         self.pump(stream);
+    }
+
+    /// The same for a task queue, if anything was sent to it.
+    pub(super) fn close_stream_of(&mut self, queue: &QueueName) {
+        if self.tasks.contains_key(queue) {
+            self.close_stream(&Stream::Tasks(queue.clone()));
+        }
     }
 
     /// There is a connection.
@@ -538,7 +568,11 @@ impl<P> Outbox<P> {
                         self.broker
                     )
                 } else {
-                    format!("{}: it was not sent, for there was no connection to {} in time", describe(entry), self.broker)
+                    format!(
+                        "{}: it was not sent, for there was no connection to {} in time",
+                        describe(entry),
+                        self.broker
+                    )
                 };
                 self.finish(id, Err(Error::new(ErrorKind::TimedOut, text)));
             } else if entry.state == State::Pausing(at) {

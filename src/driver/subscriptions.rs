@@ -26,13 +26,11 @@ use std::time::Duration;
 use tokio::sync::mpsc;
 use tokio::time::Instant;
 
-use super::command::{
-    PullId, PullWait, QueueName, RpcDelivery, SubscriberName, Subscription, TaskDelivery,
-};
+use super::command::{PullId, PullWait, QueueName, RpcDelivery, SubscriberName, Subscription, TaskDelivery};
 use super::connection::{Binding, ConsumerPlan, Drain, EndPlan, Need, PlannedQueue, is_lost};
 use super::lanes::Lanes;
 use super::outbox::Stream;
-use super::port::Event;
+use super::port::{Event, MailboxSender};
 use super::session::SERVICE_LANE;
 use super::tasks::SubscriberId;
 use crate::broker::{Acknowledge, ConsumeSpec, Lane, QueueSpec};
@@ -70,25 +68,55 @@ pub(super) enum Key {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) struct Turn(u64);
 
+const FIRST_TURN: Turn = Turn(1);
+
 /// What is to be done.
 pub(super) enum Act<D> {
     /// Set a consumer up, and answer by [`Subscriptions::set_up`].
-    SetUp { key: Key, turn: Turn, plan: ConsumerPlan },
+    SetUp {
+        key: Key,
+        turn: Turn,
+        plan: ConsumerPlan,
+    },
     /// End a consumer, and answer by [`Subscriptions::ended`].
-    End { key: Key, turn: Turn, plan: EndPlan },
+    End {
+        key: Key,
+        turn: Turn,
+        plan: EndPlan,
+    },
     /// Take one message out of a queue, and answer by [`Subscriptions::got`].
-    Get { key: Key, turn: Turn, queue: QueueName, lane: Lane },
-    Complete { done: D, outcome: Result<()> },
+    Get {
+        key: Key,
+        turn: Turn,
+        queue: QueueName,
+        lane: Lane,
+    },
+    Complete {
+        done: D,
+        outcome: Result<()>,
+    },
     /// Nothing came for this pull.
-    Pulled { pull: PullId, outcome: Result<()> },
+    Pulled {
+        pull: PullId,
+        outcome: Result<()>,
+    },
     /// The stream has the queue that its replies come to, or has none.
-    StreamReady { stream: Stream, outcome: Result<Option<Rc<str>>> },
+    StreamReady {
+        stream: Stream,
+        outcome: Result<Option<Rc<str>>>,
+    },
     /// A reply queue of an older connection is there again.
     Reclaimed(Rc<str>),
     /// The task queue may be gone.
     ForgetQueue(QueueName),
-    Subscribed { queue: QueueName, subscriber: SubscriberId },
-    Unsubscribed { queue: QueueName, subscriber: SubscriberId },
+    Subscribed {
+        queue: QueueName,
+        subscriber: SubscriberId,
+    },
+    Unsubscribed {
+        queue: QueueName,
+        subscriber: SubscriberId,
+    },
     Emit(Event),
     /// Every service that is wanted stands on this connection.
     Restored,
@@ -109,7 +137,7 @@ struct Service<D> {
 enum Content<D> {
     Replies(Replies),
     Rpc(Option<Rpc<D>>),
-    Broadcasts(BTreeMap<Identifier, Member<D>>),
+    Broadcasts(BTreeMap<Identifier, Listener<D>>),
     Tasks(Tasks<D>),
     Pull(Pull),
     Control,
@@ -128,6 +156,13 @@ struct Replies {
 struct Rpc<D> {
     member: Member<D>,
     sink: mpsc::UnboundedSender<RpcDelivery>,
+}
+
+/// A subscriber to broadcasts.
+struct Listener<D> {
+    member: Member<D>,
+    /// Its mailbox closes with this.
+    _mailbox: MailboxSender,
 }
 
 struct Tasks<D> {
@@ -255,6 +290,23 @@ impl<D> Subscriptions<D> {
         }
     }
 
+    /// The queue that a pull waits for.
+    pub(super) fn pulled_from(&self, pull: PullId) -> Option<QueueName> {
+        match &self.services.get(&Key::Pull(pull))?.content {
+            Content::Pull(pull) if pull.wanted => Some(pull.queue.clone()),
+            _ => None,
+        }
+    }
+
+    /// Names that are called here, and their queues on this connection.
+    pub(super) fn bound_calls(&self) -> Vec<(Identifier, String)> {
+        let bound = |(key, service): (&Key, &Service<D>)| match (key, &service.queue) {
+            (Key::Rpc(identifier), Some(queue)) => Some((identifier.clone(), queue.clone())),
+            _ => None,
+        };
+        self.services.iter().filter_map(bound).collect()
+    }
+
     pub(super) fn broadcast_subscribers(&self) -> Vec<Identifier> {
         match self.services.get(&Key::Broadcasts).map(|service| &service.content) {
             Some(Content::Broadcasts(members)) => members.keys().cloned().collect(),
@@ -330,10 +382,12 @@ impl<D> Subscriptions<D> {
                 };
                 (key, SubscriberName::Rpc(identifier), joined)
             }
-            Subscription::Broadcasts { identifier } => {
-                let joined = match &mut self.service(&Key::Broadcasts, || Content::Broadcasts(BTreeMap::new())).content {
+            Subscription::Broadcasts { identifier, mailbox } => {
+                let joined = match &mut self.service(&Key::Broadcasts, || Content::Broadcasts(BTreeMap::new())).content
+                {
                     Content::Broadcasts(members) if !members.contains_key(&identifier) => {
-                        members.insert(identifier.clone(), Member { id, adding: None });
+                        let member = Member { id, adding: None };
+                        members.insert(identifier.clone(), Listener { member, _mailbox: mailbox });
                         Ok(())
                     }
                     _ => Err(duplicate("a broadcast subscriber", &identifier)),
@@ -431,7 +485,7 @@ impl<D> Subscriptions<D> {
             Content::Rpc(occupant) => occupant.take().and_then(|rpc| rpc.member.adding),
             Content::Broadcasts(members) => match &name {
                 SubscriberName::Broadcasts(identifier) => {
-                    members.remove(identifier).and_then(|member| member.adding)
+                    members.remove(identifier).and_then(|listener| listener.member.adding)
                 }
                 _ => None,
             },
@@ -610,7 +664,8 @@ impl<D> Subscriptions<D> {
             for stream in replies.streams.drain(..) {
                 acts.push(Act::StreamReady { stream, outcome: Ok(Some(Rc::clone(name))) });
             }
-            if replies.needed {
+            // Replies may have gone with the consumer before this one.
+            if replies.needed || service.turn > FIRST_TURN {
                 acts.push(Act::Reclaimed(Rc::clone(name)));
             }
         }
@@ -631,9 +686,8 @@ impl<D> Subscriptions<D> {
             Content::Replies(replies) => {
                 let streams = std::mem::take(&mut replies.streams);
                 tracing::info!(?key, %error, "a reply queue could not be set up");
-                self.out.extend(
-                    streams.into_iter().map(|stream| Act::StreamReady { stream, outcome: Err(error.clone()) }),
-                );
+                self.out
+                    .extend(streams.into_iter().map(|stream| Act::StreamReady { stream, outcome: Err(error.clone()) }));
             }
             Content::Control => {
                 self.set(key, Actual::Pausing(after(now, EXTENSION_PAUSE)));
@@ -851,7 +905,9 @@ impl<D> Subscriptions<D> {
             _ => Vec::new(),
         };
         self.answer(leaving, &Ok(()));
-        if matches!(key, Key::Rpc(_) | Key::Tasks(_)) && self.wants_control() != self.services.contains_key(&Key::Control) {
+        if matches!(key, Key::Rpc(_) | Key::Tasks(_))
+            && self.wants_control() != self.services.contains_key(&Key::Control)
+        {
             self.reconcile_control(now);
         }
     }
@@ -996,7 +1052,7 @@ impl<D> Content<D> {
     fn members(&self) -> Vec<&Member<D>> {
         match self {
             Content::Rpc(occupant) => occupant.iter().map(|rpc| &rpc.member).collect(),
-            Content::Broadcasts(members) => members.values().collect(),
+            Content::Broadcasts(members) => members.values().map(|listener| &listener.member).collect(),
             Content::Tasks(tasks) => tasks.subscribers.iter().map(|known| &known.member).collect(),
             Content::Replies(_) | Content::Pull(_) | Content::Control => Vec::new(),
         }
@@ -1005,7 +1061,7 @@ impl<D> Content<D> {
     fn members_mut(&mut self) -> Vec<&mut Member<D>> {
         match self {
             Content::Rpc(occupant) => occupant.iter_mut().map(|rpc| &mut rpc.member).collect(),
-            Content::Broadcasts(members) => members.values_mut().collect(),
+            Content::Broadcasts(members) => members.values_mut().map(|listener| &mut listener.member).collect(),
             Content::Tasks(tasks) => tasks.subscribers.iter_mut().map(|known| &mut known.member).collect(),
             Content::Replies(_) | Content::Pull(_) | Content::Control => Vec::new(),
         }
@@ -1025,10 +1081,12 @@ impl<D> Content<D> {
     fn member_mut(&mut self, identifier: &Identifier) -> Option<&mut Member<D>> {
         match self {
             Content::Rpc(occupant) => occupant.as_mut().map(|rpc| &mut rpc.member),
-            Content::Broadcasts(members) => members.get_mut(identifier),
-            Content::Tasks(tasks) => {
-                tasks.subscribers.iter_mut().find(|known| known.identifier == *identifier).map(|known| &mut known.member)
-            }
+            Content::Broadcasts(members) => members.get_mut(identifier).map(|listener| &mut listener.member),
+            Content::Tasks(tasks) => tasks
+                .subscribers
+                .iter_mut()
+                .find(|known| known.identifier == *identifier)
+                .map(|known| &mut known.member),
             Content::Replies(_) | Content::Pull(_) | Content::Control => None,
         }
     }

@@ -8,8 +8,9 @@ mod tests;
 
 use crate::broker::url::{AmqpUrl, BrokerUrl, Transport};
 use crate::codec::{Codec, Json, Limits, Value, Yaml};
-use crate::communicator::{Host, Response, task_parts};
 use crate::error::ErrorKind;
+use crate::wire::response::{Host, Response};
+use crate::wire::task as wire_task;
 
 /// Small, so that the fuzzer meets them.
 const LIMITS: Limits = Limits { max_bytes: 1 << 16, max_depth: 24, max_nodes: 4000, max_aliases: 40 };
@@ -58,9 +59,9 @@ pub fn reply(data: &[u8]) {
 pub fn task(data: &[u8]) {
     for codec in codecs() {
         let Some(value) = decoded(&*codec, data) else { continue };
-        let Ok((body, no_reply)) = task_parts(value) else { continue };
-        let message = Value::Tuple(vec![body.clone(), Value::Bool(no_reply)]);
-        let again = decoded(&*codec, &written(&*codec, &message)).and_then(|value| task_parts(value).ok());
+        let Ok((body, no_reply)) = wire_task::decode(value) else { continue };
+        let message = wire_task::encode(body.clone(), no_reply);
+        let again = decoded(&*codec, &written(&*codec, &message)).and_then(|value| wire_task::decode(value).ok());
         assert_eq!(again, Some((body, no_reply)));
     }
 }

@@ -6,6 +6,7 @@ use crate::Builder;
 use crate::broker::{Access, AutoDelete, Durability, ExchangeSpec, QueueSpec};
 use crate::codec::{Map, Value};
 use crate::error::Result;
+use crate::wire::names::Exchange;
 
 /// What an object is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -72,9 +73,9 @@ pub fn target(options: &Builder) -> Result<Target> {
 /// What [`declared`] tells, as the broker floor has it; the quarantine queue is the last.
 pub(super) fn specs(options: &Builder) -> (Vec<ExchangeSpec>, Vec<QueueSpec>) {
     let names = &options.names;
-    let mut exchanges = vec![names.exchange(&names.message_exchange)];
+    let mut exchanges = vec![names.exchange(Exchange::Message)];
     if names.task_exchange != names.message_exchange {
-        exchanges.push(names.exchange(&names.task_exchange));
+        exchanges.push(names.exchange(Exchange::Task));
     }
     (exchanges, vec![names.task_queue(&names.task_queue), names.quarantine_queue(&names.task_queue)])
 }

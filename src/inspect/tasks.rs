@@ -7,8 +7,9 @@ use crate::Builder;
 use crate::broker::rabbitmq::RabbitMq;
 use crate::broker::rabbitmq::inspect::Seen;
 use crate::codec::Value;
-use crate::communicator::{check_task_queue, task_parts};
 use crate::error::Result;
+use crate::wire::names::check_task_queue;
+use crate::wire::task::{self, NoReply};
 
 /// A look takes no more than this into memory at once, whatever its limit.
 const MOST_BYTES: usize = 64 << 20;
@@ -95,6 +96,10 @@ fn read(options: &Builder, seen: Seen) -> PeekedTask {
         age: seen.timestamp.map(|made| now.saturating_sub(Duration::from_secs(made))),
         headers: seen.headers,
         bytes: seen.body.len(),
-        task: options.codec.decode(&seen.body).and_then(task_parts),
+        task: options
+            .codec
+            .decode(&seen.body)
+            .and_then(task::decode)
+            .map(|(body, no_reply)| (body, no_reply == NoReply::Yes)),
     }
 }

@@ -11,7 +11,8 @@ use serde::Serialize;
 
 use crate::codec::Value;
 use crate::error::{Error, ErrorKind, Result};
-use crate::home::{Completer, End, Home, panic_text};
+use crate::home::{Completer, End, Home};
+use crate::panics;
 
 /// A subscriber's answer: a value, or a future that answers later. The caller hears of the latter at once (`pending` on
 /// the wire), and may go on to hear of it as often as futures answer with futures.
@@ -114,7 +115,7 @@ impl Later {
     pub(crate) async fn answered(self) -> Answered {
         match AssertUnwindSafe(self.0).catch_unwind().await {
             Ok(answered) => answered,
-            Err(panic) => Err(panicked(&*panic)),
+            Err(panic) => Err(panicked(panic)),
         }
     }
 }
@@ -224,7 +225,11 @@ impl IntoAnswered for Answer {
 /// What handles messages of type `M`. It runs on the home that it is registered with, each message in a task of its own.
 pub struct Subscriber<M> {
     pub(crate) handler: Handler<M>,
+    max_in_flight: usize,
 }
+
+/// How many calls of one subscriber run side by side, unless it allows another number.
+const MAX_IN_FLIGHT: usize = 1000;
 
 pub(crate) type BoxFuture<T> = Pin<Box<dyn Future<Output = T> + Send>>;
 
@@ -255,19 +260,38 @@ impl<M: Send + 'static> Subscriber<M> {
             // The call itself may panic too, so it is made inside the future.
             Box::pin(handler(message).map(IntoAnswered::into_answered))
         };
-        Subscriber { handler: Handler::Future(Arc::new(handler)) }
+        Self::new(Handler::Future(Arc::new(handler)))
     }
 
     /// A closure that returns soon. On a tokio runtime it runs on a worker, on a loop or a thread in its turn; it should not
     /// block on the former.
     pub fn closure<R: IntoAnswered>(handler: impl Fn(M) -> R + Send + Sync + 'static) -> Self {
-        Subscriber { handler: Handler::Call(Arc::new(move |message| handler(message).into_answered())) }
+        Self::new(Handler::Call(Arc::new(move |message| handler(message).into_answered())))
     }
 
     /// A closure that may block, and may use the [blocking API](crate::blocking). On a tokio runtime it runs on one of the
     /// threads for that; on a loop or a thread it runs in its turn, and what it waits for goes on meanwhile.
     pub fn blocking<R: IntoAnswered>(handler: impl Fn(M) -> R + Send + Sync + 'static) -> Self {
-        Subscriber { handler: Handler::Blocking(Arc::new(move |message| handler(message).into_answered())) }
+        Self::new(Handler::Blocking(Arc::new(move |message| handler(message).into_answered())))
+    }
+
+    fn new(handler: Handler<M>) -> Self {
+        Subscriber { handler, max_in_flight: MAX_IN_FLIGHT }
+    }
+}
+
+impl Subscriber<super::RpcRequest> {
+    /// How many calls may run side by side; the rest waits at the broker, up to a minute by kiwipy's settings. Default 1000.
+    #[must_use]
+    pub fn with_max_in_flight(mut self, calls: std::num::NonZeroUsize) -> Self {
+        self.max_in_flight = calls.get().min(tokio::sync::Semaphore::MAX_PERMITS);
+        self
+    }
+}
+
+impl<M> Subscriber<M> {
+    pub(crate) fn max_in_flight(&self) -> usize {
+        self.max_in_flight
     }
 }
 
@@ -283,7 +307,7 @@ impl<M: Send + 'static> Handler<M> {
         match self {
             Handler::Future(handler) => {
                 let handled = AssertUnwindSafe(async move { handler(message).await }).catch_unwind().await;
-                handled.unwrap_or_else(|panic| Err(panicked(&*panic)))
+                handled.unwrap_or_else(|panic| Err(panicked(panic)))
             }
             Handler::Call(handler) => caught(move || handler(message)),
             Handler::Blocking(handler) => {
@@ -303,9 +327,9 @@ impl<M: Send + 'static> Handler<M> {
 }
 
 fn caught(call: impl FnOnce() -> Answered) -> Answered {
-    catch_unwind(AssertUnwindSafe(call)).unwrap_or_else(|panic| Err(panicked(&*panic)))
+    catch_unwind(AssertUnwindSafe(call)).unwrap_or_else(|panic| Err(panicked(panic)))
 }
 
-pub(crate) fn panicked(panic: &(dyn std::any::Any + Send)) -> Failure {
-    Failure::Exception(format!("the subscriber panicked: {}", panic_text(panic)))
+pub(crate) fn panicked(panic: Box<dyn std::any::Any + Send>) -> Failure {
+    Failure::Exception(format!("the subscriber panicked: {}", panics::text(panic)))
 }

@@ -1,50 +1,43 @@
-//! Broadcasts: decoded once and filtered on one thread of ours, the codec thread, then handed to each subscriber's home.
-//!
-//! The codec thread keeps the communicator thread free of users' decoders and of dropping users' values, and it never waits
-//! for a home: of a home that does not keep up the oldest broadcasts are dropped, counted and reported.
+//! The home side of broadcasts: a mailbox for each subscriber, and the task that serves it.
 
 use std::sync::Arc;
 
 use futures_util::StreamExt;
 use futures_util::stream::FuturesUnordered;
 use serde::de::DeserializeOwned;
-use tokio::sync::broadcast::{self, error::RecvError};
+use tokio::sync::mpsc;
 
 use super::answer::{Answer, Handler, Subscriber};
-use super::command::{Command, RpcDelivery};
-use super::driver::Ticket;
-use super::events::Event;
+use super::codec_loop::CodecInput;
+use super::context::Context;
 use super::filter::BroadcastFilter;
-use super::names::Identifier;
-use super::rpc;
-use super::shared::{Shared, count};
-use crate::broker::Body;
-use crate::codec::{Map, Value};
-use crate::error::{Error, ErrorKind, Result};
+use super::registration::Registration;
+use crate::codec::Value;
+use crate::driver::command::Subscription;
+use crate::driver::port::{Event, Mailbox, MailboxSender, Received, count_many};
+use crate::error::Result;
 use crate::home::Home;
+use crate::wire::broadcast::Content;
+use crate::wire::names::Identifier;
 
 /// How many broadcasts wait for one subscriber's home before the oldest is dropped.
 pub const BROADCAST_BACKLOG: usize = 1024;
 
 /// How many handlers of one subscriber run side by side on a runtime; the rest waits in the backlog.
-const HANDLERS_MAX: usize = 256;
+const HANDLERS_MOST: usize = 256;
 
 /// A broadcast, as its subscribers get it.
 #[derive(Clone, Debug)]
 pub struct Broadcast(Arc<Content>);
 
-#[derive(Debug)]
-struct Content {
-    body: Value,
-    sender: Value,
-    subject: Value,
-    correlation_id: Value,
-}
-
 /// A subscriber to broadcasts. What it answers is not sent to anybody; a failure is logged.
 pub type BroadcastSubscriber = Subscriber<Broadcast>;
 
 impl Broadcast {
+    pub(super) fn new(content: Content) -> Self {
+        Broadcast(Arc::new(content))
+    }
+
     /// What was sent.
     #[must_use]
     pub fn body(&self) -> &Value {
@@ -65,7 +58,7 @@ impl Broadcast {
         &self.0.sender
     }
 
-    /// What it is about, where the sender said so in a text.
+    /// What it is about, where the sender named that by a string.
     #[must_use]
     pub fn subject(&self) -> Option<&str> {
         self.0.subject.as_str()
@@ -82,137 +75,83 @@ impl Broadcast {
     pub fn correlation_id(&self) -> &Value {
         &self.0.correlation_id
     }
+}
 
-    /// A body as it goes on the wire: kiwipy's mapping of four.
-    pub(crate) fn into_value(body: Value, sender: Value, subject: Value, correlation_id: Value) -> Value {
-        let mut map = Map::new();
-        map.insert("body", body);
-        map.insert("correlation_id", correlation_id);
-        map.insert("sender", sender);
-        map.insert("subject", subject);
-        Value::Map(map)
-    }
+/// Where a subscriber's broadcasts come in. Dropped, it takes the subscriber out.
+struct Inlet {
+    context: Context,
+    codec: mpsc::UnboundedSender<CodecInput>,
+    number: u64,
+    identifier: Identifier,
+    mailbox: Arc<Mailbox<Broadcast>>,
+    registration: Registration,
+}
 
-    fn from_value(value: Value) -> Result<Self> {
-        let bad = |why: &str| Error::new(ErrorKind::Decode, format!("a broadcast that {why}"));
-        let Value::Map(mut map) = value else { return Err(bad("is not a mapping")) };
-        let mut take = |key: &str| map.remove(key).ok_or_else(|| bad(&format!("lacks the key {key:?}")));
-        Ok(Broadcast(Arc::new(Content {
-            body: take("body")?,
-            sender: take("sender")?,
-            subject: take("subject")?,
-            correlation_id: take("correlation_id")?,
-        })))
+impl Drop for Inlet {
+    fn drop(&mut self) {
+        // A thread that has ended keeps nothing.
+        let _ = self.codec.send(CodecInput::Remove { number: self.number });
     }
 }
 
-/// A subscriber as the codec thread has it: its filter, and the way to its home.
-pub(crate) struct BroadcastSink {
-    pub filter: BroadcastFilter,
-    pub mailbox: broadcast::Sender<Broadcast>,
-}
-
-/// What the codec thread is asked for.
-pub(crate) enum CodecWork {
-    Add {
-        identifier: Identifier,
-        sink: BroadcastSink,
-    },
-    Remove {
-        identifier: Identifier,
-    },
-    Broadcast {
-        ticket: Ticket,
-        body: Body,
-    },
-    /// A call whose subscriber's home has ended is answered, and dropped, here.
-    Refuse(RpcDelivery),
-    /// The communicator ends.
-    End,
-}
-
-/// The codec thread.
-pub(crate) fn codec_thread(shared: &Arc<Shared>, work: &crossbeam_channel::Receiver<CodecWork>) {
-    let mut sinks: Vec<(Identifier, BroadcastSink)> = Vec::new();
-    for work in work {
-        if matches!(work, CodecWork::End) {
-            return;
-        }
-        // A user's decoder may panic; that costs the broadcast that it read, not those to come.
-        let done = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| match work {
-            CodecWork::Add { identifier, sink } => sinks.push((identifier, sink)),
-            CodecWork::Remove { identifier } => sinks.retain(|(known, _)| *known != identifier),
-            CodecWork::Broadcast { ticket, body } => spread(shared, &sinks, ticket, body),
-            CodecWork::Refuse(delivery) => rpc::refuse(shared, &delivery),
-            CodecWork::End => {}
-        }));
-        if let Err(panic) = done {
-            count(&shared.counters.broadcasts_unreadable);
-            tracing::error!(panic = crate::home::panic_text(&*panic), "the codec panicked");
-        }
-    }
-}
-
-fn spread(shared: &Arc<Shared>, sinks: &[(Identifier, BroadcastSink)], ticket: Ticket, body: Body) {
-    let value = match shared.decode(body) {
-        Ok(value) => value,
-        Err(error) => {
-            count(&shared.counters.broadcasts_unreadable);
-            tracing::warn!(%error, "a broadcast that cannot be read was dropped");
-            return shared.tell(Command::Discard { ticket });
-        }
+/// Adds a subscriber at a home.
+///
+/// # Errors
+/// Why it cannot be added.
+pub(crate) async fn add(
+    context: &Context,
+    codec: &mpsc::UnboundedSender<CodecInput>,
+    home: &Home,
+    identifier: Identifier,
+    filter: BroadcastFilter,
+    subscriber: BroadcastSubscriber,
+) -> Result<()> {
+    let mailbox = Mailbox::new(BROADCAST_BACKLOG);
+    let number = context.port.next_id();
+    let inlet = Inlet {
+        context: context.clone(),
+        codec: codec.clone(),
+        number,
+        identifier: identifier.clone(),
+        mailbox: Arc::clone(&mailbox),
+        registration: Registration::new(&context.port),
     };
-    match Broadcast::from_value(value) {
-        Ok(broadcast) => {
-            for (_, sink) in sinks {
-                if sink.filter.passes(&broadcast.0.subject, &broadcast.0.sender) {
-                    // Without a receiver its home has ended, which is said elsewhere.
-                    let _ = sink.mailbox.send(broadcast.clone());
-                }
-            }
-        }
-        Err(error) => {
-            count(&shared.counters.broadcasts_unreadable);
-            tracing::warn!(%error, "a broadcast of the wrong shape was dropped");
-        }
-    }
-    shared.tell(Command::Ack { ticket });
+    let subscription = Subscription::Broadcasts { identifier, mailbox: MailboxSender::new(&mailbox) };
+    // Before the queue is there, so that its first message is received. A closed communicator is found out below.
+    let _ = codec.send(CodecInput::Add { number, filter, mailbox });
+    inlet.registration.add("a broadcast subscriber", subscription).await?;
+    home.spawn_uncounted(serve(home.clone(), subscriber.handler, inlet));
+    Ok(())
 }
 
 /// The task of one subscriber at its home. Handlers start in the order of the broadcasts.
-pub(crate) async fn serve(
-    shared: Arc<Shared>,
-    home: Home,
-    identifier: Identifier,
-    handler: Handler<Broadcast>,
-    mailbox: broadcast::Receiver<Broadcast>,
-) {
-    let mut inlet = Inlet { shared: Arc::clone(&shared), identifier, mailbox: Some(mailbox) };
+async fn serve(home: Home, handler: Handler<Broadcast>, inlet: Inlet) {
     let mut running = FuturesUnordered::new();
-    while let Some(mailbox) = &mut inlet.mailbox {
+    loop {
         let received = tokio::select! {
-            received = mailbox.recv(), if running.len() < HANDLERS_MAX => received,
+            biased;
             Some(()) = running.next() => continue,
+            received = inlet.mailbox.receive(), if running.len() < HANDLERS_MOST => received,
         };
         match received {
-            Ok(broadcast) => {
+            Some(Received::Item(broadcast)) => {
                 let handled = handle(home.clone(), inlet.identifier.clone(), handler.clone(), broadcast);
                 // On a runtime, tasks of their own could start in any order. On a thread they start in order, and must be
                 // tasks of their own, since one that waits there stands on the stack and cannot be polled.
                 if home.is_runtime() {
                     running.push(handled);
                 } else {
-                    home.spawn(handled);
+                    home.spawn_uncounted(handled);
                 }
             }
-            Err(RecvError::Closed) => break,
-            Err(RecvError::Lagged(missed)) => {
-                shared.counters.broadcasts_lagged.fetch_add(missed, std::sync::atomic::Ordering::Relaxed);
+            Some(Received::Missed(missed)) => {
+                let port = &inlet.context.port;
+                count_many(&port.counters.broadcasts_lagged, missed);
                 let identifier = inlet.identifier.clone();
                 tracing::warn!(%identifier, missed, "a broadcast subscriber did not keep up and lost the oldest");
-                // Nobody may be listening for events.
-                let _ = shared.events.send(Event::Lagged { identifier, missed });
+                port.emit(&Event::Lagged { identifier, missed });
             }
+            None => break,
         }
     }
     drop(inlet);
@@ -226,21 +165,5 @@ async fn handle(home: Home, identifier: Identifier, handler: Handler<Broadcast>,
     }
     if let Err(failure) = answered {
         tracing::error!(%identifier, ?failure, "a broadcast subscriber failed");
-    }
-}
-
-/// Where a subscriber's broadcasts come in. When its home ends, it unsubscribes.
-struct Inlet {
-    shared: Arc<Shared>,
-    identifier: Identifier,
-    /// Taken when dropped.
-    mailbox: Option<broadcast::Receiver<Broadcast>>,
-}
-
-impl Drop for Inlet {
-    fn drop(&mut self) {
-        self.mailbox = None;
-        // No news to a driver that took this subscriber out itself.
-        self.shared.tell(Command::Sweep);
     }
 }

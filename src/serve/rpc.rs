@@ -3,28 +3,28 @@
 use std::future::Future;
 use std::pin::Pin;
 use std::sync::Arc;
-use std::task::{Context, Poll};
+use std::task::{Context as TaskContext, Poll};
 
 use serde::de::DeserializeOwned;
-use tokio::sync::mpsc;
+use tokio::sync::{Semaphore, mpsc};
 
-use super::answer::{Answer, Answered, Failure, Handler, Subscriber};
-use super::command::{Command, OutgoingReply, ReplyExchange, ReplyStage, RpcDelivery};
-use super::names::Identifier;
-use super::response::{Host, Response};
-use super::send::SharedRef;
-use super::shared::{Shared, count};
-use super::signal::{Signal, signal};
-use crate::codec::Value;
+use super::answer::{Answer, Answered, Failure, Subscriber};
+use super::context::Context;
+use super::registration::Registration;
+use crate::codec::{Codec, Value, Yaml};
+use crate::driver::command::{CallId, Command, OutgoingReply, ReplyStage, RpcDelivery, Subscription};
+use crate::driver::port::{Listener, Signal, count};
 use crate::error::Result;
 use crate::home::Home;
+use crate::wire::names::{Exchange, Identifier};
+use crate::wire::response::{Host, Response};
 
 /// A call, as its subscriber gets it.
 #[derive(Clone, Debug)]
 pub struct RpcRequest {
     body: Value,
     correlation_id: Option<String>,
-    shared: SharedRef,
+    caller_gone: Signal,
 }
 
 /// A subscriber to calls.
@@ -57,30 +57,24 @@ impl RpcRequest {
         self.correlation_id.as_deref()
     }
 
-    /// Watches whether the caller still waits, so that long work for nobody can be left. Callers of homing say so when they
-    /// drop the call, run into its deadline or close; of any other caller it is known once a `pending` finds its reply queue
-    /// gone.
+    /// Watches whether the caller still waits, so that long work for nobody can be left. Callers of homing send a notice when
+    /// they drop the call, run into its deadline or close; of any other caller it is known once a `pending` finds its reply
+    /// queue gone.
+    ///
+    /// It may be asked for any number of times: what is dropped holds nothing.
     ///
     /// # Errors
     /// `Full` when the current home has as many futures open as it may have.
     pub fn caller_gone(&self) -> Result<CallerGone> {
-        let (watch, signal) = signal()?;
-        match &self.correlation_id {
-            Some(correlation) => {
-                self.shared.0.tell(Command::WatchCaller { correlation: correlation.clone(), watch });
-            }
-            // It cannot be answered, so that nobody waits.
-            None => watch.tell(),
-        }
-        Ok(CallerGone(signal))
+        self.caller_gone.listen().map(CallerGone)
     }
 }
 
 /// Resolves at its home when nobody waits for the answer any more: the caller is gone, or has been answered, or the
 /// communicator is closed. See [`RpcRequest::caller_gone`].
 #[derive(Debug)]
-#[must_use = "a future that is not awaited says nothing; or ask `is_gone`"]
-pub struct CallerGone(Signal);
+#[must_use = "a future that is not awaited does nothing; or ask `is_gone`"]
+pub struct CallerGone(Listener);
 
 impl CallerGone {
     /// True once the caller is known to be gone, for work that has no await in it.
@@ -93,52 +87,48 @@ impl CallerGone {
 impl Future for CallerGone {
     type Output = ();
 
-    fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<()> {
+    fn poll(mut self: Pin<&mut Self>, context: &mut TaskContext<'_>) -> Poll<()> {
         Pin::new(&mut self.0).poll(context)
     }
 }
 
-/// The task of one subscriber at its home. Each call has a task of its own, so that a handler that waits stops nobody.
-pub(crate) async fn serve(home: Home, handler: Handler<RpcRequest>, mut inlet: Inlet) {
-    let shared = Arc::clone(&inlet.shared);
-    while let Some(delivery) = inlet.calls.recv().await {
-        // As kiwipy: acknowledged before the handler runs. Only now, at home, so that the prefetch limits what waits here.
-        shared.tell(Command::Ack { ticket: delivery.ticket });
-        let caller = Caller::new(&shared, &delivery);
-        let (shared, handler, identifier) = (Arc::clone(&shared), handler.clone(), inlet.identifier.clone());
-        let at = home.clone();
-        home.spawn(async move {
-            tracing::debug!(%identifier, correlation_id = ?delivery.correlation_id, "handling a call");
-            let correlation_id = delivery.correlation_id;
-            let answered = match shared.decode(delivery.body) {
-                Ok(body) => {
-                    let shared = SharedRef(Arc::clone(&shared));
-                    handler.run(&at, RpcRequest { body, correlation_id, shared }).await
-                }
-                Err(error) => Err(Failure::Exception(format!("the call's body cannot be read: {error}"))),
-            };
-            caller.answer(answered).await;
-        });
-    }
+/// Adds a subscriber at a home.
+///
+/// # Errors
+/// Why it cannot be added.
+pub(crate) async fn add(
+    context: &Context,
+    home: &Home,
+    identifier: Identifier,
+    subscriber: RpcSubscriber,
+) -> Result<()> {
+    let (sink, calls) = mpsc::unbounded_channel();
+    let inlet = Inlet {
+        context: context.clone(),
+        identifier: identifier.clone(),
+        calls,
+        registration: Registration::new(&context.port),
+    };
+    let what = format!("the RPC subscriber {:?}", identifier.as_str());
+    inlet.registration.add(&what, Subscription::Rpc { identifier, sink }).await?;
+    home.spawn_uncounted(serve(home.clone(), subscriber, inlet));
+    Ok(())
 }
 
-/// Where a subscriber's calls come in. When its home ends, it unsubscribes and answers what is left.
-///
-/// Made before the subscriber is added: a home that ends before it has polled [`serve`] for the first time answers too.
-pub(crate) struct Inlet {
-    pub shared: Arc<Shared>,
-    pub identifier: Identifier,
-    pub calls: mpsc::UnboundedReceiver<RpcDelivery>,
+/// Where a subscriber's calls come in. Dropped, it answers those that nobody has begun, and takes the subscriber out.
+struct Inlet {
+    context: Context,
+    identifier: Identifier,
+    calls: mpsc::UnboundedReceiver<RpcDelivery>,
+    registration: Registration,
 }
 
 impl Drop for Inlet {
     fn drop(&mut self) {
         self.calls.close();
-        // No news to a driver that took this subscriber out itself.
-        self.shared.tell(Command::Sweep);
         loop {
             match self.calls.try_recv() {
-                Ok(delivery) => refuse(&self.shared, &delivery),
+                Ok(delivery) => refuse(&self.context, &delivery),
                 // Guards: a call that is being put in just now, by a driver that began before the close.
                 Err(mpsc::error::TryRecvError::Empty) => std::thread::yield_now(),
                 Err(mpsc::error::TryRecvError::Disconnected) => break,
@@ -147,27 +137,64 @@ impl Drop for Inlet {
     }
 }
 
-/// Answers a call whose subscriber's home has ended.
-pub(crate) fn refuse(shared: &Arc<Shared>, delivery: &RpcDelivery) {
-    shared.tell(Command::Ack { ticket: delivery.ticket });
-    drop(Caller::new(shared, delivery));
+/// The task of one subscriber at its home. Each call has a task of its own, so that a handler that waits stops nobody; when
+/// as many run as may, the broker keeps the rest.
+async fn serve(home: Home, subscriber: RpcSubscriber, mut inlet: Inlet) {
+    let context = inlet.context.clone();
+    let running = Arc::new(Semaphore::new(subscriber.max_in_flight()));
+    let handler = subscriber.handler;
+    loop {
+        // Closed by nobody.
+        let Ok(permit) = Arc::clone(&running).acquire_owned().await else { return };
+        let Some(delivery) = inlet.calls.recv().await else { return };
+        if !delivery.claim.take() {
+            // Its channel was closed, and the broker hands it out again.
+            continue;
+        }
+        // As kiwipy: acknowledged before the handler runs. Only now, at home, so that the prefetch limits what waits here.
+        context.port.notify(Command::Ack { tag: delivery.tag });
+        let caller = Caller::new(&context, &delivery);
+        let (context, handler, identifier) = (context.clone(), handler.clone(), inlet.identifier.clone());
+        let at = home.clone();
+        home.spawn_uncounted(async move {
+            let RpcDelivery { body, correlation_id, caller_gone, .. } = delivery;
+            tracing::debug!(%identifier, ?correlation_id, "handling a call");
+            let answered = match context.decode(body) {
+                Ok(body) => handler.run(&at, RpcRequest { body, correlation_id, caller_gone }).await,
+                Err(error) => Err(Failure::Exception(format!("the call's body cannot be read: {error}"))),
+            };
+            caller.answer(answered).await;
+            drop(permit);
+        });
+    }
 }
 
-/// Where the answer to one call goes. Dropped without an answer, it says so to the caller, who would wait for ever.
+/// Answers a call that nobody serves.
+pub(super) fn refuse(context: &Context, delivery: &RpcDelivery) {
+    // Guards: a handler that begins with it just now.
+    delivery.claim.withdraw();
+    context.port.notify(Command::Ack { tag: delivery.tag });
+    drop(Caller::new(context, delivery));
+}
+
+/// Where the answer to one call goes. Dropped without an answer, it sends an exception to the caller, who would wait for
+/// ever.
 struct Caller {
-    shared: Arc<Shared>,
+    context: Context,
+    call: CallId,
     reply_to: Option<String>,
     correlation_id: Option<String>,
     answered: bool,
 }
 
 impl Caller {
-    fn new(shared: &Arc<Shared>, delivery: &RpcDelivery) -> Self {
+    fn new(context: &Context, delivery: &RpcDelivery) -> Self {
         if delivery.reply_to.is_none() {
-            count(&shared.counters.replies_not_wanted);
+            count(&context.port.counters.replies_not_wanted);
         }
         Caller {
-            shared: Arc::clone(shared),
+            context: context.clone(),
+            call: delivery.call,
             reply_to: delivery.reply_to.clone(),
             correlation_id: delivery.correlation_id.clone(),
             answered: false,
@@ -196,14 +223,13 @@ impl Caller {
     }
 
     fn send(&self, response: Response) {
-        if let Some(reply) = outgoing(
-            &self.shared,
-            ReplyExchange::Message,
-            self.reply_to.as_deref(),
-            self.correlation_id.as_deref(),
-            response,
-        ) {
-            self.shared.tell(Command::Reply(reply));
+        let (reply_to, correlation_id) = (self.reply_to.as_deref(), self.correlation_id.as_deref());
+        match outgoing(&self.context, Exchange::Message, reply_to, correlation_id, response) {
+            Some(reply) => {
+                self.context.port.notify(Command::Reply(OutgoingReply { call: Some(self.call), ..reply }));
+            }
+            None if self.answered => self.context.port.notify(Command::CallEnded { call: self.call }),
+            None => {}
         }
     }
 }
@@ -211,15 +237,16 @@ impl Caller {
 impl Drop for Caller {
     fn drop(&mut self) {
         if !self.answered {
-            self.send(Response::Exception("the subscriber ended before it had answered".to_owned()));
+            self.finish(Response::Exception("the subscriber ended before it had answered".to_owned()));
         }
     }
 }
 
-/// A reply ready to be sent; `None` when nobody asked for one. A result that cannot be written becomes an exception.
-pub(crate) fn outgoing(
-    shared: &Shared,
-    exchange: ReplyExchange,
+/// A reply ready to be sent; `None` when nobody asked for one. A result that cannot be encoded becomes an exception, and an
+/// exception that the codec cannot encode is written as kiwipy would.
+pub(super) fn outgoing(
+    context: &Context,
+    exchange: Exchange,
     reply_to: Option<&str>,
     correlation_id: Option<&str>,
     response: Response,
@@ -227,12 +254,15 @@ pub(crate) fn outgoing(
     let reply_to = reply_to?;
     let stage = if matches!(response, Response::Pending) { ReplyStage::Pending } else { ReplyStage::Last };
     let host = match exchange {
-        ReplyExchange::Message => Host::Unnamed,
-        ReplyExchange::Task => Host::Named,
+        Exchange::Message => Host::Unnamed,
+        Exchange::Task => Host::Named,
     };
-    let body = shared.encode(response.into_value(host)).or_else(|error| {
-        let text = format!("the subscriber's result cannot be written: {error}");
-        shared.encode(Response::Exception(text).into_value(host))
+    let exception = |text: String| Response::Exception(text).into_value(host);
+    let body = context.encode(response.into_value(host)).or_else(|error| {
+        let text = format!("the subscriber's result cannot be encoded: {error}");
+        context.encode(exception(text.clone())).or_else(|_| {
+            Yaml::default().encode(&exception(text)).map(|bytes| crate::broker::Body::Encoded(bytes.into()))
+        })
     });
     match body {
         Ok(body) => Some(OutgoingReply {
@@ -241,9 +271,10 @@ pub(crate) fn outgoing(
             reply_to: reply_to.to_owned(),
             correlation_id: correlation_id.map(str::to_owned),
             body,
+            call: None,
         }),
         Err(error) => {
-            tracing::error!(%error, "a reply could not be written at all");
+            tracing::error!(%error, "a reply could not be encoded at all");
             None
         }
     }

@@ -4,7 +4,7 @@ use crate::codec::{Map, Value};
 use crate::error::{Error, ErrorKind, Result};
 
 /// What a broadcast holds.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug)]
 pub(crate) struct Content {
     pub(crate) body: Value,
     pub(crate) sender: Value,

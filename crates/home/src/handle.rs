@@ -109,6 +109,11 @@ impl Home {
         }
     }
 
+    /// Runs a task uncounted.
+    pub fn spawn_uncounted(&self, task: impl Future<Output = ()> + Send + 'static) {
+        self.spawn(task);
+    }
+
     /// Calls something that may block: on a runtime, on one of its threads for that; elsewhere on the home's own thread,
     /// which is there to be blocked.
     pub fn spawn_blocking(&self, call: impl FnOnce() + Send + 'static) {

@@ -107,6 +107,31 @@ impl<T> Mailbox<T> {
     }
 }
 
+/// The sending side of a mailbox, whatever is in it. Dropped, it closes the mailbox.
+pub(crate) struct MailboxSender(Arc<dyn Close>);
+
+trait Close: Send + Sync {
+    fn close(&self);
+}
+
+impl<T: Send> Close for Mailbox<T> {
+    fn close(&self) {
+        Mailbox::close(self);
+    }
+}
+
+impl MailboxSender {
+    pub(crate) fn new<T: Send + 'static>(mailbox: &Arc<Mailbox<T>>) -> Self {
+        MailboxSender(Arc::clone(mailbox) as Arc<dyn Close>)
+    }
+}
+
+impl Drop for MailboxSender {
+    fn drop(&mut self) {
+        self.0.close();
+    }
+}
+
 fn notify(waiter: Option<Completer<()>>) {
     if let Some(waiter) = waiter {
         // A home that has ended does not wait any more.

@@ -9,11 +9,12 @@ use std::time::Duration;
 use parking_lot::Mutex;
 use tokio::sync::mpsc;
 use tokio::time::Instant;
+use uuid::Uuid;
 
-pub(crate) use events::{ChannelCause, ConnectionState, Event, Events};
-pub(crate) use mailbox::{Mailbox, Received};
+pub use events::{ChannelCause, ConnectionState, Event, Events};
+pub(crate) use mailbox::{Mailbox, MailboxSender, Received};
 pub(crate) use permits::{Charge, Held, WaiterId};
-pub(crate) use signal::{Listener, Signal};
+pub(crate) use signal::{Giver, Listener, Signal};
 
 use self::events::Feed;
 use self::permits::{Attempt, Granted, Permits, Waiting};
@@ -55,6 +56,7 @@ pub(crate) struct Port {
     threads: Mutex<Vec<ThreadHandle>>,
     /// Of timers, subscribers and pulls.
     last_id: AtomicU64,
+    id: Uuid,
 }
 
 struct Status {
@@ -113,7 +115,13 @@ impl Port {
             report: OnceLock::new(),
             threads: Mutex::new(Vec::new()),
             last_id: AtomicU64::new(0),
+            id: crate::ids::unique(),
         }
+    }
+
+    /// What nobody else has, for the names of queues.
+    pub(super) fn id(&self) -> Uuid {
+        self.id
     }
 
     /// A number that nothing else of this communicator has.

@@ -66,14 +66,8 @@ pub(crate) enum Attempt {
 impl Permits {
     pub(crate) fn new(messages: usize, bytes: usize) -> Self {
         let (messages, units) = (messages.max(1) as u64, (bytes / UNIT).max(1) as u64);
-        let state = State {
-            messages,
-            units,
-            closed: false,
-            last: 0,
-            waiters: BTreeMap::new(),
-            granted: BTreeMap::new(),
-        };
+        let state =
+            State { messages, units, closed: false, last: 0, waiters: BTreeMap::new(), granted: BTreeMap::new() };
         Permits { messages, units, state: Mutex::new(state) }
     }
 

@@ -35,14 +35,14 @@ struct Waiting {
 
 impl Signal {
     /// Gives it: every wait ends, and so does every later one.
-    pub(crate) fn give(&self) {
+    fn give(&self) {
         // Ordering: Relaxed, for it is a hint; the completion orders what follows it.
         self.0.given.store(true, Ordering::Relaxed);
         self.end();
     }
 
     /// The work has ended: every wait ends, and so does every later one.
-    pub(crate) fn end(&self) {
+    fn end(&self) {
         let listeners = {
             let mut waiting = self.0.waiting.lock();
             waiting.ended = true;
@@ -83,6 +83,27 @@ impl Signal {
     #[cfg(test)]
     pub(crate) fn listeners(&self) -> usize {
         self.0.waiting.lock().listeners.len()
+    }
+}
+
+/// The driver's end of a signal. Dropped, it ends the signal: nobody will give it any more.
+#[derive(Debug, Default)]
+pub(crate) struct Giver(Signal);
+
+impl Giver {
+    /// The other end.
+    pub(crate) fn signal(&self) -> Signal {
+        self.0.clone()
+    }
+
+    pub(crate) fn give(&self) {
+        self.0.give();
+    }
+}
+
+impl Drop for Giver {
+    fn drop(&mut self) {
+        self.0.end();
     }
 }
 

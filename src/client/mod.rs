@@ -1,0 +1,27 @@
+//! What programs hold: the handle, its options, and what they send by it.
+//!
+//! One call, from out to home:
+//!
+//! 1. [`Communicator::rpc_send`] encodes the body on the caller's thread, makes a future at the caller's home and sends a
+//!    [command](crate::driver::command) with the future's completer.
+//! 2. The [communicator thread](crate::driver) registers the request under its correlation id with its deadline, and hands the
+//!    message to the broker when its turn comes.
+//! 3. The reply arrives there as bytes and goes home through the completer, unread.
+//! 4. At home [`Reply`] reads it: a value, a failure, or `pending`, after which it asks for the next one.
+
+pub mod blocking;
+mod bound;
+mod builder;
+mod communicator;
+mod queue;
+mod reply;
+mod send;
+#[cfg(test)]
+mod tests;
+
+pub use bound::BoundCommunicator;
+pub use builder::{Builder, DEFAULT_TASK_PREFETCH, LongTasks};
+pub use communicator::{Communicator, Counts};
+pub use queue::TaskQueue;
+pub use reply::{Reply, Stage};
+pub use send::{BroadcastSend, RpcSend, TaskSend, TaskSendNoReply};

@@ -1,0 +1,540 @@
+//! What comes in: commands of handles and subscribers, and events of the broker.
+
+use tokio::time::Instant;
+
+use super::command::{
+    BroadcastOutcome, CodecWork, Command, Expected, PullId, QueueName, Repeat, RequestEnd, TaskDelivery, TaskReply,
+};
+use super::outbox::{Kind, Stream};
+use super::port::{ChannelCause, Charge, ConnectionState, Event, count, count_many};
+use super::requests::{Arrived, Ended, Next};
+use super::subscriptions::{Key, Route, Turn};
+use super::tasks::{self, Cause, Channel, DeliveryTag, Generation, Input, Settlement, TaskMessage};
+use super::{Completer, Driver, End, Phase, RawReply, Result};
+use crate::broker::{
+    Body, Broker, BrokerEvent, Delivery, Durability, Lane, Message, Nack, Properties, Receipt, Routing,
+};
+use crate::error::{Error, ErrorKind};
+use crate::wire::headers::Control;
+use crate::wire::names::{ANSWERS_KEY, BROADCAST_TOPIC, Exchange, Identifier};
+
+/// How many answers are asked for in one message.
+const ASKED_AT_ONCE: usize = 1000;
+
+impl<B: Broker> Driver<B> {
+    pub(super) fn on_command(&mut self, command: Command) -> Option<End> {
+        let now = Instant::now();
+        match command {
+            Command::Call { recipient, body, expected, published, repeat, charge } => {
+                self.send_call(recipient, body, expected, published, repeat, charge);
+            }
+            Command::Task { queue, body, reply, published, charge } => {
+                self.send_task(queue, body, reply, published, charge);
+            }
+            Command::Broadcast { body, published, until, charge } => {
+                let kind = Kind::Broadcast { published };
+                let message = self.message(Exchange::Message, BROADCAST_TOPIC.to_owned(), request(None), body);
+                let message = Message { routing: Routing::Optional, ..message };
+                self.send(Stream::Broadcasts, kind, message, charge, Some(until));
+            }
+            Command::NextReply { correlation, reply } => match self.requests.next(correlation, reply) {
+                Next::Kept(reply, body) => complete(reply, Ok(body)),
+                Next::Waits => {}
+                Next::Ended(reply) => {
+                    let error = if self.port.has_ended() { self.port.gone() } else { asked_too_late() };
+                    complete(reply, Err(error));
+                }
+            },
+            Command::Forget { correlation, end } => self.forget(correlation, end),
+            Command::Subscribe { id, subscription, done } => {
+                self.subscriptions.subscribe(id, subscription, done, now);
+            }
+            Command::Unsubscribe { name, done } => self.subscriptions.unsubscribe(&name, done, now),
+            Command::SubscriberEnded { id } => self.subscriptions.subscriber_ended(id, now),
+            Command::Pull { id, queue, wait, done } => {
+                self.pulls.insert(id, done);
+                self.subscriptions.pull(id, queue, wait, now);
+            }
+            Command::CancelPull { id } => self.cancel_pull(id),
+            Command::Ack { tag } => self.ack(tag),
+            Command::BroadcastDone { tag, outcome: BroadcastOutcome::HandedOut } => self.ack(tag),
+            Command::BroadcastDone { tag, outcome: BroadcastOutcome::Unreadable } => self.nack(tag, Nack::Discard),
+            Command::Reply(reply) => self.send_reply(reply),
+            Command::CallEnded { call } => self.callers.ended(call),
+            Command::Settle { task, settlement } => self.step_tasks(Input::Settled { hand: task, settlement }),
+            Command::StartTimer { id, at, expiry } => self.timers.start(id, at, expiry),
+            Command::CancelTimer { id } => self.timers.cancel(id),
+            Command::Close { drain, done } => {
+                self.closers.extend(done);
+                // While it drains, another close ends that where it is to take no longer.
+                if self.phase == Phase::Open {
+                    return Some(End::Closed { drain });
+                }
+            }
+        }
+        None
+    }
+
+    pub(super) fn on_event(&mut self, event: BrokerEvent) -> Option<End> {
+        let now = Instant::now();
+        match event {
+            BrokerEvent::Published { id, outcome } => {
+                let peers = self.peers();
+                self.outbox.published(id, outcome, peers, now);
+            }
+            BrokerEvent::Delivery { consumer, delivery } => self.on_delivery(&consumer, delivery),
+            BrokerEvent::ConsumerCancelled { consumer } => self.subscriptions.cancelled(&consumer, now),
+            BrokerEvent::LaneClosed { lane, opening, consumers, error } => {
+                self.on_lane_closed(lane, opening, &consumers, error);
+            }
+            BrokerEvent::Blocked { reason } => {
+                tracing::warn!(reason, "the broker reads no messages for now");
+                self.port.set_state(ConnectionState::Blocked);
+                self.emit(&Event::Blocked { reason });
+            }
+            BrokerEvent::Unblocked => {
+                tracing::info!("the broker reads messages again");
+                self.port.set_state(ConnectionState::Connected);
+                self.emit(&Event::Unblocked);
+            }
+            // Whoever waited for it may have been given up.
+            BrokerEvent::Barrier(passed) => drop(passed.send(())),
+            BrokerEvent::Lost { error } => return self.on_lost(error),
+        }
+        None
+    }
+
+    fn on_delivery(&mut self, consumer: &str, delivery: Delivery) {
+        let Some(route) = self.subscriptions.route(consumer) else {
+            // Its consumer was ended here, and it was on its way.
+            tracing::debug!(consumer, "a delivery for a consumer that has ended goes back");
+            if let Some(connection) = self.session.now() {
+                connection.give_back(delivery.receipt);
+            }
+            return;
+        };
+        match route {
+            Route::Replies => self.on_reply(delivery),
+            Route::Control => self.on_control(&delivery),
+            Route::Broadcasts => {
+                if let Some(tag) = self.tag(delivery.receipt) {
+                    self.codec.hand(CodecWork::Broadcast { tag, body: delivery.body });
+                }
+            }
+            Route::Rpc(identifier) => {
+                let identifier = identifier.clone();
+                self.on_call(&identifier, delivery);
+            }
+            Route::Tasks(queue) => {
+                let queue = queue.clone();
+                self.on_task(queue, delivery);
+            }
+            Route::Pull(pull) => {
+                let pull = *pull;
+                self.on_pulled(pull, delivery);
+            }
+        }
+    }
+
+    /// By what a delivery of the present connection is settled.
+    fn tag(&self, receipt: Receipt) -> Option<DeliveryTag> {
+        let generation = self.session.now()?.generation;
+        let channel = Channel { generation, lane: receipt.lane.0, incarnation: receipt.opening };
+        Some(DeliveryTag { channel, number: receipt.tag })
+    }
+
+    fn receipt(tag: DeliveryTag) -> Receipt {
+        Receipt { lane: Lane(tag.channel.lane), opening: tag.channel.incarnation, tag: tag.number }
+    }
+
+    /// Guards: an acknowledgement that would name another message on a newer connection.
+    pub(super) fn ack(&self, tag: DeliveryTag) {
+        match self.session.of(tag.channel.generation) {
+            Some(connection) => connection.broker.ack(Self::receipt(tag)),
+            None => tracing::trace!(?tag, "an acknowledgement for a lost connection was dropped"),
+        }
+    }
+
+    pub(super) fn nack(&self, tag: DeliveryTag, then: Nack) {
+        match self.session.of(tag.channel.generation) {
+            Some(connection) => connection.broker.nack(Self::receipt(tag), then),
+            None => tracing::trace!(?tag, "a refusal for a lost connection was dropped"),
+        }
+    }
+
+    // Requests and their replies.
+
+    fn send_call(
+        &mut self,
+        recipient: Identifier,
+        body: Body,
+        expected: Expected,
+        published: Option<super::Done>,
+        repeat: Repeat,
+        charge: Charge,
+    ) {
+        let correlation = expected.correlation;
+        let subject = super::command::Subject::Call(recipient.clone());
+        if self.expect(subject, expected) {
+            let message =
+                self.message(Exchange::Message, recipient.routing_key(), request(Some(correlation.to_string())), body);
+            let kind = Kind::Call { correlation, recipient, repeat, published };
+            self.send(Stream::Calls, kind, message, charge, None);
+        } else {
+            self.refuse(published, charge);
+        }
+    }
+
+    fn send_task(
+        &mut self,
+        queue: QueueName,
+        body: Body,
+        reply: TaskReply,
+        published: Option<super::Done>,
+        charge: Charge,
+    ) {
+        // A task is wanted even when its sender has gone: others may have gone on because of it.
+        let (correlation, until) = match reply {
+            TaskReply::Expected(expected) => {
+                let correlation = expected.correlation;
+                if !self.expect(super::command::Subject::Task(queue.clone()), expected) {
+                    return self.refuse(published, charge);
+                }
+                (Some(correlation), None)
+            }
+            TaskReply::NotWanted { until } => (None, Some(until)),
+        };
+        if self.phase == Phase::Closing {
+            return self.refuse(published, charge);
+        }
+        // kiwipy names a correlation id even where no reply is wanted.
+        let id = correlation.unwrap_or_else(crate::ids::unique).to_string();
+        let message = Message {
+            durability: Durability::Durable,
+            ..self.message(Exchange::Task, queue.to_string(), request(Some(id)), body)
+        };
+        self.send(Stream::Tasks(queue), Kind::Task { correlation, published }, message, charge, until);
+    }
+
+    /// Registers a request. False when the communicator takes nothing new any more.
+    fn expect(&mut self, subject: super::command::Subject, expected: Expected) -> bool {
+        let Expected { correlation, reply, timeout, due } = expected;
+        if self.phase == Phase::Closing {
+            complete(reply, Err(self.port.gone()));
+            return false;
+        }
+        self.requests.add(correlation, subject, reply, timeout, due, Instant::now());
+        true
+    }
+
+    fn refuse(&self, published: Option<super::Done>, charge: Charge) {
+        self.port.permits.release(charge);
+        if let Some(published) = published {
+            drop(published.complete(Err(self.port.gone())));
+        }
+    }
+
+    fn message(&self, exchange: Exchange, routing_key: String, properties: Properties, body: Body) -> Message {
+        Message {
+            exchange: self.port.names.exchange_name(exchange).clone(),
+            routing_key,
+            properties,
+            body,
+            routing: Routing::Mandatory,
+            durability: Durability::Transient,
+        }
+    }
+
+    pub(super) fn send(
+        &mut self,
+        stream: Stream,
+        kind: Kind<super::Done>,
+        message: Message,
+        charge: Charge,
+        until: Option<Instant>,
+    ) {
+        if self.phase == Phase::Closing
+            && let Kind::Broadcast { published } = kind
+        {
+            return self.refuse(Some(published), charge);
+        }
+        self.outbox.send(stream, kind, message, charge, until);
+    }
+
+    fn on_reply(&mut self, delivery: Delivery) {
+        let Delivery { properties, body, .. } = delivery;
+        let correlation = properties.correlation_id.as_deref().and_then(|id| uuid::Uuid::try_parse(id).ok());
+        let arrived = correlation.map(|id| self.requests.reply(id, body, Instant::now()));
+        match arrived {
+            Some(Arrived::For(reply, body)) => complete(reply, Ok(body)),
+            Some(Arrived::Kept { pushed_out: false }) => {}
+            _ if Control::Probe.is(&properties) => {}
+            _ => {
+                count(&self.port.counters.late_replies);
+                tracing::debug!(?correlation, "a reply was dropped: nobody waits for it");
+            }
+        }
+    }
+
+    fn forget(&mut self, correlation: uuid::Uuid, end: RequestEnd) {
+        let Some(ended) = self.requests.end(correlation) else { return };
+        count_many(&self.port.counters.late_replies, ended.unread as u64);
+        if end == RequestEnd::GivenUp {
+            self.give_up_call(&ended);
+        }
+    }
+
+    /// Ends a request with an error.
+    pub(super) fn end_request(&mut self, mut ended: Ended<Completer<RawReply>>, error: &Error) {
+        if let Some(reply) = ended.reply.take() {
+            complete(reply, Err(error.clone()));
+        }
+        self.give_up_call(&ended);
+    }
+
+    /// Nobody waits for this call any more: it need not go out, and whoever works on it is notified.
+    fn give_up_call(&mut self, ended: &Ended<Completer<RawReply>>) {
+        let Some(recipient) = ended.recipient().cloned() else { return };
+        self.outbox.forget_call(ended.correlation);
+        let Some(routing_key) = recipient.gone_key().filter(|_| self.session.now().is_some()) else { return };
+        let properties =
+            Properties { correlation_id: Some(ended.correlation.to_string()), ..Control::CallerGone.properties() };
+        let message = Message {
+            routing: Routing::Optional,
+            ..self.message(Exchange::Message, routing_key, properties, Body::Encoded(bytes::Bytes::new()))
+        };
+        // In the stream of calls, so that it does not overtake its call.
+        self.outbox.send(Stream::Calls, Kind::Notice, message, Charge::NOTHING, None);
+    }
+
+    /// Replies go out in the order in which they come, `pending` before the outcome.
+    pub(super) fn send_reply(&mut self, reply: super::command::OutgoingReply) {
+        if reply.stage == super::command::ReplyStage::Last {
+            if let Some(call) = reply.call {
+                self.callers.ended(call);
+            }
+            self.answers.remember(&reply);
+        }
+        let super::command::OutgoingReply { exchange, reply_to, correlation_id, stage, body, .. } = reply;
+        let kind = Kind::Reply { stage, correlation: correlation_id.clone(), late: None };
+        let message = self.message(exchange, reply_to, request(correlation_id), body);
+        self.outbox.send(Stream::Replies(exchange), kind, message, Charge::NOTHING, None);
+    }
+
+    // Messages among communicators of homing.
+
+    /// A caller asks for answers that it may have lost.
+    fn on_control(&mut self, delivery: &Delivery) {
+        let (true, Body::Encoded(body)) = (Control::AnswerAgain.is(&delivery.properties), &delivery.body) else {
+            return;
+        };
+        let Ok(text) = std::str::from_utf8(body) else { return };
+        for correlation in text.lines().take(ASKED_AT_ONCE) {
+            if let Some(reply) = self.answers.of(correlation).cloned() {
+                count(&self.port.counters.answered_again);
+                tracing::debug!(correlation, "an answer that may have been lost is sent again");
+                self.send_reply(reply);
+            }
+        }
+    }
+
+    /// Asks for the answers to requests whose reply queue was away.
+    pub(super) fn ask_for_lost_answers(&mut self, queue: &std::rc::Rc<str>, step: usize, now: Instant) {
+        let waiting = self.requests.answered_to(queue);
+        if waiting.is_empty() {
+            return;
+        }
+        for some in waiting.chunks(ASKED_AT_ONCE) {
+            let ids: Vec<String> = some.iter().map(ToString::to_string).collect();
+            let body = Body::Encoded(bytes::Bytes::from(ids.join("\n")));
+            let message = Message {
+                routing: Routing::Optional,
+                ..self.message(Exchange::Message, ANSWERS_KEY.to_owned(), Control::AnswerAgain.properties(), body)
+            };
+            self.outbox.send(Stream::Direct, Kind::Notice, message, Charge::NOTHING, None);
+        }
+        self.plan_ask(queue.clone(), step + 1, now);
+    }
+
+    pub(super) fn plan_ask(&mut self, queue: std::rc::Rc<str>, step: usize, now: Instant) {
+        if let Some(pause) = super::ASKS.get(step) {
+            self.asks.insert((crate::time::after(now, *pause), queue), step);
+        }
+    }
+
+    /// Writes to itself by each way that others write to it: what comes back shows that a binding is gone, of which no broker
+    /// tells.
+    pub(super) fn probe(&mut self) {
+        let control = self.subscriptions.control_queue().map(|queue| (Exchange::Message, queue.to_owned()));
+        let replies = self.subscriptions.current_replies();
+        let replies = replies.into_iter().map(|(exchange, queue)| (exchange, queue.to_string()));
+        for (exchange, queue) in replies.chain(control) {
+            let message =
+                self.message(exchange, queue, Control::Probe.properties(), Body::Encoded(bytes::Bytes::new()));
+            self.outbox.send(Stream::Direct, Kind::Probe, message, Charge::NOTHING, None);
+        }
+    }
+
+    // Subscribers.
+
+    fn on_call(&mut self, identifier: &Identifier, delivery: Delivery) {
+        let Some(tag) = self.tag(delivery.receipt) else { return };
+        if Control::CallerGone.is(&delivery.properties) {
+            self.ack(tag);
+            if let Some(correlation) = delivery.properties.correlation_id {
+                self.callers.gone(correlation);
+            }
+            return;
+        }
+        if delivery.redelivered && self.answer_again(&delivery.properties) {
+            return self.ack(tag);
+        }
+        self.last_call += 1;
+        let call = match self.callers.takes(super::command::CallId(self.last_call), tag, delivery) {
+            super::callers::Taken::New(call) => call,
+            super::callers::Taken::InHand => return self.ack(tag),
+        };
+        let sink = self.subscriptions.rpc_sink(identifier).filter(|_| self.phase == Phase::Open);
+        let undelivered = match sink {
+            Some(sink) => sink.send(call).err().map(|refused| refused.0),
+            None => Some(call),
+        };
+        if let Some(call) = undelivered {
+            // Nobody serves it. Nothing of it is touched or dropped on this thread.
+            self.codec.hand(CodecWork::Refuse(call));
+        }
+    }
+
+    /// A call that comes again after it was answered here gets the same answer.
+    fn answer_again(&mut self, properties: &Properties) -> bool {
+        let known = properties.correlation_id.as_deref().and_then(|correlation| self.answers.of(correlation));
+        let same = known.filter(|reply| Some(&reply.reply_to) == properties.reply_to.as_ref()).cloned();
+        let is_known = same.is_some();
+        if let Some(reply) = same {
+            count(&self.port.counters.answered_again);
+            self.send_reply(reply);
+        }
+        is_known
+    }
+
+    fn on_task(&mut self, queue: QueueName, delivery: Delivery) {
+        let Some(tag) = self.tag(delivery.receipt) else { return };
+        let Delivery { redelivered, properties, body, .. } = delivery;
+        let message = TaskMessage::new(properties, body);
+        self.step_tasks(Input::Delivered(tasks::Delivery { queue, tag, message, redelivered }));
+    }
+
+    /// A task has come for somebody who pulls.
+    fn on_pulled(&mut self, pull: PullId, delivery: Delivery) {
+        let now = Instant::now();
+        let Some(tag) = self.tag(delivery.receipt) else { return };
+        let queue = self.subscriptions.pulled_from(pull).filter(|_| self.pulls.contains_key(&pull));
+        let Some(queue) = queue else { return self.nack(tag, Nack::Requeue) };
+        let Delivery { redelivered, properties, body, .. } = delivery;
+        let message = TaskMessage::new(properties, body);
+        // What the book wanted before is done first: the next task that it hands out is this one.
+        self.perform();
+        self.step_tasks(Input::Pulled(tasks::Delivery { queue, tag, message, redelivered }));
+        match self.take_handed() {
+            Some(handed) => self.hand_to(pull, handed),
+            // It was no new task.
+            None => self.subscriptions.pull_again(pull, now),
+        }
+    }
+
+    fn take_handed(&mut self) -> Option<tasks::Handed> {
+        let at = self.actions.iter().position(|action| matches!(action, tasks::Action::Hand(_)))?;
+        match self.actions.remove(at) {
+            tasks::Action::Hand(handed) => Some(handed),
+            _ => None,
+        }
+    }
+
+    fn hand_to(&mut self, pull: PullId, handed: tasks::Handed) {
+        let now = Instant::now();
+        let (hand, claim) = (handed.hand, handed.claim.clone());
+        let delivery = TaskDelivery { ownership_lost: self.ownership_signal(hand.task), handed };
+        self.unclaimed.retain(|_, (_, claim)| !claim.is_taken());
+        self.unclaimed.insert(pull, (hand, claim));
+        let delivered = self.pulls.remove(&pull).map(|done| done.complete(Ok(Some(delivery))));
+        if !matches!(delivered, Some(Ok(()))) {
+            self.let_go(pull, Cause::HomeEnded);
+        }
+        self.subscriptions.end_pull(pull, now);
+    }
+
+    /// A task that nobody has begun goes back.
+    fn let_go(&mut self, pull: PullId, cause: Cause) {
+        if let Some((hand, claim)) = self.unclaimed.remove(&pull)
+            && claim.withdraw()
+        {
+            self.step_tasks(Input::Settled { hand, settlement: Settlement::Dropped(cause) });
+        }
+    }
+
+    fn cancel_pull(&mut self, pull: PullId) {
+        drop(self.pulls.remove(&pull));
+        self.subscriptions.end_pull(pull, Instant::now());
+        self.let_go(pull, Cause::LetGo);
+    }
+
+    /// One look into a queue has ended.
+    pub(super) fn on_got(&mut self, key: &Key, turn: Turn, generation: Generation, outcome: Result<Option<Delivery>>) {
+        let now = Instant::now();
+        let (delivery, outcome) = match outcome {
+            Ok(delivery) => (delivery, Ok(())),
+            Err(error) => (None, Err(error)),
+        };
+        let wanted = self.subscriptions.got(key, turn, &outcome, now);
+        let Key::Pull(pull) = key else { return };
+        // A delivery of a connection that is gone is the broker's again.
+        let delivery = delivery.filter(|_| self.session.of(generation).is_some());
+        match delivery {
+            Some(delivery) if wanted => self.on_pulled(*pull, delivery),
+            Some(delivery) => {
+                if let Some(tag) = self.tag(delivery.receipt) {
+                    self.nack(tag, Nack::Requeue);
+                }
+            }
+            None if wanted => self.nothing_pulled(*pull, Ok(())),
+            None => {}
+        }
+    }
+
+    pub(super) fn nothing_pulled(&mut self, pull: PullId, outcome: Result<()>) {
+        self.subscriptions.end_pull(pull, Instant::now());
+        if let Some(done) = self.pulls.remove(&pull) {
+            drop(done.complete(outcome.map(|()| None)));
+        }
+    }
+
+    /// The server closed a channel: what it had handed out by it is back in the queues.
+    fn on_lane_closed(&mut self, lane: Lane, opening: u32, consumers: &[String], error: Error) {
+        let Some(generation) = self.session.now().map(|connection| connection.generation) else { return };
+        let channel = Channel { generation, lane: lane.0, incarnation: opening };
+        self.step_tasks(Input::ChannelClosed(channel));
+        self.callers.channel_gone(|gone| gone == channel);
+        let queue = self.subscriptions.channel_closed(consumers, Instant::now()).map(|queue| queue.to_string());
+        let cause = ChannelCause::of(&error);
+        tracing::warn!(?lane, ?queue, ?cause, %error, "the broker closed a channel");
+        self.emit(&Event::ChannelClosed { queue, cause, error });
+    }
+}
+
+fn complete(reply: Completer<RawReply>, outcome: RawReply) {
+    // A home that has ended hands the bytes back, and they are dropped here.
+    drop(reply.complete(outcome));
+}
+
+fn asked_too_late() -> Error {
+    Error::new(ErrorKind::TimedOut, "the answer after `pending` was asked for too late: its time had passed")
+}
+
+/// Properties as kiwipy sends them: a random message id, as hex digits.
+fn request(correlation_id: Option<String>) -> Properties {
+    Properties { message_id: Some(message_id()), correlation_id, ..Properties::default() }
+}
+
+pub(super) fn message_id() -> String {
+    crate::ids::unique().simple().to_string()
+}

@@ -1,0 +1,132 @@
+//! The outbox by itself: no broker, no clock.
+
+use super::*;
+use crate::broker::{Body, Durability, Properties, Routing};
+use crate::driver::port::Charge;
+
+type Box = Outbox<u32>;
+
+fn outbox() -> Box {
+    Outbox::new("test", Duration::from_secs(10))
+}
+
+fn message() -> Message {
+    Message {
+        exchange: "e".into(),
+        routing_key: "k".to_owned(),
+        properties: Properties::default(),
+        body: Body::Encoded(bytes::Bytes::new()),
+        routing: Routing::Mandatory,
+        durability: Durability::Transient,
+    }
+}
+
+fn broadcast(outbox: &mut Box, number: u32) {
+    outbox.send(Stream::Broadcasts, Kind::Broadcast { published: number }, message(), Charge::NOTHING, None);
+}
+
+fn published(acts: &[Act<u32>]) -> Vec<(PublishId, u32)> {
+    acts.iter()
+        .filter_map(|act| match act {
+            Act::Publish { id, message, .. } => Some((*id, headers::number(&message.properties, headers::RESEND))),
+            _ => None,
+        })
+        .collect()
+}
+
+fn completed(acts: &[Act<u32>]) -> Vec<(u32, Option<ErrorKind>)> {
+    acts.iter()
+        .filter_map(|act| match act {
+            Act::Complete { published, outcome } => {
+                Some((*published, outcome.as_ref().err().map(crate::error::Error::kind)))
+            }
+            _ => None,
+        })
+        .collect()
+}
+
+fn open(outbox: &mut Box) -> Vec<Act<u32>> {
+    outbox.up();
+    outbox.acts();
+    outbox.opened(&Stream::Broadcasts, Ok(None));
+    outbox.acts()
+}
+
+#[test]
+fn a_stream_is_opened_once_and_keeps_its_order() {
+    let mut outbox = outbox();
+    outbox.up();
+    (1..=3).for_each(|n| broadcast(&mut outbox, n));
+    let opens = outbox.acts().iter().filter(|act| matches!(act, Act::Open(_))).count();
+    assert_eq!(opens, 1);
+    outbox.opened(&Stream::Broadcasts, Ok(None));
+    let ids: Vec<u64> = published(&outbox.acts()).iter().map(|(id, _)| id.0).collect();
+    assert_eq!(ids, [1, 2, 3]);
+}
+
+#[test]
+fn what_was_with_the_broker_is_sent_again_first_and_marked() {
+    let mut outbox = outbox();
+    (1..=2).for_each(|n| broadcast(&mut outbox, n));
+    let sent = published(&open(&mut outbox));
+    assert_eq!(sent, [(PublishId(1), 0), (PublishId(2), 0)]);
+    outbox.published(PublishId(1), Ok(()), Peers::Settled, Instant::now());
+    outbox.down();
+    broadcast(&mut outbox, 3);
+    assert_eq!(completed(&outbox.acts()), [(1, None)]);
+    let again = published(&open(&mut outbox));
+    assert_eq!(again, [(PublishId(2), 1), (PublishId(3), 0)]);
+}
+
+#[test]
+fn a_call_is_not_sent_again_unless_it_may_be() {
+    for (repeat, ends) in [(Repeat::Never, true), (Repeat::Allowed, false)] {
+        let mut outbox = outbox();
+        let (correlation, recipient) = (Uuid::from_u128(1), Identifier::new("x").expect("a name"));
+        let kind = Kind::Call { correlation, recipient, repeat, published: Some(7) };
+        outbox.send(Stream::Calls, kind, message(), Charge::NOTHING, None);
+        outbox.up();
+        outbox.opened(&Stream::Calls, Ok(Some("replies".into())));
+        outbox.acts();
+        outbox.down();
+        let acts = outbox.acts();
+        let failed = acts.iter().any(|act| matches!(act, Act::Fail { correlation: id, .. } if *id == correlation));
+        assert_eq!((failed, outbox.is_empty()), (ends, ends));
+        assert_eq!(completed(&acts).is_empty(), !ends);
+    }
+}
+
+#[test]
+fn a_call_whose_caller_went_before_it_went_out_does_not_go_out() {
+    let mut outbox = outbox();
+    let (correlation, recipient) = (Uuid::from_u128(1), Identifier::new("x").expect("a name"));
+    let kind = Kind::Call { correlation, recipient, repeat: Repeat::Never, published: None };
+    outbox.send(Stream::Calls, kind, message(), Charge::NOTHING, None);
+    outbox.forget_call(correlation);
+    outbox.up();
+    outbox.opened(&Stream::Calls, Ok(None));
+    assert!(published(&outbox.acts()).is_empty());
+    assert!(outbox.is_empty() && outbox.calls.is_empty() && outbox.due.is_empty());
+}
+
+#[test]
+fn every_message_ends_once_and_leaves_nothing() {
+    let now = Instant::now();
+    let mut outbox = outbox();
+    let until = Some(after(now, Duration::from_secs(1)));
+    outbox.send(Stream::Broadcasts, Kind::Broadcast { published: 1 }, message(), Charge::NOTHING, until);
+    outbox.send(Stream::Broadcasts, Kind::Broadcast { published: 2 }, message(), Charge::NOTHING, until);
+    open(&mut outbox);
+    let refused = || Err(crate::error::Error::new(ErrorKind::DeliveryFailed, "nack"));
+    for _ in 0..=TRIES {
+        outbox.published(PublishId(1), refused(), Peers::Settled, now);
+        outbox.tick(after(now, REFUSED_PAUSE));
+    }
+    outbox.tick(after(now, Duration::from_secs(2)));
+    let ends = completed(&outbox.acts());
+    assert_eq!(ends, [(1, Some(ErrorKind::DeliveryFailed)), (2, Some(ErrorKind::TimedOut))]);
+    // What comes late is for nobody.
+    outbox.published(PublishId(2), Ok(()), Peers::Settled, now);
+    assert!(outbox.acts().is_empty() && outbox.is_empty() && outbox.due.is_empty());
+    assert_eq!(outbox.in_flight(), 0);
+}

@@ -1,0 +1,342 @@
+//! Carries out what the parts want to be done.
+
+use std::rc::Rc;
+
+use tokio::time::Instant;
+
+use super::command::TaskDelivery;
+use super::connection::Connection;
+use super::outbox::{Act, CopyId, Kind, Peers, Stream};
+use super::port::{Charge, Event, Signal, count};
+use super::subscriptions;
+use super::tasks::{
+    Action, Cause, Destination, Handed, Input, Known, LeaseId, Live, Marks, Ownership, Settlement, SubscriberId,
+    TaskId, TaskMessage, write_marks,
+};
+use super::{CopyOf, Done, Driver, JobDone, QueueName};
+use crate::broker::{Broker, Durability, Message, Nack, QueueSpec, Routing};
+use crate::error::{Error, ErrorKind, Result};
+use crate::wire::headers;
+use crate::wire::names::Exchange;
+
+/// How much of a reason goes into a header.
+const REASON_MOST: usize = 1000;
+
+impl<B: Broker> Driver<B> {
+    /// Carries out what the parts want, and what follows from that, until nothing is left.
+    pub(super) fn perform(&mut self) {
+        loop {
+            let (out, subscribed) = (self.outbox.acts(), self.subscriptions.acts());
+            let actions = std::mem::take(&mut self.actions);
+            if out.is_empty() && subscribed.is_empty() && actions.is_empty() {
+                return;
+            }
+            actions.into_iter().for_each(|action| self.act_for_tasks(action));
+            subscribed.into_iter().for_each(|act| self.act_for_subscriptions(act));
+            out.into_iter().for_each(|act| self.act_for_outbox(act));
+        }
+    }
+
+    /// Runs a job on the present connection.
+    fn job<F: Future<Output = JobDone> + 'static>(&mut self, make: impl FnOnce(Rc<Connection<B>>) -> F) {
+        if let Some(connection) = self.connection() {
+            self.jobs.push(Box::pin(make(connection)));
+        }
+    }
+
+    pub(super) fn peers(&self) -> Peers {
+        match self.session.now() {
+            Some(connection) if connection.is_settling() => Peers::Settling,
+            _ => Peers::Settled,
+        }
+    }
+
+    // The outbox.
+
+    fn act_for_outbox(&mut self, act: Act<Done>) {
+        match act {
+            Act::Publish { id, message, replies } => {
+                if let Some((correlation, exchange, queue)) = replies {
+                    self.requests.replies_to(correlation, exchange, &queue);
+                }
+                let decided = match self.session.now() {
+                    Some(connection) => connection.broker.publish(id, message),
+                    None => Some(Err(Error::new(ErrorKind::ConnectionLost, "there is no connection"))),
+                };
+                if let Some(outcome) = decided {
+                    let peers = self.peers();
+                    self.outbox.published(id, outcome, peers, Instant::now());
+                }
+            }
+            Act::Open(stream) => self.open(stream),
+            Act::Complete { published, outcome } => {
+                // A caller whose home has ended does not ask any more.
+                drop(published.complete(outcome));
+            }
+            Act::Fail { correlation, error } => {
+                if let Some(ended) = self.requests.end(correlation)
+                    && let Some(reply) = ended.reply
+                {
+                    drop(reply.complete(Err(error)));
+                }
+            }
+            Act::Release(charge) => self.port.permits.release(charge),
+            Act::ExchangeVanished { exchange, error } => self.job(|connection| async move {
+                let generation = connection.generation;
+                let outcome = connection.exchange_vanished(exchange, &error).await;
+                JobDone::ExchangeBack { exchange, generation, outcome }
+            }),
+            Act::QueueVanished(queue) => {
+                if let Some(connection) = self.session.now() {
+                    connection.forget_task_queue(&queue);
+                }
+            }
+            Act::CallerGone(correlation) => self.callers.gone(correlation),
+            Act::ReplyUndeliverable => count(&self.port.counters.replies_unroutable),
+            Act::Copied { copy, known } => self.copied(copy, known),
+            Act::BindingGone(error) => {
+                let text = format!("the exchange of this communicator's bindings was deleted: {error}");
+                if let Some(connection) = self.session.now() {
+                    connection.give_up(Error::with_source(ErrorKind::ConnectionLost, text, error));
+                }
+            }
+        }
+    }
+
+    fn open(&mut self, stream: Stream) {
+        let now = Instant::now();
+        match stream {
+            Stream::Calls => self.subscriptions.replies_for(Exchange::Message, stream, now),
+            Stream::Broadcasts => self.declare(stream, Exchange::Message),
+            Stream::Replies(exchange) => self.declare(stream, exchange),
+            Stream::Tasks(ref queue) => {
+                let queue = queue.clone();
+                self.job(|connection| async move {
+                    let generation = connection.generation;
+                    let outcome = connection.task_queue(&queue).await;
+                    JobDone::Declared { stream, generation, outcome }
+                });
+            }
+            Stream::Direct => self.outbox.opened(&stream, Ok(None)),
+        }
+    }
+
+    fn declare(&mut self, stream: Stream, exchange: Exchange) {
+        self.job(|connection| async move {
+            let generation = connection.generation;
+            // A broker that was started again has no exchange before somebody declares it.
+            let outcome = connection.exchange(exchange).await;
+            JobDone::Declared { stream, generation, outcome }
+        });
+    }
+
+    // Subscriptions.
+
+    fn act_for_subscriptions(&mut self, act: subscriptions::Act<Done>) {
+        use subscriptions::Act;
+        match act {
+            Act::SetUp { key, turn, plan } => self.job(|connection| async move {
+                let outcome = connection.set_up(&plan).await;
+                JobDone::SetUp { key, turn, outcome }
+            }),
+            Act::End { key, turn, plan } => self.job(|connection| async move {
+                connection.end(&plan).await;
+                JobDone::Ended { key, turn }
+            }),
+            Act::Get { key, turn, queue, lane } => self.job(|connection| async move {
+                let generation = connection.generation;
+                let outcome = match connection.task_queue(&queue).await {
+                    Ok(()) => connection.broker.get(&queue, lane).await,
+                    Err(error) => Err(error),
+                };
+                JobDone::Got { key, turn, generation, outcome }
+            }),
+            Act::Complete { done, outcome } => drop(done.complete(outcome)),
+            Act::Pulled { pull, outcome } => self.nothing_pulled(pull, outcome),
+            Act::StreamReady { stream, outcome } => self.outbox.opened(&stream, outcome),
+            Act::Reclaimed(queue) => {
+                tracing::debug!(%queue, "the replies of requests under way come in again");
+                self.plan_ask(queue, 0, Instant::now());
+            }
+            Act::ForgetQueue(queue) => {
+                if let Some(connection) = self.session.now() {
+                    connection.forget_task_queue(&queue);
+                }
+                self.outbox.close_stream_of(&queue);
+            }
+            Act::Subscribed { queue, subscriber } => self.step_tasks(Input::Subscribed { queue, subscriber }),
+            Act::Unsubscribed { queue, subscriber } => self.step_tasks(Input::Unsubscribed { queue, subscriber }),
+            Act::Emit(event) => self.emit(&event),
+            Act::Restored => self.on_restored(),
+        }
+    }
+
+    fn on_restored(&mut self) {
+        let Some(away) = self.away.take() else { return };
+        tracing::info!(broker = self.port.broker, ?away, "connected again");
+        self.emit(&Event::Restored { away });
+        for identifier in self.subscriptions.broadcast_subscribers() {
+            self.emit(&Event::Gap { identifier, away });
+        }
+    }
+
+    // Tasks.
+
+    fn act_for_tasks(&mut self, action: Action<Live>) {
+        let now = Instant::now();
+        match action {
+            Action::Offer { to, task } => self.offer(to, task),
+            // Handed to whoever pulled it where it came in.
+            Action::Hand(handed) => {
+                let settlement = Settlement::Dropped(Cause::HomeEnded);
+                self.step_tasks(Input::Settled { hand: handed.hand, settlement });
+            }
+            Action::Ack(tag) => self.ack(tag),
+            Action::Requeue(tag) => self.nack(tag, Nack::Requeue),
+            Action::Answer(reply) => self.send_reply(reply),
+            Action::AnswerAgain { message } => {
+                count(&self.port.counters.tasks_answered_again);
+                let properties = message.properties();
+                tracing::info!(message_id = ?properties.message_id, "a task that had ended here came again, and is not run twice");
+                let known = properties.correlation_id.as_deref().and_then(|correlation| self.answers.of(correlation));
+                if let Some(reply) = known.cloned() {
+                    self.send_reply(reply);
+                }
+            }
+            Action::MakeLease { lease, queue, message, marks, lasts } => {
+                let spec = self.port.names.lease_queue(self.lease_queue(lease), &queue, lasts);
+                let message = copy_of(&message, marks, spec.name.clone(), None);
+                self.copy(CopyOf::Lease(lease), Some(spec), message);
+            }
+            Action::DeleteLease { lease } => self.delete_lease(lease),
+            Action::Move { task, queue, to, message, marks } => self.move_task(task, &queue, to, &message, marks),
+            Action::OwnershipLost { task, queue, message } => {
+                if let Some(signal) = self.ownership_lost.get(&task) {
+                    signal.give();
+                }
+                let message_id = message.properties().message_id.clone();
+                tracing::warn!(%queue, ?message_id, "the broker has taken back a task that runs here");
+                self.emit(&Event::OwnershipLost { queue: queue.to_string(), message_id });
+            }
+            Action::Adopted { queue, message, .. } => {
+                let message_id = message.properties().message_id.clone().unwrap_or_default();
+                tracing::info!(%queue, message_id, "a task that runs here came again, and is not run twice");
+                count(&self.port.counters.tasks_adopted);
+                self.emit(&Event::TaskAdopted { queue: queue.to_string(), message_id });
+            }
+            Action::Quarantined { queue, reason, message } => {
+                count(&self.port.counters.tasks_quarantined);
+                let message_id = &message.properties().message_id;
+                tracing::warn!(%queue, reason, ?message_id, "a task was put into quarantine");
+                self.emit(&Event::Quarantined { queue: queue.to_string(), reason });
+            }
+            Action::MoveFailed { queue, to } => {
+                tracing::error!(%queue, ?to, "a task could not be copied to another queue; it is tried again");
+            }
+            Action::LeaseLeft { lease } => {
+                let queue = self.lease_queue(lease);
+                tracing::warn!(queue, "a lease queue could not be deleted: its task comes again when it expires");
+            }
+            Action::Fit { queue, taken } => self.subscriptions.fit(&queue, taken, now),
+            Action::Released { task } => {
+                self.ownership_lost.remove(&task);
+            }
+        }
+    }
+
+    /// The signal of a task in hand.
+    pub(super) fn ownership_signal(&mut self, task: TaskId) -> Signal {
+        let giver = self.ownership_lost.entry(task).or_default();
+        if self.tasks.ownership(task) == Ownership::Lost {
+            giver.give();
+        }
+        giver.signal()
+    }
+
+    fn offer(&mut self, to: SubscriberId, handed: Handed) {
+        let hand = handed.hand;
+        let delivery = TaskDelivery { ownership_lost: self.ownership_signal(hand.task), handed };
+        let sent = self.subscriptions.task_sink(to).map(|sink| sink.send(delivery));
+        if !matches!(sent, Some(Ok(()))) {
+            let settlement = Settlement::Dropped(Cause::HomeEnded);
+            self.step_tasks(Input::Settled { hand, settlement });
+        }
+    }
+
+    fn move_task(&mut self, task: TaskId, queue: &QueueName, to: Destination, message: &TaskMessage, marks: Marks) {
+        match to {
+            Destination::Queue => {
+                let message = copy_of(message, marks, queue.to_string(), None);
+                self.copy(CopyOf::Moved(task), None, message);
+            }
+            Destination::Quarantine { reason } => {
+                let spec = self.port.names.quarantine_queue(queue);
+                let message = copy_of(message, marks, spec.name.clone(), Some((queue, &reason)));
+                self.copy(CopyOf::Moved(task), Some(spec), message);
+            }
+        }
+    }
+
+    /// Publishes a copy of a task, to a queue that is declared first where that is asked for.
+    fn copy(&mut self, of: CopyOf, declare: Option<QueueSpec>, message: Message) {
+        self.last_copy += 1;
+        let copy = CopyId(self.last_copy);
+        self.copies.insert(copy, of);
+        if self.session.now().is_none() {
+            return self.copied(copy, Known::No);
+        }
+        match declare {
+            None => self.send_copy(copy, message),
+            Some(spec) => self.job(|connection| async move {
+                let outcome = connection.broker.declare_queue(&spec).await;
+                JobDone::CopyReady { copy, message: Box::new(message), outcome }
+            }),
+        }
+    }
+
+    pub(super) fn send_copy(&mut self, copy: CopyId, message: Message) {
+        if self.session.now().is_none() {
+            return self.copied(copy, Known::No);
+        }
+        self.outbox.send(Stream::Direct, Kind::Copy(copy), message, Charge::NOTHING, None);
+    }
+
+    pub(super) fn copied(&mut self, copy: CopyId, known: Known) {
+        match self.copies.remove(&copy) {
+            Some(CopyOf::Moved(task)) => self.step_tasks(Input::Moved { task, known }),
+            Some(CopyOf::Lease(lease)) => self.step_tasks(Input::LeaseMade { lease, known }),
+            None => {}
+        }
+    }
+
+    fn delete_lease(&mut self, lease: LeaseId) {
+        let queue = self.lease_queue(lease);
+        if self.session.now().is_none() {
+            return self.step_tasks(Input::LeaseDeleted { lease, known: Known::No });
+        }
+        self.job(|connection| async move {
+            let outcome: Result<()> = connection.broker.delete_queue(&queue).await;
+            JobDone::LeaseDeleted { lease, outcome }
+        });
+    }
+}
+
+/// A copy of a task for the queue of this name, by the default exchange, which routes by the queue's name.
+fn copy_of(message: &TaskMessage, marks: Marks, queue: String, quarantine: Option<(&QueueName, &str)>) -> Message {
+    let mut properties = message.properties().clone().moved();
+    properties.message_id.get_or_insert_with(super::events::message_id);
+    write_marks(&mut properties, marks);
+    if let Some((from, reason)) = quarantine {
+        let reason: String = reason.chars().take(REASON_MOST).collect();
+        properties.set_text(headers::QUARANTINE_REASON, reason);
+        properties.set_text(headers::QUARANTINE_QUEUE, from.to_string());
+    }
+    Message {
+        exchange: "".into(),
+        routing_key: queue,
+        properties,
+        body: message.body().clone(),
+        routing: Routing::Mandatory,
+        durability: Durability::Durable,
+    }
+}

@@ -1,0 +1,117 @@
+//! The codec thread: broadcasts are decoded once there, filtered, and handed to each subscriber's mailbox.
+//!
+//! It keeps the communicator thread free of users' decoders and of dropping users' values, and it never waits for a home: of a
+//! home that does not keep up the oldest broadcasts are dropped, counted and reported.
+
+use std::collections::BTreeMap;
+use std::io;
+use std::sync::Arc;
+
+use tokio::sync::mpsc;
+
+use super::broadcast::Broadcast;
+use super::context::Context;
+use super::filter::BroadcastFilter;
+use super::rpc;
+use crate::broker::Body;
+use crate::driver::CodecLoop;
+use crate::driver::command::{BroadcastOutcome, CodecWork, Command};
+use crate::driver::port::{Mailbox, count};
+use crate::panics::caught;
+use crate::threads;
+use crate::wire::broadcast::Content;
+
+/// What the codec thread is given.
+pub(crate) enum CodecInput {
+    /// A subscriber wants the broadcasts that pass its filter. Before its queue is set up, so that its first message is
+    /// received.
+    Add {
+        number: u64,
+        filter: BroadcastFilter,
+        mailbox: Arc<Mailbox<Broadcast>>,
+    },
+    Remove {
+        number: u64,
+    },
+    FromDriver(CodecWork),
+}
+
+struct Sink {
+    filter: BroadcastFilter,
+    mailbox: Arc<Mailbox<Broadcast>>,
+}
+
+/// Starts the thread.
+///
+/// # Errors
+/// When the system gives none.
+pub(crate) fn start(
+    name: String,
+    context: Context,
+    sender: mpsc::UnboundedSender<CodecInput>,
+    inputs: mpsc::UnboundedReceiver<CodecInput>,
+) -> io::Result<CodecLoop> {
+    let thread = threads::start(name, move || run(context, inputs))?;
+    // A thread that has ended needs no work.
+    let send = Box::new(move |work| drop(sender.send(CodecInput::FromDriver(work))));
+    Ok(CodecLoop { send, thread: Some(thread) })
+}
+
+async fn run(context: Context, mut inputs: mpsc::UnboundedReceiver<CodecInput>) {
+    let mut sinks: BTreeMap<u64, Sink> = BTreeMap::new();
+    while let Some(input) = inputs.recv().await {
+        if matches!(input, CodecInput::FromDriver(CodecWork::End)) {
+            return;
+        }
+        let tag = match &input {
+            CodecInput::FromDriver(CodecWork::Broadcast { tag, .. }) => Some(*tag),
+            _ => None,
+        };
+        // What is a user's may panic, as it is dropped too; that costs this broadcast, not those to come.
+        let outcome = caught(|| handle(&context, &mut sinks, input)).unwrap_or_else(|panic| {
+            count(&context.port.counters.broadcasts_unreadable);
+            tracing::error!(panic, "a broadcast could not be handed out");
+            BroadcastOutcome::Unreadable
+        });
+        if let Some(tag) = tag {
+            context.port.notify(Command::BroadcastDone { tag, outcome });
+        }
+    }
+}
+
+fn handle(context: &Context, sinks: &mut BTreeMap<u64, Sink>, input: CodecInput) -> BroadcastOutcome {
+    match input {
+        CodecInput::Add { number, filter, mailbox } => drop(sinks.insert(number, Sink { filter, mailbox })),
+        CodecInput::Remove { number } => drop(sinks.remove(&number)),
+        CodecInput::FromDriver(CodecWork::Broadcast { body, .. }) => return spread(context, sinks, body),
+        CodecInput::FromDriver(CodecWork::Refuse(delivery)) => rpc::refuse(context, &delivery),
+        CodecInput::FromDriver(CodecWork::End) => {}
+    }
+    BroadcastOutcome::HandedOut
+}
+
+fn spread(context: &Context, sinks: &BTreeMap<u64, Sink>, body: Body) -> BroadcastOutcome {
+    let value = match context.decode(body) {
+        Ok(value) => value,
+        Err(error) => {
+            count(&context.port.counters.broadcasts_unreadable);
+            tracing::warn!(%error, "a broadcast that cannot be read was dropped");
+            return BroadcastOutcome::Unreadable;
+        }
+    };
+    match Content::decode(value) {
+        Ok(content) => {
+            let broadcast = Broadcast::new(content);
+            for sink in sinks.values() {
+                if sink.filter.passes(broadcast.subject_value(), broadcast.sender()) {
+                    sink.mailbox.put(broadcast.clone());
+                }
+            }
+        }
+        Err(error) => {
+            count(&context.port.counters.broadcasts_unreadable);
+            tracing::warn!(%error, "a broadcast of the wrong shape was dropped");
+        }
+    }
+    BroadcastOutcome::HandedOut
+}

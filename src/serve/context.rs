@@ -1,0 +1,69 @@
+//! What handles and subscribers of one communicator share: the way to its thread, and the codec. The codec is a user's: it
+//! is called, and dropped, at homes and on the codec thread, never on the communicator thread.
+
+use std::fmt;
+use std::sync::Arc;
+use std::time::Duration;
+
+use crate::broker::Body;
+use crate::codec::{Codec, Value};
+use crate::driver::port::{Port, Transfer};
+use crate::error::{Error, ErrorKind, Result};
+use crate::panics::caught;
+
+/// What a communicator does unless told otherwise for one message or queue.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Defaults {
+    pub(crate) call_timeout: Duration,
+    pub(crate) task_timeout: Duration,
+    pub(crate) task_prefetch: u16,
+}
+
+/// Cheap to clone.
+#[derive(Clone)]
+pub(crate) struct Context {
+    pub(crate) port: Arc<Port>,
+    pub(crate) defaults: Defaults,
+    codec: Arc<dyn Codec>,
+}
+
+impl Context {
+    pub(crate) fn new(port: Arc<Port>, defaults: Defaults, codec: Arc<dyn Codec>) -> Self {
+        Context { port, defaults, codec }
+    }
+
+    /// A body as this broker takes it. Called by the sender, on its own thread. A codec that panics is an error.
+    pub(crate) fn encode(&self, value: Value) -> Result<Body> {
+        match self.port.transfer {
+            Transfer::Encoded => {
+                let encoded = caught(|| self.codec.encode(&value));
+                Ok(Body::Encoded(encoded.unwrap_or_else(|panic| Err(panicked(ErrorKind::Encode, &panic)))?.into()))
+            }
+            Transfer::Passed => {
+                let checked = caught(|| self.codec.check(&value));
+                checked.unwrap_or_else(|panic| Err(panicked(ErrorKind::Encode, &panic)))?;
+                Ok(Body::Value(Arc::new(value)))
+            }
+        }
+    }
+
+    /// Reads a body. Called on the home that the value is for. A codec that panics is an error.
+    pub(crate) fn decode(&self, body: Body) -> Result<Value> {
+        match body {
+            Body::Encoded(bytes) => {
+                caught(|| self.codec.decode(&bytes)).unwrap_or_else(|panic| Err(panicked(ErrorKind::Decode, &panic)))
+            }
+            Body::Value(value) => Ok(Arc::unwrap_or_clone(value)),
+        }
+    }
+}
+
+fn panicked(kind: ErrorKind, panic: &str) -> Error {
+    Error::new(kind, format!("the codec panicked: {panic}"))
+}
+
+impl fmt::Debug for Context {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.port.broker)
+    }
+}

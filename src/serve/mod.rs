@@ -1,0 +1,24 @@
+//! The side of subscribers: what a subscriber is and answers, and how calls, tasks and broadcasts are served at its home.
+//!
+//! A delivery comes from the [driver](crate::driver) to the subscriber's task at its home ([`rpc`], [`task`], [`broadcast`]),
+//! which runs the handler and sends its [answer] back as a command. Broadcasts pass the [codec thread](codec_loop) first.
+
+mod answer;
+mod broadcast;
+mod codec_loop;
+mod context;
+mod filter;
+mod registration;
+mod rpc;
+mod task;
+
+pub use answer::{Answer, Answered, Failure, IntoAnswered, Later, Promise, Subscriber};
+pub use broadcast::{BROADCAST_BACKLOG, Broadcast, BroadcastSubscriber};
+pub(crate) use codec_loop::CodecInput;
+pub(crate) use codec_loop::start as start_codec_loop;
+pub(crate) use context::{Context, Defaults};
+pub use filter::BroadcastFilter;
+pub use rpc::{CallerGone, RpcRequest, RpcSubscriber};
+pub(crate) use task::add as add_task_subscriber;
+pub use task::{IncomingTask, OwnershipLost, TaskRequest, TaskSubscriber};
+pub(crate) use {broadcast::add as add_broadcast_subscriber, rpc::add as add_rpc_subscriber};
