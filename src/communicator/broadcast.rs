@@ -202,7 +202,7 @@ pub(crate) async fn serve(
                 if home.is_runtime() {
                     running.push(handled);
                 } else {
-                    home.spawn(handled);
+                    home.spawn_uncounted(handled);
                 }
             }
             Err(RecvError::Closed) => break,

@@ -187,7 +187,7 @@ impl Communicator {
         let inlet = rpc::Inlet { shared: shared.clone(), identifier: identifier.clone(), calls };
         let name = identifier.clone();
         shared.ask("an RPC subscriber", |done| Command::AddRpc { identifier: name, sink, done }).await?;
-        home.spawn(rpc::serve(home.clone(), subscriber.handler, inlet));
+        home.spawn_uncounted(rpc::serve(home.clone(), subscriber.handler, inlet));
         Ok(identifier)
     }
 
@@ -286,7 +286,7 @@ impl Communicator {
         let sink = BroadcastSink { filter, mailbox: sender };
         let name = identifier.clone();
         shared.ask("a broadcast subscriber", |done| Command::AddBroadcast { identifier: name, sink, done }).await?;
-        home.spawn(broadcasts::serve(shared.clone(), home.clone(), identifier.clone(), subscriber.handler, mailbox));
+        home.spawn_uncounted(broadcasts::serve(shared.clone(), home.clone(), identifier.clone(), subscriber.handler, mailbox));
         Ok(identifier)
     }
 

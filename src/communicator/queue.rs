@@ -75,7 +75,7 @@ impl TaskQueue {
         shared
             .ask("a task subscriber", |done| Command::AddTask { queue, prefetch, identifier: name, sink, done })
             .await?;
-        home.spawn(task::serve(shared.clone(), home.clone(), identifier.clone(), subscriber.handler, tasks));
+        home.spawn_uncounted(task::serve(shared.clone(), home.clone(), identifier.clone(), subscriber.handler, tasks));
         Ok(identifier)
     }
 

@@ -107,7 +107,7 @@ pub(crate) async fn serve(home: Home, handler: Handler<RpcRequest>, mut inlet: I
         let caller = Caller::new(&shared, &delivery);
         let (shared, handler, identifier) = (Arc::clone(&shared), handler.clone(), inlet.identifier.clone());
         let at = home.clone();
-        home.spawn(async move {
+        home.spawn_uncounted(async move {
             tracing::debug!(%identifier, correlation_id = ?delivery.correlation_id, "handling a call");
             let correlation_id = delivery.correlation_id;
             let answered = match shared.decode(delivery.body) {

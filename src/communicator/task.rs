@@ -178,7 +178,7 @@ pub(crate) async fn serve(
     while let Some(delivery) = inlet.tasks.recv().await {
         let TaskDelivery { hold, body } = delivery;
         let (handler, identifier, at) = (handler.clone(), inlet.identifier.clone(), home.clone());
-        home.spawn(async move {
+        home.spawn_uncounted(async move {
             if !hold.claim.take() {
                 return hold.release();
             }
@@ -357,7 +357,7 @@ impl IncomingTask {
         match outcome {
             // Nobody else looks at a task that was taken, so that a rejection is a return.
             Err(Failure::Rejected(_)) => hold.settle(Settlement::Requeue(Requeue::AtOnce)),
-            Ok(Answer::Later(_)) => Home::current().spawn(hold.answer(outcome)),
+            Ok(Answer::Later(_)) => Home::current().spawn_uncounted(hold.answer(outcome)),
             Ok(Answer::Value(value)) => {
                 let reply = hold.reply(Response::Result(value));
                 hold.settle(Settlement::Done { reply });

@@ -32,13 +32,14 @@ impl Drop for OfThread {
 pub(crate) struct Entered(());
 
 pub(crate) fn enter(home: &LocalHome) -> Entered {
-    ENTERED.with(|entered| entered.borrow_mut().push(home.clone()));
+    // Guards: a thread that ends, in a destructor of its thread-local state. It has no list any more, and needs none.
+    let _ = ENTERED.try_with(|entered| entered.borrow_mut().push(home.clone()));
     Entered(())
 }
 
 impl Drop for Entered {
     fn drop(&mut self) {
-        let home = ENTERED.with(|entered| entered.borrow_mut().pop());
+        let home = ENTERED.try_with(|entered| entered.borrow_mut().pop());
         drop(home);
     }
 }
@@ -53,18 +54,19 @@ pub(crate) fn entered() -> Option<LocalHome> {
 #[cfg(not(homing_loom))]
 impl LocalHome {
     /// The home of the calling thread: that of the event loop or foreign loop which it turns, else one of the thread's
-    /// own, made at the first call and ended with the thread.
+    /// own, made at the first call and ended with the thread. To the destructors of thread-local values it may have ended
+    /// already.
     #[must_use]
     pub fn of_this_thread() -> Self {
-        entered().unwrap_or_else(|| OF_THREAD.with(|home| home.0.clone()))
+        entered().unwrap_or_else(|| OF_THREAD.try_with(|home| home.0.clone()).unwrap_or_else(|_| LocalHome::ended()))
     }
 }
 
 /// A future of the calling thread and its completer, for any other thread.
 ///
 /// # Errors
-/// [`Full`](super::Full) when as many futures are open here as may be.
+/// [`ReserveError`](super::ReserveError) when as many futures are open here as may be, or the thread is about to end.
 #[cfg(not(homing_loom))]
-pub fn thread_future<T: Send + 'static>() -> Result<(super::Completer<T>, super::LocalFuture<T>), super::Full> {
+pub fn thread_future<T: Send + 'static>() -> Result<(super::Completer<T>, super::LocalFuture<T>), super::ReserveError> {
     LocalHome::of_this_thread().future()
 }

@@ -6,8 +6,12 @@ use std::sync::Arc;
 
 use tokio::runtime::Handle;
 
-use super::inbox::{Envelope, Inbox};
-use super::{Completer, Full, HomeFuture, LocalHome, current, future, runtime};
+use super::envelope::Envelope;
+use super::inbox::{Inbox, Permit};
+use super::reserve::Expirer;
+use super::{
+    Completer, HomeFuture, LocalHome, Reservation, ReserveError, SpawnError, current, future, reserve, runtime,
+};
 
 /// A handle to a home of any kind; cheap to clone, good on any thread.
 #[derive(Clone)]
@@ -69,53 +73,109 @@ impl Home {
         self.inbox.is_closed()
     }
 
-    /// A future of this home and its completer. Waits while as many are open as may be.
+    /// A future of this home and its completer. Waits, at this home, while as many are open as may be: for ever, where nothing
+    /// ends. [`reserve`](Self::reserve) is the same with an end from outside.
     ///
     /// # Errors
-    /// [`Full`] when the home has ended.
+    /// [`ReserveError::Ended`] when the home has ended; [`ReserveError::WrongHome`] when this is polled away from it.
     ///
     /// # Cancel safety
     /// Nothing is lost when it is dropped.
-    pub async fn future<T: Send + 'static>(&self) -> Result<(Completer<T>, HomeFuture<T>), Full> {
-        let place = self.inbox.reserve().await.ok_or(Full)?;
-        Ok(future::pair(&self.inbox, place))
+    pub async fn future<T: Send + 'static>(&self) -> Result<(Completer<T>, HomeFuture<T>), ReserveError> {
+        self.reserve().0.await
+    }
+
+    /// A wait for a future of this home, in the order of these calls, and what ends that wait from any thread.
+    ///
+    /// ```
+    /// # #[tokio::main(flavor = "current_thread")] async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// use homing_home::Home;
+    ///
+    /// let (reservation, expirer) = Home::current().reserve::<u32>();
+    /// // A timer of another thread.
+    /// std::thread::spawn(move || expirer.expire());
+    /// // There was a permit at once, so that there is no wait to end.
+    /// let (completer, future) = reservation.await?;
+    /// completer.complete(42)?;
+    /// assert_eq!(future.await, Ok(42));
+    /// # Ok(()) }
+    /// ```
+    pub fn reserve<T: Send + 'static>(&self) -> (Reservation<T>, Expirer) {
+        reserve::reserve(&self.inbox)
     }
 
     /// The same without waiting.
     ///
     /// # Errors
-    /// [`Full`] when as many futures are open here as may be, or the home has ended.
-    pub fn try_future<T: Send + 'static>(&self) -> Result<(Completer<T>, HomeFuture<T>), Full> {
-        let place = self.inbox.try_reserve().ok_or(Full)?;
-        Ok(future::pair(&self.inbox, place))
+    /// [`ReserveError::Full`] when as many futures, calls and tasks are open here as may be, or others wait;
+    /// [`ReserveError::Ended`] when the home has ended.
+    pub fn try_future<T: Send + 'static>(&self) -> Result<(Completer<T>, HomeFuture<T>), ReserveError> {
+        Ok(future::pair(self.inbox.try_reserve()?))
     }
 
-    /// Runs a task on this home. On a home that has ended it is dropped at once.
-    pub fn spawn(&self, task: impl Future<Output = ()> + Send + 'static) {
+    /// Runs a task on this home, where it counts as open until it has ended. A task on a home that ends meanwhile is dropped.
+    ///
+    /// # Errors
+    /// The task, with [`ReserveError::Full`] when the home has as much open as it may have, or [`ReserveError::Ended`].
+    pub fn spawn<F: Future<Output = ()> + Send + 'static>(&self, task: F) -> Result<(), SpawnError<F>> {
+        match self.inbox.try_reserve() {
+            Ok(permit) => self.start(task, Some(permit)).map_err(|task| SpawnError::new(ReserveError::Ended, task)),
+            Err(error) => Err(SpawnError::new(error, task)),
+        }
+    }
+
+    /// Runs a task on this home without counting it; on a home that has ended it is dropped at once. For what answers a
+    /// delivery or a future, and is as bounded as those are: a full home is to be able to answer.
+    #[doc(hidden)]
+    pub fn spawn_uncounted(&self, task: impl Future<Output = ()> + Send + 'static) {
+        drop(self.start(task, None));
+    }
+
+    fn start<F: Future<Output = ()> + Send + 'static>(&self, task: F, permit: Option<Permit>) -> Result<(), F> {
         match &self.kind {
-            Kind::Runtime(runtime) => drop(runtime.spawn(task)),
+            Kind::Runtime(runtime) => {
+                if self.inbox.is_closed() {
+                    return Err(task);
+                }
+                drop(runtime.spawn(async move {
+                    let _permit = permit;
+                    task.await;
+                }));
+                Ok(())
+            }
             Kind::Local => {
                 // Guards: a thread that has two homes, its loop's and its own. Its own is the current one while the loop is
                 // not turned, and the task is not for that.
                 if self.is_here() {
                     let current = LocalHome::of_this_thread();
                     if Arc::ptr_eq(current.inbox(), &self.inbox) {
-                        return current.spawn(task);
+                        current.start(task, permit);
+                        return Ok(());
                     }
                 }
-                let run = Envelope::Run(Box::new(move || LocalHome::of_this_thread().spawn(task)));
-                drop(self.inbox.post(run));
+                let run =
+                    |(task, permit)| Envelope::Run(Box::new(move || LocalHome::of_this_thread().start(task, permit)));
+                self.inbox.post_as((task, permit), run).map_err(|(task, _)| task)
             }
         }
     }
 
     /// Calls something that may block: on a runtime, on one of its threads for that; elsewhere on the home's own thread,
-    /// which is there to be blocked.
+    /// which is there to be blocked. It is not counted: whoever calls has a future for it.
+    #[doc(hidden)]
     pub fn spawn_blocking(&self, call: impl FnOnce() + Send + 'static) {
         match &self.kind {
             Kind::Runtime(runtime) => drop(runtime.spawn_blocking(call)),
-            Kind::Local => self.spawn(async move { call() }),
+            Kind::Local => self.spawn_uncounted(async move { call() }),
         }
+    }
+}
+
+impl LocalHome {
+    /// A handle to this home, for any thread.
+    #[must_use]
+    pub fn home(&self) -> Home {
+        Home::local(Arc::clone(self.inbox()))
     }
 }
 

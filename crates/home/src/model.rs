@@ -13,9 +13,8 @@ use std::task::{Context, Poll};
 use super::drain::Drain;
 use super::identity::Identity;
 use super::inbox::{Bell, Inbox};
-use super::local::Sleeper;
 use super::sync::Condvar;
-use super::{Completer, Deadline, Full, HomeFuture, LocalHome, future};
+use super::{Completer, Deadline, Expirer, HomeFuture, LocalHome, Reservation, ReserveError, future, reserve};
 
 super::sync::engine::thread_local! {
     /// The modelled runtime in whose context this thread is, as tokio keeps its own.
@@ -84,19 +83,14 @@ impl RuntimeHome {
     /// A completer and its future.
     ///
     /// # Errors
-    /// [`Full`] when all places are taken, or the home has ended.
-    pub fn future<T: Send + 'static>(&self) -> Result<(Completer<T>, HomeFuture<T>), Full> {
-        let place = self.inbox.try_reserve().ok_or(Full)?;
-        Ok(future::pair(&self.inbox, place))
+    /// [`ReserveError`] when all permits are taken, or the home has ended.
+    pub fn future<T: Send + 'static>(&self) -> Result<(Completer<T>, HomeFuture<T>), ReserveError> {
+        Ok(future::pair(self.inbox.try_reserve()?))
     }
 
-    /// The same, waiting for a place.
-    ///
-    /// # Errors
-    /// [`Full`] when the home has ended.
-    pub async fn future_when_there_is_room<T: Send + 'static>(&self) -> Result<(Completer<T>, HomeFuture<T>), Full> {
-        let place = self.inbox.reserve().await.ok_or(Full)?;
-        Ok(future::pair(&self.inbox, place))
+    /// The same, waiting for a permit.
+    pub fn reserve<T: Send + 'static>(&self) -> (Reservation<T>, Expirer) {
+        reserve::reserve(&self.inbox)
     }
 }
 
@@ -110,7 +104,7 @@ impl DrainTask {
 /// Makes the calling thread a foreign loop, which is rung by this hook.
 #[must_use]
 pub fn foreign_loop(hook: impl Fn() + Send + Sync + 'static, capacity: usize) -> LocalHome {
-    LocalHome::new(Bell::Hook { hook: Box::new(hook), waiting: Condvar::default() }, Sleeper::Condvar, capacity)
+    LocalHome::new(Bell::Hook { hook: Box::new(hook), waiting: Condvar::default() }, capacity)
 }
 
 /// A bounded turn of a foreign loop, which rings once more when it leaves something.

@@ -10,7 +10,7 @@ use parking_lot::Mutex;
 use tokio::runtime::{Handle, Id};
 
 use super::DEFAULT_CAPACITY;
-use super::drain::Drain;
+use super::drain::{Drain, Spawn};
 use super::identity::Identity;
 use super::inbox::{Bell, Inbox};
 
@@ -25,15 +25,16 @@ thread_local! {
 /// The inbox of a runtime, and with it its home.
 pub(crate) fn inbox_of(runtime: &Handle) -> Arc<Inbox> {
     let id = runtime.id();
-    let known = LAST.with_borrow(|last| match last {
+    // A thread that ends may have forgotten.
+    let known = LAST.try_with(|last| match &*last.borrow() {
         Some((last, inbox)) if *last == id => inbox.upgrade(),
         _ => None,
     });
-    if let Some(inbox) = known {
+    if let Ok(Some(inbox)) = known {
         return inbox;
     }
     let inbox = find_or_make(runtime, id);
-    LAST.set(Some((id, Arc::downgrade(&inbox))));
+    let _ = LAST.try_with(|last| last.replace(Some((id, Arc::downgrade(&inbox)))));
     inbox
 }
 
@@ -56,6 +57,8 @@ fn find_or_make(runtime: &Handle, id: Id) -> Arc<Inbox> {
     runtimes.insert(id, Arc::downgrade(&inbox));
     // Spawning does not poll, so nothing comes back to this lock; on a runtime that is shutting down the drain is dropped
     // at once, which closes the inbox and no more.
-    drop(runtime.spawn(Drain::new(Arc::clone(&inbox))));
+    let handle = runtime.clone();
+    let spawn: Spawn = Arc::new(move |drain| drop(handle.spawn(drain)));
+    spawn(Drain::new(Arc::clone(&inbox), Arc::clone(&spawn)));
     inbox
 }
