@@ -28,6 +28,17 @@ impl Drop for OfThread {
     }
 }
 
+#[cfg(not(homing_loom))]
+fn of_thread() -> Option<LocalHome> {
+    OF_THREAD.try_with(|home| home.0.clone()).ok()
+}
+
+/// A modelled thread is a home where the model makes it one.
+#[cfg(homing_loom)]
+fn of_thread() -> Option<LocalHome> {
+    None
+}
+
 /// While it lives, the thread is at this home.
 pub(crate) struct Entered(());
 
@@ -45,20 +56,18 @@ impl Drop for Entered {
 }
 
 /// The local home that this thread is at now, if it is at one.
-#[cfg(not(homing_loom))]
 pub(crate) fn entered() -> Option<LocalHome> {
     // A thread that ends has no list any more; what is dropped then is at no home.
     ENTERED.try_with(|entered| entered.borrow().last().cloned()).ok().flatten()
 }
 
-#[cfg(not(homing_loom))]
 impl LocalHome {
     /// The home of the calling thread: that of the event loop or foreign loop which it turns, else one of the thread's
     /// own, made at the first call and ended with the thread. To the destructors of thread-local values it may have ended
     /// already.
     #[must_use]
     pub fn of_this_thread() -> Self {
-        entered().unwrap_or_else(|| OF_THREAD.try_with(|home| home.0.clone()).unwrap_or_else(|_| LocalHome::ended()))
+        entered().or_else(of_thread).unwrap_or_else(LocalHome::ended)
     }
 }
 
@@ -66,7 +75,6 @@ impl LocalHome {
 ///
 /// # Errors
 /// [`ReserveError`](super::ReserveError) when as many futures are open here as may be, or the thread is about to end.
-#[cfg(not(homing_loom))]
 pub fn thread_future<T: Send + 'static>() -> Result<(super::Completer<T>, super::LocalFuture<T>), super::ReserveError> {
     LocalHome::of_this_thread().future()
 }

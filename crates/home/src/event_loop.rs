@@ -3,13 +3,11 @@
 use std::fmt;
 use std::io;
 use std::sync::Arc;
-use std::sync::mpsc;
-use std::thread::{self, JoinHandle};
 
 use super::envelope::Envelope;
 use super::inbox::{Bell, Inbox};
 use super::local::LocalHome;
-use super::sync::{self, Condvar};
+use super::sync::{self, Condvar, JoinHandle, mpsc};
 use super::{DEFAULT_CAPACITY, EVENT_LOOP_STACK, Home, ReserveError};
 
 /// Of the loop's thread, in bytes: what waits within waits may take, and room beyond.
@@ -50,8 +48,8 @@ impl EventLoop {
     /// # Errors
     /// When the system gives no thread.
     pub fn start(name: impl Into<String>) -> io::Result<Self> {
-        let (inbox_out, inbox_in) = mpsc::sync_channel(1);
-        let thread = thread::Builder::new().name(name.into()).stack_size(STACK).spawn(move || {
+        let (inbox_out, inbox_in) = mpsc::channel();
+        let thread = sync::start_thread(name.into(), STACK, move || {
             let home = LocalHome::new(Bell::Condvar(Condvar::default()), DEFAULT_CAPACITY);
             home.set_stack_limit(EVENT_LOOP_STACK);
             // Whoever started us waits for this; had it gone, nobody could stop us.

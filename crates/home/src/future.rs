@@ -40,7 +40,6 @@ impl<T: Send + 'static> HomeFuture<T> {
     }
 
     /// Of its home; `None` once it has ended.
-    #[cfg(not(homing_loom))]
     pub(crate) fn inbox(&self) -> Option<&Arc<Inbox>> {
         self.cell.as_ref().map(|cell| cell.inbox())
     }

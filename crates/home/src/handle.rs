@@ -4,6 +4,7 @@ use std::fmt;
 use std::future::Future;
 use std::sync::Arc;
 
+#[cfg(not(homing_loom))]
 use tokio::runtime::Handle;
 
 use super::envelope::Envelope;
@@ -22,7 +23,8 @@ pub struct Home {
 
 #[derive(Clone)]
 enum Kind {
-    Runtime(Handle),
+    #[cfg_attr(homing_loom, expect(dead_code, reason = "modelled runtimes are homes of their own"))]
+    Runtime(runtime::Runtime),
     Local,
 }
 
@@ -32,6 +34,7 @@ impl Home {
     }
 
     /// A tokio runtime as a home.
+    #[cfg(not(homing_loom))]
     #[must_use]
     pub fn of_runtime(runtime: &Handle) -> Self {
         Home { inbox: runtime::inbox_of(runtime), kind: Kind::Runtime(runtime.clone()) }
@@ -44,10 +47,11 @@ impl Home {
         if let Some(home) = current::entered() {
             return Self::local(Arc::clone(home.inbox()));
         }
-        match Handle::try_current() {
-            Ok(runtime) => Self::of_runtime(&runtime),
-            Err(_) => Self::local(Arc::clone(LocalHome::of_this_thread().inbox())),
+        #[cfg(not(homing_loom))]
+        if let Ok(runtime) = Handle::try_current() {
+            return Self::of_runtime(&runtime);
         }
+        Self::local(Arc::clone(LocalHome::of_this_thread().inbox()))
     }
 
     /// True when the calling code is at this home.
@@ -65,6 +69,12 @@ impl Home {
     #[must_use]
     pub fn is_runtime(&self) -> bool {
         matches!(self.kind, Kind::Runtime(_))
+    }
+
+    /// Changes how many futures, calls and tasks may be open here at once ([`DEFAULT_CAPACITY`](super::DEFAULT_CAPACITY) to
+    /// begin with). What is open stays open, though it be more.
+    pub fn set_capacity(&self, capacity: usize) {
+        self.inbox.set_capacity(capacity);
     }
 
     /// True when this home has ended.

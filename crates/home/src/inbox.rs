@@ -17,7 +17,8 @@ use super::panics::guarded;
 use super::permits::{Begun, Call, Permits, Ticket};
 use super::sync::{AtomicUsize, Condvar, Mutex, Ordering};
 
-/// How many futures and calls a home may have open at once, unless its builder says otherwise.
+/// How many futures, calls and tasks a home may have open at once, unless [`Home::set_capacity`](super::Home::set_capacity)
+/// was called.
 pub const DEFAULT_CAPACITY: usize = 1 << 20;
 
 /// How long a wake hook may take before it is reported.
@@ -106,6 +107,12 @@ impl Inbox {
 
     pub(crate) fn identity(&self) -> Identity {
         self.identity
+    }
+
+    /// Changes how many permits there are. From any thread.
+    pub(crate) fn set_capacity(&self, capacity: usize) {
+        let call = self.permits.set_capacity(capacity);
+        self.answer(call);
     }
 
     /// A permit for one more future, call or task, if there is one.

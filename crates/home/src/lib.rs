@@ -18,12 +18,9 @@ mod completer;
 mod current;
 mod drain;
 mod envelope;
-#[cfg(not(homing_loom))]
 mod event_loop;
-#[cfg(not(homing_loom))]
 mod foreign;
 mod future;
-#[cfg(not(homing_loom))]
 pub mod futures;
 mod identity;
 mod inbox;
@@ -33,14 +30,12 @@ mod outcome;
 mod panics;
 mod permits;
 mod reserve;
-#[cfg(not(homing_loom))]
 mod runtime;
 mod spawn;
 mod stack;
 mod sync;
 mod wait;
 
-#[cfg(not(homing_loom))]
 mod handle;
 #[cfg(homing_loom)]
 pub mod model;
@@ -55,14 +50,10 @@ pub use audit::audit;
 #[doc(hidden)]
 pub use audit::{OffHome, do_without_audit, seed_off_home};
 pub use completer::{Completer, HandedBack};
-#[cfg(not(homing_loom))]
 pub use current::thread_future;
-#[cfg(not(homing_loom))]
 pub use event_loop::{EventLoop, EventLoopHandle};
-#[cfg(not(homing_loom))]
 pub use foreign::ForeignLoop;
 pub use future::{Deadline, HomeFuture};
-#[cfg(not(homing_loom))]
 pub use handle::Home;
 pub use inbox::DEFAULT_CAPACITY;
 pub use local::LocalHome;

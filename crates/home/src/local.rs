@@ -127,7 +127,6 @@ impl LocalHome {
     }
 
     /// For a thread that has more stack than others.
-    #[cfg(not(homing_loom))]
     pub(crate) fn set_stack_limit(&self, bytes: usize) {
         self.0.stack_limit.set(bytes);
     }
@@ -138,7 +137,6 @@ impl LocalHome {
     }
 
     /// A home that has ended. For a thread that is too far in its end to have one.
-    #[cfg(not(homing_loom))]
     pub(crate) fn ended() -> Self {
         let home = Self::plain(0);
         home.end();

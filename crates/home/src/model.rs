@@ -25,6 +25,20 @@ pub(crate) fn entered_runtime() -> Option<usize> {
     RUNTIME.with(StdCell::get)
 }
 
+/// What a handle to a home has for a runtime: none. The homes of modelled runtimes are [`RuntimeHome`]s.
+#[derive(Clone, Debug)]
+pub(crate) struct NoRuntime(());
+
+impl NoRuntime {
+    pub(crate) fn spawn<F>(&self, _task: F) -> Self {
+        unreachable!("no handle has one")
+    }
+
+    pub(crate) fn spawn_blocking<F>(&self, _call: F) -> Self {
+        unreachable!("no handle has one")
+    }
+}
+
 /// What a model panics with on purpose, so that homes treat it as they treat any panic of user code.
 #[derive(Debug)]
 pub struct OnPurpose;
@@ -57,15 +71,59 @@ impl std::fmt::Debug for Inbox {
     }
 }
 
-/// A runtime with so many places, and its drain task. Its threads are those that [enter](RuntimeHome::enter) it.
+/// A runtime with so many permits, and its drain task. Its threads are those that [enter](RuntimeHome::enter) it.
 #[must_use]
 pub fn runtime(capacity: usize) -> (RuntimeHome, DrainTask) {
+    runtime_with(capacity, |_| panic!("nothing waits within an envelope here"))
+}
+
+/// The same, where what it handles may wait: `spawn` is given the drain task that takes over then.
+#[must_use]
+pub fn runtime_with(capacity: usize, spawn: impl Fn(DrainTask) + Send + Sync + 'static) -> (RuntimeHome, DrainTask) {
+    let id = next_id();
+    let inbox = Inbox::new(Identity::Runtime(id), Bell::Task, capacity);
+    let drain = DrainTask(Drain::new(Arc::clone(&inbox), Arc::new(move |drain| spawn(DrainTask(drain)))));
+    (RuntimeHome { inbox, id }, drain)
+}
+
+fn next_id() -> usize {
     // Not loom's: it makes names, and its order shows in nothing.
     static NEXT: AtomicUsize = AtomicUsize::new(0);
-    let id = NEXT.fetch_add(1, Ordering::Relaxed);
-    let inbox = Inbox::new(Identity::Runtime(id), Bell::Task, capacity);
-    let drain = DrainTask(Drain::new(Arc::clone(&inbox)));
-    (RuntimeHome { inbox, id }, drain)
+    NEXT.fetch_add(1, Ordering::Relaxed)
+}
+
+/// What a wait of the library does on a worker before it begins: where it is within an envelope, another drain task takes over.
+pub fn relieve() {
+    super::drain::relieve();
+}
+
+/// The homes of several runtimes, as the library keeps them.
+pub struct Registry(super::runtime::Registry<usize>);
+
+impl std::fmt::Debug for Registry {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Registry")
+    }
+}
+
+impl Default for Registry {
+    fn default() -> Self {
+        Registry(super::runtime::Registry::new())
+    }
+}
+
+impl Registry {
+    /// The home of this runtime; `spawn` is given its drain task where it is made.
+    pub fn home_of(&self, id: usize, spawn: impl Fn(DrainTask) + Send + Sync + 'static) -> RuntimeHome {
+        let spawn = || Arc::new(move |drain| spawn(DrainTask(drain))) as super::drain::Spawn;
+        RuntimeHome { inbox: self.0.find_or_make(id, Identity::Runtime(id), 1, spawn), id }
+    }
+
+    /// How many runtimes are known, and how many of their homes live.
+    #[must_use]
+    pub fn known(&self) -> (usize, usize) {
+        self.0.known()
+    }
 }
 
 impl RuntimeHome {
@@ -94,6 +152,12 @@ impl RuntimeHome {
     }
 }
 
+impl PartialEq for RuntimeHome {
+    fn eq(&self, other: &Self) -> bool {
+        Arc::ptr_eq(&self.inbox, &other.inbox)
+    }
+}
+
 impl DrainTask {
     /// Polls the drain task once.
     pub fn poll(&mut self, context: &mut Context<'_>) -> Poll<()> {
@@ -114,6 +178,11 @@ pub fn turn_and_ring_again(home: &LocalHome, limit: usize) -> usize {
         home.inbox().ring_again();
     }
     handled
+}
+
+/// A wait for a permit of a home that is a thread.
+pub fn reserve<T: Send + 'static>(home: &LocalHome) -> (Reservation<T>, Expirer) {
+    reserve::reserve(home.inbox())
 }
 
 /// Ends a home that is a thread, on that thread.

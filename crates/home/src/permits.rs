@@ -31,7 +31,8 @@ pub(crate) struct Permits {
 }
 
 struct State {
-    free: usize,
+    capacity: usize,
+    taken: usize,
     /// Set once, when the home ends.
     closed: bool,
     next: u64,
@@ -92,7 +93,8 @@ impl Permits {
     pub(crate) fn new(capacity: usize) -> Self {
         Permits {
             state: Mutex::new(State {
-                free: capacity,
+                capacity,
+                taken: 0,
                 closed: false,
                 next: 0,
                 waiting: BTreeMap::new(),
@@ -103,6 +105,13 @@ impl Permits {
                 waiting_cells: Slab::default(),
             }),
         }
+    }
+
+    /// Changes how many there are. Those that are taken stay so.
+    pub(crate) fn set_capacity(&self, capacity: usize) -> Call {
+        let mut state = self.state.lock();
+        state.capacity = capacity;
+        state.call()
     }
 
     /// A permit, unless none is free or others wait for one.
@@ -157,7 +166,7 @@ impl Permits {
     pub(crate) fn give_up(&self, ticket: Ticket, at_home: bool) -> (Option<Waker>, Call) {
         let mut state = self.state.lock();
         if let Some(Ended::Granted) = state.ended.remove(&ticket) {
-            state.free += 1;
+            state.taken -= 1;
         }
         let mut waker = state.waiting.remove(&ticket).flatten();
         // Guards: the waker of a wait that is given up away from home. It is user code, and is dropped at home.
@@ -187,7 +196,7 @@ impl Permits {
     /// Takes a permit back.
     pub(crate) fn release(&self, listed: Option<usize>) -> Call {
         let mut state = self.state.lock();
-        state.free += 1;
+        state.taken -= 1;
         let cell = listed.and_then(|index| state.waiting_cells.remove(index));
         let call = state.call();
         drop(state);
@@ -208,10 +217,10 @@ impl Permits {
                 // Else it has ended, or was given up.
                 let Some(waker) = state.waiting.remove(&ticket) else { continue };
                 (ticket, waker, Ended::TimedOut)
-            } else if state.free > 0
+            } else if state.taken < state.capacity
                 && let Some((ticket, waker)) = state.waiting.pop_first()
             {
-                state.free -= 1;
+                state.taken += 1;
                 (ticket, waker, Ended::Granted)
             } else {
                 break;
@@ -241,16 +250,18 @@ impl State {
             return Err(ReserveError::Ended);
         }
         // Guards: first come, first served. A permit that is free while others wait is on its way to the first of them.
-        if self.free == 0 || !self.waiting.is_empty() {
+        if self.taken >= self.capacity || !self.waiting.is_empty() {
             return Err(ReserveError::Full);
         }
-        self.free -= 1;
+        self.taken += 1;
         Ok(())
     }
 
     /// Whether the home has something to do here, and has not been called for it.
     fn call(&mut self) -> Call {
-        let work = !self.expired.is_empty() || !self.given_up.is_empty() || (self.free > 0 && !self.waiting.is_empty());
+        let work = !self.expired.is_empty()
+            || !self.given_up.is_empty()
+            || (self.taken < self.capacity && !self.waiting.is_empty());
         if work && !self.called && !self.closed {
             // Guards: one envelope, whoever leaves how many notes. It is taken back under this lock, with all of them.
             self.called = true;

@@ -49,7 +49,7 @@ fn lowest(_here: usize) -> Option<usize> {
 }
 
 /// The bounds of the mapping around an address. That of the main thread grows, up to the limit of the process.
-#[cfg(target_os = "linux")]
+#[cfg(all(target_os = "linux", not(homing_loom)))]
 fn bounds(here: usize, maps: &str, main_limit: impl FnOnce() -> Option<usize>) -> Option<(usize, usize)> {
     let (start, end, line) = maps.lines().find_map(|line| {
         let (start, end) = line.split(' ').next()?.split_once('-')?;
@@ -68,7 +68,7 @@ fn main_limit() -> Option<usize> {
     Some(line.split_whitespace().next()?.parse().unwrap_or(USUAL))
 }
 
-#[cfg(all(test, target_os = "linux"))]
+#[cfg(all(test, target_os = "linux", not(homing_loom)))]
 mod tests {
     use super::*;
 

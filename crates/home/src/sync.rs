@@ -9,8 +9,18 @@ mod shipped {
     pub(crate) use parking_lot::{Mutex, MutexGuard};
     use std::cell::Cell;
     pub(crate) use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
-    pub(crate) use std::thread::ThreadId;
+    pub(crate) use std::sync::mpsc;
+    pub(crate) use std::thread::{JoinHandle, ThreadId};
     use std::time::Instant;
+
+    /// Starts a thread of this name, with a stack of so many bytes.
+    pub(crate) fn start_thread(
+        name: String,
+        stack: usize,
+        run: impl FnOnce() + Send + 'static,
+    ) -> std::io::Result<JoinHandle<()>> {
+        std::thread::Builder::new().name(name).stack_size(stack).spawn(run)
+    }
 
     thread_local! {
         /// Guards: a question in a destructor of thread-local state, when the thread's own handle may be gone. This has none.
@@ -54,12 +64,22 @@ mod modelled {
 
     pub(crate) use engine::sync::MutexGuard;
     pub(crate) use engine::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
-    pub(crate) use engine::thread::ThreadId;
+    pub(crate) use engine::sync::mpsc;
+    pub(crate) use engine::thread::{JoinHandle, ThreadId};
     use std::sync::PoisonError;
     use std::time::Instant;
 
     pub(crate) fn this_thread() -> ThreadId {
         engine::thread::current().id()
+    }
+
+    #[expect(clippy::unnecessary_wraps, reason = "as the shipped one, which the system may refuse")]
+    pub(crate) fn start_thread(
+        _name: String,
+        _stack: usize,
+        run: impl FnOnce() + Send + 'static,
+    ) -> std::io::Result<JoinHandle<()>> {
+        Ok(engine::thread::spawn(run))
     }
 
     #[derive(Debug)]
