@@ -9,7 +9,7 @@ use std::task::{Context, Poll, Wake, Waker};
 
 use engine::thread::{self, ThreadId};
 use homing_home::model::{self, DrainTask, OnPurpose, RuntimeHome};
-use homing_home::{Completer, Deadline, End, Full, HomeFuture, LocalFuture, LocalHome, Outcome};
+use homing_home::{Completer, Deadline, End, HomeFuture, LocalFuture, LocalHome, Outcome, ReserveError};
 #[cfg(not(homing_shuttle))]
 use loom as engine;
 #[cfg(homing_shuttle)]
@@ -388,8 +388,8 @@ pub trait Kind: 'static {
     /// A completer and its future.
     ///
     /// # Errors
-    /// [`Full`] when all places are taken.
-    fn future<T: Send + 'static>(&self) -> Result<(Completer<T>, Self::Future<T>), Full>;
+    /// [`ReserveError`] when all places are taken.
+    fn future<T: Send + 'static>(&self) -> Result<(Completer<T>, Self::Future<T>), ReserveError>;
     /// The deadline of a future.
     fn deadline<T: Send + 'static>(future: &Self::Future<T>) -> Deadline;
     /// Waits while the home goes on.
@@ -442,7 +442,7 @@ impl Kind for Task {
         At::Runtime(self.home.clone())
     }
 
-    fn future<T: Send + 'static>(&self) -> Result<(Completer<T>, HomeFuture<T>), Full> {
+    fn future<T: Send + 'static>(&self) -> Result<(Completer<T>, HomeFuture<T>), ReserveError> {
         self.home.future()
     }
 
@@ -510,7 +510,7 @@ impl Kind for Local {
         At::Thread(thread::current().id())
     }
 
-    fn future<T: Send + 'static>(&self) -> Result<(Completer<T>, LocalFuture<T>), Full> {
+    fn future<T: Send + 'static>(&self) -> Result<(Completer<T>, LocalFuture<T>), ReserveError> {
         self.home.future()
     }
 

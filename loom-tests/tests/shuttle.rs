@@ -237,7 +237,7 @@ fn a_runtime_of_eight_threads_has_few_places() {
                 &home,
                 Box::new(move |home| {
                     for _ in 0..OF_EACH {
-                        let made = block_on_elsewhere(home.future_when_there_is_room::<Token>());
+                        let made = block_on_elsewhere(home.reserve::<Token>().0);
                         let (completer, mut future) = made.unwrap();
                         completers.put((completer, ledger.clone()));
                         match thread_rng().gen_range(0..4) {

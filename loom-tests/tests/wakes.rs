@@ -257,7 +257,7 @@ impl<F: FnMut() + Unpin> Future for PollsThen<F> {
 #[test]
 fn a_local_task_is_woken_while_it_is_polled() {
     explore(|| {
-        let mut local = Local::new(1);
+        let mut local = Local::new(2);
         let home = local.home().clone();
         let remote = Remote::default();
         let (done, future) = home.future::<()>().unwrap();
@@ -267,7 +267,8 @@ fn a_local_task_is_woken_while_it_is_polled() {
             let again = polled.0.clone();
             PollsThen(polled, move || drop(again.lock())).await;
             assert!(done.complete(()).is_ok());
-        });
+        })
+        .unwrap();
         let other = thread::spawn(move || remote.set());
         assert_eq!(local.wait(future), Ok(()));
         other.join().unwrap();
@@ -280,7 +281,7 @@ fn a_local_task_is_woken_while_it_is_polled() {
 #[test]
 fn a_wait_is_woken_while_it_is_polled() {
     explore(|| {
-        let mut local = Local::new(1);
+        let mut local = Local::new(2);
         let remote = Remote::default();
         let polled = remote.clone();
         let other = thread::spawn(move || remote.set());
@@ -296,7 +297,7 @@ fn a_wait_is_woken_while_it_is_polled() {
 #[test]
 fn a_task_is_woken_while_it_waits_in_its_own_poll() {
     explore(|| {
-        let mut local = Local::new(2);
+        let mut local = Local::new(3);
         let home = local.home().clone();
         let remote = Remote::default();
         let (done, future) = home.future::<()>().unwrap();
@@ -311,7 +312,8 @@ fn a_task_is_woken_while_it_waits_in_its_own_poll() {
             };
             PollsThen(polled, wait).await;
             assert!(done.complete(()).is_ok());
-        });
+        })
+        .unwrap();
         let other = thread::spawn(move || {
             remote.set();
             assert!(inner.complete(()).is_ok());
@@ -326,12 +328,12 @@ fn a_task_is_woken_while_it_waits_in_its_own_poll() {
 #[test]
 fn completions_arrive_while_an_inner_wait_drains() {
     explore(|| {
-        let mut local = Local::new(3);
+        let mut local = Local::new(4);
         let home = local.home().clone();
         let ledger = Ledger::new(local.at());
         let (outer, outer_future) = home.future::<Token>().unwrap();
         let (inner, inner_future) = home.future::<Token>().unwrap();
-        home.spawn(async move { assert_eq!(saw(LocalFuture::wait(inner_future)), Saw::Value) });
+        home.spawn(async move { assert_eq!(saw(LocalFuture::wait(inner_future)), Saw::Value) }).unwrap();
         let tokens = (ledger.token(), ledger.token());
         let one = thread::spawn(move || complete(outer, tokens.0));
         let other = thread::spawn(move || complete(inner, tokens.1));
@@ -350,10 +352,10 @@ fn completions_arrive_while_an_inner_wait_drains() {
 #[test]
 fn completions_arrive_while_a_timer_waits() {
     explore(|| {
-        let mut local = Local::new(2);
+        let mut local = Local::new(3);
         let (outer, outer_future) = local.home().future::<()>().unwrap();
         let (inner, inner_future) = local.home().future::<()>().unwrap();
-        local.home().after(std::time::Duration::ZERO, move || assert_eq!(inner_future.wait(), Ok(())));
+        local.home().after(std::time::Duration::ZERO, move || assert_eq!(inner_future.wait(), Ok(()))).unwrap();
         let other = thread::spawn(move || {
             assert!(outer.complete(()).is_ok());
             assert!(inner.complete(()).is_ok());
@@ -368,14 +370,17 @@ fn completions_arrive_while_a_timer_waits() {
 #[test]
 fn a_wake_meets_the_end_of_a_local_home() {
     explore(|| {
-        let mut local = Local::new(1);
+        let mut local = Local::new(2);
         let ledger = Ledger::new(local.at());
         let remote = Remote::default();
         let (polled, token) = (remote.clone(), ledger.token());
-        local.home().spawn(async move {
-            polled.await;
-            drop(token);
-        });
+        local
+            .home()
+            .spawn(async move {
+                polled.await;
+                drop(token);
+            })
+            .unwrap();
         let other = thread::spawn(move || remote.set());
         local.turn();
         local.end();
@@ -388,19 +393,22 @@ fn a_wake_meets_the_end_of_a_local_home() {
 #[test]
 fn a_task_panics_while_it_is_woken() {
     explore(|| {
-        let mut local = Local::new(1);
+        let mut local = Local::new(3);
         let ledger = Ledger::new(local.at());
         let remote = Remote::default();
         let (polled, token) = (remote.clone(), ledger.token());
-        local.home().spawn(async move {
-            let _token = token;
-            let again = polled.0.clone();
-            let panics = move || {
-                drop(again.lock());
-                std::panic::panic_any(homing_home::model::OnPurpose);
-            };
-            PollsThen(polled, panics).await;
-        });
+        local
+            .home()
+            .spawn(async move {
+                let _token = token;
+                let again = polled.0.clone();
+                let panics = move || {
+                    drop(again.lock());
+                    std::panic::panic_any(homing_home::model::OnPurpose);
+                };
+                PollsThen(polled, panics).await;
+            })
+            .unwrap();
         let (completer, future) = local.home().future::<()>().unwrap();
         let other = thread::spawn(move || {
             remote.set();

@@ -89,12 +89,12 @@ pub enum OffHome {
 #[cfg(all(feature = "audit", not(homing_loom)))]
 #[doc(hidden)]
 pub fn seed_off_home(kind: OffHome, home: &super::Home) {
-    use super::cell::{Cell, Landing};
-    use std::sync::Arc;
+    use super::cell::Cell;
+    use super::envelope::Landing;
     use std::task::{Context, Waker};
 
-    let Some(place) = home.inbox().try_reserve() else { return };
-    let cell = Cell::<()>::new(Arc::clone(home.inbox()), place);
+    let Ok(permit) = home.inbox().try_reserve() else { return };
+    let cell = Cell::<()>::new(permit);
     match kind {
         OffHome::Write => {
             cell.put(Ok(()));

@@ -4,77 +4,22 @@
 //! the cell; from then on the home alone has it. The *landed* side is the future itself: its outcome, its waker; it is
 //! touched by the home only. [`Landing::land`] carries the one over to the other, on the home.
 
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
 use std::task::{Context, Poll, Waker};
 
 use super::audit::{self, Event};
-use super::inbox::{Envelope, Inbox, Place};
+use super::envelope::{Envelope, Landing};
+use super::inbox::{Inbox, Permit};
+use super::outcome::{End, Outcome};
 use super::sync::{AtomicBool, Mutex, Ordering};
-
-/// How a future ends without a value.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-#[non_exhaustive]
-pub enum End {
-    /// Its completer was dropped without being used, by a panic for instance.
-    Abandoned,
-    /// Its completer cancelled it.
-    Cancelled,
-    /// Its deadline passed.
-    TimedOut,
-    /// It was polled away from its home.
-    WrongHome,
-    /// Its home has ended.
-    HomeEnded,
-    /// Too many waits stood within each other on its home.
-    TooDeep,
-    /// Waiting there would block the only thread that could end the wait.
-    WouldDeadlock,
-    /// It ended before, and its outcome was taken then.
-    Taken,
-}
-
-impl std::fmt::Display for End {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str(match self {
-            End::Abandoned => "whoever was to complete this future dropped its completer",
-            End::Cancelled => "the future was cancelled",
-            End::TimedOut => "the deadline of the future passed",
-            End::WrongHome => "the future was polled away from its home; await it in the runtime that made it",
-            End::HomeEnded => "the home of the future has ended",
-            End::TooDeep => "too many waits stand within each other on this home",
-            End::WouldDeadlock => {
-                "waiting here would deadlock: this thread drives a tokio runtime, of which nothing could go on; await it instead"
-            }
-            End::Taken => "the outcome of the future was taken before",
-        })
-    }
-}
-
-impl std::error::Error for End {}
-
-/// What a future of this floor resolves to.
-pub type Outcome<T> = Result<T, End>;
-
-/// A cell as its home handles it, whatever the type of its value. Called on the home only.
-pub(crate) trait Landing: Send + Sync {
-    /// Writes the outcome that has arrived and wakes the waiter.
-    fn land(&self);
-    /// Ends the future as timed out, if it has not ended.
-    fn expire(&self);
-    /// The future is gone: drops what is there and what will still arrive.
-    fn discard(&self);
-    /// The home ends: drops what has arrived, and wakes the waiter, who finds that out.
-    fn end_with_home(&self);
-}
 
 pub(crate) struct Cell<T> {
     parcel: Mutex<Option<Outcome<T>>>,
     landed: Mutex<Landed<T>>,
     /// Set by the home when nobody waits any more; a hint to the completer, which never looks at the landed side.
     unwanted: AtomicBool,
-    inbox: Arc<Inbox>,
     /// Given back with the cell: its envelope has been handled by then, or will never be.
-    _place: Place,
+    permit: Permit,
 }
 
 /// The future's own side.
@@ -88,18 +33,17 @@ enum Landed<T> {
 }
 
 impl<T: Send + 'static> Cell<T> {
-    pub(crate) fn new(inbox: Arc<Inbox>, place: Place) -> Arc<Self> {
+    pub(crate) fn new(permit: Permit) -> Arc<Self> {
         Arc::new(Cell {
             parcel: Mutex::new(None),
             landed: Mutex::new(Landed::Waiting(None)),
             unwanted: AtomicBool::new(false),
-            inbox,
-            _place: place,
+            permit,
         })
     }
 
     pub(crate) fn inbox(&self) -> &Arc<Inbox> {
-        &self.inbox
+        self.permit.inbox()
     }
 
     /// Sends an outcome home. Called once, by the completer.
@@ -108,14 +52,11 @@ impl<T: Send + 'static> Cell<T> {
     /// The outcome itself, when the home has ended: its sender may drop it.
     pub(crate) fn send_home(self: Arc<Self>, outcome: Outcome<T>) -> Result<(), Outcome<T>> {
         *self.parcel.lock() = Some(outcome);
-        let inbox = Arc::clone(&self.inbox);
+        let inbox = Arc::clone(self.inbox());
         // Guards: nothing of the future is touched from here. Only the parcel was written, and the cell itself moves into
         // the inbox, so that not even its last reference can be dropped on this thread.
         inbox.post_as(self, |cell| Envelope::Completion(cell)).map_err(|cell| {
             let outcome = cell.parcel.lock().take();
-            // Guards: a waiter that outlives its home, in a runtime that was shut down under a `block_on` elsewhere. Its home
-            // will not wake it any more; woken by us it finds that its home has ended.
-            cell.wake_after_home();
             outcome.unwrap_or(Err(End::HomeEnded))
         })
     }
@@ -127,14 +68,18 @@ impl<T: Send + 'static> Cell<T> {
     }
 
     /// Polls on the home.
-    pub(crate) fn poll(&self, context: &mut Context<'_>) -> Poll<Outcome<T>> {
+    pub(crate) fn poll(self: &Arc<Self>, context: &mut Context<'_>) -> Poll<Outcome<T>> {
         let mut landed = self.landed.lock();
         match &mut *landed {
             Landed::Waiting(waker) => {
                 // Guards: a poll with another waker. The last one counts; a home that lands now waits for this lock.
                 let old = match waker {
                     Some(known) if known.will_wake(context.waker()) => None,
-                    _ => waker.replace(context.waker().clone()),
+                    _ => {
+                        // Guards: the end of the home. It wakes every cell that holds a waker.
+                        self.permit.enlist(|| Arc::downgrade(self) as Weak<dyn Landing>);
+                        waker.replace(context.waker().clone())
+                    }
                 };
                 drop(landed);
                 drop(old);
@@ -158,21 +103,11 @@ impl<T: Send + 'static> Cell<T> {
     /// True when nobody waits for the future any more, or its home has ended.
     pub(crate) fn is_unwanted(&self) -> bool {
         // Ordering: Relaxed, for it is a hint and carries no data.
-        self.unwanted.load(Ordering::Relaxed) || self.inbox.is_closed()
-    }
-
-    fn wake_after_home(&self) {
-        let waiter = match &mut *self.landed.lock() {
-            Landed::Waiting(waker) => waker.take(),
-            Landed::Ready(_) | Landed::Gone => None,
-        };
-        if let Some(waker) = waiter {
-            waker.wake();
-        }
+        self.unwanted.load(Ordering::Relaxed) || self.inbox().is_closed()
     }
 
     fn end(&self, outcome: Outcome<T>) {
-        audit::event(self.inbox.identity(), Event::Write);
+        audit::event(self.inbox().identity(), Event::Write);
         let mut landed = self.landed.lock();
         let late = match &mut *landed {
             Landed::Waiting(waker) => {
@@ -181,7 +116,7 @@ impl<T: Send + 'static> Cell<T> {
                 drop(landed);
                 // Not under the lock: waking may poll at once.
                 if let Some(waker) = waker {
-                    audit::event(self.inbox.identity(), Event::Wake);
+                    audit::event(self.inbox().identity(), Event::Wake);
                     waker.wake();
                 }
                 return;
@@ -191,7 +126,7 @@ impl<T: Send + 'static> Cell<T> {
             Landed::Ready(_) | Landed::Gone => outcome,
         };
         drop(landed);
-        audit::event(self.inbox.identity(), Event::Drop);
+        audit::event(self.inbox().identity(), Event::Drop);
         drop(late);
     }
 }
@@ -212,16 +147,26 @@ impl<T: Send + 'static> Landing for Cell<T> {
 
     fn end_with_home(&self) {
         let arrived = self.parcel.lock().take();
-        self.wake_after_home();
         // Not under a lock: this drop runs what users put into their values.
         drop(arrived);
+    }
+
+    fn wake_at_end(&self) {
+        let waiter = match &mut *self.landed.lock() {
+            Landed::Waiting(waker) => waker.take(),
+            Landed::Ready(_) | Landed::Gone => None,
+        };
+        if let Some(waker) = waiter {
+            audit::event(self.inbox().identity(), Event::Wake);
+            waker.wake();
+        }
     }
 
     fn discard(&self) {
         self.unwanted.store(true, Ordering::Relaxed);
         let old = std::mem::replace(&mut *self.landed.lock(), Landed::Gone);
         if !matches!(old, Landed::Gone) {
-            audit::event(self.inbox.identity(), Event::Drop);
+            audit::event(self.inbox().identity(), Event::Drop);
         }
         // Not under the lock: this drop runs what users put into their values.
         drop(old);

@@ -3,13 +3,17 @@
 use std::fmt;
 use std::sync::Arc;
 
-use super::cell::{Cell, End, Outcome};
+use super::cell::Cell;
+use super::outcome::{End, Outcome};
 
 /// Completes one future, from any thread, once.
 ///
 /// It can do nothing but put an envelope into the inbox of the future's home: it never blocks, runs no code of the
 /// future's side and cannot be used twice. Dropped unused, by a panic for instance, it ends its future as
 /// [`End::Abandoned`].
+///
+/// Whoever holds the completer holds one of the home's permits: the future counts as open until its completion has been
+/// handled at home, even if the future was dropped long before. [`is_unwanted`](Self::is_unwanted) tells when that is in vain.
 ///
 /// ```
 /// let (completer, future) = homing_home::thread_future::<u32>()?;

@@ -28,43 +28,53 @@ impl Drop for OfThread {
     }
 }
 
+#[cfg(not(homing_loom))]
+fn of_thread() -> Option<LocalHome> {
+    OF_THREAD.try_with(|home| home.0.clone()).ok()
+}
+
+/// A modelled thread is a home where the model makes it one.
+#[cfg(homing_loom)]
+fn of_thread() -> Option<LocalHome> {
+    None
+}
+
 /// While it lives, the thread is at this home.
 pub(crate) struct Entered(());
 
 pub(crate) fn enter(home: &LocalHome) -> Entered {
-    ENTERED.with(|entered| entered.borrow_mut().push(home.clone()));
+    // Guards: a thread that ends, in a destructor of its thread-local state. It has no list any more, and needs none.
+    let _ = ENTERED.try_with(|entered| entered.borrow_mut().push(home.clone()));
     Entered(())
 }
 
 impl Drop for Entered {
     fn drop(&mut self) {
-        let home = ENTERED.with(|entered| entered.borrow_mut().pop());
+        let home = ENTERED.try_with(|entered| entered.borrow_mut().pop());
         drop(home);
     }
 }
 
 /// The local home that this thread is at now, if it is at one.
-#[cfg(not(homing_loom))]
 pub(crate) fn entered() -> Option<LocalHome> {
     // A thread that ends has no list any more; what is dropped then is at no home.
     ENTERED.try_with(|entered| entered.borrow().last().cloned()).ok().flatten()
 }
 
-#[cfg(not(homing_loom))]
 impl LocalHome {
     /// The home of the calling thread: that of the event loop or foreign loop which it turns, else one of the thread's
-    /// own, made at the first call and ended with the thread.
+    /// own, made at the first call and ended with the thread. To the destructors of thread-local values it may have ended
+    /// already.
     #[must_use]
     pub fn of_this_thread() -> Self {
-        entered().unwrap_or_else(|| OF_THREAD.with(|home| home.0.clone()))
+        entered().or_else(of_thread).unwrap_or_else(LocalHome::ended)
     }
 }
 
 /// A future of the calling thread and its completer, for any other thread.
 ///
 /// # Errors
-/// [`Full`](super::Full) when as many futures are open here as may be.
-#[cfg(not(homing_loom))]
-pub fn thread_future<T: Send + 'static>() -> Result<(super::Completer<T>, super::LocalFuture<T>), super::Full> {
+/// [`ReserveError`](super::ReserveError) when as many futures are open here as may be, or the thread is about to end.
+pub fn thread_future<T: Send + 'static>() -> Result<(super::Completer<T>, super::LocalFuture<T>), super::ReserveError> {
     LocalHome::of_this_thread().future()
 }

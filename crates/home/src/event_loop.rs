@@ -3,11 +3,12 @@
 use std::fmt;
 use std::io;
 use std::sync::Arc;
-use std::thread::{self, JoinHandle};
 
-use super::inbox::{Bell, Envelope, Inbox};
-use super::local::{LocalHome, Sleeper};
-use super::{DEFAULT_CAPACITY, EVENT_LOOP_STACK, Full, Home};
+use super::envelope::Envelope;
+use super::inbox::{Bell, Inbox};
+use super::local::LocalHome;
+use super::sync::{self, Condvar, JoinHandle, mpsc};
+use super::{DEFAULT_CAPACITY, EVENT_LOOP_STACK, Home, ReserveError};
 
 /// Of the loop's thread, in bytes: what waits within waits may take, and room beyond.
 const STACK: usize = 16 << 20;
@@ -47,10 +48,9 @@ impl EventLoop {
     /// # Errors
     /// When the system gives no thread.
     pub fn start(name: impl Into<String>) -> io::Result<Self> {
-        let (inbox_out, inbox_in) = crossbeam_channel::bounded(1);
-        let thread = thread::Builder::new().name(name.into()).stack_size(STACK).spawn(move || {
-            let (ring, rung) = crossbeam_channel::bounded(1);
-            let home = LocalHome::new(Bell::Channel(ring), Sleeper::Channel(rung), DEFAULT_CAPACITY);
+        let (inbox_out, inbox_in) = mpsc::channel();
+        let thread = sync::start_thread(name.into(), STACK, move || {
+            let home = LocalHome::new(Bell::Condvar(Condvar::default()), DEFAULT_CAPACITY);
             home.set_stack_limit(EVENT_LOOP_STACK);
             // Whoever started us waits for this; had it gone, nobody could stop us.
             if inbox_out.send(Arc::clone(home.inbox())).is_ok() {
@@ -71,8 +71,8 @@ impl EventLoop {
     /// See [`EventLoopHandle::run`].
     ///
     /// # Errors
-    /// [`Full`] when the loop has as much open as it may have, or has ended.
-    pub fn run(&self, call: impl FnOnce(&LocalHome) + Send + 'static) -> Result<(), Full> {
+    /// [`ReserveError`] when the loop has as much open as it may have, or has ended.
+    pub fn run(&self, call: impl FnOnce(&LocalHome) + Send + 'static) -> Result<(), ReserveError> {
         self.handle.run(call)
     }
 
@@ -88,7 +88,7 @@ impl Drop for EventLoop {
         self.handle.stop();
         if let Some(thread) = self.thread.take() {
             // On its own thread a join would wait for ever; the loop ends when the caller returns.
-            if thread.thread().id() != thread::current().id() && thread.join().is_err() {
+            if thread.thread().id() != sync::this_thread() && thread.join().is_err() {
                 tracing::error!("an event loop's thread panicked");
             }
         }
@@ -105,23 +105,19 @@ impl EventLoopHandle {
     /// Calls something on the loop, with the loop's own side, which can make futures, tasks and timers there.
     ///
     /// # Errors
-    /// [`Full`] when the loop has as much open as it may have, or has ended.
-    pub fn run(&self, call: impl FnOnce(&LocalHome) + Send + 'static) -> Result<(), Full> {
-        let place = self.inbox.try_reserve().ok_or(Full)?;
-        self.post(Box::new(move || {
-            let _place = place;
+    /// [`ReserveError`] when the loop has as much open as it may have, or has ended.
+    pub fn run(&self, call: impl FnOnce(&LocalHome) + Send + 'static) -> Result<(), ReserveError> {
+        let permit = self.inbox.try_reserve()?;
+        let run = Envelope::Run(Box::new(move || {
+            let _permit = permit;
             call(&LocalHome::of_this_thread());
-        }))
+        }));
+        self.inbox.post(run).map_err(|_| ReserveError::Ended)
     }
 
     /// Asks the loop to end. Returns at once.
     pub fn stop(&self) {
-        // A loop that has ended needs no word of it.
-        let _ = self.post(Box::new(|| LocalHome::of_this_thread().stop()));
-    }
-
-    fn post(&self, call: Box<dyn FnOnce() + Send>) -> Result<(), Full> {
-        self.inbox.post(Envelope::Run(call)).map_err(|_| Full)
+        self.inbox.stop();
     }
 }
 

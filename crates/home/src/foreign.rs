@@ -4,9 +4,9 @@ use std::fmt;
 use std::sync::Arc;
 
 use super::inbox::Bell;
-use super::local::{LocalHome, Sleeper};
+use super::local::LocalHome;
 use super::sync::Condvar;
-use super::{Completer, DEFAULT_CAPACITY, Full, Home, LocalFuture};
+use super::{Completer, DEFAULT_CAPACITY, Home, LocalFuture, ReserveError};
 
 /// The calling thread's own loop as a home.
 ///
@@ -45,7 +45,7 @@ impl ForeignLoop {
     #[must_use]
     pub fn new(hook: impl Fn() + Send + Sync + 'static) -> Self {
         let bell = Bell::Hook { hook: Box::new(hook), waiting: Condvar::default() };
-        ForeignLoop { home: LocalHome::new(bell, Sleeper::Condvar, DEFAULT_CAPACITY) }
+        ForeignLoop { home: LocalHome::new(bell, DEFAULT_CAPACITY) }
     }
 
     /// The same with a hook that sends this message to the loop, for a loop that lives on a channel, as a GUI's does. A loop
@@ -88,8 +88,8 @@ impl ForeignLoop {
     /// A completer and its future, which lives here.
     ///
     /// # Errors
-    /// [`Full`] when as many futures are open as may be.
-    pub fn future<T: Send + 'static>(&self) -> Result<(Completer<T>, LocalFuture<T>), Full> {
+    /// [`ReserveError::Full`] when as many futures are open as may be.
+    pub fn future<T: Send + 'static>(&self) -> Result<(Completer<T>, LocalFuture<T>), ReserveError> {
         self.home.future()
     }
 

@@ -2,14 +2,15 @@
 
 use std::fmt;
 use std::future::Future;
-use std::marker::PhantomData;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
 
-use super::cell::{Cell, End, Landing, Outcome};
+use super::cell::Cell;
 use super::completer::Completer;
-use super::inbox::{Envelope, Inbox, Place};
+use super::envelope::{Envelope, Landing};
+use super::inbox::{Inbox, Permit};
+use super::outcome::{End, Outcome};
 
 /// A future whose outcome is written, whose waiter is woken and whose value is dropped by its home only.
 ///
@@ -17,16 +18,17 @@ use super::inbox::{Envelope, Inbox, Place};
 /// [`End::WrongHome`]; dropped there, it posts its value back for the home to drop.
 ///
 /// # Cancel safety
-/// Dropping it before it has ended is the way to give up; what arrives later is dropped at home.
+/// Dropping it before it has ended is the way to give up; what arrives later is dropped at home. It counts as open until
+/// its [`Completer`] is used or dropped too: whoever holds the completer holds the home's permit for it.
 #[must_use = "futures do nothing unless awaited"]
 pub struct HomeFuture<T: Send + 'static> {
     /// `None` once it has ended in the hands of its owner.
     cell: Option<Arc<Cell<T>>>,
 }
 
-/// A completer and its future, at the home of this inbox.
-pub(crate) fn pair<T: Send + 'static>(inbox: &Arc<Inbox>, place: Place) -> (Completer<T>, HomeFuture<T>) {
-    let cell = Cell::new(Arc::clone(inbox), place);
+/// A completer and its future, at the home of this permit.
+pub(crate) fn pair<T: Send + 'static>(permit: Permit) -> (Completer<T>, HomeFuture<T>) {
+    let cell = Cell::new(permit);
     (Completer::new(Arc::clone(&cell)), HomeFuture { cell: Some(cell) })
 }
 
@@ -38,7 +40,6 @@ impl<T: Send + 'static> HomeFuture<T> {
     }
 
     /// Of its home; `None` once it has ended.
-    #[cfg(not(homing_loom))]
     pub(crate) fn inbox(&self) -> Option<&Arc<Inbox>> {
         self.cell.as_ref().map(|cell| cell.inbox())
     }
@@ -99,44 +100,6 @@ impl<T: Send + 'static> Drop for HomeFuture<T> {
 impl<T: Send + 'static> fmt::Debug for HomeFuture<T> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("HomeFuture").finish_non_exhaustive()
-    }
-}
-
-/// A future of a home that is one thread: it cannot leave that thread, so that waiting for it elsewhere does not compile.
-///
-/// ```compile_fail,E0277
-/// let (completer, future) = homing_home::thread_future::<u32>()?;
-/// std::thread::spawn(move || future.wait());
-/// # Ok::<(), Box<dyn std::error::Error>>(())
-/// ```
-///
-/// Nor does waiting twice:
-///
-/// ```compile_fail,E0382
-/// let (completer, future) = homing_home::thread_future::<u32>()?;
-/// future.wait().ok();
-/// future.wait().ok();
-/// # Ok::<(), Box<dyn std::error::Error>>(())
-/// ```
-#[must_use = "a future that is dropped gives its outcome up"]
-pub struct LocalFuture<T: Send + 'static> {
-    pub(crate) future: HomeFuture<T>,
-    pub(crate) home: super::LocalHome,
-    /// Bound to its thread, whatever the fields may become.
-    pub(crate) _not_send: PhantomData<*const ()>,
-}
-
-impl<T: Send + 'static> Future for LocalFuture<T> {
-    type Output = Outcome<T>;
-
-    fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Outcome<T>> {
-        Pin::new(&mut self.future).poll(context)
-    }
-}
-
-impl<T: Send + 'static> fmt::Debug for LocalFuture<T> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("LocalFuture").finish_non_exhaustive()
     }
 }
 

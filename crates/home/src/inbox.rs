@@ -1,60 +1,72 @@
 //! A home's inbox: where every completion, wake and call for that home arrives, and the bell that says so.
 //!
 //! Any thread may [post](Inbox::post), which never blocks and runs no user code but the wake hook of a foreign loop; only the
-//! home takes out. A place for a future's completion is [reserved](Inbox::reserve) when the future is made, so that a
-//! completion never finds the inbox full: what is bounded is the number of futures, and with them the envelopes.
+//! home takes out. A permit for a future is [taken](Inbox::try_reserve) when the future is made, so that a
+//! completion never finds the inbox full: what is bounded is the number of futures, calls and tasks, and with them the envelopes.
 
 use std::collections::VecDeque;
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
 use std::task::{Context, Poll, Waker};
 use std::time::Instant;
 
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
-use tokio::task::unconstrained;
-
 use super::audit::{self, Event};
-use super::cell::Landing;
+use super::envelope::{Envelope, Landing};
 use super::identity::Identity;
-use super::local::guarded;
-use super::sync::{Condvar, Mutex};
+use super::outcome::ReserveError;
+use super::panics::guarded;
+use super::permits::{Begun, Call, Permits, Ticket};
+use super::sync::{AtomicUsize, Condvar, Mutex, Ordering};
 
-/// How many futures and calls a home may have open at once, unless its builder says otherwise.
+/// How many futures, calls and tasks a home may have open at once, unless [`Home::set_capacity`](super::Home::set_capacity)
+/// was called.
 pub const DEFAULT_CAPACITY: usize = 1 << 20;
 
 /// How long a wake hook may take before it is reported.
 const HOOK_LIMIT: std::time::Duration = std::time::Duration::from_millis(10);
 
-/// What a home finds in its inbox. Handled on the home only.
-pub(crate) enum Envelope {
-    /// The outcome that this cell carries is to be written, and its waiter woken.
-    Completion(Arc<dyn Landing>),
-    /// The deadline of this cell's future has passed.
-    Deadline(Arc<dyn Landing>),
-    /// The future of this cell was dropped off its home: its value is to be dropped here.
-    Returned(Arc<dyn Landing>),
-    /// A task of the home's own executor wants to be polled.
-    Wake(usize),
-    /// Something that a waiting frame of this home looks for has changed.
-    Nudge,
-    /// To be called on the home.
-    Run(Box<dyn FnOnce() + Send>),
+/// One future, call or task that a home may have open. Given back when dropped.
+pub(crate) struct Permit {
+    inbox: Arc<Inbox>,
+    /// Where the list of waiting cells has the one that holds this permit.
+    listed: AtomicUsize,
 }
 
-impl Envelope {
-    /// Its home has ended: what it brings is dropped, and whoever waits for it hears so. On the home only, at its end.
-    pub(crate) fn end(self) {
-        match self {
-            Envelope::Completion(cell) | Envelope::Deadline(cell) | Envelope::Returned(cell) => {
-                guarded(|| cell.end_with_home());
-                guarded(|| drop(cell));
-            }
-            other => guarded(|| drop(other)),
+const NOT_LISTED: usize = usize::MAX;
+
+impl Permit {
+    /// Of a home that has counted it.
+    fn counted(inbox: &Arc<Inbox>) -> Self {
+        Permit { inbox: Arc::clone(inbox), listed: AtomicUsize::new(NOT_LISTED) }
+    }
+
+    pub(crate) fn inbox(&self) -> &Arc<Inbox> {
+        &self.inbox
+    }
+
+    /// Has the home wake this cell when it ends. Called when the cell gets a waker, at home; once is enough.
+    pub(crate) fn enlist(&self, cell: impl FnOnce() -> Weak<dyn Landing>) {
+        // Ordering: Relaxed, here and below. Only the cell's own polls write it, under the cell's lock, and the drop of its
+        // last reference comes after them.
+        if self.listed.load(Ordering::Relaxed) == NOT_LISTED {
+            let index = self.inbox.permits.enlist(cell());
+            self.listed.store(index, Ordering::Relaxed);
         }
     }
 }
 
-/// A place in the inbox; given back when dropped.
-pub(crate) type Place = OwnedSemaphorePermit;
+impl Drop for Permit {
+    fn drop(&mut self) {
+        let listed = self.listed.load(Ordering::Relaxed);
+        let call = self.inbox.permits.release(if listed == NOT_LISTED { None } else { Some(listed) });
+        self.inbox.answer(call);
+    }
+}
+
+/// A wait for a permit.
+pub(crate) enum Wait {
+    Over(Permit),
+    Stands(Ticket),
+}
 
 /// How a home learns that its inbox is not empty any more.
 pub(crate) enum Bell {
@@ -62,9 +74,6 @@ pub(crate) enum Bell {
     Condvar(Condvar),
     /// The home is a task; its waker is kept in the inbox.
     Task,
-    /// The home is our event loop: a token in this channel wakes its `recv`.
-    #[cfg(not(homing_loom))]
-    Channel(crossbeam_channel::Sender<()>),
     /// The home is a foreign loop, whose hook we call; where it waits in a callback of its own, it sleeps on the other.
     Hook { hook: Box<dyn Fn() + Send + Sync>, waiting: Condvar },
 }
@@ -73,7 +82,7 @@ pub(crate) struct Inbox {
     identity: Identity,
     state: Mutex<State>,
     bell: Bell,
-    places: Arc<Semaphore>,
+    permits: Permits,
 }
 
 struct State {
@@ -82,15 +91,17 @@ struct State {
     waker: Option<Waker>,
     /// Set once, when the home ends. From then on what is posted is handed back.
     closed: bool,
+    /// Set when the loop that the home is was asked to end.
+    stopping: bool,
 }
 
 impl Inbox {
     pub(crate) fn new(identity: Identity, bell: Bell, capacity: usize) -> Arc<Self> {
         Arc::new(Inbox {
             identity,
-            state: Mutex::new(State { queue: VecDeque::new(), waker: None, closed: false }),
+            state: Mutex::new(State { queue: VecDeque::new(), waker: None, closed: false, stopping: false }),
             bell,
-            places: Arc::new(Semaphore::new(capacity.min(Semaphore::MAX_PERMITS))),
+            permits: Permits::new(capacity),
         })
     }
 
@@ -98,16 +109,72 @@ impl Inbox {
         self.identity
     }
 
-    /// A place, or `None` when all are taken.
-    pub(crate) fn try_reserve(&self) -> Option<Place> {
-        Arc::clone(&self.places).try_acquire_owned().ok()
+    /// Changes how many permits there are. From any thread.
+    pub(crate) fn set_capacity(&self, capacity: usize) {
+        let call = self.permits.set_capacity(capacity);
+        self.answer(call);
     }
 
-    /// Waits for a place. Cancel safe.
-    pub(crate) async fn reserve(&self) -> Option<Place> {
-        // Outside of tokio's budget. Where one task has thousands of these within it (a `FuturesUnordered`, a `join_all`), the
-        // budget lets 128 of them through each time and has all others polled in vain: the square of their number.
-        unconstrained(Arc::clone(&self.places).acquire_owned()).await.ok()
+    /// A permit for one more future, call or task, if there is one.
+    pub(crate) fn try_reserve(self: &Arc<Self>) -> Result<Permit, ReserveError> {
+        self.permits.take()?;
+        Ok(Permit::counted(self))
+    }
+
+    /// The same, or a wait for one.
+    pub(crate) fn begin_wait(self: &Arc<Self>) -> Result<Wait, ReserveError> {
+        Ok(match self.permits.begin()? {
+            Begun::Granted => Wait::Over(Permit::counted(self)),
+            Begun::Waits(ticket) => Wait::Stands(ticket),
+        })
+    }
+
+    /// Whether a wait for a permit has ended. On the home only.
+    pub(crate) fn poll_wait(
+        self: &Arc<Self>,
+        ticket: Ticket,
+        context: &mut Context<'_>,
+    ) -> Poll<Result<Permit, ReserveError>> {
+        self.permits.poll(ticket, context).map(|granted| granted.map(|()| Permit::counted(self)))
+    }
+
+    /// The one who waited has gone.
+    pub(crate) fn give_up_wait(&self, ticket: Ticket) {
+        let (waker, call) = self.permits.give_up(ticket, self.identity.is_here());
+        self.answer(call);
+        drop(waker);
+    }
+
+    /// Has the home end a wait as timed out. From any thread.
+    pub(crate) fn expire_wait(&self, ticket: Ticket) {
+        let call = self.permits.expire(ticket);
+        self.answer(call);
+    }
+
+    /// True while this wait stands.
+    pub(crate) fn is_waiting(&self, ticket: Ticket) -> bool {
+        self.permits.is_waiting(ticket)
+    }
+
+    /// Calls the home where its permits ask for that.
+    fn answer(&self, call: Call) {
+        if let Call::Home = call {
+            // A home that has ended has refused whoever waited.
+            let _ = self.post(Envelope::Permits);
+        }
+    }
+
+    /// Does what the notes about permits ask for. On the home only.
+    pub(crate) fn settle_permits(&self) {
+        let (wake, given_up, call) = self.permits.settle();
+        self.answer(call);
+        for waker in wake {
+            audit::event(self.identity, Event::Wake);
+            guarded(|| waker.wake());
+        }
+        for waker in given_up {
+            guarded(|| drop(waker));
+        }
     }
 
     /// Calls something of this home. On the home only.
@@ -146,6 +213,14 @@ impl Inbox {
         Ok(())
     }
 
+    /// Asks the loop that the home is to end. Once is enough, and makes one envelope.
+    pub(crate) fn stop(&self) {
+        if !std::mem::replace(&mut self.state.lock().stopping, true) {
+            // A loop that has ended needs no word of it.
+            let _ = self.post(Envelope::Stop);
+        }
+    }
+
     fn ring(&self, waker: Option<Waker>) {
         match &self.bell {
             Bell::Condvar(condvar) => condvar.notify_one(),
@@ -153,11 +228,6 @@ impl Inbox {
                 if let Some(waker) = waker {
                     waker.wake();
                 }
-            }
-            #[cfg(not(homing_loom))]
-            Bell::Channel(bell) => {
-                // A full channel holds a token already, and one token is enough.
-                let _ = bell.try_send(());
             }
             // A hook is user code on a foreign thread: its panic must not become that of whoever completes.
             Bell::Hook { hook, waiting } => {
@@ -201,7 +271,7 @@ impl Inbox {
         let (Bell::Condvar(condvar) | Bell::Hook { waiting: condvar, .. }) = &self.bell else { return };
         let mut state = self.state.lock();
         // Guards: the ring between the look and the sleep. The condvar gives the lock up and sleeps in one step.
-        while state.queue.is_empty() && until.is_none_or(|deadline| Instant::now() < deadline) {
+        while state.queue.is_empty() && !state.closed && until.is_none_or(|deadline| Instant::now() < deadline) {
             state = condvar.wait(state, until);
         }
     }
@@ -233,6 +303,18 @@ impl Inbox {
             envelope.end();
         }
         guarded(|| drop(waker));
-        self.places.close();
+        let (wake, given_up, cells) = self.permits.close();
+        for waker in wake {
+            audit::event(self.identity, Event::Wake);
+            guarded(|| waker.wake());
+        }
+        for waker in given_up {
+            guarded(|| drop(waker));
+        }
+        // Guards: a waiter that outlives its home, in a runtime that was shut down under a `block_on` elsewhere. The home wakes it
+        // while it still can, so that no sender has to: polled again, it finds that its home has ended.
+        for cell in cells.into_iter().filter_map(|cell| cell.upgrade()) {
+            guarded(move || cell.wake_at_end());
+        }
     }
 }

@@ -17,22 +17,25 @@ mod cell;
 mod completer;
 mod current;
 mod drain;
-#[cfg(not(homing_loom))]
+mod envelope;
 mod event_loop;
-#[cfg(not(homing_loom))]
 mod foreign;
 mod future;
-#[cfg(not(homing_loom))]
 pub mod futures;
 mod identity;
 mod inbox;
 mod local;
-#[cfg(not(homing_loom))]
+mod local_future;
+mod outcome;
+mod panics;
+mod permits;
+mod reserve;
 mod runtime;
+mod spawn;
+mod stack;
 mod sync;
 mod wait;
 
-#[cfg(not(homing_loom))]
 mod handle;
 #[cfg(homing_loom)]
 pub mod model;
@@ -46,36 +49,22 @@ pub use audit::audit;
 #[cfg(all(feature = "audit", not(homing_loom)))]
 #[doc(hidden)]
 pub use audit::{OffHome, do_without_audit, seed_off_home};
-pub use cell::{End, Outcome};
 pub use completer::{Completer, HandedBack};
-#[cfg(not(homing_loom))]
 pub use current::thread_future;
-#[cfg(not(homing_loom))]
 pub use event_loop::{EventLoop, EventLoopHandle};
-#[cfg(not(homing_loom))]
 pub use foreign::ForeignLoop;
-pub use future::{Deadline, HomeFuture, LocalFuture};
-#[cfg(not(homing_loom))]
+pub use future::{Deadline, HomeFuture};
 pub use handle::Home;
 pub use inbox::DEFAULT_CAPACITY;
 pub use local::LocalHome;
+pub use local_future::LocalFuture;
+pub use outcome::{End, Outcome, ReserveError};
+pub use reserve::{Expirer, Reservation};
+pub use spawn::SpawnError;
 pub use wait::{EVENT_LOOP_STACK, MAX_DEPTH, MAX_STACK, MAX_WAITING_WORKERS, WaitRefused};
 
 #[doc(hidden)]
-pub use local::panic_text;
+pub use panics::{bury, caught, panic_text};
 #[cfg(not(homing_loom))]
 #[doc(hidden)]
 pub use wait::{Allowed, allow};
-
-/// A home has as many futures and calls open as it may have; or it has ended.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[non_exhaustive]
-pub struct Full;
-
-impl std::fmt::Display for Full {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str("the home has as many futures open as it may have, or has ended")
-    }
-}
-
-impl std::error::Error for Full {}

@@ -8,7 +8,6 @@ use std::cell::{Cell as StdCell, RefCell};
 use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::fmt;
 use std::future::Future;
-use std::marker::PhantomData;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::pin::{Pin, pin};
 use std::rc::Rc;
@@ -17,11 +16,14 @@ use std::task::{Context, Poll, Wake, Waker};
 use std::time::{Duration, Instant};
 
 use super::audit::{self, Event};
-use super::cell::Outcome;
-use super::completer::Completer;
-use super::future::{Deadline, LocalFuture, pair};
+use super::envelope::Envelope;
+use super::future::Deadline;
 use super::identity::Identity;
-use super::inbox::{Bell, Envelope, Inbox};
+use super::inbox::{Bell, Inbox, Permit};
+use super::outcome::ReserveError;
+use super::panics::{guarded, report};
+use super::spawn::SpawnError;
+use super::stack;
 use super::sync::{AtomicBool, Ordering};
 use super::wait::{MAX_DEPTH, MAX_STACK, WaitRefused, admitted};
 
@@ -46,12 +48,13 @@ struct Local {
     /// Where the stack stood at the outermost wait.
     stack_base: StdCell<usize>,
     stack_limit: StdCell<usize>,
-    sleeper: Sleeper,
+    /// Set when the loop that this home is was asked to end.
     stopped: StdCell<bool>,
+    ended: StdCell<bool>,
 }
 
 /// What is to be called when. Timers of one instant fire in the order in which they were set.
-type Timers = BTreeMap<Instant, VecDeque<Box<dyn FnOnce()>>>;
+type Timers = BTreeMap<Instant, VecDeque<(Permit, Box<dyn FnOnce()>)>>;
 
 impl Drop for Local {
     fn drop(&mut self) {
@@ -60,19 +63,12 @@ impl Drop for Local {
     }
 }
 
-/// How the thread sleeps until its bell rings.
-pub(crate) enum Sleeper {
-    /// On the condition variable in its inbox.
-    Condvar,
-    /// On the event loop's channel.
-    #[cfg(not(homing_loom))]
-    Channel(crossbeam_channel::Receiver<()>),
-}
-
 struct Task {
     /// `None` while it is being polled.
     future: Option<Pin<Box<dyn Future<Output = ()>>>>,
     waker: Arc<TaskWaker>,
+    /// `None` for a task of the library's own, which is bounded by what it answers.
+    _permit: Option<Permit>,
 }
 
 struct TaskWaker {
@@ -102,8 +98,8 @@ impl Wake for TaskWaker {
 }
 
 impl LocalHome {
-    /// Makes the calling thread a home that sleeps in its own way.
-    pub(crate) fn new(bell: Bell, sleeper: Sleeper, capacity: usize) -> Self {
+    /// Makes the calling thread a home with its own bell.
+    pub(crate) fn new(bell: Bell, capacity: usize) -> Self {
         LocalHome(Rc::new(Local {
             inbox: Inbox::new(Identity::of_this_thread(), bell, capacity),
             tray: RefCell::default(),
@@ -113,8 +109,8 @@ impl LocalHome {
             depth: StdCell::new(0),
             stack_base: StdCell::new(0),
             stack_limit: StdCell::new(MAX_STACK),
-            sleeper,
             stopped: StdCell::new(false),
+            ended: StdCell::new(false),
         }))
     }
 
@@ -123,7 +119,7 @@ impl LocalHome {
     #[doc(hidden)]
     #[must_use]
     pub fn plain(capacity: usize) -> Self {
-        Self::new(Bell::Condvar(super::sync::Condvar::default()), Sleeper::Condvar, capacity)
+        Self::new(Bell::Condvar(super::sync::Condvar::default()), capacity)
     }
 
     pub(crate) fn inbox(&self) -> &Arc<Inbox> {
@@ -131,7 +127,6 @@ impl LocalHome {
     }
 
     /// For a thread that has more stack than others.
-    #[cfg(not(homing_loom))]
     pub(crate) fn set_stack_limit(&self, bytes: usize) {
         self.0.stack_limit.set(bytes);
     }
@@ -141,45 +136,54 @@ impl LocalHome {
         self.0.timers.borrow().first_key_value().map(|(at, _)| *at)
     }
 
-    /// A handle to this home, for any thread.
-    #[cfg(not(homing_loom))]
-    #[must_use]
-    pub fn home(&self) -> super::Home {
-        super::Home::local(Arc::clone(&self.0.inbox))
-    }
-
-    /// A completer and its future, which lives here.
-    ///
-    /// # Errors
-    /// [`Full`](super::Full) when as many futures are open as this home may have.
-    pub fn future<T: Send + 'static>(&self) -> Result<(Completer<T>, LocalFuture<T>), super::Full> {
-        let place = self.0.inbox.try_reserve().ok_or(super::Full)?;
-        let (completer, future) = pair(&self.0.inbox, place);
-        Ok((completer, LocalFuture { future, home: self.clone(), _not_send: PhantomData }))
+    /// A home that has ended. For a thread that is too far in its end to have one.
+    pub(crate) fn ended() -> Self {
+        let home = Self::plain(0);
+        home.end();
+        home
     }
 
     /// Runs a task here, beside the others. It is polled whenever this home turns or waits. A task that panics is dropped
-    /// here, and the panic is logged. On a home that has ended it is dropped at once.
-    pub fn spawn(&self, future: impl Future<Output = ()> + 'static) {
-        if self.0.inbox.is_closed() {
-            return guarded(|| drop(future));
+    /// here, and the panic is logged. The task counts as open until it has ended.
+    ///
+    /// # Errors
+    /// The task, with [`ReserveError::Full`] when this home has as much open as it may have, or [`ReserveError::Ended`].
+    pub fn spawn<F: Future<Output = ()> + 'static>(&self, task: F) -> Result<(), SpawnError<F>> {
+        match self.0.inbox.try_reserve() {
+            Ok(permit) => {
+                self.start(task, Some(permit));
+                Ok(())
+            }
+            Err(error) => Err(SpawnError::new(error, task)),
+        }
+    }
+
+    /// Runs a task here; on a home that has ended it is dropped at once.
+    pub(crate) fn start(&self, future: impl Future<Output = ()> + 'static, permit: Option<Permit>) {
+        if self.0.ended.get() {
+            return guarded(|| drop((future, permit)));
         }
         let id = self.0.next_task.get();
         self.0.next_task.set(id + 1);
         let waker = Arc::new(TaskWaker { inbox: self.inbox().clone(), task: Some(id), woken: AtomicBool::new(false) });
-        self.0.tasks.borrow_mut().insert(id, Task { future: Some(Box::pin(future)), waker: waker.clone() });
+        self.0
+            .tasks
+            .borrow_mut()
+            .insert(id, Task { future: Some(Box::pin(future)), waker: waker.clone(), _permit: permit });
         waker.wake();
     }
 
-    /// Calls something here after a time, on this thread, when the home turns or waits.
-    pub fn after(&self, delay: Duration, call: impl FnOnce() + 'static) {
-        if self.0.inbox.is_closed() {
-            return guarded(|| drop(call));
-        }
+    /// Calls something here after a time, on this thread, when the home turns or waits. It counts as open until then.
+    ///
+    /// # Errors
+    /// [`ReserveError`] when this home has as much open as it may have, or has ended. What was to be called is dropped.
+    pub fn after(&self, delay: Duration, call: impl FnOnce() + 'static) -> Result<(), ReserveError> {
+        let permit = self.0.inbox.try_reserve()?;
         // A time that no instant can hold does not come.
         let now = Instant::now();
         let at = now.checked_add(delay).or_else(|| now.checked_add(FAR_OFF)).unwrap_or(now);
-        self.0.timers.borrow_mut().entry(at).or_default().push_back(Box::new(call));
+        self.0.timers.borrow_mut().entry(at).or_default().push_back((permit, Box::new(call)));
+        Ok(())
     }
 
     /// Handles at most `limit` envelopes and whatever timers are due; returns how many envelopes it was. Never waits.
@@ -212,12 +216,14 @@ impl LocalHome {
 
     fn handle(&self, envelope: Envelope) {
         match envelope {
-            Envelope::Completion(cell) => guarded(|| cell.land()),
-            Envelope::Deadline(cell) => guarded(|| cell.expire()),
-            Envelope::Returned(cell) => guarded(|| cell.discard()),
+            Envelope::Completion(cell) => guarded(move || cell.land()),
+            Envelope::Deadline(cell) => guarded(move || cell.expire()),
+            Envelope::Returned(cell) => guarded(move || cell.discard()),
             Envelope::Wake(task) => self.poll_task(task),
             Envelope::Nudge => {}
             Envelope::Run(call) => self.0.inbox.call(call),
+            Envelope::Permits => self.0.inbox.settle_permits(),
+            Envelope::Stop => self.0.stopped.set(true),
         }
     }
 
@@ -252,11 +258,9 @@ impl LocalHome {
                 guarded(|| drop((task, future)));
             }
             Err(panic) => {
-                #[cfg(homing_loom)]
-                let panic = super::model::on_purpose(panic);
-                tracing::error!(panic = panic_text(&*panic), "a task of this home panicked and was dropped");
+                report(panic, "a task of this home panicked and was dropped");
                 let task = self.0.tasks.borrow_mut().remove(&id);
-                guarded(|| drop((task, future, panic)));
+                guarded(|| drop((task, future)));
             }
         }
     }
@@ -275,8 +279,9 @@ impl LocalHome {
                 }
                 _ => return,
             };
-            if let Some(call) = due {
+            if let Some((permit, call)) = due {
                 self.0.inbox.call(call);
+                drop(permit);
             }
         }
     }
@@ -287,30 +292,31 @@ impl LocalHome {
             (Some(one), Some(other)) => Some(one.min(other)),
             (one, other) => one.or(other),
         };
-        match &self.0.sleeper {
-            Sleeper::Condvar => self.0.inbox.sleep(until),
-            #[cfg(not(homing_loom))]
-            Sleeper::Channel(bell) => {
-                // A disconnected bell cannot be: the inbox holds its other end.
-                let _ = match until {
-                    Some(deadline) => bell.recv_deadline(deadline).ok(),
-                    None => bell.recv().ok(),
-                };
-            }
+        self.0.inbox.sleep(until);
+    }
+
+    /// Why no wait and no loop goes on here, where that is so.
+    fn over(&self) -> Option<WaitRefused> {
+        if self.0.ended.get() {
+            Some(WaitRefused::HomeEnded)
+        } else if self.0.stopped.get() {
+            Some(WaitRefused::Stopped)
+        } else {
+            None
         }
     }
 
     /// Waits for a future while everything else of this home goes on.
     ///
     /// # Errors
-    /// Says at once where a wait cannot be; and when the loop is stopped meanwhile.
+    /// At once where a wait cannot be; and when the loop is stopped meanwhile, or the home has ended.
     pub fn block_on<F: Future>(&self, future: F) -> Result<F::Output, WaitRefused> {
         self.block_on_until(future, None)
     }
 
     /// The same; at the instant the deadline is fired, which is to end the future. An inner wait that goes on past it holds
     /// it up, since frames end last in, first out.
-    fn block_on_until<F: Future>(
+    pub(crate) fn block_on_until<F: Future>(
         &self,
         future: F,
         deadline: Option<(Instant, Deadline)>,
@@ -340,10 +346,12 @@ impl LocalHome {
             if let Some((_, deadline)) = deadline.take_if(|(at, _)| *at <= Instant::now()) {
                 deadline.fire();
             }
-            if self.0.stopped.get() {
-                return Err(WaitRefused::Stopped);
+            if let Some(refused) = self.over() {
+                return Err(refused);
             }
-            if self.turn(TURN) == 0 && !waker.woken.load(Ordering::Acquire) {
+            // Guards: what a timer has done, which counts as no envelope: a wait within it may have taken the stop of the loop,
+            // the wake of this frame, or the end of the home.
+            if self.turn(TURN) == 0 && !waker.woken.load(Ordering::Acquire) && self.over().is_none() {
                 self.sleep(deadline.as_ref().map(|(at, _)| *at));
             }
         }
@@ -352,29 +360,24 @@ impl LocalHome {
     /// One more wait within the others.
     fn go_deeper(&self) -> Result<Frame<'_>, WaitRefused> {
         let depth = self.0.depth.get();
-        let here = stack_now();
+        let here = stack::position();
         if depth == 0 {
             self.0.stack_base.set(here);
-        }
-        if depth >= MAX_DEPTH || self.0.stack_base.get().abs_diff(here) > self.0.stack_limit.get() {
+        } else if depth >= MAX_DEPTH || !stack::has_room(self.0.stack_base.get(), here, self.0.stack_limit.get()) {
             return Err(WaitRefused::TooDeep);
         }
         self.0.depth.set(depth + 1);
         Ok(Frame(&self.0.depth, depth))
     }
 
-    /// Turns until [`LocalHome::stop`] is called.
+    /// Turns until the loop is [stopped](Inbox::stop).
     pub(crate) fn run(&self) {
         let _entered = super::current::enter(self);
-        while !self.0.stopped.get() {
-            if self.turn(TURN) == 0 && !self.0.stopped.get() {
+        while self.over().is_none() {
+            if self.turn(TURN) == 0 && self.over().is_none() {
                 self.sleep(None);
             }
         }
-    }
-
-    pub(crate) fn stop(&self) {
-        self.0.stopped.set(true);
     }
 
     /// Ends this home, on its thread: what is posted from here on is handed back, what it holds is dropped.
@@ -385,6 +388,7 @@ impl LocalHome {
 
 impl Local {
     fn end(&self) {
+        self.ended.set(true);
         self.inbox.close();
         // Each taken out first: a drop may come back to this home. Each dropped by itself: one that panics ends itself alone.
         for (_, task) in std::mem::take(&mut *self.tasks.borrow_mut()) {
@@ -399,13 +403,6 @@ impl Local {
     }
 }
 
-/// About where the stack of this thread stands.
-#[inline(never)]
-fn stack_now() -> usize {
-    let marker = 0_u8;
-    std::ptr::from_ref(std::hint::black_box(&marker)).addr()
-}
-
 impl fmt::Debug for LocalHome {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("LocalHome").field("identity", &self.0.inbox.identity()).finish_non_exhaustive()
@@ -418,62 +415,5 @@ struct Frame<'a>(&'a StdCell<usize>, usize);
 impl Drop for Frame<'_> {
     fn drop(&mut self) {
         self.0.set(self.1);
-    }
-}
-
-/// Runs user code so that its panic ends it alone, and not the home.
-pub(crate) fn guarded(call: impl FnOnce()) {
-    if let Err(panic) = catch_unwind(AssertUnwindSafe(call)) {
-        #[cfg(homing_loom)]
-        let panic = super::model::on_purpose(panic);
-        tracing::error!(panic = panic_text(&*panic), "user code panicked on its home");
-    }
-}
-
-/// The text of a panic, where it has one. For libraries that catch the panics of their users.
-#[must_use]
-pub fn panic_text(panic: &(dyn std::any::Any + Send)) -> &str {
-    if let Some(text) = panic.downcast_ref::<&str>() {
-        text
-    } else if let Some(text) = panic.downcast_ref::<String>() {
-        text
-    } else {
-        "(a panic without a text)"
-    }
-}
-
-impl<T: Send + 'static> LocalFuture<T> {
-    /// Waits, while everything else of this home goes on.
-    ///
-    /// # Errors
-    /// The [`End`](super::End) of a future that ended without a value; [`End::TooDeep`](super::End::TooDeep) and
-    /// [`End::WouldDeadlock`](super::End::WouldDeadlock) at once where a wait cannot be.
-    pub fn wait(self) -> Outcome<T> {
-        let home = self.home.clone();
-        home.block_on(self.future).unwrap_or_else(|refused| Err(refused.into()))
-    }
-
-    /// The same for at most this long.
-    ///
-    /// # Errors
-    /// [`End::TimedOut`](super::End::TimedOut) when the time is up; what arrives later is dropped here.
-    pub fn wait_timeout(self, limit: Duration) -> Outcome<T> {
-        let home = self.home.clone();
-        // A time that no instant has never passes.
-        let deadline = Instant::now().checked_add(limit).zip(self.future.deadline());
-        home.block_on_until(self.future, deadline).unwrap_or_else(|refused| Err(refused.into()))
-    }
-
-    /// Calls something with the outcome, here, when it has come.
-    pub fn on_done(self, call: impl FnOnce(Outcome<T>) + 'static) {
-        let home = self.home.clone();
-        home.spawn(async move { call(self.future.await) });
-    }
-
-    /// What ends this future as timed out, for a timer of one's own.
-    #[doc(hidden)]
-    #[must_use]
-    pub fn deadline(&self) -> Option<Deadline> {
-        self.future.deadline()
     }
 }

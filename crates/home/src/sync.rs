@@ -3,18 +3,36 @@
 //! build stands on shuttle instead, for models that are too large for loom.
 //!
 //! Wakers are `std::task::Waker` in both builds: the models bring wakers of their own that loom watches.
-//! crossbeam-channel (the bell of the event loop) and tokio's semaphore (the places of an inbox) know nothing of loom;
-//! they stand at the edge and never hold an outcome.
 
 #[cfg(not(homing_loom))]
 mod shipped {
     pub(crate) use parking_lot::{Mutex, MutexGuard};
-    pub(crate) use std::sync::atomic::{AtomicBool, Ordering};
-    pub(crate) use std::thread::ThreadId;
+    use std::cell::Cell;
+    pub(crate) use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+    pub(crate) use std::sync::mpsc;
+    pub(crate) use std::thread::{JoinHandle, ThreadId};
     use std::time::Instant;
 
+    /// Starts a thread of this name, with a stack of so many bytes.
+    pub(crate) fn start_thread(
+        name: String,
+        stack: usize,
+        run: impl FnOnce() + Send + 'static,
+    ) -> std::io::Result<JoinHandle<()>> {
+        std::thread::Builder::new().name(name).stack_size(stack).spawn(run)
+    }
+
+    thread_local! {
+        /// Guards: a question in a destructor of thread-local state, when the thread's own handle may be gone. This has none.
+        static THIS_THREAD: Cell<Option<ThreadId>> = const { Cell::new(None) };
+    }
+
     pub(crate) fn this_thread() -> ThreadId {
-        std::thread::current().id()
+        THIS_THREAD.get().unwrap_or_else(|| {
+            let id = std::thread::current().id();
+            THIS_THREAD.set(Some(id));
+            id
+        })
     }
 
     /// A condition variable with the one wait that this floor needs.
@@ -45,13 +63,23 @@ mod modelled {
     pub(crate) use shuttle as engine;
 
     pub(crate) use engine::sync::MutexGuard;
-    pub(crate) use engine::sync::atomic::{AtomicBool, Ordering};
-    pub(crate) use engine::thread::ThreadId;
+    pub(crate) use engine::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+    pub(crate) use engine::sync::mpsc;
+    pub(crate) use engine::thread::{JoinHandle, ThreadId};
     use std::sync::PoisonError;
     use std::time::Instant;
 
     pub(crate) fn this_thread() -> ThreadId {
         engine::thread::current().id()
+    }
+
+    #[expect(clippy::unnecessary_wraps, reason = "as the shipped one, which the system may refuse")]
+    pub(crate) fn start_thread(
+        _name: String,
+        _stack: usize,
+        run: impl FnOnce() + Send + 'static,
+    ) -> std::io::Result<JoinHandle<()>> {
+        Ok(engine::thread::spawn(run))
     }
 
     #[derive(Debug)]

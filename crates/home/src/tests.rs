@@ -52,7 +52,7 @@ fn busy() -> Duration {
 #[test]
 fn what_went_wrong_is_said() {
     let _watched = watched();
-    assert_eq!(Full.to_string(), "the home has as many futures open as it may have, or has ended");
+    assert_eq!(ReserveError::Full.to_string(), "the home has as many futures, calls and tasks open as it may have");
     let ends = [
         (End::Abandoned, "dropped its completer"),
         (End::Cancelled, "cancelled"),
@@ -187,10 +187,10 @@ fn the_text_of_a_panic_is_reported() {
     let _watched = watched();
     let said = Log::of(|| {
         let home = ForeignLoop::new(|| ());
-        home.local().spawn(async { panic!("as it {}", "says") });
-        home.local().spawn(async { std::panic::panic_any(7) });
+        home.local().spawn(async { panic!("as it {}", "says") }).unwrap();
+        home.local().spawn(async { std::panic::panic_any(7) }).unwrap();
         home.run_pending(8);
-        home.local().after(Duration::ZERO, || panic!("in a timer"));
+        home.local().after(Duration::ZERO, || panic!("in a timer")).unwrap();
         home.run_pending(8);
     });
     let parts = ["as it says", "(a panic without a text)", "in a timer"];
@@ -206,7 +206,7 @@ fn a_thread_is_at_a_home_only_while_it_turns_it() {
     let own = LocalHome::of_this_thread();
     let foreign = ForeignLoop::new(|| ());
     let (tell, told) = mpsc::channel();
-    foreign.local().spawn(async move { tell.send(LocalHome::of_this_thread().inbox().clone()).unwrap() });
+    foreign.local().spawn(async move { tell.send(LocalHome::of_this_thread().inbox().clone()).unwrap() }).unwrap();
     foreign.run_pending(8);
     assert!(Arc::ptr_eq(&told.recv().unwrap(), foreign.local().inbox()), "in its task");
     assert!(Arc::ptr_eq(LocalHome::of_this_thread().inbox(), own.inbox()), "behind its turn");
@@ -273,7 +273,8 @@ fn a_thread_home_ends_with_its_thread_though_its_task_holds_it() {
         home.spawn(async move {
             let _both = (held, dropped);
             std::future::pending::<()>().await;
-        });
+        })
+        .unwrap();
         home.turn(8);
     })
     .join()
@@ -309,7 +310,7 @@ fn an_event_loop_ends_when_it_is_dropped() {
     drop(event_loop);
     told.try_recv().expect("the drop waits for the loop");
     assert!(home.has_ended());
-    assert_eq!(home.try_future::<()>().err(), Some(Full));
+    assert_eq!(home.try_future::<()>().err(), Some(ReserveError::Ended));
 }
 
 #[test]
@@ -327,7 +328,8 @@ fn an_event_loop_that_is_dropped_on_itself_ends() {
                     let _dropped = dropped;
                     std::future::pending::<()>().await;
                 }
-            });
+            })
+            .unwrap();
             drop(handed.recv().unwrap());
         })
         .unwrap();
@@ -411,7 +413,7 @@ fn a_timer_fires_when_it_is_due_and_not_before() {
     let begun = Instant::now();
     for (name, delay) in [("never", Duration::MAX), ("later", Duration::from_millis(120)), ("soon", Duration::ZERO)] {
         let fired = fired.clone();
-        home.local().after(delay, move || fired.borrow_mut().push(name));
+        home.local().after(delay, move || fired.borrow_mut().push(name)).unwrap();
     }
     assert!(home.next_timer().unwrap() <= Instant::now());
     home.run_pending(0);
@@ -426,7 +428,7 @@ fn a_timer_fires_when_it_is_due_and_not_before() {
     assert_eq!(*fired.borrow(), ["soon", "later"]);
     // A wait sleeps until the next timer is due, and no longer.
     let (completer, future) = home.future::<u32>().unwrap();
-    home.local().after(Duration::from_millis(30), move || completer.complete(3).unwrap());
+    home.local().after(Duration::from_millis(30), move || completer.complete(3).unwrap()).unwrap();
     assert_eq!(future.wait(), Ok(3));
     assert!(home.next_timer().unwrap() > Instant::now() + LONG);
 }
@@ -438,7 +440,8 @@ fn a_timer_that_sets_itself_again_leaves_the_turn() {
         home.after(Duration::ZERO, move || {
             fired.fetch_add(1, Ordering::SeqCst);
             again(&next, fired);
-        });
+        })
+        .unwrap();
     }
     let _watched = watched();
     let home = ForeignLoop::new(|| ());
@@ -468,13 +471,14 @@ fn a_task_that_ends_its_home_is_dropped_there_though_its_drop_panics() {
         let _held = Panics(tell);
         drop(foreign);
         std::future::pending::<()>().await;
-    });
+    })
+    .unwrap();
     assert_eq!(home.turn(8), 1);
     assert_eq!(told.try_iter().count(), 1);
 }
 
 #[test]
-fn a_future_that_outlives_its_home_lets_its_waker_go() {
+fn a_home_that_ends_wakes_who_waits_and_later_senders_wake_nobody() {
     #[derive(Default)]
     struct Woken(AtomicUsize);
     impl Wake for Woken {
@@ -492,10 +496,11 @@ fn a_future_that_outlives_its_home_lets_its_waker_go() {
     });
     assert_eq!(Arc::strong_count(&woken), 2, "kept for the landing");
     drop(runtime);
+    assert_eq!(woken.0.load(Ordering::SeqCst), 1, "by the home");
     drop(future);
     assert_eq!(Arc::strong_count(&woken), 1);
     assert_eq!(completer.complete(1).unwrap_err().0, 1);
-    assert_eq!(woken.0.load(Ordering::SeqCst), 0, "nobody waits");
+    assert_eq!(woken.0.load(Ordering::SeqCst), 1, "by nobody else");
 }
 
 #[test]
@@ -651,7 +656,7 @@ fn a_panic_in_a_task_of_one_home_is_not_that_of_another() {
     let _watched = watched();
     let outer = ForeignLoop::new(|| ());
     let reached = catch_unwind(AssertUnwindSafe(|| {
-        outer.local().spawn(async { panic!("on purpose") });
+        outer.local().spawn(async { panic!("on purpose") }).unwrap();
         outer.run_pending(8)
     }));
     assert_eq!(reached.ok(), Some(1));

@@ -10,7 +10,8 @@ use std::fmt;
 /// How deep waits may stand within each other on one home before the next one is refused.
 pub const MAX_DEPTH: usize = 1000;
 
-/// How many bytes of stack may lie between the outermost wait of a home and the next one before that is refused. An
+/// How many bytes of stack may lie between the outermost wait of a home and the next one before that is refused. On a thread
+/// with less it is refused while 128 KiB are left; where the system does not say what is left, from 128 KiB on. An
 /// [`EventLoop`](super::EventLoop) brings a larger stack and has [`EVENT_LOOP_STACK`].
 pub const MAX_STACK: usize = 1 << 20;
 
@@ -33,6 +34,8 @@ pub enum WaitRefused {
     TooManyWorkers,
     /// The loop that waits was stopped.
     Stopped,
+    /// The home has ended, and nothing of it goes on.
+    HomeEnded,
 }
 
 impl fmt::Display for WaitRefused {
@@ -52,6 +55,7 @@ impl fmt::Display for WaitRefused {
                  out of threads; use the async API"
             ),
             WaitRefused::Stopped => f.write_str("the loop was stopped while it waited"),
+            WaitRefused::HomeEnded => f.write_str("the home has ended; a wait on it would not end"),
         }
     }
 }
@@ -63,7 +67,7 @@ impl From<WaitRefused> for super::End {
         match refused {
             WaitRefused::TooDeep => super::End::TooDeep,
             WaitRefused::WouldDeadlock | WaitRefused::TooManyWorkers => super::End::WouldDeadlock,
-            WaitRefused::Stopped => super::End::HomeEnded,
+            WaitRefused::Stopped | WaitRefused::HomeEnded => super::End::HomeEnded,
         }
     }
 }
@@ -84,18 +88,22 @@ pub use on_runtimes::{Allowed, allow};
 mod on_runtimes {
     use std::cell::Cell;
     use std::collections::HashMap;
+    use std::future::Future;
     use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
+    use std::pin::pin;
+    use std::sync::Arc;
+    use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
+    use std::task::{Context, Wake, Waker};
 
     use parking_lot::Mutex;
     use tokio::runtime::{Handle, Id, RuntimeFlavor};
 
     use super::{MAX_WAITING_WORKERS, WaitRefused};
+    use crate::drain;
 
     thread_local! {
         /// Set while this thread is one that a runtime keeps for blocking.
         static MAY_BLOCK: Cell<bool> = const { Cell::new(false) };
-        /// Set while this thread is counted as a worker that waits.
-        static COUNTED: Cell<bool> = const { Cell::new(false) };
     }
 
     /// How many workers wait, of each runtime where some do.
@@ -124,8 +132,7 @@ mod on_runtimes {
             RuntimeFlavor::MultiThread => {
                 let _counted = Worker::counted(runtime.id())?;
                 let mut run = Some(run);
-                let waited =
-                    catch_unwind(AssertUnwindSafe(|| tokio::task::block_in_place(|| run.take().map(|run| run()))));
+                let waited = catch_unwind(AssertUnwindSafe(|| tokio::task::block_in_place(|| run.take().map(begin))));
                 match waited {
                     Ok(Some(waited)) => waited,
                     Ok(None) => Err(WaitRefused::WouldDeadlock),
@@ -139,19 +146,43 @@ mod on_runtimes {
         }
     }
 
+    /// Guards: a wait within a done-callback. The drain task of this runtime stands on this thread; another one goes on.
+    fn begin<T>(run: impl FnOnce() -> Result<T, WaitRefused>) -> Result<T, WaitRefused> {
+        drain::relieve();
+        run()
+    }
+
     /// How many workers of this runtime are counted as waiting.
     #[cfg(test)]
     pub(crate) fn waiting(runtime: &Handle) -> usize {
         WAITING.lock().as_ref().and_then(|waiting| waiting.get(&runtime.id()).copied()).unwrap_or(0)
     }
 
-    /// A thread of a runtime that stands in a wait, counted once however deep it waits.
+    /// True where a wait here has the runtime find another thread: on one of its workers that has not given its place away
+    /// already. Not on a thread of `spawn_blocking`, nor on one that only entered the runtime's context.
+    fn takes_a_thread() -> bool {
+        struct Woken(AtomicBool);
+
+        impl Wake for Woken {
+            fn wake(self: Arc<Self>) {
+                self.0.store(true, Relaxed);
+            }
+        }
+
+        // There is no question for it. But who yields is woken by a worker when that has done its other work, and at once where
+        // there is no worker.
+        let woken = Arc::new(Woken(AtomicBool::new(false)));
+        let waker = Waker::from(Arc::clone(&woken));
+        let yields = pin!(tokio::task::yield_now()).poll(&mut Context::from_waker(&waker)).is_pending();
+        yields && !woken.0.load(Relaxed)
+    }
+
+    /// A worker that stands in a wait, counted once however deep it waits.
     struct Worker(Option<Id>);
 
     impl Worker {
         fn counted(runtime: Id) -> Result<Self, WaitRefused> {
-            // A thread that only entered the runtime's context is none of its workers.
-            if COUNTED.get() || tokio::task::try_id().is_none() {
+            if !takes_a_thread() {
                 return Ok(Worker(None));
             }
             let mut waiting = WAITING.lock();
@@ -160,7 +191,6 @@ mod on_runtimes {
                 return Err(WaitRefused::TooManyWorkers);
             }
             *count += 1;
-            COUNTED.set(true);
             Ok(Worker(Some(runtime)))
         }
     }
@@ -168,7 +198,6 @@ mod on_runtimes {
     impl Drop for Worker {
         fn drop(&mut self) {
             let Some(runtime) = self.0 else { return };
-            COUNTED.set(false);
             let mut waiting = WAITING.lock();
             if let Some(waiting) = waiting.as_mut()
                 && let Some(count) = waiting.get_mut(&runtime)

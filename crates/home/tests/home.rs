@@ -180,7 +180,7 @@ fn a_wait_within_a_callback_goes_on_draining() {
         .run(move |home| {
             let (inner, inner_future) = home.future::<u32>().unwrap();
             // Handled by the very loop that waits in this callback.
-            home.spawn(async move { inner.complete(5).unwrap() });
+            home.spawn(async move { inner.complete(5).unwrap() }).unwrap();
             done.complete(inner_future.wait().unwrap()).unwrap();
         })
         .unwrap();
@@ -268,7 +268,9 @@ fn workers_that_wait_are_limited_in_number() {
             let task = runtime.spawn(async move {
                 let (completer, future) = thread_future::<u32>().unwrap();
                 tell.send(completer).unwrap();
-                LocalHome::of_this_thread().spawn(async move { drop(tokio::task::spawn_blocking(move || go.wait())) });
+                LocalHome::of_this_thread()
+                    .spawn(async move { drop(tokio::task::spawn_blocking(move || go.wait())) })
+                    .unwrap();
                 future.wait()
             });
             (told.recv().unwrap(), task)
@@ -302,7 +304,8 @@ fn a_loop_that_is_stopped_ends_the_waits_that_stand_on_it() {
                 let (_never, future) = LocalHome::of_this_thread().future::<u32>().unwrap();
                 standing.send(()).unwrap();
                 inner.send(("inner", future.wait())).unwrap();
-            });
+            })
+            .unwrap();
             tell.send(("outer", future.wait())).unwrap();
         })
         .unwrap();
@@ -346,8 +349,8 @@ fn tasks_and_timers_of_a_home_that_has_ended_are_dropped_at_once() {
             let foreign = ForeignLoop::new(|| ());
             foreign.local().clone()
         };
-        home.spawn(async move { drop(task) });
-        home.after(Duration::ZERO, move || drop(timer));
+        home.spawn(async move { drop(task) }).unwrap_err();
+        home.after(Duration::ZERO, move || drop(timer)).unwrap_err();
         assert_eq!(tasks.lock().unwrap().len(), 1);
         assert_eq!(timers.lock().unwrap().len(), 1);
     })
@@ -369,10 +372,13 @@ fn each_task_of_a_home_that_ends_is_dropped_though_others_panic() {
     let foreign = ForeignLoop::new(|| ());
     for _ in 0..3 {
         let held = Panics(drops.clone());
-        foreign.local().spawn(async move {
-            let _held = held;
-            std::future::pending::<()>().await;
-        });
+        foreign
+            .local()
+            .spawn(async move {
+                let _held = held;
+                std::future::pending::<()>().await;
+            })
+            .unwrap();
     }
     foreign.run_pending(10);
     drop(foreign);
@@ -395,10 +401,11 @@ fn a_task_that_is_woken_while_an_inner_wait_drains_is_polled_again() {
                 let polled = futures_util::poll!(&mut second_future);
                 assert!(polled.is_pending());
                 second.complete(2).unwrap();
-                inner.spawn(async move { first.complete(1).unwrap() });
+                inner.spawn(async move { first.complete(1).unwrap() }).unwrap();
                 let one = first_future.wait().unwrap();
                 done.complete(one + second_future.await.unwrap()).unwrap();
-            });
+            })
+            .unwrap();
         })
         .unwrap();
     assert_eq!(outcome.wait_timeout(Duration::from_secs(10)), Ok(3));
@@ -413,7 +420,7 @@ fn timers_fire_in_order_on_the_loop() {
         .run(move |home| {
             for (delay, name) in [(30, "third"), (10, "first"), (20, "second")] {
                 let heard = heard.clone();
-                home.after(Duration::from_millis(delay), move || heard.send(name).unwrap());
+                home.after(Duration::from_millis(delay), move || heard.send(name).unwrap()).unwrap();
             }
         })
         .unwrap();

@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-use super::super::{Completer, Full, Home, HomeFuture};
+use super::super::{Completer, Home, HomeFuture, ReserveError};
 use super::capture::{Captured, caught};
 
 type Call<A, T> = Box<dyn FnOnce(A) -> Result<T, Box<dyn std::error::Error + Send + Sync>> + Send>;
@@ -43,11 +43,11 @@ impl<A: 'static, T: Send + 'static> CancellableAction<A, T> {
     /// An action and the future of its outcome at this home. A panic or an error of the action is captured into the future.
     ///
     /// # Errors
-    /// [`Full`] when the home has as many futures open as it may have, or has ended.
+    /// [`ReserveError`] when the home has as many futures open as it may have, or has ended.
     pub fn new<E: Into<Box<dyn std::error::Error + Send + Sync>>>(
         home: &Home,
         call: impl FnOnce(A) -> Result<T, E> + Send + 'static,
-    ) -> Result<(Self, HomeFuture<Result<T, Captured>>), Full> {
+    ) -> Result<(Self, HomeFuture<Result<T, Captured>>), ReserveError> {
         let (completer, future) = home.try_future()?;
         let call: Call<A, T> = Box::new(move |argument| call(argument).map_err(Into::into));
         Ok((CancellableAction { completer, call }, future))

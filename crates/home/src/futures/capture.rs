@@ -1,10 +1,9 @@
 //! Errors and panics caught into a future.
 
 use std::fmt;
-use std::panic::{AssertUnwindSafe, catch_unwind};
 
 use super::super::Completer;
-use super::super::local::panic_text;
+use super::super::panics;
 
 /// How a captured call failed.
 #[derive(Debug)]
@@ -57,8 +56,8 @@ pub(super) fn caught<T, E>(call: impl FnOnce() -> Result<T, E>) -> Result<T, Cap
 where
     E: Into<Box<dyn std::error::Error + Send + Sync>>,
 {
-    match catch_unwind(AssertUnwindSafe(call)) {
+    match panics::caught(call) {
         Ok(returned) => returned.map_err(|error| Captured::Error(error.into())),
-        Err(panic) => Err(Captured::Panic(panic_text(&*panic).to_owned())),
+        Err(text) => Err(Captured::Panic(text)),
     }
 }

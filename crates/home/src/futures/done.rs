@@ -4,17 +4,19 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll, Wake, Waker};
 
-use super::super::inbox::{Envelope, Inbox};
-use super::super::local::guarded;
+use super::super::envelope::Envelope;
+use super::super::inbox::Inbox;
+use super::super::panics::guarded;
 use super::super::sync::Mutex;
-use super::super::{Completer, Full, Home, HomeFuture, LocalFuture, Outcome};
+use super::super::{Completer, Home, HomeFuture, LocalFuture, Outcome, ReserveError};
 
 impl<T: Send + 'static> HomeFuture<T> {
     /// Calls something with the outcome, at the home of this future, when it has come; at once if it is there already and
     /// this is its home. A callback that panics ends itself alone.
     ///
-    /// When the home ends first, it is called with [`End::HomeEnded`](super::super::End::HomeEnded) if the outcome had
-    /// reached the home by then; else nobody is left to call it, and it is dropped with the completer.
+    /// When the home ends first, it is called with [`End::HomeEnded`](super::super::End::HomeEnded), as one of the last things
+    /// that this home does. Where that is not possible (the home had ended before, or ends outside of its runtime's context),
+    /// nobody is left to call it, and it is dropped.
     pub fn on_done(self, call: impl FnOnce(Outcome<T>) + Send + 'static) {
         let Some(inbox) = self.inbox().cloned() else { return };
         let callback = Arc::new(Callback { inbox: inbox.clone(), rest: Mutex::new(Some((self, call))) });
@@ -36,8 +38,8 @@ impl<T: Send + 'static> HomeFuture<T> {
     /// A future of another home that ends as this one does.
     ///
     /// # Errors
-    /// [`Full`] when that home has as many futures open as it may have, or has ended.
-    pub fn bring_to(self, home: &Home) -> Result<HomeFuture<T>, Full> {
+    /// [`ReserveError`] when that home has as many futures open as it may have, or has ended.
+    pub fn bring_to(self, home: &Home) -> Result<HomeFuture<T>, ReserveError> {
         let (target, future) = home.try_future()?;
         self.chain(target);
         Ok(future)
@@ -53,8 +55,8 @@ impl<T: Send + 'static> LocalFuture<T> {
     /// A future of another home that ends as this one does.
     ///
     /// # Errors
-    /// [`Full`] when that home has as many futures open as it may have, or has ended.
-    pub fn bring_to(self, home: &Home) -> Result<HomeFuture<T>, Full> {
+    /// [`ReserveError`] when that home has as many futures open as it may have, or has ended.
+    pub fn bring_to(self, home: &Home) -> Result<HomeFuture<T>, ReserveError> {
         let (target, future) = home.try_future()?;
         self.chain(target);
         Ok(future)

@@ -1,6 +1,6 @@
 //! Futures whose outcome is a future, to any depth.
 
-use super::super::{Completer, Full, Home, HomeFuture};
+use super::super::{Completer, Home, HomeFuture, ReserveError};
 
 /// A value, or a future that brings it, or one that brings a future, and so on.
 #[derive(Debug)]
@@ -29,8 +29,8 @@ pub enum Nested<T: Send + 'static> {
 /// ```
 ///
 /// # Errors
-/// [`Full`] when the current home has as many futures open as it may have.
-pub fn unwrap<T: Send + 'static>(source: HomeFuture<Nested<T>>) -> Result<HomeFuture<T>, Full> {
+/// [`ReserveError`] when the current home has as many futures open as it may have.
+pub fn unwrap<T: Send + 'static>(source: HomeFuture<Nested<T>>) -> Result<HomeFuture<T>, ReserveError> {
     let (target, future) = Home::current().try_future()?;
     follow(source, target);
     Ok(future)
