@@ -4,14 +4,12 @@ use std::fmt;
 
 use num_traits::ToPrimitive;
 use serde::de::value::StringDeserializer;
-use serde::de::{
-    self, DeserializeSeed, EnumAccess, IntoDeserializer, MapAccess, SeqAccess, VariantAccess, Visitor,
-};
+use serde::de::{self, DeserializeSeed, EnumAccess, IntoDeserializer, MapAccess, SeqAccess, VariantAccess, Visitor};
 use serde::{Deserialize, Deserializer as _};
 
 use super::ser::{JSON_NUMBER, VALUE};
-use super::{json, json_form};
 use super::value::{Map, Value};
+use super::{json, json_form};
 use crate::error::{Error, ErrorKind, Result};
 
 pub(super) fn from_value<'de, T: Deserialize<'de>>(value: &'de Value) -> Result<T> {
@@ -477,10 +475,14 @@ mod tests {
     #[test]
     fn options_are_null_in_every_place() {
         type Nested = (Option<u8>, Vec<Option<String>>, BTreeMap<String, Option<bool>>, Option<Vec<Option<()>>>);
-        let nested: Nested = (None, vec![None, Some("x".into())], BTreeMap::from([("k".into(), None)]), Some(vec![None]));
+        let nested: Nested =
+            (None, vec![None, Some("x".into())], BTreeMap::from([("k".into(), None)]), Some(vec![None]));
         let value = Value::from_serialize(&nested).unwrap();
         assert_eq!(value.deserialize::<Nested>().unwrap(), nested);
-        assert_eq!(Value::from_serialize(&Some(Kind::New(1))).unwrap().deserialize::<Option<Kind>>().unwrap(), Some(Kind::New(1)));
+        assert_eq!(
+            Value::from_serialize(&Some(Kind::New(1))).unwrap().deserialize::<Option<Kind>>().unwrap(),
+            Some(Kind::New(1))
+        );
         assert_eq!(Value::from_serialize(&Some(Value::from(1))).unwrap(), Value::from(1));
         assert_eq!(Value::Null.deserialize::<Option<Value>>().unwrap(), None);
     }
@@ -534,7 +536,13 @@ mod tests {
 
     #[test]
     fn keys_of_mappings_are_of_any_type() {
-        type Keys = (BTreeMap<i64, u8>, BTreeMap<(u8, String), u8>, BTreeMap<bool, u8>, BTreeMap<char, u8>, BTreeMap<Option<i8>, u8>);
+        type Keys = (
+            BTreeMap<i64, u8>,
+            BTreeMap<(u8, String), u8>,
+            BTreeMap<bool, u8>,
+            BTreeMap<char, u8>,
+            BTreeMap<Option<i8>, u8>,
+        );
         let keys: Keys = (
             BTreeMap::from([(-1, 1)]),
             BTreeMap::from([((1, "x".into()), 2)]),
@@ -559,7 +567,8 @@ mod tests {
             Value::from_iter([("$tuple", Value::from(u128::MAX))]),
             Value::Timestamp("2024-02-29".into()),
         ]);
-        let holder = Holder { inner: Some(odd.clone()), by_value: [(Value::Tuple(vec![1.into()]), odd.clone())].into() };
+        let holder =
+            Holder { inner: Some(odd.clone()), by_value: [(Value::Tuple(vec![1.into()]), odd.clone())].into() };
         let value = Value::from_serialize(&holder).unwrap();
         assert_eq!(value.get("inner"), Some(&odd));
         assert_eq!(value.deserialize::<Holder>().unwrap(), holder);
@@ -581,7 +590,8 @@ mod tests {
             digits: String,
         }
         let digits = "123456789012345678901234567890";
-        let value = Value::from_serialize(&[Number { digits: digits.into() }, Number { digits: "1.5".into() }]).unwrap();
+        let value =
+            Value::from_serialize(&[Number { digits: digits.into() }, Number { digits: "1.5".into() }]).unwrap();
         let expected = Value::Tuple(vec![Value::BigInt(digits.parse().unwrap()), Value::Float(1.5)]);
         assert_eq!(value, expected);
         let json = serde_json::json!({"$serde_json::private::Number": digits});

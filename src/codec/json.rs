@@ -23,7 +23,7 @@ pub struct Json {
 }
 
 impl Json {
-    /// A codec with these limits. The depth is 1000 at most.
+    /// A codec with these limits. The depth is 200 at most.
     #[must_use]
     pub fn with_limits(mut limits: Limits) -> Self {
         limits.max_depth = limits.max_depth.min(MAX_DEPTH);
@@ -163,7 +163,8 @@ impl Fault {
 /// Reads a text that is JSON as a whole. Of a key that comes twice the last value counts, as in Python.
 pub(super) fn read(text: &str, limits: &Limits) -> std::result::Result<Value, Fault> {
     let depth = limits.max_depth.min(MAX_DEPTH);
-    let mut reader = Reader { text, bytes: text.as_bytes(), at: 0, depth_left: depth, nodes_left: limits.max_nodes, later: None };
+    let mut reader =
+        Reader { text, bytes: text.as_bytes(), at: 0, depth_left: depth, nodes_left: limits.max_nodes, later: None };
     let value = reader.document();
     let (at, why, is_json) = match (value, reader.later) {
         (Ok(value), None) => return Ok(value),
@@ -297,7 +298,8 @@ impl<'a> Reader<'a> {
             reader.at += count;
             if count == 0 { Err(NO_JSON) } else { Ok(()) }
         };
-        let next_is = |reader: &Self, wanted: &[u8]| reader.bytes.get(reader.at).is_some_and(|byte| wanted.contains(byte));
+        let next_is =
+            |reader: &Self, wanted: &[u8]| reader.bytes.get(reader.at).is_some_and(|byte| wanted.contains(byte));
         self.at += usize::from(next_is(self, b"-"));
         if next_is(self, b"0") {
             self.at += 1;
@@ -461,9 +463,34 @@ mod tests {
     #[test]
     fn what_is_not_json_is_an_error_with_its_place() {
         for text in [
-            "", "{", "[1,", "{\"a\" 1}", "nul", "[1] 2", "\u{feff}1", "01", "1.", ".5", "+1", "1e", "-", "[1,]", "{,}",
-            "{\"a\":1,}", "\"a", "\"\\x\"", "\"\\u12\"", "\"a\tb\"", "NaN", "'a'", "{1:2}", &"[".repeat(200), "\"\\",
-            "[1}", "\"\\u123é\"", "/**/1",
+            "",
+            "{",
+            "[1,",
+            "{\"a\" 1}",
+            "nul",
+            "[1] 2",
+            "\u{feff}1",
+            "01",
+            "1.",
+            ".5",
+            "+1",
+            "1e",
+            "-",
+            "[1,]",
+            "{,}",
+            "{\"a\":1,}",
+            "\"a",
+            "\"\\x\"",
+            "\"\\u12\"",
+            "\"a\tb\"",
+            "NaN",
+            "'a'",
+            "{1:2}",
+            &"[".repeat(200),
+            "\"\\",
+            "[1}",
+            "\"\\u123é\"",
+            "/**/1",
         ] {
             let error = Json::default().decode(text.as_bytes()).unwrap_err();
             assert_eq!(error.kind(), ErrorKind::Decode, "{text}");

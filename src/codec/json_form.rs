@@ -26,7 +26,9 @@ pub(super) fn encode(value: &Value) -> Value {
         Value::List(items) => Value::List(items.iter().map(encode).collect()),
         Value::Tuple(items) => one("$tuple", Value::List(items.iter().map(encode).collect())),
         Value::Set(members) => one("$set", Value::List(members.keys().map(encode).collect())),
-        Value::Tagged(tagged) => Value::from_iter([("$tag", Value::from(&tagged.tag)), ("value", encode(&tagged.value))]),
+        Value::Tagged(tagged) => {
+            Value::from_iter([("$tag", Value::from(&tagged.tag)), ("value", encode(&tagged.value))])
+        }
         Value::Map(map) if map.keys().all(|key| key.as_str().is_some_and(|key| !key.starts_with('$'))) => {
             Value::Map(map.iter().map(|(key, value)| (key.clone(), encode(value))).collect())
         }

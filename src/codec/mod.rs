@@ -54,7 +54,7 @@ pub trait Codec: Send + Sync + 'static {
 pub struct Limits {
     /// Bytes of a body. Default 64 MiB.
     pub max_bytes: usize,
-    /// How deep lists and mappings may be nested. Default 100, which is what Python's own recursion limit allows a peer.
+    /// How deep lists and mappings may be nested. Default 100; 200 at most.
     pub max_depth: usize,
     /// Values in a body; what an alias stands for counts each time. Default 4 million.
     pub max_nodes: usize,
@@ -98,11 +98,7 @@ pub fn parse_text(text: &[u8]) -> Result<Value> {
 
 /// Checks that a value is neither too deep nor too large to be written, and each value in it by `inspect`, which answers with
 /// the reason for a refusal. The error names the place as a JSON pointer (RFC 6901).
-fn check_value(
-    value: &Value,
-    limits: &Limits,
-    inspect: &mut dyn FnMut(&Value) -> Result<(), String>,
-) -> Result<()> {
+fn check_value(value: &Value, limits: &Limits, inspect: &mut dyn FnMut(&Value) -> Result<(), String>) -> Result<()> {
     let mut walk = Walk { limits, nodes: 0, inspect };
     walk.check(value, 0).map_err(|refusal| {
         let mut text = refusal.why;
@@ -189,6 +185,7 @@ fn check_size(bytes: usize, limits: &Limits, kind: ErrorKind) -> Result<()> {
 
 /// A body that is UTF-8.
 fn utf8(body: &[u8]) -> Result<&str> {
-    std::str::from_utf8(body)
-        .map_err(|error| Error::new(ErrorKind::Decode, format!("the body is not UTF-8 at byte {}", error.valid_up_to())))
+    std::str::from_utf8(body).map_err(|error| {
+        Error::new(ErrorKind::Decode, format!("the body is not UTF-8 at byte {}", error.valid_up_to()))
+    })
 }

@@ -8,8 +8,8 @@ use std::fmt;
 use num_bigint::BigInt;
 use serde::ser::{self, Serialize, SerializeMap, SerializeSeq};
 
-use super::{json, json_form};
 use super::value::{Map, Value};
+use super::{json, json_form};
 use crate::error::{Error, ErrorKind, Result};
 
 pub(super) const VALUE: &str = "$homing::Value";

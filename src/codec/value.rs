@@ -13,8 +13,8 @@ use super::{Limits, de, json, json_form, ser};
 use crate::error::Result;
 
 /// The depth to which a codec reads and writes at most, whatever its limits are: copying, comparing and dropping a value
-/// takes stack for each level.
-pub(super) const MAX_DEPTH: usize = 1000;
+/// takes stack for each level. PyYAML fails at about 250 tuples within each other.
+pub(super) const MAX_DEPTH: usize = 200;
 
 /// The decimal digits of an integer that Python reads (`sys.int_info.default_max_str_digits`). Without a limit, reading
 /// takes time with the square of their number.

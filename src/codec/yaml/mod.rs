@@ -43,7 +43,7 @@ pub struct Yaml {
 }
 
 impl Yaml {
-    /// A codec with these limits. The depth is 1000 at most.
+    /// A codec with these limits. The depth is 200 at most.
     #[must_use]
     pub fn with_limits(mut limits: Limits) -> Self {
         limits.max_depth = limits.max_depth.min(MAX_DEPTH);

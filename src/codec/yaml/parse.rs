@@ -12,7 +12,11 @@ const STANDARD: &str = "tag:yaml.org,2002:";
 #[derive(Debug)]
 pub(super) enum Event<'a> {
     Alias(&'a str),
-    Scalar { properties: Properties<'a>, text: Cow<'a, str>, plain: bool },
+    Scalar {
+        properties: Properties<'a>,
+        text: Cow<'a, str>,
+        plain: bool,
+    },
     SequenceStart(Properties<'a>),
     SequenceEnd,
     MappingStart(Properties<'a>),

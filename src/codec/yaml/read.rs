@@ -125,7 +125,11 @@ enum Anchor {
     Open,
     /// `<<` or `=`, or what no alias refers to.
     Nothing,
-    Kept { value: Value, size: Size, height: usize },
+    Kept {
+        value: Value,
+        size: Size,
+        height: usize,
+    },
 }
 
 /// A collection that is being read.
@@ -213,7 +217,10 @@ impl<'a> Reader<'a> {
         let (size, height) = match self.anchors.get(name) {
             Some(Anchor::Kept { size, height, .. }) => (*size, *height),
             Some(Anchor::Open) => {
-                return Err(Fault::new(start, "an alias stands inside what it stands for; a value cannot contain itself"));
+                return Err(Fault::new(
+                    start,
+                    "an alias stands inside what it stands for; a value cannot contain itself",
+                ));
             }
             Some(Anchor::Nothing) => return Err(Fault::new(start, "an alias stands for `<<` or `=`")),
             None => return Err(Fault::new(start, "an alias stands for nothing that came before it")),
@@ -379,7 +386,9 @@ fn scalar(text: Cow<'_, str>, plain: bool, tag: Option<&str>, start: Mark) -> Do
             resolve::check_timestamp(&text).map_err(fault)?;
             Value::Timestamp(text.into_owned())
         }
-        "seq" | "python/list" | "python/tuple" | "omap" | "pairs" => return Err(fault("this is tagged as a list and is none")),
+        "seq" | "python/list" | "python/tuple" | "omap" | "pairs" => {
+            return Err(fault("this is tagged as a list and is none"));
+        }
         "map" | "python/dict" | "set" => return Err(fault("this is tagged as a mapping and is none")),
         _ => tagged(tags::written(tag), Value::String(text.into_owned()), start)?,
     };

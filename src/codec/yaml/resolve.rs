@@ -263,7 +263,8 @@ impl<'a> Timestamp<'a> {
                 let sign = if rest.starts_with('-') { -1 } else { 1 };
                 rest = rest.strip_prefix(['+', '-'])?;
                 let hours = digits(&mut rest, 1, 2)?;
-                let minutes = if rest.is_empty() { 0 } else { after(&mut rest, ':').and_then(|()| digits(&mut rest, 2, 2))? };
+                let minutes =
+                    if rest.is_empty() { 0 } else { after(&mut rest, ':').and_then(|()| digits(&mut rest, 2, 2))? };
                 offset = Some(sign * (i64::from(hours) * 60 + i64::from(minutes)));
             }
         }
@@ -338,7 +339,8 @@ pub(super) fn complex(text: &str) -> Option<(f64, f64)> {
     let float = |text: &str| text.parse::<f64>().ok();
     let Some(body) = text.strip_suffix(['j', 'J']) else { return float(text).map(|real| (real, 0.0)) };
     let bytes = body.as_bytes();
-    let split = (1..bytes.len()).rev().find(|at| matches!(bytes[*at], b'+' | b'-') && !matches!(bytes[at - 1], b'e' | b'E'));
+    let split =
+        (1..bytes.len()).rev().find(|at| matches!(bytes[*at], b'+' | b'-') && !matches!(bytes[at - 1], b'e' | b'E'));
     let (real, imaginary) = body.split_at(split.unwrap_or(0));
     let imaginary = match imaginary {
         "" | "+" => 1.0,
@@ -399,9 +401,44 @@ mod tests {
     #[test]
     fn strings_that_a_yaml_1_2_reader_would_take_for_numbers_stay_strings() {
         for text in [
-            "1e5", "1e-7", "1e-07", "1e+20", "0o17", "08", "0_8", "1.5e3", "+.5", "0x", "0b", "1:60", "1:", "_1", ".", "-",
-            "+", "..", ".e+1", "2020-1-1", "y", "n", "nope", "truE", "-.nan", "1__e", "2020-01-01T", "2020-01-01 1:1:1",
-            "<<<", "==", "0:30", "1:2:", "0xg", "0b2", "+", "-x", "2020-01-01 10:00:00 x", "2020-01-01 10:00:00+",
+            "1e5",
+            "1e-7",
+            "1e-07",
+            "1e+20",
+            "0o17",
+            "08",
+            "0_8",
+            "1.5e3",
+            "+.5",
+            "0x",
+            "0b",
+            "1:60",
+            "1:",
+            "_1",
+            ".",
+            "-",
+            "+",
+            "..",
+            ".e+1",
+            "2020-1-1",
+            "y",
+            "n",
+            "nope",
+            "truE",
+            "-.nan",
+            "1__e",
+            "2020-01-01T",
+            "2020-01-01 1:1:1",
+            "<<<",
+            "==",
+            "0:30",
+            "1:2:",
+            "0xg",
+            "0b2",
+            "+",
+            "-x",
+            "2020-01-01 10:00:00 x",
+            "2020-01-01 10:00:00+",
         ] {
             assert_eq!(value(text), Value::from(text), "{text}");
         }
@@ -462,8 +499,18 @@ mod tests {
     #[test]
     fn shapes_that_pyyaml_fails_on_are_errors() {
         for text in [
-            "2024-02-30", "2023-02-29", "0000-01-01", "2020-13-01", "2020-00-01", "2020-01-00", "2020-1-1 24:00:00",
-            "2020-01-01 10:60:00", "2020-01-01 10:00:60", "2020-01-01 10:00:00+24:00", "2020-01-01 10:00:00 -99", "0b_",
+            "2024-02-30",
+            "2023-02-29",
+            "0000-01-01",
+            "2020-13-01",
+            "2020-00-01",
+            "2020-01-00",
+            "2020-1-1 24:00:00",
+            "2020-01-01 10:60:00",
+            "2020-01-01 10:00:60",
+            "2020-01-01 10:00:00+24:00",
+            "2020-01-01 10:00:00 -99",
+            "0b_",
             "-0x__",
         ] {
             assert!(plain(text).is_err(), "{text}");

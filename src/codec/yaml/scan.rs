@@ -650,7 +650,11 @@ impl<'a> Scanner<'a> {
         let start = self.at;
         let count = self.rest().iter().take_while(|byte| byte.is_ascii_digit()).count();
         self.forward(count);
-        if count == 0 { self.fault("a version of YAML is two numbers with a dot") } else { Ok(&self.text[start..self.at]) }
+        if count == 0 {
+            self.fault("a version of YAML is two numbers with a dot")
+        } else {
+            Ok(&self.text[start..self.at])
+        }
     }
 
     /// Spaces, perhaps a comment, and the end of the line.

@@ -51,8 +51,8 @@ pub(super) fn check(tag: &str, value: &Value) -> Result<(), String> {
             value.as_str().is_some_and(|text| resolve::complex(text).is_some()),
             "a complex number as a string, such as \"1+2j\"",
         ),
-        "null" | "bool" | "int" | "float" | "binary" | "timestamp" | "omap" | "pairs" | "set" | "str" | "seq" | "map"
-        | "python/none" | "python/bool" | "python/str" | "python/unicode" | "python/bytes" | "python/int"
+        "null" | "bool" | "int" | "float" | "binary" | "timestamp" | "omap" | "pairs" | "set" | "str" | "seq"
+        | "map" | "python/none" | "python/bool" | "python/str" | "python/unicode" | "python/bytes" | "python/int"
         | "python/long" | "python/float" | "python/list" | "python/tuple" | "python/dict" => {
             Err(format!("!!{name} has a kind of value of its own; use that, without the tag"))
         }

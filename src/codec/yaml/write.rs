@@ -147,7 +147,7 @@ fn is_plain(c: char) -> bool {
 fn write_tag(out: &mut String, tag: &str) {
     if let Some(uri) = tag.strip_prefix("!<") {
         out.push_str("!<");
-        write_uri(out, uri.strip_suffix('>').unwrap_or(uri), b"!,#");
+        write_uri(out, uri.strip_suffix('>').unwrap_or(uri), b"!,");
         return out.push('>');
     }
     let (handle, name) = match tag.strip_prefix("!!") {
