@@ -171,20 +171,20 @@ type Done<T = ()> = std::result::Result<T, Fault>;
 impl<'a> Reader<'a> {
     fn event(&mut self, event: Event<'a>, start: Mark) -> Done {
         match event {
-            Event::Scalar { properties, text, plain } => self.scalar_event(properties, text, plain, start),
+            Event::Scalar { properties, text, plain } => self.scalar_event(&properties, text, plain, start),
             Event::SequenceStart(properties) => {
                 let name = properties.tag.as_deref().and_then(|tag| tag.strip_prefix(tags::STANDARD));
                 let content = match name {
                     Some("omap" | "pairs") => Content::Pairs(Vec::new()),
                     _ => Content::Sequence(Vec::new()),
                 };
-                self.open(properties, content, start)
+                self.open(&properties, content, start)
             }
             Event::MappingStart(properties) => {
                 let in_pairs = self.open.last().is_some_and(|parent| matches!(parent.content, Content::Pairs(_)));
                 // An alias may stand for the mapping elsewhere, where it is not a pair.
                 let is_pair = in_pairs && properties.anchor.is_none();
-                self.open(properties, Content::Mapping { pairs: Vec::new(), key: None, is_pair }, start)
+                self.open(&properties, Content::Mapping { pairs: Vec::new(), key: None, is_pair }, start)
             }
             Event::SequenceEnd | Event::MappingEnd => self.close(),
             Event::Alias(name) => self.alias(name, start),
@@ -192,7 +192,7 @@ impl<'a> Reader<'a> {
         }
     }
 
-    fn scalar_event(&mut self, properties: Properties<'a>, text: Cow<'a, str>, plain: bool, start: Mark) -> Done {
+    fn scalar_event(&mut self, properties: &Properties<'a>, text: Cow<'a, str>, plain: bool, start: Mark) -> Done {
         let since = self.size;
         self.count(start, Size { nodes: 1, bytes: text.len() })?;
         let key = scalar(text, plain, properties.tag.as_deref(), start)?;
@@ -280,7 +280,7 @@ impl<'a> Reader<'a> {
         Ok(())
     }
 
-    fn open(&mut self, properties: Properties<'a>, content: Content, start: Mark) -> Done {
+    fn open(&mut self, properties: &Properties<'a>, content: Content, start: Mark) -> Done {
         self.fits(start, 1)?;
         let since = self.size;
         self.count(start, Size { nodes: 1, bytes: 0 })?;
