@@ -3,7 +3,7 @@
 use std::io::{self, Read, Write};
 
 use homing::Value;
-use homing::codec::{Codec, Yaml};
+use homing::codec::parse_text;
 
 use crate::args::Format;
 use crate::failure::Failure;
@@ -18,18 +18,12 @@ pub(crate) fn read_body(text: &str) -> Result<Value, Failure> {
     parse(&body, "the body on standard input")
 }
 
-/// YAML or JSON. JSON first: what is JSON reads the same as YAML, but for escapes that YAML does not know.
+/// JSON if the whole text is JSON, YAML otherwise.
 pub(crate) fn parse(text: &[u8], what: &str) -> Result<Value, Failure> {
-    let json =
-        serde_json::from_slice::<serde_json::Value>(text).ok().filter(|json| json.is_object() || json.is_array());
-    let read = match json {
-        Some(json) => Value::from_json(&json),
-        None => Yaml::default().decode(text),
-    };
-    read.map_err(|error| Failure::Usage(format!("{what} is neither YAML nor JSON: {error}")))
+    parse_text(text).map_err(|error| Failure::Usage(format!("{what} is neither YAML nor JSON: {error}")))
 }
 
-/// Prints a result. A reader that is gone (`homing … | head -1`) is no failure.
+/// Prints a result. A reader that is gone (`homing … | head -1`) is not a failure.
 pub(crate) fn print(value: &Value, format: Format) -> Result<(), Failure> {
     let mut line = match format {
         Format::Json => value.to_json_text().into_bytes(),

@@ -1,13 +1,15 @@
 //! Bodies: a [`Value`] that keeps what PyYAML's values keep, and the [`Codec`]s that write and read it.
 //!
-//! This floor knows no broker and no kiwipy: what a body means is the communicator's.
+//! This layer knows no broker and no kiwipy: what a body means is the communicator's business.
 
 mod de;
-mod form;
 mod json;
+mod json_form;
 mod ser;
 mod value;
 mod yaml;
+
+use std::fmt::Write;
 
 use crate::error::{Error, ErrorKind, Result};
 
@@ -15,28 +17,28 @@ pub use json::Json;
 pub use value::{Map, Tagged, Value};
 pub use yaml::Yaml;
 
-/// Writes and reads bodies. A program may bring its own; it is called on the homes of callers and subscribers and on the
-/// codec thread, never on the communicator thread.
+/// Writes and reads bodies. A program may bring its own codec; it is called on the homes of callers and subscribers and on
+/// the codec thread, never on the communicator thread.
 pub trait Codec: Send + Sync + 'static {
-    /// How it is called in logs and errors.
+    /// The codec's name in logs and errors.
     fn name(&self) -> &'static str;
 
     /// Writes a value.
     ///
     /// # Errors
-    /// `Encode` for one that the format has not, or that passes a limit.
+    /// `Encode` for a value that the format cannot represent, or that exceeds a limit. The error names the place.
     fn encode(&self, value: &Value) -> Result<Vec<u8>>;
 
     /// Reads a body.
     ///
     /// # Errors
-    /// `Decode`, with the place where it went wrong and none of what stands there.
+    /// `Decode`, with the place of the fault. The error does not repeat what stands there.
     fn decode(&self, body: &[u8]) -> Result<Value>;
 
-    /// Says whether a value could be written. By default writes it and drops the result.
+    /// Checks that a value can be written. The default writes it and drops the result.
     ///
     /// # Errors
-    /// As [`encode`](Self::encode).
+    /// The same as [`encode`](Self::encode).
     fn check(&self, value: &Value) -> Result<()> {
         self.encode(value).map(drop)
     }
@@ -50,13 +52,13 @@ pub trait Codec: Send + Sync + 'static {
 /// ```
 #[derive(Clone, Debug)]
 pub struct Limits {
-    /// Of the body. Default 64 MiB.
+    /// Bytes of a body. Default 64 MiB.
     pub max_bytes: usize,
-    /// How deep lists and mappings may stand within each other. Default 100.
+    /// How deep lists and mappings may be nested. Default 100; 200 at most.
     pub max_depth: usize,
-    /// How many values there may be, what aliases stand for counted each time. Default 4 million.
+    /// Values in a body; what an alias stands for counts each time. Default 4 million.
     pub max_nodes: usize,
-    /// How many aliases there may be. Default 10,000.
+    /// Aliases in a body. Default 10,000.
     pub max_aliases: usize,
 }
 
@@ -66,44 +68,112 @@ impl Default for Limits {
     }
 }
 
-/// That a value is neither too deep nor too large to be written.
-fn check_limits(value: &Value, limits: &Limits) -> Result<()> {
-    let mut nodes = 0;
-    check_below(value, limits, 0, &mut nodes)
+/// Reads what a person has typed or a program has printed: JSON if the whole text is JSON, YAML otherwise.
+///
+/// A JSON text may have the forms of [`Value::to_json`], and its numbers keep all their digits. So `1e22` is a number, alone
+/// as well as in `[1e22]`, while `{n: 1e22}` is YAML 1.1, where it is a string.
+///
+/// ```
+/// use homing::Value;
+/// use homing::codec::parse_text;
+///
+/// assert_eq!(parse_text(b"1e22")?, Value::from(1e22));
+/// assert_eq!(parse_text(b"{pid: 4}")?, Value::from_iter([("pid", 4)]));
+/// assert_eq!(parse_text(br#"{"$tuple": [1]}"#)?, Value::Tuple(vec![1.into()]));
+/// # Ok::<(), homing::Error>(())
+/// ```
+///
+/// # Errors
+/// `Decode`, with the place of the fault.
+pub fn parse_text(text: &[u8]) -> Result<Value> {
+    let limits = Limits::default();
+    check_size(text.len(), &limits, ErrorKind::Decode)?;
+    let text = yaml::decode(text)?;
+    match json::read(text.strip_prefix('\u{feff}').unwrap_or(&text), &limits) {
+        Ok(value) => json_form::decode(value),
+        Err(fault) if fault.is_json => Err(fault.into_error()),
+        Err(_) => Yaml::default().decode(text.as_bytes()),
+    }
 }
 
-fn check_below(value: &Value, limits: &Limits, depth: usize, nodes: &mut usize) -> Result<()> {
-    *nodes += 1;
-    if *nodes > limits.max_nodes {
-        return Err(Error::new(
-            ErrorKind::Encode,
-            format!("the value has more than {} values in it", limits.max_nodes),
-        ));
-    }
-    let mut below = |value: &Value| {
-        if depth >= limits.max_depth {
-            return Err(Error::new(ErrorKind::Encode, format!("the value is nested deeper than {}", limits.max_depth)));
+/// Checks that a value is neither too deep nor too large to be written, and each value in it by `inspect`, which answers with
+/// the reason for a refusal. The error names the place as a JSON pointer (RFC 6901).
+fn check_value(value: &Value, limits: &Limits, inspect: &mut dyn FnMut(&Value) -> Result<(), String>) -> Result<()> {
+    let mut walk = Walk { limits, nodes: 0, inspect };
+    walk.check(value, 0).map_err(|refusal| {
+        let mut text = refusal.why;
+        for (n, step) in refusal.steps.iter().rev().enumerate() {
+            // Writing to a String cannot fail.
+            let _ = write!(text, "{}/{step}", if n == 0 { " (at " } else { "" });
         }
-        check_below(value, limits, depth + 1, nodes)
+        if !refusal.steps.is_empty() {
+            text.push(')');
+        }
+        Error::new(ErrorKind::Encode, text)
+    })
+}
+
+struct Walk<'a> {
+    limits: &'a Limits,
+    nodes: usize,
+    inspect: &'a mut dyn FnMut(&Value) -> Result<(), String>,
+}
+
+/// Why a value is refused, and the way to it from the inside out.
+struct Refusal {
+    why: String,
+    steps: Vec<String>,
+}
+
+impl Refusal {
+    fn below(mut self: Box<Self>, step: impl FnOnce() -> String) -> Box<Self> {
+        self.steps.push(step());
+        self
+    }
+}
+
+type Checked = Result<(), Box<Refusal>>;
+
+impl Walk<'_> {
+    fn check(&mut self, value: &Value, depth: usize) -> Checked {
+        let refused = |why: String| Err(Box::new(Refusal { why, steps: Vec::new() }));
+        self.nodes += 1;
+        if self.nodes > self.limits.max_nodes {
+            return refused(format!("the value has more than {} values in it", self.limits.max_nodes));
+        }
+        if depth > self.limits.max_depth {
+            return refused(format!("the value is nested deeper than {}", self.limits.max_depth));
+        }
+        if let Err(why) = (self.inspect)(value) {
+            return refused(why);
+        }
+        match value {
+            Value::List(items) | Value::Tuple(items) => items.iter().enumerate().try_for_each(|(index, item)| {
+                self.check(item, depth + 1).map_err(|refusal| refusal.below(|| index.to_string()))
+            }),
+            Value::Map(map) | Value::Set(map) => map.iter().try_for_each(|(key, value)| {
+                self.check(key, depth + 1).map_err(|refusal| refusal.below(|| step(key)))?;
+                self.check(value, depth + 1).map_err(|refusal| refusal.below(|| step(key)))
+            }),
+            Value::Tagged(tagged) => self.check(&tagged.value, depth + 1),
+            _ => Ok(()),
+        }
+    }
+}
+
+/// A key in a JSON pointer, cut where it is long.
+fn step(key: &Value) -> String {
+    const LONGEST: usize = 60;
+    let text = match key {
+        Value::String(text) => text.chars().take(LONGEST + 1).collect(),
+        Value::List(_) | Value::Tuple(_) | Value::Set(_) | Value::Map(_) | Value::Tagged(_) => "(key)".to_owned(),
+        key => key.to_json_text().chars().take(LONGEST + 1).collect::<String>(),
     };
-    match value {
-        Value::List(items) | Value::Tuple(items) => items.iter().try_for_each(below),
-        Value::Map(map) | Value::Set(map) => {
-            map.iter().try_for_each(|(key, value)| below(key).and_then(|()| below(value)))
-        }
-        Value::Tagged(tagged) => match &tagged.value {
-            Value::Bytes(_) | Value::Timestamp(_) | Value::Tuple(_) | Value::Set(_) | Value::Tagged(_) => {
-                let text = format!(
-                    "a body has one tag a value: {} cannot stand on bytes, a date, a tuple, a set or another tag; put a list \
-                     or a mapping between",
-                    tagged.tag
-                );
-                Err(Error::new(ErrorKind::Encode, text))
-            }
-            value => below(value),
-        },
-        _ => Ok(()),
-    }
+    let text: String = match text.char_indices().nth(LONGEST) {
+        Some((end, _)) => format!("{}…", &text[..end]),
+        None => text,
+    };
+    text.replace('~', "~0").replace('/', "~1")
 }
 
 fn check_size(bytes: usize, limits: &Limits, kind: ErrorKind) -> Result<()> {
@@ -113,9 +183,8 @@ fn check_size(bytes: usize, limits: &Limits, kind: ErrorKind) -> Result<()> {
     Err(Error::new(kind, format!("the body has {bytes} bytes, over the limit of {}", limits.max_bytes)))
 }
 
-/// A body as text.
-fn text<'a>(body: &'a [u8], limits: &Limits) -> Result<&'a str> {
-    check_size(body.len(), limits, ErrorKind::Decode)?;
+/// A body that is UTF-8.
+fn utf8(body: &[u8]) -> Result<&str> {
     std::str::from_utf8(body).map_err(|error| {
         Error::new(ErrorKind::Decode, format!("the body is not UTF-8 at byte {}", error.valid_up_to()))
     })

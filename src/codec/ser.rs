@@ -1,18 +1,22 @@
-//! From types of a program's own to a [`Value`], by serde.
+//! From a program's own types to a [`Value`], by serde.
 //!
-//! A [`Value`] itself goes through serde in its [JSON form](super::form), behind a newtype of a name that only this
-//! serializer and its counterpart know: so it comes out the same here, and reads well in formats of others.
+//! A [`Value`] itself is serialized in its [JSON form](super::json_form), as a newtype whose name only this serializer and its
+//! counterpart know: here it comes out unchanged, and other formats get something readable.
 
 use std::fmt;
 
 use num_bigint::BigInt;
 use serde::ser::{self, Serialize, SerializeMap, SerializeSeq};
 
-use super::form;
 use super::value::{Map, Value};
+use super::{json, json_form};
 use crate::error::{Error, ErrorKind, Result};
 
 pub(super) const VALUE: &str = "$homing::Value";
+
+/// How `serde_json` serializes a number when its feature `arbitrary_precision` is on: a struct of this name, with one field
+/// of this name, which is a string.
+pub(super) const JSON_NUMBER: &str = "$serde_json::private::Number";
 
 pub(super) fn to_value<T: Serialize + ?Sized>(value: &T) -> Result<Value> {
     value.serialize(Serializer)
@@ -20,7 +24,7 @@ pub(super) fn to_value<T: Serialize + ?Sized>(value: &T) -> Result<Value> {
 
 impl Serialize for Value {
     fn serialize<S: ser::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        serializer.serialize_newtype_struct(VALUE, &Plain(&form::form(self)))
+        serializer.serialize_newtype_struct(VALUE, &Plain(&json_form::encode(self)))
     }
 }
 
@@ -44,7 +48,7 @@ impl Serialize for Plain<'_> {
                 map.iter().try_for_each(|(key, value)| pairs.serialize_entry(&Plain(key), &Plain(value)))?;
                 pairs.end()
             }
-            // `form` leaves no other kind.
+            // `encode` leaves no other kind.
             _ => serializer.serialize_unit(),
         }
     }
@@ -134,7 +138,7 @@ impl ser::Serializer for Serializer {
     }
     fn serialize_newtype_struct<T: Serialize + ?Sized>(self, name: &'static str, value: &T) -> Result<Value> {
         let inner = value.serialize(self)?;
-        if name == VALUE { form::unform(inner) } else { Ok(inner) }
+        if name == VALUE { json_form::decode(inner) } else { Ok(inner) }
     }
     fn serialize_newtype_variant<T: Serialize + ?Sized>(
         self,
@@ -158,17 +162,17 @@ impl ser::Serializer for Serializer {
         Ok(Items { items: Vec::new(), kind: Value::Tuple, variant: Some(variant) })
     }
     fn serialize_map(self, _len: Option<usize>) -> Result<Pairs> {
-        Ok(Pairs { map: Map::new(), key: None, variant: None })
+        Ok(Pairs { map: Map::new(), key: None, variant: None, is_number: false })
     }
-    fn serialize_struct(self, _name: &'static str, len: usize) -> Result<Pairs> {
-        self.serialize_map(Some(len))
+    fn serialize_struct(self, name: &'static str, _len: usize) -> Result<Pairs> {
+        Ok(Pairs { map: Map::new(), key: None, variant: None, is_number: name == JSON_NUMBER })
     }
     fn serialize_struct_variant(self, _: &'static str, _: u32, variant: &'static str, _: usize) -> Result<Pairs> {
-        Ok(Pairs { map: Map::new(), key: None, variant: Some(variant) })
+        Ok(Pairs { map: Map::new(), key: None, variant: Some(variant), is_number: false })
     }
 }
 
-/// The value of a variant stands under the variant's name, as in serde's JSON.
+/// A variant is a mapping with its name as the key, as in serde's JSON.
 fn under(variant: Option<&str>, value: Value) -> Value {
     match variant {
         Some(variant) => Value::from_iter([(variant, value)]),
@@ -241,11 +245,16 @@ struct Pairs {
     map: Map,
     key: Option<Value>,
     variant: Option<&'static str>,
+    is_number: bool,
 }
 
 impl Pairs {
-    fn finish(self) -> Value {
-        under(self.variant, Value::Map(self.map))
+    fn finish(self) -> Result<Value> {
+        if self.is_number {
+            let number = self.map.get(JSON_NUMBER).and_then(Value::as_str).and_then(json::number);
+            return number.ok_or_else(|| ser::Error::custom("a number is too large"));
+        }
+        Ok(under(self.variant, Value::Map(self.map)))
     }
 }
 
@@ -262,7 +271,7 @@ impl SerializeMap for Pairs {
         Ok(())
     }
     fn end(self) -> Result<Value> {
-        Ok(self.finish())
+        self.finish()
     }
 }
 
@@ -274,7 +283,7 @@ impl ser::SerializeStruct for Pairs {
         Ok(())
     }
     fn end(self) -> Result<Value> {
-        Ok(self.finish())
+        self.finish()
     }
 }
 
@@ -286,6 +295,6 @@ impl ser::SerializeStructVariant for Pairs {
         Ok(())
     }
     fn end(self) -> Result<Value> {
-        Ok(self.finish())
+        self.finish()
     }
 }

@@ -1,20 +1,40 @@
-//! The dynamic value of a body: what PyYAML's values keep, kept.
+//! The dynamic value of a body, which keeps what PyYAML's values keep.
 
+use std::any::{Any, TypeId};
+use std::collections::{BTreeMap, HashMap};
 use std::fmt;
-use std::hash::{Hash, Hasher};
+use std::hash::{BuildHasher, Hash, Hasher};
 
 use indexmap::{Equivalent, IndexMap};
 use num_bigint::BigInt;
-use serde::Serialize;
-use serde::de::DeserializeOwned;
+use serde::{Deserialize, Serialize};
 
-use super::{de, form, ser};
+use super::{Limits, de, json, json_form, ser};
 use crate::error::Result;
 
-/// A value as a body carries it. Python's kinds are kept apart where a peer would see the difference: a tuple is no list,
-/// bytes are no text. A tag that is not known is carried with its value; nothing is ever constructed from it.
+/// The depth to which a codec reads and writes at most, whatever its limits are: copying, comparing and dropping a value
+/// takes stack for each level. PyYAML fails at about 250 tuples within each other.
+pub(super) const MAX_DEPTH: usize = 200;
+
+/// The decimal digits of an integer that Python reads (`sys.int_info.default_max_str_digits`). Without a limit, reading
+/// takes time with the square of their number.
+pub(super) const MAX_DIGITS: usize = 4300;
+
+/// That an integer has no more than [`MAX_DIGITS`] decimal digits.
+pub(super) fn fits_digits(int: &BigInt) -> bool {
+    // 2 to the power of 14,284 has 4300 digits, and so have some that are a little larger.
+    int.bits() <= 14_284 || (int.bits() <= 14_285 && int.magnitude().to_string().len() <= MAX_DIGITS)
+}
+
+/// A value as a body carries it. Python's kinds are kept apart where a peer would see the difference: a tuple is not a list,
+/// bytes are not a string. A tag that is not known is carried with its value; nothing is ever constructed from it.
 ///
-/// Equality is by value: mappings and sets regardless of order, NaN equal to itself, and 1 not equal to 1.0.
+/// Strings are Unicode text. Python's strings can also hold lone surrogates (halves of a character, as in `"\ud800"`); these
+/// cannot, and a body with one is a decode error.
+///
+/// Equality is by value: mappings and sets regardless of order, NaN equal to itself, and 1 not equal to 1.0. Rust numbers,
+/// strings, `Option`, `Vec`, maps and [`serde_json::Value`] convert by `From`; types of your own by
+/// [`from_serialize`](Self::from_serialize).
 ///
 /// ```
 /// use homing::Value;
@@ -27,7 +47,7 @@ use crate::error::Result;
 pub enum Value {
     /// Python's `None`.
     Null,
-    /// A truth value.
+    /// `true` or `false`.
     Bool(bool),
     /// An integer of 64 bits.
     Int(i64),
@@ -35,79 +55,81 @@ pub enum Value {
     BigInt(BigInt),
     /// A floating-point number.
     Float(f64),
-    /// A text.
+    /// A string.
     String(String),
     /// Bytes: `!!binary`.
     Bytes(Vec<u8>),
-    /// A date or a time, as it was written: `!!timestamp`.
+    /// A date or a time as it was written, `2024-02-29` or `2024-02-29T12:30:00.5+01:00`: `!!timestamp`. A codec refuses one
+    /// that does not exist.
     Timestamp(String),
     /// A list.
     List(Vec<Value>),
     /// Python's tuple: `!!python/tuple`.
     Tuple(Vec<Value>),
-    /// A set, `!!set`: its members are the keys.
+    /// A set, `!!set`. Its members are the keys; their values do not count.
     Set(Map),
     /// A mapping.
     Map(Map),
-    /// A value with a tag that is not known here, `!uuid` or `!!python/object:uuid.UUID`.
+    /// A value with a tag that is not known here, `!uuid` or `!!python/object:uuid.UUID`. Tags of the YAML standard for which
+    /// there is a kind above (`!!int`, `!!set`) are refused when the value is written.
     Tagged(Box<Tagged>),
 }
 
 /// A value with its tag.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Tagged {
-    /// As one writes it: `!uuid`, `!!python/object:uuid.UUID`, or `!<…>` with a whole URI.
+    /// The tag as YAML writes it: `!uuid`, `!!python/object:uuid.UUID`, or `!<…>` with a whole URI.
     pub tag: String,
     /// The value under it.
     pub value: Value,
 }
 
-/// A mapping: any value as key, in the order in which they came.
+/// A mapping. Keys are values of any kind, and keep their order.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Map(IndexMap<Value, Value>);
 
 impl Map {
-    /// An empty one.
+    /// An empty mapping.
     #[must_use]
     pub fn new() -> Self {
         Self::default()
     }
 
-    /// Puts a value under a key; returns the one that was there.
+    /// Sets the value of a key and returns the value that it had.
     pub fn insert(&mut self, key: impl Into<Value>, value: impl Into<Value>) -> Option<Value> {
         self.0.insert(key.into(), value.into())
     }
 
-    /// What is under a text.
+    /// The value of a string key.
     #[must_use]
     pub fn get(&self, key: &str) -> Option<&Value> {
         self.0.get(&Text(key))
     }
 
-    /// What is under a key of any kind.
+    /// The value of a key of any kind.
     #[must_use]
     pub fn get_value(&self, key: &Value) -> Option<&Value> {
         self.0.get(key)
     }
 
-    /// True when there is something under a text.
+    /// True if there is such a string key.
     #[must_use]
     pub fn contains_key(&self, key: &str) -> bool {
         self.0.contains_key(&Text(key))
     }
 
-    /// Takes out what is under a text. The others keep their order.
+    /// Removes a string key and returns its value. The other keys keep their order.
     pub fn remove(&mut self, key: &str) -> Option<Value> {
         self.0.shift_remove(&Text(key))
     }
 
-    /// How many pairs there are.
+    /// The number of pairs.
     #[must_use]
     pub fn len(&self) -> usize {
         self.0.len()
     }
 
-    /// True when there is none.
+    /// True if there are no pairs.
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.0.is_empty()
@@ -139,7 +161,7 @@ impl IntoIterator for Map {
     }
 }
 
-/// A text that is looked up as the value that it would be.
+/// A string that is looked up as if it were a value.
 #[derive(Hash)]
 struct Text<'a>(&'a str);
 
@@ -160,7 +182,8 @@ impl PartialEq for Value {
             (Value::String(a), Value::String(b)) | (Value::Timestamp(a), Value::Timestamp(b)) => a == b,
             (Value::Bytes(a), Value::Bytes(b)) => a == b,
             (Value::List(a), Value::List(b)) | (Value::Tuple(a), Value::Tuple(b)) => a == b,
-            (Value::Set(a), Value::Set(b)) | (Value::Map(a), Value::Map(b)) => a == b,
+            (Value::Map(a), Value::Map(b)) => a == b,
+            (Value::Set(a), Value::Set(b)) => a.len() == b.len() && a.keys().all(|member| b.0.contains_key(member)),
             (Value::Tagged(a), Value::Tagged(b)) => a == b,
             _ => false,
         }
@@ -172,7 +195,7 @@ impl Eq for Value {}
 impl Hash for Value {
     fn hash<H: Hasher>(&self, state: &mut H) {
         match self {
-            // As `Text`, by which texts are looked up.
+            // As `Text`, by which strings are looked up.
             Value::String(text) => return text.hash(state),
             Value::Null => {}
             Value::Bool(value) => value.hash(state),
@@ -202,7 +225,7 @@ fn same_float(value: f64) -> u64 {
 }
 
 impl Value {
-    /// The text, if it is one.
+    /// The string, if it is one.
     #[must_use]
     pub fn as_str(&self) -> Option<&str> {
         match self {
@@ -231,7 +254,7 @@ impl Value {
         }
     }
 
-    /// The truth value, if it is one.
+    /// The boolean, if it is one.
     #[must_use]
     pub fn as_bool(&self) -> Option<bool> {
         match self {
@@ -258,7 +281,7 @@ impl Value {
         }
     }
 
-    /// What a mapping has under a text.
+    /// The value of a string key, if this is a mapping that has it.
     #[must_use]
     pub fn get(&self, key: &str) -> Option<&Value> {
         self.as_map()?.get(key)
@@ -270,7 +293,7 @@ impl Value {
         matches!(self, Value::Null)
     }
 
-    /// True for what Python takes for true: everything but null, false, zero and what is empty.
+    /// True for what Python holds for true: everything except null, false, zero and what is empty.
     #[must_use]
     pub fn is_truthy(&self) -> bool {
         match self {
@@ -286,54 +309,34 @@ impl Value {
         }
     }
 
-    /// About how many bytes it takes in memory. In a loop, so that depth does not matter.
-    pub(crate) fn weight(&self) -> usize {
-        let mut total = 0;
-        let mut left = Vec::new();
-        let mut next = Some(self);
-        while let Some(value) = next {
-            total += size_of::<Value>();
-            match value {
-                Value::Null | Value::Bool(_) | Value::Int(_) | Value::Float(_) => {}
-                Value::BigInt(value) => total += usize::try_from(value.bits() / 8).unwrap_or(usize::MAX),
-                Value::String(text) | Value::Timestamp(text) => total += text.len(),
-                Value::Bytes(bytes) => total += bytes.len(),
-                Value::List(items) | Value::Tuple(items) => left.extend(items),
-                Value::Set(map) | Value::Map(map) => {
-                    // The hash and the index of each pair.
-                    total += map.len() * size_of::<[usize; 2]>();
-                    left.extend(map.iter().flat_map(|(key, value)| [key, value]));
-                }
-                Value::Tagged(tagged) => {
-                    total += tagged.tag.len();
-                    left.push(&tagged.value);
-                }
-            }
-            next = left.pop();
-        }
-        total
-    }
-
-    /// A value of any type that serde can write: structs become mappings, tuples tuples, bytes bytes.
+    /// Converts a value of any type that implements `Serialize`: structs become mappings, tuples tuples, bytes bytes. A
+    /// `Value` within it stays as it is.
     ///
     /// # Errors
-    /// `Encode` when the type's own serializing fails.
+    /// `Encode` if the type's own `Serialize` fails.
     pub fn from_serialize<T: Serialize + ?Sized>(value: &T) -> Result<Self> {
         ser::to_value(value)
     }
 
-    /// The value as a type of one's own.
+    /// Converts the value to a type that implements `Deserialize`, which may borrow strings and bytes from it. Lists, tuples
+    /// and sets are sequences; a tag is ignored in favour of what is under it.
+    ///
+    /// Where serde itself stores values before it knows their type (`#[serde(untagged)]`, `flatten`, an internal tag), a
+    /// tuple arrives as a list and a `Value` within loses what JSON cannot represent.
     ///
     /// # Errors
-    /// `Decode` when it has another shape.
-    pub fn deserialize<T: DeserializeOwned>(&self) -> Result<T> {
+    /// `Decode` if the value has another shape.
+    pub fn deserialize<'de, T: Deserialize<'de>>(&'de self) -> Result<T> {
         de::from_value(self)
     }
 
-    /// The value as JSON. What JSON has not is written in a form that [`from_json`](Self::from_json) reads back the same:
-    /// `{"$tuple": […]}`, `{"$bytes": "base64"}`, `{"$int": "123…"}` for integers over 64 bits, `{"$float": "nan"}` (`inf`,
-    /// `-inf`), `{"$set": […]}`, `{"$timestamp": "…"}`, `{"$tag": "!uuid", "value": …}`, and `{"$map": [[key, value], …]}` for a
-    /// mapping with keys that are no texts, or with a key that begins with `$`.
+    /// The value as JSON. Values that JSON cannot represent are written as objects that [`from_json`](Self::from_json) reads:
+    /// `{"$tuple": […]}`, `{"$bytes": "base64"}`, `{"$int": "123…"}` for integers over 64 bits (`"0x…"` over 4300 digits),
+    /// `{"$float": "nan"}` (`inf`, `-inf`), `{"$set": […]}`, `{"$timestamp": "…"}`, `{"$tag": "!uuid", "value": …}`, and
+    /// `{"$map": [[key, value], …]}` for a mapping with non-string keys, or with a key that begins with `$`.
+    ///
+    /// An object of `serde_json` sorts its keys unless its feature `preserve_order` is on. To keep the order, use
+    /// [`to_json_text`](Self::to_json_text).
     ///
     /// ```
     /// use homing::Value;
@@ -345,27 +348,73 @@ impl Value {
     /// ```
     #[must_use]
     pub fn to_json(&self) -> serde_json::Value {
-        form::to_json(&form::form(self))
+        json_form::to_json(&json_form::encode(self))
     }
 
-    /// The same as one line of text.
+    /// The same as one line of text, with the keys in their order.
     #[must_use]
     pub fn to_json_text(&self) -> String {
-        self.to_json().to_string()
+        let mut text = String::new();
+        json::write(&mut text, &json_form::encode(self));
+        text
     }
 
-    /// Reads JSON, with the forms of [`to_json`](Self::to_json).
+    /// Converts JSON, with the objects that [`to_json`](Self::to_json) writes. For JSON that is nothing but data, use
+    /// `Value::from(json)`.
+    ///
+    /// `serde_json` rounds integers over 64 bits before this function sees them, unless its feature `arbitrary_precision` is
+    /// on; [`from_json_text`](Self::from_json_text) keeps all digits.
     ///
     /// # Errors
-    /// `Decode` for a form that says something impossible, such as `{"$bytes": 1}`.
+    /// `Decode` for an object such as `{"$bytes": 1}` that stands for no value.
     pub fn from_json(json: &serde_json::Value) -> Result<Self> {
-        form::unform(form::from_json(json))
+        json_form::decode(json_form::from_json(json))
     }
 
-    /// The value as YAML, for people: block style, texts plain where that is safe.
+    /// Reads a JSON text, with the objects that [`to_json`](Self::to_json) writes. Keys keep their order, and integers all
+    /// their digits.
+    ///
+    /// # Errors
+    /// `Decode` if it is not JSON, or has an object such as `{"$bytes": 1}` that stands for no value.
+    pub fn from_json_text(text: &str) -> Result<Self> {
+        let limits = Limits { max_depth: MAX_DEPTH, ..Limits::default() };
+        json_form::decode(json::read(text, &limits).map_err(json::Fault::into_error)?)
+    }
+
+    /// The value as YAML, for people: block style, strings plain where that is safe.
     #[must_use]
     pub fn to_yaml_text(&self) -> String {
         super::yaml::pretty(self)
+    }
+
+    /// About how many bytes of memory the value takes, with all that is in it. For limits; the allocator's own overhead and
+    /// spare capacity are not counted. Takes no stack for deep values.
+    #[must_use]
+    pub fn weight(&self) -> usize {
+        let mut weight = size_of::<Value>();
+        let mut open = vec![self];
+        while let Some(value) = open.pop() {
+            weight += match value {
+                Value::Null | Value::Bool(_) | Value::Int(_) | Value::Float(_) => 0,
+                Value::BigInt(int) => usize::try_from(int.bits() / 8).unwrap_or(usize::MAX).saturating_add(8),
+                Value::String(text) | Value::Timestamp(text) => text.len(),
+                Value::Bytes(bytes) => bytes.len(),
+                Value::List(items) | Value::Tuple(items) => {
+                    open.extend(items);
+                    items.len() * size_of::<Value>()
+                }
+                Value::Map(map) | Value::Set(map) => {
+                    map.iter().for_each(|(key, value)| open.extend([key, value]));
+                    // Beside the pair, its hash and its place in the table of hashes.
+                    map.len() * (2 * size_of::<Value>() + 3 * size_of::<usize>())
+                }
+                Value::Tagged(tagged) => {
+                    open.push(&tagged.value);
+                    tagged.tag.len() + size_of::<Tagged>()
+                }
+            };
+        }
+        weight
     }
 }
 
@@ -398,20 +447,27 @@ from! {
     i16, value => Value::Int(value.into());
     i32, value => Value::Int(value.into());
     i64, value => Value::Int(value);
+    i128, value => BigInt::from(value).into();
+    isize, value => BigInt::from(value).into();
     u8, value => Value::Int(value.into());
     u16, value => Value::Int(value.into());
     u32, value => Value::Int(value.into());
     u64, value => BigInt::from(value).into();
+    u128, value => BigInt::from(value).into();
+    usize, value => BigInt::from(value).into();
     f32, value => Value::Float(value.into());
     f64, value => Value::Float(value);
+    char, value => Value::String(value.into());
     &str, value => Value::String(value.to_owned());
     String, value => Value::String(value);
     &String, value => Value::String(value.clone());
-    Vec<u8>, value => Value::Bytes(value);
-    Vec<Value>, value => Value::List(value);
+    &[u8], value => Value::Bytes(value.to_vec());
     Map, value => Value::Map(value);
     &Value, value => value.clone();
     BigInt, value => match i64::try_from(&value) { Ok(small) => Value::Int(small), Err(_) => Value::BigInt(value) };
+    // Nothing but data: an object such as `{"$tuple": []}` is a mapping. `from_json` reads it as what it stands for.
+    serde_json::Value, value => json_form::from_json_owned(value);
+    &serde_json::Value, value => json_form::from_json(value);
 }
 
 impl<T: Into<Value>> From<Option<T>> for Value {
@@ -420,21 +476,102 @@ impl<T: Into<Value>> From<Option<T>> for Value {
     }
 }
 
+/// A `Vec<u8>` becomes [`Value::Bytes`], any other a [`Value::List`].
+impl<T: Into<Value> + 'static> From<Vec<T>> for Value {
+    fn from(items: Vec<T>) -> Self {
+        if TypeId::of::<T>() == TypeId::of::<u8>() {
+            let items: Box<dyn Any> = Box::new(items);
+            return items.downcast::<Vec<u8>>().map_or(Value::Null, |bytes| Value::Bytes(*bytes));
+        }
+        Value::List(items.into_iter().map(Into::into).collect())
+    }
+}
+
+/// The same as the `Vec`.
+impl<T: Into<Value> + 'static, const N: usize> From<[T; N]> for Value {
+    fn from(items: [T; N]) -> Self {
+        Vec::from(items).into()
+    }
+}
+
+impl<K: Into<Value>, V: Into<Value>> From<BTreeMap<K, V>> for Value {
+    fn from(pairs: BTreeMap<K, V>) -> Self {
+        pairs.into_iter().collect()
+    }
+}
+
+impl<K: Into<Value>, V: Into<Value>, S: BuildHasher> From<HashMap<K, V, S>> for Value {
+    fn from(pairs: HashMap<K, V, S>) -> Self {
+        pairs.into_iter().collect()
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
 
     #[test]
-    fn a_weight_counts_what_is_inside_however_deep_it_is() {
-        let one = size_of::<Value>();
-        assert_eq!(Value::from(1).weight(), one);
-        assert_eq!(Value::from("x".repeat(1000)).weight(), one + 1000);
-        let map = Value::from_iter([("key", Value::Bytes(vec![0; 100]))]);
-        assert!((100 + 3 * one..200 + 3 * one).contains(&map.weight()), "{}", map.weight());
+    fn rust_values_convert_to_the_kind_that_python_would_have() {
+        assert_eq!(Value::from(i128::MAX).to_json_text(), format!(r#"{{"$int":"{}"}}"#, i128::MAX));
+        assert_eq!(Value::from(u128::from(7_u8)), Value::Int(7));
+        assert_eq!(Value::from(usize::MAX), Value::from(u64::MAX));
+        assert_eq!(Value::from(-1_isize), Value::Int(-1));
+        assert_eq!(Value::from('ß'), Value::from("ß"));
+        assert_eq!(Value::from(vec![1_u8, 2]), Value::Bytes(vec![1, 2]));
+        assert_eq!(Value::from([1_u8, 2]), Value::Bytes(vec![1, 2]));
+        assert_eq!(Value::from(&[1_u8, 2][..]), Value::Bytes(vec![1, 2]));
+        assert_eq!(Value::from(vec![1_u16, 2]), Value::List(vec![1.into(), 2.into()]));
+        assert_eq!(Value::from(["a", "b"]), Value::List(vec!["a".into(), "b".into()]));
+        assert_eq!(Value::from(vec![Some("a"), None]), Value::List(vec!["a".into(), Value::Null]));
+        assert_eq!(Value::from(vec![vec![0.5_f32]]), Value::List(vec![Value::List(vec![Value::Float(0.5)])]));
+        assert_eq!(Value::from(BTreeMap::from([(1, true)])), Value::from_iter([(1, true)]));
+        assert_eq!(Value::from(HashMap::from([("k", 1)])), Value::from_iter([("k", 1)]));
+    }
+
+    #[test]
+    fn json_converts_as_nothing_but_data() {
+        let json = serde_json::json!({"$tuple": [1, u64::MAX, -1.5, null, true, {"$x": "y"}]});
+        let value = Value::from(&json);
+        assert_eq!(Value::from(json.clone()), value);
+        assert_eq!(value.get("$tuple").and_then(Value::as_slice).map(<[_]>::len), Some(6));
+        assert_eq!(value.deserialize::<serde_json::Value>().unwrap(), json);
+        assert_eq!(Value::from_serialize(&json).unwrap(), value);
+    }
+
+    #[test]
+    fn a_set_is_its_members() {
+        let set = |value: Value| Value::Set([(Value::from(1), value)].into_iter().collect());
+        assert_eq!(set(Value::Null), set(Value::from(2)));
+        assert_ne!(set(Value::Null), Value::Set([(Value::from(2), Value::Null)].into_iter().collect()));
+    }
+
+    #[test]
+    fn the_weight_counts_everything_and_needs_no_stack() {
+        assert!(Value::Null.weight() >= size_of::<Value>());
+        assert!(Value::from("x".repeat(1000)).weight() >= 1000);
+        assert!(Value::Bytes(vec![0; 1000]).weight() >= 1000);
+        assert!(Value::from(BigInt::from(1) << 80_000).weight() >= 10_000);
+        assert!(Value::from(vec![0_u16; 1000]).weight() >= 1000 * size_of::<Value>());
+        let tagged = Value::Tagged(Box::new(Tagged { tag: "!x".to_owned(), value: Value::from("y".repeat(500)) }));
+        assert!(tagged.weight() > 500);
+        assert!(Value::from_iter([("k".repeat(300), tagged)]).weight() > 800);
         let mut deep = Value::Null;
-        for _ in 0..5000 {
+        for _ in 0..1_000_000 {
             deep = Value::List(vec![deep]);
         }
-        assert_eq!(deep.weight(), 5001 * one);
+        assert!(deep.weight() >= 1_000_000 * size_of::<Value>());
+        // Taken apart by hand, for dropping it as a whole would need the stack.
+        while let Value::List(mut items) = deep {
+            deep = items.pop().unwrap_or(Value::Null);
+        }
+    }
+
+    #[test]
+    fn the_number_of_digits_is_counted_right() {
+        let power = BigInt::from(10).pow(4300);
+        assert!(!fits_digits(&power));
+        assert!(fits_digits(&(&power - 1)));
+        assert!(fits_digits(&(1 - &power)));
+        assert!(!fits_digits(&(-power)));
     }
 }

@@ -1,20 +1,33 @@
 //! YAML 1.1 as PyYAML writes and reads it, kiwipy's default codec.
 
+mod parse;
 mod pretty;
 mod read;
 mod resolve;
+mod scan;
+mod tags;
 mod write;
 
-use super::{Codec, Limits, Value, check_limits, check_size};
+use std::collections::HashSet;
+
+use super::value::MAX_DEPTH;
+use super::{Codec, Limits, Map, Value, check_size, check_value};
 use crate::error::Result;
 
 pub(super) use pretty::pretty;
+pub(super) use read::decode;
 
-/// kiwipy's own codec: what it writes PyYAML's `FullLoader` reads as the equal value, and the other way round. Tags that
-/// are not known are carried; nothing is constructed from them.
+/// kiwipy's own codec: PyYAML's `FullLoader` reads what it writes as the equal value, and it reads what PyYAML writes. Tags
+/// of an application are carried; nothing is constructed from them.
 ///
-/// One thing that PyYAML writes is not read: an alias as a key (`*id001:`), for one and the same tuple object that is a key
-/// twice. It is a decode error.
+/// **Reading.** A body is UTF-8, or UTF-16 behind a byte order mark. Every text is read as `FullLoader` reads it, or is a
+/// decode error. An error is also what follows: a value that contains itself; a lone surrogate (an escape `"\ud800"` without
+/// its other half), which Python's strings can hold and these cannot. Two escapes for the two halves of a character are read
+/// as that character, as in JSON. Of an object that stands in a body several times, each place has a copy.
+///
+/// **Writing.** What `FullLoader` could not construct is an encode error that names the place: a date that does not exist, an
+/// unhashable key, two keys that are equal in Python (`1`, `1.0` and `True`), an integer tag on a string. A peer reads an
+/// application's own tag only if its loader knows it. A scalar under such a tag has no kind in YAML: `!x 5` is read as `!x "5"`.
 ///
 /// ```
 /// use homing::codec::{Codec, Yaml};
@@ -30,9 +43,10 @@ pub struct Yaml {
 }
 
 impl Yaml {
-    /// With other limits.
+    /// A codec with these limits. The depth is 200 at most.
     #[must_use]
-    pub fn with_limits(limits: Limits) -> Self {
+    pub fn with_limits(mut limits: Limits) -> Self {
+        limits.max_depth = limits.max_depth.min(MAX_DEPTH);
         Yaml { limits }
     }
 }
@@ -51,10 +65,41 @@ impl Codec for Yaml {
     }
 
     fn decode(&self, body: &[u8]) -> Result<Value> {
-        read::read(super::text(body, &self.limits)?, &self.limits)
+        read::read(body, &self.limits)
     }
 
     fn check(&self, value: &Value) -> Result<()> {
-        check_limits(value, &self.limits)
+        check_value(value, &self.limits, &mut constructible)
     }
+}
+
+/// That PyYAML makes a date or a time of a text.
+pub(super) fn check_timestamp(text: &str) -> Result<(), &'static str> {
+    resolve::check_timestamp(text)
+}
+
+/// That PyYAML constructs a value, apart from what is inside it.
+fn constructible(value: &Value) -> Result<(), String> {
+    match value {
+        Value::Timestamp(text) => resolve::check_timestamp(text).map_err(str::to_owned),
+        Value::Tagged(tagged) => tags::check(&tagged.tag, &tagged.value),
+        Value::Map(map) | Value::Set(map) => keys(map),
+        _ => Ok(()),
+    }
+}
+
+/// That Python can have these keys, each of them once.
+fn keys(map: &Map) -> Result<(), String> {
+    let mut known = HashSet::new();
+    for key in map.keys().filter(|key| !matches!(key, Value::String(_))) {
+        if let Some(kind) = resolve::unhashable(key) {
+            return Err(format!("a {kind} is a key, which Python cannot have"));
+        }
+        if let Some(canonical) = resolve::key_of(key)
+            && !known.insert(canonical)
+        {
+            return Err("two keys are equal in Python, as 1, 1.0 and True are".to_owned());
+        }
+    }
+    Ok(())
 }

@@ -1,12 +1,16 @@
-//! YAML for people: block style, and texts plain where nobody could take them for something else.
+//! YAML for people: block style, and strings plain where nobody could take them for something else.
 
 use super::resolve::{self, Plain};
 use super::write::write;
 use crate::codec::value::Value;
 
-/// A value as block YAML, ending with a line break. Deeper than this it goes on in flow style.
+/// Deeper values are written in flow style.
 const DEEPEST: usize = 32;
 
+/// PyYAML reads a key of 1024 characters without a `?`; a byte may take four of them as an escape.
+const LONGEST_KEY: usize = 200;
+
+/// A value as block YAML, ending with a line break.
 pub(in crate::codec) fn pretty(value: &Value) -> String {
     let mut out = String::new();
     block(&mut out, value, 0, Place::Line);
@@ -29,7 +33,7 @@ enum Place {
 
 fn block(out: &mut String, value: &Value, depth: usize, place: Place) {
     match value {
-        Value::Map(map) if !map.is_empty() && depth < DEEPEST && map.keys().all(|key| key.as_str().is_some()) => {
+        Value::Map(map) if !map.is_empty() && depth < DEEPEST && map.keys().all(is_simple_key) => {
             for (n, (key, value)) in map.iter().enumerate() {
                 if !(n == 0 && place == Place::Dash) {
                     new_line(out, depth);
@@ -57,6 +61,10 @@ fn block(out: &mut String, value: &Value, depth: usize, place: Place) {
     }
 }
 
+fn is_simple_key(key: &Value) -> bool {
+    key.as_str().is_some_and(|text| text.len() <= LONGEST_KEY)
+}
+
 fn new_line(out: &mut String, depth: usize) {
     if !out.is_empty() {
         out.push('\n');
@@ -73,9 +81,9 @@ fn scalar(out: &mut String, value: &Value) {
     }
 }
 
-/// True for a text that reads as itself where it stands plain.
+/// True for a string that reads as itself where it stands plain.
 fn is_safe(text: &str) -> bool {
-    let reads_as_itself = matches!(resolve::plain(text), Plain::Value(Value::String(_)));
+    let reads_as_itself = matches!(resolve::plain(text), Ok(Plain::Value(Value::String(_))));
     let letters = text.chars().all(|c| c.is_alphanumeric() || " _-./".contains(c));
     reads_as_itself && letters && text.starts_with(char::is_alphabetic) && !text.ends_with(' ')
 }

@@ -1,17 +1,17 @@
 //! Writes a body so that PyYAML's `FullLoader` reads the equal value.
 //!
-//! One line in flow style; texts always double-quoted, so that none can be taken for something else.
+//! One line in flow style; strings always double-quoted, so that none can be taken for something else.
 
 use std::fmt::Write;
 
 use base64::Engine;
 
-use crate::codec::value::{Map, Value};
+use crate::codec::value::{Value, fits_digits};
 
-/// PyYAML looks this far for the colon of a key (`scanner.py`); a longer one is written with `?`.
+/// PyYAML finds the colon of a key within 1024 characters (`scanner.py`); a longer key is written with `?`.
 const SIMPLE_KEY_MAX: usize = 1000;
 
-/// Appends a value. The caller has checked its depth.
+/// Appends a value. The caller has checked that PyYAML can construct it.
 pub(super) fn write(out: &mut String, value: &Value) {
     match value {
         Value::Null => out.push_str("null"),
@@ -19,9 +19,11 @@ pub(super) fn write(out: &mut String, value: &Value) {
         Value::Bool(false) => out.push_str("false"),
         // Writing to a String cannot fail.
         Value::Int(int) => write!(out, "{int}").unwrap_or(()),
-        Value::BigInt(int) => write!(out, "{int}").unwrap_or(()),
+        Value::BigInt(int) if fits_digits(int) => write!(out, "{int}").unwrap_or(()),
+        // Python reads no more decimal digits, and any number of hexadecimal ones.
+        Value::BigInt(int) => write!(out, "{int:#x}").unwrap_or(()),
         Value::Float(float) => write_float(out, *float),
-        Value::String(text) => write_text(out, text),
+        Value::String(text) => write_string(out, text),
         Value::Bytes(bytes) => {
             out.push_str("!!binary \"");
             base64::engine::general_purpose::STANDARD.encode_string(bytes, out);
@@ -29,7 +31,7 @@ pub(super) fn write(out: &mut String, value: &Value) {
         }
         Value::Timestamp(text) => {
             out.push_str("!!timestamp ");
-            write_text(out, text);
+            write_string(out, text);
         }
         Value::List(items) => write_items(out, items),
         Value::Tuple(items) => {
@@ -38,9 +40,9 @@ pub(super) fn write(out: &mut String, value: &Value) {
         }
         Value::Set(members) => {
             out.push_str("!!set ");
-            write_pairs(out, members);
+            write_pairs(out, members.keys().map(|member| (member, &Value::Null)));
         }
-        Value::Map(map) => write_pairs(out, map),
+        Value::Map(map) => write_pairs(out, map.iter()),
         Value::Tagged(tagged) => {
             write_tag(out, &tagged.tag);
             out.push(' ');
@@ -60,9 +62,9 @@ fn write_items(out: &mut String, items: &[Value]) {
     out.push(']');
 }
 
-fn write_pairs(out: &mut String, map: &Map) {
+fn write_pairs<'a>(out: &mut String, pairs: impl Iterator<Item = (&'a Value, &'a Value)>) {
     out.push('{');
-    for (n, (key, value)) in map.iter().enumerate() {
+    for (n, (key, value)) in pairs.enumerate() {
         if n > 0 {
             out.push_str(", ");
         }
@@ -79,7 +81,7 @@ fn write_pairs(out: &mut String, map: &Map) {
     out.push('}');
 }
 
-/// A float needs a dot and, with an exponent, its sign: else it is a text to PyYAML.
+/// A float needs a dot and, with an exponent, its sign: otherwise it is a string to PyYAML.
 fn write_float(out: &mut String, float: f64) {
     if float.is_nan() {
         return out.push_str(".nan");
@@ -104,8 +106,8 @@ fn write_float(out: &mut String, float: f64) {
     }
 }
 
-/// A text in double quotes, with escapes for what PyYAML's reader refuses or would fold.
-fn write_text(out: &mut String, text: &str) {
+/// A string in double quotes, with escapes for what PyYAML's reader refuses or would fold.
+fn write_string(out: &mut String, text: &str) {
     out.push('"');
     let mut plain_from = 0;
     for (at, c) in text.char_indices() {
@@ -145,7 +147,7 @@ fn is_plain(c: char) -> bool {
 fn write_tag(out: &mut String, tag: &str) {
     if let Some(uri) = tag.strip_prefix("!<") {
         out.push_str("!<");
-        write_uri(out, uri.strip_suffix('>').unwrap_or(uri), b"!,#");
+        write_uri(out, uri.strip_suffix('>').unwrap_or(uri), b"!,");
         return out.push('>');
     }
     let (handle, name) = match tag.strip_prefix("!!") {

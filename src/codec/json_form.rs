@@ -1,50 +1,55 @@
-//! The JSON form of a value: what JSON has not, as a mapping with one key that begins with `$`.
+//! The JSON form of a value: what JSON cannot represent becomes a mapping with one key that begins with `$`.
 //!
-//! It is also how a [`Value`] goes through serde into formats of others.
+//! A [`Value`] is also serialized to other formats in this form.
 
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD as BASE64;
 use num_bigint::BigInt;
 
-use super::value::{Map, Tagged, Value};
+use super::value::{Map, Tagged, Value, fits_digits};
+use super::{json, yaml};
 use crate::error::{Error, ErrorKind, Result};
 
-/// The same value of JSON's kinds only: null, bool, 64-bit integers, finite floats, texts, lists, mappings of texts.
-pub(super) fn form(value: &Value) -> Value {
+/// The same value of JSON's kinds only: null, bool, 64-bit integers, finite floats, strings, lists, mappings with string keys.
+pub(super) fn encode(value: &Value) -> Value {
     let one = |key: &str, value: Value| Value::from_iter([(key, value)]);
     match value {
         Value::Null | Value::Bool(_) | Value::Int(_) | Value::String(_) => value.clone(),
         Value::Float(float) if float.is_finite() => value.clone(),
         Value::Float(float) if float.is_nan() => one("$float", "nan".into()),
         Value::Float(float) => one("$float", if *float > 0.0 { "inf" } else { "-inf" }.into()),
-        Value::BigInt(int) => one("$int", int.to_string().into()),
+        Value::BigInt(int) if fits_digits(int) => one("$int", int.to_string().into()),
+        // Decimal digits would take time with the square of their number.
+        Value::BigInt(int) => one("$int", format!("{int:#x}").into()),
         Value::Bytes(bytes) => one("$bytes", BASE64.encode(bytes).into()),
         Value::Timestamp(text) => one("$timestamp", text.into()),
-        Value::List(items) => Value::List(items.iter().map(form).collect()),
-        Value::Tuple(items) => one("$tuple", Value::List(items.iter().map(form).collect())),
-        Value::Set(members) => one("$set", Value::List(members.keys().map(form).collect())),
-        Value::Tagged(tagged) => Value::from_iter([("$tag", Value::from(&tagged.tag)), ("value", form(&tagged.value))]),
+        Value::List(items) => Value::List(items.iter().map(encode).collect()),
+        Value::Tuple(items) => one("$tuple", Value::List(items.iter().map(encode).collect())),
+        Value::Set(members) => one("$set", Value::List(members.keys().map(encode).collect())),
+        Value::Tagged(tagged) => {
+            Value::from_iter([("$tag", Value::from(&tagged.tag)), ("value", encode(&tagged.value))])
+        }
         Value::Map(map) if map.keys().all(|key| key.as_str().is_some_and(|key| !key.starts_with('$'))) => {
-            Value::Map(map.iter().map(|(key, value)| (key.clone(), form(value))).collect())
+            Value::Map(map.iter().map(|(key, value)| (key.clone(), encode(value))).collect())
         }
         Value::Map(map) => {
-            let pairs = map.iter().map(|(key, value)| Value::List(vec![form(key), form(value)]));
+            let pairs = map.iter().map(|(key, value)| Value::List(vec![encode(key), encode(value)]));
             one("$map", Value::List(pairs.collect()))
         }
     }
 }
 
-/// Reads what [`form`] wrote.
-pub(super) fn unform(value: Value) -> Result<Value> {
+/// Reads what [`encode`] wrote.
+pub(super) fn decode(value: Value) -> Result<Value> {
     match value {
-        Value::List(items) => items.into_iter().map(unform).collect::<Result<_>>().map(Value::List),
+        Value::List(items) => items.into_iter().map(decode).collect::<Result<_>>().map(Value::List),
         Value::Map(map) => {
-            let special = map.keys().find_map(|key| key.as_str().filter(|key| key.starts_with('$')).map(str::to_owned));
-            match special {
-                Some(key) => special_form(&key, map),
+            let mark = map.keys().find_map(|key| key.as_str().filter(|key| key.starts_with('$')).map(str::to_owned));
+            match mark {
+                Some(key) => special(&key, map),
                 None => map
                     .into_iter()
-                    .map(|(key, value)| Ok((key, unform(value)?)))
+                    .map(|(key, value)| Ok((key, decode(value)?)))
                     .collect::<Result<Vec<_>>>()
                     .map(|pairs| Value::Map(pairs.into_iter().collect())),
             }
@@ -53,8 +58,8 @@ pub(super) fn unform(value: Value) -> Result<Value> {
     }
 }
 
-fn special_form(key: &str, mut map: Map) -> Result<Value> {
-    let bad = |wanted: &str| Error::new(ErrorKind::Decode, format!("the JSON form {{{key:?}: …}} needs {wanted}"));
+fn special(key: &str, mut map: Map) -> Result<Value> {
+    let bad = |wanted: &str| Error::new(ErrorKind::Decode, format!("{{{key:?}: …}} needs {wanted}"));
     let expected = if key == "$tag" { 2 } else { 1 };
     if map.len() != expected {
         return Err(bad(
@@ -62,21 +67,21 @@ fn special_form(key: &str, mut map: Map) -> Result<Value> {
         ));
     }
     let content = map.remove(key).unwrap_or(Value::Null);
-    let text = |value: &Value, wanted: &str| value.as_str().map(str::to_owned).ok_or_else(|| bad(wanted));
+    let string = |value: &Value, wanted: &str| value.as_str().map(str::to_owned).ok_or_else(|| bad(wanted));
     let items = |value: Value| match value {
-        Value::List(items) => items.into_iter().map(unform).collect::<Result<Vec<_>>>(),
+        Value::List(items) => items.into_iter().map(decode).collect::<Result<Vec<_>>>(),
         _ => Err(bad("a list")),
     };
     match key {
         "$tuple" => Ok(Value::Tuple(items(content)?)),
         "$set" => Ok(Value::Set(items(content)?.into_iter().map(|member| (member, Value::Null)).collect())),
         "$bytes" => {
-            let wanted = "a text in base64";
-            Ok(Value::Bytes(BASE64.decode(text(&content, wanted)?).map_err(|_| bad(wanted))?))
+            let wanted = "a string in base64";
+            Ok(Value::Bytes(BASE64.decode(string(&content, wanted)?).map_err(|_| bad(wanted))?))
         }
         "$int" => {
-            let wanted = "an integer as a text";
-            Ok(text(&content, wanted)?.parse::<BigInt>().map_err(|_| bad(wanted))?.into())
+            let wanted = "an integer as a string";
+            Ok(int(&string(&content, wanted)?).ok_or_else(|| bad(wanted))?.into())
         }
         "$float" => match content.as_str() {
             Some("nan") => Ok(Value::Float(f64::NAN)),
@@ -84,14 +89,18 @@ fn special_form(key: &str, mut map: Map) -> Result<Value> {
             Some("-inf") => Ok(Value::Float(f64::NEG_INFINITY)),
             _ => Err(bad("\"nan\", \"inf\" or \"-inf\"")),
         },
-        "$timestamp" => Ok(Value::Timestamp(text(&content, "a text")?)),
+        "$timestamp" => {
+            let time = string(&content, "a string")?;
+            yaml::check_timestamp(&time).map_err(bad)?;
+            Ok(Value::Timestamp(time))
+        }
         "$tag" => {
-            let tag = text(&content, "a text such as \"!uuid\"")?;
+            let tag = string(&content, "a string such as \"!uuid\"")?;
             if !tag.starts_with('!') || tag == "!" {
                 return Err(bad("a tag that begins with !"));
             }
             let value = map.remove("value").ok_or_else(|| bad("the key \"value\" beside it"))?;
-            Ok(Value::Tagged(Box::new(Tagged { tag, value: unform(value)? })))
+            Ok(Value::Tagged(Box::new(Tagged { tag, value: decode(value)? })))
         }
         "$map" => {
             let pairs = items(content)?.into_iter().map(|pair| match pair {
@@ -104,7 +113,7 @@ fn special_form(key: &str, mut map: Map) -> Result<Value> {
         _ => Err(Error::new(
             ErrorKind::Decode,
             format!(
-                "{key:?} is no JSON form that is known; a mapping with such a key is written {{\"$map\": [[key, value], …]}}"
+                "a key that begins with $ stands for a value of its own, and {key:?} for none; a mapping with such a key is written {{\"$map\": [[key, value], …]}}"
             ),
         )),
     }
@@ -123,26 +132,61 @@ pub(super) fn to_json(value: &Value) -> serde_json::Value {
             let pairs = map.iter().filter_map(|(key, value)| Some((key.as_str()?.to_owned(), to_json(value))));
             Json::Object(pairs.collect())
         }
-        // `form` leaves no other kind.
+        // `encode` leaves no other kind.
         _ => Json::Null,
     }
 }
 
-/// JSON as a value, forms not read.
+/// JSON as nothing but data.
 pub(super) fn from_json(json: &serde_json::Value) -> Value {
     use serde_json::Value as Json;
     match json {
         Json::Null => Value::Null,
         Json::Bool(value) => Value::Bool(*value),
-        Json::Number(number) => match (number.as_i64(), number.as_u64(), number.as_f64()) {
-            (Some(int), _, _) => Value::Int(int),
-            (None, Some(int), _) => Value::from(int),
-            (None, None, float) => Value::Float(float.unwrap_or(f64::NAN)),
-        },
+        Json::Number(value) => number(value),
         Json::String(text) => Value::from(text.as_str()),
         Json::Array(items) => Value::List(items.iter().map(from_json).collect()),
         Json::Object(map) => map.iter().map(|(key, value)| (key.as_str(), from_json(value))).collect(),
     }
+}
+
+/// The same, without a copy of its strings.
+pub(super) fn from_json_owned(json: serde_json::Value) -> Value {
+    use serde_json::Value as Json;
+    match json {
+        Json::String(text) => Value::String(text),
+        Json::Array(items) => Value::List(items.into_iter().map(from_json_owned).collect()),
+        Json::Object(map) => map.into_iter().map(|(key, value)| (key, from_json_owned(value))).collect(),
+        other => from_json(&other),
+    }
+}
+
+fn number(number: &serde_json::Number) -> Value {
+    if let Some(int) = number.as_i64() {
+        return Value::Int(int);
+    }
+    // With `arbitrary_precision` the text has more digits than any of the types.
+    json::number(&number.to_string()).unwrap_or_else(|| Value::Float(number.as_f64().unwrap_or(f64::NAN)))
+}
+
+/// An integer in decimal digits, or in hexadecimal ones behind `0x`.
+fn int(text: &str) -> Option<BigInt> {
+    let (negative, digits) = match text.strip_prefix('-') {
+        Some(digits) => (true, digits),
+        None => (false, text.strip_prefix('+').unwrap_or(text)),
+    };
+    let (digits, radix) = match digits.strip_prefix("0x") {
+        Some(digits) => (digits, 16),
+        None => (digits, 10),
+    };
+    if digits.is_empty()
+        || !digits.chars().all(|digit| digit.is_digit(radix))
+        || (radix == 10 && digits.len() > super::value::MAX_DIGITS)
+    {
+        return None;
+    }
+    let magnitude = BigInt::parse_bytes(digits.as_bytes(), radix)?;
+    Some(if negative { -magnitude } else { magnitude })
 }
 
 #[cfg(test)]
