@@ -27,7 +27,7 @@ pub mod codec;
 #[cfg(not(homing_loom))]
 mod communicator;
 #[cfg(not(homing_loom))]
-#[cfg_attr(not(test), expect(dead_code, unused_imports, reason = "the communicator does not stand on it yet"))]
+#[expect(dead_code, unused_imports, reason = "the communicator does not stand on it yet")]
 mod driver;
 #[cfg(not(homing_loom))]
 mod error;
