@@ -109,7 +109,9 @@ impl Communicator {
         let (commands, inbox) = mpsc::unbounded_channel();
         let transfer = if urls.iter().any(BrokerUrl::is_memory) { Transfer::Passed } else { Transfer::Encoded };
         let brokers = urls.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ");
-        let port = Arc::new(Port::new(commands, builder.names, transfer, brokers, builder.in_flight));
+        let close_timeout = builder.limits.close_timeout;
+        let port =
+            Arc::new(Port::new(commands, builder.names, transfer, brokers, builder.in_flight, close_timeout));
         let defaults = Defaults {
             call_timeout: builder.call_timeout,
             task_timeout: builder.task_timeout,

@@ -8,7 +8,7 @@ use tokio::sync::mpsc;
 use tokio::time::Instant;
 use uuid::Uuid;
 
-use super::port::{Charge, MailboxSender, Signal, WaiterId};
+use super::port::{Charge, ExpireOnDrop, MailboxSender, Signal, WaiterId};
 use super::tasks::{Claim, DeliveryTag, Handed, Settlement, SubscriberId};
 use crate::broker::Body;
 use crate::error::{Error, Result};
@@ -212,6 +212,8 @@ pub(crate) struct TimerId(pub(crate) u64);
 pub(crate) enum Expiry {
     /// A wait for room.
     Permit(WaiterId),
+    /// A wait for a place of a home. It ends as this is dropped.
+    Place(ExpireOnDrop),
 }
 
 /// What became of a broadcast on the codec thread.

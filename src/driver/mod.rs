@@ -384,6 +384,7 @@ impl<B: Broker> Driver<B> {
         while let Some(expiry) = self.timers.pop(now) {
             match expiry {
                 command::Expiry::Permit(waiter) => self.port.permits.expire(waiter),
+                command::Expiry::Place(place) => drop(place),
             }
         }
         if self.next_probe.is_some_and(|at| at <= now) {

@@ -11,7 +11,7 @@ use super::answers::Answers;
 use super::callers::Callers;
 use super::command::{CloseReport, CodecWork, Command};
 use super::outbox::Outbox;
-use super::port::{ConnectionState, Event, Port, home_ended};
+use super::port::{ConnectionState, Event, Port};
 use super::requests::Requests;
 use super::session::{self, Made, Reconnect, Session};
 use super::subscriptions::Subscriptions;
@@ -61,7 +61,8 @@ pub(crate) struct Plan {
 /// Starts the thread of a communicator, and waits until it is connected.
 pub(crate) async fn start(plan: Plan) -> Result<()> {
     let port = Arc::clone(&plan.port);
-    let (completer, connected) = Home::current().future::<Result<()>>().await.map_err(|_| home_ended("connecting"))?;
+    let limit = crate::time::from_now(plan.connect.connect_timeout);
+    let (completer, connected) = port.future::<Result<()>>(&"connecting", Some(limit)).await?;
     let name = format!("{}-communicator", plan.thread_name);
     let thread = threads::start(name, move || plan.main(completer));
     port.add_thread(thread.map_err(|error| no_thread(&error))?);
@@ -81,9 +82,10 @@ pub(crate) async fn close(port: &Arc<Port>, drain: Duration) -> Result<CloseRepo
     let (done, future) = match Home::current().try_future() {
         Ok(pair) => pair,
         Err(_) => {
-            // A home that is full must not keep a communicator from closing.
+            // A home that is full does not keep a communicator from closing.
             port.notify(Command::Close { drain, done: None });
-            Home::current().future().await.map_err(|_| home_ended("closing"))?
+            let limit = crate::time::from_now(drain.saturating_add(port.close_timeout));
+            port.future(&"closing goes on without a report", Some(limit)).await?
         }
     };
     port.notify(Command::Close { drain, done: Some(done) });

@@ -96,7 +96,7 @@ impl<T> Mailbox<T> {
             if let Some(received) = self.poll(&mut None) {
                 return received;
             }
-            let (completer, rings) = Home::current().future().await.ok()?;
+            let (completer, rings) = Home::current().reserve().0.await.ok()?;
             let mut waiter = Some(completer);
             if let Some(received) = self.poll(&mut waiter) {
                 return received;

@@ -20,7 +20,7 @@ use self::events::Feed;
 use self::permits::{Attempt, Granted, Permits, Waiting};
 use super::command::{CloseReport, Command, Expiry, TimerId};
 use crate::error::{Error, ErrorKind, Result};
-use crate::home::{Completer, End, Home, HomeFuture};
+use crate::home::{Completer, End, Expirer, Home, HomeFuture, ReserveError};
 use crate::threads::ThreadHandle;
 use crate::wire::names::Names;
 
@@ -57,6 +57,8 @@ pub(crate) struct Port {
     /// Of timers, subscribers and pulls.
     last_id: AtomicU64,
     id: Uuid,
+    /// How long a close waits for a place at its home, at most.
+    pub(super) close_timeout: Duration,
 }
 
 struct Status {
@@ -101,6 +103,7 @@ impl Port {
         transfer: Transfer,
         broker: String,
         in_flight: InFlight,
+        close_timeout: Duration,
     ) -> Self {
         Port {
             commands,
@@ -116,6 +119,7 @@ impl Port {
             threads: Mutex::new(Vec::new()),
             last_id: AtomicU64::new(0),
             id: crate::ids::unique(),
+            close_timeout,
         }
     }
 
@@ -174,8 +178,17 @@ impl Port {
         if let Ok(pair) = home.try_future() {
             return Ok(pair);
         }
-        let _ = limit;
-        home.future().await.map_err(|_| home_ended(what))
+        let (reservation, expirer) = home.reserve();
+        let _timer = limit.map(|at| self.timer(at, Expiry::Place(ExpireOnDrop::new(expirer))));
+        reservation.await.map_err(|error| match error {
+            ReserveError::TimedOut => Error::with_source(
+                ErrorKind::TimedOut,
+                format!("{what}: the calling home has as many futures open as it may have, and none ended in time"),
+                error,
+            ),
+            ReserveError::WrongHome => Error::with_source(ErrorKind::WrongHome, format!("{what}: {error}"), error),
+            _ => home_ended(what),
+        })
     }
 
     /// Room for one more message under way. Waits for it until the limit.
@@ -228,6 +241,7 @@ impl Port {
     /// it back.
     fn timer(&self, at: Instant, expiry: Expiry) -> Timer<'_> {
         let id = TimerId(self.next_id());
+        // Where the communicator has ended the timer is dropped, which ends the wait.
         self.notify(Command::StartTimer { id, at, expiry });
         Timer { port: self, id }
     }
@@ -325,6 +339,29 @@ impl Port {
     }
 }
 
+/// Ends a wait for a place of a home when its timer rings, or goes.
+pub(crate) struct ExpireOnDrop(Option<Expirer>);
+
+impl ExpireOnDrop {
+    fn new(expirer: Expirer) -> Self {
+        ExpireOnDrop(Some(expirer))
+    }
+}
+
+impl Drop for ExpireOnDrop {
+    fn drop(&mut self) {
+        if let Some(expirer) = self.0.take() {
+            expirer.expire();
+        }
+    }
+}
+
+impl std::fmt::Debug for ExpireOnDrop {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("ExpireOnDrop").finish_non_exhaustive()
+    }
+}
+
 /// Takes its timer back when dropped.
 struct Timer<'a> {
     port: &'a Port,
@@ -344,14 +381,4 @@ pub(crate) fn home_ended(what: impl Display) -> Error {
 /// The end of a wait that may take so long; `None` for one without limit.
 pub(crate) fn limit(time: Option<Duration>) -> Option<Instant> {
     time.map(crate::time::from_now)
-}
-
-/// The port of one communicator, silent in `Debug`.
-#[derive(Clone)]
-pub(crate) struct PortRef(pub(crate) Arc<Port>);
-
-impl std::fmt::Debug for PortRef {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str(&self.0.broker)
-    }
 }

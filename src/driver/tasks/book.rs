@@ -46,11 +46,12 @@
 //!
 //! # What comes again
 //! Each copy of a message has marks of its own, so that identity and marks name one message at the broker. A delivery *joins* a
-//! task that runs here if exactly that copy of it was lost, or if it is marked as a copy and was not here before. It is
+//! task that runs here if exactly that copy of it was lost, or if it is marked as a copy and was not here before, or if the one
+//! that runs is marked as the sender's second try of this one. It is
 //! acknowledged without being run if [`Acknowledged`] explains it. In every other case it is a task of its own: a peer whose
 //! messages are all alike loses none. (What no worker can tell apart: of two messages alike in id, correlation id, body and
 //! marks, one of which was acknowledged here through a connection that is lost since, and one of which comes from
-//! another worker that died.)
+//! another worker that died, or was on its way here when the connection was lost.)
 //!
 //! # Inputs and actions
 //! They are described at [`Input`] and [`Action`]. Each `Move`, `MakeLease` and `DeleteLease` is answered exactly once, at any
@@ -62,7 +63,7 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 use super::action::{Action, Destination, Handed};
-use super::ended::{Acknowledged, Explained, take};
+use super::ended::{Acknowledged, Explained, is_another_copy, take};
 use super::faults::Fault;
 use super::in_hand::{InHand, Making, Ownership, Source, State, Wish};
 use super::input::{Cause, Config, Delivery, Input, Known, LongTasks, Settlement};
@@ -99,6 +100,8 @@ pub(crate) struct TaskBook<K: Kinds> {
     pub(super) acknowledged: Acknowledged,
     pub(super) pauses: Pauses,
     pub(super) timers: Timers,
+    /// Queues whose number of places has changed in this step.
+    unfitted: BTreeSet<K::Queue>,
     last_task: u64,
     last_lease: u64,
     #[cfg(test)]
@@ -159,6 +162,7 @@ impl<K: Kinds> TaskBook<K> {
             acknowledged: Acknowledged::default(),
             pauses: Pauses::default(),
             timers: Timers::default(),
+            unfitted: BTreeSet::new(),
             last_task: 0,
             last_lease: 0,
             #[cfg(test)]
@@ -177,9 +181,9 @@ impl<K: Kinds> TaskBook<K> {
             Input::Moved { task, known } => self.moved(now, task, known, out),
             Input::LeaseMade { lease, known } => self.lease_made(now, lease, known, out),
             Input::LeaseDeleted { lease, known } => self.lease_deleted(now, lease, known, out),
-            Input::ChannelClosed(channel) => self.channel_closed(now, channel, out),
-            Input::ConnectionLost => self.connection_lost(now, out),
-            Input::Connected(generation) => self.connected(now, generation, out),
+            Input::ChannelClosed(channel) => self.channel_closed(channel, out),
+            Input::ConnectionLost => self.connection_lost(out),
+            Input::Connected(generation) => self.connected(generation, out),
             Input::Drain => self.drain(now, out),
             Input::Close => self.close(now, out),
             Input::Tick => {
@@ -286,7 +290,7 @@ impl<K: Kinds> TaskBook<K> {
         }
         let marks = message.marks();
         if let Some(identity) = message.identity()
-            && !self.proves_a_move(now, identity, marks, out)
+            && !self.proves_a_move(identity, marks, out)
         {
             if let Some(task) = self.joined_by(identity, marks, redelivered) {
                 return self.join(now, task, tag, source, marks, out);
@@ -324,27 +328,19 @@ impl<K: Kinds> TaskBook<K> {
     }
 
     /// Whether this delivery is a copy that a task in hand was to become. It shows that the copy has arrived, whatever the
-    /// answer was or will be; so the task in hand is done with, and the copy is a task of its own.
-    fn proves_a_move(&mut self, now: Instant, identity: Identity, marks: Marks, out: &mut Vec<Action<K>>) -> bool {
-        let Some(tasks) = self.by_identity.get(&identity) else { return false };
-        for task in tasks.clone() {
-            let Some(known) = self.in_hand.get_mut(&task) else { continue };
-            match &known.state {
-                State::Moving { then: Wish::Back | Wish::Retry, marks: on_the_way }
-                    if *on_the_way == marks || known.unsure.contains(&marks) =>
-                {
-                    known.has_arrived = true;
-                    return true;
-                }
-                State::Pausing { .. } | State::Waiting { .. } if known.unsure.contains(&marks) => {
-                    let _ = now;
-                    self.leave(task, Leave::Replaced, out);
-                    return true;
-                }
-                _ => {}
-            }
+    /// answer was or will be: the task in hand is done with, and the copy is a task of its own.
+    fn proves_a_move(&mut self, identity: Identity, marks: Marks, out: &mut Vec<Action<K>>) -> bool {
+        let moved_to = |known: &InHand<K>| match &known.state {
+            State::Moving { marks: on_the_way, .. } => *on_the_way == marks || known.unsure.contains(&marks),
+            State::Pausing { .. } | State::Waiting { .. } => known.unsure.contains(&marks),
+            State::Offered { .. } | State::Held => false,
+        };
+        let tasks = self.by_identity.get(&identity).into_iter().flatten();
+        let moved = tasks.copied().find(|task| self.in_hand.get(task).is_some_and(moved_to));
+        if let Some(task) = moved {
+            self.leave(task, Leave::Replaced, out);
         }
-        false
+        moved.is_some()
     }
 
     /// The task in hand that this delivery is another delivery of, if there is one.
@@ -372,7 +368,7 @@ impl<K: Kinds> TaskBook<K> {
         }
         staying.into_iter().find(|task| {
             let known = self.in_hand.get_mut(task);
-            known.is_some_and(|known| marks.is_copy() && known.seen.insert(marks))
+            known.is_some_and(|known| is_another_copy(&mut known.seen, marks))
         })
     }
 
@@ -403,7 +399,7 @@ impl<K: Kinds> TaskBook<K> {
         out.push(Action::Adopted { task, queue: known.queue.clone(), message: known.message.clone() });
         self.recount(task);
         self.start_lease_timer(now, task);
-        self.go(now, task, out);
+        self.go(task, out);
     }
 
     // Who gets a task.
@@ -541,7 +537,7 @@ impl<K: Kinds> TaskBook<K> {
         }
         let times = 1_u32.checked_shl(attempt.saturating_sub(1)).unwrap_or(u32::MAX);
         let pause = self.config.retry_pause.saturating_mul(times).min(LONGEST_RETRY);
-        self.pause(now, task, Wish::Retry, pause, out);
+        self.pause(now, task, Wish::Retry { attempt: attempt.saturating_add(1) }, pause, out);
     }
 
     /// It goes back after a pause that grows.
@@ -564,23 +560,23 @@ impl<K: Kinds> TaskBook<K> {
         if pause.is_zero() || self.mode == Mode::Closing {
             known.state = State::Waiting { then };
             self.timers.clear(Due::Pause(task));
-            self.go(now, task, out);
+            self.go(task, out);
         } else {
             known.state = State::Pausing { then };
             self.timers.set(Due::Pause(task), after(now, pause));
         }
     }
 
-    fn pause_over(&mut self, now: Instant, task: TaskId, out: &mut Vec<Action<K>>) {
+    fn pause_over(&mut self, task: TaskId, out: &mut Vec<Action<K>>) {
         let Some(known) = self.in_hand.get_mut(&task) else { return };
         if let State::Pausing { then } = &known.state {
             known.state = State::Waiting { then: then.clone() };
-            self.go(now, task, out);
+            self.go(task, out);
         }
     }
 
     /// A task that waits goes on its way, if it can.
-    fn go(&mut self, now: Instant, task: TaskId, out: &mut Vec<Action<K>>) {
+    fn go(&mut self, task: TaskId, out: &mut Vec<Action<K>>) {
         let does_not_wait = self.has(Fault::LeaseTakenOut);
         let Some(known) = self.in_hand.get_mut(&task) else { return };
         let State::Waiting { then } = &known.state else { return };
@@ -598,19 +594,18 @@ impl<K: Kinds> TaskBook<K> {
             return;
         }
         let then = then.clone();
-        // Guards: two copies that nobody could tell apart.
         match then {
             Wish::Back => known.marks.lease = known.marks.lease.saturating_add(1),
-            Wish::Retry => known.marks.attempt = known.attempt.number().saturating_add(1),
+            Wish::Retry { attempt } => known.marks.attempt = known.marks.attempt.max(attempt),
             Wish::Quarantine { .. } => {}
         }
+        known.make_marks_new();
         let to = match &then {
-            Wish::Back | Wish::Retry => Destination::Queue,
+            Wish::Back | Wish::Retry { .. } => Destination::Queue,
             Wish::Quarantine { reason, .. } => Destination::Quarantine { reason: reason.clone() },
         };
         let (queue, message, marks) = (known.queue.clone(), known.message.clone(), known.marks);
         known.state = State::Moving { then, marks };
-        let _ = now;
         out.push(Action::Move { task, queue, to, message, marks });
     }
 
@@ -619,7 +614,7 @@ impl<K: Kinds> TaskBook<K> {
         let Some(moving) = self.in_hand.get_mut(&task) else { return };
         let State::Moving { then, marks } = &moving.state else { return };
         let (then, marks) = (then.clone(), *marks);
-        if known == Known::Yes || moving.has_arrived || trusts && known == Known::Unknown {
+        if known == Known::Yes || trusts && known == Known::Unknown {
             let (queue, message) = (moving.queue.clone(), moving.message.clone());
             if matches!(then, Wish::Quarantine { .. }) {
                 self.pauses.forget(message.pause_key());
@@ -633,17 +628,14 @@ impl<K: Kinds> TaskBook<K> {
             return;
         }
         if known == Known::Unknown {
-            // The next copy says that this one may have arrived.
-            moving.marks.resend = moving.marks.resend.saturating_add(1);
-            if !matches!(then, Wish::Quarantine { .. }) {
-                moving.unsure.insert(marks);
-            }
+            // It may have arrived: the next copy gets other marks.
+            moving.unsure.insert(marks);
         }
         moving.failures = moving.failures.saturating_add(1);
         let (failures, is_ours, has_tickets) = (moving.failures, moving.is_ours(), !moving.tickets.is_empty());
         let to = match &then {
             Wish::Quarantine { reason, .. } => Destination::Quarantine { reason: reason.clone() },
-            Wish::Back | Wish::Retry => Destination::Queue,
+            Wish::Back | Wish::Retry { .. } => Destination::Queue,
         };
         out.push(Action::MoveFailed { queue: moving.queue.clone(), to });
         if self.has(Fault::FailedMoveForgotten) {
@@ -651,7 +643,8 @@ impl<K: Kinds> TaskBook<K> {
             return;
         }
         if !is_ours || self.mode == Mode::Closing {
-            return self.leave(task, Leave::Away, out);
+            let how = if has_tickets { Leave::Returned } else { Leave::Away };
+            return self.leave(task, how, out);
         }
         if failures >= MOVES && has_tickets {
             return self.pause(now, task, Wish::Back, pauses::LONGEST, out);
@@ -715,7 +708,10 @@ impl<K: Kinds> TaskBook<K> {
         [Due::Pause(task), Due::Lease(task), Due::LeaseOver(task)].into_iter().for_each(|due| self.timers.clear(due));
         if let Some(queue) = self.queues.get_mut(&known.queue) {
             queue.tasks -= 1;
-            queue.taken -= usize::from(known.is_counted);
+            if known.is_counted {
+                queue.taken -= 1;
+                self.unfitted.insert(known.queue.clone());
+            }
         }
         self.shrink(&known.queue);
         Some(known)
@@ -730,26 +726,26 @@ impl<K: Kinds> TaskBook<K> {
 
     // Connections.
 
-    fn channel_closed(&mut self, now: Instant, channel: Channel, out: &mut Vec<Action<K>>) {
+    fn channel_closed(&mut self, channel: Channel, out: &mut Vec<Action<K>>) {
         if self.connection != Some(channel.generation) {
             return;
         }
         let latest = self.closed.entry(channel.lane).or_insert(channel.incarnation);
         *latest = (*latest).max(channel.incarnation);
-        self.gone(now, |gone| gone.lane == channel.lane && gone.incarnation <= channel.incarnation, out);
+        self.gone(|gone| gone.lane == channel.lane && gone.incarnation <= channel.incarnation, out);
     }
 
-    fn connection_lost(&mut self, now: Instant, out: &mut Vec<Action<K>>) {
+    fn connection_lost(&mut self, out: &mut Vec<Action<K>>) {
         self.connection = None;
         self.closed.clear();
         if self.mode == Mode::Closing {
             return self.let_all_go(out);
         }
-        self.gone(now, |_| true, out);
+        self.gone(|_| true, out);
     }
 
     /// These channels are gone, and what was delivered through them.
-    fn gone(&mut self, now: Instant, is_gone: impl Fn(&Channel) -> bool, out: &mut Vec<Action<K>>) {
+    fn gone(&mut self, is_gone: impl Fn(&Channel) -> bool, out: &mut Vec<Action<K>>) {
         self.acknowledged.channels_gone(&is_gone);
         if self.has(Fault::OldGenerationKept) {
             return;
@@ -762,12 +758,12 @@ impl<K: Kinds> TaskBook<K> {
         }
         for task in hit {
             self.recount(task);
-            self.check_ownership(now, task, out);
+            self.check_ownership(task, out);
         }
     }
 
     /// A task has lost a delivery or a lease. If that was the last, it is away.
-    fn check_ownership(&mut self, now: Instant, task: TaskId, out: &mut Vec<Action<K>>) {
+    fn check_ownership(&mut self, task: TaskId, out: &mut Vec<Action<K>>) {
         let Some(known) = self.in_hand.get(&task) else { return };
         if known.is_ours() {
             return;
@@ -777,11 +773,48 @@ impl<K: Kinds> TaskBook<K> {
             State::Offered { claim, .. } if !self.has(Fault::NotWithdrawn) && claim.withdraw() => {
                 self.leave(task, Leave::Away, out);
             }
-            State::Offered { .. } | State::Held => self.report_loss(task, out),
-            State::Waiting { .. } => self.go(now, task, out),
+            State::Offered { .. } | State::Held => {
+                if !self.take_over(task, out) {
+                    self.report_loss(task, out);
+                }
+            }
+            State::Waiting { .. } => self.go(task, out),
             // It may join again before its pause is over or its copy has arrived.
             State::Pausing { .. } | State::Moving { .. } => {}
         }
+    }
+
+    /// A task that runs here and is away takes over the delivery of one that nobody has begun, if that is what it lost.
+    ///
+    /// Guards: a delivery through one channel that comes before the notice that another channel, from which the broker took it
+    /// back, is closed.
+    fn take_over(&mut self, task: TaskId, out: &mut Vec<Action<K>>) -> bool {
+        let Some(known) = self.in_hand.get(&task) else { return false };
+        let Some(identity) = known.identity else { return false };
+        let brings_back = |other: &InHand<K>| {
+            let came_again = |marks: &Marks| known.lost.iter().any(|(lost, _)| lost == marks);
+            other.redelivered && other.lost.is_empty() && other.tickets.values().all(|(_, marks)| came_again(marks))
+        };
+        let others = self.by_identity.get(&identity).into_iter().flatten().copied();
+        let found = others.filter(|other| *other != task).find(|other| {
+            self.in_hand
+                .get(other)
+                .is_some_and(|other| other.is_ours() && other.leases.standing.is_none() && brings_back(other))
+                && self.withdraw(*other)
+        });
+        let Some(mut other) = found.and_then(|found| self.take(found).map(|other| (found, other))) else {
+            return false;
+        };
+        let Some(known) = self.in_hand.get_mut(&task) else { return false };
+        for (_, marks) in other.1.tickets.values() {
+            take(&mut known.lost, *marks);
+        }
+        known.tickets.append(&mut other.1.tickets);
+        let (queue, message) = (known.queue.clone(), known.message.clone());
+        self.end_leases(&other.1, out);
+        out.extend([Action::Adopted { task, queue, message }, Action::Released { task: other.0 }]);
+        self.recount(task);
+        true
     }
 
     fn report_loss(&mut self, task: TaskId, out: &mut Vec<Action<K>>) {
@@ -793,11 +826,15 @@ impl<K: Kinds> TaskBook<K> {
         }
     }
 
-    fn connected(&mut self, now: Instant, generation: Generation, out: &mut Vec<Action<K>>) {
+    fn connected(&mut self, generation: Generation, out: &mut Vec<Action<K>>) {
+        if self.connection.is_some() {
+            // The driver reports a loss first. Nothing of the old connection stands all the same.
+            self.connection_lost(out);
+        }
         self.connection = Some(generation);
         self.closed.clear();
         for task in self.those(|known| matches!(known.state, State::Waiting { .. })) {
-            self.go(now, task, out);
+            self.go(task, out);
         }
         let orphans: Vec<LeaseId> = self.orphans.keys().copied().collect();
         orphans.into_iter().for_each(|lease| self.delete(lease, out));
@@ -823,10 +860,13 @@ impl<K: Kinds> TaskBook<K> {
 
     fn close(&mut self, now: Instant, out: &mut Vec<Action<K>>) {
         self.mode = Mode::Closing;
+        if self.connection.is_none() {
+            return self.let_all_go(out);
+        }
         self.return_unbegun(now, out);
         for task in self.those(|known| matches!(known.state, State::Pausing { .. })) {
             self.timers.clear(Due::Pause(task));
-            self.pause_over(now, task, out);
+            self.pause_over(task, out);
         }
         if self.has(Fault::CloseKeepsLeases) {
             return;
@@ -872,16 +912,17 @@ impl<K: Kinds> TaskBook<K> {
         let (acks_early, takes_out) = (self.has(Fault::AckBeforeLease), self.has(Fault::LeaseTakenOut));
         let Some(known) = self.in_hand.get_mut(&task) else { return };
         // One that is away has nothing that a lease could stand for. When it joins again, the timer starts again.
-        let goes_on = matches!(known.state, State::Offered { .. } | State::Held | State::Pausing { .. });
-        if !goes_on || !known.is_ours() || known.leases.making.is_some() {
+        if !known.is_ours() || known.leases.making.is_some() {
             return;
         }
-        if self.connection.is_none() {
+        let is_going = matches!(known.state, State::Waiting { .. } | State::Moving { .. });
+        if is_going || self.connection.is_none() {
             return self.timers.set(Due::Lease(task), after(now, again(long)));
         }
         self.last_lease += 1;
         let lease = LeaseId(self.last_lease);
         known.marks.lease = known.marks.lease.saturating_add(1);
+        known.make_marks_new();
         known.leases.making =
             Some(Making { lease, since: now, covers: known.tickets.keys().copied().collect::<BTreeSet<_>>() });
         if takes_out {
@@ -968,11 +1009,11 @@ impl<K: Kinds> TaskBook<K> {
         {
             return self.pause(now, task, Wish::Back, Duration::ZERO, out);
         }
-        self.go(now, task, out);
+        self.go(task, out);
     }
 
     /// By our clock the broker puts the task back just now.
-    fn lease_over(&mut self, now: Instant, task: TaskId, out: &mut Vec<Action<K>>) {
+    fn lease_over(&mut self, task: TaskId, out: &mut Vec<Action<K>>) {
         if self.has(Fault::LapseNotSeen) {
             return;
         }
@@ -980,7 +1021,7 @@ impl<K: Kinds> TaskBook<K> {
         let Some(lease) = known.leases.standing.take() else { return };
         known.leases.lapsed.insert(lease);
         self.recount(task);
-        self.check_ownership(now, task, out);
+        self.check_ownership(task, out);
     }
 
     /// Nothing of the task is needed any more.
@@ -1028,11 +1069,19 @@ impl<K: Kinds> TaskBook<K> {
 
     // Time.
 
-    pub(super) fn due(&mut self, now: Instant, due: Due, out: &mut Vec<Action<K>>) {
+    /// For the explorer, in which any deadline may come at any time.
+    #[cfg(test)]
+    pub(super) fn fire(&mut self, now: Instant, due: Due, out: &mut Vec<Action<K>>) {
+        self.timers.clear(due);
+        self.due(now, due, out);
+        self.fit_all(out);
+    }
+
+    fn due(&mut self, now: Instant, due: Due, out: &mut Vec<Action<K>>) {
         match due {
-            Due::Pause(task) => self.pause_over(now, task, out),
+            Due::Pause(task) => self.pause_over(task, out),
             Due::Lease(task) => self.lease_due(now, task, out),
-            Due::LeaseOver(task) => self.lease_over(now, task, out),
+            Due::LeaseOver(task) => self.lease_over(task, out),
             Due::Delete(lease) => self.delete(lease, out),
         }
     }
@@ -1047,6 +1096,7 @@ impl<K: Kinds> TaskBook<K> {
             && let Some(queue) = self.queues.get_mut(&known.queue)
         {
             known.is_counted = counts;
+            self.unfitted.insert(known.queue.clone());
             queue.taken = if counts { queue.taken + 1 } else { queue.taken - 1 };
         }
     }
@@ -1056,11 +1106,13 @@ impl<K: Kinds> TaskBook<K> {
         if self.has(Fault::NeverFitted) {
             return;
         }
-        for (name, queue) in &mut self.queues {
-            if queue.taken != queue.announced {
+        for name in std::mem::take(&mut self.unfitted) {
+            if let Some(queue) = self.queues.get_mut(&name)
+                && queue.taken != queue.announced
+            {
                 queue.announced = queue.taken;
                 if !queue.subscribers.is_empty() {
-                    out.push(Action::Fit { queue: name.clone(), taken: queue.taken });
+                    out.push(Action::Fit { queue: name, taken: queue.taken });
                 }
             }
         }

@@ -56,7 +56,12 @@ impl Acknowledged {
         let entry = self.entry(identity);
         match entry.standing.iter_mut().find(|(known, by, _)| *known == marks && *by == channel) {
             Some((_, _, times)) => *times = times.saturating_add(1),
-            None => entry.standing.push((marks, channel, 1)),
+            None => {
+                if entry.standing.len() >= MOST_COPIES {
+                    entry.standing.remove(0);
+                }
+                entry.standing.push((marks, channel, 1));
+            }
         }
     }
 
@@ -64,7 +69,8 @@ impl Acknowledged {
     pub(super) fn end(&mut self, identity: Identity, lost: Vec<(Marks, u32)>, seen: &BTreeSet<Marks>) {
         let entry = self.entry(identity);
         entry.ended = true;
-        entry.seen.extend(seen.iter().take(MOST_COPIES).copied());
+        let room = MOST_COPIES.saturating_sub(entry.seen.len());
+        entry.seen.extend(seen.iter().take(room).copied());
         lost.into_iter().for_each(|(marks, times)| add(&mut entry.lost, marks, times));
     }
 
@@ -80,6 +86,11 @@ impl Acknowledged {
     pub(super) fn owe(&mut self, identity: Identity, lost: Vec<(Marks, u32)>) {
         if let Some(entry) = self.known.get_mut(&identity) {
             lost.into_iter().for_each(|(marks, times)| add(&mut entry.owed, marks, times));
+            if entry.owed.len() >= MOST_COPIES {
+                // One more could not be kept. Without an explanation all of them are run.
+                entry.lost.clear();
+                entry.owed.clear();
+            }
         }
     }
 
@@ -98,8 +109,8 @@ impl Acknowledged {
         if redelivered && take(&mut entry.owed, marks) {
             return None;
         }
-        let is_explained = redelivered && take(&mut entry.lost, marks)
-            || entry.ended && marks.is_copy() && entry.seen.len() < MOST_COPIES && entry.seen.insert(marks);
+        let is_explained =
+            redelivered && take(&mut entry.lost, marks) || entry.ended && is_another_copy(&mut entry.seen, marks);
         match is_explained {
             true if entry.ended => Some(Explained::Ended),
             true => Some(Explained::MovedOn),
@@ -122,13 +133,41 @@ impl Acknowledged {
                 is_known.then_some(Explained::Ended)
             }
             Fault::NoReasonNeeded => self.known.get(&identity).filter(|entry| entry.ended).map(|_| Explained::Ended),
-            Fault::ExplanationNotUsedUp => self.clone().explain(identity, marks, redelivered),
             Fault::MarksIgnored => {
                 let entry = self.known.get_mut(&identity)?;
                 let (any, _) = *entry.lost.first()?;
                 (redelivered && take(&mut entry.lost, any)).then_some(Explained::MovedOn)
             }
             _ => self.explain(identity, marks, redelivered),
+        }
+    }
+
+    /// Everything that counts, for the explorer.
+    #[cfg(test)]
+    pub(super) fn print(&self, mut put: impl FnMut(u64), channel: impl Fn(Channel) -> u64) {
+        let marks =
+            |marks: &Marks| u64::from(marks.resend) << 40 | u64::from(marks.lease) << 20 | u64::from(marks.attempt);
+        for (identity, entry) in &self.known {
+            put(identity.id as u64);
+            put(identity.digest as u64);
+            put(u64::from(entry.ended));
+            let mut standing: Vec<_> = entry.standing.clone();
+            standing.sort_unstable();
+            for (of, by, times) in standing {
+                put(marks(&of));
+                put(channel(by));
+                put(times.into());
+            }
+            for counts in [&entry.lost, &entry.owed] {
+                put(u64::MAX);
+                let mut counts = counts.clone();
+                counts.sort_unstable();
+                for (of, times) in counts {
+                    put(marks(&of));
+                    put(times.into());
+                }
+            }
+            entry.seen.iter().for_each(|seen| put(marks(seen)));
         }
     }
 
@@ -150,9 +189,18 @@ impl Acknowledged {
     }
 }
 
+/// Whether a delivery with these marks is another copy of a task whose copies so far carried those. True once for each.
+pub(super) fn is_another_copy(seen: &mut BTreeSet<Marks>, marks: Marks) -> bool {
+    // A copy that its sender sent again shows that there is one that it sent before.
+    let is_announced =
+        |seen: &Marks| seen.resend > marks.resend && (seen.lease, seen.attempt) == (marks.lease, marks.attempt);
+    (marks.is_copy() || seen.iter().any(is_announced)) && seen.len() < MOST_COPIES && seen.insert(marks)
+}
+
 fn add(counts: &mut Vec<(Marks, u32)>, marks: Marks, times: u32) {
-    match counts.iter_mut().find(|(known, _)| *known == marks) {
-        Some((_, count)) => *count = count.saturating_add(times),
+    match counts.iter().position(|(known, _)| *known == marks) {
+        Some(at) => counts[at].1 = counts[at].1.saturating_add(times),
+        None if counts.len() >= MOST_COPIES => {}
         None => counts.push((marks, times)),
     }
 }
@@ -169,4 +217,94 @@ pub(super) fn take(counts: &mut Vec<(Marks, u32)>, marks: Marks) -> bool {
         counts.swap_remove(at);
     }
     true
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::driver::tasks::Generation;
+
+    const NONE: Marks = Marks { resend: 0, lease: 0, attempt: 0 };
+    const AGAIN: Marks = Marks { resend: 1, ..NONE };
+
+    fn identity(id: u128) -> Identity {
+        Identity { id, digest: 1 }
+    }
+
+    fn channel(generation: u64) -> Channel {
+        Channel { generation: Generation(generation), lane: 0, incarnation: 0 }
+    }
+
+    /// As a task that was done here.
+    fn done(memory: &mut Acknowledged, id: u128, by: Channel) {
+        memory.acknowledge(identity(id), NONE, by);
+        memory.end(identity(id), Vec::new(), &BTreeSet::from([NONE]));
+    }
+
+    #[test]
+    fn a_message_that_is_alike_is_run_while_the_acknowledgement_cannot_be_lost() {
+        let mut memory = Acknowledged::default();
+        done(&mut memory, 1, channel(1));
+        assert_eq!(memory.explain(identity(1), NONE, true), None);
+        memory.channels_gone(|gone| *gone == channel(2));
+        assert_eq!(memory.explain(identity(1), NONE, true), None);
+    }
+
+    #[test]
+    fn a_lost_acknowledgement_explains_one_redelivery_of_the_very_copy() {
+        let mut memory = Acknowledged::default();
+        done(&mut memory, 1, channel(1));
+        memory.channels_gone(|gone| *gone == channel(1));
+        assert_eq!(memory.explain(identity(2), NONE, true), None, "another message");
+        assert_eq!(memory.explain(Identity { id: 1, digest: 2 }, NONE, true), None, "another body");
+        assert_eq!(memory.explain(identity(1), NONE, false), None, "not redelivered");
+        assert_eq!(memory.explain(identity(1), NONE, true), Some(Explained::Ended));
+        assert_eq!(memory.explain(identity(1), NONE, true), None, "used up");
+    }
+
+    #[test]
+    fn a_copy_of_an_ended_task_is_explained_once() {
+        let mut memory = Acknowledged::default();
+        done(&mut memory, 1, channel(1));
+        assert_eq!(memory.explain(identity(1), AGAIN, false), Some(Explained::Ended));
+        assert_eq!(memory.explain(identity(1), AGAIN, false), None);
+    }
+
+    #[test]
+    fn what_was_lost_unfinished_is_run_before_anything_is_explained() {
+        let mut memory = Acknowledged::default();
+        done(&mut memory, 1, channel(1));
+        memory.channels_gone(|_| true);
+        memory.owe(identity(1), vec![(NONE, 1)]);
+        assert_eq!(memory.explain(identity(1), NONE, true), None);
+        assert_eq!(memory.explain(identity(1), NONE, true), Some(Explained::Ended));
+    }
+
+    #[test]
+    fn the_memory_is_bounded_and_the_oldest_are_forgotten_first() {
+        let mut memory = Acknowledged::default();
+        for id in 0..=MOST as u128 {
+            done(&mut memory, id, channel(1));
+            done(&mut memory, 0, channel(1));
+        }
+        assert_eq!((memory.known.len(), memory.order.len()), (MOST, MOST));
+        memory.channels_gone(|_| true);
+        assert_eq!(memory.explain(identity(0), NONE, true), Some(Explained::Ended), "it was refreshed");
+        assert_eq!(memory.explain(identity(1), NONE, true), None);
+        assert_eq!(memory.explain(identity(2), NONE, true), Some(Explained::Ended));
+    }
+
+    #[test]
+    fn copies_of_one_message_cannot_fill_the_memory() {
+        let mut memory = Acknowledged::default();
+        for resend in 0..10_000 {
+            let marks = Marks { resend, ..NONE };
+            memory.acknowledge(identity(1), marks, channel(u64::from(resend)));
+            memory.end(identity(1), vec![(marks, 1)], &BTreeSet::from([marks]));
+            let _ = memory.explain(identity(1), marks, false);
+        }
+        let entry = &memory.known[&identity(1)];
+        assert!(entry.standing.len() <= MOST_COPIES && entry.lost.len() <= MOST_COPIES, "{entry:?}");
+        assert!(entry.seen.len() <= MOST_COPIES, "{entry:?}");
+    }
 }

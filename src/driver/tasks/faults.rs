@@ -20,8 +20,6 @@ pub(super) enum Fault {
     IdAlone,
     /// A message that comes again is explained without a reason.
     NoReasonNeeded,
-    /// An explanation serves any number of times.
-    ExplanationNotUsedUp,
     /// A copy that comes again is not told from other copies of the same message.
     MarksIgnored,
     /// What ended is forgotten.

@@ -29,7 +29,7 @@ pub(super) enum Wish<A> {
     /// It goes back to its queue as it is.
     Back,
     /// It goes back as the next attempt.
-    Retry,
+    Retry { attempt: u32 },
     /// It goes to the quarantine queue.
     Quarantine { reason: String, answer: Option<A> },
 }
@@ -100,8 +100,6 @@ pub(super) struct InHand<K: Kinds> {
     pub marks: Marks,
     /// The marks of copies into its own queue of which it is not known whether they arrived.
     pub unsure: BTreeSet<Marks>,
-    /// The copy that is on its way has come back here: it has arrived, whatever the answer will be.
-    pub has_arrived: bool,
     /// How often it could not be moved.
     pub failures: u32,
     /// Whether it was reported that it was taken back.
@@ -131,10 +129,20 @@ impl<K: Kinds> InHand<K> {
             leases: Leases::default(),
             marks,
             unsure: BTreeSet::new(),
-            has_arrived: false,
             failures: 0,
             is_reported: false,
             is_counted: false,
+        }
+    }
+
+    /// Guards: two copies that nobody could tell apart.
+    pub(super) fn make_marks_new(&mut self) {
+        // That many are taken, so that one of these is free.
+        for _ in 0..self.seen.len() + self.unsure.len() {
+            if !self.seen.contains(&self.marks) && !self.unsure.contains(&self.marks) {
+                return;
+            }
+            self.marks.resend = self.marks.resend.wrapping_add(1);
         }
     }
 

@@ -3,6 +3,8 @@
 mod action;
 pub(crate) mod book;
 mod ended;
+#[cfg(test)]
+mod explore;
 mod faults;
 mod in_hand;
 mod input;

@@ -1,0 +1,281 @@
+//! Walks through everything that can happen to the book: a breadth-first search over the book and a world around it, in which
+//! an adversary has a budget of each kind of adversity. What the world checks in every state is in [`world`]; the search
+//! adds that from every state the good end can be reached.
+
+mod print;
+mod tiny;
+mod world;
+
+use std::collections::hash_map::Entry;
+use std::collections::{HashMap, HashSet};
+
+use tokio::time::Instant;
+
+use self::print::print;
+use self::tiny::Note;
+use self::world::{Budget, Move, Scene, World};
+use super::Marks;
+use super::faults::Fault;
+
+/// What a search found.
+struct Found {
+    states: usize,
+    depth: usize,
+    /// The first state that is wrong, and the shortest way to it.
+    wrong: Option<(&'static str, Vec<Move>)>,
+    /// A state from which the good end cannot be reached.
+    stuck: Option<Vec<Move>>,
+    is_complete: bool,
+}
+
+/// Breadth first, so that the first fault has the shortest way.
+fn explore(scene: &Scene, depth: usize, most: usize) -> Found {
+    let first = World::new(scene, Instant::now());
+    let root = print(&first);
+    let mut seen: HashMap<u128, (u128, u32)> = HashMap::from([(root, (root, 0))]);
+    let mut backwards: Vec<(u128, u128)> = Vec::new();
+    let mut good = Vec::new();
+    let mut layer = vec![(root, first.clone())];
+    let mut reached = 0;
+    while !layer.is_empty() && reached < depth && seen.len() < most {
+        let mut next = Vec::new();
+        for (from, world) in &layer {
+            if world.is_good() {
+                good.push(*from);
+            }
+            for (number, step) in (0..).zip(world.moves()) {
+                let mut after = world.clone();
+                after.make(step);
+                let to = print(&after);
+                backwards.push((to, *from));
+                let Entry::Vacant(place) = seen.entry(to) else { continue };
+                place.insert((*from, number));
+                if let Some(wrong) = after.wrong {
+                    let way = way(&first, root, to, &seen);
+                    return Found {
+                        states: seen.len(),
+                        depth: reached + 1,
+                        wrong: Some((wrong, way)),
+                        stuck: None,
+                        is_complete: false,
+                    };
+                }
+                next.push((to, after));
+            }
+        }
+        layer = next;
+        reached += 1;
+    }
+    let is_complete = layer.is_empty();
+    let stuck = is_complete.then(|| stuck(&seen, backwards, good)).flatten().map(|at| way(&first, root, at, &seen));
+    Found { states: seen.len(), depth: reached, wrong: None, stuck, is_complete }
+}
+
+/// A state from which no good one can be reached.
+fn stuck(seen: &HashMap<u128, (u128, u32)>, mut backwards: Vec<(u128, u128)>, good: Vec<u128>) -> Option<u128> {
+    backwards.sort_unstable();
+    let mut can: HashSet<u128> = good.iter().copied().collect();
+    let mut left = good;
+    while let Some(at) = left.pop() {
+        let start = backwards.partition_point(|(to, _)| *to < at);
+        for (_, from) in backwards[start..].iter().take_while(|(to, _)| *to == at) {
+            if can.insert(*from) {
+                left.push(*from);
+            }
+        }
+    }
+    seen.keys().find(|state| !can.contains(*state)).copied()
+}
+
+fn way(first: &World, root: u128, mut at: u128, seen: &HashMap<u128, (u128, u32)>) -> Vec<Move> {
+    let mut numbers = Vec::new();
+    while at != root {
+        let (before, number) = seen[&at];
+        numbers.push(number as usize);
+        at = before;
+    }
+    let mut world = first.clone();
+    let mut moves = Vec::new();
+    for number in numbers.into_iter().rev() {
+        let step = world.moves()[number];
+        world.make(step);
+        moves.push(step);
+    }
+    moves
+}
+
+/// More states than a scene is meant to have.
+const MOST_STATES: usize = 5_000_000;
+
+/// An adversity, which may happen so often.
+type Adversity = (&'static str, fn(&mut Budget, u8));
+
+const ADVERSITIES: [Adversity; 17] = [
+    ("loss", |budget, _| budget.losses = 1),
+    ("lane", |budget, _| budget.lanes = 1),
+    ("failure", |budget, _| budget.fails = 1),
+    ("leases", |budget, often| budget.leases = often),
+    ("expiry", |budget, _| (budget.leases, budget.expiries) = (budget.leases.max(1), 1)),
+    ("another try", |budget, _| budget.tries = 1),
+    ("panic", |budget, often| budget.panics = often),
+    ("back", |budget, often| budget.backs = often),
+    ("rejection", |budget, often| budget.rejects = often),
+    ("quarantine", |budget, _| budget.quarantines = 1),
+    ("end of a home", |budget, _| budget.homes = 1),
+    ("subscriber leaves", |budget, often| budget.leaves = often),
+    ("pull", |budget, often| budget.pulls = often),
+    ("sent again", |budget, _| budget.resends = 1),
+    ("another worker", |budget, _| budget.thefts = 1),
+    ("drain", |budget, _| budget.drains = 1),
+    ("close", |budget, _| budget.closes = 1),
+];
+
+/// Each of them once, or where more of it makes a difference, so often.
+fn budget(of: &[Adversity], often: u8) -> Budget {
+    let mut budget = Budget::default();
+    of.iter().for_each(|(_, set)| set(&mut budget, often));
+    budget
+}
+
+fn note(number: u8, id: Option<u8>, content: u8) -> Note {
+    Note { number, id, content, marks: Marks::default() }
+}
+
+/// One message with an id that can be trusted.
+fn one() -> Vec<Note> {
+    vec![note(0, Some(0), 0)]
+}
+
+fn scene(notes: Vec<Note>, budget: Budget, fault: Option<Fault>) -> Scene {
+    Scene { notes, subscribers: 2, budget, fault }
+}
+
+/// Explores scenes completely, and panics with the way to each that is wrong. Returns how many states there were.
+fn are_right(scenes: impl IntoIterator<Item = (String, Scene)>, depth: usize) -> usize {
+    let mut states = 0;
+    let mut wrong = Vec::new();
+    for (name, scene) in scenes {
+        let found = explore(&scene, depth, MOST_STATES);
+        states += found.states;
+        match (found.wrong, found.stuck) {
+            (Some((what, way)), _) => wrong.push(format!("{name}: {what}, by {way:?}")),
+            (None, Some(way)) => wrong.push(format!("{name}: it does not end well after {way:?}")),
+            (None, None) if !found.is_complete && found.depth < depth => {
+                wrong.push(format!("{name}: more than {MOST_STATES} states"));
+            }
+            (None, None) => {}
+        }
+    }
+    assert!(wrong.is_empty(), "{} scenes are wrong:\n{}", wrong.len(), wrong.join("\n"));
+    states
+}
+
+fn pairs() -> impl Iterator<Item = [Adversity; 2]> {
+    (0..ADVERSITIES.len())
+        .flat_map(|one| (one + 1..ADVERSITIES.len()).map(move |other| [ADVERSITIES[one], ADVERSITIES[other]]))
+}
+
+fn triples() -> impl Iterator<Item = [Adversity; 3]> {
+    let all = ADVERSITIES.len();
+    (0..all).flat_map(move |one| {
+        (one + 1..all).flat_map(move |other| {
+            (other + 1..all).map(move |third| [ADVERSITIES[one], ADVERSITIES[other], ADVERSITIES[third]])
+        })
+    })
+}
+
+fn named<const N: usize>(of: &[Adversity; N]) -> String {
+    of.map(|(name, _)| name).join(", ")
+}
+
+fn scenes<const N: usize>(
+    notes: &[Note],
+    of: impl Iterator<Item = [Adversity; N]>,
+    often: u8,
+) -> impl Iterator<Item = (String, Scene)> {
+    of.map(move |adversities| (named(&adversities), scene(notes.to_vec(), budget(&adversities, often), None)))
+}
+
+#[test]
+fn one_message_survives_every_pair_of_adversities() {
+    let started = Instant::now();
+    let states = are_right(scenes(&one(), pairs(), 1), usize::MAX);
+    println!("{states} states, {:?}", started.elapsed());
+}
+
+#[test]
+#[ignore = "full: every pair of repeated adversities and every triple take minutes"]
+fn one_message_survives_every_triple_of_adversities() {
+    let started = Instant::now();
+    let states = are_right(scenes(&one(), pairs(), 2), usize::MAX);
+    println!("pairs: {states} states, {:?}", started.elapsed());
+    let states = are_right(scenes(&one(), triples(), 1), usize::MAX);
+    println!("triples: {states} states, {:?}", started.elapsed());
+}
+
+#[test]
+#[ignore = "full: two messages take minutes"]
+fn two_messages_survive_every_pair_of_adversities_for_eight_steps() {
+    // Another message; one of the same id with another body; one whose id cannot be trusted.
+    for other in [note(1, Some(1), 1), note(1, Some(0), 1), note(1, None, 1)] {
+        let started = Instant::now();
+        let states = are_right(scenes(&[note(0, Some(0), 0), other], pairs(), 1), 8);
+        println!("{other:?}: {states} states, {:?}", started.elapsed());
+    }
+}
+
+/// Every fault, what is sent, and the adversities among which it shows.
+fn faults() -> Vec<(Fault, Vec<Note>, &'static [&'static str])> {
+    use Fault as F;
+    // Two messages of one id; two that are alike.
+    let of_one_id = || vec![note(0, Some(0), 0), note(1, Some(0), 1)];
+    let alike = || vec![note(0, Some(0), 0), note(1, Some(0), 0)];
+    vec![
+        (F::LeaseTakenOut, one(), &["leases", "back"]),
+        (F::DeadChannelTrusted, one(), &["lane", "back"]),
+        (F::OldGenerationKept, one(), &["loss"]),
+        (F::PanicRequeuesAtOnce, one(), &["panic"]),
+        (F::LetGoAlwaysAtOnce, one(), &["pull", "back"]),
+        (F::NobodyRequeuesAtOnce, one(), &["subscriber leaves"]),
+        (F::IdAlone, of_one_id(), &[]),
+        (F::NoReasonNeeded, alike(), &[]),
+        (F::MarksIgnored, one(), &["loss", "another try"]),
+        (F::EndedForgotten, one(), &["loss"]),
+        (F::DoubtfulMoveTrusted, one(), &["loss", "another try"]),
+        (F::DoubtfulLeaseTrusted, one(), &["failure", "leases"]),
+        (F::DoubtfulLeaseForgotten, one(), &["failure", "leases"]),
+        (F::AckBeforeLease, one(), &["failure", "leases"]),
+        (F::LapsedLeaseDeleted, one(), &["expiry", "back"]),
+        (F::LapseNotSeen, one(), &["expiry"]),
+        (F::LateLeaseKept, one(), &["leases"]),
+        (F::FailedDeleteForgotten, one(), &["failure", "leases"]),
+        (F::FailedMoveForgotten, one(), &["failure", "another try"]),
+        (F::NotWithdrawn, one(), &["loss"]),
+        (F::OfferNotMovedOn, one(), &["subscriber leaves"]),
+        (F::AwayOffered, one(), &["loss", "rejection"]),
+        (F::StaleSettlementCounts, one(), &["end of a home", "subscriber leaves"]),
+        (F::CloseKeepsLeases, one(), &["leases", "close"]),
+        (F::QueueKept, one(), &["subscriber leaves"]),
+        (F::NeverFitted, one(), &["leases"]),
+    ]
+}
+
+#[test]
+fn every_fault_is_found() {
+    let mut missed = Vec::new();
+    for (fault, notes, names) in faults() {
+        let adversities: Vec<Adversity> = ADVERSITIES.into_iter().filter(|(name, _)| names.contains(name)).collect();
+        let mut scene = scene(notes, budget(&adversities, 2), None);
+        if let Some(wrong) = explore(&scene, 12, 20_000).wrong {
+            panic!("{names:?} is wrong without {fault:?}: {wrong:?}");
+        }
+        scene.fault = Some(fault);
+        let found = explore(&scene, usize::MAX, 100_000);
+        let what = found.wrong.or(found.stuck.map(|way| ("it does not end well", way)));
+        match what {
+            Some((what, way)) => println!("{fault:?}: {what}, in {} steps, {} states", way.len(), found.states),
+            None => missed.push((fault, found.states)),
+        }
+    }
+    assert!(missed.is_empty(), "not found: {missed:?}");
+}
