@@ -37,6 +37,58 @@ pub(crate) struct Rest {
     /// The broker refuses a message whose user id is not the name of its sender.
     pub user_id: Option<String>,
     pub cluster_id: Option<String>,
+    /// What could not be read as AMQP means it. Not a property: it is not sent.
+    pub oddities: Vec<Oddity>,
+}
+
+/// Something about a message that is not as it should be, so that it was taken out and kept in a header of ours.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Oddity {
+    pub part: OddPart,
+    /// For people; reads after "the message is odd:".
+    pub reason: String,
+}
+
+/// Which part of a message is odd.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum OddPart {
+    MessageId,
+    CorrelationId,
+    ReplyTo,
+    ContentType,
+    ContentEncoding,
+    Type,
+    AppId,
+    UserId,
+    ClusterId,
+    Expiration,
+    /// Some header, by its name or its depth.
+    Header,
+    /// The properties as a whole; nothing is known of them.
+    Unreadable,
+    /// They are larger than what this connection may send, so that the message cannot be moved as it is.
+    TooLarge,
+}
+
+impl OddPart {
+    /// As people call it.
+    pub(crate) fn name(self) -> &'static str {
+        match self {
+            OddPart::MessageId => "message id",
+            OddPart::CorrelationId => "correlation id",
+            OddPart::ReplyTo => "reply-to",
+            OddPart::ContentType => "content type",
+            OddPart::ContentEncoding => "content encoding",
+            OddPart::Type => "type",
+            OddPart::AppId => "app id",
+            OddPart::UserId => "user id",
+            OddPart::ClusterId => "cluster id",
+            OddPart::Expiration => "expiration",
+            OddPart::Header => "headers",
+            OddPart::Unreadable => "properties",
+            OddPart::TooLarge => "size",
+        }
+    }
 }
 
 /// The value of a header, in each type that RabbitMQ carries.
@@ -85,6 +137,19 @@ impl Properties {
     /// The same to write to.
     pub(crate) fn rest_mut(&mut self) -> &mut Rest {
         self.rest.get_or_insert_default()
+    }
+
+    /// What could not be read as AMQP means it; mostly nothing.
+    pub(crate) fn oddities(&self) -> &[Oddity] {
+        self.rest.as_ref().map_or(&[], |rest| &rest.oddities)
+    }
+
+    /// Why an answer to this message cannot reach its sender, although it may have asked for one.
+    pub(crate) fn unanswerable(&self) -> Option<&Oddity> {
+        let asks = |oddity: &&Oddity| {
+            matches!(oddity.part, OddPart::CorrelationId | OddPart::ReplyTo | OddPart::Unreadable)
+        };
+        self.oddities().iter().find(asks)
     }
 
     /// Every header.

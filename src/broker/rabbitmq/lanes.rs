@@ -171,7 +171,7 @@ impl Lanes {
                 Ok(delivery) => delivery,
                 Err(error) => return Some(error),
             };
-            let delivery = opening.received(delivery);
+            let delivery = self.received(opening, delivery);
             trace!(consumer = %tag, delivery = delivery.receipt.tag, message_id = delivery.properties.message_id,
                 redelivered = delivery.redelivered, "deliver");
             self.life.say(BrokerEvent::Delivery { consumer: tag.to_owned(), delivery });
@@ -241,6 +241,14 @@ impl Lanes {
         }
     }
 
+    fn received(&self, opening: &Opening, delivery: lapin::message::Delivery) -> Delivery {
+        let receipt = Receipt { lane: opening.lane, opening: opening.number, tag: delivery.delivery_tag };
+        // Guards: the properties of a delivery with the same number on a channel that has this channel's number by now.
+        let live = opening.channel.status().connected();
+        let diverted = live.then(|| self.link.diverted.take(opening.channel.id(), receipt.tag)).flatten();
+        incoming(delivery, receipt, diverted)
+    }
+
     pub(crate) async fn cancel(&self, consumer: &str) -> Result<()> {
         let tag = short("consumer tag", consumer)?;
         let lane = self.consumers.borrow().get(consumer).copied();
@@ -267,7 +275,7 @@ impl Lanes {
         let name = short("queue name", queue)?;
         self.ask(lane, format_args!("get from the queue {queue:?}"), async |opening| {
             let got = opening.channel.basic_get(name, BasicGetOptions { no_ack: false }).await?;
-            Ok(got.map(|got| opening.received(got.delivery)))
+            Ok(got.map(|got| self.received(opening, got.delivery)))
         })
         .await
     }
@@ -364,13 +372,6 @@ impl Lanes {
         });
         *state.open.borrow_mut() = Some(Rc::clone(&opening));
         Ok(opening)
-    }
-}
-
-impl Opening {
-    fn received(&self, delivery: lapin::message::Delivery) -> Delivery {
-        let receipt = Receipt { lane: self.lane, opening: self.number, tag: delivery.delivery_tag };
-        incoming(delivery, receipt)
     }
 }
 

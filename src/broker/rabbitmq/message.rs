@@ -94,12 +94,13 @@ fn with_rest(mut properties: BasicProperties, rest: &Rest) -> Result<BasicProper
     Ok(properties)
 }
 
-/// A delivery as the communicator reads it; the body is moved, not copied.
-pub(crate) fn incoming(delivery: LapinDelivery, receipt: Receipt) -> Delivery {
+/// A delivery as the communicator reads it, with the properties that lapin could not read, if there are such; the body is
+/// moved, not copied.
+pub(crate) fn incoming(delivery: LapinDelivery, receipt: Receipt, diverted: Option<Properties>) -> Delivery {
     Delivery {
         receipt,
         redelivered: delivery.redelivered,
-        properties: properties(&delivery.properties),
+        properties: diverted.unwrap_or_else(|| properties(&delivery.properties)),
         body: Body::Encoded(Bytes::from(delivery.data)),
     }
 }
@@ -134,6 +135,7 @@ pub(crate) fn properties(given: &BasicProperties) -> Properties {
             expiration: text(given.expiration()),
             user_id: text(given.user_id()),
             cluster_id: text(given.cluster_id()),
+            oddities: Vec::new(),
         };
     }
     properties
@@ -243,6 +245,7 @@ mod tests {
             expiration: Some("60000".into()),
             user_id: Some("u".into()),
             cluster_id: Some("cl".into()),
+            oddities: Vec::new(),
         };
         let table = vec![("deep".to_owned(), HeaderValue::Array(all.clone()))];
         properties.set("array", HeaderValue::Array(all));

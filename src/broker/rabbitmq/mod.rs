@@ -35,6 +35,7 @@ use crate::error::{Error, ErrorKind, Result};
 mod connector;
 pub(crate) mod endpoint;
 mod errors;
+mod frames;
 pub(crate) mod inspect;
 mod lanes;
 mod life;
