@@ -5,7 +5,7 @@ use std::time::Duration;
 use tokio::sync::broadcast;
 
 use super::names::Identifier;
-use crate::error::Error;
+use crate::error::{Detail, Error};
 
 /// Something happened to the connection, or to a subscriber.
 #[derive(Clone, Debug)]
@@ -112,12 +112,10 @@ pub enum ChannelCause {
 }
 
 impl ChannelCause {
-    /// As RabbitMQ words it from 3.8.15 on.
     pub(crate) fn of(error: &Error) -> Self {
-        if error.to_string().contains("delivery acknowledgement on channel") {
-            ChannelCause::DeliveryTimeout
-        } else {
-            ChannelCause::Other
+        match error.detail() {
+            Detail::DeliveryTimeout => ChannelCause::DeliveryTimeout,
+            _ => ChannelCause::Other,
         }
     }
 }

@@ -79,7 +79,7 @@ pub(crate) async fn connect(plan: Plan<'_>) -> Result<Link> {
             debug!(role = %plan.role, %address, "connected");
             return Ok(Link::new(plan.role, connection, spare, greeting, diverted, thread_ended));
         }
-        Ok(Err(error)) => errors::handshake(plan.endpoint, &error, greeting.not_amqp().as_deref()),
+        Ok(Err(error)) => errors::handshake(plan.endpoint, &error, &greeting),
         Err(_) => match greeting.not_amqp() {
             Some(said) => errors::not_amqp(plan.endpoint, &said),
             None => silent("accepted the TCP connection but did not answer the AMQP handshake"),

@@ -26,7 +26,7 @@ use super::errors;
 use super::life::Life;
 use super::link::Link;
 use super::message::incoming;
-use super::topology::{settle, short};
+use super::topology::{name, settle, short};
 use crate::broker::{Acknowledge, BrokerEvent, ConsumeSpec, Delivery, Lane, Nack, Receipt};
 use crate::error::{Error, ErrorKind, Result};
 
@@ -123,7 +123,7 @@ impl Lanes {
     }
 
     async fn start(self: &Rc<Self>, spec: &ConsumeSpec) -> Result<()> {
-        let (queue, tag) = (short("queue name", &spec.queue)?, short("consumer tag", &spec.tag)?);
+        let (queue, tag) = (name("queue name", &spec.queue)?, name("consumer tag", &spec.tag)?);
         if self.consumers.borrow().contains_key(&spec.tag) {
             return Err(Error::new(
                 ErrorKind::DuplicateSubscriberIdentifier,
@@ -272,9 +272,9 @@ impl Lanes {
     }
 
     async fn take(&self, queue: &str, lane: Lane) -> Result<Option<Delivery>> {
-        let name = short("queue name", queue)?;
+        let queue_name = name("queue name", queue)?;
         self.ask(lane, format_args!("get from the queue {queue:?}"), async |opening| {
-            let got = opening.channel.basic_get(name, BasicGetOptions { no_ack: false }).await?;
+            let got = opening.channel.basic_get(queue_name, BasicGetOptions { no_ack: false }).await?;
             Ok(got.map(|got| self.received(opening, got.delivery)))
         })
         .await

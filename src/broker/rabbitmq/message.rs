@@ -8,7 +8,7 @@ use lapin::types::{AMQPValue, ByteArray, DecimalValue, FieldArray, FieldTable, S
 
 use super::topology::short;
 use crate::broker::{Body, Delivery, Durability, HeaderValue, Message, Properties, Receipt, Rest, Routing};
-use crate::error::{Error, ErrorKind, Result};
+use crate::error::{Detail, Error, ErrorKind, Result};
 
 /// A message ready to be written.
 #[derive(Debug)]
@@ -24,11 +24,15 @@ pub(crate) struct Outgoing {
 
 impl Outgoing {
     /// Checks what the wire cannot carry, before anything is sent.
-    pub(crate) fn new(message: &Message) -> Result<Self> {
+    pub(crate) fn new(message: &Message, most: usize) -> Result<Self> {
         let Body::Encoded(body) = &message.body else {
             return Err(Error::new(ErrorKind::Encode, "RabbitMQ carries bytes only: the body was not encoded"));
         };
         let given = &message.properties;
+        let bytes = given.wire_size();
+        if bytes > most {
+            return Err(too_large(message, bytes, most));
+        }
         let message_id = given.message_id.is_none().then(|| uuid::Uuid::new_v4().simple().to_string());
         let mut headers = FieldTable::default();
         for (name, value) in given.headers() {
@@ -64,6 +68,20 @@ impl Outgoing {
             message_id,
         })
     }
+}
+
+fn too_large(message: &Message, bytes: usize, most: usize) -> Error {
+    let largest = message.properties.headers().iter().max_by_key(|(_, value)| value.wire_size());
+    let largest = largest.map_or(String::new(), |(name, _)| format!(" (the largest header is {name:?})"));
+    Error::with_detail(
+        ErrorKind::Encode,
+        format!(
+            "the message for {:?} on the exchange {:?} cannot be sent: its properties take {bytes} bytes, and a frame of this \
+             connection has room for {most}{largest}. Put what is large into the body, or raise frame_max",
+            message.routing_key, &*message.exchange
+        ),
+        Detail::TooLarge { bytes, most },
+    )
 }
 
 fn with_rest(mut properties: BasicProperties, rest: &Rest) -> Result<BasicProperties> {
@@ -263,7 +281,7 @@ mod tests {
             routing: Routing::Optional,
             durability: Durability::Durable,
         };
-        let outgoing = Outgoing::new(&message).expect("it can be sent");
+        let outgoing = Outgoing::new(&message, 131_064).expect("it can be sent");
         assert_eq!(outgoing.message_id, None);
         assert_eq!(properties(&outgoing.properties), message.properties);
     }

@@ -26,6 +26,7 @@ use lapin::types::{AMQPValue, FieldTable, parsing};
 use parking_lot::Mutex;
 
 use super::frames::{self, AROUND, END, HEADER, METHOD, PREFIX, Reader};
+pub(crate) use crate::broker::url::{LARGEST_FRAME, SMALLEST_FRAME};
 use crate::broker::{OddPart, Oddity, Properties};
 
 const CONNECTION_START: (u16, u16) = (10, 10);
@@ -37,10 +38,6 @@ const BASIC_GET_OK: (u16, u16) = (60, 71);
 
 /// What RabbitMQ proposes, and what is agreed on where nobody asks for something else.
 pub(crate) const USUAL_FRAME: u32 = 131_072;
-/// The least that AMQP allows.
-pub(crate) const SMALLEST_FRAME: u32 = 4096;
-/// No larger frames are agreed on.
-pub(crate) const LARGEST_FRAME: u32 = 1 << 20;
 
 /// No greeting and no other method comes near this; a length beyond it is not a frame but something else.
 const LARGEST_METHOD: usize = 1 << 20;

@@ -444,6 +444,8 @@ impl<B: Broker> Driver<B> {
         for (name, value) in marks {
             properties.set_text(name, value.as_str());
         }
+        // What does not fit all the same is refused by the broker with a reason.
+        let _ = properties.fit(link.broker.properties_limit());
         let message = Message {
             // The default exchange routes by the queue's name.
             exchange: "".into(),
