@@ -41,6 +41,8 @@ pub enum ErrorKind {
     ConnectionLost,
     /// The broker refused the credentials or the virtual host.
     AccessRefused,
+    /// The broker let the user in and refused what it asked for: a permission on an exchange or a queue is missing.
+    PermissionDenied,
     /// An exchange or a queue exists with other arguments than ours.
     PreconditionFailed,
     /// An exchange or a queue does not exist.
@@ -72,25 +74,84 @@ pub struct Error(Arc<Inner>);
 struct Inner {
     kind: ErrorKind,
     message: String,
-    /// The text of a remote exception.
-    remote: Option<String>,
+    detail: Detail,
     source: Option<Box<dyn std::error::Error + Send + Sync>>,
+}
+
+/// What an error is about, for the parts of homing that have to know more than its kind. Nobody reads it out of the text.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[cfg_attr(not(feature = "rabbitmq"), allow(dead_code, reason = "what only a real broker refuses"))]
+pub(crate) enum Detail {
+    /// The kind says it all.
+    None,
+    /// What the other end said when it failed.
+    Remote(String),
+    /// What exists differs from what was declared.
+    Differs(Box<Difference>),
+    /// The user may not do this.
+    Permission(Box<Permission>),
+    /// The user may not enter the virtual host, or there is none.
+    VirtualHost,
+    /// A limit of the broker is reached.
+    Limit(Limit),
+    /// The broker closed the channel, since a delivery was not acknowledged in time.
+    DeliveryTimeout,
+    /// The properties of a message take more bytes than a frame has.
+    TooLarge {
+        bytes: usize,
+        most: usize,
+    },
+}
+
+/// What exists, and what was asked for.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Difference {
+    /// As the broker calls it, kind and name.
+    pub object: String,
+    pub argument: String,
+    pub have: String,
+    pub want: String,
+}
+
+/// A permission that is missing.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Permission {
+    /// `configure`, `write` or `read`, where that is known.
+    pub right: Option<&'static str>,
+    /// `exchange`, `queue` or `topic`.
+    pub object: String,
+    pub name: String,
+}
+
+/// A limit of a broker.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[cfg_attr(not(feature = "rabbitmq"), allow(dead_code, reason = "what only a real broker refuses"))]
+pub(crate) enum Limit {
+    /// Of a user, a virtual host or the node.
+    Connections,
+    /// Of a connection.
+    Channels,
 }
 
 impl Error {
     /// An error of this kind that says this. The message names what was tried, on what, why it failed and what to do.
     pub fn new(kind: ErrorKind, message: impl Into<String>) -> Self {
-        Error(Arc::new(Inner { kind, message: message.into(), remote: None, source: None }))
+        Self::with_detail(kind, message, Detail::None)
     }
 
     /// What the other end said when it failed, and what was asked of it.
     pub(crate) fn remote_exception(what: &str, text: String) -> Self {
-        Error(Arc::new(Inner {
-            kind: ErrorKind::RemoteException,
-            message: format!("{what}: the other end failed: {text}"),
-            remote: Some(text),
-            source: None,
-        }))
+        let message = format!("{what}: the other end failed: {text}");
+        Self::with_detail(ErrorKind::RemoteException, message, Detail::Remote(text))
+    }
+
+    /// An error that says more to the parts of homing than its kind does.
+    pub(crate) fn with_detail(kind: ErrorKind, message: impl Into<String>, detail: Detail) -> Self {
+        Error(Arc::new(Inner { kind, message: message.into(), detail, source: None }))
+    }
+
+    pub(crate) fn detail(&self) -> &Detail {
+        &self.0.detail
     }
 
     /// The same with the error that caused it, for [`std::error::Error::source`]. The message should read well without
@@ -100,7 +161,7 @@ impl Error {
         message: impl Into<String>,
         source: impl Into<Box<dyn std::error::Error + Send + Sync>>,
     ) -> Self {
-        Error(Arc::new(Inner { kind, message: message.into(), remote: None, source: Some(source.into()) }))
+        Error(Arc::new(Inner { kind, message: message.into(), detail: Detail::None, source: Some(source.into()) }))
     }
 
     /// What went wrong, to match on.
@@ -112,7 +173,10 @@ impl Error {
     /// The text of a remote exception, as the other end sent it.
     #[must_use]
     pub fn remote_text(&self) -> Option<&str> {
-        self.0.remote.as_deref()
+        match &self.0.detail {
+            Detail::Remote(text) => Some(text),
+            _ => None,
+        }
     }
 
     /// True for an error of the connection as a whole rather than of what was asked: there is none, it went in between, or the

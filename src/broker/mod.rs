@@ -18,7 +18,7 @@ use std::time::Duration;
 use bytes::Bytes;
 
 use crate::codec::Value;
-use crate::error::{Error, ErrorKind, Result};
+use crate::error::{Detail, Difference, Error, ErrorKind, Result};
 
 pub(crate) mod memory;
 mod properties;
@@ -26,7 +26,7 @@ mod properties;
 pub(crate) mod rabbitmq;
 pub(crate) mod url;
 
-pub(crate) use properties::{HeaderValue, Properties, Rest};
+pub(crate) use properties::{HeaderValue, OddPart, Oddity, Properties, Rest};
 
 /// A body on its way. `memory:` passes values as they are; a real broker takes bytes only, so the sender encodes first.
 #[derive(Clone, Debug)]
@@ -227,9 +227,13 @@ pub(crate) trait Broker: Sized + 'static {
     /// # Errors
     /// In the outcome: `Unroutable` for a mandatory message that no queue took; `DeliveryFailed` when the broker refused it
     /// (nack, or the publishing channel was closed); `NotFound` where the exchange is missing; `InvalidArgument` and `Encode`
-    /// for what cannot be sent at all; `ConnectionLost` and `CommunicatorClosed` for a message that was **not sent**, since the
+    /// for what cannot be sent at all; `PermissionDenied` where the user may not write to the exchange; `ConnectionLost` and `CommunicatorClosed` for a message that was **not sent**, since the
     /// connection was lost or closed before.
     fn publish(&self, id: PublishId, message: Rc<Message>) -> Option<Result<()>>;
+
+    /// How many bytes the properties of a message may take, by [`Properties::wire_size`]. One that has more is refused with
+    /// `Encode`, and what homing adds to a message has to fit.
+    fn properties_limit(&self) -> usize;
 
     /// Declares a topic exchange. `PreconditionFailed` says which property differs.
     fn declare_exchange(&self, spec: &ExchangeSpec) -> impl Future<Output = Result<()>>;
@@ -269,12 +273,18 @@ pub(crate) trait Broker: Sized + 'static {
 
 /// An object that exists with another argument than ours: which one, what is there, what we wanted, what to do.
 pub(crate) fn differs(what: &str, name: &str, argument: &str, have: &str, want: &str) -> Error {
-    Error::new(
+    Error::with_detail(
         ErrorKind::PreconditionFailed,
         format!(
             "the {what} {name:?} exists already with {argument} = {have}, and this communicator declares it with {argument} = \
              {want}. What exists cannot be changed: use the options of whoever declared it, or another name, or delete it on \
              the broker when it is not in use"
         ),
+        Detail::Differs(Box::new(Difference {
+            object: format!("{what} {name:?}"),
+            argument: argument.to_owned(),
+            have: have.to_owned(),
+            want: want.to_owned(),
+        })),
     )
 }

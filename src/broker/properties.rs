@@ -37,6 +37,58 @@ pub(crate) struct Rest {
     /// The broker refuses a message whose user id is not the name of its sender.
     pub user_id: Option<String>,
     pub cluster_id: Option<String>,
+    /// What could not be read as AMQP means it. Not a property: it is not sent.
+    pub oddities: Vec<Oddity>,
+}
+
+/// Something about a message that is not as it should be, so that it was taken out and kept in a header of ours.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Oddity {
+    pub part: OddPart,
+    /// For people; reads after "the message is odd:".
+    pub reason: String,
+}
+
+/// Which part of a message is odd.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum OddPart {
+    MessageId,
+    CorrelationId,
+    ReplyTo,
+    ContentType,
+    ContentEncoding,
+    Type,
+    AppId,
+    UserId,
+    ClusterId,
+    Expiration,
+    /// Some header, by its name or its depth.
+    Header,
+    /// The properties as a whole; nothing is known of them.
+    Unreadable,
+    /// They are larger than what this connection may send, so that the message cannot be moved as it is.
+    TooLarge,
+}
+
+impl OddPart {
+    /// As people call it.
+    pub(crate) fn name(self) -> &'static str {
+        match self {
+            OddPart::MessageId => "message id",
+            OddPart::CorrelationId => "correlation id",
+            OddPart::ReplyTo => "reply-to",
+            OddPart::ContentType => "content type",
+            OddPart::ContentEncoding => "content encoding",
+            OddPart::Type => "type",
+            OddPart::AppId => "app id",
+            OddPart::UserId => "user id",
+            OddPart::ClusterId => "cluster id",
+            OddPart::Expiration => "expiration",
+            OddPart::Header => "headers",
+            OddPart::Unreadable => "properties",
+            OddPart::TooLarge => "size",
+        }
+    }
 }
 
 /// The value of a header, in each type that RabbitMQ carries.
@@ -85,6 +137,19 @@ impl Properties {
     /// The same to write to.
     pub(crate) fn rest_mut(&mut self) -> &mut Rest {
         self.rest.get_or_insert_default()
+    }
+
+    /// What could not be read as AMQP means it; mostly nothing.
+    pub(crate) fn oddities(&self) -> &[Oddity] {
+        self.rest.as_ref().map_or(&[], |rest| &rest.oddities)
+    }
+
+    /// Why an answer to this message cannot reach its sender, although it may have asked for one.
+    pub(crate) fn unanswerable(&self) -> Option<&Oddity> {
+        let asks = |oddity: &&Oddity| {
+            matches!(oddity.part, OddPart::CorrelationId | OddPart::ReplyTo | OddPart::Unreadable)
+        };
+        self.oddities().iter().find(asks)
     }
 
     /// Every header.
@@ -176,7 +241,122 @@ impl Properties {
     }
 }
 
+/// What every content header has: class, weight, body size, flags, delivery mode and the length of the header table.
+const FIXED: usize = 2 + 2 + 8 + 2 + 1 + 4;
+
+/// What a message id takes that is made where there is none.
+const MADE_ID: usize = 32;
+
+/// A text or bytes shorter than this is not worth cutting.
+const WORTH_CUTTING: usize = 64;
+
+/// Names what [`Properties::fit`] has cut.
+const CUT: &str = "homing-cut-headers";
+
+impl Properties {
+    /// How many bytes the properties take on the wire, as the payload of a content header.
+    pub(crate) fn wire_size(&self) -> usize {
+        let short = |text: &Option<String>| text.as_ref().map_or(0, |text| 1 + text.len());
+        let own = 1 + self.message_id.as_ref().map_or(MADE_ID, String::len);
+        let size = FIXED
+            + own
+            + short(&self.correlation_id)
+            + short(&self.reply_to)
+            + usize::from(self.priority.is_some());
+        let Some(rest) = self.rest() else { return size };
+        size + table_size(&rest.headers)
+            + [&rest.content_type, &rest.content_encoding, &rest.kind, &rest.app_id].map(short).iter().sum::<usize>()
+            + [&rest.expiration, &rest.user_id, &rest.cluster_id].map(short).iter().sum::<usize>()
+            + rest.timestamp.map_or(0, |_| 8)
+    }
+
+    /// Cuts headers until the properties take no more bytes than this: first the texts that homing has added (why an attempt
+    /// failed, why a task is in quarantine), then the largest of the others, whose names stand in `homing-cut-headers` from
+    /// then on. False when even that does not do.
+    pub(crate) fn fit(&mut self, most: usize) -> bool {
+        loop {
+            let size = self.wire_size();
+            if size <= most {
+                return true;
+            }
+            if !self.cut_one(size - most) {
+                return false;
+            }
+        }
+    }
+
+    /// Makes one header shorter, by this much if it can; false when there is none to cut.
+    fn cut_one(&mut self, over: usize) -> bool {
+        let headers = self.headers();
+        let ours = |(_, (name, value)): &(usize, &(String, HeaderValue))| {
+            name.starts_with(OURS) && matches!(value, HeaderValue::Text(text) if text.len() > WORTH_CUTTING)
+        };
+        let largest = headers.iter().enumerate().filter(ours).max_by_key(|(_, (_, value))| value.wire_size());
+        if let Some((at, _)) = largest {
+            if let Some((_, HeaderValue::Text(text))) = self.rest_mut().headers.get_mut(at) {
+                cut(text, over);
+            }
+            return true;
+        }
+        let foreign = |(_, (name, _)): &(usize, &(String, HeaderValue))| !name.starts_with(OURS);
+        let largest = headers.iter().enumerate().filter(foreign).max_by_key(|(_, (_, value))| value.wire_size());
+        let Some((at, _)) = largest else { return false };
+        let (name, mut value) = self.rest_mut().headers.remove(at);
+        let mut named = self.text(CUT).map_or(String::new(), |before| format!("{before} "));
+        if named.len() < 4 * WORTH_CUTTING {
+            named.push_str(&name);
+            self.set_text(CUT, named);
+        }
+        // What remains of a text is worth more than nothing; of a table or a number it is not.
+        if let HeaderValue::Text(text) = &mut value
+            && text.len() > over + 2 * WORTH_CUTTING
+        {
+            cut(text, over + WORTH_CUTTING);
+            // Under a name of ours, so that it is not taken for the whole.
+            self.set(&format!("{OURS}cut-{}", &name[..floor(&name, 200)]), value);
+        }
+        true
+    }
+}
+
+/// Shortens a text by this many bytes, though not to nothing.
+fn cut(text: &mut String, by: usize) {
+    const MARK: &str = "…";
+    let length = text.len().saturating_sub(by + MARK.len()).max(WORTH_CUTTING - MARK.len());
+    text.truncate(floor(text, length));
+    text.push_str(MARK);
+}
+
+/// The end of the last character before this byte.
+fn floor(text: &str, at: usize) -> usize {
+    let mut at = at.min(text.len());
+    while !text.is_char_boundary(at) {
+        at -= 1;
+    }
+    at
+}
+
+fn table_size(table: &[(String, HeaderValue)]) -> usize {
+    table.iter().map(|(name, value)| 1 + name.len() + value.wire_size()).sum()
+}
+
 impl HeaderValue {
+    /// How many bytes it takes on the wire, its type included.
+    pub(crate) fn wire_size(&self) -> usize {
+        1 + match self {
+            HeaderValue::Void => 0,
+            HeaderValue::Bool(_) | HeaderValue::I8(_) | HeaderValue::U8(_) => 1,
+            HeaderValue::I16(_) | HeaderValue::U16(_) => 2,
+            HeaderValue::I32(_) | HeaderValue::U32(_) | HeaderValue::F32(_) => 4,
+            HeaderValue::Decimal { .. } => 5,
+            HeaderValue::I64(_) | HeaderValue::F64(_) | HeaderValue::Timestamp(_) => 8,
+            HeaderValue::Text(text) => 4 + text.len(),
+            HeaderValue::Bytes(bytes) | HeaderValue::ByteArray(bytes) => 4 + bytes.len(),
+            HeaderValue::Array(values) => 4 + values.iter().map(HeaderValue::wire_size).sum::<usize>(),
+            HeaderValue::Table(table) => 4 + table_size(table),
+        }
+    }
+
     /// For people: strings as they are, bytes escaped, tables and arrays in brackets.
     pub(crate) fn shown(&self) -> String {
         let mut shown = String::new();
@@ -250,6 +430,30 @@ mod tests {
         assert_eq!((properties.number("n"), properties.number("m"), properties.text("m")), (None, Some(7), None));
         assert_eq!(properties.remove("n"), Some(HeaderValue::I64(-1)));
         assert_eq!(properties.remove("n"), None);
+    }
+
+    #[test]
+    fn what_homing_adds_is_cut_first_and_then_the_largest_of_the_others() {
+        let mut properties = Properties::default().with_text("theirs", "t".repeat(1000));
+        let before = properties.wire_size();
+        properties.set_text("homing-quarantine-reason", "ä".repeat(100_000));
+        assert!(properties.fit(before + 500));
+        let reason = properties.text("homing-quarantine-reason").expect("the reason");
+        assert!(reason.ends_with('…') && reason.len() > 400, "{}", reason.len());
+        assert_eq!(properties.text("theirs").map(str::len), Some(1000), "the sender's own is whole");
+        assert!(properties.fit(600));
+        assert_eq!((properties.header("theirs"), properties.text("homing-cut-headers")), (None, Some("theirs")));
+        assert!(properties.text("homing-cut-theirs").is_some_and(|text| text.ends_with('…')));
+        assert!(properties.wire_size() <= 600);
+        // A table is left out as a whole, and what cannot be made to fit is said so.
+        let mut properties = Properties::default();
+        properties.set("table", HeaderValue::Array(vec![HeaderValue::I64(1); 1000]));
+        assert!(properties.fit(500) && properties.header("table").is_none());
+        assert!(!properties.fit(10));
+        let mut fits = Properties::default().with_text("x", "y");
+        let same = fits.clone();
+        assert!(fits.fit(fits.wire_size()));
+        assert_eq!(fits, same);
     }
 
     #[test]

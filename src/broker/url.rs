@@ -39,6 +39,8 @@ pub(crate) struct AmqpUrl {
     pub connect_timeout: Option<Duration>,
     pub channel_max: Option<u16>,
     pub frame_max: Option<u32>,
+    /// Shown in the server's list of connections.
+    pub connection_name: Option<String>,
     /// A file of certificates in PEM that sign the server's.
     pub ca_file: Option<String>,
     /// A file of the client's own certificate in PEM, and of its key.
@@ -47,6 +49,18 @@ pub(crate) struct AmqpUrl {
     /// The name that the server's certificate has to have, where it is not the host.
     pub server_name: Option<String>,
 }
+
+/// The longest time that a connection may take, where there is a limit.
+const A_DAY: Duration = Duration::from_secs(86_400);
+
+/// With fewer channels a communicator could not do all of its kinds of work.
+const FEWEST_CHANNELS: u64 = 8;
+
+/// The least that AMQP allows.
+pub(crate) const SMALLEST_FRAME: u32 = 4096;
+
+/// No larger frames are agreed on: lapin allocates 64 times this.
+pub(crate) const LARGEST_FRAME: u32 = 1 << 20;
 
 const EXAMPLE: &str = "a broker's URL looks like amqp://user:password@host:5672/vhost, or memory:";
 
@@ -138,6 +152,7 @@ impl AmqpUrl {
             connect_timeout: None,
             channel_max: None,
             frame_max: None,
+            connection_name: None,
             ca_file: None,
             cert_file: None,
             key_file: None,
@@ -156,16 +171,33 @@ impl AmqpUrl {
             Ok(number) if number <= most => Ok(number),
             _ => Err(bad(&format!("its parameter {name} is no number from 0 to {most}"))),
         };
+        // Zero is how one leaves it to the server.
+        let limit = |least: u64, most: u64, why: &str| match number(u64::MAX)? {
+            0 => Ok(None),
+            number if number >= least && number <= most => Ok(Some(number)),
+            _ => Err(bad(&format!("its parameter {name} is not from {least} to {most}, nor 0 for what the server has: {why}"))),
+        };
         match name {
+            // 0 is none.
             "heartbeat" => self.heartbeat = Some(Duration::from_secs(number(u16::MAX.into())?)),
-            "connection_timeout" => self.connect_timeout = Some(Duration::from_millis(number(86_400_000)?)),
+            "connection_timeout" => {
+                self.connect_timeout = Some(no_limit_if_zero(Duration::from_millis(number(86_400_000)?)));
+            }
             // aio-pika's, in seconds.
             "timeout" => match value.parse::<f64>().ok().and_then(|time| Duration::try_from_secs_f64(time).ok()) {
-                Some(time) => self.connect_timeout = Some(time),
-                None => return Err(bad("its parameter timeout is no number of seconds")),
+                Some(time) if time <= A_DAY => self.connect_timeout = Some(no_limit_if_zero(time)),
+                _ => return Err(bad("its parameter timeout is no number of seconds from 0 to 86400")),
             },
-            "channel_max" => self.channel_max = u16::try_from(number(u16::MAX.into())?).ok(),
-            "frame_max" => self.frame_max = u32::try_from(number(u32::MAX.into())?).ok(),
+            "channel_max" => {
+                let why = "a communicator needs a channel for each of its kinds of work";
+                self.channel_max = limit(FEWEST_CHANNELS, u16::MAX.into(), why)?.and_then(|most| u16::try_from(most).ok());
+            }
+            "frame_max" => {
+                let why = "AMQP asks for the former, and memory is allocated by it";
+                let most = limit(SMALLEST_FRAME.into(), LARGEST_FRAME.into(), why)?;
+                self.frame_max = most.and_then(|most| u32::try_from(most).ok());
+            }
+            "name" => self.connection_name = Some(value.to_owned()),
             "cacertfile" | "cafile" => self.ca_file = Some(value.to_owned()),
             "certfile" => self.cert_file = Some(value.to_owned()),
             "keyfile" => self.key_file = Some(value.to_owned()),
@@ -177,15 +209,24 @@ impl AmqpUrl {
                      cacertfile=FILE",
                 ));
             }
-            // Of aio-pika's reconnecting, and of other mechanisms: nothing to do here, and no reason to fail.
-            "name" | "reconnect_interval" | "fail_fast" | "auth_mechanism" | "auth" | "product" | "capath"
-            | "cadata" => {
-                tracing::warn!(parameter = name, "this parameter of the broker's URL is not used");
+            "auth_mechanism" | "auth" if value.eq_ignore_ascii_case("plain") => {}
+            "auth_mechanism" | "auth" => {
+                return Err(bad("it asks for another way to log in than by name and password (PLAIN), which is the only one"));
+            }
+            "reconnect_interval" | "fail_fast" => {
+                return Err(bad(&format!(
+                    "its parameter {name} is one of aio-pika's reconnecting; here Builder::reconnect says it"
+                )));
+            }
+            "capath" | "cadata" => {
+                return Err(bad(&format!(
+                    "its parameter {name} cannot be obeyed; give the certificates in one file by cacertfile=FILE"
+                )));
             }
             _ => {
                 return Err(bad(
                     "it has a parameter that is not known; known are heartbeat, connection_timeout, timeout, channel_max, \
-                     frame_max, cacertfile, certfile, keyfile, server_name_indication and verify",
+                     frame_max, name, cacertfile, certfile, keyfile, server_name_indication and verify",
                 ));
             }
         }
@@ -193,12 +234,19 @@ impl AmqpUrl {
     }
 }
 
+/// aio-pika, and RabbitMQ's URI query specification, mean no limit by 0.
+fn no_limit_if_zero(time: Duration) -> Duration {
+    if time.is_zero() { Duration::MAX } else { time }
+}
+
 fn host_and_port(address: &str) -> Result<(String, Option<u16>)> {
     let (host, port) = if let Some(rest) = address.strip_prefix('[') {
         let Some((host, rest)) = rest.split_once(']') else {
             return Err(bad("its IPv6 address lacks the closing bracket"));
         };
-        if host.parse::<std::net::Ipv6Addr>().is_err() {
+        // A zone may follow, as in fe80::1%25eth0 (RFC 6874).
+        let (digits, zone) = host.split_once("%25").unwrap_or((host, "zone"));
+        if digits.parse::<std::net::Ipv6Addr>().is_err() || zone.is_empty() {
             return Err(bad("what stands in brackets is no IPv6 address"));
         }
         match rest {
@@ -339,11 +387,50 @@ mod tests {
             "amqps://u:sEcret@h?verify=verify_none",
             "amqp://u:sEcret@h/%ff",
             "memory://sEcret",
+            "amqp://u:sEcret@h?frame_max=4095",
+            "amqp://u:sEcret@h?frame_max=1048577",
+            "amqp://u:sEcret@h?frame_max=99999999999999999999",
+            "amqp://u:sEcret@h?channel_max=1",
+            "amqp://u:sEcret@h?channel_max=7",
+            "amqp://u:sEcret@h?channel_max=65536",
+            "amqp://u:sEcret@h?heartbeat=65536",
+            "amqp://u:sEcret@h?heartbeat=-1",
+            "amqp://u:sEcret@h?connection_timeout=86400001",
+            "amqp://u:sEcret@h?timeout=1e300",
+            "amqp://u:sEcret@h?timeout=nan",
+            "amqp://u:sEcret@h?reconnect_interval=5",
+            "amqp://u:sEcret@h?auth_mechanism=external",
+            "amqps://u:sEcret@h?cadata=x",
+            "amqp://u:sEcret@[::1%25]",
+            "amqp://u:sEcret@[%25lo]",
         ] {
             let error = BrokerUrl::parse(text).expect_err(text);
             assert_eq!(error.kind(), ErrorKind::InvalidArgument, "{text}");
             assert!(!format!("{error} {error:?}").contains("Ecret"), "{error}");
         }
+    }
+
+    #[test]
+    fn parameters_at_their_bounds_are_taken_as_they_stand() {
+        let url = amqp("amqp://h?frame_max=4096&channel_max=8&heartbeat=0&name=my%20worker&auth=PLAIN");
+        assert_eq!((url.frame_max, url.channel_max, url.heartbeat), (Some(4096), Some(8), Some(Duration::ZERO)));
+        assert_eq!(url.connection_name.as_deref(), Some("my worker"));
+        let url = amqp("amqp://h?frame_max=1048576&channel_max=65535&heartbeat=65535");
+        assert_eq!((url.frame_max, url.channel_max), (Some(1 << 20), Some(65_535)));
+        assert_eq!(url.heartbeat, Some(Duration::from_secs(65_535)));
+        let url = amqp("amqp://h?frame_max=0&channel_max=0");
+        assert_eq!((url.frame_max, url.channel_max), (None, None), "what the server has");
+        for text in ["amqp://h?connection_timeout=0", "amqp://h?timeout=0", "amqp://h?timeout=0.0"] {
+            assert_eq!(amqp(text).connect_timeout, Some(Duration::MAX), "{text}: no limit");
+        }
+        assert_eq!(amqp("amqp://h?timeout=2.5").connect_timeout, Some(Duration::from_millis(2500)));
+    }
+
+    #[test]
+    fn an_address_may_have_a_zone() {
+        let url = amqp("amqp://[fe80::1%25eth0]:7/");
+        assert_eq!((url.host.as_str(), url.port), ("fe80::1%eth0", 7));
+        assert_eq!(amqp("amqp://[::1%25lo]").host, "::1%lo");
     }
 
     #[test]

@@ -14,10 +14,10 @@ use super::version::{DeliveryTimeout, delivery_timeout};
 use crate::Builder;
 use crate::broker::rabbitmq::endpoint::{Endpoint, Transport};
 use crate::broker::rabbitmq::inspect::{Depth, Object, look_up, tcp, tls};
-use crate::broker::rabbitmq::{RabbitMq, difference};
+use crate::broker::rabbitmq::RabbitMq;
 use crate::broker::{Body, Broker, BrokerEvent, Durability, Message, Properties, PublishId, Routing};
 use crate::codec::Value;
-use crate::error::{Error, ErrorKind, Result};
+use crate::error::{Detail, Difference, Error, ErrorKind, Limit, Result};
 
 /// How long a publish may take to be confirmed before it counts as held up.
 const CONFIRM: Duration = Duration::from_secs(2);
@@ -160,10 +160,11 @@ fn tls_failure(text: &str) -> (&'static str, &'static str) {
 
 /// TCP stood, AMQP did not.
 fn refused(report: &mut Report, endpoint: &Endpoint, error: &Error) {
-    let text = error.to_string();
-    if error.kind() != ErrorKind::AccessRefused {
+    if error.detail() == &Detail::Limit(Limit::Connections) {
+        report.push(failed("connections", error).advice("homing needs two connections: raise the limit, or close others"));
+    } else if error.kind() != ErrorKind::AccessRefused {
         report.push(failed("amqp", error));
-    } else if text.contains("virtual host ") {
+    } else if error.detail() == &Detail::VirtualHost {
         let user = &*endpoint.username;
         report.push(Finding::new("credentials", Verdict::Ok, format!("user {user:?} may log in")).fact("user", user));
         report.push(failed("virtual host", error).fact("virtual_host", &*endpoint.vhost));
@@ -296,13 +297,14 @@ fn object<T>(check: String, kind: &str, compared: &Object<T>, shown: impl FnOnce
         }
         Object::Same(found) => Finding::new(check, Verdict::Ok, shown(found)).fact("present", true).fact("equal", true),
         Object::Differs(_, error) => {
-            let finding = match difference(error) {
-                Some((argument, current, wanted)) => {
-                    let text = format!("{argument} differs: the server has {current}, homing declares {wanted}");
+            let finding = match error.detail() {
+                Detail::Differs(difference) => {
+                    let Difference { argument, have, want, .. } = &**difference;
+                    let text = format!("{argument} differs: the server has {have}, homing declares {want}");
                     let finding = Finding::new(check, Verdict::Problem, text);
-                    finding.fact("argument", argument).fact("current", current).fact("wanted", wanted)
+                    finding.fact("argument", &**argument).fact("current", &**have).fact("wanted", &**want)
                 }
-                None => failed(check, error),
+                _ => failed(check, error),
             };
             let advice = format!(
                 "what exists cannot be changed: use the settings of whoever declared it, or other names, or delete the {kind} \
@@ -311,7 +313,7 @@ fn object<T>(check: String, kind: &str, compared: &Object<T>, shown: impl FnOnce
             finding.advice(advice).fact("present", true).fact("equal", false)
         }
         Object::Unknown(error) => match error.kind() {
-            ErrorKind::AccessRefused => {
+            ErrorKind::PermissionDenied => {
                 failed(check, error).advice("rabbitmqctl set_permissions gives the right to configure it")
             }
             _ => failed(check, error),
@@ -375,7 +377,7 @@ async fn publishing(report: &mut Report, broker: &RabbitMq, heard: &mut mpsc::Un
             let text = format!("the broker blocks whoever publishes: {reason}");
             Finding::new(CHECK, Verdict::Problem, text).fact("blocked", true).advice(advice)
         }
-        Ok(Err(error)) if error.kind() == ErrorKind::AccessRefused => {
+        Ok(Err(error)) if error.kind() == ErrorKind::PermissionDenied => {
             let text =
                 "not looked at: this user may not publish to the default exchange, which homing needs for quarantine";
             Finding::new(CHECK, Verdict::Note, text).fact("blocked", Value::Null)

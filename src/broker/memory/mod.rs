@@ -74,6 +74,11 @@ impl Broker for Memory {
         None
     }
 
+    fn properties_limit(&self) -> usize {
+        // As RabbitMQ has it, so that nothing passes here that fails there.
+        131_072 - 8
+    }
+
     async fn declare_exchange(&self, spec: &ExchangeSpec) -> Result<()> {
         self.node.declare_exchange(self.session, spec)
     }

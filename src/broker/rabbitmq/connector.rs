@@ -19,7 +19,7 @@ use tracing::{Instrument, debug, debug_span};
 use super::endpoint::{Endpoint, Transport};
 use super::errors;
 use super::link::{Link, Role};
-use super::tap::{Greeting, Returns, Tap};
+use super::tap::{Diverted, Greeting, Returns, Tap, Wishes};
 use super::wire::{Socket, Wire, kit};
 use crate::error::{Error, ErrorKind, Result};
 
@@ -58,8 +58,10 @@ pub(crate) async fn connect(plan: Plan<'_>) -> Result<Link> {
         .await
         .map_err(|_| silent("accepted the TCP connection but did not answer the TLS handshake"))??;
 
-    let greeting = Greeting::default();
-    let stream = Wire::new(stream, Tap::new(greeting.clone(), plan.returns.clone()));
+    let (greeting, diverted) = (Greeting::default(), Diverted::default());
+    let wishes = Wishes { heartbeat: heartbeat(&plan)?, frame_max: plan.endpoint.frame_max };
+    let tap = Tap::new(greeting.clone(), diverted.clone(), plan.returns.clone(), wishes);
+    let stream = Wire::new(stream, tap);
     let (thread, thread_ended) = watch::channel(());
     let handed_over = Mutex::new(Some(stream));
     // lapin drops this closure at the end of its I/O thread, and with it the watch: that is how the end is known.
@@ -71,13 +73,13 @@ pub(crate) async fn connect(plan: Plan<'_>) -> Result<Link> {
     };
     // lapin's I/O thread takes this span as its cause, so it must say nothing secret either.
     let span = debug_span!("amqp", role = %plan.role, %address);
-    let handshake = Connection::connector(uri(&plan), kit(), hand_over, properties(&plan.name)).instrument(span);
+    let handshake = Connection::connector(uri(&plan, wishes), kit(), hand_over, properties(&plan.name)).instrument(span);
     let refused = match timeout_at(plan.deadline, handshake).await {
         Ok(Ok(connection)) => {
             debug!(role = %plan.role, %address, "connected");
-            return Ok(Link::new(plan.role, connection, spare, greeting, thread_ended));
+            return Ok(Link::new(plan.role, connection, spare, greeting, diverted, thread_ended));
         }
-        Ok(Err(error)) => errors::handshake(plan.endpoint, &error, greeting.not_amqp().as_deref()),
+        Ok(Err(error)) => errors::handshake(plan.endpoint, &error, &greeting),
         Err(_) => match greeting.not_amqp() {
             Some(said) => errors::not_amqp(plan.endpoint, &said),
             None => silent("accepted the TCP connection but did not answer the AMQP handshake"),
@@ -157,10 +159,19 @@ pub(super) async fn secure(endpoint: &Endpoint, socket: Socket) -> Result<AsyncT
     }
 }
 
-fn uri(plan: &Plan<'_>) -> AMQPUri {
+/// The heartbeat to agree on, in seconds: what the program asks for, else what the URL says.
+fn heartbeat(plan: &Plan<'_>) -> Result<Option<u16>> {
+    let Some(wish) = plan.heartbeat.or(plan.endpoint.heartbeat) else { return Ok(None) };
+    // AMQP counts whole seconds, and 0 means none: a shorter wish is rounded up to the shortest there is.
+    let seconds = u16::try_from(wish.as_secs()).map_err(|_| {
+        let text = format!("a heartbeat of {wish:?} is too long: AMQP counts to {} seconds", u16::MAX);
+        Error::new(ErrorKind::InvalidArgument, text)
+    })?;
+    Ok(Some(seconds.max(u16::from(!wish.is_zero()))))
+}
+
+fn uri(plan: &Plan<'_>, wishes: Wishes) -> AMQPUri {
     let endpoint = plan.endpoint;
-    // AMQP counts whole seconds, and 0 would mean none: a shorter wish is rounded up to the shortest there is.
-    let seconds = |wish: Duration| u16::try_from(wish.as_secs()).unwrap_or(u16::MAX).max(u16::from(!wish.is_zero()));
     AMQPUri {
         scheme: match endpoint.transport {
             Transport::Plain => AMQPScheme::AMQP,
@@ -173,9 +184,9 @@ fn uri(plan: &Plan<'_>) -> AMQPUri {
         },
         vhost: endpoint.vhost.clone(),
         query: AMQPQueryString {
-            frame_max: endpoint.frame_max,
+            frame_max: wishes.frame_max,
             channel_max: endpoint.channel_max,
-            heartbeat: plan.heartbeat.or(endpoint.heartbeat).map(seconds),
+            heartbeat: wishes.heartbeat,
             ..AMQPQueryString::default()
         },
     }

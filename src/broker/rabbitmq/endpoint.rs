@@ -25,6 +25,8 @@ pub(crate) struct Endpoint {
     pub heartbeat: Option<Duration>,
     pub channel_max: Option<u16>,
     pub frame_max: Option<u32>,
+    /// Shown in the server's list of connections in place of the program's own.
+    pub connection_name: Option<String>,
     /// Certificates (PEM) to trust beside the system's roots.
     pub trusted_certificates: Option<String>,
     /// Our own certificate and key (PEM), where the server asks for them.
@@ -75,6 +77,7 @@ impl Endpoint {
             heartbeat: url.heartbeat,
             channel_max: url.channel_max,
             frame_max: url.frame_max,
+            connection_name: url.connection_name.clone(),
             trusted_certificates,
             identity,
         })

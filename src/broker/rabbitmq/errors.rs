@@ -1,10 +1,14 @@
 //! What lapin and the server say, as errors that name what was tried, why it failed and what to do.
+//!
+//! The server's texts are read here and nowhere else; whoever has to know more than the kind of an error asks its
+//! [`Detail`].
 
 use std::io;
 use std::time::Duration;
 
 use super::endpoint::{Endpoint, Transport};
-use crate::error::{Error, ErrorKind};
+use super::tap::{Greeting, HandshakeStage};
+use crate::error::{Detail, Difference, Error, ErrorKind, Limit, Permission};
 
 // Reply codes of AMQP 0-9-1, section 1.2 of its reference.
 const ACCESS_REFUSED: u16 = 403;
@@ -69,56 +73,125 @@ pub(crate) fn not_amqp(endpoint: &Endpoint, said: &[u8]) -> Error {
 }
 
 /// The AMQP handshake ended in an error.
-pub(crate) fn handshake(endpoint: &Endpoint, error: &lapin::Error, said: Option<&[u8]>) -> Error {
-    if let Some(said) = said {
-        return not_amqp(endpoint, said);
+pub(crate) fn handshake(endpoint: &Endpoint, error: &lapin::Error, greeting: &Greeting) -> Error {
+    if let Some(said) = greeting.not_amqp() {
+        return not_amqp(endpoint, &said);
     }
     let address = endpoint.address();
-    let Endpoint { username, vhost, .. } = endpoint;
     match server_said(error) {
-        Some((ACCESS_REFUSED, text)) => Error::new(
-            ErrorKind::AccessRefused,
-            format!(
-                "{address} refused user {username:?}: wrong name or password, or the user may not log in from here \
-                 (RabbitMQ lets `guest` in from localhost only); the server said: {text}"
-            ),
-        ),
-        Some((NOT_ALLOWED, text)) if text.contains("not found") => Error::new(
-            ErrorKind::AccessRefused,
-            format!(
-                "{address} has no virtual host {vhost:?}; check the path of the URL (none at all means \"/\"), or add it: \
-                 rabbitmqctl add_vhost {vhost} && rabbitmqctl set_permissions -p {vhost} {username} '.*' '.*' '.*'"
-            ),
-        ),
-        Some((NOT_ALLOWED, text)) => Error::new(
-            ErrorKind::AccessRefused,
-            format!(
-                "{address} does not let user {username:?} into the virtual host {vhost:?} ({text}); allow it: \
-                 rabbitmqctl set_permissions -p {vhost} {username} '.*' '.*' '.*'"
-            ),
-        ),
+        Some((ACCESS_REFUSED, text)) => wrong_credentials(endpoint, &format!("the server said: {text}")),
+        Some((NOT_ALLOWED, text)) => not_allowed(endpoint, text),
         Some((_, text)) => Error::new(ErrorKind::Connection, format!("{address} refused the connection: {text}")),
         None => match error.kind() {
             lapin::ErrorKind::InvalidProtocolVersion(version) => Error::new(
                 ErrorKind::Connection,
                 format!("{address} speaks AMQP {version} only, homing speaks AMQP 0-9-1"),
             ),
-            lapin::ErrorKind::IOError(cause) if closed_in_handshake(cause) => Error::new(
-                ErrorKind::Connection,
-                format!(
-                    "{address} closed the connection during the AMQP handshake{}",
-                    match endpoint.transport {
-                        Transport::Plain => ": is it an AMQP port, and does it perhaps expect TLS (amqps)?",
-                        Transport::Tls => ": is it an AMQP port?",
-                    }
-                ),
-            ),
+            lapin::ErrorKind::IOError(cause) if closed_in_handshake(cause) => {
+                closed_without_a_word(endpoint, greeting.stage())
+            }
+            lapin::ErrorKind::IOError(cause) if cause.kind() == io::ErrorKind::InvalidData => {
+                Error::new(ErrorKind::Connection, format!("the AMQP handshake with {address} was ended here: {cause}"))
+            }
             _ => Error::with_source(
                 ErrorKind::Connection,
                 format!("the AMQP handshake with {address} failed: {error}"),
                 error.clone(),
             ),
         },
+    }
+}
+
+fn wrong_credentials(endpoint: &Endpoint, why: &str) -> Error {
+    Error::new(
+        ErrorKind::AccessRefused,
+        format!(
+            "{} refused user {:?}: wrong name or password, or the user may not log in from here (RabbitMQ lets `guest` in from \
+             localhost only); {why}",
+            endpoint.address(),
+            endpoint.username
+        ),
+    )
+}
+
+/// NOT_ALLOWED means one of four things, which only the text tells apart.
+fn not_allowed(endpoint: &Endpoint, text: &str) -> Error {
+    let address = endpoint.address();
+    let Endpoint { username, vhost, .. } = endpoint;
+    let (user, host) = (quoted(username), quoted(vhost));
+    if text.contains("limit") && text.contains("connection") {
+        return Error::with_detail(
+            ErrorKind::Connection,
+            format!(
+                "{address} takes no more connections: {text}. homing needs two for each communicator (one publishes, one \
+                 consumes): raise the limit, or close other connections (rabbitmqctl list_connections; rabbitmqctl \
+                 set_user_limits {user} and set_vhost_limits -p {host} set max-connections)"
+            ),
+            Detail::Limit(Limit::Connections),
+        );
+    }
+    let text = if text.contains("is down") {
+        format!("the virtual host {vhost:?} of {address} is down ({text}): rabbitmqctl restart_vhost -p {host}")
+    } else if text.contains("not found") {
+        format!(
+            "{address} has no virtual host {vhost:?}; check the path of the URL (none at all means \"/\"), or add it: \
+             rabbitmqctl add_vhost {host} && rabbitmqctl set_permissions -p {host} {user} '.*' '.*' '.*'"
+        )
+    } else {
+        format!(
+            "{address} does not let user {username:?} into the virtual host {vhost:?} ({text}); allow it: \
+             rabbitmqctl set_permissions -p {host} {user} '.*' '.*' '.*'"
+        )
+    };
+    Error::with_detail(ErrorKind::AccessRefused, text, Detail::VirtualHost)
+}
+
+/// What a server that closes without a word means depends on how far it came.
+fn closed_without_a_word(endpoint: &Endpoint, stage: HandshakeStage) -> Error {
+    let address = endpoint.address();
+    match stage {
+        HandshakeStage::Greeted => wrong_credentials(endpoint, "the server closed the connection and said nothing"),
+        HandshakeStage::Tuned => {
+            let asked = |name: &str, value: Option<u64>| value.map(|value| format!("{name}={value}"));
+            let settings: Vec<String> = [
+                asked("frame_max", endpoint.frame_max.map(u64::from)),
+                asked("channel_max", endpoint.channel_max.map(u64::from)),
+                asked("heartbeat", endpoint.heartbeat.map(|heartbeat| heartbeat.as_secs())),
+            ]
+            .into_iter()
+            .flatten()
+            .collect();
+            let settings = if settings.is_empty() {
+                "a limit of the server may be reached".to_owned()
+            } else {
+                format!("it may not accept {} of the URL, or a limit of its own is reached", settings.join(" and "))
+            };
+            Error::new(
+                ErrorKind::Connection,
+                format!("{address} took the credentials and then closed the connection: {settings}; its log says why"),
+            )
+        }
+        HandshakeStage::Silent => Error::new(
+            ErrorKind::Connection,
+            format!(
+                "{address} closed the connection during the AMQP handshake{}",
+                match endpoint.transport {
+                    Transport::Plain => ": is it an AMQP port, and does it perhaps expect TLS (amqps)?",
+                    Transport::Tls => ": is it an AMQP port?",
+                }
+            ),
+        ),
+    }
+}
+
+/// A name as one word of a POSIX shell's command.
+pub(crate) fn quoted(name: &str) -> String {
+    let plain = |c: char| c.is_ascii_alphanumeric() || "/._-+:@%".contains(c);
+    // A name in front of which a dash stands would be an option.
+    if !name.is_empty() && !name.starts_with('-') && name.chars().all(plain) {
+        name.to_owned()
+    } else {
+        format!("'{}'", name.replace('\'', "'\\''"))
     }
 }
 
@@ -165,31 +238,72 @@ pub(crate) fn ends_a_channel(error: &lapin::Error) -> bool {
 /// An operation failed; `what` reads after "could not", as in `declare the queue "q"`.
 pub(crate) fn operation(what: &str, error: &lapin::Error) -> Error {
     if matches!(error.kind(), lapin::ErrorKind::ChannelsLimitReached) {
-        return Error::new(
+        return Error::with_detail(
             ErrorKind::Full,
             format!("could not {what}: every channel that the server allows on this connection is in use"),
+            Detail::Limit(Limit::Channels),
         );
     }
     let Some((code, text)) = server_said(error) else {
         let kind = if ends_a_channel(error) { ErrorKind::InvalidState } else { ErrorKind::ConnectionLost };
         return Error::with_source(kind, format!("could not {what}: {error}"), error.clone());
     };
-    let (kind, text) = match code {
-        NOT_FOUND => (ErrorKind::NotFound, format!("could not {what}: {text}")),
-        ACCESS_REFUSED => (ErrorKind::AccessRefused, format!("could not {what}: {text}")),
-        RESOURCE_LOCKED => (
+    match code {
+        NOT_FOUND => Error::new(ErrorKind::NotFound, format!("could not {what}: {text}")),
+        ACCESS_REFUSED => refused(what, text),
+        RESOURCE_LOCKED => Error::new(
             ErrorKind::ResourceLocked,
             format!(
                 "could not {what}: another connection has the queue for itself alone, and keeps it until it closes ({text})"
             ),
         ),
-        PRECONDITION_FAILED => (ErrorKind::PreconditionFailed, precondition(what, text)),
-        _ if error.is_amqp_hard_error() => {
-            (ErrorKind::ConnectionLost, format!("could not {what}: the server closed the connection: {text}"))
-        }
-        _ => (ErrorKind::InvalidState, format!("could not {what}: {text}")),
+        PRECONDITION_FAILED => precondition(what, text),
+        _ if error.is_amqp_hard_error() => Error::new(
+            ErrorKind::ConnectionLost,
+            format!("could not {what}: the server closed the connection: {text}"),
+        ),
+        _ => Error::new(ErrorKind::InvalidState, format!("could not {what}: {text}")),
+    }
+}
+
+/// The server refused a permission, or a name that is its own (`amq.`).
+fn refused(what: &str, text: &str) -> Error {
+    let Some(permission) = permission(what, text) else {
+        return Error::new(ErrorKind::PermissionDenied, format!("could not {what}: {text}"));
     };
-    Error::new(kind, text)
+    let Permission { right, object, name } = &permission;
+    let right = right.map_or(String::new(), |right| format!("{right} "));
+    let message = format!(
+        "could not {what}: the user lacks the {right}permission for the {object} {name:?} ({text}); an administrator gives it \
+         by rabbitmqctl {}",
+        if object == "topic" { "set_topic_permissions" } else { "set_permissions" }
+    );
+    Error::with_detail(ErrorKind::PermissionDenied, message, Detail::Permission(Box::new(permission)))
+}
+
+/// As in `ACCESS_REFUSED - access to queue 'q' in vhost '/' refused for user 'u'`; newer ones say which right before `access`.
+fn permission(what: &str, text: &str) -> Option<Permission> {
+    let (before, rest) = text.split_once("access to ")?;
+    let (object, rest) = rest.split_once(" '")?;
+    // A name may have quotes in it, so that the end is looked for from behind.
+    let (name, _) = rest.split_once("' in vhost '").or_else(|| rest.split_once("' in exchange '"))?;
+    let said = ["configure", "write", "read"].into_iter().find(|right| before.contains(right));
+    let right = said.or(match (what.split(' ').next()?, object) {
+        ("declare" | "delete", _) => Some("configure"),
+        ("bind" | "unbind", "queue") | ("publish", _) => Some("write"),
+        ("bind" | "unbind", _) | ("consume" | "get", _) => Some("read"),
+        _ => None,
+    });
+    Some(Permission { right, object: object.to_owned(), name: name.to_owned() })
+}
+
+/// Whether the server closed the publishing channel for what this exchange refuses its user.
+pub(crate) fn publish_refused(what: &str, exchange: &str, text: &str) -> Option<Error> {
+    let error = refused(what, text);
+    match error.detail() {
+        Detail::Permission(permission) if permission.object == "topic" || permission.name == exchange => Some(error),
+        _ => None,
+    }
 }
 
 /// The time for an operation was over.
@@ -210,24 +324,26 @@ pub(crate) fn server_said(error: &lapin::Error) -> Option<(u16, &str)> {
     }
 }
 
-fn precondition(what: &str, text: &str) -> String {
-    match Inequivalent::read(text) {
-        Some(Inequivalent { argument, object, wanted, current }) => format!(
-            "could not {what}: {object} exists with another {argument}: the server has {current}, this program asks for \
-             {wanted}. Use the same settings as whoever declared it, or another name, or delete it on the server first"
-        ),
-        None => format!("could not {what}: {text}"),
+fn precondition(what: &str, text: &str) -> Error {
+    let kind = ErrorKind::PreconditionFailed;
+    // As RabbitMQ words it from 3.8.15 on.
+    if text.contains("delivery acknowledgement on channel") {
+        return Error::with_detail(kind, format!("could not {what}: {text}"), Detail::DeliveryTimeout);
     }
-}
-
-/// What differs, read back from the text of [`precondition`]: the argument, what the server has, what this program wants.
-pub(crate) fn difference(error: &Error) -> Option<(String, String, String)> {
-    let text = error.to_string();
-    let (_, rest) = text.split_once(" exists with another ")?;
-    let (argument, rest) = rest.split_once(": the server has ")?;
-    let (current, rest) = rest.split_once(", this program asks for ")?;
-    let (wanted, _) = rest.split_once(". Use the same settings")?;
-    Some((argument.to_owned(), current.to_owned(), wanted.to_owned()))
+    let Some(Inequivalent { argument, object, wanted, current }) = Inequivalent::read(text) else {
+        return Error::new(kind, format!("could not {what}: {text}"));
+    };
+    let message = format!(
+        "could not {what}: {object} exists with another {argument}: the server has {current}, this program asks for {wanted}. \
+         Use the same settings as whoever declared it, or another name, or delete it on the server first"
+    );
+    let difference = Difference {
+        object: object.to_owned(),
+        argument: argument.to_owned(),
+        have: current.to_owned(),
+        want: wanted.to_owned(),
+    };
+    Error::with_detail(kind, message, Detail::Differs(Box::new(difference)))
 }
 
 /// RabbitMQ's "inequivalent arg", taken apart.
@@ -287,10 +403,113 @@ mod tests {
     }
 
     #[test]
-    fn what_differs_can_be_read_back_from_the_error() {
+    fn what_differs_stands_in_the_detail() {
         let said = "PRECONDITION_FAILED - inequivalent arg 'x-expires' for queue 'q' in vhost '/': received none but current \
                     is the value '60000' of type 'signedint'";
-        let error = Error::new(ErrorKind::PreconditionFailed, precondition("declare the queue \"q\"", said));
-        assert_eq!(difference(&error), Some(("x-expires".to_owned(), "60000".to_owned(), "none".to_owned())));
+        let error = precondition("declare the queue \"q\"", said);
+        let Detail::Differs(difference) = error.detail() else { panic!("{error:?}") };
+        let Difference { argument, have, want, .. } = &**difference;
+        assert_eq!((argument.as_str(), have.as_str(), want.as_str()), ("x-expires", "60000", "none"));
+        let said = "PRECONDITION_FAILED - delivery acknowledgement on channel 2 timed out. Timeout value used: 1800000 ms";
+        assert_eq!(precondition("keep lane 1 open", said).detail(), &Detail::DeliveryTimeout);
+    }
+
+    #[test]
+    fn a_refused_permission_names_the_right_and_the_object() {
+        for (what, text, right, object, name) in [
+            (
+                "declare the queue \"q\"",
+                "ACCESS_REFUSED - access to queue 'q' in vhost '/' refused for user 'u'",
+                Some("configure"),
+                "queue",
+                "q",
+            ),
+            (
+                "bind the queue \"q\" to the exchange \"e\" by \"k\"",
+                "ACCESS_REFUSED - access to exchange 'e's' in vhost '/' refused for user 'u'",
+                Some("read"),
+                "exchange",
+                "e's",
+            ),
+            (
+                "publish to \"k\" on the exchange \"e\"",
+                "ACCESS_REFUSED - write access to topic 'k' in exchange 'e' in vhost '/' refused for user 'u'",
+                Some("write"),
+                "topic",
+                "k",
+            ),
+        ] {
+            let error = refused(what, text);
+            assert_eq!(error.kind(), ErrorKind::PermissionDenied);
+            assert!(!error.is_connection());
+            let (object, name) = (object.to_owned(), name.to_owned());
+            assert_eq!(error.detail(), &Detail::Permission(Box::new(Permission { right, object, name })), "{text}");
+        }
+        // A reserved name is no matter of permissions.
+        let reserved = "ACCESS_REFUSED - queue name 'amq.x' contains reserved prefix 'amq.*'";
+        assert_eq!(refused("declare the queue \"amq.x\"", reserved).detail(), &Detail::None);
+    }
+
+    fn at_home() -> Endpoint {
+        let url = crate::broker::url::BrokerUrl::parse("amqp://it's%20me:s3cret@h/a%20b?frame_max=5000").expect("a URL");
+        Endpoint::from_url(&url).expect("an endpoint")
+    }
+
+    #[test]
+    fn not_allowed_is_explained_by_what_the_server_says() {
+        for (text, kind, detail, part) in [
+            (
+                "NOT_ALLOWED - access to vhost 'v' refused for user 'u': connection limit (1) is reached",
+                ErrorKind::Connection,
+                Detail::Limit(Limit::Connections),
+                "homing needs two",
+            ),
+            (
+                "NOT_ALLOWED - connection refused for user 'u': user connection limit (1) is reached",
+                ErrorKind::Connection,
+                Detail::Limit(Limit::Connections),
+                "homing needs two",
+            ),
+            ("NOT_ALLOWED - vhost a b not found", ErrorKind::AccessRefused, Detail::VirtualHost, "add_vhost 'a b'"),
+            (
+                "NOT_ALLOWED - access to vhost 'a b' refused for user 'it's me'",
+                ErrorKind::AccessRefused,
+                Detail::VirtualHost,
+                "-p 'a b' 'it'\\''s me' '.*'",
+            ),
+            (
+                "NOT_ALLOWED - access to vhost 'a b' refused for user 'u': vhost 'a b' is down",
+                ErrorKind::AccessRefused,
+                Detail::VirtualHost,
+                "restart_vhost -p 'a b'",
+            ),
+        ] {
+            let error = not_allowed(&at_home(), text);
+            assert_eq!((error.kind(), error.detail()), (kind, &detail), "{error}");
+            assert!(error.to_string().contains(part) && !error.to_string().contains("s3cret"), "{error}");
+        }
+    }
+
+    #[test]
+    fn a_close_without_a_word_is_explained_by_how_far_the_handshake_came() {
+        let said = |stage| closed_without_a_word(&at_home(), stage);
+        assert_eq!(said(HandshakeStage::Greeted).kind(), ErrorKind::AccessRefused);
+        assert!(said(HandshakeStage::Tuned).to_string().contains("may not accept frame_max=5000 of the URL"));
+        assert!(said(HandshakeStage::Silent).to_string().contains("expect TLS"));
+    }
+
+    #[test]
+    fn names_are_one_word_to_a_shell() {
+        for (name, word) in [
+            ("guest", "guest"),
+            ("/", "/"),
+            ("", "''"),
+            ("a b", "'a b'"),
+            ("-p", "'-p'"),
+            ("$(x)", "'$(x)'"),
+            ("it's", "'it'\\''s'"),
+        ] {
+            assert_eq!(quoted(name), word);
+        }
     }
 }

@@ -19,7 +19,7 @@ use super::message::properties;
 use super::topology::{settle, short};
 use super::wire::Socket;
 use super::{RabbitMq, connector, errors};
-use crate::broker::{Broker, ExchangeSpec, QueueSpec};
+use crate::broker::{Broker, ExchangeSpec, Properties, QueueSpec};
 use crate::error::{Error, ErrorKind, Result};
 
 /// How long the server may take to answer one question.
@@ -193,7 +193,8 @@ impl RabbitMq {
                     looked.too_many_bytes = true;
                     break;
                 }
-                looked.seen.push(seen(delivery));
+                let diverted = self.shared.consuming.diverted.take(channel.id(), delivery.delivery_tag);
+                looked.seen.push(seen(delivery, diverted));
             }
             if let Some(last) = last {
                 channel.basic_nack(last, BasicNackOptions { multiple: true, requeue: true }).await?;
@@ -245,8 +246,8 @@ async fn compare<T>(found: Result<T>, declare: impl Future<Output = Result<()>>)
     }
 }
 
-fn seen(delivery: lapin::message::Delivery) -> Seen {
-    let properties = properties(&delivery.properties);
+fn seen(delivery: lapin::message::Delivery, diverted: Option<Properties>) -> Seen {
+    let properties = diverted.unwrap_or_else(|| properties(&delivery.properties));
     let timestamp = properties.rest().and_then(|rest| rest.timestamp);
     Seen {
         redelivered: delivery.redelivered,

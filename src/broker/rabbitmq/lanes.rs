@@ -26,7 +26,7 @@ use super::errors;
 use super::life::Life;
 use super::link::Link;
 use super::message::incoming;
-use super::topology::{settle, short};
+use super::topology::{name, settle, short};
 use crate::broker::{Acknowledge, BrokerEvent, ConsumeSpec, Delivery, Lane, Nack, Receipt};
 use crate::error::{Error, ErrorKind, Result};
 
@@ -123,7 +123,7 @@ impl Lanes {
     }
 
     async fn start(self: &Rc<Self>, spec: &ConsumeSpec) -> Result<()> {
-        let (queue, tag) = (short("queue name", &spec.queue)?, short("consumer tag", &spec.tag)?);
+        let (queue, tag) = (name("queue name", &spec.queue)?, name("consumer tag", &spec.tag)?);
         if self.consumers.borrow().contains_key(&spec.tag) {
             return Err(Error::new(
                 ErrorKind::DuplicateSubscriberIdentifier,
@@ -171,7 +171,7 @@ impl Lanes {
                 Ok(delivery) => delivery,
                 Err(error) => return Some(error),
             };
-            let delivery = opening.received(delivery);
+            let delivery = self.received(opening, delivery);
             trace!(consumer = %tag, delivery = delivery.receipt.tag, message_id = delivery.properties.message_id,
                 redelivered = delivery.redelivered, "deliver");
             self.life.say(BrokerEvent::Delivery { consumer: tag.to_owned(), delivery });
@@ -241,6 +241,14 @@ impl Lanes {
         }
     }
 
+    fn received(&self, opening: &Opening, delivery: lapin::message::Delivery) -> Delivery {
+        let receipt = Receipt { lane: opening.lane, opening: opening.number, tag: delivery.delivery_tag };
+        // Guards: the properties of a delivery with the same number on a channel that has this channel's number by now.
+        let live = opening.channel.status().connected();
+        let diverted = live.then(|| self.link.diverted.take(opening.channel.id(), receipt.tag)).flatten();
+        incoming(delivery, receipt, diverted)
+    }
+
     pub(crate) async fn cancel(&self, consumer: &str) -> Result<()> {
         let tag = short("consumer tag", consumer)?;
         let lane = self.consumers.borrow().get(consumer).copied();
@@ -264,10 +272,10 @@ impl Lanes {
     }
 
     async fn take(&self, queue: &str, lane: Lane) -> Result<Option<Delivery>> {
-        let name = short("queue name", queue)?;
+        let queue_name = name("queue name", queue)?;
         self.ask(lane, format_args!("get from the queue {queue:?}"), async |opening| {
-            let got = opening.channel.basic_get(name, BasicGetOptions { no_ack: false }).await?;
-            Ok(got.map(|got| opening.received(got.delivery)))
+            let got = opening.channel.basic_get(queue_name, BasicGetOptions { no_ack: false }).await?;
+            Ok(got.map(|got| self.received(opening, got.delivery)))
         })
         .await
     }
@@ -364,13 +372,6 @@ impl Lanes {
         });
         *state.open.borrow_mut() = Some(Rc::clone(&opening));
         Ok(opening)
-    }
-}
-
-impl Opening {
-    fn received(&self, delivery: lapin::message::Delivery) -> Delivery {
-        let receipt = Receipt { lane: self.lane, opening: self.number, tag: delivery.delivery_tag };
-        incoming(delivery, receipt)
     }
 }
 

@@ -14,7 +14,7 @@ use tokio::time::{Instant, timeout, timeout_at};
 use tracing::{debug, warn};
 
 use super::connector::thread_gone;
-use super::tap::Greeting;
+use super::tap::{Diverted, Greeting};
 use crate::error::{Error, ErrorKind, Result};
 
 /// What a connection is for.
@@ -41,6 +41,8 @@ pub(crate) struct Link {
     /// Shutting this down ends the I/O thread, even while the broker blocks the connection and lapin writes nothing.
     spare: RefCell<Option<TcpStream>>,
     greeting: Greeting,
+    /// Properties that lapin could not read.
+    pub(crate) diverted: Diverted,
     thread_ended: watch::Receiver<()>,
     pub(crate) blocked: Cell<bool>,
 }
@@ -51,11 +53,12 @@ impl Link {
         connection: Connection,
         spare: TcpStream,
         greeting: Greeting,
+        diverted: Diverted,
         thread_ended: watch::Receiver<()>,
     ) -> Self {
         let connection = RefCell::new(Some(Rc::new(connection)));
         let spare = RefCell::new(Some(spare));
-        Link { role, connection, spare, greeting, thread_ended, blocked: Cell::new(false) }
+        Link { role, connection, spare, greeting, diverted, thread_ended, blocked: Cell::new(false) }
     }
 
     /// What the server says of itself.

@@ -8,7 +8,7 @@ use lapin::types::{AMQPValue, ByteArray, DecimalValue, FieldArray, FieldTable, S
 
 use super::topology::short;
 use crate::broker::{Body, Delivery, Durability, HeaderValue, Message, Properties, Receipt, Rest, Routing};
-use crate::error::{Error, ErrorKind, Result};
+use crate::error::{Detail, Error, ErrorKind, Result};
 
 /// A message ready to be written.
 #[derive(Debug)]
@@ -24,11 +24,15 @@ pub(crate) struct Outgoing {
 
 impl Outgoing {
     /// Checks what the wire cannot carry, before anything is sent.
-    pub(crate) fn new(message: &Message) -> Result<Self> {
+    pub(crate) fn new(message: &Message, most: usize) -> Result<Self> {
         let Body::Encoded(body) = &message.body else {
             return Err(Error::new(ErrorKind::Encode, "RabbitMQ carries bytes only: the body was not encoded"));
         };
         let given = &message.properties;
+        let bytes = given.wire_size();
+        if bytes > most {
+            return Err(too_large(message, bytes, most));
+        }
         let message_id = given.message_id.is_none().then(|| uuid::Uuid::new_v4().simple().to_string());
         let mut headers = FieldTable::default();
         for (name, value) in given.headers() {
@@ -66,6 +70,20 @@ impl Outgoing {
     }
 }
 
+fn too_large(message: &Message, bytes: usize, most: usize) -> Error {
+    let largest = message.properties.headers().iter().max_by_key(|(_, value)| value.wire_size());
+    let largest = largest.map_or(String::new(), |(name, _)| format!(" (the largest header is {name:?})"));
+    Error::with_detail(
+        ErrorKind::Encode,
+        format!(
+            "the message for {:?} on the exchange {:?} cannot be sent: its properties take {bytes} bytes, and a frame of this \
+             connection has room for {most}{largest}. Put what is large into the body, or raise frame_max",
+            message.routing_key, &*message.exchange
+        ),
+        Detail::TooLarge { bytes, most },
+    )
+}
+
 fn with_rest(mut properties: BasicProperties, rest: &Rest) -> Result<BasicProperties> {
     if let Some(text) = &rest.content_type {
         properties = properties.with_content_type(short("content type", text.as_str())?);
@@ -94,12 +112,13 @@ fn with_rest(mut properties: BasicProperties, rest: &Rest) -> Result<BasicProper
     Ok(properties)
 }
 
-/// A delivery as the communicator reads it; the body is moved, not copied.
-pub(crate) fn incoming(delivery: LapinDelivery, receipt: Receipt) -> Delivery {
+/// A delivery as the communicator reads it, with the properties that lapin could not read, if there are such; the body is
+/// moved, not copied.
+pub(crate) fn incoming(delivery: LapinDelivery, receipt: Receipt, diverted: Option<Properties>) -> Delivery {
     Delivery {
         receipt,
         redelivered: delivery.redelivered,
-        properties: properties(&delivery.properties),
+        properties: diverted.unwrap_or_else(|| properties(&delivery.properties)),
         body: Body::Encoded(Bytes::from(delivery.data)),
     }
 }
@@ -134,6 +153,7 @@ pub(crate) fn properties(given: &BasicProperties) -> Properties {
             expiration: text(given.expiration()),
             user_id: text(given.user_id()),
             cluster_id: text(given.cluster_id()),
+            oddities: Vec::new(),
         };
     }
     properties
@@ -241,6 +261,7 @@ mod tests {
             expiration: Some("60000".into()),
             user_id: Some("u".into()),
             cluster_id: Some("cl".into()),
+            oddities: Vec::new(),
         };
         let table = vec![("deep".to_owned(), HeaderValue::Array(all.clone()))];
         properties.set("array", HeaderValue::Array(all));
@@ -258,7 +279,7 @@ mod tests {
             routing: Routing::Optional,
             durability: Durability::Durable,
         };
-        let outgoing = Outgoing::new(&message).expect("it can be sent");
+        let outgoing = Outgoing::new(&message, 131_064).expect("it can be sent");
         assert_eq!(outgoing.message_id, None);
         assert_eq!(properties(&outgoing.properties), message.properties);
     }

@@ -18,7 +18,6 @@ use tracing::{debug, info, warn};
 
 use self::connector::Plan;
 use self::endpoint::Endpoint;
-pub(crate) use self::errors::difference;
 use self::lanes::Lanes;
 use self::life::Life;
 use self::link::{Link, Role};
@@ -35,6 +34,7 @@ use crate::error::{Error, ErrorKind, Result};
 mod connector;
 pub(crate) mod endpoint;
 mod errors;
+mod frames;
 pub(crate) mod inspect;
 mod lanes;
 mod life;
@@ -49,6 +49,9 @@ mod wire;
 
 /// After the loss of one connection, how long the other may take to close in order.
 const FAREWELL: Duration = Duration::from_secs(1);
+
+/// Longer than anything runs.
+const NEVER: Duration = Duration::from_secs(30 * 365 * 86_400);
 
 /// A broker that is connected, or was.
 pub(crate) struct RabbitMq {
@@ -69,13 +72,16 @@ impl RabbitMq {
     /// Connects to where the endpoint says; [`Broker::connect`] with the URL read.
     pub(crate) async fn connect_to(endpoint: &Endpoint, options: &ConnectOptions, events: EventSender) -> Result<Self> {
         let limit = endpoint.connect_timeout.unwrap_or(options.connect_timeout);
-        let deadline = Instant::now() + limit;
+        let now = Instant::now();
+        // No clock counts as far as the longest time there is.
+        let deadline = now.checked_add(limit).unwrap_or(now + NEVER);
+        let name = endpoint.connection_name.as_deref().unwrap_or(&options.connection_name);
         let plan = |role: Role, returns: Option<Returns>| Plan {
             endpoint,
             role,
             name: match role {
-                Role::Consuming => options.connection_name.clone(),
-                Role::Publishing => format!("{} (publishing)", options.connection_name),
+                Role::Consuming => name.to_owned(),
+                Role::Publishing => format!("{name} (publishing)"),
             },
             heartbeat: options.heartbeat,
             returns,
@@ -190,6 +196,10 @@ impl Broker for RabbitMq {
 
     fn publish(&self, id: PublishId, message: Rc<Message>) -> Option<Result<()>> {
         self.shared.publisher.publish(id, message)
+    }
+
+    fn properties_limit(&self) -> usize {
+        self.shared.publisher.properties_limit()
     }
 
     async fn declare_exchange(&self, spec: &ExchangeSpec) -> Result<()> {

@@ -21,10 +21,11 @@ use tokio::time::{Instant, timeout_at};
 use tracing::{debug, trace};
 
 use super::errors;
+use super::frames::AROUND;
 use super::life::Life;
 use super::link::Link;
 use super::message::Outgoing;
-use super::tap::Returns;
+use super::tap::{Returns, SMALLEST_FRAME};
 use super::topology::settle;
 use crate::broker::{BrokerEvent, Message, PublishId, Routing};
 use crate::error::{Error, ErrorKind, Result};
@@ -42,6 +43,7 @@ pub(crate) struct Publisher {
     /// Of the task that waits for the confirms.
     task: RefCell<Waker>,
     socket: Rc<Unwritten>,
+    properties_limit: Cell<usize>,
 }
 
 /// A publish at its end.
@@ -73,6 +75,7 @@ impl Publisher {
             under_way: RefCell::default(),
             task: RefCell::new(Waker::noop().clone()),
             socket: Rc::default(),
+            properties_limit: Cell::new(SMALLEST_FRAME as usize - AROUND),
         }
     }
 
@@ -80,6 +83,8 @@ impl Publisher {
     pub(crate) async fn open(&self) -> Result<()> {
         let channel = self.life.until_end(pin!(self.opened())).await?;
         *self.channel.borrow_mut() = Some(channel);
+        let frame_max = self.link.configuration().map_or(SMALLEST_FRAME, |agreed| agreed.frame_max());
+        self.properties_limit.set(frame_max as usize - AROUND);
         Ok(())
     }
 
@@ -96,13 +101,18 @@ impl Publisher {
         self.begin(&channel, id, message).err().map(Err)
     }
 
+    /// What a frame of this connection has room for.
+    pub(crate) fn properties_limit(&self) -> usize {
+        self.properties_limit.get()
+    }
+
     fn open_channel(&self) -> Option<Rc<Channel>> {
         self.channel.borrow().as_ref().filter(|channel| channel.status().connected()).cloned()
     }
 
     /// Gives a message to lapin, behind those before it.
     fn begin(&self, channel: &Rc<Channel>, id: PublishId, message: Rc<Message>) -> Result<()> {
-        let outgoing = Outgoing::new(&message)?;
+        let outgoing = Outgoing::new(&message, self.properties_limit())?;
         let Outgoing { exchange, routing_key, options, properties, body, message_id } = outgoing;
         trace!(
             message_id = message_id.as_ref().or(message.properties.message_id.as_ref()),
@@ -239,7 +249,13 @@ impl Publisher {
         }
         let (exchange, routing_key) = (&*message.exchange, message.routing_key.as_str());
         let what = format!("publish to {routing_key:?} on the exchange {exchange:?}");
-        Some(match errors::server_said(error) {
+        let said = errors::server_said(error);
+        if let Some((403, text)) = said
+            && let Some(refused) = errors::publish_refused(&what, exchange, text)
+        {
+            return Some(refused);
+        }
+        Some(match said {
             Some((404, text)) if text.contains(&format!("'{exchange}'")) => {
                 Error::new(ErrorKind::NotFound, format!("could not {what}: the exchange does not exist ({text})"))
             }

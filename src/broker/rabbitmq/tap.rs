@@ -1,4 +1,4 @@
-//! Reads along with the bytes that come from the server, and changes none of them.
+//! Stands between the socket and lapin, and sees to it that lapin gets only what it can read.
 //!
 //! lapin keeps two things from its user that homing needs, and both stand plainly in the bytes: what the server says of
 //! itself in `connection.start`, and *which* message a `basic.return` is about. (lapin hands a returned message to
@@ -6,25 +6,43 @@
 //! lapin sees the acknowledgement that follows it on the wire, so when a publish is confirmed, its return, if there was
 //! one, is already in [`Returns`]: exact, whatever lapin does with it.
 //!
+//! What it changes:
+//! - the properties of a message that lapin cannot read, or that are larger than the frames agreed on, are taken out and stand
+//!   in [`Diverted`] until the delivery asks for them; lapin gets a message without properties;
+//! - strings of methods are made UTF-8, in place;
+//! - the server's `connection.tune` is set to what was asked for, where lapin would take something else, and never lets a
+//!   frame be larger than [`LARGEST_FRAME`], for lapin allocates 64 times that.
+//!
 //! It also says when the peer is no AMQP server at all, which lapin would take for a frame that is still to be completed.
 //!
 //! Frames are those of AMQP 0-9-1, section 4.2.3: type, channel, size, payload, end octet.
 
 use std::collections::HashMap;
+use std::fmt;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 
-use lapin::protocol::basic;
 use lapin::types::{AMQPValue, FieldTable, parsing};
 use parking_lot::Mutex;
 
-const FRAME_METHOD: u8 = 1;
-const FRAME_HEADER: u8 = 2;
-/// Type, channel, size.
-const FRAME_PREFIX: usize = 7;
-const CONNECTION_START: [u8; 4] = [0, 10, 0, 10];
-const BASIC_RETURN: [u8; 4] = [0, 60, 0, 50];
-/// No greeting comes near this; a length beyond it is not a frame but something else.
-const LARGEST_GREETING: usize = 1 << 20;
+use super::frames::{self, AROUND, END, HEADER, METHOD, PREFIX, Reader};
+pub(crate) use crate::broker::url::{LARGEST_FRAME, SMALLEST_FRAME};
+use crate::broker::{OddPart, Oddity, Properties};
+
+const CONNECTION_START: (u16, u16) = (10, 10);
+const CONNECTION_TUNE: (u16, u16) = (10, 30);
+const CHANNEL_OPEN_OK: (u16, u16) = (20, 11);
+const BASIC_RETURN: (u16, u16) = (60, 50);
+const BASIC_DELIVER: (u16, u16) = (60, 60);
+const BASIC_GET_OK: (u16, u16) = (60, 71);
+
+/// What RabbitMQ proposes, and what is agreed on where nobody asks for something else.
+pub(crate) const USUAL_FRAME: u32 = 131_072;
+
+/// No greeting and no other method comes near this; a length beyond it is not a frame but something else.
+const LARGEST_METHOD: usize = 1 << 20;
+/// The same for the properties of a message, which may be as large as the frames of whoever sent it.
+const LARGEST_HEADER: usize = 1 << 24;
 
 /// The messages that came back, by their `message_id`, until the confirm of their publish takes them.
 #[derive(Clone, Debug, Default)]
@@ -50,20 +68,71 @@ impl Returns {
     }
 }
 
+/// The properties that were taken out of deliveries, by channel and delivery tag.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Diverted(Arc<DivertedInner>);
+
+#[derive(Debug, Default)]
+struct DivertedInner {
+    /// So that a delivery as they mostly are costs no lock.
+    count: AtomicUsize,
+    properties: Mutex<HashMap<(u16, u64), Properties>>,
+}
+
+impl Diverted {
+    /// Takes the properties of a delivery, if they were taken out of it.
+    pub(crate) fn take(&self, channel: u16, delivery_tag: u64) -> Option<Properties> {
+        // Ordering: Acquire pairs with the Release below. The delivery itself came through lapin's locks, after the tap.
+        if self.0.count.load(Ordering::Acquire) == 0 {
+            return None;
+        }
+        let mut properties = self.0.properties.lock();
+        let taken = properties.remove(&(channel, delivery_tag));
+        self.0.count.store(properties.len(), Ordering::Release);
+        taken
+    }
+
+    fn put(&self, channel: u16, delivery_tag: u64, taken_out: Properties) {
+        let mut properties = self.0.properties.lock();
+        properties.insert((channel, delivery_tag), taken_out);
+        self.0.count.store(properties.len(), Ordering::Release);
+    }
+
+    /// A channel begins anew, and with it its delivery tags.
+    fn forget(&self, channel: u16) {
+        if self.0.count.load(Ordering::Acquire) == 0 {
+            return;
+        }
+        let mut properties = self.0.properties.lock();
+        properties.retain(|(of, _), _| *of != channel);
+        self.0.count.store(properties.len(), Ordering::Release);
+    }
+}
+
+/// What is to be agreed on, where that is not left to the server.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Wishes {
+    /// In seconds; 0 for none.
+    pub heartbeat: Option<u16>,
+    /// At most this, of what the server allows.
+    pub frame_max: Option<u32>,
+}
+
 /// What the server said first.
 #[derive(Clone, Debug, Default)]
-pub(crate) struct Greeting(Arc<Mutex<Option<Hello>>>);
+pub(crate) struct Greeting(Arc<Mutex<Hello>>);
 
-#[derive(Clone, Debug)]
-enum Hello {
-    Properties(FieldTable),
-    NotAmqp(Vec<u8>),
+#[derive(Clone, Debug, Default)]
+struct Hello {
+    properties: Option<FieldTable>,
+    not_amqp: Option<Vec<u8>>,
+    tuned: bool,
 }
 
 impl Greeting {
     /// `product`, `version`, `platform`, `cluster_name` and whatever else is text; nothing before the handshake.
     pub(crate) fn properties(&self) -> Vec<(String, String)> {
-        let Some(Hello::Properties(table)) = &*self.0.lock() else { return Vec::new() };
+        let Some(table) = &self.0.lock().properties else { return Vec::new() };
         let text = |value: &AMQPValue| match value {
             AMQPValue::LongString(text) => Some(String::from_utf8_lossy(text.as_bytes()).into_owned()),
             AMQPValue::ShortString(text) => Some(text.to_string()),
@@ -74,159 +143,316 @@ impl Greeting {
 
     /// The first bytes of a peer that does not speak AMQP.
     pub(crate) fn not_amqp(&self) -> Option<Vec<u8>> {
-        match &*self.0.lock() {
-            Some(Hello::NotAmqp(bytes)) => Some(bytes.clone()),
-            _ => None,
+        self.0.lock().not_amqp.clone()
+    }
+
+    /// How far the handshake came.
+    pub(crate) fn stage(&self) -> HandshakeStage {
+        let hello = self.0.lock();
+        match (hello.tuned, &hello.properties) {
+            (true, _) => HandshakeStage::Tuned,
+            (false, Some(_)) => HandshakeStage::Greeted,
+            (false, None) => HandshakeStage::Silent,
         }
     }
 }
 
-/// The peer does not speak AMQP; what it said is in the [`Greeting`].
+/// How far a handshake came.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct NotAmqp;
+pub(crate) enum HandshakeStage {
+    /// The server has said nothing.
+    Silent,
+    /// It has greeted, and was sent the credentials.
+    Greeted,
+    /// It has taken the credentials, and was sent the limits and the virtual host.
+    Tuned,
+}
 
-/// The reader itself: bytes in, in pieces of any size.
+/// Why nothing more is read from a peer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Refused {
+    /// It does not speak AMQP; what it said is in the [`Greeting`].
+    NotAmqp,
+    /// Its greeting cannot be read.
+    Greeting,
+    /// It announced a frame of this many bytes.
+    Frame(usize),
+    /// It allows frames of this many bytes only.
+    FrameMax(u32),
+}
+
+impl fmt::Display for Refused {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Refused::NotAmqp => f.write_str("the peer does not speak AMQP"),
+            Refused::Greeting => f.write_str("the greeting of the peer does not follow AMQP"),
+            Refused::Frame(size) => write!(f, "the peer announced a frame of {size} bytes, which is refused"),
+            Refused::FrameMax(most) => {
+                write!(f, "the peer allows frames of {most} bytes only; AMQP asks for {SMALLEST_FRAME} at least")
+            }
+        }
+    }
+}
+
+impl std::error::Error for Refused {}
+
+/// The filter itself: bytes in, in pieces of any size; the same bytes out, or others in their place.
 #[derive(Debug)]
 pub(crate) struct Tap {
     greeting: Greeting,
     returns: Option<Returns>,
+    diverted: Diverted,
+    wishes: Wishes,
+    /// The largest frame that lapin takes.
+    frame_max: usize,
     stage: Stage,
-    /// The piece of a frame that is being collected.
+    /// The beginning of a frame that is wanted whole.
     held: Vec<u8>,
-    /// A return whose content header has not come yet, with its channel.
-    returning: Option<(u16, Returned)>,
+    /// By channel, whose properties come next.
+    content: HashMap<u16, Content>,
 }
 
 #[derive(Debug)]
 enum Stage {
-    /// Nothing has come yet but what is in `held`.
+    /// Nothing has come yet but what is held.
     Greeting,
-    /// Collecting the seven bytes before a payload.
-    Prefix,
-    /// Collecting a payload that is of interest, or may be.
-    Payload { kind: u8, channel: u16, size: usize },
-    /// Passing over what is of no interest.
-    Skip { left: usize },
-    /// Nothing further is of interest.
-    Done,
+    /// A frame begins.
+    Frame,
+    /// Within a frame that passes as it is.
+    Passing { left: usize },
+    /// Everything passes as it is.
+    Open,
+}
+
+#[derive(Debug)]
+enum Content {
+    Delivery(u64),
+    Return(Returned),
 }
 
 impl Tap {
-    /// Listens for the greeting, and then, if `returns` are wanted, for those.
-    pub(crate) fn new(greeting: Greeting, returns: Option<Returns>) -> Self {
-        Tap { greeting, returns, stage: Stage::Greeting, held: Vec::new(), returning: None }
+    pub(crate) fn new(greeting: Greeting, diverted: Diverted, returns: Option<Returns>, wishes: Wishes) -> Self {
+        Tap {
+            greeting,
+            returns,
+            diverted,
+            wishes,
+            frame_max: SMALLEST_FRAME as usize,
+            stage: Stage::Greeting,
+            held: Vec::new(),
+            content: HashMap::new(),
+        }
     }
 
-    /// Reads the next bytes.
-    pub(crate) fn see(&mut self, mut bytes: &[u8]) -> Result<(), NotAmqp> {
-        while !bytes.is_empty() {
+    /// Reads the next bytes. The first of them, as many as is returned, are for lapin where they stand; what follows them for
+    /// lapin is put to the end of `out`. The rest is held until it is complete.
+    pub(crate) fn filter(&mut self, bytes: &mut [u8], out: &mut Vec<u8>) -> Result<usize, Refused> {
+        let mut at = 0;
+        // What is put out goes to `out` from the first byte on that does not stay where it is.
+        let mut in_place = 0;
+        while at < bytes.len() {
             match self.stage {
-                Stage::Done => return Ok(()),
-                Stage::Skip { left } => {
-                    let skipped = left.min(bytes.len());
-                    bytes = &bytes[skipped..];
-                    self.stage = if skipped == left { Stage::Prefix } else { Stage::Skip { left: left - skipped } };
+                Stage::Passing { left } => {
+                    let passed = left.min(bytes.len() - at);
+                    self.stage = if passed == left { Stage::Frame } else { Stage::Passing { left: left - passed } };
+                    put(bytes, at, passed, &mut in_place, out);
+                    at += passed;
+                }
+                Stage::Open => {
+                    let passed = bytes.len() - at;
+                    put(bytes, at, passed, &mut in_place, out);
+                    at += passed;
                 }
                 Stage::Greeting => {
-                    self.collect(&mut bytes, FRAME_PREFIX);
+                    self.hold(bytes, &mut at, PREFIX);
                     // "AMQP" and a version is how a server refuses ours; lapin reads that and says so.
                     if self.held.starts_with(b"AMQP") {
-                        self.stage = Stage::Done;
+                        self.stage = Stage::Open;
+                        out.append(&mut self.held);
                     } else if !b"AMQP".starts_with(&self.held) && !self.may_be_greeting() {
-                        self.stage = Stage::Done;
-                        self.held.extend_from_slice(&bytes[..bytes.len().min(64)]);
-                        *self.greeting.0.lock() = Some(Hello::NotAmqp(std::mem::take(&mut self.held)));
-                        return Err(NotAmqp);
-                    } else if self.held.len() == FRAME_PREFIX {
-                        self.open_frame();
+                        self.greeting.0.lock().not_amqp = Some([&self.held, &bytes[at..]].concat());
+                        return Err(Refused::NotAmqp);
+                    } else if self.held.len() == PREFIX {
+                        self.stage = Stage::Frame;
                     }
                 }
-                Stage::Prefix => {
-                    self.collect(&mut bytes, FRAME_PREFIX);
-                    if self.held.len() == FRAME_PREFIX {
-                        self.open_frame();
+                Stage::Frame => {
+                    if self.held.is_empty()
+                        && let Some(prefix) = bytes[at..].first_chunk::<PREFIX>()
+                    {
+                        let (kind, channel, size) = read_prefix(*prefix);
+                        if kind != METHOD && kind != HEADER {
+                            self.stage = Stage::Passing { left: size + AROUND };
+                            continue;
+                        }
+                        check_size(kind, size)?;
+                        // The frame is here as a whole, as it mostly is.
+                        if let Some(frame) = bytes.get_mut(at..at + size + AROUND) {
+                            match self.frame(kind, channel, frame)? {
+                                None => put(bytes, at, size + AROUND, &mut in_place, out),
+                                Some(instead) => out.extend(instead),
+                            }
+                            at += size + AROUND;
+                            continue;
+                        }
                     }
-                }
-                Stage::Payload { kind, channel, size } => {
-                    // A method is known by its first four bytes; the rest is collected only if it is one of ours.
-                    let decided = self.held.len() >= 4 || kind == FRAME_HEADER;
-                    let until = if decided { size } else { size.min(4) };
-                    self.collect(&mut bytes, until);
-                    if self.held.len() < until {
+                    self.hold(bytes, &mut at, PREFIX);
+                    let Some(prefix) = self.held.first_chunk::<PREFIX>() else { continue };
+                    let (kind, channel, size) = read_prefix(*prefix);
+                    if kind != METHOD && kind != HEADER {
+                        self.stage = Stage::Passing { left: size + AROUND - PREFIX };
+                        out.append(&mut self.held);
                         continue;
                     }
-                    let wanted = kind == FRAME_HEADER
-                        || self.held.starts_with(&CONNECTION_START)
-                        || self.held.starts_with(&BASIC_RETURN);
-                    if self.held.len() == size || !wanted {
-                        let left = size - self.held.len() + 1; // and the end octet
-                        self.stage = Stage::Skip { left };
-                        if wanted {
-                            self.frame(kind, channel);
-                        }
-                        self.held.clear();
+                    check_size(kind, size)?;
+                    self.hold(bytes, &mut at, size + AROUND);
+                    if self.held.len() == size + AROUND {
+                        let mut frame = std::mem::take(&mut self.held);
+                        let instead = self.frame(kind, channel, &mut frame)?;
+                        out.extend(instead.unwrap_or(frame));
                     }
                 }
             }
         }
-        Ok(())
+        Ok(in_place)
     }
 
-    fn collect(&mut self, bytes: &mut &[u8], until: usize) {
-        let taken = until.saturating_sub(self.held.len()).min(bytes.len());
-        self.held.extend_from_slice(&bytes[..taken]);
-        *bytes = &bytes[taken..];
+    /// Holds bytes back until there are so many.
+    fn hold(&mut self, bytes: &[u8], at: &mut usize, until: usize) {
+        let taken = until.saturating_sub(self.held.len()).min(bytes.len() - *at);
+        self.held.extend_from_slice(&bytes[*at..*at + taken]);
+        *at += taken;
     }
 
     /// Whether what has come so far can be the prefix of a method frame on channel 0.
     fn may_be_greeting(&self) -> bool {
-        let size_is_sane = self.held.len() < FRAME_PREFIX || be32(&self.held[3..7]) <= LARGEST_GREETING;
-        self.held.iter().zip([FRAME_METHOD, 0, 0]).all(|(got, expected)| *got == expected) && size_is_sane
+        let size_is_sane = self.held.first_chunk().is_none_or(|prefix| read_prefix(*prefix).2 <= LARGEST_METHOD);
+        self.held.iter().zip([METHOD, 0, 0]).all(|(got, expected)| *got == expected) && size_is_sane
     }
 
-    fn open_frame(&mut self) {
-        let kind = self.held[0];
-        let channel = u16::from_be_bytes([self.held[1], self.held[2]]);
-        let size = be32(&self.held[3..7]);
-        self.held.clear();
-        let awaited_header = kind == FRAME_HEADER && self.returning.as_ref().is_some_and(|(on, _)| *on == channel);
-        self.stage = if (kind == FRAME_METHOD && size >= 4) || (awaited_header && size > 0) {
-            Stage::Payload { kind, channel, size }
-        } else {
-            Stage::Skip { left: size + 1 }
-        };
-    }
-
-    /// A whole payload of interest is in `held`. What cannot be read is left to lapin, which closes the connection.
-    fn frame(&mut self, kind: u8, channel: u16) {
-        let payload = self.held.as_slice();
-        if kind == FRAME_HEADER {
-            let Some((_, returned)) = self.returning.take() else { return };
-            // Class, weight and body size come first.
-            let Some(properties) = payload.get(12..) else { return };
-            let Ok((_, properties)) = basic::parse_properties(properties) else { return };
-            if let (Some(returns), Some(id)) = (&self.returns, properties.message_id()) {
-                returns.0.lock().insert(id.to_string(), returned);
-            }
-        } else if payload.starts_with(&CONNECTION_START) {
-            // The two bytes between are the protocol's version.
-            if let Some(Ok((_, table))) = payload.get(6..).map(parsing::parse_field_table) {
-                *self.greeting.0.lock() = Some(Hello::Properties(table));
-            }
-            if self.returns.is_none() {
-                self.stage = Stage::Done;
-            }
-        } else if self.returns.is_some() {
-            let code = payload.get(4..6).map_or(0, |code| u16::from_be_bytes([code[0], code[1]]));
-            let text = payload.get(6..).map(parsing::parse_short_string);
-            let text = text.and_then(Result::ok).map_or_else(String::new, |(_, text)| text.to_string());
-            self.returning = Some((channel, Returned { code, text }));
+    /// A whole frame. It is changed in place, or another is given in its place. What does not end as a frame does is left to
+    /// lapin, which closes the connection.
+    fn frame(&mut self, kind: u8, channel: u16, frame: &mut [u8]) -> Result<Option<Vec<u8>>, Refused> {
+        let Some((end, rest)) = frame.split_last_mut() else { return Ok(None) };
+        let Some(payload) = rest.get_mut(PREFIX..).filter(|_| *end == END) else { return Ok(None) };
+        if kind == METHOD {
+            self.method(channel, payload)?;
+            return Ok(None);
         }
+        Ok(self.header(channel, payload))
+    }
+
+    fn method(&mut self, channel: u16, payload: &mut [u8]) -> Result<(), Refused> {
+        let Some(method) = frames::method_of(payload) else { return Ok(()) };
+        frames::mend_method(payload);
+        let mut reader = Reader(&payload[4..]);
+        match method {
+            BASIC_DELIVER => {
+                let tag = reader.short().and_then(|_| reader.u64());
+                self.content.extend(tag.map(|tag| (channel, Content::Delivery(tag))));
+            }
+            BASIC_GET_OK => {
+                self.content.extend(reader.u64().map(|tag| (channel, Content::Delivery(tag))));
+            }
+            BASIC_RETURN => {
+                let code = reader.u16().unwrap_or_default();
+                let text = String::from_utf8_lossy(reader.short().unwrap_or_default()).into_owned();
+                self.content.insert(channel, Content::Return(Returned { code, text }));
+            }
+            CHANNEL_OPEN_OK => self.diverted.forget(channel),
+            CONNECTION_START => {
+                // The two bytes between are the protocol's version.
+                let table = payload.get(6..).unwrap_or_default();
+                if !Reader(table).long().is_some_and(frames::is_plain_table) {
+                    return Err(Refused::Greeting);
+                }
+                if let Ok((_, table)) = parsing::parse_field_table(table) {
+                    self.greeting.0.lock().properties = Some(table);
+                }
+            }
+            CONNECTION_TUNE => return self.tune(payload),
+            _ => {}
+        }
+        Ok(())
+    }
+
+    /// Sets what the server proposes to what is to be agreed on: lapin takes the smaller of two frame sizes and of two
+    /// heartbeats, with 0 for "the other's".
+    fn tune(&mut self, payload: &mut [u8]) -> Result<(), Refused> {
+        // Class and method, channel_max; then these two.
+        let Some([f0, f1, f2, f3, h0, h1]) = payload.get_mut(6..12) else { return Ok(()) };
+        let proposed = u32::from_be_bytes([*f0, *f1, *f2, *f3]);
+        if proposed != 0 && proposed < SMALLEST_FRAME {
+            return Err(Refused::FrameMax(proposed));
+        }
+        let limit = self.wishes.frame_max.unwrap_or(USUAL_FRAME).min(LARGEST_FRAME);
+        let agreed = if proposed == 0 { limit } else { proposed.min(limit) };
+        [*f0, *f1, *f2, *f3] = agreed.to_be_bytes();
+        if let Some(heartbeat) = self.wishes.heartbeat {
+            [*h0, *h1] = heartbeat.to_be_bytes();
+        }
+        self.frame_max = agreed.max(SMALLEST_FRAME) as usize;
+        self.greeting.0.lock().tuned = true;
+        Ok(())
+    }
+
+    /// The properties of a message; `Some` is what lapin gets instead.
+    fn header(&mut self, channel: u16, payload: &[u8]) -> Option<Vec<u8>> {
+        let content = self.content.remove(&channel);
+        let too_large = payload.len() + AROUND > self.frame_max;
+        let plain = frames::is_plain(payload) && !too_large;
+        match content {
+            Some(Content::Return(returned)) => {
+                // Read whether or not lapin can.
+                if let (Some(returns), Some(id)) = (&self.returns, frames::read_properties(payload).message_id) {
+                    returns.0.lock().insert(id, returned);
+                }
+            }
+            Some(Content::Delivery(tag)) if !plain => {
+                let mut properties = frames::read_properties(payload);
+                if too_large {
+                    properties.rest_mut().oddities.push(Oddity {
+                        part: OddPart::TooLarge,
+                        reason: format!(
+                            "its properties take {} bytes, and this connection sends {} at most",
+                            payload.len(),
+                            self.frame_max - AROUND
+                        ),
+                    });
+                }
+                self.diverted.put(channel, tag, properties);
+            }
+            _ => {}
+        }
+        // Class, weight and body size, and no flag.
+        let size = payload.get(..12).filter(|_| !plain)?;
+        let mut instead = vec![HEADER];
+        instead.extend(channel.to_be_bytes());
+        instead.extend(14_u32.to_be_bytes());
+        instead.extend(size);
+        instead.extend([0, 0, END]);
+        Some(instead)
     }
 }
 
-fn be32(bytes: &[u8]) -> usize {
-    bytes.iter().fold(0, |value, byte| value << 8 | usize::from(*byte))
+/// Puts bytes out: where they stand, as long as everything before them stands.
+fn put(bytes: &[u8], at: usize, count: usize, in_place: &mut usize, out: &mut Vec<u8>) {
+    if *in_place == at && out.is_empty() {
+        *in_place = at + count;
+    } else {
+        out.extend_from_slice(&bytes[at..at + count]);
+    }
+}
+
+/// Type, channel, size.
+fn read_prefix(prefix: [u8; PREFIX]) -> (u8, u16, usize) {
+    let [kind, c0, c1, s0, s1, s2, s3] = prefix;
+    (kind, u16::from_be_bytes([c0, c1]), u32::from_be_bytes([s0, s1, s2, s3]) as usize)
+}
+
+fn check_size(kind: u8, size: usize) -> Result<(), Refused> {
+    let most = if kind == METHOD { LARGEST_METHOD } else { LARGEST_HEADER };
+    if size > most { Err(Refused::Frame(size)) } else { Ok(()) }
 }
 
 #[cfg(test)]
@@ -251,8 +477,8 @@ mod tests {
     fn conversation() -> Vec<u8> {
         let entry = [short("product"), vec![b'S', 0, 0, 0, 8], b"RabbitMQ".to_vec()].concat();
         let table = [u32::try_from(entry.len()).expect("small").to_be_bytes().to_vec(), entry].concat();
-        let start = [&CONNECTION_START[..], &[0, 9], &table, &[0, 0, 0, 0, 0, 0, 0, 0]].concat();
-        let returned = [&BASIC_RETURN[..], &312u16.to_be_bytes(), &short("NO_ROUTE"), &short(""), &short("k")].concat();
+        let start = [&[0, 10, 0, 10, 0, 9], &table[..], &[0, 0, 0, 0, 0, 0, 0, 0]].concat();
+        let returned = [&[0, 60, 0, 50][..], &312u16.to_be_bytes(), &short("NO_ROUTE"), &short(""), &short("k")].concat();
         // The flags of delivery_mode and message_id.
         let flags = (1u16 << 12 | 1 << 7).to_be_bytes();
         let header = [&[0, 60, 0, 0][..], &3u64.to_be_bytes(), &flags, &[1], &short("id-1")].concat();
@@ -268,14 +494,45 @@ mod tests {
         .concat()
     }
 
+    fn tune(channel_max: u16, frame_max: u32, heartbeat: u16) -> Vec<u8> {
+        let numbers = [&channel_max.to_be_bytes()[..], &frame_max.to_be_bytes(), &heartbeat.to_be_bytes()].concat();
+        frame(1, 0, &[&[0, 10, 0, 30][..], &numbers].concat())
+    }
+
+    fn deliver(channel: u16, tag: u64, routing_key: &[u8]) -> Vec<u8> {
+        let key = [&[u8::try_from(routing_key.len()).expect("short")], routing_key].concat();
+        frame(1, channel, &[&[0, 60, 0, 60][..], &short("c"), &tag.to_be_bytes(), &[0], &short(""), &key].concat())
+    }
+
+    fn header(channel: u16, flags: u16, properties: &[u8]) -> Vec<u8> {
+        let payload = [&[0, 60, 0, 0][..], &3u64.to_be_bytes(), &flags.to_be_bytes(), properties].concat();
+        frame(2, channel, &payload)
+    }
+
+    fn new(returns: Option<Returns>, wishes: Wishes) -> (Tap, Greeting, Diverted) {
+        let (greeting, diverted) = (Greeting::default(), Diverted::default());
+        (Tap::new(greeting.clone(), diverted.clone(), returns, wishes), greeting, diverted)
+    }
+
+    /// What lapin gets, of bytes that come in pieces of this size.
+    fn filtered(tap: &mut Tap, bytes: &[u8], piece: usize) -> Result<Vec<u8>, Refused> {
+        let mut all = Vec::new();
+        for piece in bytes.chunks(piece) {
+            let (mut piece, mut out) = (piece.to_vec(), Vec::new());
+            let in_place = tap.filter(&mut piece, &mut out)?;
+            all.extend(&piece[..in_place]);
+            all.extend(out);
+        }
+        Ok(all)
+    }
+
     #[test]
-    fn greeting_and_returns_are_read_whatever_the_pieces() {
+    fn greeting_and_returns_are_read_whatever_the_pieces_and_pass_as_they_are() {
+        let said = conversation();
         for piece in 1..200 {
-            let (greeting, returns) = (Greeting::default(), Returns::default());
-            let mut tap = Tap::new(greeting.clone(), Some(returns.clone()));
-            for bytes in conversation().chunks(piece) {
-                tap.see(bytes).expect("this is AMQP");
-            }
+            let returns = Returns::default();
+            let (mut tap, greeting, _) = new(Some(returns.clone()), Wishes::default());
+            assert_eq!(filtered(&mut tap, &said, piece).expect("this is AMQP"), said, "in pieces of {piece}");
             assert_eq!(greeting.properties(), [("product".to_owned(), "RabbitMQ".to_owned())], "in pieces of {piece}");
             assert_eq!(returns.len(), 1);
             assert_eq!(returns.take("id-1"), Some(Returned { code: 312, text: "NO_ROUTE".to_owned() }));
@@ -285,11 +542,121 @@ mod tests {
     #[test]
     fn a_peer_that_is_not_amqp_is_recognised_at_its_first_bytes() {
         for said in ["HTTP/1.1 400 Bad Request\r\n", "SSH-2.0-OpenSSH_9.2\r\n", "\u{15}\u{3}\u{3}\0\u{2}\u{2}P"] {
-            let greeting = Greeting::default();
-            assert_eq!(Tap::new(greeting.clone(), None).see(said.as_bytes()), Err(NotAmqp));
+            let (mut tap, greeting, _) = new(None, Wishes::default());
+            assert_eq!(filtered(&mut tap, said.as_bytes(), 100), Err(Refused::NotAmqp));
             assert_eq!(greeting.not_amqp(), Some(said.as_bytes().to_vec()));
         }
         // Another version of AMQP is lapin's to read.
-        assert_eq!(Tap::new(Greeting::default(), None).see(b"AMQP\0\x01\0\0"), Ok(()));
+        let (mut tap, ..) = new(None, Wishes::default());
+        assert_eq!(filtered(&mut tap, b"AMQP\0\x01\0\0", 3), Ok(b"AMQP\0\x01\0\0".to_vec()));
+    }
+
+    #[test]
+    fn odd_properties_are_diverted_and_everything_around_them_passes_whatever_the_pieces() {
+        const CORRELATION_ID: u16 = 1 << 10;
+        let before = [conversation(), tune(7, 131_072, 60), deliver(3, 1, b"k"), header(3, CORRELATION_ID, b"\x02ok")].concat();
+        let body = frame(3, 3, b"abc");
+        let behind = [body.clone(), deliver(3, 3, b"k"), header(3, CORRELATION_ID, b"\x02ok"), body.clone()].concat();
+        let odd = [deliver(3, 2, b"\xffk"), header(3, CORRELATION_ID, b"\x03\xff\xfe\x80")].concat();
+        let said = [&before[..], &body, &odd, &behind].concat();
+        let expected = [&before[..], &body, &deliver(3, 2, b"?k"), &header(3, 0, b""), &behind].concat();
+        for piece in (1..300).chain([usize::MAX]) {
+            let (mut tap, _, diverted) = new(None, Wishes::default());
+            assert_eq!(filtered(&mut tap, &said, piece), Ok(expected.clone()), "in pieces of {piece}");
+            assert!(diverted.take(3, 1).is_none() && diverted.take(2, 2).is_none());
+            let properties = diverted.take(3, 2).expect("the properties");
+            assert_eq!(properties.correlation_id, None);
+            assert_eq!(properties.unanswerable().map(|oddity| oddity.part), Some(OddPart::CorrelationId));
+            assert!(diverted.take(3, 2).is_none() && diverted.take(3, 3).is_none());
+        }
+    }
+
+    #[test]
+    fn properties_above_the_frame_size_are_diverted() {
+        let table = [&b"\x05largeS"[..], &10_000u32.to_be_bytes(), &[b'x'; 10_000]].concat();
+        let large = [&u32::try_from(table.len()).expect("small").to_be_bytes()[..], &table].concat();
+        let said = [conversation(), tune(7, 131_072, 60), deliver(1, 9, b"k"), header(1, 1 << 13, &large)].concat();
+        let (mut tap, _, diverted) = new(None, Wishes { frame_max: Some(4096), ..Wishes::default() });
+        let got = filtered(&mut tap, &said, 1000).expect("AMQP");
+        assert!(got.ends_with(&header(1, 0, b"")), "lapin gets none of it");
+        let properties = diverted.take(1, 9).expect("the properties");
+        assert_eq!(properties.text("large").map(str::len), Some(10_000));
+        assert_eq!(properties.oddities()[0].part, OddPart::TooLarge);
+        // With the usual frames there is nothing odd about it.
+        let (mut tap, _, diverted) = new(None, Wishes::default());
+        assert_eq!(filtered(&mut tap, &said, 1000), Ok(said));
+        assert!(diverted.take(1, 9).is_none());
+    }
+
+    #[test]
+    fn a_channel_that_is_opened_again_begins_without_old_properties() {
+        let open_ok = frame(1, 1, &[0, 20, 0, 11, 0, 0, 0, 0]);
+        let said = [conversation(), deliver(1, 1, b"k"), header(1, 1 << 7, b"\x01\xff"), open_ok].concat();
+        let (mut tap, _, diverted) = new(None, Wishes::default());
+        filtered(&mut tap, &said, 64).expect("AMQP");
+        assert!(diverted.take(1, 1).is_none());
+    }
+
+    #[test]
+    fn tune_says_what_is_wanted_and_never_an_absurd_size() {
+        let heartbeat = |seconds| Wishes { heartbeat: Some(seconds), ..Wishes::default() };
+        let frames = |most| Wishes { frame_max: Some(most), ..Wishes::default() };
+        for (wishes, said, expected) in [
+            (Wishes::default(), tune(2047, 131_072, 60), tune(2047, 131_072, 60)),
+            (Wishes::default(), tune(0, 0, 0), tune(0, 131_072, 0)),
+            (Wishes::default(), tune(0, u32::MAX, 60), tune(0, 131_072, 60)),
+            (frames(4096), tune(2047, 131_072, 60), tune(2047, 4096, 60)),
+            (frames(500_000), tune(2047, 131_072, 60), tune(2047, 131_072, 60)),
+            (frames(500_000), tune(2047, 0, 60), tune(2047, 500_000, 60)),
+            (frames(u32::MAX), tune(2047, 0, 60), tune(2047, LARGEST_FRAME, 60)),
+            (heartbeat(0), tune(2047, 131_072, 60), tune(2047, 131_072, 0)),
+            (heartbeat(600), tune(2047, 131_072, 60), tune(2047, 131_072, 600)),
+        ] {
+            let (mut tap, greeting, _) = new(None, wishes);
+            let said = [conversation(), said].concat();
+            let got = filtered(&mut tap, &said, 11).expect("AMQP");
+            assert!(got.ends_with(&expected), "{wishes:?}");
+            assert_eq!(greeting.stage(), HandshakeStage::Tuned);
+        }
+        let (mut tap, ..) = new(None, Wishes::default());
+        let said = [conversation(), tune(2047, 4095, 60)].concat();
+        assert_eq!(filtered(&mut tap, &said, 1000), Err(Refused::FrameMax(4095)));
+    }
+
+    #[test]
+    fn an_absurd_length_is_refused_before_anything_is_held() {
+        for kind in [1, 2] {
+            let (mut tap, ..) = new(None, Wishes::default());
+            let said = [&conversation()[..], &[kind, 0, 1, 0xff, 0xff, 0xff, 0xff, 1]].concat();
+            assert_eq!(filtered(&mut tap, &said, 1000), Err(Refused::Frame(0xffff_ffff)));
+        }
+        let mut deep = b"V".to_vec();
+        for _ in 0..1000 {
+            deep = [&b"A"[..], &u32::try_from(deep.len()).expect("small").to_be_bytes(), &deep].concat();
+        }
+        let entry = [&short("x")[..], &deep].concat();
+        let table = [&u32::try_from(entry.len()).expect("small").to_be_bytes()[..], &entry].concat();
+        let start = frame(1, 0, &[&[0, 10, 0, 10, 0, 9][..], &table, &[0; 8]].concat());
+        let (mut tap, ..) = new(None, Wishes::default());
+        assert_eq!(filtered(&mut tap, &start, 1000), Err(Refused::Greeting));
+    }
+
+    /// Any bytes after a greeting: nothing panics, and what passes is no longer than what came.
+    #[test]
+    fn random_bytes_do_not_panic() {
+        let mut seed = 11_u64;
+        for round in 0..3000 {
+            let (mut tap, ..) = new(Some(Returns::default()), Wishes::default());
+            let mut said = conversation();
+            for at in 0..said.len() {
+                seed = seed.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+                if (seed >> 40) % 60 == 0 && at > 7 {
+                    said[at] = (seed >> 33) as u8;
+                }
+            }
+            if let Ok(got) = filtered(&mut tap, &said, 1 + round % 70) {
+                assert!(got.len() <= said.len());
+            }
+        }
     }
 }

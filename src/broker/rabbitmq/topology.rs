@@ -35,7 +35,7 @@ impl Topology {
     }
 
     pub(crate) async fn declare_exchange(&self, spec: &ExchangeSpec) -> Result<()> {
-        let name = short("exchange name", &*spec.name)?;
+        let name = new_name("exchange name", &spec.name)?;
         let options = ExchangeDeclareOptions {
             durable: spec.durability == Durability::Durable,
             auto_delete: spec.auto_delete == AutoDelete::Yes,
@@ -48,13 +48,7 @@ impl Topology {
     }
 
     pub(crate) async fn declare_queue(&self, spec: &QueueSpec) -> Result<()> {
-        let name = short("queue name", &spec.name)?;
-        if name.as_str().is_empty() {
-            return Err(Error::new(
-                ErrorKind::InvalidArgument,
-                "a queue needs a name; homing never lets the server choose one",
-            ));
-        }
+        let name = new_name("queue name", &spec.name)?;
         let options = QueueDeclareOptions {
             durable: spec.durability == Durability::Durable,
             exclusive: spec.access == Access::Exclusive,
@@ -79,7 +73,7 @@ impl Topology {
 
     pub(crate) async fn bind(&self, queue: &str, exchange: &str, routing_key: &str) -> Result<()> {
         let (q, e, k) =
-            (short("queue name", queue)?, short("exchange name", exchange)?, short("routing key", routing_key)?);
+            (name("queue name", queue)?, name("exchange name", exchange)?, short("routing key", routing_key)?);
         let what = format_args!("bind the queue {queue:?} to the exchange {exchange:?} by {routing_key:?}");
         self.ask(what, async |channel| {
             channel.queue_bind(q, e, k, QueueBindOptions::default(), FieldTable::default()).await
@@ -89,13 +83,13 @@ impl Topology {
 
     pub(crate) async fn unbind(&self, queue: &str, exchange: &str, routing_key: &str) -> Result<()> {
         let (q, e, k) =
-            (short("queue name", queue)?, short("exchange name", exchange)?, short("routing key", routing_key)?);
+            (name("queue name", queue)?, name("exchange name", exchange)?, short("routing key", routing_key)?);
         let what = format_args!("unbind the queue {queue:?} from the exchange {exchange:?} by {routing_key:?}");
         self.ask(what, async |channel| channel.queue_unbind(q, e, k, FieldTable::default()).await).await
     }
 
     pub(crate) async fn delete_queue(&self, queue: &str) -> Result<()> {
-        let name = short("queue name", queue)?;
+        let name = name("queue name", queue)?;
         let deleted = self
             .ask(format_args!("delete the queue {queue:?}"), async |channel| {
                 channel.queue_delete(name, QueueDeleteOptions::default()).await.map(drop)
@@ -151,6 +145,34 @@ pub(crate) fn settle(life: &Life, what: &str, error: &lapin::Error) -> Error {
     if errors::ends_a_channel(error) { own } else { life.over_or(own) }
 }
 
+/// The name of something that is there. The empty one means to a server whatever was named last, or that it is to choose.
+pub(crate) fn name(what: &str, text: &str) -> Result<ShortString> {
+    if text.is_empty() {
+        return Err(Error::new(
+            ErrorKind::InvalidArgument,
+            format!("the {what} is empty; AMQP gives that a meaning of its own, which homing never wants"),
+        ));
+    }
+    if let Some(control) = text.chars().find(|c| c.is_control()) {
+        return Err(Error::new(
+            ErrorKind::InvalidArgument,
+            format!("the {what} {text:?} has the control character {control:?} in it"),
+        ));
+    }
+    short(what, text)
+}
+
+/// The name of something that is to be made.
+fn new_name(what: &str, text: &str) -> Result<ShortString> {
+    if text.starts_with("amq.") {
+        return Err(Error::new(
+            ErrorKind::InvalidArgument,
+            format!("the {what} {text:?} begins with `amq.`, which AMQP keeps for the server's own"),
+        ));
+    }
+    name(what, text)
+}
+
 /// How many bytes AMQP's short strings hold.
 const SHORT: usize = 255;
 
@@ -177,5 +199,25 @@ fn milliseconds(argument: &str, wish: Duration) -> Result<AMQPValue> {
         (Ok(small), _) => Ok(AMQPValue::LongInt(small)),
         (_, Ok(large)) => Ok(AMQPValue::LongLongInt(large)),
         _ => Err(Error::new(ErrorKind::InvalidArgument, format!("{argument} of {wish} ms is too long"))),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_with_a_meaning_of_their_own_are_refused_before_anything_is_sent() {
+        let long = "x".repeat(256);
+        for text in ["", "a\0", "a\nb", "\u{7f}", "\u{85}", long.as_str()] {
+            let error = name("consumer tag", text).expect_err(text);
+            assert_eq!(error.kind(), ErrorKind::InvalidArgument, "{error}");
+            assert!(error.to_string().contains("consumer tag"), "{error}");
+        }
+        assert!(new_name("queue name", "amq.gen-x").is_err(), "the server's own");
+        assert!(name("exchange name", "amq.topic").is_ok(), "it is there");
+        for text in ["a b", "a.b.c", " ", "ünï", "#", "*", "amq", "x".repeat(255).as_str()] {
+            assert!(new_name("queue name", text).is_ok(), "{text}");
+        }
     }
 }

@@ -68,21 +68,43 @@ impl AsyncWrite for Socket {
 pub(crate) struct Wire {
     stream: AsyncTcpStream<Socket>,
     tap: Tap,
+    /// What the tap has put in the place of bytes that came, and how much of it lapin has.
+    instead: Vec<u8>,
+    taken: usize,
 }
 
 impl Wire {
     pub(crate) fn new(stream: AsyncTcpStream<Socket>, tap: Tap) -> Self {
-        Wire { stream, tap }
+        Wire { stream, tap, instead: Vec::new(), taken: 0 }
     }
 }
 
 impl AsyncRead for Wire {
     fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buffer: &mut [u8]) -> Poll<io::Result<usize>> {
         let this = self.get_mut();
-        let read = ready!(Pin::new(&mut this.stream).poll_read(cx, buffer))?;
-        match this.tap.see(&buffer[..read]) {
-            Ok(()) => Poll::Ready(Ok(read)),
-            Err(_) => Poll::Ready(Err(io::Error::new(io::ErrorKind::InvalidData, "the peer does not speak AMQP"))),
+        if buffer.is_empty() {
+            return Poll::Ready(Ok(0));
+        }
+        loop {
+            let left = &this.instead[this.taken..];
+            if !left.is_empty() {
+                let count = left.len().min(buffer.len());
+                buffer[..count].copy_from_slice(&left[..count]);
+                this.taken += count;
+                return Poll::Ready(Ok(count));
+            }
+            this.instead.clear();
+            this.taken = 0;
+            let read = ready!(Pin::new(&mut this.stream).poll_read(cx, buffer))?;
+            if read == 0 {
+                return Poll::Ready(Ok(0));
+            }
+            match this.tap.filter(&mut buffer[..read], &mut this.instead) {
+                // All of it is held, or stands elsewhere.
+                Ok(0) => {}
+                Ok(passed) => return Poll::Ready(Ok(passed)),
+                Err(refused) => return Poll::Ready(Err(io::Error::new(io::ErrorKind::InvalidData, refused))),
+            }
         }
     }
 }

@@ -6,7 +6,7 @@ use std::time::Duration;
 use parking_lot::Mutex;
 
 use super::{Mailbox, Received};
-use crate::error::Error;
+use crate::error::{Detail, Error};
 use crate::wire::names::Identifier;
 
 /// Something happened to the connection, or to a subscriber.
@@ -114,12 +114,10 @@ pub enum ChannelCause {
 }
 
 impl ChannelCause {
-    /// As RabbitMQ words it from 3.8.15 on.
     pub(crate) fn of(error: &Error) -> Self {
-        if error.to_string().contains("delivery acknowledgement on channel") {
-            ChannelCause::DeliveryTimeout
-        } else {
-            ChannelCause::Other
+        match error.detail() {
+            Detail::DeliveryTimeout => ChannelCause::DeliveryTimeout,
+            _ => ChannelCause::Other,
         }
     }
 }

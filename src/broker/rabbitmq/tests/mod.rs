@@ -49,6 +49,7 @@ fn endpoint(port: u16) -> Endpoint {
         heartbeat: None,
         channel_max: None,
         frame_max: None,
+        connection_name: None,
         trusted_certificates: None,
         identity: None,
     }
