@@ -20,7 +20,7 @@ pub(super) enum Fault {
     IdAlone,
     /// A message that comes again is explained without a reason.
     NoReasonNeeded,
-    /// A copy that comes again is not told from other copies of the same message.
+    /// A copy that comes again is not distinguished from other copies of the same message.
     MarksIgnored,
     /// What ended is forgotten.
     EndedForgotten,

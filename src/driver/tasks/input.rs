@@ -1,4 +1,4 @@
-//! What the book is told.
+//! The inputs of the book.
 
 use std::time::Duration;
 

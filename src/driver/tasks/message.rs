@@ -15,13 +15,13 @@ pub(crate) trait Kinds: Clone + Debug {
     type Answer: Clone + Debug;
 }
 
-/// A message, as far as the book looks into it.
+/// What the book needs to know of a message.
 pub(crate) trait Message: Clone + Debug {
     /// By what a message that comes again is known. `None` if its id cannot be trusted to be unique (it is absent, or no
     /// UUID), or if its body cannot be compared: such a message is always run.
     fn identity(&self) -> Option<Identity>;
 
-    /// What the headers of a copy say.
+    /// The marks that its headers carry.
     fn marks(&self) -> Marks;
 
     /// Under what its pauses are counted: a digest of its id, or of its body if it has none. Two messages that share one
@@ -51,7 +51,7 @@ pub(crate) struct Marks {
 }
 
 impl Marks {
-    /// Whether it says that it is a copy.
+    /// Whether it is marked as a copy.
     pub(crate) fn is_copy(self) -> bool {
         self != Marks::default()
     }

@@ -80,3 +80,19 @@ impl Timers {
         self.times.keys().copied()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_longest_duration_is_a_time_that_never_comes() {
+        let now = Instant::now();
+        let mut timers = Timers::default();
+        timers.set(Due::Pause(TaskId(1)), after(now, Duration::MAX));
+        timers.set(Due::Pause(TaskId(2)), after(now, Duration::from_secs(1)));
+        assert!(timers.next() < Some(now + Duration::from_secs(2)));
+        assert_eq!(timers.pop(after(now, Duration::from_secs(86_400 * 365))), Some(Due::Pause(TaskId(2))));
+        assert_eq!(timers.pop(after(now, Duration::from_secs(86_400 * 365))), None);
+    }
+}

@@ -126,9 +126,9 @@ pub(super) enum Move {
     Do(usize),
     /// It refuses.
     Refuse(usize),
-    /// It does not, and nobody can say so.
+    /// It does not, and the answer is lost.
     FailUnknown(usize),
-    /// It does, and nobody can say so.
+    /// It does, and the answer is lost.
     DoUnknown(usize),
     /// The answer reaches the book.
     Answer(usize),
@@ -186,7 +186,7 @@ pub(super) struct World {
     pub finished: Vec<u8>,
     /// Copies of each that ended here.
     pub finished_here: Vec<BTreeSet<Marks>>,
-    /// How often each was begun by somebody who was not told that it may have been run.
+    /// How often each was begun without a mark that it may have been run.
     pub unmarked: Vec<u8>,
     /// How often each went back without a pause.
     pub at_once: Vec<u8>,
@@ -198,7 +198,7 @@ pub(super) struct World {
     /// Something failed on the way to the broker, or took too long.
     pub has_failed: bool,
     pub was_sent_again: bool,
-    /// A delivery came again before the notice that the channel of its first delivery is closed. Until then it looks like
+    /// A delivery came again before the notice that the channel of its first delivery is closed. Until then it cannot be distinguished from
     /// another message.
     pub has_overtaken: bool,
     pub is_over: bool,
@@ -626,7 +626,7 @@ impl World {
             .is_some_and(|known| known.round == id.round && matches!(known.state, State::Offered { .. } | State::Held))
     }
 
-    /// Nobody else has sent a message like it, and it can be told from others.
+    /// Nobody else has sent a message like it, and its id can be trusted.
     fn is_unique(&self, note: Note) -> bool {
         note.id.is_some()
             && self.sent.iter().filter(|sent| sent.id == note.id && sent.content == note.content).count() == 1
