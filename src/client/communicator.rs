@@ -110,8 +110,7 @@ impl Communicator {
         let transfer = if urls.iter().any(BrokerUrl::is_memory) { Transfer::Passed } else { Transfer::Encoded };
         let brokers = urls.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ");
         let close_timeout = builder.limits.close_timeout;
-        let port =
-            Arc::new(Port::new(commands, builder.names, transfer, brokers, builder.in_flight, close_timeout));
+        let port = Arc::new(Port::new(commands, builder.names, transfer, brokers, builder.in_flight, close_timeout));
         let defaults = Defaults {
             call_timeout: builder.call_timeout,
             task_timeout: builder.task_timeout,

@@ -205,7 +205,7 @@ impl<B: Broker> Driver<B> {
             }
             Action::MakeLease { lease, queue, message, marks, lasts } => {
                 let spec = self.port.names.lease_queue(self.lease_queue(lease), &queue, lasts);
-                let message = copy_of(&message, marks, spec.name.clone(), None);
+                let message = self.copy_of(&message, marks, spec.name.clone(), None);
                 self.copy(CopyOf::Lease(lease), Some(spec), message);
             }
             Action::DeleteLease { lease } => self.delete_lease(lease),
@@ -266,12 +266,12 @@ impl<B: Broker> Driver<B> {
     fn move_task(&mut self, task: TaskId, queue: &QueueName, to: Destination, message: &TaskMessage, marks: Marks) {
         match to {
             Destination::Queue => {
-                let message = copy_of(message, marks, queue.to_string(), None);
+                let message = self.copy_of(message, marks, queue.to_string(), None);
                 self.copy(CopyOf::Moved(task), None, message);
             }
             Destination::Quarantine { reason } => {
                 let spec = self.port.names.quarantine_queue(queue);
-                let message = copy_of(message, marks, spec.name.clone(), Some((queue, &reason)));
+                let message = self.copy_of(message, marks, spec.name.clone(), Some((queue, &reason)));
                 self.copy(CopyOf::Moved(task), Some(spec), message);
             }
         }
@@ -319,24 +319,35 @@ impl<B: Broker> Driver<B> {
             JobDone::LeaseDeleted { lease, outcome }
         });
     }
-}
 
-/// A copy of a task for the queue of this name, by the default exchange, which routes by the queue's name.
-fn copy_of(message: &TaskMessage, marks: Marks, queue: String, quarantine: Option<(&QueueName, &str)>) -> Message {
-    let mut properties = message.properties().clone().moved();
-    properties.message_id.get_or_insert_with(super::events::message_id);
-    write_marks(&mut properties, marks);
-    if let Some((from, reason)) = quarantine {
-        let reason: String = reason.chars().take(REASON_MOST).collect();
-        properties.set_text(headers::QUARANTINE_REASON, reason);
-        properties.set_text(headers::QUARANTINE_QUEUE, from.to_string());
-    }
-    Message {
-        exchange: "".into(),
-        routing_key: queue,
-        properties,
-        body: message.body().clone(),
-        routing: Routing::Mandatory,
-        durability: Durability::Durable,
+    /// A copy of a task for the queue of this name, by the default exchange, which routes by the queue's name.
+    fn copy_of(
+        &self,
+        message: &TaskMessage,
+        marks: Marks,
+        queue: String,
+        quarantine: Option<(&QueueName, &str)>,
+    ) -> Message {
+        let mut properties = message.properties().clone().moved();
+        properties.message_id.get_or_insert_with(super::events::message_id);
+        write_marks(&mut properties, marks);
+        if let Some((from, reason)) = quarantine {
+            let reason: String = reason.chars().take(REASON_MOST).collect();
+            properties.set_text(headers::QUARANTINE_REASON, reason);
+            properties.set_text(headers::QUARANTINE_QUEUE, from.to_string());
+        }
+        if let Some(connection) = self.session.now()
+            && !properties.fit(connection.broker.properties_limit())
+        {
+            tracing::warn!(queue, "the properties of a task are too large to be copied, whatever is cut");
+        }
+        Message {
+            exchange: "".into(),
+            routing_key: queue,
+            properties,
+            body: message.body().clone(),
+            routing: Routing::Mandatory,
+            durability: Durability::Durable,
+        }
     }
 }

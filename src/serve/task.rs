@@ -220,6 +220,11 @@ impl TaskGuard {
     /// quarantine queue, and its sender gets an exception.
     fn read(mut self) -> Option<(Self, TaskRequest)> {
         let properties = self.message.properties();
+        if let Some(oddity) = properties.unanswerable() {
+            let reason = format!("its outcome could not reach its sender: {}", oddity.reason);
+            self.settle(Settlement::Quarantine { reason, answer: None });
+            return None;
+        }
         match self.context.decode(self.message.body().clone()).and_then(decode) {
             Ok((body, no_reply)) => {
                 if no_reply == NoReply::No && properties.reply_to.is_none() {

@@ -2,8 +2,8 @@
 //! what it emits. Handles and subscribers hold it; it holds nothing of a user's.
 
 use std::fmt::Display;
+use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use parking_lot::Mutex;
