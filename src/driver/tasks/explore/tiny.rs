@@ -3,7 +3,7 @@
 use std::cell::RefCell;
 use std::collections::BTreeMap;
 
-use crate::driver::tasks::{Claim, Identity, Kinds, Marks, Message};
+use super::super::message::{Claim, Identity, Kinds, Marks, Message};
 
 #[derive(Clone, Debug)]
 pub(super) enum Tiny {}
