@@ -286,6 +286,34 @@ impl Value {
         }
     }
 
+    /// About how many bytes it takes in memory. In a loop, so that depth does not matter.
+    pub(crate) fn weight(&self) -> usize {
+        let mut total = 0;
+        let mut left = Vec::new();
+        let mut next = Some(self);
+        while let Some(value) = next {
+            total += size_of::<Value>();
+            match value {
+                Value::Null | Value::Bool(_) | Value::Int(_) | Value::Float(_) => {}
+                Value::BigInt(value) => total += usize::try_from(value.bits() / 8).unwrap_or(usize::MAX),
+                Value::String(text) | Value::Timestamp(text) => total += text.len(),
+                Value::Bytes(bytes) => total += bytes.len(),
+                Value::List(items) | Value::Tuple(items) => left.extend(items),
+                Value::Set(map) | Value::Map(map) => {
+                    // The hash and the index of each pair.
+                    total += map.len() * size_of::<[usize; 2]>();
+                    left.extend(map.iter().flat_map(|(key, value)| [key, value]));
+                }
+                Value::Tagged(tagged) => {
+                    total += tagged.tag.len();
+                    left.push(&tagged.value);
+                }
+            }
+            next = left.pop();
+        }
+        total
+    }
+
     /// A value of any type that serde can write: structs become mappings, tuples tuples, bytes bytes.
     ///
     /// # Errors
@@ -389,5 +417,24 @@ from! {
 impl<T: Into<Value>> From<Option<T>> for Value {
     fn from(value: Option<T>) -> Self {
         value.map_or(Value::Null, Into::into)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_weight_counts_what_is_inside_however_deep_it_is() {
+        let one = size_of::<Value>();
+        assert_eq!(Value::from(1).weight(), one);
+        assert_eq!(Value::from("x".repeat(1000)).weight(), one + 1000);
+        let map = Value::from_iter([("key", Value::Bytes(vec![0; 100]))]);
+        assert!((100 + 3 * one..200 + 3 * one).contains(&map.weight()), "{}", map.weight());
+        let mut deep = Value::Null;
+        for _ in 0..5000 {
+            deep = Value::List(vec![deep]);
+        }
+        assert_eq!(deep.weight(), 5001 * one);
     }
 }
