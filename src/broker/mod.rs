@@ -19,6 +19,7 @@ use bytes::Bytes;
 use crate::codec::Value;
 use crate::error::{Error, ErrorKind, Result};
 
+pub(crate) mod engine;
 pub(crate) mod memory;
 #[cfg(feature = "rabbitmq")]
 pub(crate) mod rabbitmq;
@@ -157,7 +158,7 @@ pub(crate) struct Delivery {
 pub(crate) enum Nack {
     /// It goes back to its place in the queue and will be marked as redelivered.
     Requeue,
-    /// It is dropped (none of kiwipy's queues has a dead-letter exchange).
+    /// It is dropped, or goes to the queue's dead-letter queue if there is one (none of kiwipy's queues has one).
     Discard,
 }
 
