@@ -19,6 +19,8 @@ use bytes::Bytes;
 use crate::codec::Value;
 use crate::error::{Error, ErrorKind, Result};
 
+#[cfg(test)]
+mod conformance;
 pub(crate) mod engine;
 pub(crate) mod memory;
 #[cfg(feature = "rabbitmq")]
