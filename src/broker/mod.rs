@@ -20,6 +20,9 @@ use bytes::Bytes;
 use crate::codec::Value;
 use crate::error::{Detail, Difference, Error, ErrorKind, Result};
 
+#[cfg(test)]
+mod conformance;
+pub(crate) mod engine;
 pub(crate) mod memory;
 mod properties;
 #[cfg(feature = "rabbitmq")]
@@ -164,7 +167,7 @@ pub(crate) struct PublishId(pub u64);
 pub(crate) enum Nack {
     /// It goes back to its place in the queue and will be marked as redelivered.
     Requeue,
-    /// It is dropped (none of kiwipy's queues has a dead-letter exchange).
+    /// It is dropped, or goes to the queue's dead-letter queue if there is one (none of kiwipy's queues has one).
     Discard,
 }
 

@@ -1,25 +1,29 @@
-//! `memory:`, a broker inside this process with a real broker's semantics: acknowledgements, requeue at disconnect,
-//! prefetch, expiry, unroutable messages, exclusive and durable queues.
+//! `memory:`, a broker inside this process: an [`Engine`](super::engine::Engine) with a lock, a clock and a timer, and the
+//! events of its sessions. Semantics are the engine's, which are RabbitMQ's.
 //!
-//! `memory:` is private to its connect; `memory:NAME` is the same broker for every communicator of the process, and keeps
-//! its durable queues until the process ends.
+//! `memory:` is private to its connect and ends with it. `memory:NAME` is the same broker for every communicator of the
+//! process. It keeps its queues, and what is in them, when its last communicator has gone; without a queue and without a
+//! communicator it is dropped, and its exchanges with it. So what a program leaves in a named broker is what it left in
+//! queues that are neither exclusive nor expire: those stay until the process ends. (Queues that expire meanwhile are seen to
+//! when the next communicator connects to any named broker.)
 
-mod exchange;
 mod node;
-mod queue;
 #[cfg(test)]
 mod tests;
+mod timer;
 
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
-use node::{Node, SessionId, lost};
+use node::Node;
+use timer::Timer;
 
+use super::engine::{Content, ExchangeKind, SessionId};
 use super::url::BrokerUrl;
 use super::{
-    Broker, BrokerEvent, ConnectOptions, ConsumeSpec, Delivery, EventSender, ExchangeSpec, Lane, Message, Nack,
-    PublishId, QueueSpec, Receipt,
+    Broker, ConnectOptions, ConsumeSpec, Delivery, EventSender, ExchangeSpec, Lane, Message, Nack, PublishId,
+    QueueSpec, Receipt,
 };
 use crate::error::{Error, ErrorKind, Result};
 
@@ -27,14 +31,19 @@ use crate::error::{Error, ErrorKind, Result};
 pub(crate) struct Memory {
     node: Arc<Node>,
     session: SessionId,
-    events: EventSender,
+    /// Ends with the connection.
+    _timer: Timer,
 }
 
 impl Broker for Memory {
     async fn connect(url: &BrokerUrl, _options: &ConnectOptions, events: EventSender) -> Result<Self> {
-        let node = match url {
-            BrokerUrl::Memory { name: Some(name) } => Node::named(name),
-            BrokerUrl::Memory { name: None } => Node::new(),
+        let (node, session) = match url {
+            BrokerUrl::Memory { name: Some(name) } => Node::connect_to(name, events)?,
+            BrokerUrl::Memory { name: None } => {
+                let node = Node::new(None);
+                let session = node.connect(events)?;
+                (node, session)
+            }
             BrokerUrl::Amqp(_) => {
                 return Err(Error::new(
                     ErrorKind::InvalidArgument,
@@ -42,8 +51,8 @@ impl Broker for Memory {
                 ));
             }
         };
-        let session = node.connect(events.clone())?;
-        Ok(Memory { node, session, events })
+        let timer = Timer::start(&node, session);
+        Ok(Memory { node, session, _timer: timer })
     }
 
     fn server_properties(&self) -> Vec<(String, String)> {
@@ -52,72 +61,64 @@ impl Broker for Memory {
     }
 
     fn publish(&self, id: PublishId, message: Rc<Message>) -> Option<Result<()>> {
-        let message = Rc::unwrap_or_clone(message);
-        let (node, session) = (Arc::clone(&self.node), self.session);
-        if !*node.blocked.borrow() {
-            return Some(node.publish(session, message));
+        if let Err(error) = check_message(&message) {
+            return Some(Err(error));
         }
-        let Some(mut ended) = node.ended(session) else { return Some(Err(lost())) };
-        let events = self.events.clone();
-        tokio::spawn(async move {
-            let mut blocked = node.blocked.subscribe();
-            tokio::select! {
-                biased;
-                // The sender lives as long as the node, which is here.
-                _ = blocked.wait_for(|blocked| !*blocked) => {
-                    let outcome = node.publish(session, message);
-                    let _ = events.send(BrokerEvent::Published { id, outcome });
-                }
-                _ = ended.changed() => {}
-            }
-        });
-        None
+        let routing = message.routing;
+        self.node.publish(self.session, id, Content::new(Rc::unwrap_or_clone(message)), routing)
     }
 
     fn properties_limit(&self) -> usize {
-        // As RabbitMQ has it, so that nothing passes here that fails there.
+        // As RabbitMQ's frames have it, so that nothing passes here that fails there.
         131_072 - 8
     }
 
     async fn declare_exchange(&self, spec: &ExchangeSpec) -> Result<()> {
-        self.node.declare_exchange(self.session, spec)
+        check("exchange name", &spec.name)?;
+        self.node.ask(|engine, now| engine.declare_exchange(self.session, spec, ExchangeKind::Topic, now))
     }
 
     async fn declare_queue(&self, spec: &QueueSpec) -> Result<()> {
-        self.node.declare_queue(self.session, spec)
+        if spec.name.is_empty() {
+            return Err(Error::new(ErrorKind::InvalidArgument, "a queue needs a name"));
+        }
+        check("queue name", &spec.name)?;
+        self.node.ask(|engine, now| engine.declare_queue(self.session, spec, now))
     }
 
     async fn bind(&self, queue: &str, exchange: &str, routing_key: &str) -> Result<()> {
-        self.node.bind(self.session, queue, exchange, routing_key)
+        check("routing key", routing_key)?;
+        self.node.ask(|engine, now| engine.bind(self.session, queue, exchange, routing_key, now))
     }
 
     async fn unbind(&self, queue: &str, exchange: &str, routing_key: &str) -> Result<()> {
-        self.node.unbind(self.session, queue, exchange, routing_key)
+        self.node.ask(|engine, now| engine.unbind(self.session, queue, exchange, routing_key, now))
     }
 
     async fn delete_queue(&self, queue: &str) -> Result<()> {
-        self.node.delete_queue(self.session, queue)
+        self.node.ask(|engine, now| engine.delete_queue(self.session, queue, now))
     }
 
     async fn consume(&self, spec: &ConsumeSpec) -> Result<()> {
-        self.node.consume(self.session, spec)
+        check("consumer tag", &spec.tag)?;
+        self.node.ask(|engine, now| engine.consume(self.session, spec, now))
     }
 
     async fn cancel(&self, consumer: &str) -> Result<()> {
-        self.node.cancel(self.session, consumer);
-        Ok(())
+        self.node.ask(|engine, now| engine.cancel(self.session, consumer, now))
     }
 
     async fn get(&self, queue: &str, lane: Lane) -> Result<Option<Delivery>> {
-        self.node.get(self.session, queue, lane)
+        let handed = self.node.ask(|engine, now| engine.get(self.session, queue, lane, now))?;
+        Ok(handed.map(node::delivery))
     }
 
     fn ack(&self, receipt: Receipt) {
-        self.node.ack(self.session, receipt);
+        self.node.locked(|state, now| state.engine.ack(self.session, receipt, now));
     }
 
     fn nack(&self, receipt: Receipt, then: Nack) {
-        self.node.nack(self.session, receipt, then);
+        self.node.locked(|state, now| state.engine.nack(self.session, receipt, then, now));
     }
 
     async fn close(&self, _limit: Duration) -> Result<()> {
@@ -132,19 +133,54 @@ impl Drop for Memory {
     }
 }
 
+/// How many bytes AMQP's short strings hold. `memory:` refuses what RabbitMQ would refuse, so that nothing works here and
+/// fails there.
+const SHORT: usize = 255;
+
+fn check(what: &str, text: &str) -> Result<()> {
+    if text.len() <= SHORT {
+        return Ok(());
+    }
+    Err(Error::new(
+        ErrorKind::InvalidArgument,
+        format!("the {what} has {} bytes; AMQP allows {SHORT} (it begins {:?})", text.len(), start(text)),
+    ))
+}
+
+fn start(text: &str) -> String {
+    text.chars().take(40).collect()
+}
+
+fn check_message(message: &Message) -> Result<()> {
+    check("exchange name", &message.exchange)?;
+    check("routing key", &message.routing_key)?;
+    let properties = &message.properties;
+    for (what, text) in [
+        ("message id", &properties.message_id),
+        ("correlation id", &properties.correlation_id),
+        ("reply-to", &properties.reply_to),
+    ] {
+        check(what, text.as_deref().unwrap_or_default())?;
+    }
+    Ok(())
+}
+
 /// Faults that a test can put into a named broker.
 #[cfg(test)]
 pub(crate) mod fault {
     use super::Node;
 
+    /// Breaks every connection, as a broker that dies does.
     pub(crate) fn lose_connections(name: &str) {
         Node::named(name).lose_connections();
     }
 
+    /// Lets nobody connect, as a broker that is being started does not.
     pub(crate) fn set_down(name: &str, down: bool) {
         Node::named(name).set_down(down);
     }
 
+    /// Stops or starts to take messages, as a broker in alarm does.
     pub(crate) fn set_blocked(name: &str, reason: Option<&str>) {
         Node::named(name).set_blocked(reason);
     }
