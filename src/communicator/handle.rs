@@ -286,7 +286,13 @@ impl Communicator {
         let sink = BroadcastSink { filter, mailbox: sender };
         let name = identifier.clone();
         shared.ask("a broadcast subscriber", |done| Command::AddBroadcast { identifier: name, sink, done }).await?;
-        home.spawn_uncounted(broadcasts::serve(shared.clone(), home.clone(), identifier.clone(), subscriber.handler, mailbox));
+        home.spawn_uncounted(broadcasts::serve(
+            shared.clone(),
+            home.clone(),
+            identifier.clone(),
+            subscriber.handler,
+            mailbox,
+        ));
         Ok(identifier)
     }
 
