@@ -164,7 +164,7 @@ fn a_callback_is_set_away_as_its_home_ends() {
 /// the target.
 #[test]
 fn a_chain_meets_the_end_of_its_source() {
-    explore_outcomes(&[Saw::Value, Saw::HomeEnded, Saw::Abandoned], || {
+    explore_outcomes(&[Saw::Value, Saw::HomeEnded], || {
         let mut target_home = Task::new(1);
         let (target, future) = target_home.future::<()>().unwrap();
         let source = thread::spawn(move || {
