@@ -3,14 +3,27 @@
 //! A future has exactly one home, fixed when it is made: a tokio runtime, an [event loop](EventLoop) of our own, a
 //! [foreign loop](ForeignLoop), or a [thread](LocalHome). Away from the home there is only its [`Completer`], which can do nothing but put an envelope into
 //! the home's inbox. The home takes it out, writes the outcome, wakes the waiter; values that nobody takes are dropped
-//! there too. So completing a future from the wrong thread is not a bug to avoid but a thing that cannot be written.
+//! there too. So code that completes a future on the wrong thread does not compile.
 //!
 //! One completion: [`Completer::complete`] puts the outcome into the parcel of the cell and posts the cell to the
 //! inbox; the inbox rings; the home ([`LocalHome::turn`], or the drain task of a runtime) takes the
 //! envelope out and lands it.
 //!
-//! This floor knows no broker, codec or tokio reactor. Its locks and flags come through `sync`, so that loom runs the
-//! code that ships (`loom-tests`).
+//! It knows no broker, codec or tokio reactor. Its locks and flags come through `sync`, so that loom runs the code that ships
+//! (`loom-tests`). What is open on a home is bounded ([`Home::set_capacity`]); who waits for a permit is served in order, and
+//! somebody else's clock can end that wait ([`Home::reserve`]).
+//!
+//! # Panics of user code
+//! A callback, a task, a waker, the drop of a value: each that panics is logged and ends itself alone. In a program that is built
+//! with `panic = "abort"` there is nothing to catch, and each of these panics ends the process, as any other does. There, too, a wait
+//! on a `LocalSet` within `block_on` of a multi-thread runtime ends the process, since tokio refuses it by a panic; elsewhere it
+//! is [`WaitRefused::WouldDeadlock`].
+//!
+//! # How the files stand on each other
+//! `outcome`, `sync` and `panics` know nothing; `permits`, `envelope`, `inbox`, `cell`, `completer`, `future`, `reserve`, `drain`,
+//! `wait` and `local` stand on those before them; `runtime`, `handle`, `event_loop`, `foreign` and `futures` make homes of
+//! them. Two circles stay: `local` enters itself as the current home, which `current` then finds; and the modelled build has
+//! `identity` and `panics` ask `model`, which makes the homes.
 
 mod audit;
 mod cell;

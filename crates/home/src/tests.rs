@@ -661,3 +661,14 @@ fn a_panic_in_a_task_of_one_home_is_not_that_of_another() {
     }));
     assert_eq!(reached.ok(), Some(1));
 }
+
+#[test]
+fn a_stop_that_is_asked_for_again_and_again_is_one_envelope() {
+    let _watched = watched();
+    let home = LocalHome::plain(1);
+    for _ in 0..1000 {
+        home.inbox().stop();
+    }
+    assert_eq!(home.turn(1000), 1);
+    assert_eq!(home.block_on(std::future::pending::<()>()), Err(WaitRefused::Stopped));
+}

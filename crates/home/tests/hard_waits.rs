@@ -66,13 +66,17 @@ fn a_stop_that_an_inner_wait_takes_ends_the_outer_ones() {
     let event_loop = EventLoop::start("stopped").unwrap();
     let handle = event_loop.handle();
     let (tell, told) = mpsc::channel();
+    // Kept here: a completer that is dropped would wake the loop.
+    let (keep, kept) = mpsc::channel();
     event_loop
         .run(move |home| {
-            let (_never, outer) = home.future::<()>().unwrap();
+            let (never, outer) = home.future::<()>().unwrap();
+            keep.send(never).unwrap();
             // In a timer, whose turn has handled no envelope.
             let timer = home.clone();
             home.after(Duration::ZERO, move || {
-                let (_never, inner) = timer.future::<()>().unwrap();
+                let (never, inner) = timer.future::<()>().unwrap();
+                keep.send(never).unwrap();
                 handle.stop();
                 inner.wait().unwrap_err();
             })
@@ -82,6 +86,7 @@ fn a_stop_that_an_inner_wait_takes_ends_the_outer_ones() {
         .unwrap();
     assert_eq!(told.recv_timeout(LONG), Ok(Err(End::HomeEnded)));
     event_loop.stop();
+    drop(kept);
 }
 
 #[test]
