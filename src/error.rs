@@ -95,10 +95,7 @@ pub(crate) enum Detail {
     /// The broker closed the channel, since a delivery was not acknowledged in time.
     DeliveryTimeout,
     /// The properties of a message take more bytes than a frame has.
-    TooLarge {
-        bytes: usize,
-        most: usize,
-    },
+    TooLarge { bytes: usize, most: usize },
 }
 
 /// What exists, and what was asked for.

@@ -144,11 +144,11 @@ impl Properties {
         self.rest.as_ref().map_or(&[], |rest| &rest.oddities)
     }
 
+    #[cfg_attr(not(test), allow(dead_code, reason = "for whoever has to answer"))]
     /// Why an answer to this message cannot reach its sender, although it may have asked for one.
     pub(crate) fn unanswerable(&self) -> Option<&Oddity> {
-        let asks = |oddity: &&Oddity| {
-            matches!(oddity.part, OddPart::CorrelationId | OddPart::ReplyTo | OddPart::Unreadable)
-        };
+        let asks =
+            |oddity: &&Oddity| matches!(oddity.part, OddPart::CorrelationId | OddPart::ReplyTo | OddPart::Unreadable);
         self.oddities().iter().find(asks)
     }
 
@@ -258,11 +258,8 @@ impl Properties {
     pub(crate) fn wire_size(&self) -> usize {
         let short = |text: &Option<String>| text.as_ref().map_or(0, |text| 1 + text.len());
         let own = 1 + self.message_id.as_ref().map_or(MADE_ID, String::len);
-        let size = FIXED
-            + own
-            + short(&self.correlation_id)
-            + short(&self.reply_to)
-            + usize::from(self.priority.is_some());
+        let size =
+            FIXED + own + short(&self.correlation_id) + short(&self.reply_to) + usize::from(self.priority.is_some());
         let Some(rest) = self.rest() else { return size };
         size + table_size(&rest.headers)
             + [&rest.content_type, &rest.content_encoding, &rest.kind, &rest.app_id].map(short).iter().sum::<usize>()

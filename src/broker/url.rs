@@ -175,7 +175,9 @@ impl AmqpUrl {
         let limit = |least: u64, most: u64, why: &str| match number(u64::MAX)? {
             0 => Ok(None),
             number if number >= least && number <= most => Ok(Some(number)),
-            _ => Err(bad(&format!("its parameter {name} is not from {least} to {most}, nor 0 for what the server has: {why}"))),
+            _ => Err(bad(&format!(
+                "its parameter {name} is not from {least} to {most}, nor 0 for what the server has: {why}"
+            ))),
         };
         match name {
             // 0 is none.
@@ -190,7 +192,8 @@ impl AmqpUrl {
             },
             "channel_max" => {
                 let why = "a communicator needs a channel for each of its kinds of work";
-                self.channel_max = limit(FEWEST_CHANNELS, u16::MAX.into(), why)?.and_then(|most| u16::try_from(most).ok());
+                self.channel_max =
+                    limit(FEWEST_CHANNELS, u16::MAX.into(), why)?.and_then(|most| u16::try_from(most).ok());
             }
             "frame_max" => {
                 let why = "AMQP asks for the former, and memory is allocated by it";
@@ -211,7 +214,9 @@ impl AmqpUrl {
             }
             "auth_mechanism" | "auth" if value.eq_ignore_ascii_case("plain") => {}
             "auth_mechanism" | "auth" => {
-                return Err(bad("it asks for another way to log in than by name and password (PLAIN), which is the only one"));
+                return Err(bad(
+                    "it asks for another way to log in than by name and password (PLAIN), which is the only one",
+                ));
             }
             "reconnect_interval" | "fail_fast" => {
                 return Err(bad(&format!(

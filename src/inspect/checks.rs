@@ -12,9 +12,9 @@ use super::declared::specs;
 use super::report::{Finding, Report, Verdict};
 use super::version::{DeliveryTimeout, delivery_timeout};
 use crate::Builder;
+use crate::broker::rabbitmq::RabbitMq;
 use crate::broker::rabbitmq::endpoint::{Endpoint, Transport};
 use crate::broker::rabbitmq::inspect::{Depth, Object, look_up, tcp, tls};
-use crate::broker::rabbitmq::RabbitMq;
 use crate::broker::{Body, Broker, BrokerEvent, Durability, Message, Properties, PublishId, Routing};
 use crate::codec::Value;
 use crate::error::{Detail, Difference, Error, ErrorKind, Limit, Result};
@@ -161,7 +161,9 @@ fn tls_failure(text: &str) -> (&'static str, &'static str) {
 /// TCP stood, AMQP did not.
 fn refused(report: &mut Report, endpoint: &Endpoint, error: &Error) {
     if error.detail() == &Detail::Limit(Limit::Connections) {
-        report.push(failed("connections", error).advice("homing needs two connections: raise the limit, or close others"));
+        report.push(
+            failed("connections", error).advice("homing needs two connections: raise the limit, or close others"),
+        );
     } else if error.kind() != ErrorKind::AccessRefused {
         report.push(failed("amqp", error));
     } else if error.detail() == &Detail::VirtualHost {

@@ -73,7 +73,8 @@ pub(crate) async fn connect(plan: Plan<'_>) -> Result<Link> {
     };
     // lapin's I/O thread takes this span as its cause, so it must say nothing secret either.
     let span = debug_span!("amqp", role = %plan.role, %address);
-    let handshake = Connection::connector(uri(&plan, wishes), kit(), hand_over, properties(&plan.name)).instrument(span);
+    let handshake =
+        Connection::connector(uri(&plan, wishes), kit(), hand_over, properties(&plan.name)).instrument(span);
     let refused = match timeout_at(plan.deadline, handshake).await {
         Ok(Ok(connection)) => {
             debug!(role = %plan.role, %address, "connected");

@@ -258,10 +258,9 @@ pub(crate) fn operation(what: &str, error: &lapin::Error) -> Error {
             ),
         ),
         PRECONDITION_FAILED => precondition(what, text),
-        _ if error.is_amqp_hard_error() => Error::new(
-            ErrorKind::ConnectionLost,
-            format!("could not {what}: the server closed the connection: {text}"),
-        ),
+        _ if error.is_amqp_hard_error() => {
+            Error::new(ErrorKind::ConnectionLost, format!("could not {what}: the server closed the connection: {text}"))
+        }
         _ => Error::new(ErrorKind::InvalidState, format!("could not {what}: {text}")),
     }
 }
@@ -410,7 +409,8 @@ mod tests {
         let Detail::Differs(difference) = error.detail() else { panic!("{error:?}") };
         let Difference { argument, have, want, .. } = &**difference;
         assert_eq!((argument.as_str(), have.as_str(), want.as_str()), ("x-expires", "60000", "none"));
-        let said = "PRECONDITION_FAILED - delivery acknowledgement on channel 2 timed out. Timeout value used: 1800000 ms";
+        let said =
+            "PRECONDITION_FAILED - delivery acknowledgement on channel 2 timed out. Timeout value used: 1800000 ms";
         assert_eq!(precondition("keep lane 1 open", said).detail(), &Detail::DeliveryTimeout);
     }
 
@@ -451,7 +451,8 @@ mod tests {
     }
 
     fn at_home() -> Endpoint {
-        let url = crate::broker::url::BrokerUrl::parse("amqp://it's%20me:s3cret@h/a%20b?frame_max=5000").expect("a URL");
+        let url =
+            crate::broker::url::BrokerUrl::parse("amqp://it's%20me:s3cret@h/a%20b?frame_max=5000").expect("a URL");
         Endpoint::from_url(&url).expect("an endpoint")
     }
 

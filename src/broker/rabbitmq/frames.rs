@@ -170,7 +170,8 @@ pub(crate) fn read_properties(payload: &[u8]) -> Properties {
     let raw = payload.get(BEFORE_PROPERTIES..).unwrap_or_default();
     if read(&mut properties, raw, &mut odd).is_none() {
         odd.note(OddPart::Unreadable, "its header does not follow AMQP".to_owned());
-        odd.kept.push(("homing-odd-header".to_owned(), HeaderValue::ByteArray(raw[..raw.len().min(KEPT_RAW)].to_vec())));
+        odd.kept
+            .push(("homing-odd-header".to_owned(), HeaderValue::ByteArray(raw[..raw.len().min(KEPT_RAW)].to_vec())));
     }
     if !odd.noted.is_empty() {
         let rest = properties.rest_mut();
@@ -399,8 +400,7 @@ mod tests {
     }
 
     fn lapin_reads(payload: &[u8]) -> bool {
-        lapin::protocol::basic::parse_properties(&payload[BEFORE_PROPERTIES..])
-            .is_ok_and(|(rest, _)| rest.is_empty())
+        lapin::protocol::basic::parse_properties(&payload[BEFORE_PROPERTIES..]).is_ok_and(|(rest, _)| rest.is_empty())
     }
 
     #[test]
@@ -489,13 +489,12 @@ mod tests {
     /// Whatever comes is either plain for lapin too, or is read here, and nothing panics.
     #[test]
     fn nothing_passes_as_plain_that_lapin_does_not_read() {
-        let table = [&b"\x01a"[..], b"F", &long(b"\x01bA\0\0\0\x02B\x01"), b"\x01cS", &long(b"v"), b"\x01zD\x01\0\0\0\x05"].concat();
-        let all = [
-            &b"\x01a\x01b"[..],
-            &long(&table),
-            b"\x02\x03\x01c\x01d\x01e\x01f\0\0\0\0\0\0\0\x01\x01g\x01h\x01i\x01j",
-        ]
-        .concat();
+        let table =
+            [&b"\x01a"[..], b"F", &long(b"\x01bA\0\0\0\x02B\x01"), b"\x01cS", &long(b"v"), b"\x01zD\x01\0\0\0\x05"]
+                .concat();
+        let all =
+            [&b"\x01a\x01b"[..], &long(&table), b"\x02\x03\x01c\x01d\x01e\x01f\0\0\0\0\0\0\0\x01\x01g\x01h\x01i\x01j"]
+                .concat();
         let good = header(0xfffc, &all);
         assert!(is_plain(&good) && lapin_reads(&good));
         let mut plain = 0;
@@ -518,7 +517,8 @@ mod tests {
 
     #[test]
     fn the_strings_of_a_method_are_made_readable_in_place() {
-        let mut deliver = [&[0, 60, 0, 60][..], b"\x01c", &7u64.to_be_bytes(), &[0], b"\x01\xff", b"\x04k\xc3\xa9\xe2"].concat();
+        let mut deliver =
+            [&[0, 60, 0, 60][..], b"\x01c", &7u64.to_be_bytes(), &[0], b"\x01\xff", b"\x04k\xc3\xa9\xe2"].concat();
         mend_method(&mut deliver);
         let end = [&[0][..], b"\x01?", b"\x04k\xc3\xa9?"].concat();
         assert!(deliver.ends_with(&end), "{deliver:?}");

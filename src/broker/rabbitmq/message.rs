@@ -201,9 +201,7 @@ fn to_amqp(value: &HeaderValue) -> Result<AMQPValue> {
         HeaderValue::I64(value) => AMQPValue::LongLongInt(*value),
         HeaderValue::F32(value) => AMQPValue::Float(*value),
         HeaderValue::F64(value) => AMQPValue::Double(*value),
-        HeaderValue::Decimal { scale, value } => {
-            AMQPValue::DecimalValue(DecimalValue { scale: *scale, value: *value })
-        }
+        HeaderValue::Decimal { scale, value } => AMQPValue::DecimalValue(DecimalValue { scale: *scale, value: *value }),
         HeaderValue::Text(text) => AMQPValue::LongString(text.as_str().into()),
         HeaderValue::Bytes(bytes) => AMQPValue::LongString(bytes.clone().into()),
         HeaderValue::ByteArray(bytes) => AMQPValue::ByteArray(ByteArray::from(bytes.clone())),

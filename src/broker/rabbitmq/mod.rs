@@ -26,8 +26,8 @@ use self::tap::Returns;
 use self::topology::Topology;
 use super::url::BrokerUrl;
 use super::{
-    Broker, BrokerEvent, ConnectOptions, ConsumeSpec, Delivery, EventSender, ExchangeSpec, Lane, Message, Nack, PublishId,
-    QueueSpec, Receipt,
+    Broker, BrokerEvent, ConnectOptions, ConsumeSpec, Delivery, EventSender, ExchangeSpec, Lane, Message, Nack,
+    PublishId, QueueSpec, Receipt,
 };
 use crate::error::{Error, ErrorKind, Result};
 

@@ -114,8 +114,13 @@ impl Publisher {
     fn begin(&self, channel: &Rc<Channel>, id: PublishId, message: Rc<Message>) -> Result<()> {
         let outgoing = Outgoing::new(&message, self.properties_limit())?;
         let Outgoing { exchange, routing_key, options, properties, body, message_id } = outgoing;
-        trace!(message_id = message_id.as_ref().or(message.properties.message_id.as_ref()), exchange = exchange.as_str(),
-            routing_key = routing_key.as_str(), bytes = body.len(), "publish");
+        trace!(
+            message_id = message_id.as_ref().or(message.properties.message_id.as_ref()),
+            exchange = exchange.as_str(),
+            routing_key = routing_key.as_str(),
+            bytes = body.len(),
+            "publish"
+        );
         let (channel, socket) = (Rc::clone(channel), Rc::clone(&self.socket));
         let begun = Rc::new(Cell::new(false));
         let first_polled = Rc::clone(&begun);

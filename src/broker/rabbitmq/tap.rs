@@ -478,7 +478,8 @@ mod tests {
         let entry = [short("product"), vec![b'S', 0, 0, 0, 8], b"RabbitMQ".to_vec()].concat();
         let table = [u32::try_from(entry.len()).expect("small").to_be_bytes().to_vec(), entry].concat();
         let start = [&[0, 10, 0, 10, 0, 9], &table[..], &[0, 0, 0, 0, 0, 0, 0, 0]].concat();
-        let returned = [&[0, 60, 0, 50][..], &312u16.to_be_bytes(), &short("NO_ROUTE"), &short(""), &short("k")].concat();
+        let returned =
+            [&[0, 60, 0, 50][..], &312u16.to_be_bytes(), &short("NO_ROUTE"), &short(""), &short("k")].concat();
         // The flags of delivery_mode and message_id.
         let flags = (1u16 << 12 | 1 << 7).to_be_bytes();
         let header = [&[0, 60, 0, 0][..], &3u64.to_be_bytes(), &flags, &[1], &short("id-1")].concat();
@@ -554,7 +555,8 @@ mod tests {
     #[test]
     fn odd_properties_are_diverted_and_everything_around_them_passes_whatever_the_pieces() {
         const CORRELATION_ID: u16 = 1 << 10;
-        let before = [conversation(), tune(7, 131_072, 60), deliver(3, 1, b"k"), header(3, CORRELATION_ID, b"\x02ok")].concat();
+        let before =
+            [conversation(), tune(7, 131_072, 60), deliver(3, 1, b"k"), header(3, CORRELATION_ID, b"\x02ok")].concat();
         let body = frame(3, 3, b"abc");
         let behind = [body.clone(), deliver(3, 3, b"k"), header(3, CORRELATION_ID, b"\x02ok"), body.clone()].concat();
         let odd = [deliver(3, 2, b"\xffk"), header(3, CORRELATION_ID, b"\x03\xff\xfe\x80")].concat();
