@@ -29,7 +29,7 @@ impl Raw {
         let login = format!("\0{}\0{}", endpoint.username, endpoint.password);
         raw.method(0, 10, 11, &[long(b""), short(b"PLAIN"), long(login.as_bytes()), short(b"en_US")].concat());
         raw.expect(10, 30);
-        raw.method(0, 10, 31, &[&[0, 0][..], &131_072u32.to_be_bytes(), &[0, 0]].concat());
+        raw.method(0, 10, 31, &[&2047u16.to_be_bytes()[..], &131_072u32.to_be_bytes(), &[0, 0]].concat());
         raw.method(0, 10, 40, &[&short(endpoint.vhost.as_bytes())[..], &[0, 0]].concat());
         raw.expect(10, 41);
         raw.method(1, 20, 10, &[0]);
