@@ -16,7 +16,7 @@ mod values;
 
 use std::process::ExitCode;
 
-use clap::Parser;
+use clap::{CommandFactory, FromArgMatches};
 use homing::{Builder, Communicator, Reconnect};
 use tracing_subscriber::EnvFilter;
 
@@ -28,7 +28,7 @@ use stop::Stop;
 const DEFAULT_BROKER: &str = "amqp://guest:guest@127.0.0.1:5672/";
 
 fn main() -> ExitCode {
-    let cli = Cli::parse();
+    let cli = parsed();
     // What stress does on purpose by the thousand is no warning there.
     let quiet = if matches!(cli.command, Command::Stress(_)) { "homing=error" } else { "homing=warn" };
     log_to_stderr(cli.global.verbose, quiet);
@@ -39,6 +39,21 @@ fn main() -> ExitCode {
             failure.exit_code()
         }
     }
+}
+
+/// The command line. A variable of the environment that is empty counts as one that is not set.
+fn parsed() -> Cli {
+    let is_empty = |name: &str| std::env::var_os(name).is_some_and(|value| value.is_empty());
+    let mut command = Cli::command();
+    if is_empty("HOMING_BROKER") {
+        command = command.mut_arg("broker", |argument| argument.env(None::<&'static str>));
+    }
+    if is_empty("HOMING_MANAGEMENT") {
+        command = command.mut_subcommand("doctor", |doctor| {
+            doctor.mut_arg("management", |argument| argument.env(None::<&'static str>))
+        });
+    }
+    Cli::from_arg_matches(&command.get_matches()).unwrap_or_else(|error| error.exit())
 }
 
 fn log_to_stderr(verbose: u8, quiet: &str) {

@@ -18,6 +18,7 @@ fn main() -> ExitCode {
         .plain("demo_needs_no_broker_and_shows_threads_that_were_observed", demo)
         .plain("demo_finds_a_completion_off_its_home", demo_seeded)
         .plain("wrong_usage_exits_with_2", usage)
+        .plain("a_variable_that_is_empty_is_not_set", empty_variables)
         .plain("no_broker_exits_with_6", no_broker)
         .plain("a_silent_port_exits_with_6_in_bounded_time", silent)
         .plain("help_names_every_exit_code", help)
@@ -167,6 +168,21 @@ fn usage() -> TestResult {
         let (_, err) = exits(&output, 2);
         assert!(err.contains(part) && !err.contains("sEcret"), "{arguments:?}: {err}");
     }
+    Ok(())
+}
+
+fn empty_variables() -> TestResult {
+    let mut command = homing(&["--help"]);
+    command.env("HOMING_BROKER", "").env("HOMING_MANAGEMENT", "");
+    exits(&ended(command)?, 0);
+    // The broker of this command line counts, and nobody listens there.
+    let mut command = homing(&["doctor"]);
+    command.env("HOMING_BROKER", "").env("HOMING_MANAGEMENT", "");
+    let output = ended(command)?;
+    let err = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.code() != Some(2) && !err.contains("URL cannot be used"), "{err}");
+    // Said on the command line, it is wrong usage still.
+    exits(&ended(homing(&["--broker", "", "doctor"]))?, 2);
     Ok(())
 }
 

@@ -144,6 +144,7 @@ impl Properties {
         self.rest.as_ref().map_or(&[], |rest| &rest.oddities)
     }
 
+    #[cfg_attr(not(test), allow(dead_code, reason = "for whoever has to answer"))]
     /// Why an answer to this message cannot reach its sender, although it may have asked for one.
     pub(crate) fn unanswerable(&self) -> Option<&Oddity> {
         let asks =

@@ -284,8 +284,9 @@ fn refused(what: &str, text: &str) -> Error {
 fn permission(what: &str, text: &str) -> Option<Permission> {
     let (before, rest) = text.split_once("access to ")?;
     let (object, rest) = rest.split_once(" '")?;
-    // A name may have quotes in it, so that the end is looked for from behind.
-    let (name, _) = rest.split_once("' in vhost '").or_else(|| rest.split_once("' in exchange '"))?;
+    // A name may have quotes in it, so that one alone is not its end.
+    let end = if object == "topic" { "' in exchange '" } else { "' in vhost '" };
+    let (name, _) = rest.split_once(end)?;
     let said = ["configure", "write", "read"].into_iter().find(|right| before.contains(right));
     let right = said.or(match (what.split(' ').next()?, object) {
         ("declare" | "delete", _) => Some("configure"),

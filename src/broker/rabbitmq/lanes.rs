@@ -20,7 +20,7 @@ use lapin::types::FieldTable;
 use lapin::{Channel, Consumer};
 use tokio::sync::{Mutex, oneshot, watch};
 use tokio::task::spawn_local;
-use tracing::{debug, trace};
+use tracing::{debug, trace, warn};
 
 use super::errors;
 use super::life::Life;
@@ -246,6 +246,17 @@ impl Lanes {
         // Guards: the properties of a delivery with the same number on a channel that has this channel's number by now.
         let live = opening.channel.status().connected();
         let diverted = live.then(|| self.link.diverted.take(opening.channel.id(), receipt.tag)).flatten();
+        if let Some(properties) = &diverted {
+            for oddity in properties.oddities() {
+                warn!(
+                    lane = opening.lane.0,
+                    delivery = receipt.tag,
+                    message_id = properties.message_id,
+                    reason = oddity.reason,
+                    "a message is odd"
+                );
+            }
+        }
         incoming(delivery, receipt, diverted)
     }
 

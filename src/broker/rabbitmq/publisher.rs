@@ -55,6 +55,8 @@ struct Confirmed {
     outcome: lapin::Result<Confirmation>,
 }
 
+type Opened = Result<Rc<Channel>>;
+
 /// How many messages lapin has and the socket has not.
 #[derive(Default)]
 struct Unwritten {
@@ -150,7 +152,7 @@ impl Publisher {
 
     /// Waits for confirms, and opens the channel anew where it has gone; until the connection ends.
     pub(crate) async fn run(self: Rc<Self>) {
-        let mut opening: Option<Pin<Box<dyn Future<Output = Result<Rc<Channel>>>>>> = None;
+        let mut opening: Option<Pin<Box<dyn Future<Output = Opened>>>> = None;
         let work = poll_fn(|context| {
             if !self.task.borrow().will_wake(context.waker()) {
                 *self.task.borrow_mut() = context.waker().clone();
@@ -273,7 +275,7 @@ impl Publisher {
         })
     }
 
-    async fn opened(&self) -> Result<Rc<Channel>> {
+    async fn opened(&self) -> Opened {
         const WHAT: &str = "open the publishing channel";
         debug!("opening the publishing channel");
         let open = async {

@@ -650,10 +650,10 @@ mod tests {
         for round in 0..3000 {
             let (mut tap, ..) = new(Some(Returns::default()), Wishes::default());
             let mut said = conversation();
-            for at in 0..said.len() {
+            for byte in said.iter_mut().skip(8) {
                 seed = seed.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
-                if (seed >> 40) % 60 == 0 && at > 7 {
-                    said[at] = (seed >> 33) as u8;
+                if (seed >> 40).is_multiple_of(60) {
+                    *byte = (seed >> 33) as u8;
                 }
             }
             if let Ok(got) = filtered(&mut tap, &said, 1 + round % 70) {

@@ -15,9 +15,11 @@ use crate::broker::{Broker, BrokerEvent, ConnectOptions, EventSender, Message, P
 use crate::error::{Error, ErrorKind, Result};
 
 mod faults;
+mod odd;
 mod offline;
 mod online;
 mod proxy;
+mod raw;
 
 /// Runs a test as the communicator thread would, and fails it rather than let it hang.
 fn on_communicator_thread(test: impl Future<Output = ()>) {
