@@ -49,14 +49,19 @@ pub(crate) async fn run(command: Send, global: &Global, mut stop: Stop) -> Resul
     };
     let out_of_time = async {
         match command.timeout {
-            Some(limit) => tokio::time::sleep(limit).await,
+            Some(limit) => {
+                tokio::time::sleep(limit).await;
+                limit
+            }
             None => std::future::pending().await,
         }
     };
     let ended: Result<Communicator, Failure> = tokio::select! {
         done = work => done,
         signal = stop.wait() => Err(Failure::Interrupted(signal, None)),
-        () = out_of_time => Err(Failure::TimedOut("timed out".to_owned())),
+        limit = out_of_time => {
+            Err(Failure::TimedOut(format!("timed out after {}", humantime::format_duration(limit))))
+        }
     };
     bar.finish_and_clear();
     match ended {

@@ -16,10 +16,10 @@ use homing::{
     RpcSubscriber, TaskRequest, TaskSubscriber,
 };
 
-use crate::args::Global;
+use crate::args::{Format, Global};
 use crate::connection::builder;
 use crate::failure::Failure;
-use crate::{out, warning};
+use crate::{out, show, warning};
 
 /// No step of the demo may take longer.
 const STEP: Duration = Duration::from_secs(20);
@@ -39,7 +39,7 @@ pub(crate) fn run(global: &Global) -> Result<(), Failure> {
         None => ("memory:homing-demo", "inside this process, with no broker".to_owned()),
         Some(url) => (url, "over a broker".to_owned()),
     };
-    out!("homing demo, {over}\n")?;
+    show!("homing demo, {over}\n")?;
 
     // Names of its own, so that it disturbs nobody on a broker that others use; testing mode, so that nothing stays.
     let own = if global.names.any() { None } else { Some(format!("homing-demo-{}", std::process::id())) };
@@ -86,7 +86,7 @@ pub(crate) fn run(global: &Global) -> Result<(), Failure> {
         .filter(|(name, _)| name == "product" || name == "version")
         .map(|(_, text)| text.as_str())
         .collect();
-    out!("broker: {}", shown.join(" "))?;
+    show!("broker: {}", shown.join(" "))?;
 
     calls(&communicator, &places)?;
     tasks(&communicator, &places)?;
@@ -95,9 +95,10 @@ pub(crate) fn run(global: &Global) -> Result<(), Failure> {
 
     let started = Instant::now();
     let report = communicator.close()?;
-    out!(
+    let took = started.elapsed();
+    show!(
         "\nclose: {:.1} ms, {} callers left waiting",
-        started.elapsed().as_secs_f64() * 1e3,
+        took.as_secs_f64() * 1e3,
         report.requests_ended
     )?;
     if let Some(error) = report.error {
@@ -108,13 +109,17 @@ pub(crate) fn run(global: &Global) -> Result<(), Failure> {
     plain.stop();
     event_loop.stop();
     runtime.shutdown_timeout(STEP);
-    out!("\nAll of it landed at home. `homing --help` shows the rest.")?;
+    show!("\nAll of it landed at home. `homing --help` shows the rest.")?;
+    if global.output.format == Format::Json {
+        let close_ms = took.as_secs_f64() * 1e3;
+        out!("{}", serde_json::json!({"demo": "passed", "over": over, "broker": shown.join(" "), "close_ms": close_ms}))?;
+    }
     Ok(())
 }
 
 /// Every home calls every other, and the answers come home.
 fn calls(communicator: &Communicator, places: &[Place]) -> Result<(), Failure> {
-    out!("\n1. Calls: each home answers on its own thread, and each caller's answer lands on the caller's.")?;
+    show!("\n1. Calls: each home answers on its own thread, and each caller's answer lands on the caller's.")?;
     for place in places {
         let who = RpcSubscriber::closure(|_: RpcRequest| thread_name());
         communicator.add_rpc_subscriber_on(&place.home, place.name, who)?;
@@ -134,7 +139,7 @@ fn calls(communicator: &Communicator, places: &[Place]) -> Result<(), Failure> {
             let (answer, landed) = told.recv_timeout(STEP).map_err(|_| late("an answer"))?;
             let answered = answer?;
             let answered = answered.as_str().unwrap_or("?").to_owned();
-            out!(
+            show!(
                 "   {:>13} -> {:<13}  answered on {answered:?}, landed on {:?}",
                 from.name,
                 to.name,
@@ -149,7 +154,7 @@ fn calls(communicator: &Communicator, places: &[Place]) -> Result<(), Failure> {
 
 /// One queue, three homes that work on it.
 fn tasks(communicator: &Communicator, places: &[Place]) -> Result<(), Failure> {
-    println!("\n2. Tasks: {TASKS} tasks in one queue, shared by three homes; each is acknowledged when it is done.");
+    show!("\n2. Tasks: {TASKS} tasks in one queue, shared by three homes; each is acknowledged when it is done.")?;
     let queue = communicator.default_task_queue()?;
     // One communicator asks its subscribers in turn: the first that does not reject gets the task.
     let done: Arc<Mutex<BTreeMap<String, usize>>> = Arc::default();
@@ -172,10 +177,10 @@ fn tasks(communicator: &Communicator, places: &[Place]) -> Result<(), Failure> {
     for reply in sent {
         squares.push(reply.wait()?.as_i64().unwrap_or(-1));
     }
-    out!("   outcomes: {squares:?}")?;
+    show!("   outcomes: {squares:?}")?;
     let done = done.lock().unwrap_or_else(PoisonError::into_inner);
     for (thread, count) in done.iter() {
-        out!("   {thread:>13} did {count}")?;
+        show!("   {thread:>13} did {count}")?;
     }
     let right = (0..TASKS).map(|n| i64::try_from(n * n).unwrap_or(0)).collect::<Vec<_>>();
     if squares != right || done.values().sum::<usize>() != TASKS {
@@ -188,7 +193,7 @@ const TASKS_HOMES: usize = 3;
 
 /// One broadcast, heard on three homes.
 fn broadcasts(communicator: &Communicator, places: &[Place]) -> Result<(), Failure> {
-    out!("\n3. Broadcasts: one is sent, every home whose filter lets it pass hears it.")?;
+    show!("\n3. Broadcasts: one is sent, every home whose filter lets it pass hears it.")?;
     let (tell, told) = mpsc::channel();
     for place in places {
         let tell = tell.clone();
@@ -206,7 +211,7 @@ fn broadcasts(communicator: &Communicator, places: &[Place]) -> Result<(), Failu
         heard.insert(thread, subject);
     }
     for (thread, subject) in &heard {
-        out!("   {thread:>13} heard {subject:?}")?;
+        show!("   {thread:>13} heard {subject:?}")?;
     }
     if heard.len() != places.len() || heard.values().any(|subject| subject != "state_changed.running.finished") {
         return Err(Failure::Other("a broadcast was not heard where it should be".to_owned()));
@@ -216,8 +221,8 @@ fn broadcasts(communicator: &Communicator, places: &[Place]) -> Result<(), Failu
 
 /// The crash of 2020: a subscriber hands back a future, and a foreign thread fails it.
 fn crash(communicator: &Communicator, place: &Place) -> Result<(), Failure> {
-    out!("\n4. The crash: a subscriber answers with a future, and a foreign thread sets an error on it.")?;
-    out!("   In Python's kiwipy this hung the caller for ever, and the connection could not be closed.")?;
+    show!("\n4. The crash: a subscriber answers with a future, and a foreign thread sets an error on it.")?;
+    show!("   In Python's kiwipy this hung the caller for ever, and the connection could not be closed.")?;
     let seen = Noted::new();
     let foreign = Noted::new();
     let off_home = std::env::var("HOMING_DEMO_SEED").is_ok_and(|seed| seed == "off-home");
@@ -256,9 +261,9 @@ fn crash(communicator: &Communicator, place: &Place) -> Result<(), Failure> {
         Err(error) => return Err(error.into()),
         Ok(_) => return Err(Failure::Other("the error got lost".to_owned())),
     };
-    out!("   the error was set on    {:?}", foreign.name())?;
-    out!("   its completion landed on {:?}; the future's home is {:?}", seen.name(), place.name)?;
-    out!("   the caller got, after {} ms: {}", took.as_millis(), error.remote_text().unwrap_or("?"))?;
+    show!("   the error was set on    {:?}", foreign.name())?;
+    show!("   its completion landed on {:?}; the future's home is {:?}", seen.name(), place.name)?;
+    show!("   the caller got, after {} ms: {}", took.as_millis(), error.remote_text().unwrap_or("?"))?;
     at_home("the completion landed", place.name, &seen.name())
 }
 

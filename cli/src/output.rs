@@ -21,12 +21,13 @@ static MANNER: OnceLock<Manner> = OnceLock::new();
 #[derive(Clone, Copy, Debug, Default)]
 struct Manner {
     quiet: bool,
+    json: bool,
     json_log: bool,
 }
 
 /// Sets how notes are written.
 pub(crate) fn set_up(options: &Output) {
-    let _ = MANNER.set(Manner { quiet: options.quiet, json_log: options.log_format == Format::Json });
+    let _ = MANNER.set(Manner { quiet: options.quiet, json: options.format == Format::Json, json_log: options.log_format == Format::Json });
 }
 
 /// Whether standard error is coloured: on a terminal, unless NO_COLOR says otherwise (<https://no-color.org>).
@@ -46,6 +47,12 @@ pub(crate) fn colours(when: Colours) -> bool {
 #[macro_export]
 macro_rules! out {
     ($($text:tt)*) => { $crate::output::write_line(format_args!($($text)*)) };
+}
+
+/// Writes to standard output what only a person reads: nothing with `--format json`.
+#[macro_export]
+macro_rules! show {
+    ($($text:tt)*) => { $crate::output::write_shown(format_args!($($text)*)) };
 }
 
 /// Writes a line for a person to standard error, unless `--quiet` is given.
@@ -72,6 +79,11 @@ pub(crate) fn write_line(line: fmt::Arguments<'_>) -> Result<(), Failure> {
     let mut text = line.to_string();
     text.push('\n');
     write_out(text.as_bytes())
+}
+
+/// See [`show!`](crate::show).
+pub(crate) fn write_shown(line: fmt::Arguments<'_>) -> Result<(), Failure> {
+    if MANNER.get().is_some_and(|manner| manner.json) { Ok(()) } else { write_line(line) }
 }
 
 /// Writes bytes to standard output, at once.

@@ -44,6 +44,9 @@ fn a_run_loses_doubles_and_misplaces_nothing_and_its_numbers_add_up() {
             + number_behind(&text, "+ after their home")
     );
     assert!(number_behind(&text, "\naudit:") > 0, "{text}");
+    assert!(text.contains("permits held 0 of"), "{text}");
+    assert!(text.contains("subscribers without a server 0 of"), "{text}");
+    assert!(text.contains("late closes 0 of"), "{text}");
     for kind in ["tokio multi-thread", "tokio current-thread", "event loop", "foreign loop", "plain thread"] {
         assert!(number_behind(&text, kind) > 0, "no home of the kind {kind:?}:\n{text}");
     }

@@ -3,6 +3,7 @@
 mod capture;
 pub(crate) mod groups;
 
+use std::os::unix::fs::PermissionsExt;
 use std::process::{ExitStatus, Stdio};
 use std::time::Duration;
 
@@ -59,17 +60,25 @@ pub(crate) async fn check(command: &str) -> Result<(), Failure> {
     if !word.chars().all(is_plain) {
         return Ok(());
     }
-    let found = Command::new("/bin/sh")
-        .args(["-c", "command -v -- \"$1\"", "sh", word])
-        .stdin(Stdio::null())
-        .stdout(Stdio::null())
-        .stderr(Stdio::null())
-        .status()
-        .await?;
-    if found.success() {
-        return Ok(());
-    }
-    let why = if std::path::Path::new(word).exists() { "is not executable" } else { "is not found" };
+    let why = if word.contains('/') {
+        match std::fs::metadata(word) {
+            Ok(file) if file.is_file() && file.permissions().mode() & 0o111 != 0 => return Ok(()),
+            Ok(_) => "is not executable",
+            Err(_) => "is not found",
+        }
+    } else {
+        let found = Command::new("/bin/sh")
+            .args(["-c", "command -v -- \"$1\"", "sh", word])
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .stderr(Stdio::null())
+            .status()
+            .await?;
+        if found.success() {
+            return Ok(());
+        }
+        "is not found"
+    };
     Err(Failure::Other(format!("the command of --exec cannot be run: {word:?} {why}; no task was taken")))
 }
 

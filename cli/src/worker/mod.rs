@@ -37,18 +37,62 @@ pub(crate) struct State {
     closed: bool,
     /// Running commands are stopped.
     halted: bool,
-    pub begun: u64,
+    /// The subscription has ended: the broker hands nothing out any more.
+    pub unsubscribed: bool,
+    /// Pieces of work that have come to their end, for good.
+    pub done: u64,
+    /// Pieces that are being worked on.
+    pub working: u64,
+    /// The same, and those whose outcome the library does not have yet.
     pub running: usize,
     /// Why the command cannot be run at all.
     pub not_runnable: Option<String>,
 }
 
-/// One piece of work that runs.
-pub(crate) struct Shift<'a>(&'a Crew);
+impl State {
+    /// Whether nothing more is to be begun, for so many are done or being worked on.
+    fn is_full(&self, most: Option<u64>) -> bool {
+        most.is_some_and(|most| self.done + self.working >= most)
+    }
+}
+
+/// One piece of work that runs. Dropped when its outcome is handed to the library.
+pub(crate) struct Shift<'a> {
+    crew: &'a Crew,
+    works: bool,
+}
+
+/// Whether a piece of work comes again.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Kept {
+    /// It is done, or failed for good.
+    No,
+    /// It is tried again, or goes back.
+    InTheQueue,
+}
+
+impl Shift<'_> {
+    /// The work has ended, and its outcome is to be handed over. Where it was one of the last that were asked for, this waits
+    /// until the subscription has ended.
+    ///
+    /// Guards: one task more than was asked for, which the broker would hand out for this one's acknowledgement.
+    pub(crate) async fn ends(&mut self, kept: Kept, most: Option<u64>) {
+        self.works = false;
+        self.crew.state.send_modify(|state| {
+            state.working -= 1;
+            state.done += u64::from(kept == Kept::No);
+        });
+        let mut state = self.crew.watch();
+        let _ = state.wait_for(|state| state.unsubscribed || !state.is_full(most)).await;
+    }
+}
 
 impl Drop for Shift<'_> {
     fn drop(&mut self) {
-        self.0.state.send_modify(|state| state.running -= 1);
+        self.crew.state.send_modify(|state| {
+            state.running -= 1;
+            state.working -= u64::from(self.works);
+        });
     }
 }
 
@@ -70,12 +114,12 @@ impl Crew {
     pub(crate) fn begin(&self, most: Option<u64>) -> Option<Shift<'_>> {
         let mut shift = None;
         self.state.send_if_modified(|state| {
-            if state.closed || most.is_some_and(|most| state.begun >= most) {
+            if state.closed || state.is_full(most) {
                 return false;
             }
-            state.begun += 1;
+            state.working += 1;
             state.running += 1;
-            shift = Some(Shift(self));
+            shift = Some(Shift { crew: self, works: true });
             true
         });
         shift
@@ -84,6 +128,11 @@ impl Crew {
     /// Lets no new work begin.
     pub(crate) fn close(&self) {
         self.state.send_modify(|state| state.closed = true);
+    }
+
+    /// The broker hands nothing out any more.
+    pub(crate) fn unsubscribed(&self) {
+        self.state.send_modify(|state| state.unsubscribed = true);
     }
 
     /// Stops what runs.
@@ -167,7 +216,7 @@ pub(crate) enum End {
 
 /// Resolves when there is enough, or the command cannot be run.
 pub(crate) async fn enough(state: &mut watch::Receiver<State>, most: Option<u64>) -> End {
-    let reached = |state: &State| most.is_some_and(|most| state.begun >= most);
+    let reached = |state: &State| most.is_some_and(|most| state.done >= most);
     match state.wait_for(|state| state.not_runnable.is_some() || reached(state)).await {
         Ok(state) if state.not_runnable.is_some() => End::NotRunnable,
         _ => End::Enough,

@@ -9,10 +9,9 @@ use homing::{
     Answer, Answered, Attempt, ChannelCause, Communicator, Event, Failure as Refusal, Identifier, LongTasks, TaskQueue,
     TaskRequest, TaskSubscriber,
 };
-use tokio::sync::watch;
 
 use super::outcome::{Outcome, Subject};
-use super::{Crew, End, enough, signalled};
+use super::{Crew, End, Kept, enough, signalled};
 use crate::args::{Global, OnFailure, Work};
 use crate::connection::{News, Watched, close, connect_to_stay, options};
 use crate::exec::Ended;
@@ -27,6 +26,8 @@ const FIRST_PAUSE: Duration = Duration::from_secs(1);
 const UNSUBSCRIBING: Duration = Duration::from_secs(5);
 /// How long tasks are waited for that the broker took back when they were done.
 const COMING_BACK: Duration = Duration::from_secs(30);
+/// How long tasks may take on their way to quarantine.
+const QUARANTINING: Duration = Duration::from_secs(5);
 /// How many ids are remembered of each kind.
 const REMEMBERED: usize = 10_000;
 
@@ -48,7 +49,6 @@ pub(crate) async fn run(command: Work, global: &Global, mut stop: Stop) -> Resul
         retries: command.retries,
         on_failure: command.on_failure,
         queue: communicator.default_task_queue()?.prefetch(command.prefetch),
-        subscribed: watch::Sender::new(true),
         memory: Mutex::default(),
     });
     let role = Role { kind: "task", name: worker.queue.name().to_owned() };
@@ -77,6 +77,9 @@ pub(crate) async fn run(command: Work, global: &Global, mut stop: Stop) -> Resul
         }
     };
     let ended = worker.end(end, &identifier, &communicator, watched, stop, command.drain).await;
+    if ended.is_ok() {
+        worker.until_quarantined(&communicator).await;
+    }
     let closed = close(&communicator).await;
     ended.and(worker.crew.verdict()).and(closed)
 }
@@ -87,8 +90,6 @@ struct Worker {
     retries: u32,
     on_failure: OnFailure,
     queue: TaskQueue,
-    /// False once the subscription has ended.
-    subscribed: watch::Sender<bool>,
     memory: Mutex<Memory>,
 }
 
@@ -101,6 +102,8 @@ struct Memory {
     ended: VecDeque<String>,
     /// Those that the broker took back while they ran.
     away: HashSet<String>,
+    /// How many are on their way to quarantine, or there.
+    quarantined: u64,
 }
 
 impl Memory {
@@ -131,13 +134,21 @@ impl Memory {
     }
 }
 
+/// What becomes of a task.
+struct Settled {
+    ended: Ended,
+    outcome: Outcome,
+    kept: Kept,
+    answered: Answered,
+}
+
 impl Worker {
     fn memory(&self) -> std::sync::MutexGuard<'_, Memory> {
         self.memory.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     async fn handle(self: Arc<Self>, task: TaskRequest) -> Answered {
-        let Some(shift) = self.crew.begin(self.most) else { return Err(Refusal::Cancelled) };
+        let Some(mut shift) = self.crew.begin(self.most) else { return Err(Refusal::Cancelled) };
         let attempt = self.memory().attempt(&task);
         let subject = Subject {
             kind: "task",
@@ -148,13 +159,13 @@ impl Worker {
             begun: Instant::now(),
         };
         let ended = self.crew.work(task.body(), &environment(&task, self.queue.name(), attempt)).await;
-        let (ended, outcome, answered) = self.settle(ended, &task);
+        let Settled { ended, outcome, kept, answered } = self.settle(ended, &task);
         subject.log(&ended, outcome);
-        // Guards: one task more than was asked for, which the broker would hand out for this one's acknowledgement.
-        if self.most.is_some_and(|most| self.crew.watch().borrow().begun >= most) {
-            let _ = self.subscribed.subscribe().wait_for(|subscribed| !subscribed).await;
+        if self.on_failure == OnFailure::Quarantine && kept == Kept::No && answered.is_err() {
+            self.memory().quarantined += 1;
         }
-        if matches!(answered, Ok(_) | Err(Refusal::Exception(_))) {
+        shift.ends(kept, self.most).await;
+        if kept == Kept::No {
             self.memory().ends(&task);
         }
         drop(shift);
@@ -162,36 +173,45 @@ impl Worker {
     }
 
     /// What becomes of a task whose command has ended.
-    fn settle(&self, ended: Ended, task: &TaskRequest) -> (Ended, Outcome, Answered) {
+    fn settle(&self, ended: Ended, task: &TaskRequest) -> Settled {
         let (Attempt::Exactly(attempt) | Attempt::AtLeast(attempt)) = task.attempt();
         let left = attempt <= self.retries;
         let ended = match ended {
-            Ended::Done(finished) if self.crew.is_echo() => {
-                return (Ended::Done(finished), "done", Ok(Answer::Value(task.body().clone())));
+            Ended::Done(finished) => {
+                let value = if self.crew.is_echo() {
+                    Ok(task.body().clone())
+                } else {
+                    values::parse(&finished.out, "the command's output")
+                };
+                match value {
+                    Ok(value) => {
+                        let answered = Ok(Answer::Value(value));
+                        return Settled { ended: Ended::Done(finished), outcome: "done", kept: Kept::No, answered };
+                    }
+                    Err(failure) => Ended::Failed(failure.to_string()),
+                }
             }
-            Ended::Done(finished) => match values::parse(&finished.out, "the command's output") {
-                Ok(value) => return (Ended::Done(finished), "done", Ok(Answer::Value(value))),
-                Err(failure) => Ended::Failed(failure.to_string()),
-            },
             ended => ended,
         };
-        let (outcome, refusal) = match &ended {
+        let (outcome, kept, refusal) = match &ended {
             Ended::Failed(text) | Ended::TryAgain(text) if left => {
-                ("failed, to be tried again", Refusal::TryAgain(text.clone()))
+                ("failed, to be tried again", Kept::InTheQueue, Refusal::TryAgain(text.clone()))
             }
-            Ended::TryAgain(_) => ("not now, back in the queue", Refusal::Cancelled),
+            Ended::TryAgain(_) => ("not now, back in the queue", Kept::InTheQueue, Refusal::Cancelled),
             Ended::Failed(text) => match self.on_failure {
-                OnFailure::Reply => ("failed, its sender gets the exception", Refusal::Exception(text.clone())),
+                OnFailure::Reply => {
+                    ("failed, its sender gets the exception", Kept::No, Refusal::Exception(text.clone()))
+                }
                 // The library's own limit is the same number.
-                OnFailure::Quarantine => ("failed, to quarantine", Refusal::TryAgain(text.clone())),
-                OnFailure::Requeue => ("failed, back in the queue", Refusal::Cancelled),
+                OnFailure::Quarantine => ("failed, to quarantine", Kept::No, Refusal::TryAgain(text.clone())),
+                OnFailure::Requeue => ("failed, back in the queue", Kept::No, Refusal::Cancelled),
             },
-            Ended::Stopped => ("stopped, back in the queue", Refusal::Cancelled),
+            Ended::Stopped => ("stopped, back in the queue", Kept::InTheQueue, Refusal::Cancelled),
             Ended::NotRunnable(_) | Ended::Done(_) => {
-                ("not done: the command cannot be run; back in the queue", Refusal::Cancelled)
+                ("the command cannot be run, back in the queue", Kept::InTheQueue, Refusal::Cancelled)
             }
         };
-        (ended, outcome, Err(refusal))
+        Settled { ended, outcome, kept, answered: Err(refusal) }
     }
 
     /// What an event means to a worker.
@@ -229,7 +249,7 @@ impl Worker {
         drain: Duration,
     ) -> Result<(), Failure> {
         if let End::Lost(failure) = end {
-            self.subscribed.send_replace(false);
+            self.crew.unsubscribed();
             self.crew.stop().await;
             return Err(failure);
         }
@@ -243,7 +263,7 @@ impl Worker {
             Ok(Err(error)) => tracing::info!(%error, "the subscription could not be ended in order"),
             Err(_) => tracing::info!("the subscription could not be ended in time"),
         }
-        self.subscribed.send_replace(false);
+        self.crew.unsubscribed();
         if !matches!(end, End::Enough) {
             self.crew.drain(drain).await;
             return Ok(());
@@ -268,6 +288,14 @@ impl Worker {
         tokio::select! {
             settled = self.settle_what_comes_back(communicator, &mut watched) => settled,
             _ = stop.wait() => Ok(()),
+        }
+    }
+
+    /// Guards: a close that overtakes a task on its way to quarantine, which then goes back and is tried once more.
+    async fn until_quarantined(&self, communicator: &Communicator) {
+        let until = Instant::now() + QUARANTINING;
+        while communicator.counts().tasks_quarantined < self.memory().quarantined && Instant::now() < until {
+            tokio::time::sleep(Duration::from_millis(5)).await;
         }
     }
 
