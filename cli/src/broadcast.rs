@@ -3,17 +3,17 @@
 use std::time::Instant;
 
 use homing::codec::Map;
-use homing::{Broadcast as Received, BroadcastFilter, BroadcastSubscriber, Communicator, Value};
+use homing::{Broadcast as Received, BroadcastFilter, BroadcastSubscriber, Communicator, Event, Value};
 use tokio::sync::mpsc;
 
 use crate::args::{Broadcast, Format, Global};
 use crate::call::finish;
-use crate::connection::{Watched, close, connect, connect_to_stay, options};
+use crate::connection::{News, Watched, close, connect, connect_to_stay, options};
 use crate::failure::Failure;
 use crate::glob::Glob;
 use crate::progress::{Progress, Stage, bounded};
 use crate::stop::Stop;
-use crate::{note, out, output, values};
+use crate::{note, out, output, values, warning};
 
 pub(crate) async fn run(command: Broadcast, global: &Global, stop: Stop) -> Result<(), Failure> {
     match command {
@@ -107,7 +107,17 @@ async fn watch(global: &Global, mut stop: Stop, wanted: Wanted, count: Option<u6
         tokio::select! {
             signal = stop.wait() => break Err(Failure::Interrupted(signal, None)),
             () = &mut reader_gone => break Err(Failure::ReaderGone),
-            failure = watched.lost() => break Err(failure),
+            (event, news) = watched.next() => match (event, news) {
+                (_, News::Ended(failure)) => break Err(failure),
+                (Some(Event::Gap { away, .. }), _) => warning!(
+                    "broadcasts of {:.1} s are missing, for there was no connection, and the broker keeps none",
+                    away.as_secs_f64()
+                ),
+                (Some(Event::Lagged { missed, .. }), _) => {
+                    warning!("{missed} broadcasts are missing: they came faster than they could be printed");
+                }
+                _ => {}
+            },
             Some(broadcast) = told.recv() => {
                 if !wanted.passes(&broadcast) {
                     continue;

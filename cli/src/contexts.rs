@@ -60,8 +60,7 @@ impl Saved {
     pub(crate) fn url(&self) -> Result<Option<String>, Failure> {
         let password = self.password()?;
         let mut files = Vec::new();
-        for (name, file) in
-            [("cacertfile", &self.ca_file), ("certfile", &self.cert_file), ("keyfile", &self.key_file)]
+        for (name, file) in [("cacertfile", &self.ca_file), ("certfile", &self.cert_file), ("keyfile", &self.key_file)]
         {
             if let Some(file) = file {
                 let file = file
@@ -79,8 +78,9 @@ impl Saved {
 
     fn password(&self) -> Result<Option<String>, Failure> {
         let text = if let Some(file) = &self.password_file {
-            fs::read_to_string(file)
-                .map_err(|error| Failure::Other(format!("the password file {} cannot be read: {error}", file.display())))?
+            fs::read_to_string(file).map_err(|error| {
+                Failure::Other(format!("the password file {} cannot be read: {error}", file.display()))
+            })?
         } else if let Some(command) = &self.password_command {
             let printed = Command::new("/bin/sh")
                 .args(["-c", command])
@@ -121,9 +121,8 @@ impl Saved {
 
     fn to_value(&self, name: &str, in_use: bool) -> Value {
         let optional = |text: &Option<String>| text.as_deref().map_or(Value::Null, Value::from);
-        let path = |path: &Option<PathBuf>| {
-            path.as_ref().map_or(Value::Null, |path| Value::from(path.display().to_string()))
-        };
+        let path =
+            |path: &Option<PathBuf>| path.as_ref().map_or(Value::Null, |path| Value::from(path.display().to_string()));
         let mut map = Map::new();
         map.insert("name", name);
         map.insert("in_use", in_use);
@@ -206,7 +205,8 @@ fn read(path: &Path) -> Result<File, Failure> {
 
 /// Writes the whole file beside the old one, and puts it in its place.
 fn write(path: &Path, file: &File) -> Result<(), Failure> {
-    let failed = |error: &dyn std::fmt::Display| Failure::Other(format!("{} cannot be written: {error}", path.display()));
+    let failed =
+        |error: &dyn std::fmt::Display| Failure::Other(format!("{} cannot be written: {error}", path.display()));
     let text = toml::to_string_pretty(file).map_err(|error| failed(&error))?;
     if let Some(folder) = path.parent().filter(|folder| !folder.as_os_str().is_empty()) {
         fs::create_dir_all(folder).map_err(|error| failed(&error))?;
@@ -362,7 +362,13 @@ mod tests {
 
     #[test]
     fn a_password_in_a_url_is_not_shown() {
-        for url in ["amqp://u:sEcret@h/v", "amqp://u:sE/cret@h", "amqp://u:s:Ecret@h", "amqp://u:sEcr@et@h", "amqp://u:x?sEcret@h"] {
+        for url in [
+            "amqp://u:sEcret@h/v",
+            "amqp://u:sE/cret@h",
+            "amqp://u:s:Ecret@h",
+            "amqp://u:sEcr@et@h",
+            "amqp://u:x?sEcret@h",
+        ] {
             let shown = Saved { broker: Some(url.to_owned()), ..Saved::default() }.shown();
             assert!(!shown.contains("cret") && shown.ends_with("h") || shown.ends_with("h/v"), "{shown}");
             assert!(!shown.contains("cret") && !shown.contains("sE"), "{shown}");

@@ -96,11 +96,7 @@ pub(crate) fn run(global: &Global) -> Result<(), Failure> {
     let started = Instant::now();
     let report = communicator.close()?;
     let took = started.elapsed();
-    show!(
-        "\nclose: {:.1} ms, {} callers left waiting",
-        took.as_secs_f64() * 1e3,
-        report.requests_ended
-    )?;
+    show!("\nclose: {:.1} ms, {} callers left waiting", took.as_secs_f64() * 1e3, report.requests_ended)?;
     if let Some(error) = report.error {
         return Err(error.into());
     }
@@ -112,7 +108,10 @@ pub(crate) fn run(global: &Global) -> Result<(), Failure> {
     show!("\nAll of it landed at home. `homing --help` shows the rest.")?;
     if global.output.format == Format::Json {
         let close_ms = took.as_secs_f64() * 1e3;
-        out!("{}", serde_json::json!({"demo": "passed", "over": over, "broker": shown.join(" "), "close_ms": close_ms}))?;
+        out!(
+            "{}",
+            serde_json::json!({"demo": "passed", "over": over, "broker": shown.join(" "), "close_ms": close_ms})
+        )?;
     }
     Ok(())
 }
@@ -139,12 +138,7 @@ fn calls(communicator: &Communicator, places: &[Place]) -> Result<(), Failure> {
             let (answer, landed) = told.recv_timeout(STEP).map_err(|_| late("an answer"))?;
             let answered = answer?;
             let answered = answered.as_str().unwrap_or("?").to_owned();
-            show!(
-                "   {:>13} -> {:<13}  answered on {answered:?}, landed on {:?}",
-                from.name,
-                to.name,
-                landed.name()
-            )?;
+            show!("   {:>13} -> {:<13}  answered on {answered:?}, landed on {:?}", from.name, to.name, landed.name())?;
             at_home("a call was answered", to.name, &answered)?;
             at_home("an answer landed", from.name, &landed.name())?;
         }

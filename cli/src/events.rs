@@ -19,7 +19,7 @@ pub(crate) async fn run(count: Option<u64>, global: &Global, mut stop: Stop) -> 
     let mut events = communicator.events();
     note!("printing what happens to the connection until Ctrl-C");
     print("connected", Map::new(), global.output.format)?;
-    let mut left = count;
+    let mut left = count.map(|count| count - 1);
     let mut why = None;
     loop {
         if left == Some(0) {
@@ -60,7 +60,8 @@ fn print(name: &str, details: Map, format: Format) -> Result<(), Failure> {
             values::print(&Value::Map(map), format)
         }
         Format::Text => {
-            let details = if details.is_empty() { String::new() } else { format!("  {}", Value::Map(details).to_json_text()) };
+            let details =
+                if details.is_empty() { String::new() } else { format!("  {}", Value::Map(details).to_json_text()) };
             out!("{}  {name}{details}", output::now())
         }
     }

@@ -7,9 +7,9 @@ use homing::codec::Map;
 use homing::inspect::{self, PeekedTask};
 
 use crate::args::{Format, Global, List};
+use crate::connection::options;
 use crate::failure::Failure;
 use crate::stop::{Stop, or_interrupted};
-use crate::connection::options;
 use crate::{note, output, values};
 
 /// How much of a body is shown as text.

@@ -30,8 +30,8 @@ mod worker;
 use std::ffi::OsString;
 use std::process::ExitCode;
 
-use clap::Parser;
 use clap::error::ErrorKind as ClapError;
+use clap::{ColorChoice, CommandFactory, FromArgMatches};
 
 use args::{Cli, Command, Format, Global, Rpc, Task};
 use failure::Failure;
@@ -41,7 +41,7 @@ use stop::{Manner, Stop, or_interrupted};
 const DEFAULT_BROKER: &str = "amqp://guest:guest@127.0.0.1:5672/";
 
 fn main() -> ExitCode {
-    let cli = match Cli::try_parse() {
+    let cli = match parse() {
         Ok(cli) => cli,
         Err(error) => return not_parsed(&error),
     };
@@ -59,6 +59,31 @@ fn main() -> ExitCode {
     }
 }
 
+/// Reads the command line, with help and errors in the colours that it asks for.
+fn parse() -> Result<Cli, clap::Error> {
+    let colours = match given(std::env::args_os(), "--color").as_deref() {
+        Some("always") => ColorChoice::Always,
+        Some("never") => ColorChoice::Never,
+        _ => ColorChoice::Auto,
+    };
+    Cli::from_arg_matches(&Cli::command().color(colours).try_get_matches()?)
+}
+
+/// What stands behind an option of a command line that is not parsed yet, or cannot be.
+fn given(arguments: impl Iterator<Item = OsString>, option: &str) -> Option<String> {
+    let mut arguments = arguments.take_while(|argument| argument != "--");
+    while let Some(argument) = arguments.next() {
+        let Some(argument) = argument.to_str() else { continue };
+        if argument == option {
+            return arguments.next()?.into_string().ok();
+        }
+        if let Some(value) = argument.strip_prefix(option).and_then(|rest| rest.strip_prefix('=')) {
+            return Some(value.to_owned());
+        }
+    }
+    None
+}
+
 /// Help, the version, or wrong usage.
 fn not_parsed(error: &clap::Error) -> ExitCode {
     if matches!(
@@ -67,11 +92,11 @@ fn not_parsed(error: &clap::Error) -> ExitCode {
     ) && !error.use_stderr()
     {
         let Err(failed) = error.print() else { return ExitCode::SUCCESS };
-        let failure = output::failed(failed);
+        let failure = output::failed(&failed);
         failure.print(Format::Text);
         return failure.exit_code();
     }
-    if asks_for_json(std::env::args_os()) {
+    if given(std::env::args_os(), "--format").as_deref() == Some("json") {
         let text = error.render().to_string();
         let message = text.lines().next().unwrap_or("").trim_start_matches("error: ");
         failure::print_object("usage", message, Some("see `homing --help`"));
@@ -80,13 +105,6 @@ fn not_parsed(error: &clap::Error) -> ExitCode {
         let _ = error.print();
     }
     ExitCode::from(2)
-}
-
-/// Whether the arguments, which could not be parsed, ask for JSON.
-fn asks_for_json(arguments: impl Iterator<Item = OsString>) -> bool {
-    let arguments: Vec<OsString> = arguments.take_while(|argument| argument != "--").collect();
-    arguments.iter().any(|argument| argument == "--format=json")
-        || arguments.windows(2).any(|pair| pair[0] == "--format" && pair[1] == "json")
 }
 
 fn run(cli: Cli) -> Result<(), Failure> {
@@ -108,7 +126,12 @@ fn run(cli: Cli) -> Result<(), Failure> {
         }
         _ => {}
     }
-    let global = settings::resolve(&global)?;
+    let names = global.names.clone();
+    let mut global = settings::resolve(&global)?;
+    if matches!(command, Command::Bench(_)) {
+        // Its names are its own. Those of the surroundings are not meant for it.
+        global.names = names;
+    }
     let manner = match &command {
         Command::Rpc(Rpc::Serve(_)) | Command::Task(Task::Work(_)) => Manner::Drains,
         _ => Manner::EndsAtOnce,
@@ -143,10 +166,8 @@ async fn dispatch(command: Command, global: &Global, stop: Stop) -> Result<(), F
         }
         Command::Doctor(command) => doctor::run(command, global, stop).await,
         // These need no runtime, and have run.
-        Command::Demo
-        | Command::Stress(_)
-        | Command::Context(_)
-        | Command::Completions { .. }
-        | Command::Man(_) => Ok(()),
+        Command::Demo | Command::Stress(_) | Command::Context(_) | Command::Completions { .. } | Command::Man(_) => {
+            Ok(())
+        }
     }
 }

@@ -27,7 +27,11 @@ struct Manner {
 
 /// Sets how notes are written.
 pub(crate) fn set_up(options: &Output) {
-    let _ = MANNER.set(Manner { quiet: options.quiet, json: options.format == Format::Json, json_log: options.log_format == Format::Json });
+    let _ = MANNER.set(Manner {
+        quiet: options.quiet,
+        json: options.format == Format::Json,
+        json_log: options.log_format == Format::Json,
+    });
 }
 
 /// Whether standard error is coloured: on a terminal, unless NO_COLOR says otherwise (<https://no-color.org>).
@@ -92,11 +96,11 @@ pub(crate) fn write_shown(line: fmt::Arguments<'_>) -> Result<(), Failure> {
 /// [`Failure::ReaderGone`] when nobody reads; otherwise what the system reports.
 pub(crate) fn write_out(bytes: &[u8]) -> Result<(), Failure> {
     let mut out = io::stdout().lock();
-    out.write_all(bytes).and_then(|()| out.flush()).map_err(failed)
+    out.write_all(bytes).and_then(|()| out.flush()).map_err(|error| failed(&error))
 }
 
 /// What an error of writing to standard output means.
-pub(crate) fn failed(error: io::Error) -> Failure {
+pub(crate) fn failed(error: &io::Error) -> Failure {
     if error.kind() == io::ErrorKind::BrokenPipe {
         return Failure::ReaderGone;
     }

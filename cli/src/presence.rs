@@ -108,7 +108,13 @@ pub(crate) async fn run(command: Worker, global: &Global, stop: Stop) -> Result<
             match (global.output.format, answer) {
                 (Format::Text, Value::Map(map)) => {
                     let text = |name: &str| map.get(name).map_or_else(|| "?".to_owned(), Value::to_json_text);
-                    out!("{} {} process {} version {}", text("kind"), text("name"), text("process_id"), text("version"))?;
+                    out!(
+                        "{} {} process {} version {}",
+                        text("kind"),
+                        text("name"),
+                        text("process_id"),
+                        text("version")
+                    )?;
                 }
                 _ => values::print(answer, global.output.format)?,
             }

@@ -60,13 +60,12 @@ pub(crate) async fn connect_and_look(global: &Global) -> Result<Communicator, Fa
     let communicator = communicator?;
     match looked {
         Ok(Ok(depth)) if depth.consumers == 0 => {
-            note!(
-                "nobody works on the queue {queue:?} just now; the task waits there, behind {} others",
-                depth.ready
-            );
+            note!("nobody works on the queue {queue:?} just now; the task waits there, behind {} others", depth.ready);
         }
         Ok(Err(error)) if error.kind() == ErrorKind::NotFound => {
-            note!("the queue {queue:?} did not exist; it is created, and nobody works on it yet (is the prefix right?)");
+            note!(
+                "the queue {queue:?} did not exist; it is created, and nobody works on it yet (is the prefix right?)"
+            );
         }
         // The send itself will report what is wrong.
         Ok(_) | Err(_) => {}

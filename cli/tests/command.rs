@@ -1,8 +1,8 @@
 //! The command as a person uses it: what it prints, and how it exits.
 
+mod shell;
 #[path = "../../tests/support/mod.rs"]
 mod support;
-mod shell;
 
 use std::io::{Read, Write};
 use std::process::{Command, ExitCode, Stdio};
@@ -91,7 +91,9 @@ fn usage() -> TestResult {
 
 fn help() -> TestResult {
     let (out, _) = exits(&ended(homing(&["--help"]))?, 0);
-    for part in ["demo", "rpc", "task", "broadcast", "3  unroutable", "6  no connection", "130  interrupted", "HOMING_BROKER"] {
+    for part in
+        ["demo", "rpc", "task", "broadcast", "3  unroutable", "6  no connection", "130  interrupted", "HOMING_BROKER"]
+    {
         assert!(out.contains(part), "{part} is not in: {out}");
     }
     Ok(())
@@ -140,7 +142,7 @@ fn unroutable(broker: &Broker) -> TestResult {
 
 fn timed_out(broker: &Broker) -> TestResult {
     let _server = Running::start(on(broker, &["rpc", "serve", "slow", "--exec", "sleep 30"]))?;
-    let (_, err) = exits(&ended(on(broker, &["rpc", "call", "slow", "1", "--timeout", "0.3"]))?, 4);
+    let (_, err) = exits(&ended(on(broker, &["rpc", "call", "slow", "1", "--timeout", "3s"]))?, 4);
     assert!(err.contains("the message was sent"), "{err}");
     Ok(())
 }

@@ -194,14 +194,22 @@ fn errors_as_json() -> TestResult {
 }
 
 fn json_and_surroundings() -> TestResult {
+    let bench = ["--broker", "memory:", "bench", "--seconds", "0.05"];
+    exits(&ended(with(&bench))?, 0);
     for arguments in [&["--format", "json", "demo"][..], &["--format", "json", "stress", "--seconds", "0.2"]] {
-        let mut command = homing(arguments);
-        command.env("HOMING_BROKER", "amqp://127.0.0.1:1/nobody");
+        let command = with(arguments);
         let (out, _) = exits(&ended(command)?, 0);
         let value: Value = serde_json::from_str(&out)?;
         assert!(value["demo"] == "passed" || value["counts"]["lost"] == 0, "{out}");
     }
     Ok(())
+}
+
+/// In surroundings that name a broker and a prefix.
+fn with(arguments: &[&str]) -> Command {
+    let mut command = homing(arguments);
+    command.env("HOMING_BROKER", "amqp://127.0.0.1:1/nobody").env("HOMING_PREFIX", "theirs");
+    command
 }
 
 fn empty_variables() -> TestResult {
@@ -242,6 +250,8 @@ fn colours() -> TestResult {
     }
     let output = ended(homing(&["-vv", "--color", "always", "demo"]))?;
     assert!(text(&output.stderr).contains(escape), "asked for");
+    let output = ended(homing(&["--color=always", "--help"]))?;
+    assert!(text(&output.stdout).contains(escape), "asked for");
     Ok(())
 }
 
@@ -425,6 +435,8 @@ fn events(broker: &Broker) -> TestResult {
     let mut watcher = Running::start(on(broker, &["--format", "json", "events"]))?;
     let (code, out) = watcher.stop("INT")?;
     assert_eq!(code, Some(130));
+    let (once, _) = exits(&ended(on(broker, &["--format", "json", "events", "--count", "1"]))?, 0);
+    assert_eq!(once.lines().count(), 1, "{once}");
     let event: Value = serde_json::from_str(out.lines().next().unwrap_or(""))?;
     assert!(event["event"] == "connected" && event["time"].is_string(), "{out}");
     Ok(())

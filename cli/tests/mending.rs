@@ -75,7 +75,8 @@ fn moved(broker: &Broker) -> TestResult {
     let (_, err) = exits(&ended(on(broker, &["task", "move", "--all", "--to", &other]))?, 1);
     assert!(err.contains("there is no queue"), "{err}");
     assert_eq!(tasks(broker, &queue(broker, ""))?.len(), 1, "it stays where it was");
-    let mut send = homing(&["--broker", broker.url(), "--task-queue", &other, "--task-exchange", &broker.task_exchange()]);
+    let mut send =
+        homing(&["--broker", broker.url(), "--task-queue", &other, "--task-exchange", &broker.task_exchange()]);
     send.args(["task", "send", "first", "--no-reply"]);
     exits(&ended(send)?, 0);
     done(broker, &["task", "move", "--all", "--to", &other])?;
@@ -100,7 +101,8 @@ fn killed(broker: &Broker) -> TestResult {
     const TASKS: usize = 300;
     done(broker, &["task", "send", "x", "--count", &TASKS.to_string(), "--no-reply"])?;
     let other = broker.name("other");
-    let mut send = homing(&["--broker", broker.url(), "--task-queue", &other, "--task-exchange", &broker.task_exchange()]);
+    let mut send =
+        homing(&["--broker", broker.url(), "--task-queue", &other, "--task-exchange", &broker.task_exchange()]);
     send.args(["task", "send", "first", "--no-reply"]);
     exits(&ended(send)?, 0);
     for milliseconds in [150, 250, 350] {

@@ -96,6 +96,18 @@ fn a_misplaced_value_is_found() {
 }
 
 #[test]
+fn a_permit_that_is_held_is_found() {
+    let (code, text) = stress(&["--seconds", "4", "--seed", "7", "--seed-fault", "permit-held"]);
+    assert_eq!(code, Some(1), "{text}");
+    assert!(text.contains("permits held: "), "{text}");
+}
+
+#[test]
+fn a_late_close_is_found() {
+    finds("late-close", "late closes: 1");
+}
+
+#[test]
 fn too_few_events_are_a_failure() {
     let (code, text) = stress(&["--seconds", "0.1", "--seed", "7", "--events", "1000000000000"]);
     assert_eq!(code, Some(1), "{text}");

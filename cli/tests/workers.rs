@@ -78,16 +78,20 @@ fn alive(pid: &Path) -> bool {
 }
 
 fn not_there() -> TestResult {
-    for command in ["no-such-command here", "/etc/hostname"] {
+    let file = std::env::temp_dir().join(support::unique("not-executable"));
+    std::fs::write(&file, "")?;
+    for command in ["no-such-command here", "./no/such/command", file.to_str().ok_or("a path")?] {
         let (_, err) = exits(&ended(homing(&["task", "work", "--exec", command]))?, 1);
         assert!(err.contains("no task was taken"), "{err}");
     }
+    std::fs::remove_file(file)?;
     exits(&ended(homing(&["task", "work", "--exec", " "]))?, 2);
     Ok(())
 }
 
 fn one_line(broker: &Broker) -> TestResult {
-    let command = r#"echo "$HOMING_KIND $HOMING_QUEUE $HOMING_ATTEMPT $HOMING_REDELIVERED $HOMING_MESSAGE_ID" >&2; cat"#;
+    let command =
+        r#"echo "$HOMING_KIND $HOMING_QUEUE $HOMING_ATTEMPT $HOMING_REDELIVERED $HOMING_MESSAGE_ID" >&2; cat"#;
     let work = ["--log-format", "json", "task", "work", "--count", "1", "--exec", command];
     let mut worker = Running::start(on(broker, &work))?;
     exits(&ended(on(broker, &["task", "send", "7"]))?, 0);
@@ -108,7 +112,10 @@ fn quiet(broker: &Broker) -> TestResult {
     let exec = "read body; [ \"$body\" = '\"good\"' ] || { echo broken >&2; exit 1; }";
     let output = ended(on(broker, &["--quiet", "task", "work", "--count", "2", "--exec", exec]))?;
     let (_, err) = exits(&output, 0);
-    assert!(err.contains("WARN") && err.contains("broken") && !err.contains("INFO") && !err.contains("Ctrl-C"), "{err}");
+    assert!(
+        err.contains("WARN") && err.contains("broken") && !err.contains("INFO") && !err.contains("Ctrl-C"),
+        "{err}"
+    );
     Ok(())
 }
 
@@ -243,11 +250,8 @@ fn counted(broker: &Broker) -> TestResult {
 fn parallel(broker: &Broker) -> TestResult {
     let folder = folder(broker)?;
     let (running, most) = (folder.join("running"), folder.join("most"));
-    let exec = format!(
-        "mkdir {0}.$$; ls -d {0}.* | wc -l >> {1}; sleep 0.3; rmdir {0}.$$",
-        running.display(),
-        most.display()
-    );
+    let exec =
+        format!("mkdir {0}.$$; ls -d {0}.* | wc -l >> {1}; sleep 0.3; rmdir {0}.$$", running.display(), most.display());
     let _server = Running::start(on(broker, &["rpc", "serve", "x", "--parallel", "2", "--exec", &exec]))?;
     let calls: Vec<_> = (0..6)
         .map(|_| on(broker, &["rpc", "call", "x"]).stdout(std::process::Stdio::null()).spawn())
@@ -256,7 +260,10 @@ fn parallel(broker: &Broker) -> TestResult {
         assert!(call.wait()?.success());
     }
     let most = std::fs::read_to_string(&most)?;
-    assert!(most.lines().count() == 6 && most.lines().all(|line| line.trim().parse::<u8>().is_ok_and(|n| n <= 2)), "{most}");
+    assert!(
+        most.lines().count() == 6 && most.lines().all(|line| line.trim().parse::<u8>().is_ok_and(|n| n <= 2)),
+        "{most}"
+    );
     std::fs::remove_dir_all(folder)?;
     Ok(())
 }
@@ -317,11 +324,7 @@ fn comes_back() -> TestResult {
     let broker = Broker::at(node.url());
     let folder = folder(&broker)?;
     let (started, go) = (folder.join("started"), folder.join("go"));
-    let exec = format!(
-        "echo x >> {}; while [ ! -e {} ]; do sleep 0.05; done",
-        started.display(),
-        go.display()
-    );
+    let exec = format!("echo x >> {}; while [ ! -e {} ]; do sleep 0.05; done", started.display(), go.display());
     send(&broker, "1")?;
     let mut worker = Running::start(on(&broker, &["task", "work", "--count", "1", "--exec", &exec]))?;
     eventually("the command does not start", || started.exists());

@@ -191,4 +191,3 @@ pub(crate) struct Handler {
     #[arg(long, value_name = "CMD")]
     pub exec: Option<String>,
 }
-

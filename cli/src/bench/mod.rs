@@ -13,11 +13,11 @@ use std::time::Duration;
 use homing::{RpcRequest, RpcSubscriber, TaskRequest, TaskSubscriber, Testing};
 use indicatif::{ProgressBar, ProgressStyle};
 
+use crate::DEFAULT_BROKER;
 use crate::args::{Bench, Global};
+use crate::connection::{builder, close};
 use crate::failure::Failure;
 use crate::stop::{Stop, or_interrupted};
-use crate::DEFAULT_BROKER;
-use crate::connection::{builder, close};
 use limit::Network;
 use work::{Ends, WORKS};
 

@@ -12,9 +12,9 @@ use self::compare::Fix;
 use self::http::Management;
 pub(crate) use self::http::unescape;
 use crate::args::{Doctor, Format, Global};
+use crate::connection::options;
 use crate::failure::Failure;
 use crate::stop::{Stop, or_interrupted};
-use crate::connection::options;
 use crate::values;
 
 pub(crate) async fn run(command: Doctor, global: &Global, stop: Stop) -> Result<(), Failure> {

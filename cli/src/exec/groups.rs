@@ -22,7 +22,8 @@ pub(crate) fn spawn(command: &mut Command) -> io::Result<(Child, Group)> {
     let mut running = RUNNING.lock().unwrap_or_else(PoisonError::into_inner);
     let Some(running) = running.as_mut() else { return Err(io::Error::other("this process is ending")) };
     let child = command.process_group(0).kill_on_drop(true).spawn()?;
-    let id = child.id().and_then(|id| i32::try_from(id).ok()).ok_or_else(|| io::Error::other("it has no process id"))?;
+    let id =
+        child.id().and_then(|id| i32::try_from(id).ok()).ok_or_else(|| io::Error::other("it has no process id"))?;
     running.insert(id);
     Ok((child, Group(id)))
 }

@@ -91,7 +91,7 @@ pub(crate) async fn run(
     stop: impl Future<Output = ()>,
 ) -> Ended {
     match Running::start(command, environment) {
-        Ok(running) => running.to_its_end(body, limit, stop).await,
+        Ok(running) => running.finish(body, limit, stop).await,
         Err(error) => Ended::NotRunnable(format!("the shell cannot be started: {error}")),
     }
 }
@@ -114,7 +114,7 @@ impl Running {
         Ok(Running { child, group, out, err })
     }
 
-    async fn to_its_end(mut self, body: &Value, limit: Option<Duration>, stop: impl Future<Output = ()>) -> Ended {
+    async fn finish(mut self, body: &Value, limit: Option<Duration>, stop: impl Future<Output = ()>) -> Ended {
         let mut input = body.to_json_text().into_bytes();
         input.push(b'\n');
         let stdin = self.child.stdin.take();

@@ -86,7 +86,9 @@ impl Wire {
             Confirmation::Ack(Some(_)) => {
                 Err(Failure::Other(format!("there is no queue {to:?}; the task stays where it was")))
             }
-            _ => Err(Failure::Other(format!("the broker did not take the task over into {to:?}; it stays where it was"))),
+            _ => {
+                Err(Failure::Other(format!("the broker did not take the task over into {to:?}; it stays where it was")))
+            }
         }
     }
 
@@ -118,7 +120,9 @@ fn failed(error: lapin::Error) -> Failure {
 /// A broker's URL as the library reads it: no path means the virtual host `/`.
 fn read(url: &str) -> Result<(AMQPUri, OwnedTLSConfig), Failure> {
     // No part of it is repeated, for it may hold a password.
-    let bad = || Failure::Usage("the broker's URL cannot be read; it looks like amqp://user:password@host:5672/vhost".to_owned());
+    let bad = || {
+        Failure::Usage("the broker's URL cannot be read; it looks like amqp://user:password@host:5672/vhost".to_owned())
+    };
     let text = |part: &str| unescape(part).and_then(|bytes| String::from_utf8(bytes).ok()).ok_or_else(bad);
     // Several brokers are tried in turn by the library; here the first is meant.
     let first = url.split(",amqp").next().unwrap_or(url);
@@ -142,8 +146,9 @@ fn read(url: &str) -> Result<(AMQPUri, OwnedTLSConfig), Failure> {
     let (mut certificate, mut key) = (None, None);
     for (name, file) in url.query_pairs() {
         let read = || {
-            std::fs::read(&*file)
-                .map_err(|error| Failure::Usage(format!("the file {file:?} of the broker's URL cannot be read: {error}")))
+            std::fs::read(&*file).map_err(|error| {
+                Failure::Usage(format!("the file {file:?} of the broker's URL cannot be read: {error}"))
+            })
         };
         match &*name {
             "cacertfile" => tls.cert_chain = Some(String::from_utf8_lossy(&read()?).into_owned()),

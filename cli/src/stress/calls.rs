@@ -14,6 +14,7 @@ use fastrand::Rng;
 use homing::blocking::Communicator;
 use homing::{Answer, Answered, ErrorKind, Failure, RpcRequest, RpcSend, RpcSubscriber, Value};
 
+use super::Fault;
 use super::decision::{Deed, Delay, FutureKind, Route, generator};
 use super::ledger::{Entry, HomeRecord, Seen, Watch};
 use super::producer::{Job, OnPurpose};
@@ -95,9 +96,10 @@ fn one_pair(world: &Arc<World>, pulse: &Pulse, number: usize, generation: u64, m
     let url = format!("memory:stress-{number}-{generation}");
     let patience = if closing == Closing::Subscribers { SHORT } else { world.patience };
     pulse.is_at("connecting", None);
+    let held = usize::from(world.is_due(Fault::PermitHeld, || closing == Closing::Nobody));
     let connect = || {
         homing::Communicator::builder(&url)
-            .under_way(NonZeroUsize::new(PERMITS).unwrap_or(NonZeroUsize::MIN), NonZeroUsize::MAX)
+            .under_way(NonZeroUsize::new(PERMITS - held).unwrap_or(NonZeroUsize::MIN), NonZeroUsize::MAX)
             .call_timeout(patience)
             .close_timeout(world.patience / 2)
             .connect_blocking()
@@ -357,9 +359,12 @@ fn close(pair: &Arc<Pair>, serving: &Communicator, closing: Closing, rng: &mut R
 fn bounded(world: &World, close: impl Fn() -> homing::Result<homing::CloseReport>) -> homing::Result<()> {
     let begun = Instant::now();
     let report = close()?;
+    if world.is_due(Fault::LateClose, || true) {
+        std::thread::sleep(world.patience - world.patience / 5);
+    }
     world.ledger.closes.fetch_add(1, Ordering::Relaxed);
-    // Its limit is half of this.
-    if begun.elapsed() > world.patience {
+    // Its limit is half of the patience.
+    if begun.elapsed() > world.patience * 3 / 4 {
         world.ledger.late_closes.fetch_add(1, Ordering::Relaxed);
         world.ledger.is_wrong(|| format!("wrong: a close took {:.1} s", begun.elapsed().as_secs_f64()));
     }

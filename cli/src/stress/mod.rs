@@ -49,6 +49,10 @@ pub(crate) enum Fault {
     Doubled,
     /// A value is dropped by its sender, who was not handed it back.
     Misplaced,
+    /// One message fewer than was asked for may be under way, as if a permit were held by nobody.
+    PermitHeld,
+    /// A close takes longer than it may.
+    LateClose,
     /// Threads race for a counter, for ThreadSanitizer to find. Needs a build for it.
     #[cfg(feature = "seeded-race")]
     Race,

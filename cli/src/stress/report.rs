@@ -75,7 +75,12 @@ fn of(counter: &AtomicU64) -> u64 {
 impl Report {
     pub(crate) fn of(world: &World, took: Duration, events: u64) -> Self {
         let ledger = &world.ledger;
-        let mut report = Report { text: String::new(), wrong: Vec::new(), remarks: ledger.remarks.lock().clone(), counts: Vec::new() };
+        let mut report = Report {
+            text: String::new(),
+            wrong: Vec::new(),
+            remarks: ledger.remarks.lock().clone(),
+            counts: Vec::new(),
+        };
         let made = of(&ledger.made);
         report.line(&format!(
             "{made} futures in {:.1} s: {:.0} a second",

@@ -300,11 +300,7 @@ impl Worker {
     }
 
     /// Tasks that were done while the broker had taken them back come again: they are acknowledged, not run again by others.
-    async fn settle_what_comes_back(
-        &self,
-        communicator: &Communicator,
-        watched: &mut Watched,
-    ) -> Result<(), Failure> {
+    async fn settle_what_comes_back(&self, communicator: &Communicator, watched: &mut Watched) -> Result<(), Failure> {
         let owed = self.memory().owed();
         let settled = |communicator: &Communicator| communicator.counts().tasks_answered_again >= owed;
         if settled(communicator) {
