@@ -130,12 +130,12 @@ fn calls(communicator: &Communicator, places: &[Place]) -> Result<(), Failure> {
             let (tell, told) = mpsc::channel();
             let call = communicator.rpc_send(to.name, "who answers?");
             (from.run)(Box::new(move || {
-                Home::current().spawn(async move {
+                drop(Home::current().spawn(async move {
                     let answer = call.await;
                     let landed = Noted::new();
                     landed.here();
                     let _ = tell.send((answer, landed));
-                });
+                }));
             }));
             let (answer, landed) = told.recv_timeout(STEP).map_err(|_| late("an answer"))?;
             let answered = answer?;

@@ -160,10 +160,10 @@ fn place(pair: &Arc<Pair>, record: &Arc<HomeRecord>, plan: Plan) {
     let entry = Entry::new(&pair.world.ledger, record, kind, plan.deed, Route::Producer);
     let open = Open::new(pair);
     let (pair, watch) = (Arc::clone(pair), entry.watch());
-    home.spawn(async move {
+    drop(home.spawn(async move {
         let _open = open;
         one_call(&pair, &watch, plan).await;
-    });
+    }));
 }
 
 async fn one_call(pair: &Pair, watch: &Watch, plan: Plan) {
@@ -294,7 +294,7 @@ fn close(pair: &Arc<Pair>, serving: &Communicator, closing: Closing, rng: &mut R
             {
                 let communicator = pair.callers.to_async();
                 // Its home may end before it has; then it closes all the same.
-                home.spawn(async move { drop(communicator.close().await) });
+                drop(home.spawn(async move { drop(communicator.close().await) }));
             }
             Ok(())
         }
