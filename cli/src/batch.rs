@@ -101,7 +101,7 @@ async fn one(
 
 /// The lines of standard input, as they come. Empty ones are left out.
 fn lines() -> impl Stream<Item = Numbered> {
-    let (tell, told) = mpsc::channel(64);
+    let (sender, receiver) = mpsc::channel(64);
     // A read of standard input cannot be ended, and must not hold the command up.
     std::thread::spawn(move || {
         for (number, line) in (1..).zip(io::stdin().lock().split(b'\n')) {
@@ -110,12 +110,12 @@ fn lines() -> impl Stream<Item = Numbered> {
                 Ok(line) => values::parse(&line, &format!("line {number}")),
                 Err(error) => Err(Failure::Other(format!("standard input cannot be read: {error}"))),
             };
-            if tell.blocking_send((number, body)).is_err() {
+            if sender.blocking_send((number, body)).is_err() {
                 break;
             }
         }
     });
-    stream::unfold(told, |mut told| async move { told.recv().await.map(|line| (line, told)) })
+    stream::unfold(receiver, |mut receiver| async move { receiver.recv().await.map(|line| (line, receiver)) })
 }
 
 async fn collect(

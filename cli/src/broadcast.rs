@@ -78,12 +78,12 @@ impl Wanted {
 
 async fn watch(global: &Global, mut stop: Stop, wanted: Wanted, count: Option<u64>) -> Result<(), Failure> {
     // Bounded by the library's own backlog behind it: the handler waits here, and that one drops the oldest and counts them.
-    let (tell, mut told) = mpsc::channel::<Received>(16);
+    let (sender, mut receiver) = mpsc::channel::<Received>(16);
     let subscriber = BroadcastSubscriber::future(move |broadcast: Received| {
-        let tell = tell.clone();
+        let sender = sender.clone();
         async move {
             // Nobody reads any more when the command ends.
-            let _ = tell.send(broadcast).await;
+            let _ = sender.send(broadcast).await;
         }
     });
     let starting = async {
@@ -118,7 +118,7 @@ async fn watch(global: &Global, mut stop: Stop, wanted: Wanted, count: Option<u6
                 }
                 _ => {}
             },
-            Some(broadcast) = told.recv() => {
+            Some(broadcast) = receiver.recv() => {
                 if !wanted.passes(&broadcast) {
                     continue;
                 }

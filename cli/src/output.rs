@@ -34,7 +34,7 @@ pub(crate) fn set_up(options: &Output) {
     });
 }
 
-/// Whether standard error is coloured: on a terminal, unless NO_COLOR says otherwise (<https://no-color.org>).
+/// Whether standard error is coloured: on a terminal, unless NO_COLOR is set (<https://no-color.org>).
 pub(crate) fn colours(when: Colours) -> bool {
     match when {
         Colours::Always => true,
@@ -154,13 +154,13 @@ fn wait_until_reader_gone() {
 
 /// Resolves when nobody reads standard output any more, for a command whose results are all that it is for.
 pub(crate) async fn reader_gone() {
-    let (gone, told) = tokio::sync::oneshot::channel::<()>();
+    let (gone, receiver) = tokio::sync::oneshot::channel::<()>();
     let watching = std::thread::Builder::new().name("homing-reader".to_owned()).spawn(move || {
         wait_until_reader_gone();
         // Nobody waits for it any more when the command ends.
         let _ = gone.send(());
     });
-    if watching.is_err() || told.await.is_err() {
+    if watching.is_err() || receiver.await.is_err() {
         std::future::pending::<()>().await;
     }
 }

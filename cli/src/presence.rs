@@ -71,12 +71,12 @@ pub(crate) async fn ask(
     wait: Duration,
 ) -> Result<Vec<Value>, Failure> {
     let mark = format!("{:016x}{:016x}", fastrand::u64(..), fastrand::u64(..));
-    let (tell, mut told) = mpsc::channel(1024);
+    let (sender, mut receiver) = mpsc::channel(1024);
     let own = mark.clone();
     let subscriber = BroadcastSubscriber::closure(move |pong: Broadcast| {
         if pong.correlation_id().as_str() == Some(own.as_str()) {
             // More than fit are not counted.
-            let _ = tell.try_send(pong.body().clone());
+            let _ = sender.try_send(pong.body().clone());
         }
     });
     let identifier = communicator.add_broadcast_subscriber(exactly(PONG)?, subscriber).await?;
@@ -89,7 +89,7 @@ pub(crate) async fn ask(
     tokio::time::sleep(wait).await;
     communicator.remove_broadcast_subscriber(&identifier).await?;
     let mut answers = Vec::new();
-    while let Ok(answer) = told.try_recv() {
+    while let Ok(answer) = receiver.try_recv() {
         answers.push(answer);
     }
     Ok(answers)

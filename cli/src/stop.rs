@@ -39,14 +39,14 @@ impl Interruption {
     }
 }
 
-/// Tells many that the command is to end.
+/// Notifies many that the command is to end.
 #[derive(Clone)]
 pub(crate) struct Stop(watch::Receiver<Option<Interruption>>);
 
 impl Stop {
-    /// Listens from now on.
+    /// Receives signals from now on.
     pub(crate) fn on_signals(manner: Manner) -> Result<Self, Failure> {
-        let (tell, told) = watch::channel(None);
+        let (sender, receiver) = watch::channel(None);
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
         let (mut interrupt, mut terminate) = {
             let _inside = runtime.enter();
@@ -61,7 +61,7 @@ impl Stop {
                     }
                 };
                 let first = next().await;
-                tell.send_replace(Some(first));
+                sender.send_replace(Some(first));
                 let last = match manner {
                     Manner::Drains => next().await,
                     Manner::EndsAtOnce => tokio::time::timeout(MOMENT, next()).await.unwrap_or(first),
@@ -70,7 +70,7 @@ impl Stop {
                 std::process::exit(last.exit_code().into());
             });
         })?;
-        Ok(Stop(told))
+        Ok(Stop(receiver))
     }
 
     /// Resolves when the command is to end.

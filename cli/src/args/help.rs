@@ -8,7 +8,7 @@ Exit codes:
     1  failed
     2  wrong usage
     3  unroutable: nobody listens there
-    4  timed out; the message says whether it was sent
+    4  timed out; the error reports whether the message was sent
     5  remote exception: the other end failed
     6  no connection
     7  access refused: the credentials, the virtual host, or a permission

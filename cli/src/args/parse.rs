@@ -23,7 +23,9 @@ fn time(text: &str) -> Result<Duration, String> {
 /// A time that is not zero.
 pub(super) fn duration(text: &str) -> Result<Duration, String> {
     match time(text)? {
-        Duration::ZERO => Err("the time is zero; more than 0 seconds are wanted".to_owned()),
+        Duration::ZERO => {
+            Err("the time is zero; a number of seconds over 0 is wanted, or a time such as 5s".to_owned())
+        }
         time => Ok(time),
     }
 }

@@ -72,7 +72,7 @@ pub(crate) async fn run(command: Work, global: &Global, mut stop: Stop) -> Resul
                 if let News::Ended(failure) = news {
                     break End::Lost(failure);
                 }
-                worker.hear(event, command.long_tasks);
+                worker.note_event(event, command.long_tasks);
             }
         }
     };
@@ -215,7 +215,7 @@ impl Worker {
     }
 
     /// What an event means to a worker.
-    fn hear(&self, event: Option<Event>, long_tasks: bool) {
+    fn note_event(&self, event: Option<Event>, long_tasks: bool) {
         match event {
             Some(Event::ChannelClosed { queue: Some(queue), cause: ChannelCause::DeliveryTimeout, .. }) => {
                 let advice = if long_tasks {
@@ -277,7 +277,7 @@ impl Worker {
                     return Ok(());
                 }
                 (event, news) = watched.next() => match news {
-                    News::None => self.hear(event, true),
+                    News::None => self.note_event(event, true),
                     News::Ended(failure) => {
                         self.crew.stop().await;
                         return Err(failure);
