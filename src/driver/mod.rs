@@ -297,7 +297,7 @@ impl<B: Broker> Driver<B> {
     fn on_events(&mut self, first: BrokerEvent) -> Option<End> {
         let mut next = Some(first);
         for _ in 0..AT_ONCE {
-            let Some(event) = next else { return None };
+            let event = next?;
             if let Some(end) = self.on_event(event) {
                 return Some(end);
             }
@@ -383,7 +383,7 @@ impl<B: Broker> Driver<B> {
         self.step_tasks(tasks::Input::Tick);
         while let Some(expiry) = self.timers.pop(now) {
             match expiry {
-                command::Expiry::Permit(waiter) => self.port.permits.expire(waiter),
+                command::Expiry::Permit(waiter) => self.port.expire(waiter),
                 command::Expiry::Place(place) => drop(place),
             }
         }

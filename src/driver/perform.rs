@@ -80,7 +80,7 @@ impl<B: Broker> Driver<B> {
                     drop(reply.complete(Err(error)));
                 }
             }
-            Act::Release(charge) => self.port.permits.release(charge),
+            Act::Release(charge) => self.port.release(charge),
             Act::ExchangeVanished { exchange, error } => self.job(|connection| async move {
                 let generation = connection.generation;
                 let outcome = connection.exchange_vanished(exchange, &error).await;
@@ -218,9 +218,9 @@ impl<B: Broker> Driver<B> {
                 tracing::warn!(%queue, ?message_id, "the broker has taken back a task that runs here");
                 self.emit(&Event::OwnershipLost { queue: queue.to_string(), message_id });
             }
-            Action::Adopted { queue, message, .. } => {
+            Action::Adopted { task, queue, message } => {
                 let message_id = message.properties().message_id.clone().unwrap_or_default();
-                tracing::info!(%queue, message_id, "a task that runs here came again, and is not run twice");
+                tracing::info!(%queue, task = task.0, message_id, "a task that runs here came again, and is not run twice");
                 count(&self.port.counters.tasks_adopted);
                 self.emit(&Event::TaskAdopted { queue: queue.to_string(), message_id });
             }

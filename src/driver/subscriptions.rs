@@ -1008,6 +1008,7 @@ impl<D> Subscriptions<D> {
 
     /// What is left, for tests.
     #[cfg(test)]
+    #[allow(dead_code, reason = "the simulation asks for it")]
     pub(super) fn leftovers(&self) -> Vec<String> {
         let mut left: Vec<String> = self.services.keys().map(|key| format!("{key:?}")).collect();
         left.extend(self.by_tag.keys().map(|tag| format!("tag {tag}")));
