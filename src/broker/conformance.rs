@@ -36,7 +36,7 @@ pub(crate) struct Client<B> {
 }
 
 impl<B> Client<B> {
-    async fn event(&mut self) -> Option<BrokerEvent> {
+    async fn next_event(&mut self) -> Option<BrokerEvent> {
         match self.kept.pop_front() {
             Some(event) => Some(event),
             None => self.events.recv().await,
@@ -160,7 +160,7 @@ impl<B: Broker> Client<B> {
     }
 
     async fn event(&mut self) -> BrokerEvent {
-        tokio::time::timeout(LONG, self.event()).await.expect("an event in time").expect("an event")
+        tokio::time::timeout(LONG, self.next_event()).await.expect("an event in time").expect("an event")
     }
 
     async fn delivery(&mut self) -> Delivery {
@@ -185,13 +185,13 @@ impl<B: Broker> Client<B> {
     }
 
     async fn quiet(&mut self) {
-        if let Ok(event) = tokio::time::timeout(QUIET, self.event()).await {
+        if let Ok(event) = tokio::time::timeout(QUIET, self.next_event()).await {
             panic!("unexpected: {event:?}");
         }
     }
 
     /// Waits until a queue is not there any more.
-    async fn is_gone(&self, queue: &str) {
+    async fn is_gone(&mut self, queue: &str) {
         let begun = std::time::Instant::now();
         while self.publish(message("", queue, "?")).await.is_ok() {
             assert!(begun.elapsed() < LONG, "the queue is still there");

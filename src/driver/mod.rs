@@ -54,6 +54,8 @@ pub(crate) mod command;
 mod connection;
 mod events;
 mod lanes;
+#[cfg(test)]
+mod leftovers;
 mod outbox;
 mod perform;
 pub(crate) mod port;
@@ -276,6 +278,8 @@ impl<B: Broker> Driver<B> {
             }
         };
         self.perform();
+        #[cfg(test)]
+        self.note_leftovers();
         end
     }
 
