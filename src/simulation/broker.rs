@@ -747,7 +747,8 @@ impl Broker for Simulated {
 
 impl Drop for Simulated {
     fn drop(&mut self) {
-        if !self.closed.get() && !self.link.lost.get() && current().is_some() {
+        // Also one that is dropped in the middle of its close.
+        if !self.link.lost.get() && current().is_some() {
             note(|| format!("{} is dropped", self.link.name));
             self.link.set_lost();
             self.link.server_notices([0, 0, 5, 300][choose_for(hash(&self.link.name), 4) as usize]);

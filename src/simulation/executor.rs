@@ -213,6 +213,11 @@ impl Simulation {
         if self.calm.get() { 0 } else { self.choices.borrow_mut().choose(n, at, who) }
     }
 
+    /// True when a thread of the library has panicked.
+    pub(super) fn has_panicked(&self) -> bool {
+        !self.panics.borrow().is_empty()
+    }
+
     /// From here on all choices are harmless.
     pub(super) fn calm(&self) {
         self.calm.set(true);

@@ -56,6 +56,8 @@ struct Plan {
     restarts: bool,
     deletions: bool,
     closes: bool,
+    drains: bool,
+    bad_drops: bool,
     bad_handlers: bool,
     bad_codecs: bool,
     bad_wakers: bool,
@@ -94,6 +96,8 @@ impl Plan {
             restarts: some!(),
             deletions: some!(),
             closes: some!(),
+            drains: some!(),
+            bad_drops: some!(),
             bad_handlers: some!(),
             bad_codecs: some!(),
             bad_wakers: some!(),
@@ -140,6 +144,18 @@ struct Owned(Ledger, &'static str);
 impl Drop for Owned {
     fn drop(&mut self) {
         self.0.user_code(self.1);
+    }
+}
+
+/// A value of a user's that panics when it is dropped.
+struct Bomb;
+
+impl Drop for Bomb {
+    fn drop(&mut self) {
+        // A panic within a panic would end the process of the test.
+        if !std::thread::panicking() {
+            panic!("simulated panic of a drop");
+        }
     }
 }
 
@@ -217,6 +233,10 @@ impl World {
 
     fn communicator(&self, n: usize) -> Communicator {
         self.programs.borrow()[n].communicator.clone()
+    }
+
+    fn name(&self, n: usize) -> String {
+        self.programs.borrow()[n].name.clone()
     }
 
     fn users(&self, n: usize) -> Group {
@@ -309,14 +329,22 @@ impl World {
         let mut away = communicator.connection_state() != ConnectionState::Connected;
         self.simulation.spawn_as(users, &format!("{name} events"), async move {
             let (mut closed, mut gone) = (false, Vec::new());
+            // Whether it has begun to connect again: what it gets may be lost before all is restored.
+            let mut tries = false;
             loop {
                 let next = BadWaker(Box::pin(events.next()), !(plan.bad_wakers && one_in(3))).await;
                 let Some(event) = next else { break };
                 note(|| format!("event of {name}: {event:?}"));
                 let wrong = match &event {
                     _ if closed => Some("after Closed"),
-                    Event::Lost(_) => std::mem::replace(&mut away, true).then_some("while it was lost already"),
-                    Event::Reconnecting { .. } => (!away).then_some("while it was not lost"),
+                    Event::Lost(_) => {
+                        let twice = std::mem::replace(&mut away, true) && !std::mem::replace(&mut tries, false);
+                        twice.then_some("while it was lost already")
+                    }
+                    Event::Reconnecting { .. } => {
+                        tries = true;
+                        (!away).then_some("while it was not lost")
+                    }
                     Event::Restored { .. } => (!std::mem::replace(&mut away, false)).then_some("while it was not lost"),
                     Event::SubscriberGone { identifier } => {
                         let twice = gone.contains(identifier);
@@ -372,7 +400,7 @@ impl World {
     }
 
     /// Closes the communicator of a program, within its time.
-    async fn close(self: &Rc<Self>, n: usize) {
+    async fn close(self: &Rc<Self>, n: usize, drain: Duration) {
         let (communicator, users) = (self.communicator(n), self.users(n));
         let name = self.programs.borrow()[n].name.clone();
         self.ledger.communicator_ended(n);
@@ -380,7 +408,10 @@ impl World {
         note(|| what.clone());
         let closed = self
             .at(users, &what.clone(), async move {
-                let closed = ledger.within(n, &what, CLOSE_TIMEOUT + SLACK, communicator.close()).await;
+                let closing = async {
+                    if drain.is_zero() { communicator.close().await } else { communicator.drain(drain).await }
+                };
+                let closed = ledger.within(n, &what, drain + CLOSE_TIMEOUT + SLACK, closing).await;
                 if let Err(error) = &closed
                     && let Err(kind) = expected(error)
                 {
@@ -425,6 +456,10 @@ fn worker(world: &World, name: &str) -> TaskSubscriber {
             let start = ledger.task_begins(id, marked);
             note(|| format!("{name} begins task {id}{}", if marked { ", marked" } else { "" }));
             let whom = (id as u64) << 8 | u64::from(start);
+            let _bomb = (plan.bad_drops && one_in_for(whom, 12)).then(|| {
+                ledger.task_may_fail(id);
+                Bomb
+            });
             if plan.bad_handlers && one_in_for(whom, 40) {
                 // Looked at in a loop: a watch that is dropped leaves nothing.
                 for _ in 0..20 {
@@ -492,6 +527,10 @@ fn answerer(world: &World, name: &str) -> RpcSubscriber {
             ledger.call_begins(id);
             note(|| format!("{name} begins call {id}"));
             let whom = id as u64;
+            let _bomb = (plan.bad_drops && one_in_for(whom, 12)).then(|| {
+                ledger.call_may_fail(id);
+                Bomb
+            });
             let gone = one_in_for(whom, 3).then(|| request.caller_gone().ok()).flatten();
             let work = sleep_ms(choose_for(whom, 60));
             match gone {
@@ -538,7 +577,9 @@ fn listener(world: &World, name: &str) -> BroadcastSubscriber {
                     if name.ends_with("even") && id % 2 != 0 {
                         ledger.fault(format!("filter: broadcast {id} came to {name}"));
                     }
-                    ledger.broadcast_heard(&name, id);
+                    // What was handed out and whose acknowledgement went with its channel comes again.
+                    let again = plan.lanes || plan.faults.fails > 0 || plan.faults.half_done > 0;
+                    ledger.broadcast_heard(&name, id, again);
                     if plan.bad_handlers && one_in_for(id as u64, 9) {
                         panic!("simulated panic of a handler");
                     }
@@ -561,8 +602,9 @@ async fn act(world: &Rc<World>, n: usize) {
     let simulation = &world.simulation;
     let here = simulation.home_of(workers);
     let name = |what: &str, id: i64| format!("c{n} {what} {id}");
-    // Whether the subscriber's home has ended meanwhile, and its subscriber with it.
-    let stands = || simulation.home_of(workers).is_some();
+    let incarnation = world.name(n);
+    // Whether the subscriber's home or its communicator has ended meanwhile, and its subscriber with it.
+    let stands = || simulation.home_of(workers).is_some() && world.name(n) == incarnation;
     let wrong = |what: &str, error: &Error| {
         if let Err(kind) = expected(error) {
             ledger.fault(format!("wrong error: {what} ended with {kind:?}: {error}"));
@@ -857,7 +899,8 @@ async fn adversity(world: Rc<World>) {
                 }
             }
             12 if plan.closes => {
-                world.close(n).await;
+                let drain = if plan.drains { Duration::from_millis(u64::from(choose(4000))) } else { Duration::ZERO };
+                world.close(n, drain).await;
                 world.renew(n).await;
             }
             13 if plan.closes => {
@@ -926,6 +969,10 @@ pub(super) async fn scenario(simulation: Rc<Simulation>) -> Vec<String> {
 /// Everything is done, and nothing is left.
 async fn calm(world: &Rc<World>) {
     let (ledger, server) = (&world.ledger, server());
+    // A thread that has panicked explains whatever follows.
+    if world.simulation.has_panicked() {
+        return;
+    }
     // What has given up by its own rule is replaced.
     for n in 0..world.len() {
         if world.communicator(n).is_closed() {
@@ -946,6 +993,10 @@ async fn calm(world: &Rc<World>) {
             }
         }
     }
+    // What a dead process leaves behind expires.
+    if server.queues().iter().any(|queue| queue.name.contains("lease") && queue.ready == 0) {
+        sleep_ms(310_000).await;
+    }
     for queue in server.queues() {
         let own = queue.name.contains("rpc-") || queue.name.contains("lease");
         if own || queue.out > 0 || (!queue.exclusive && !queue.consumers.is_empty()) {
@@ -954,7 +1005,7 @@ async fn calm(world: &Rc<World>) {
     }
     let handles: Vec<Communicator> = (0..world.len()).map(|n| world.communicator(n)).collect();
     for n in 0..world.len() {
-        world.close(n).await;
+        world.close(n, Duration::ZERO).await;
     }
     sleep_ms(6000).await;
     for (n, communicator) in handles.iter().enumerate() {
