@@ -12,7 +12,7 @@ use tokio::sync::{Notify, oneshot};
 use tokio::time::Instant;
 
 use super::choices::hash;
-use super::executor::{WORLD, choose, choose_for, current, note, one_in_for, sleep_ms};
+use super::executor::{WORLD, choose, choose_for, current, named, note, one_in_for, sleep_ms};
 use super::store::{QueueState, SessionId, Store};
 use crate::broker::url::BrokerUrl;
 use crate::broker::{
@@ -624,7 +624,7 @@ impl Broker for Simulated {
         }
         let message_id = message.properties.message_id.as_deref().unwrap_or("-");
         let headers = message.properties.headers();
-        let name = format!("{}/{} {message_id} {headers:?}", message.exchange, message.routing_key);
+        let name = named(|| format!("{}/{} {message_id} {headers:?}", message.exchange, message.routing_key));
         self.link.write(ChannelId::Publish, "publish", true, move |link, fate| {
             let outcome = link.carry_out("publish", &name, fate, |store, session, now| {
                 // Its session may be gone where the server still reads what was written to it.
@@ -661,7 +661,7 @@ impl Broker for Simulated {
     fn bind(&self, queue: &str, exchange: &str, routing_key: &str) -> impl Future<Output = Result<()>> {
         let (queue, exchange, key) = (queue.to_owned(), exchange.to_owned(), routing_key.to_owned());
         let link = Rc::clone(&self.link);
-        link.ask(ChannelId::Topology, "bind", format!("{queue} to {key}"), move |store, session, _| {
+        link.ask(ChannelId::Topology, "bind", named(|| format!("{queue} to {key}")), move |store, session, _| {
             store.bind(session, &queue, &exchange, &key)
         })
     }
@@ -669,7 +669,7 @@ impl Broker for Simulated {
     fn unbind(&self, queue: &str, exchange: &str, routing_key: &str) -> impl Future<Output = Result<()>> {
         let (queue, exchange, key) = (queue.to_owned(), exchange.to_owned(), routing_key.to_owned());
         let link = Rc::clone(&self.link);
-        link.ask(ChannelId::Topology, "unbind", format!("{queue} from {key}"), move |store, session, _| {
+        link.ask(ChannelId::Topology, "unbind", named(|| format!("{queue} from {key}")), move |store, session, _| {
             store.unbind(session, &queue, &exchange, &key)
         })
     }
@@ -683,7 +683,7 @@ impl Broker for Simulated {
 
     fn consume(&self, spec: &ConsumeSpec) -> impl Future<Output = Result<()>> {
         let (link, spec) = (Rc::clone(&self.link), spec.clone());
-        let name = format!("{} as {} {:?}", spec.queue, spec.tag, spec.acknowledge);
+        let name = named(|| format!("{} as {} {:?}", spec.queue, spec.tag, spec.acknowledge));
         link.ask(ChannelId::Lane(spec.lane), "consume", name, move |store, session, now| {
             store.consume(session, &spec, now)
         })

@@ -174,18 +174,18 @@ pub(super) fn one_in_for(whom: u64, n: u32) -> bool {
     n > 0 && simulation().choose_at(n.max(2), Location::caller(), mix(whom)) >= n.max(2) - 1
 }
 
-/// Into the trace, which two runs of a seed have in common.
+/// Into the log, where one is kept.
 pub(super) fn note(text: impl FnOnce() -> String) {
     let Some(simulation) = current() else { return };
-    let text = text();
-    let now = simulation.now();
-    let mut trace = simulation.trace.get() ^ now.as_millis() as u64;
-    trace = mix(trace ^ hash(&text));
-    simulation.trace.set(trace);
-    if let Some(log) = &simulation.log {
-        let here = simulation.name_of(simulation.here.get());
-        log.borrow_mut().push(format!("{:>9.3} {here:<22} {text}", now.as_secs_f64()));
-    }
+    let Some(log) = &simulation.log else { return };
+    let here = simulation.name_of(simulation.here.get());
+    let line = format!("{:>9.3} {here:<22} {}", simulation.now().as_secs_f64(), text());
+    log.borrow_mut().push(line);
+}
+
+/// A name for the log.
+pub(super) fn named(name: impl FnOnce() -> String) -> String {
+    if current().is_some_and(|simulation| simulation.log.is_some()) { name() } else { String::new() }
 }
 
 pub(super) async fn sleep_ms(ms: u32) {
@@ -210,7 +210,16 @@ impl Group {
 
 impl Simulation {
     fn choose_at(&self, n: u32, at: &Location<'_>, who: u64) -> u32 {
-        if self.calm.get() { 0 } else { self.choices.borrow_mut().choose(n, at, who) }
+        if self.calm.get() {
+            return 0;
+        }
+        let chosen = self.choices.borrow_mut().choose(n, at, who);
+        self.add_to_trace(chosen.into());
+        chosen
+    }
+
+    fn add_to_trace(&self, what: u64) {
+        self.trace.set(mix(self.trace.get() ^ what));
     }
 
     /// True when a thread of the library has panicked.
@@ -541,6 +550,8 @@ impl Simulation {
             (future, state.group, state.stream, Arc::clone(&state.waker), state.is_main)
         };
         self.count_step(group);
+        // What two runs of a seed have in common: who was polled when, and the choices.
+        self.add_to_trace(task as u64 ^ self.now().as_nanos() as u64);
         let waker = Waker::from(waker);
         let over = self.within(group, stream, || {
             // tokio's budget is one for all tasks here, and would make them wait for each other.

@@ -373,6 +373,8 @@ impl World {
     async fn renew(self: &Rc<Self>, n: usize) {
         let users = self.users(n);
         let Some((communicator, name)) = self.connect(n, users).await else { return };
+        // Also what was added to the old one while the new one was being connected.
+        self.ledger.communicator_ended(n);
         let old = {
             let program = &mut self.programs.borrow_mut()[n];
             program.name = name;
@@ -481,7 +483,10 @@ fn worker(world: &World, name: &str) -> TaskSubscriber {
                     ledger.task_refused(id, marked);
                     Err(Failure::Rejected("not mine".into()))
                 }
-                2 => Err(Failure::Cancelled),
+                2 => {
+                    ledger.task_ends(id, None);
+                    Err(Failure::Cancelled)
+                }
                 3 => {
                     ledger.task_may_fail(id);
                     Err(Failure::TryAgain("later".into()))
@@ -1162,7 +1167,7 @@ async fn subscribers_are_removed(world: &Rc<World>) {
         }
     }
     // Tasks in hand and leases end.
-    sleep_ms(40_000).await;
+    sleep_ms(if world.plan.leases { 40_000 } else { 15_000 }).await;
 }
 
 /// With every subscriber removed nobody answers calls, and a task lies in its queue until somebody takes it.
