@@ -415,7 +415,7 @@ impl<B: Broker> Driver<B> {
                 }
                 match (outcome, &stream) {
                     (Ok(()), Stream::Tasks(_)) => self.subscriptions.replies_for(Exchange::Task, stream, now),
-                    (outcome, _) => self.outbox.opened(&stream, outcome.map(|()| None)),
+                    (outcome, _) => self.outbox.opened(&stream, outcome.map(|()| None), now),
                 }
             }
             JobDone::ExchangeBack { exchange, generation, outcome } => {
