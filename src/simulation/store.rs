@@ -33,6 +33,8 @@ struct Exchange {
 }
 
 struct Consumer {
+    /// Another one may have its tag later.
+    serial: u64,
     session: SessionId,
     tag: String,
     lane: Lane,
@@ -52,7 +54,8 @@ struct Queue {
 
 struct Out {
     queue: String,
-    consumer: Option<String>,
+    /// By its serial number.
+    consumer: Option<u64>,
     lane: Lane,
     message: Stored,
 }
@@ -82,6 +85,7 @@ pub(super) struct Store {
     queues: BTreeMap<String, Queue>,
     sessions: BTreeMap<SessionId, Session>,
     last_session: SessionId,
+    last_consumer: u64,
 }
 
 fn gone() -> Error {
@@ -283,10 +287,13 @@ impl Store {
         if self.lane_of(session, &spec.tag).is_some() {
             return Err(Error::new(ErrorKind::InvalidState, format!("simulated: the tag {} is in use", spec.tag)));
         }
+        self.last_consumer += 1;
+        let serial = self.last_consumer;
         let queue = self.queue_for(session, &spec.queue)?;
         queue.last_used = now;
         queue.had_consumer = true;
         queue.consumers.push_back(Consumer {
+            serial,
             session,
             tag: spec.tag.clone(),
             lane: spec.lane,
@@ -397,8 +404,7 @@ impl Store {
         }
         let out = session.out.remove(&receipt.tag)?;
         if let Some(queue) = self.queues.get_mut(&out.queue)
-            && let Some(tag) = &out.consumer
-            && let Some(consumer) = queue.consumers.iter_mut().find(|c| c.session == id && c.tag == *tag)
+            && let Some(consumer) = queue.consumers.iter_mut().find(|known| Some(known.serial) == out.consumer)
         {
             consumer.out -= 1;
         }
@@ -478,7 +484,7 @@ impl Store {
                     session.delivery(consumer.lane, &message)
                 } else {
                     consumer.out += 1;
-                    session.hand_out(name, Some(tag.clone()), consumer.lane, message)
+                    session.hand_out(name, Some(consumer.serial), consumer.lane, message)
                 };
                 session.events.push_back(BrokerEvent::Delivery { consumer: tag, delivery });
             }
@@ -571,7 +577,7 @@ impl Session {
     }
 
     /// Hands a message out, to be acknowledged.
-    fn hand_out(&mut self, queue: &str, consumer: Option<String>, lane: Lane, message: Stored) -> Delivery {
+    fn hand_out(&mut self, queue: &str, consumer: Option<u64>, lane: Lane, message: Stored) -> Delivery {
         let delivery = self.delivery(lane, &message);
         let out = Out { queue: queue.to_owned(), consumer, lane, message };
         self.out.insert(delivery.receipt.tag, out);

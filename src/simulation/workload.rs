@@ -148,10 +148,13 @@ impl Drop for Owned {
 }
 
 /// A value of a user's that panics when it is dropped.
-struct Bomb;
+struct Bomb(Ledger, Option<i64>);
 
 impl Drop for Bomb {
     fn drop(&mut self) {
+        if let Some(task) = self.1 {
+            self.0.task_ends(task, None);
+        }
         // A panic within a panic would end the process of the test.
         if !std::thread::panicking() {
             panic!("simulated panic of a drop");
@@ -460,7 +463,7 @@ fn worker(world: &World, name: &str) -> TaskSubscriber {
             let whom = (id as u64) << 8 | u64::from(start);
             let _bomb = (plan.bad_drops && one_in_for(whom, 12)).then(|| {
                 ledger.task_may_fail(id);
-                Bomb
+                Bomb(ledger.clone(), Some(id))
             });
             if plan.bad_handlers && one_in_for(whom, 40) {
                 // Looked at in a loop: a watch that is dropped leaves nothing.
@@ -483,10 +486,7 @@ fn worker(world: &World, name: &str) -> TaskSubscriber {
                     ledger.task_refused(id, marked);
                     Err(Failure::Rejected("not mine".into()))
                 }
-                2 => {
-                    ledger.task_ends(id, None);
-                    Err(Failure::Cancelled)
-                }
+                2 => Err(Failure::Cancelled),
                 3 => {
                     ledger.task_may_fail(id);
                     Err(Failure::TryAgain("later".into()))
@@ -534,7 +534,7 @@ fn answerer(world: &World, name: &str) -> RpcSubscriber {
             let whom = id as u64;
             let _bomb = (plan.bad_drops && one_in_for(whom, 12)).then(|| {
                 ledger.call_may_fail(id);
-                Bomb
+                Bomb(ledger.clone(), None)
             });
             let gone = one_in_for(whom, 3).then(|| request.caller_gone().ok()).flatten();
             let work = sleep_ms(choose_for(whom, 60));
@@ -583,7 +583,10 @@ fn listener(world: &World, name: &str) -> BroadcastSubscriber {
                         ledger.fault(format!("filter: broadcast {id} came to {name}"));
                     }
                     // What was handed out and whose acknowledgement went with its channel comes again.
-                    let again = plan.lanes || plan.faults.fails > 0 || plan.faults.half_done > 0;
+                    // So does what its sender has sent again.
+                    let faults = plan.faults;
+                    let adverse = plan.lanes || plan.consumers || plan.losses || plan.down || plan.restarts || plan.deletions;
+                    let again = adverse || plan.broker_stalls || faults.fails + faults.half_done + faults.refused > 0;
                     ledger.broadcast_heard(&name, id, again);
                     if plan.bad_handlers && one_in_for(id as u64, 9) {
                         panic!("simulated panic of a handler");
