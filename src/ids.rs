@@ -2,13 +2,68 @@
 
 use uuid::Uuid;
 
-/// An identifier that nobody else has.
+/// A new random identifier.
 pub(crate) fn unique() -> Uuid {
+    #[cfg(test)]
+    if let Some(bits) = source::next().zip(source::next()) {
+        let bits = u128::from(bits.0) << 64 | u128::from(bits.1);
+        return uuid::Builder::from_random_bytes(bits.to_be_bytes()).into_uuid();
+    }
     Uuid::new_v4()
 }
 
-/// A number from 0 to 1.
+/// A random number from 0 up to, and not including, 1; for the jitter of pauses.
 pub(crate) fn fraction() -> f64 {
-    let (high, _) = unique().as_u64_pair();
-    f64::from((high >> 32) as u32) / f64::from(u32::MAX)
+    #[cfg(test)]
+    if let Some(bits) = source::next() {
+        return f64::from((bits >> 32) as u32) / (f64::from(u32::MAX) + 1.0);
+    }
+    // The bits that a version 4 UUID fixes are not among the first 32.
+    let (high, _) = Uuid::new_v4().as_u64_pair();
+    f64::from((high >> 32) as u32) / (f64::from(u32::MAX) + 1.0)
+}
+
+/// The source of a simulation on this thread.
+#[cfg(test)]
+pub(crate) mod source {
+    use std::cell::Cell;
+
+    thread_local! {
+        static STATE: Cell<Option<u64>> = const { Cell::new(None) };
+    }
+
+    /// Until it is called with `None`, this thread's identifiers and draws follow from `seed`.
+    pub(crate) fn set(seed: Option<u64>) {
+        STATE.set(seed);
+    }
+
+    /// The next 64 bits (SplitMix64).
+    pub(super) fn next() -> Option<u64> {
+        // A thread that ends has no source any more.
+        let state = STATE.try_with(Cell::get).ok().flatten()?.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        STATE.set(Some(state));
+        let mut bits = state;
+        bits = (bits ^ (bits >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        bits = (bits ^ (bits >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        Some(bits ^ (bits >> 31))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_seeded_source_repeats_itself_and_an_unseeded_one_does_not() {
+        let draw = || (unique(), unique(), fraction());
+        source::set(Some(7));
+        let first = draw();
+        source::set(Some(7));
+        let second = draw();
+        source::set(None);
+        assert_eq!(first, second);
+        assert_ne!(first.0, first.1);
+        assert_ne!(draw().0, draw().0);
+        assert!((0.0..1.0).contains(&first.2) && (0.0..1.0).contains(&fraction()));
+    }
 }

@@ -41,6 +41,8 @@ mod client;
 pub mod fuzzing;
 #[cfg(feature = "rabbitmq")]
 pub mod inspect;
+#[cfg(test)]
+mod simulation;
 
 pub use client::blocking;
 pub use client::{

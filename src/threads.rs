@@ -8,16 +8,27 @@ use tokio::task::LocalSet;
 
 /// A thread that runs one future.
 #[derive(Debug)]
-pub(crate) struct ThreadHandle(JoinHandle<()>);
+pub(crate) struct ThreadHandle(Kind);
+
+#[derive(Debug)]
+enum Kind {
+    Thread(JoinHandle<()>),
+    #[cfg(test)]
+    Simulated(crate::simulation::executor::Group),
+}
 
 /// Starts a thread that makes a future and runs it to its end. The future need not be `Send`.
 ///
 /// # Errors
 /// When the system gives no thread or no runtime.
-pub(crate) fn start<F: Future<Output = ()>>(
+pub(crate) fn start<F: Future<Output = ()> + 'static>(
     name: String,
     make: impl FnOnce() -> F + Send + 'static,
 ) -> io::Result<ThreadHandle> {
+    #[cfg(test)]
+    if let Some(simulation) = crate::simulation::executor::current() {
+        return Ok(ThreadHandle(Kind::Simulated(simulation.start_thread(&name, make))));
+    }
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     let thread = thread::Builder::new().name(name).spawn(move || {
         let local = LocalSet::new();
@@ -26,22 +37,36 @@ pub(crate) fn start<F: Future<Output = ()>>(
         // A name look-up that hangs has a thread of this runtime; it is not waited for.
         runtime.shutdown_background();
     })?;
-    Ok(ThreadHandle(thread))
+    Ok(ThreadHandle(Kind::Thread(thread)))
 }
 
 impl ThreadHandle {
     /// True when the future has ended.
     pub(crate) fn is_finished(&self) -> bool {
-        self.0.is_finished()
+        match &self.0 {
+            Kind::Thread(thread) => thread.is_finished(),
+            #[cfg(test)]
+            Kind::Simulated(group) => group.is_over(),
+        }
     }
 
     /// True for the thread that calls this.
     pub(crate) fn is_current(&self) -> bool {
-        self.0.thread().id() == thread::current().id()
+        match &self.0 {
+            Kind::Thread(thread) => thread.thread().id() == thread::current().id(),
+            #[cfg(test)]
+            Kind::Simulated(group) => group.is_here(),
+        }
     }
 
     /// Waits for the end of the thread. False when it panicked.
+    ///
+    /// A simulated thread is not waited for: whoever asks knows that nothing is left for it to do but return.
     pub(crate) fn join(self) -> bool {
-        self.0.join().is_ok()
+        match self.0 {
+            Kind::Thread(thread) => thread.join().is_ok(),
+            #[cfg(test)]
+            Kind::Simulated(group) => !group.has_panicked(),
+        }
     }
 }

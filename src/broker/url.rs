@@ -17,6 +17,11 @@ pub(crate) enum BrokerUrl {
         name: Option<String>,
     },
     Amqp(Box<AmqpUrl>),
+    /// The broker of the simulation that the calling code runs in.
+    #[cfg(test)]
+    Simulated {
+        name: String,
+    },
 }
 
 /// Whether the connection is encrypted.
@@ -75,6 +80,10 @@ impl BrokerUrl {
                 return Err(bad("after memory: comes a plain name, without slashes"));
             }
             return Ok(BrokerUrl::Memory { name: (!name.is_empty()).then(|| name.to_owned()) });
+        }
+        #[cfg(test)]
+        if let Some(name) = text.strip_prefix("simulated:") {
+            return Ok(BrokerUrl::Simulated { name: name.to_owned() });
         }
         let Some((scheme, rest)) = text.split_once("://") else {
             return Err(bad("it has no scheme such as amqp:// before the host"));
@@ -313,6 +322,8 @@ impl fmt::Display for BrokerUrl {
         match self {
             BrokerUrl::Memory { name } => write!(f, "memory:{}", name.as_deref().unwrap_or("")),
             BrokerUrl::Amqp(url) => url.fmt(f),
+            #[cfg(test)]
+            BrokerUrl::Simulated { name } => write!(f, "simulated:{name}"),
         }
     }
 }
@@ -343,7 +354,7 @@ mod tests {
     fn amqp(text: &str) -> AmqpUrl {
         match BrokerUrl::parse(text).unwrap() {
             BrokerUrl::Amqp(url) => *url,
-            BrokerUrl::Memory { .. } => panic!("{text} is no memory broker"),
+            other => panic!("{text} is read as {other}"),
         }
     }
 

@@ -359,6 +359,12 @@ impl Communicator {
         }
     }
 
+    /// What is held of it, by name.
+    #[cfg(test)]
+    pub(crate) fn leftovers(&self) -> Vec<(&'static str, usize)> {
+        self.port().leftovers()
+    }
+
     /// True when it is closed, or its connection is lost.
     #[must_use]
     pub fn is_closed(&self) -> bool {

@@ -100,6 +100,8 @@ impl<B: Broker> Driver<B> {
         for closer in closers {
             drop(closer.complete(report.clone()));
         }
+        #[cfg(test)]
+        self.note_leftovers();
     }
 
     /// No new work comes in; what is in hand is finished, acknowledged and answered. Returns why the connection was lost for

@@ -216,17 +216,29 @@ impl<B: Broker> Connection<B> {
 
     /// Sets a consumer up. Where a step fails, those before it are undone.
     pub(super) async fn set_up(&self, plan: &ConsumerPlan) -> Result<()> {
-        let queue = match &plan.queue {
-            PlannedQueue::Own(spec) => {
-                self.broker.declare_queue(spec).await?;
-                spec.name.clone()
+        match self.try_set_up(plan).await {
+            // A task queue that was deleted since it was declared here, of which nobody is to blame whoever subscribes.
+            Err(error) if error.kind() == ErrorKind::NotFound && matches!(plan.queue, PlannedQueue::Tasks(_)) => {
+                self.try_set_up(plan).await
             }
+            outcome => outcome,
+        }
+    }
+
+    async fn try_set_up(&self, plan: &ConsumerPlan) -> Result<()> {
+        let begun = match &plan.queue {
+            PlannedQueue::Own(spec) => match self.broker.declare_queue(spec).await {
+                Ok(()) => self.begin(&spec.name, plan).await,
+                // Guards: a queue that stands although its declaration had no answer. Only the connection's end would take
+                // it away.
+                Err(error) if error.kind() == ErrorKind::TimedOut => Err(error),
+                Err(error) => return Err(error),
+            },
             PlannedQueue::Tasks(name) => {
                 self.task_queue(name).await?;
-                name.to_string()
+                self.begin(name, plan).await
             }
         };
-        let begun = self.begin(&queue, plan).await;
         let Err(error) = begun else { return Ok(()) };
         if let PlannedQueue::Tasks(name) = &plan.queue
             && error.kind() == ErrorKind::NotFound
@@ -235,7 +247,10 @@ impl<B: Broker> Connection<B> {
             self.forget_task_queue(name);
         }
         if !is_lost(&error) {
-            let own_queue = matches!(plan.queue, PlannedQueue::Own(_)).then_some(queue);
+            let own_queue = match &plan.queue {
+                PlannedQueue::Own(spec) => Some(spec.name.clone()),
+                PlannedQueue::Tasks(_) => None,
+            };
             let undo = EndPlan { tag: plan.consume.tag.clone(), own_queue, bindings: Vec::new(), drain: Drain::No };
             // Guards: a consumer that stands at the broker and whose tag is forgotten here: each delivery would go back and
             // come again at once.

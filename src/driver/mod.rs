@@ -54,6 +54,8 @@ pub(crate) mod command;
 mod connection;
 mod events;
 mod lanes;
+#[cfg(test)]
+mod leftovers;
 mod outbox;
 mod perform;
 pub(crate) mod port;
@@ -278,6 +280,8 @@ impl<B: Broker> Driver<B> {
             }
         };
         self.perform();
+        #[cfg(test)]
+        self.note_leftovers();
         end
     }
 
@@ -419,7 +423,7 @@ impl<B: Broker> Driver<B> {
                 }
                 match (outcome, &stream) {
                     (Ok(()), Stream::Tasks(_)) => self.subscriptions.replies_for(Exchange::Task, stream, now),
-                    (outcome, _) => self.outbox.opened(&stream, outcome.map(|()| None)),
+                    (outcome, _) => self.outbox.opened(&stream, outcome.map(|()| None), now),
                 }
             }
             JobDone::ExchangeBack { exchange, generation, outcome } => {

@@ -76,7 +76,7 @@ pub(super) enum Kind<P> {
     Reply {
         stage: ReplyStage,
         correlation: Option<String>,
-        /// From when on its caller was not found: until when it is tried, and the next pause.
+        /// From when on it could not be sent, or its caller was not found: until when it is tried, and the next pause.
         late: Option<Late>,
     },
     /// Worth nothing on a later connection, and nobody waits for it.
@@ -148,6 +148,12 @@ struct Entry<P> {
     may_have_arrived: bool,
     /// Closing does not wait for it.
     aside: Aside,
+}
+
+impl<P> Entry<P> {
+    fn is_last_reply(&self) -> bool {
+        matches!(self.kind, Kind::Reply { stage: ReplyStage::Last, .. })
+    }
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -375,7 +381,7 @@ impl<P> Outbox<P> {
     }
 
     /// A stream that was asked for is open, or cannot be opened.
-    pub(super) fn opened(&mut self, stream: &Stream, outcome: Result<Option<Rc<str>>>) {
+    pub(super) fn opened(&mut self, stream: &Stream, outcome: Result<Option<Rc<str>>>, now: Instant) {
         let state = self.stream(stream);
         match outcome {
             Ok(reply_to) => {
@@ -389,7 +395,15 @@ impl<P> Outbox<P> {
                     return;
                 }
                 let waiting: Vec<PublishId> = state.waiting.iter().copied().collect();
-                waiting.into_iter().for_each(|id| self.finish(id, Err(error.clone())));
+                for id in waiting {
+                    // Guards: an answer whose request is done and acknowledged, and which nobody could ask for again.
+                    if self.entries.get(&id).is_some_and(Entry::is_last_reply) {
+                        self.stream(stream).waiting.remove(&id);
+                        self.later(id, error.clone(), now);
+                    } else {
+                        self.finish(id, Err(error.clone()));
+                    }
+                }
             }
         }
     }
@@ -505,7 +519,6 @@ impl<P> Outbox<P> {
 
     /// It reached nobody.
     fn unroutable(&mut self, id: PublishId, error: Error, peers: Peers, now: Instant) {
-        let reply_timeout = self.reply_timeout;
         let Some(entry) = self.entries.get_mut(&id) else { return };
         match &mut entry.kind {
             // Its recipient may be connecting again. The deadline of its request ends this.
@@ -520,22 +533,32 @@ impl<P> Outbox<P> {
                 }
             }
             // Its caller may be connecting again. Closing does not wait for that.
-            Kind::Reply { stage: ReplyStage::Last, late, .. } => {
-                let (until, pause) = match *late {
-                    None => (after(now, reply_timeout), FIRST_REPLY_PAUSE),
-                    Some(Late { until, pause }) => (until, (pause * 2).min(LONGEST_REPLY_PAUSE)),
-                };
-                *late = Some(Late { until, pause });
-                let next = after(now, pause);
-                if next <= until {
-                    self.pause(id, next);
+            Kind::Reply { stage: ReplyStage::Last, .. } => {
+                if self.later(id, error, now) {
                     self.set_aside(id, Aside::Yes);
-                } else {
-                    self.finish(id, Err(error));
                 }
             }
             _ => self.finish(id, Err(error)),
         }
+    }
+
+    /// The last reply to a request is tried again later, as long as its time is not up. True if it is.
+    fn later(&mut self, id: PublishId, error: Error, now: Instant) -> bool {
+        let reply_timeout = self.reply_timeout;
+        let Some(Entry { kind: Kind::Reply { late, .. }, .. }) = self.entries.get_mut(&id) else { return false };
+        let (until, pause) = match *late {
+            None => (after(now, reply_timeout), FIRST_REPLY_PAUSE),
+            Some(Late { until, pause }) => (until, (pause * 2).min(LONGEST_REPLY_PAUSE)),
+        };
+        *late = Some(Late { until, pause });
+        let next = after(now, pause);
+        let goes_on = next <= until;
+        if goes_on {
+            self.pause(id, next);
+        } else {
+            self.finish(id, Err(error));
+        }
+        goes_on
     }
 
     /// The exchange that was gone stands again: those that wait for it may go.

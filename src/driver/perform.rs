@@ -117,7 +117,7 @@ impl<B: Broker> Driver<B> {
                     JobDone::Declared { stream, generation, outcome }
                 });
             }
-            Stream::Direct => self.outbox.opened(&stream, Ok(None)),
+            Stream::Direct => self.outbox.opened(&stream, Ok(None), now),
         }
     }
 
@@ -153,7 +153,7 @@ impl<B: Broker> Driver<B> {
             }),
             Act::Complete { done, outcome } => drop(done.complete(outcome)),
             Act::Pulled { pull, outcome } => self.nothing_pulled(pull, outcome),
-            Act::StreamReady { stream, outcome } => self.outbox.opened(&stream, outcome),
+            Act::StreamReady { stream, outcome } => self.outbox.opened(&stream, outcome, Instant::now()),
             Act::Reclaimed(queue) => {
                 tracing::debug!(%queue, "the replies of requests under way come in again");
                 self.plan_ask(queue, 0, Instant::now());

@@ -140,6 +140,8 @@ impl Plan {
                     "this program was built without the feature `rabbitmq`: only `memory:` can be connected to",
                 ))));
             }
+            #[cfg(test)]
+            Some(BrokerUrl::Simulated { .. }) => self.run::<crate::simulation::Simulated>(connected).await,
             _ => self.run::<Memory>(connected).await,
         }
     }

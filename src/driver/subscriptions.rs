@@ -884,6 +884,7 @@ impl<D> Subscriptions<D> {
 
     /// The one rule: brings what stands to what is wanted.
     fn reconcile(&mut self, key: &Key, now: Instant) {
+        self.admit_where_no_place_is_left(key);
         let Some(service) = self.services.get(key) else { return };
         let wanted = self.is_wanted(service);
         match (&service.actual, wanted) {
@@ -913,25 +914,41 @@ impl<D> Subscriptions<D> {
         }
     }
 
+    /// A subscriber of a task queue whose places are all taken stands without a consumer: there is none until a place is free.
+    ///
+    /// Guards: a task that is offered to it meanwhile, and takes the last place. It is begun only when whoever adds the
+    /// subscriber is told that it stands.
+    fn admit_where_no_place_is_left(&mut self, key: &Key) {
+        let Some(service) = self.services.get_mut(key) else { return };
+        if self.draining || !matches!(&service.content, Content::Tasks(tasks) if tasks.places().is_none()) {
+            return;
+        }
+        let added = service.content.take_adding();
+        self.answer(added, &Ok(()));
+    }
+
     /// Nothing of it stands, and nothing is wanted.
     fn gone(&mut self, key: &Key) {
         let Some(service) = self.services.get_mut(key) else { return };
         let leaving = std::mem::take(&mut service.leaving);
         // Nobody is added any more while it drains. Those who were there end with the communicator.
-        let added = if self.draining { service.content.take_adding() } else { Vec::new() };
+        let adding = if self.draining { service.content.adding() } else { Vec::new() };
         if let (Content::Pull(pull), Key::Pull(id)) = (&mut service.content, key)
             && std::mem::replace(&mut pull.wanted, false)
         {
             self.out.push(Act::Pulled { pull: *id, outcome: Err(draining()) });
         }
-        if service.content.is_empty()
+        for id in adding {
+            // Guards: one that never stood, and whose end would then be reported as that of a home.
+            self.take_out(id, &Err(draining()));
+        }
+        if self.services.get(key).is_some_and(|service| service.content.is_empty())
             && let Some(service) = self.services.remove(key)
             && let Some(lane) = service.lane
         {
             self.lanes.give_back(lane);
         }
         self.answer(leaving, &Ok(()));
-        self.answer(added, &Err(draining()));
         self.restored(key);
     }
 

@@ -26,11 +26,18 @@ enum Kind {
     #[cfg_attr(homing_loom, expect(dead_code, reason = "modelled runtimes are homes of their own"))]
     Runtime(runtime::Runtime),
     Local,
+    #[cfg(all(feature = "simulation", not(homing_loom)))]
+    Simulated(u64),
 }
 
 impl Home {
     pub(crate) fn local(inbox: Arc<Inbox>) -> Self {
         Home { inbox, kind: Kind::Local }
+    }
+
+    #[cfg(all(feature = "simulation", not(homing_loom)))]
+    pub(crate) fn simulated(number: u64, inbox: Arc<Inbox>) -> Self {
+        Home { inbox, kind: Kind::Simulated(number) }
     }
 
     /// A tokio runtime as a home.
@@ -46,6 +53,10 @@ impl Home {
     pub fn current() -> Self {
         if let Some(home) = current::entered() {
             return Self::local(Arc::clone(home.inbox()));
+        }
+        #[cfg(all(feature = "simulation", not(homing_loom)))]
+        if let Some(home) = super::simulated::home_here() {
+            return home;
         }
         #[cfg(not(homing_loom))]
         if let Ok(runtime) = Handle::try_current() {
@@ -68,7 +79,7 @@ impl Home {
     /// True when this home is a tokio runtime.
     #[must_use]
     pub fn is_runtime(&self) -> bool {
-        matches!(self.kind, Kind::Runtime(_))
+        !matches!(self.kind, Kind::Local)
     }
 
     /// Changes how many futures, calls and tasks may be open here at once ([`DEFAULT_CAPACITY`](super::DEFAULT_CAPACITY) to
@@ -153,6 +164,17 @@ impl Home {
                 }));
                 Ok(())
             }
+            #[cfg(all(feature = "simulation", not(homing_loom)))]
+            Kind::Simulated(number) => {
+                if self.inbox.is_closed() {
+                    return Err(task);
+                }
+                super::simulated::spawn(*number, async move {
+                    let _permit = permit;
+                    task.await;
+                });
+                Ok(())
+            }
             Kind::Local => {
                 // Guards: a thread that has two homes, its loop's and its own. Its own is the current one while the loop is
                 // not turned, and the task is not for that.
@@ -177,6 +199,8 @@ impl Home {
         match &self.kind {
             Kind::Runtime(runtime) => drop(runtime.spawn_blocking(call)),
             Kind::Local => self.spawn_uncounted(async move { call() }),
+            #[cfg(all(feature = "simulation", not(homing_loom)))]
+            Kind::Simulated(_) => self.spawn_uncounted(async move { call() }),
         }
     }
 }

@@ -10,6 +10,9 @@ pub(crate) enum Identity {
     /// A tokio runtime, whichever of its threads runs the task.
     #[cfg(not(homing_loom))]
     Runtime(tokio::runtime::Id),
+    /// A home of a simulation.
+    #[cfg(all(feature = "simulation", not(homing_loom)))]
+    Simulated(u64),
     /// A modelled runtime, whichever of its threads runs the task.
     #[cfg(homing_loom)]
     Runtime(usize),
@@ -27,6 +30,8 @@ impl Identity {
             Identity::Thread(thread) => thread == sync::this_thread(),
             #[cfg(not(homing_loom))]
             Identity::Runtime(id) => tokio::runtime::Handle::try_current().is_ok_and(|handle| handle.id() == id),
+            #[cfg(all(feature = "simulation", not(homing_loom)))]
+            Identity::Simulated(number) => super::simulated::is_here(number),
             #[cfg(homing_loom)]
             Identity::Runtime(id) => super::model::entered_runtime() == Some(id),
         }

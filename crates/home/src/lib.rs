@@ -44,6 +44,9 @@ mod panics;
 mod permits;
 mod reserve;
 mod runtime;
+#[cfg(all(feature = "simulation", not(homing_loom)))]
+#[doc(hidden)]
+pub mod simulated;
 mod spawn;
 mod stack;
 mod sync;

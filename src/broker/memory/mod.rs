@@ -44,7 +44,7 @@ impl Broker for Memory {
                 let session = node.connect(events)?;
                 (node, session)
             }
-            BrokerUrl::Amqp(_) => {
+            _ => {
                 return Err(Error::new(
                     ErrorKind::InvalidArgument,
                     "this URL is not one of a broker inside the process",

@@ -48,7 +48,7 @@ fn completed(acts: &[Act<u32>]) -> Vec<(u32, Option<ErrorKind>)> {
 fn open(outbox: &mut Box) -> Vec<Act<u32>> {
     outbox.up();
     outbox.acts();
-    outbox.opened(&Stream::Broadcasts, Ok(None));
+    outbox.opened(&Stream::Broadcasts, Ok(None), Instant::now());
     outbox.acts()
 }
 
@@ -59,7 +59,7 @@ fn a_stream_is_opened_once_and_keeps_its_order() {
     (1..=3).for_each(|n| broadcast(&mut outbox, n));
     let opens = outbox.acts().iter().filter(|act| matches!(act, Act::Open(_))).count();
     assert_eq!(opens, 1);
-    outbox.opened(&Stream::Broadcasts, Ok(None));
+    outbox.opened(&Stream::Broadcasts, Ok(None), Instant::now());
     let ids: Vec<u64> = published(&outbox.acts()).iter().map(|(id, _)| id.0).collect();
     assert_eq!(ids, [1, 2, 3]);
 }
@@ -86,7 +86,7 @@ fn a_call_is_not_sent_again_unless_it_may_be() {
         let kind = Kind::Call { correlation, recipient, repeat, published: Some(7) };
         outbox.send(Stream::Calls, kind, message(), Charge::NOTHING, None);
         outbox.up();
-        outbox.opened(&Stream::Calls, Ok(Some("replies".into())));
+        outbox.opened(&Stream::Calls, Ok(Some("replies".into())), Instant::now());
         outbox.acts();
         outbox.down();
         let acts = outbox.acts();
@@ -104,7 +104,7 @@ fn a_call_whose_caller_went_before_it_went_out_does_not_go_out() {
     outbox.send(Stream::Calls, kind, message(), Charge::NOTHING, None);
     outbox.forget_call(correlation);
     outbox.up();
-    outbox.opened(&Stream::Calls, Ok(None));
+    outbox.opened(&Stream::Calls, Ok(None), Instant::now());
     assert!(published(&outbox.acts()).is_empty());
     assert!(outbox.is_empty() && outbox.calls.is_empty() && outbox.due.is_empty());
 }

@@ -57,6 +57,9 @@ pub(crate) struct Port {
     /// Of timers, subscribers and pulls.
     last_id: AtomicU64,
     id: Uuid,
+    /// What the communicator thread still holds, as of its last step; for tests.
+    #[cfg(test)]
+    pub(crate) left: Mutex<Vec<(&'static str, usize)>>,
     /// How long a close waits for a place at its home, at most.
     pub(super) close_timeout: Duration,
 }
@@ -119,6 +122,8 @@ impl Port {
             threads: Mutex::new(Vec::new()),
             last_id: AtomicU64::new(0),
             id: crate::ids::unique(),
+            #[cfg(test)]
+            left: Mutex::default(),
             close_timeout,
         }
     }

@@ -1,0 +1,314 @@
+//! The books that are kept outside of the communicator: what was sent, what was run, what was answered. What contradicts
+//! them is a fault.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+use std::time::Duration;
+
+use parking_lot::Mutex;
+
+use super::executor::{Group, current, note};
+use crate::error::{Error, ErrorKind};
+
+/// What is known of a task.
+#[derive(Default)]
+pub(super) struct TaskEntry {
+    /// Its sender has been told that the broker has it.
+    pub(super) confirmed: bool,
+    /// Its end has been decided by a handler.
+    pub(super) ended: bool,
+    /// How often it was begun.
+    pub(super) starts: u32,
+    /// How often it was begun with no sign that it may have run before.
+    unmarked: u32,
+    /// What its handlers have returned.
+    results: BTreeSet<String>,
+    /// Some handler has failed it, or nobody could read it.
+    pub(super) may_fail: bool,
+}
+
+/// What is known of a call.
+#[derive(Default)]
+struct CallEntry {
+    runs: u32,
+    may_fail: bool,
+}
+
+/// A subscriber that stands: whose, under which name, at which home.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Subscription {
+    pub(super) communicator: usize,
+    pub(super) name: String,
+    pub(super) home: Group,
+}
+
+/// Something that was begun and has to end.
+struct UnderWay {
+    what: String,
+    communicator: usize,
+}
+
+#[derive(Default)]
+pub(super) struct Books {
+    last_number: i64,
+    /// Tasks up to this number may be lost, since an operator has deleted their queue.
+    excused: i64,
+    pub(super) tasks: BTreeMap<i64, TaskEntry>,
+    calls: BTreeMap<i64, CallEntry>,
+    /// Subscriber and broadcast, and how often.
+    broadcasts: BTreeMap<(String, i64), u32>,
+    pub(super) task_subscribers: Vec<Subscription>,
+    pub(super) rpc_subscribers: Vec<Subscription>,
+    pub(super) broadcast_subscribers: Vec<Subscription>,
+    under_way: BTreeMap<u64, UnderWay>,
+    last_under_way: u64,
+    faults: BTreeSet<String>,
+    /// For how long homes and threads have been stalled by the simulation, all in all.
+    pub(super) stalled: Duration,
+}
+
+/// The books, shared by everybody in the simulation.
+#[derive(Clone, Default)]
+pub(super) struct Ledger(Arc<Mutex<Books>>);
+
+impl Ledger {
+    pub(super) fn books(&self) -> parking_lot::MutexGuard<'_, Books> {
+        self.0.lock()
+    }
+
+    /// Something that must not be. The text begins with its kind, a colon after it.
+    pub(super) fn fault(&self, text: String) {
+        note(|| format!("FAULT {text}"));
+        self.books().faults.insert(text);
+    }
+
+    pub(super) fn faults(&self) -> Vec<String> {
+        self.books().faults.iter().cloned().collect()
+    }
+
+    pub(super) fn number(&self) -> i64 {
+        let mut books = self.books();
+        books.last_number += 1;
+        books.last_number
+    }
+
+    /// Runs something that has to end within a limit, beside the time for which the simulation stalls somebody.
+    pub(super) async fn within<T>(
+        &self,
+        communicator: usize,
+        what: &str,
+        limit: Duration,
+        work: impl Future<Output = T>,
+    ) -> T {
+        let began = tokio::time::Instant::now();
+        let (number, stalled) = {
+            let mut books = self.books();
+            books.last_under_way += 1;
+            let number = books.last_under_way;
+            books.under_way.insert(number, UnderWay { what: what.to_owned(), communicator });
+            (number, books.stalled)
+        };
+        let done = work.await;
+        let mut books = self.books();
+        books.under_way.remove(&number);
+        let took = began.elapsed();
+        let stalled = books.stalled - stalled;
+        drop(books);
+        if took > limit + stalled {
+            self.fault(format!("late: {what} may take {limit:?} and took {took:?}"));
+        }
+        done
+    }
+
+    /// What has not ended.
+    pub(super) fn under_way(&self) -> Vec<String> {
+        self.books().under_way.values().map(|entry| entry.what.clone()).collect()
+    }
+
+    pub(super) fn task_confirmed(&self, id: i64) {
+        self.books().tasks.entry(id).or_default().confirmed = true;
+    }
+
+    /// A handler begins a task; returns which time this is.
+    pub(super) fn task_begins(&self, id: i64, marked: bool) -> u32 {
+        let mut books = self.books();
+        let entry = books.tasks.entry(id).or_default();
+        entry.starts += 1;
+        entry.unmarked += u32::from(!marked);
+        let (starts, twice) = (entry.starts, !marked && entry.unmarked > 1);
+        drop(books);
+        if twice {
+            self.fault(format!("run twice: task {id} was run again with no sign of it"));
+        }
+        starts
+    }
+
+    /// A handler has refused a task, which then counts as not run.
+    pub(super) fn task_refused(&self, id: i64, marked: bool) {
+        let mut books = self.books();
+        let entry = books.tasks.entry(id).or_default();
+        entry.unmarked -= u32::from(!marked && entry.unmarked > 0);
+        entry.may_fail = true;
+    }
+
+    pub(super) fn task_may_fail(&self, id: i64) {
+        self.books().tasks.entry(id).or_default().may_fail = true;
+    }
+
+    /// A handler has decided a task's end.
+    pub(super) fn task_ends(&self, id: i64, result: Option<&str>) {
+        let mut books = self.books();
+        let entry = books.tasks.entry(id).or_default();
+        entry.ended = true;
+        match result {
+            Some(result) => drop(entry.results.insert(result.to_owned())),
+            None => entry.may_fail = true,
+        }
+    }
+
+    /// The sender of a task has its outcome.
+    pub(super) fn task_outcome(&self, id: i64, outcome: Result<Option<&str>, &Error>) {
+        let books = self.books();
+        let entry = books.tasks.get(&id);
+        let fault = match outcome {
+            Ok(Some(result)) if entry.is_some_and(|entry| entry.results.contains(result)) => None,
+            Ok(result) => Some(format!("wrong outcome: task {id} has {result:?}")),
+            Err(error) if error.kind() == ErrorKind::RemoteException || error.kind() == ErrorKind::TaskRejected => {
+                (id > books.excused && !entry.is_some_and(|entry| entry.may_fail))
+                    .then(|| format!("wrong outcome: task {id} did not fail, and its outcome is {error}"))
+            }
+            Err(_) => None,
+        };
+        drop(books);
+        if let Some(fault) = fault {
+            self.fault(fault);
+        }
+    }
+
+    /// A handler begins a call.
+    pub(super) fn call_begins(&self, id: i64) {
+        let runs = {
+            let mut books = self.books();
+            let entry = books.calls.entry(id).or_default();
+            entry.runs += 1;
+            entry.runs
+        };
+        if runs > 1 {
+            self.fault(format!("run twice: call {id} was run {runs} times"));
+        }
+    }
+
+    pub(super) fn call_may_fail(&self, id: i64) {
+        self.books().calls.entry(id).or_default().may_fail = true;
+    }
+
+    /// Whether its handler has failed it.
+    pub(super) fn call_failed(&self, id: i64) -> bool {
+        self.books().calls.get(&id).is_some_and(|entry| entry.may_fail)
+    }
+
+    pub(super) fn call_outcome(&self, id: i64, outcome: Result<Option<&str>, &Error>) {
+        let fault = match outcome {
+            Ok(Some(answer)) if answer == format!("answer-{id}-") => {
+                self.books().calls.get(&id).is_none_or(|entry| entry.runs == 0)
+                    .then(|| format!("wrong outcome: call {id} was answered and never run"))
+            }
+            Ok(answer) => Some(format!("wrong outcome: call {id} was answered with {answer:?}")),
+            Err(error) => expected(error).err().map(|kind| format!("wrong error: call {id} ended with {kind:?}: {error}")),
+        };
+        if let Some(fault) = fault {
+            self.fault(fault);
+        }
+    }
+
+    pub(super) fn broadcast_heard(&self, subscriber: &str, id: i64, may_come_again: bool) {
+        let count = {
+            let mut books = self.books();
+            let count = books.broadcasts.entry((subscriber.to_owned(), id)).or_default();
+            *count += 1;
+            *count
+        };
+        if count > 1 && !may_come_again {
+            self.fault(format!("run twice: broadcast {id} came {count} times to {subscriber}"));
+        }
+    }
+
+    pub(super) fn has_heard(&self, subscriber: &str, id: i64) -> bool {
+        self.books().broadcasts.contains_key(&(subscriber.to_owned(), id))
+    }
+
+    /// A home has ended, and its subscribers with it.
+    pub(super) fn home_ended(&self, home: Group) {
+        let mut books = self.books();
+        books.task_subscribers.retain(|subscription| subscription.home != home);
+        books.rpc_subscribers.retain(|subscription| subscription.home != home);
+        books.broadcast_subscribers.retain(|subscription| subscription.home != home);
+    }
+
+    /// A communicator has ended, and its subscribers with it.
+    pub(super) fn communicator_ended(&self, communicator: usize) {
+        let mut books = self.books();
+        books.task_subscribers.retain(|subscription| subscription.communicator != communicator);
+        books.rpc_subscribers.retain(|subscription| subscription.communicator != communicator);
+        books.broadcast_subscribers.retain(|subscription| subscription.communicator != communicator);
+    }
+
+    /// A process has died, and with it whatever was under way there.
+    pub(super) fn process_died(&self, communicator: usize) {
+        self.communicator_ended(communicator);
+        self.books().under_way.retain(|_, entry| entry.communicator != communicator);
+    }
+
+    /// The tasks that the broker has taken over and nobody has ended.
+    pub(super) fn open_tasks(&self) -> Vec<i64> {
+        let books = self.books();
+        let open = books.tasks.iter().filter(|(id, entry)| entry.confirmed && !entry.ended && **id > books.excused);
+        open.map(|(id, _)| *id).collect()
+    }
+
+    /// An operator has deleted a task queue: what was sent by then may be lost.
+    pub(super) fn excuse_open_tasks(&self) {
+        let mut books = self.books();
+        books.excused = books.last_number;
+    }
+
+    /// User code runs: never on the communicator thread.
+    pub(super) fn user_code(&self, what: &str) {
+        let Some(simulation) = current() else { return };
+        let here = simulation.here_name();
+        if here.contains("communicator") {
+            self.fault(format!("user code: {what} on {here}"));
+        }
+    }
+}
+
+/// Errors that adversity alone explains.
+///
+/// # Errors
+/// The kind of any other.
+pub(super) fn expected(error: &Error) -> Result<(), ErrorKind> {
+    match error.kind() {
+        ErrorKind::RemoteException
+        | ErrorKind::DeliveryFailed
+        | ErrorKind::Unroutable
+        | ErrorKind::TaskRejected
+        | ErrorKind::QueueEmpty
+        | ErrorKind::CommunicatorClosed
+        | ErrorKind::TimedOut
+        | ErrorKind::Cancelled
+        | ErrorKind::Connection
+        | ErrorKind::ConnectionLost
+        | ErrorKind::NotFound
+        | ErrorKind::Decode
+        | ErrorKind::HomeEnded
+        | ErrorKind::Full => Ok(()),
+        kind => Err(kind),
+    }
+}
+
+/// The number in a body of ours, such as `task-17-`.
+pub(super) fn number_in(text: &str, what: &str) -> Option<i64> {
+    let (_, rest) = text.split_once(what)?;
+    let rest = rest.strip_prefix('-')?;
+    rest.split('-').next()?.parse().ok()
+}
