@@ -748,4 +748,6 @@ fn call_failed(exchange: &str, recipient: &Identifier, error: Error) -> Error {
 }
 
 #[cfg(test)]
+mod explore;
+#[cfg(test)]
 mod tests;

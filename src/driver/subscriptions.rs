@@ -1237,3 +1237,6 @@ fn gone_while_added() -> Error {
 fn draining() -> Error {
     Error::new(ErrorKind::CommunicatorClosed, "the communicator is closing and takes no new work")
 }
+
+#[cfg(test)]
+mod explore;

@@ -209,12 +209,16 @@ impl Ledger {
 
     pub(super) fn call_outcome(&self, id: i64, outcome: Result<Option<&str>, &Error>) {
         let fault = match outcome {
-            Ok(Some(answer)) if answer == format!("answer-{id}-") => {
-                self.books().calls.get(&id).is_none_or(|entry| entry.runs == 0)
-                    .then(|| format!("wrong outcome: call {id} was answered and never run"))
-            }
+            Ok(Some(answer)) if answer == format!("answer-{id}-") => self
+                .books()
+                .calls
+                .get(&id)
+                .is_none_or(|entry| entry.runs == 0)
+                .then(|| format!("wrong outcome: call {id} was answered and never run")),
             Ok(answer) => Some(format!("wrong outcome: call {id} was answered with {answer:?}")),
-            Err(error) => expected(error).err().map(|kind| format!("wrong error: call {id} ended with {kind:?}: {error}")),
+            Err(error) => {
+                expected(error).err().map(|kind| format!("wrong error: call {id} ended with {kind:?}: {error}"))
+            }
         };
         if let Some(fault) = fault {
             self.fault(fault);

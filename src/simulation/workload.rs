@@ -300,7 +300,8 @@ impl World {
             })
             .task_attempts(NonZeroU32::new(3)?, Duration::from_millis(200));
         if plan.leases {
-            builder = builder.long_tasks(LongTasks::new().after(Duration::from_millis(700)).lease(Duration::from_secs(3)));
+            builder =
+                builder.long_tasks(LongTasks::new().after(Duration::from_millis(700)).lease(Duration::from_secs(3)));
         }
         if plan.tight {
             builder = builder.under_way(NonZeroUsize::new(2)?, NonZeroUsize::new(2048)?);
@@ -585,7 +586,8 @@ fn listener(world: &World, name: &str) -> BroadcastSubscriber {
                     // What was handed out and whose acknowledgement went with its channel comes again.
                     // So does what its sender has sent again.
                     let faults = plan.faults;
-                    let adverse = plan.lanes || plan.consumers || plan.losses || plan.down || plan.restarts || plan.deletions;
+                    let adverse =
+                        plan.lanes || plan.consumers || plan.losses || plan.down || plan.restarts || plan.deletions;
                     let again = adverse || plan.broker_stalls || faults.fails + faults.half_done + faults.refused > 0;
                     ledger.broadcast_heard(&name, id, again);
                     if plan.bad_handlers && one_in_for(id as u64, 9) {
@@ -1181,7 +1183,10 @@ async fn nobody_else_answers(world: &Rc<World>) {
         match call(world, 0, &name).await {
             Some((_, Err(error))) if error.kind() == ErrorKind::Unroutable => {}
             Some((_, outcome)) => {
-                ledger.fault(format!("zombie: {name} has no subscriber, and a call to it ends as {}", described(&outcome)));
+                ledger.fault(format!(
+                    "zombie: {name} has no subscriber, and a call to it ends as {}",
+                    described(&outcome)
+                ));
             }
             None => {}
         }

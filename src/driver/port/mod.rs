@@ -42,6 +42,8 @@ pub(crate) struct Port {
     /// Unbounded, since what goes in is bounded otherwise: new work holds a charge, everything else answers a delivery.
     commands: mpsc::UnboundedSender<Command>,
     permits: Permits<Command>,
+    #[cfg(test)]
+    in_flight: InFlight,
     pub(crate) names: Names,
     pub(crate) transfer: Transfer,
     /// For errors: the URL without its password.
@@ -111,6 +113,8 @@ impl Port {
         Port {
             commands,
             permits: Permits::new(in_flight.messages, in_flight.bytes),
+            #[cfg(test)]
+            in_flight,
             names,
             transfer,
             broker,
@@ -309,6 +313,12 @@ impl Port {
     /// True when nothing can be asked of it any more.
     pub(crate) fn has_ended(&self) -> bool {
         self.end.get().is_some() || self.report.get().is_some()
+    }
+
+    /// How many messages hold room, and how many wait.
+    #[cfg(test)]
+    pub(super) fn held(&self) -> (u64, usize) {
+        self.permits.held(self.in_flight.messages.max(1))
     }
 
     /// How much room is left, and how many wait for it.

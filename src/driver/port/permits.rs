@@ -125,6 +125,13 @@ impl<C> Permits<C> {
         std::mem::take(&mut state.waiters).into_values().map(|waiter| waiter.command).collect()
     }
 
+    /// How many messages hold room, of so many that may, and how many wait.
+    #[cfg(test)]
+    pub(crate) fn held(&self, most: usize) -> (u64, usize) {
+        let state = self.state.lock();
+        (most as u64 - state.messages, state.waiters.len())
+    }
+
     /// How much room is left, in messages and units, and how many wait.
     #[cfg(test)]
     pub(crate) fn left(&self) -> (u64, u64, usize) {
