@@ -881,7 +881,7 @@ async fn adversity(world: Rc<World>) {
                 let group = groups[choose(groups.len() as u32) as usize];
                 let ms = choose(4000);
                 note(|| format!("{} stalls for {ms} ms", simulation.name(group)));
-                ledger.books().stalled += Duration::from_millis(u64::from(ms));
+                ledger.stalls(Duration::from_millis(u64::from(ms)));
                 simulation.stall(group);
                 let resumed = Rc::clone(&simulation);
                 simulation.spawn_as(WORLD, "resume", async move {
