@@ -176,6 +176,9 @@ impl TestCodec {
             self.owned.0.task_may_fail(number_in(text, "task").unwrap_or(0));
             panic!("simulated panic of a decoder");
         }
+        if self.bad && number_in(text, "cast").is_some_and(|id| id % POISON == 0) {
+            panic!("simulated panic of a decoder");
+        }
         if self.bad && number_in(text, "result").is_some_and(|id| id % POISON == 1) {
             panic!("simulated panic of an encoder");
         }
@@ -1109,7 +1112,10 @@ async fn subscribers_are_served(world: &Rc<World>) {
             None => ledger.fault("setup: a users' home ended in the calm".to_owned()),
         }
     }
-    let id = ledger.number() * 2;
+    let mut id = ledger.number() * 2;
+    while id % POISON == 0 {
+        id = ledger.number() * 2;
+    }
     let communicator = world.communicator(0);
     let send = async move {
         let send = communicator.broadcast_send(format!("cast-{id}-")).subject("even.number");
