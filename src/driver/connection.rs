@@ -79,6 +79,20 @@ pub(super) enum Need {
     Extension,
 }
 
+/// Why a consumer was not set up.
+#[derive(Debug)]
+pub(super) struct NotSetUp {
+    pub(super) error: Error,
+    pub(super) queue: OwnQueue,
+}
+
+/// What a failed set-up leaves of a queue of our own.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum OwnQueue {
+    Missing,
+    MayStand,
+}
+
 /// How a consumer is ended.
 #[derive(Clone, Debug)]
 pub(super) struct EndPlan {
@@ -214,32 +228,37 @@ impl<B: Broker> Connection<B> {
         self.task_queues.borrow_mut().remove(name);
     }
 
-    /// Sets a consumer up. Where a step fails, those before it are undone.
-    pub(super) async fn set_up(&self, plan: &ConsumerPlan) -> Result<()> {
+    /// Sets a consumer up. Where a step fails there is no consumer afterwards; a queue of our own stays, with what is in it,
+    /// for the next attempt.
+    pub(super) async fn set_up(&self, plan: &ConsumerPlan) -> Result<(), NotSetUp> {
         match self.try_set_up(plan).await {
-            // A task queue that was deleted since it was declared here, of which nobody is to blame whoever subscribes.
-            Err(error) if error.kind() == ErrorKind::NotFound && matches!(plan.queue, PlannedQueue::Tasks(_)) => {
+            // A task queue that was deleted since it was declared here, for which nobody who subscribes is to blame.
+            Err(failed)
+                if failed.error.kind() == ErrorKind::NotFound && matches!(plan.queue, PlannedQueue::Tasks(_)) =>
+            {
                 self.try_set_up(plan).await
             }
             outcome => outcome,
         }
     }
 
-    async fn try_set_up(&self, plan: &ConsumerPlan) -> Result<()> {
-        let begun = match &plan.queue {
-            PlannedQueue::Own(spec) => match self.broker.declare_queue(spec).await {
-                Ok(()) => self.begin(&spec.name, plan).await,
-                // Guards: a queue that stands although its declaration had no answer. Only the connection's end would take
-                // it away.
-                Err(error) if error.kind() == ErrorKind::TimedOut => Err(error),
-                Err(error) => return Err(error),
-            },
+    async fn try_set_up(&self, plan: &ConsumerPlan) -> Result<(), NotSetUp> {
+        let queue = match &plan.queue {
+            PlannedQueue::Own(spec) => {
+                if let Err(error) = self.broker.declare_queue(spec).await {
+                    // Guards: a queue that stands although its declaration had no answer.
+                    let queue =
+                        if error.kind() == ErrorKind::TimedOut { OwnQueue::MayStand } else { OwnQueue::Missing };
+                    return Err(NotSetUp { error, queue });
+                }
+                &*spec.name
+            }
             PlannedQueue::Tasks(name) => {
-                self.task_queue(name).await?;
-                self.begin(name, plan).await
+                self.task_queue(name).await.map_err(|error| NotSetUp { error, queue: OwnQueue::Missing })?;
+                name
             }
         };
-        let Err(error) = begun else { return Ok(()) };
+        let Err(error) = self.begin(queue, plan).await else { return Ok(()) };
         if let PlannedQueue::Tasks(name) = &plan.queue
             && error.kind() == ErrorKind::NotFound
         {
@@ -247,16 +266,13 @@ impl<B: Broker> Connection<B> {
             self.forget_task_queue(name);
         }
         if !is_lost(&error) {
-            let own_queue = match &plan.queue {
-                PlannedQueue::Own(spec) => Some(spec.name.clone()),
-                PlannedQueue::Tasks(_) => None,
-            };
-            let undo = EndPlan { tag: plan.consume.tag.clone(), own_queue, bindings: Vec::new(), drain: Drain::No };
+            let undo =
+                EndPlan { tag: plan.consume.tag.clone(), own_queue: None, bindings: Vec::new(), drain: Drain::No };
             // Guards: a consumer that stands at the broker and whose tag is forgotten here: each delivery would go back and
             // come again at once.
             self.end(&undo).await;
         }
-        Err(error)
+        Err(NotSetUp { error, queue: OwnQueue::MayStand })
     }
 
     async fn begin(&self, queue: &str, plan: &ConsumerPlan) -> Result<()> {

@@ -7,11 +7,8 @@ use crate::broker::Broker;
 impl<B: Broker> Driver<B> {
     /// What is held now, by name.
     fn leftovers(&self) -> Vec<(&'static str, usize)> {
-        // Their queue stays as long as the connection, and so does its tag.
-        let services = self.subscriptions.leftovers();
-        let services = services.iter().filter(|name| !name.contains("reply-") && !name.contains("Replies(")).count();
         vec![
-            ("services", services),
+            ("services", self.subscriptions.leftovers()),
             ("messages", self.outbox.in_flight()),
             ("requests", self.requests.len()),
             ("calls in hand", self.callers.len()),

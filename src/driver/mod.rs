@@ -34,7 +34,7 @@ use tokio::time::Instant;
 use self::answers::Answers;
 use self::callers::Callers;
 use self::command::{Command, PullId, QueueName, RawReply, TaskDelivery};
-use self::connection::Connection;
+use self::connection::{Connection, NotSetUp};
 use self::outbox::{CopyId, Outbox, Stream};
 use self::port::{Giver, Port};
 use self::requests::Requests;
@@ -90,7 +90,7 @@ enum JobDone {
     SetUp {
         key: Key,
         turn: Turn,
-        outcome: Result<()>,
+        outcome: Result<(), NotSetUp>,
     },
     Ended {
         key: Key,

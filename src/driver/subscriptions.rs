@@ -27,7 +27,7 @@ use tokio::sync::mpsc;
 use tokio::time::Instant;
 
 use super::command::{PullId, PullWait, QueueName, RpcDelivery, SubscriberName, Subscription, TaskDelivery};
-use super::connection::{Binding, ConsumerPlan, Drain, EndPlan, Need, PlannedQueue, is_lost};
+use super::connection::{Binding, ConsumerPlan, Drain, EndPlan, Need, NotSetUp, OwnQueue, PlannedQueue, is_lost};
 use super::lanes::Lanes;
 use super::outbox::Stream;
 use super::port::{Event, MailboxSender};
@@ -127,7 +127,8 @@ struct Service<D> {
     actual: Actual,
     turn: Turn,
     lane: Option<Lane>,
-    /// Its own queue on this connection, which keeps its name while it is set up again.
+    /// Its own queue on this connection, which keeps its name, and what is in it, while it is set up again. There is none at
+    /// the broker where this is `None`.
     queue: Option<String>,
     pause: Duration,
     /// Completed when it is gone.
@@ -203,9 +204,28 @@ struct Adding<D> {
 enum Actual {
     Absent,
     Pausing(Instant),
-    Starting { tag: String, places: u16, broken: bool },
-    Stands { tag: String, places: u16, since: Instant },
-    Ending { tag: String },
+    Starting {
+        tag: String,
+        places: u16,
+        broken: bool,
+    },
+    Stands {
+        tag: String,
+        places: u16,
+        since: Instant,
+    },
+    /// The queue goes with the consumer, or stays for the next one.
+    Ending {
+        tag: String,
+        queue: AtEnd,
+    },
+}
+
+/// What becomes of a service's own queue when its consumer is ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum AtEnd {
+    Goes,
+    Stays,
 }
 
 /// Where a delivery goes.
@@ -637,7 +657,7 @@ impl<D> Subscriptions<D> {
     }
 
     /// A set-up has ended.
-    pub(super) fn set_up(&mut self, key: &Key, turn: Turn, outcome: Result<()>, now: Instant) {
+    pub(super) fn set_up(&mut self, key: &Key, turn: Turn, outcome: Result<(), NotSetUp>, now: Instant) {
         let Some(service) = self.services.get_mut(key).filter(|service| service.turn == turn) else { return };
         let Actual::Starting { tag, places, broken } = service.actual.clone() else { return };
         match outcome {
@@ -645,11 +665,19 @@ impl<D> Subscriptions<D> {
                 self.set(key, Actual::Stands { tag, places, since: now });
                 self.stands(key);
             }
+            // Guards: the report of the end of an older consumer, which had the same tag. This one may stand, and would be in the
+            // way of the next.
             Ok(()) => {
-                self.by_tag.remove(&tag);
-                self.pause(key, now);
+                service.turn.0 += 1;
+                let turn = service.turn;
+                let plan = EndPlan { tag: tag.clone(), own_queue: None, bindings: Vec::new(), drain: Drain::No };
+                self.set(key, Actual::Ending { tag, queue: AtEnd::Stays });
+                self.out.push(Act::End { key: key.clone(), turn, plan });
             }
-            Err(error) => {
+            Err(NotSetUp { error, queue }) => {
+                if queue == OwnQueue::Missing {
+                    service.queue = None;
+                }
                 self.by_tag.remove(&tag);
                 self.failed(key, &error, now);
             }
@@ -690,6 +718,8 @@ impl<D> Subscriptions<D> {
                 self.out
                     .extend(streams.into_iter().map(|stream| Act::StreamReady { stream, outcome: Err(error.clone()) }));
             }
+            // That there was no answer in time passes.
+            Content::Control if error.kind() == ErrorKind::TimedOut => {}
             Content::Control => {
                 self.set(key, Actual::Pausing(after(now, EXTENSION_PAUSE)));
                 if !std::mem::replace(&mut self.control_refused, true) {
@@ -733,10 +763,14 @@ impl<D> Subscriptions<D> {
     /// An end has come to its end: the consumer is gone.
     pub(super) fn ended(&mut self, key: &Key, turn: Turn, now: Instant) {
         let Some(service) = self.services.get_mut(key).filter(|service| service.turn == turn) else { return };
-        if let Actual::Ending { tag } = &service.actual {
+        if let Actual::Ending { tag, queue } = &service.actual {
             self.by_tag.remove(tag);
-            service.actual = Actual::Absent;
-            service.queue = None;
+            if *queue == AtEnd::Stays {
+                self.pause(key, now);
+            } else {
+                service.actual = Actual::Absent;
+                service.queue = None;
+            }
             self.reconcile(key, now);
         }
     }
@@ -888,6 +922,8 @@ impl<D> Subscriptions<D> {
         let Some(service) = self.services.get(key) else { return };
         let wanted = self.is_wanted(service);
         match (&service.actual, wanted) {
+            // What a failed set-up has left.
+            (Actual::Absent | Actual::Pausing(_), false) if self.connected && service.queue.is_some() => self.end(key),
             (Actual::Absent | Actual::Pausing(_), false) => self.gone(key),
             (Actual::Absent, true) if self.connected => self.start(key),
             (Actual::Stands { places, .. }, _) => {
@@ -1005,8 +1041,16 @@ impl<D> Subscriptions<D> {
 
     fn end(&mut self, key: &Key) {
         let Some(service) = self.services.get_mut(key) else { return };
-        let Actual::Stands { tag, .. } = &service.actual else { return };
-        let tag = tag.clone();
+        let tag = match (&service.actual, &service.queue) {
+            (Actual::Stands { tag, .. }, _) => tag.clone(),
+            (Actual::Absent | Actual::Pausing(_), Some(queue)) => {
+                let tag = if let Key::Rpc(_) = key { rpc_tag(key) } else { queue.clone() };
+                // What lies in the queue is still to find its way.
+                self.by_tag.insert(tag.clone(), route_of(key));
+                tag
+            }
+            _ => return,
+        };
         service.turn.0 += 1;
         let turn = service.turn;
         let plan = match (&service.queue, key) {
@@ -1020,18 +1064,16 @@ impl<D> Subscriptions<D> {
             },
             (own_queue, _) => EndPlan { tag, own_queue: own_queue.clone(), bindings: Vec::new(), drain: Drain::No },
         };
-        self.set(key, Actual::Ending { tag: plan.tag.clone() });
+        self.set(key, Actual::Ending { tag: plan.tag.clone(), queue: AtEnd::Goes });
         self.out.push(Act::End { key: key.clone(), turn, plan });
     }
 
-    /// What is left, for tests.
+    /// How much is there beside the queues for replies, which stay as long as the connection; for tests.
     #[cfg(test)]
-    #[allow(dead_code, reason = "the simulation asks for it")]
-    pub(super) fn leftovers(&self) -> Vec<String> {
-        let mut left: Vec<String> = self.services.keys().map(|key| format!("{key:?}")).collect();
-        left.extend(self.by_tag.keys().map(|tag| format!("tag {tag}")));
-        left.extend(self.by_id.values().map(|name| format!("{name:?}")));
-        left
+    pub(super) fn leftovers(&self) -> usize {
+        let services = self.services.keys().filter(|key| !matches!(key, Key::Replies(_))).count();
+        let tags = self.by_tag.values().filter(|route| !matches!(route, Route::Replies)).count();
+        services + tags + self.by_id.len() + self.by_name.len()
     }
 }
 

@@ -65,6 +65,8 @@ pub(super) struct Books {
     faults: BTreeSet<String>,
     /// For how long homes and threads have been stalled by the simulation, all in all.
     pub(super) stalled: Duration,
+    /// Until when the present ones are.
+    stalled_until: Vec<tokio::time::Instant>,
 }
 
 /// The books, shared by everybody in the simulation.
@@ -92,6 +94,15 @@ impl Ledger {
         books.last_number
     }
 
+    /// Somebody is stalled from now on for so long.
+    pub(super) fn stalls(&self, time: Duration) {
+        let now = tokio::time::Instant::now();
+        let mut books = self.books();
+        books.stalled += time;
+        books.stalled_until.retain(|until| *until > now);
+        books.stalled_until.push(now + time);
+    }
+
     /// Runs something that has to end within a limit, beside the time for which the simulation stalls somebody.
     pub(super) async fn within<T>(
         &self,
@@ -106,7 +117,9 @@ impl Ledger {
             books.last_under_way += 1;
             let number = books.last_under_way;
             books.under_way.insert(number, UnderWay { what: what.to_owned(), communicator });
-            (number, books.stalled)
+            // What still lasts holds this up as well.
+            let lasts: Duration = books.stalled_until.iter().map(|until| until.saturating_duration_since(began)).sum();
+            (number, books.stalled.saturating_sub(lasts))
         };
         let done = work.await;
         let mut books = self.books();

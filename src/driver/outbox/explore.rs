@@ -268,6 +268,6 @@ fn every_short_sequence_ends_each_message_once() {
 
 #[test]
 #[ignore = "full: takes minutes"]
-fn every_longer_sequence_ends_each_message_once() {
+fn every_longer_sequence_ends_each_message_once_in_full() {
     explore(7);
 }

@@ -205,7 +205,7 @@ fn one_message_survives_every_pair_of_adversities() {
 
 #[test]
 #[ignore = "full: every pair of repeated adversities and every triple take minutes"]
-fn one_message_survives_every_triple_of_adversities() {
+fn one_message_survives_every_triple_of_adversities_in_full() {
     let started = Instant::now();
     let states = are_right(scenes(&one(), pairs(), 2), usize::MAX);
     println!("pairs: {states} states, {:?}", started.elapsed());
@@ -215,7 +215,7 @@ fn one_message_survives_every_triple_of_adversities() {
 
 #[test]
 #[ignore = "full: two messages take minutes"]
-fn two_messages_survive_every_pair_of_adversities_for_eight_steps() {
+fn two_messages_survive_every_pair_of_adversities_for_eight_steps_in_full() {
     // Another message; one of the same id with another body; one whose id cannot be trusted.
     for other in [note(1, Some(1), 1), note(1, Some(0), 1), note(1, None, 1)] {
         let started = Instant::now();
