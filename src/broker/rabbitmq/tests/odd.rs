@@ -203,7 +203,7 @@ fn what_the_url_says_is_what_the_server_has_and_its_limits_are_named() {
             ("heartbeat=0&frame_max=4096&channel_max=8&name=mine", "mine", 0, 4096, 8),
             ("heartbeat=600&frame_max=100000&channel_max=100", "homing test", 600, 100_000, 100),
             ("heartbeat=65535", "homing test", 65_535, 131_072, 2047),
-            ("heartbeat=1&frame_max=0&channel_max=0", "homing test", 1, 131_072, 2047),
+            ("heartbeat=30&frame_max=0&channel_max=0", "homing test", 30, 131_072, 2047),
             ("", "homing test", 60, 131_072, 2047),
         ] {
             let url = format!("amqp://guest:guest@127.0.0.1:{}/?{parameters}", endpoint.port);

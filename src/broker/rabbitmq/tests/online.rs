@@ -220,7 +220,7 @@ fn a_missing_exchange_fails_its_publishes_and_the_next_goes_out() {
 
 #[test]
 #[ignore = "needs RabbitMQ: run tests/run"]
-fn speed_of_pipelined_publishes() {
+fn speed_of_pipelined_publishes_in_full() {
     let Some(endpoint) = test_broker() else { return };
     on_communicator_thread(async {
         let (broker, mut events) = connected(&endpoint).await;
