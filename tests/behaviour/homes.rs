@@ -38,7 +38,11 @@ fn name() -> String {
 }
 
 async fn wait<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> T {
-    tokio::time::timeout(LONG, tokio::task::spawn_blocking(work)).await.expect("it hangs").unwrap()
+    wait_for(LONG, work).await
+}
+
+async fn wait_for<T: Send + 'static>(limit: Duration, work: impl FnOnce() -> T + Send + 'static) -> T {
+    tokio::time::timeout(limit, tokio::task::spawn_blocking(work)).await.expect("it hangs").unwrap()
 }
 
 async fn a_subscriber_runs_on_the_home_that_it_was_registered_with(broker: Broker) {
@@ -259,7 +263,8 @@ async fn calls_within_calls_go_deep_on_homes_of_every_kind(broker: Broker) {
 
 async fn calls_that_stand_too_deep_are_refused_with_a_reason(broker: Broker) {
     let communicator = blocking::Communicator::from(connect(&broker).await);
-    let error = wait(move || {
+    // A thousand answers, each with the text of all below it: 30 MB, which a build without optimization reads slowly.
+    let error = wait_for(LONG * 5 / 2, move || {
         let place = Place::start(Kind::EventLoop);
         dig(&communicator, place.home());
         let refused = communicator.rpc_send("deep", 1100).wait().unwrap_err();
