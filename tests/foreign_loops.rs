@@ -35,15 +35,17 @@ fn serve_and_call(home: &ForeignLoop, communicator: &Communicator, done: mpsc::S
     });
     let communicator = communicator.clone();
     let at = home.home();
-    home.local().spawn(async move {
-        let name = Identifier::new("double").unwrap();
-        communicator.add_rpc_subscriber_on(&at, name, double).await.unwrap();
-        for n in 0..CALLS {
-            let answer = communicator.rpc_send("double", n).await.unwrap();
-            assert_eq!(thread::current().id(), looped, "an outcome lands on its home");
-            done.send(answer.as_i64().unwrap().try_into().unwrap()).unwrap();
-        }
-    });
+    home.local()
+        .spawn(async move {
+            let name = Identifier::new("double").unwrap();
+            communicator.add_rpc_subscriber_on(&at, name, double).await.unwrap();
+            for n in 0..CALLS {
+                let answer = communicator.rpc_send("double", n).await.unwrap();
+                assert_eq!(thread::current().id(), looped, "an outcome lands on its home");
+                done.send(answer.as_i64().unwrap().try_into().unwrap()).unwrap();
+            }
+        })
+        .unwrap();
 }
 
 #[test]
@@ -109,7 +111,7 @@ fn an_epoll_loop_that_an_eventfd_wakes_is_a_home() {
     serve_and_call(&home, &communicator.to_async(), done);
     // A timer of the home's is the loop's own time-out.
     let (fire, fired) = mpsc::channel();
-    home.local().after(Duration::from_millis(20), move || fire.send(Instant::now()).unwrap());
+    home.local().after(Duration::from_millis(20), move || fire.send(Instant::now()).unwrap()).unwrap();
     let set = Instant::now();
 
     let (mut answers, mut rung) = (Vec::new(), 0);

@@ -81,7 +81,7 @@ fn on_loop<F: Future<Output = Duration> + 'static>(
     let (said, heard) = mpsc::channel();
     let run = move |home: &LocalHome| {
         let task = task(home.clone());
-        home.spawn(async move { said.send(task.await).expect("heard") });
+        home.spawn(async move { said.send(task.await).expect("heard") }).expect("room");
     };
     event_loop.run(run).expect("it runs");
     heard.recv().expect("it ends")

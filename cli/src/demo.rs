@@ -16,9 +16,10 @@ use homing::{
     RpcSubscriber, TaskRequest, TaskSubscriber,
 };
 
-use crate::args::Global;
-use crate::builder;
+use crate::args::{Format, Global};
+use crate::connection::builder;
 use crate::failure::Failure;
+use crate::{out, show, warning};
 
 /// No step of the demo may take longer.
 const STEP: Duration = Duration::from_secs(20);
@@ -34,14 +35,14 @@ struct Place {
 }
 
 pub(crate) fn run(global: &Global) -> Result<(), Failure> {
-    let (url, over) = match global.broker.as_deref() {
+    let (url, over) = match global.broker.broker.as_deref() {
         None => ("memory:homing-demo", "inside this process, with no broker".to_owned()),
         Some(url) => (url, "over a broker".to_owned()),
     };
-    println!("homing demo, {over}\n");
+    show!("homing demo, {over}\n")?;
 
     // Names of its own, so that it disturbs nobody on a broker that others use; testing mode, so that nothing stays.
-    let own = if has_names(global) { None } else { Some(format!("homing-demo-{}", std::process::id())) };
+    let own = if global.names.any() { None } else { Some(format!("homing-demo-{}", std::process::id())) };
     let connect = || {
         let mut options = builder(global, url).testing(homing::Testing::Yes).call_timeout(STEP).task_timeout(STEP);
         if let Some(own) = &own {
@@ -85,7 +86,7 @@ pub(crate) fn run(global: &Global) -> Result<(), Failure> {
         .filter(|(name, _)| name == "product" || name == "version")
         .map(|(_, text)| text.as_str())
         .collect();
-    println!("broker: {}", shown.join(" "));
+    show!("broker: {}", shown.join(" "))?;
 
     calls(&communicator, &places)?;
     tasks(&communicator, &places)?;
@@ -94,11 +95,8 @@ pub(crate) fn run(global: &Global) -> Result<(), Failure> {
 
     let started = Instant::now();
     let report = communicator.close()?;
-    println!(
-        "\nclose: {:.1} ms, {} callers left waiting",
-        started.elapsed().as_secs_f64() * 1e3,
-        report.requests_ended
-    );
+    let took = started.elapsed();
+    show!("\nclose: {:.1} ms, {} callers left waiting", took.as_secs_f64() * 1e3, report.requests_ended)?;
     if let Some(error) = report.error {
         return Err(error.into());
     }
@@ -107,20 +105,20 @@ pub(crate) fn run(global: &Global) -> Result<(), Failure> {
     plain.stop();
     event_loop.stop();
     runtime.shutdown_timeout(STEP);
-    println!("\nAll of it landed at home. `homing --help` shows the rest.");
+    show!("\nAll of it landed at home. `homing --help` shows the rest.")?;
+    if global.output.format == Format::Json {
+        let close_ms = took.as_secs_f64() * 1e3;
+        out!(
+            "{}",
+            serde_json::json!({"demo": "passed", "over": over, "broker": shown.join(" "), "close_ms": close_ms})
+        )?;
+    }
     Ok(())
-}
-
-fn has_names(global: &Global) -> bool {
-    global.prefix.is_some()
-        || global.message_exchange.is_some()
-        || global.task_exchange.is_some()
-        || global.task_queue.is_some()
 }
 
 /// Every home calls every other, and the answers come home.
 fn calls(communicator: &Communicator, places: &[Place]) -> Result<(), Failure> {
-    println!("\n1. Calls: each home answers on its own thread, and each caller's answer lands on the caller's.");
+    show!("\n1. Calls: each home answers on its own thread, and each caller's answer lands on the caller's.")?;
     for place in places {
         let who = RpcSubscriber::closure(|_: RpcRequest| thread_name());
         communicator.add_rpc_subscriber_on(&place.home, place.name, who)?;
@@ -130,22 +128,17 @@ fn calls(communicator: &Communicator, places: &[Place]) -> Result<(), Failure> {
             let (tell, told) = mpsc::channel();
             let call = communicator.rpc_send(to.name, "who answers?");
             (from.run)(Box::new(move || {
-                Home::current().spawn(async move {
+                drop(Home::current().spawn(async move {
                     let answer = call.await;
                     let landed = Noted::new();
                     landed.here();
                     let _ = tell.send((answer, landed));
-                });
+                }));
             }));
             let (answer, landed) = told.recv_timeout(STEP).map_err(|_| late("an answer"))?;
             let answered = answer?;
             let answered = answered.as_str().unwrap_or("?").to_owned();
-            println!(
-                "   {:>13} -> {:<13}  answered on {answered:?}, landed on {:?}",
-                from.name,
-                to.name,
-                landed.name()
-            );
+            show!("   {:>13} -> {:<13}  answered on {answered:?}, landed on {:?}", from.name, to.name, landed.name())?;
             at_home("a call was answered", to.name, &answered)?;
             at_home("an answer landed", from.name, &landed.name())?;
         }
@@ -155,7 +148,7 @@ fn calls(communicator: &Communicator, places: &[Place]) -> Result<(), Failure> {
 
 /// One queue, three homes that work on it.
 fn tasks(communicator: &Communicator, places: &[Place]) -> Result<(), Failure> {
-    println!("\n2. Tasks: {TASKS} tasks in one queue, shared by three homes; each is acknowledged when it is done.");
+    show!("\n2. Tasks: {TASKS} tasks in one queue, shared by three homes; each is acknowledged when it is done.")?;
     let queue = communicator.default_task_queue()?;
     // One communicator asks its subscribers in turn: the first that does not reject gets the task.
     let done: Arc<Mutex<BTreeMap<String, usize>>> = Arc::default();
@@ -178,10 +171,10 @@ fn tasks(communicator: &Communicator, places: &[Place]) -> Result<(), Failure> {
     for reply in sent {
         squares.push(reply.wait()?.as_i64().unwrap_or(-1));
     }
-    println!("   outcomes: {squares:?}");
+    show!("   outcomes: {squares:?}")?;
     let done = done.lock().unwrap_or_else(PoisonError::into_inner);
     for (thread, count) in done.iter() {
-        println!("   {thread:>13} did {count}");
+        show!("   {thread:>13} did {count}")?;
     }
     let right = (0..TASKS).map(|n| i64::try_from(n * n).unwrap_or(0)).collect::<Vec<_>>();
     if squares != right || done.values().sum::<usize>() != TASKS {
@@ -194,7 +187,7 @@ const TASKS_HOMES: usize = 3;
 
 /// One broadcast, heard on three homes.
 fn broadcasts(communicator: &Communicator, places: &[Place]) -> Result<(), Failure> {
-    println!("\n3. Broadcasts: one is sent, every home whose filter lets it pass hears it.");
+    show!("\n3. Broadcasts: one is sent, every home whose filter lets it pass hears it.")?;
     let (tell, told) = mpsc::channel();
     for place in places {
         let tell = tell.clone();
@@ -212,7 +205,7 @@ fn broadcasts(communicator: &Communicator, places: &[Place]) -> Result<(), Failu
         heard.insert(thread, subject);
     }
     for (thread, subject) in &heard {
-        println!("   {thread:>13} heard {subject:?}");
+        show!("   {thread:>13} heard {subject:?}")?;
     }
     if heard.len() != places.len() || heard.values().any(|subject| subject != "state_changed.running.finished") {
         return Err(Failure::Other("a broadcast was not heard where it should be".to_owned()));
@@ -222,8 +215,8 @@ fn broadcasts(communicator: &Communicator, places: &[Place]) -> Result<(), Failu
 
 /// The crash of 2020: a subscriber hands back a future, and a foreign thread fails it.
 fn crash(communicator: &Communicator, place: &Place) -> Result<(), Failure> {
-    println!("\n4. The crash: a subscriber answers with a future, and a foreign thread sets an error on it.");
-    println!("   In Python's kiwipy this hung the caller for ever, and the connection could not be closed.");
+    show!("\n4. The crash: a subscriber answers with a future, and a foreign thread sets an error on it.")?;
+    show!("   In Python's kiwipy this hung the caller for ever, and the connection could not be closed.")?;
     let seen = Noted::new();
     let foreign = Noted::new();
     let off_home = std::env::var("HOMING_DEMO_SEED").is_ok_and(|seed| seed == "off-home");
@@ -262,9 +255,9 @@ fn crash(communicator: &Communicator, place: &Place) -> Result<(), Failure> {
         Err(error) => return Err(error.into()),
         Ok(_) => return Err(Failure::Other("the error got lost".to_owned())),
     };
-    println!("   the error was set on    {:?}", foreign.name());
-    println!("   its completion landed on {:?}; the future's home is {:?}", seen.name(), place.name);
-    println!("   the caller got, after {} ms: {}", took.as_millis(), error.remote_text().unwrap_or("?"));
+    show!("   the error was set on    {:?}", foreign.name())?;
+    show!("   its completion landed on {:?}; the future's home is {:?}", seen.name(), place.name)?;
+    show!("   the caller got, after {} ms: {}", took.as_millis(), error.remote_text().unwrap_or("?"))?;
     at_home("the completion landed", place.name, &seen.name())
 }
 
@@ -328,7 +321,7 @@ impl PlainThread {
     fn stop(self) {
         drop(self.calls);
         if self.thread.join().is_err() {
-            eprintln!("homing: the plain thread panicked");
+            warning!("the plain thread panicked");
         }
     }
 }

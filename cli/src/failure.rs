@@ -5,32 +5,107 @@ use std::process::ExitCode;
 
 use homing::{Error, ErrorKind};
 
+use crate::args::Format;
+use crate::output;
+use crate::stop::Interruption;
+
 /// Why the command fails.
 #[derive(Debug)]
 pub(crate) enum Failure {
     /// An argument cannot be used.
     Usage(String),
-    /// The library said so.
+    /// The library reported it.
     Homing(Error),
-    /// Something else, said here.
+    /// The command's own time limit has passed.
+    TimedOut(String),
+    /// A signal came; how far the command had come, where that is known.
+    Interrupted(Interruption, Option<&'static str>),
+    /// Nobody reads standard output any more: nothing is left to do, and nothing to report.
+    ReaderGone,
+    /// Something else.
     Other(String),
 }
 
 impl Failure {
     pub(crate) fn exit_code(&self) -> ExitCode {
         ExitCode::from(match self {
+            Failure::ReaderGone => 0,
             Failure::Usage(_) => 2,
+            Failure::TimedOut(_) => 4,
+            Failure::Interrupted(signal, _) => signal.exit_code(),
             Failure::Other(_) => 1,
             Failure::Homing(error) => match error.kind() {
                 ErrorKind::InvalidArgument => 2,
                 ErrorKind::Unroutable => 3,
                 ErrorKind::TimedOut => 4,
                 ErrorKind::RemoteException => 5,
-                ErrorKind::Connection | ErrorKind::ConnectionLost | ErrorKind::AccessRefused => 6,
+                ErrorKind::Connection | ErrorKind::ConnectionLost => 6,
+                ErrorKind::AccessRefused => 7,
                 _ => 1,
             },
         })
     }
+
+    /// A word for programs.
+    pub(crate) fn kind(&self) -> String {
+        match self {
+            Failure::ReaderGone => "reader_gone".to_owned(),
+            Failure::Usage(_) => "usage".to_owned(),
+            Failure::TimedOut(_) => "timed_out".to_owned(),
+            Failure::Interrupted(..) => "interrupted".to_owned(),
+            Failure::Other(_) => "failed".to_owned(),
+            Failure::Homing(error) => snake_case(&format!("{:?}", error.kind())),
+        }
+    }
+
+    /// What to do about it, where that is known from the kind alone.
+    fn hint(&self) -> Option<&'static str> {
+        match self {
+            Failure::Usage(_) => Some("see `homing --help`"),
+            Failure::TimedOut(_) => Some("give more time by --timeout"),
+            Failure::Homing(error) => match error.kind() {
+                ErrorKind::InvalidArgument => Some("see `homing --help`"),
+                ErrorKind::Unroutable => {
+                    Some("start a subscriber under this identifier, or check --prefix and --message-exchange")
+                }
+                ErrorKind::TimedOut => Some("give more time by --timeout, or check whether the other end is alive"),
+                ErrorKind::Connection | ErrorKind::AccessRefused | ErrorKind::PreconditionFailed => {
+                    Some("`homing doctor` checks the broker and reports what to do")
+                }
+                ErrorKind::ConnectionLost => Some("--reconnect keeps trying"),
+                _ => None,
+            },
+            _ => None,
+        }
+    }
+
+    /// Writes it to standard error.
+    pub(crate) fn print(&self, format: Format) {
+        if matches!(self, Failure::ReaderGone) {
+            return;
+        }
+        match format {
+            Format::Text => output::write_err(format!("homing: {self}\n").as_bytes()),
+            Format::Json => print_object(&self.kind(), &self.to_string(), self.hint()),
+        }
+    }
+}
+
+/// Writes an error for programs: one object, one line.
+pub(crate) fn print_object(kind: &str, message: &str, hint: Option<&str>) {
+    let object = serde_json::json!({"kind": kind, "message": message, "hint": hint});
+    output::write_err(format!("{object}\n").as_bytes());
+}
+
+fn snake_case(name: &str) -> String {
+    let mut out = String::with_capacity(name.len() + 4);
+    for letter in name.chars() {
+        if letter.is_ascii_uppercase() && !out.is_empty() {
+            out.push('_');
+        }
+        out.push(letter.to_ascii_lowercase());
+    }
+    out
 }
 
 impl From<Error> for Failure {
@@ -48,8 +123,11 @@ impl From<std::io::Error> for Failure {
 impl fmt::Display for Failure {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Failure::Usage(text) | Failure::Other(text) => f.write_str(text),
+            Failure::Usage(text) | Failure::Other(text) | Failure::TimedOut(text) => f.write_str(text),
             Failure::Homing(error) => error.fmt(f),
+            Failure::Interrupted(_, Some(stage)) => write!(f, "interrupted {stage}"),
+            Failure::Interrupted(_, None) => f.write_str("interrupted"),
+            Failure::ReaderGone => f.write_str("nobody reads standard output"),
         }
     }
 }

@@ -1,15 +1,16 @@
 //! `homing task list`: what waits in a task queue, while workers run.
 
-use std::io::{IsTerminal, Write, stderr, stdin};
+use std::io::{IsTerminal, stderr, stdin};
 
 use homing::Value;
 use homing::codec::Map;
 use homing::inspect::{self, PeekedTask};
 
 use crate::args::{Format, Global, List};
+use crate::connection::options;
 use crate::failure::Failure;
 use crate::stop::{Stop, or_interrupted};
-use crate::{options, values};
+use crate::{note, output, values};
 
 /// How much of a body is shown as text.
 const SHOWN: usize = 200;
@@ -21,29 +22,29 @@ pub(crate) async fn run(command: List, global: &Global, stop: Stop) -> Result<()
         None => inspect::target(&options)?.task_queue,
     };
     if command.peek {
-        eprintln!(
-            "homing: getting up to {} messages of {queue:?} and giving them back; the broker marks them as redelivered",
+        note!(
+            "getting up to {} messages of {queue:?} and giving them back; the broker marks them as redelivered",
             command.limit
         );
     } else {
         let depth = or_interrupted(stop.clone(), async { Ok(inspect::depth(&options, &queue).await?) }).await?;
-        count(&queue, depth, global.format)?;
-        if depth.ready == 0 || !asks_for_more(global.format)? {
+        count(&queue, depth, global.output.format)?;
+        if depth.ready == 0 || !asks_for_more(global.output.format)? {
             return Ok(());
         }
     }
     let most = usize::from(command.limit.get());
     let peek = or_interrupted(stop, async { Ok(inspect::peek(&options, &queue, most).await?) }).await?;
     for (n, task) in peek.tasks.iter().enumerate() {
-        match global.format {
+        match global.output.format {
             Format::Json => values::print(&object(task), Format::Json)?,
             Format::Text => values::print(&Value::from(text(n + 1, task)), Format::Text)?,
         }
     }
     if peek.tasks.is_empty() {
-        eprintln!("homing: nothing waits in {queue:?}");
+        note!("nothing waits in {queue:?}");
     } else if peek.too_many_bytes {
-        eprintln!("homing: the look ended after {} messages, whose bodies had 64 MiB", peek.tasks.len());
+        note!("the look ended after {} messages, whose bodies had 64 MiB", peek.tasks.len());
     }
     Ok(())
 }
@@ -60,8 +61,8 @@ fn count(queue: &str, depth: inspect::Depth, format: Format) -> Result<(), Failu
         }
         Format::Text => {
             values::print(&Value::from(format!("{queue}: {ready} waiting, {consumers} consumers")), format)?;
-            eprintln!(
-                "homing: tasks in the hands of workers are not counted, AMQP does not tell their number. The messages \
+            note!(
+                "tasks in the hands of workers are not counted, AMQP does not tell their number. The messages \
                  themselves are shown with --peek, which gets them and gives them back: the broker then marks them as \
                  redelivered, as if a worker had had them"
             );
@@ -75,8 +76,7 @@ fn asks_for_more(format: Format) -> Result<bool, Failure> {
     if format == Format::Json || !stdin().is_terminal() || !stderr().is_terminal() {
         return Ok(false);
     }
-    eprint!("Look at them, and have them marked? [y/N] ");
-    stderr().flush()?;
+    output::write_err(b"Look at them, and have them marked? [y/N] ");
     let mut answer = String::new();
     stdin().read_line(&mut answer)?;
     Ok(matches!(answer.trim(), "y" | "Y" | "yes"))

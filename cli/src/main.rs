@@ -1,148 +1,173 @@
 //! The command `homing`: call, serve, send, work and watch from a shell, and a demonstration that needs no broker.
 
 mod args;
+mod batch;
 mod bench;
 mod broadcast;
+mod call;
+mod connection;
+mod contexts;
 mod demo;
 mod doctor;
+mod events;
 mod exec;
 mod failure;
+mod glob;
 mod list;
-mod rpc;
+mod logs;
+mod manual;
+mod mend;
+mod output;
+mod presence;
+mod progress;
+mod send;
+mod settings;
 mod stop;
 mod stress;
-mod task;
 mod values;
+mod worker;
 
+use std::ffi::OsString;
 use std::process::ExitCode;
 
-use clap::{CommandFactory, FromArgMatches};
-use homing::{Builder, Communicator, Reconnect};
-use tracing_subscriber::EnvFilter;
+use clap::error::ErrorKind as ClapError;
+use clap::{ColorChoice, CommandFactory, FromArgMatches};
 
-use args::{Cli, Command, Global};
+use args::{Cli, Command, Format, Global, Rpc, Task};
 use failure::Failure;
-use stop::Stop;
+use stop::{Manner, Stop, or_interrupted};
 
 /// RabbitMQ's own default.
 const DEFAULT_BROKER: &str = "amqp://guest:guest@127.0.0.1:5672/";
 
 fn main() -> ExitCode {
-    let cli = parsed();
+    let cli = match parse() {
+        Ok(cli) => cli,
+        Err(error) => return not_parsed(&error),
+    };
+    let format = cli.global.output.format;
+    output::set_up(&cli.global.output);
     // What stress does on purpose by the thousand is no warning there.
-    let quiet = if matches!(cli.command, Command::Stress(_)) { "homing=error" } else { "homing=warn" };
-    log_to_stderr(cli.global.verbose, quiet);
+    let library = if matches!(cli.command, Command::Stress(_)) { "error" } else { "warn" };
+    logs::start(&cli.global.output, library);
     match run(cli) {
         Ok(()) => ExitCode::SUCCESS,
         Err(failure) => {
-            eprintln!("homing: {failure}");
+            failure.print(format);
             failure.exit_code()
         }
     }
 }
 
-/// The command line. A variable of the environment that is empty counts as one that is not set.
-fn parsed() -> Cli {
-    let is_empty = |name: &str| std::env::var_os(name).is_some_and(|value| value.is_empty());
-    let mut command = Cli::command();
-    if is_empty("HOMING_BROKER") {
-        command = command.mut_arg("broker", |argument| argument.env(None::<&'static str>));
-    }
-    if is_empty("HOMING_MANAGEMENT") {
-        command = command.mut_subcommand("doctor", |doctor| {
-            doctor.mut_arg("management", |argument| argument.env(None::<&'static str>))
-        });
-    }
-    Cli::from_arg_matches(&command.get_matches()).unwrap_or_else(|error| error.exit())
+/// Reads the command line, with help and errors in the colours that it asks for.
+fn parse() -> Result<Cli, clap::Error> {
+    let colours = match given(std::env::args_os(), "--color").as_deref() {
+        Some("always") => ColorChoice::Always,
+        Some("never") => ColorChoice::Never,
+        _ => ColorChoice::Auto,
+    };
+    Cli::from_arg_matches(&Cli::command().color(colours).try_get_matches()?)
 }
 
-fn log_to_stderr(verbose: u8, quiet: &str) {
-    let level = match verbose {
-        0 => quiet,
-        1 => "homing=info",
-        _ => "homing=debug",
-    };
-    let mut filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new(level));
-    // Whatever RUST_LOG says: lapin logs messages with their bodies, and at `trace` the frame with the password.
-    for silent in ["lapin=off", "amq_protocol=off"] {
-        if let Ok(directive) = silent.parse() {
-            filter = filter.add_directive(directive);
+/// What stands behind an option of a command line that is not parsed yet, or cannot be.
+fn given(arguments: impl Iterator<Item = OsString>, option: &str) -> Option<String> {
+    let mut arguments = arguments.take_while(|argument| argument != "--");
+    while let Some(argument) = arguments.next() {
+        let Some(argument) = argument.to_str() else { continue };
+        if argument == option {
+            return arguments.next()?.into_string().ok();
+        }
+        if let Some(value) = argument.strip_prefix(option).and_then(|rest| rest.strip_prefix('=')) {
+            return Some(value.to_owned());
         }
     }
-    tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).with_target(false).init();
+    None
+}
+
+/// Help, the version, or wrong usage.
+fn not_parsed(error: &clap::Error) -> ExitCode {
+    if matches!(
+        error.kind(),
+        ClapError::DisplayHelp | ClapError::DisplayVersion | ClapError::DisplayHelpOnMissingArgumentOrSubcommand
+    ) && !error.use_stderr()
+    {
+        let Err(failed) = error.print() else { return ExitCode::SUCCESS };
+        let failure = output::failed(&failed);
+        failure.print(Format::Text);
+        return failure.exit_code();
+    }
+    if given(std::env::args_os(), "--format").as_deref() == Some("json") {
+        let text = error.render().to_string();
+        let message = text.lines().next().unwrap_or("").trim_start_matches("error: ");
+        failure::print_object("usage", message, Some("see `homing --help`"));
+    } else {
+        // Nobody is left to report it to.
+        let _ = error.print();
+    }
+    ExitCode::from(2)
 }
 
 fn run(cli: Cli) -> Result<(), Failure> {
     let Cli { global, command } = cli;
-    if matches!(command, Command::Demo) {
-        return demo::run(&global);
-    }
-    if let Command::Stress(command) = &command {
-        return stress::run(command, &global);
-    }
-    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
-    let ended = runtime.block_on(async {
-        let stop = Stop::on_signals()?;
-        match command {
-            Command::Demo | Command::Stress(_) => Ok(()),
-            Command::Rpc(command) => rpc::run(command, &global, stop).await,
-            Command::Task(command) => task::run(command, &global, stop).await,
-            Command::Broadcast(command) => broadcast::run(command, &global, stop).await,
-            Command::Bench(command) => bench::run(command, &global, stop).await,
-            Command::Doctor(command) => doctor::run(command, &global, stop).await,
+    match command {
+        Command::Completions { shell } => return manual::completions(shell),
+        Command::Man(options) => return manual::pages(options),
+        Command::Context(command) => return contexts::run(command, &global),
+        Command::Demo => {
+            let _stop = Stop::on_signals(Manner::EndsAtOnce)?;
+            output::end_with_reader();
+            let asked = settings::asked(&global.broker) == settings::Asked::Explicitly;
+            return demo::run(&if asked { settings::resolve(&global)? } else { global });
         }
-    });
+        Command::Stress(options) => {
+            let _stop = Stop::on_signals(Manner::EndsAtOnce)?;
+            output::end_with_reader();
+            return stress::run(&options, &global);
+        }
+        _ => {}
+    }
+    let names = global.names.clone();
+    let mut global = settings::resolve(&global)?;
+    if matches!(command, Command::Bench(_)) {
+        // Its names are its own. Those of the surroundings are not meant for it.
+        global.names = names;
+    }
+    let manner = match &command {
+        Command::Rpc(Rpc::Serve(_)) | Command::Task(Task::Work(_)) => Manner::Drains,
+        _ => Manner::EndsAtOnce,
+    };
+    // One thread for all of it, see `worker`. The measuring alone needs more.
+    let runtime = if matches!(command, Command::Bench(_)) {
+        tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?
+    } else {
+        tokio::runtime::Builder::new_current_thread().enable_all().build()?
+    };
+    let stop = Stop::on_signals(manner)?;
+    let ended = runtime.block_on(dispatch(command, &global, stop));
     // A read of standard input cannot be ended, and must not hold the command up.
     runtime.shutdown_background();
     ended
 }
 
-/// A communicator with the options of the command line.
-pub(crate) fn builder(global: &Global, url: &str) -> Builder {
-    let mut builder = Communicator::builder(url);
-    if let Some(prefix) = &global.prefix {
-        builder = builder.prefix(prefix);
-    }
-    if let Some(name) = &global.message_exchange {
-        builder = builder.message_exchange(name);
-    }
-    if let Some(name) = &global.task_exchange {
-        builder = builder.task_exchange(name);
-    }
-    if let Some(name) = &global.task_queue {
-        builder = builder.task_queue(name);
-    }
-    builder
-}
-
-/// The options for a broker that other programs can reach.
-pub(crate) fn options(global: &Global) -> Result<Builder, Failure> {
-    let url = global.broker.as_deref().unwrap_or(DEFAULT_BROKER);
-    if url.starts_with("memory:") {
-        return Err(Failure::Usage(
-            "memory: is a broker inside one process, and this command would be alone with it; only `homing demo` takes it. \
-             Give the URL of a RabbitMQ by --broker or HOMING_BROKER"
-                .to_owned(),
-        ));
-    }
-    Ok(builder(global, url))
-}
-
-/// Connects to a broker that other programs can reach, for one thing to be done: whoever asked for it can ask again.
-pub(crate) async fn connect(global: &Global) -> Result<Communicator, Failure> {
-    Ok(options(global)?.reconnect(global.reconnect.unwrap_or(Reconnect::Never)).connect().await?)
-}
-
-/// The same for a command that stays, and connects again when the connection is lost.
-pub(crate) async fn connect_to_stay(global: &Global) -> Result<Communicator, Failure> {
-    Ok(options(global)?.reconnect(global.reconnect.unwrap_or_default()).connect().await?)
-}
-
-/// Closes in order, and says so when something was left undone.
-pub(crate) async fn close(communicator: &Communicator) -> Result<(), Failure> {
-    let report = communicator.close().await?;
-    match report.error {
-        Some(error) => Err(error.into()),
-        None => Ok(()),
+async fn dispatch(command: Command, global: &Global, stop: Stop) -> Result<(), Failure> {
+    match command {
+        Command::Rpc(Rpc::Call { recipient, body, timeout }) => call::run(recipient, body, timeout, global, stop).await,
+        Command::Rpc(Rpc::Serve(command)) => worker::serve::run(command, global, stop).await,
+        Command::Task(Task::Send(command)) => send::run(command, global, stop).await,
+        Command::Task(Task::Work(command)) => worker::tasks::run(command, global, stop).await,
+        Command::Task(Task::List(command)) => list::run(command, global, stop).await,
+        Command::Task(command) => or_interrupted(stop, mend::run(command, global)).await,
+        Command::Broadcast(command) => broadcast::run(command, global, stop).await,
+        Command::Worker(command) => presence::run(command, global, stop).await,
+        Command::Events { count } => events::run(count.map(u64::from), global, stop).await,
+        Command::Bench(command) => {
+            output::end_with_reader();
+            bench::run(command, global, stop).await
+        }
+        Command::Doctor(command) => doctor::run(command, global, stop).await,
+        // These need no runtime, and have run.
+        Command::Demo | Command::Stress(_) | Command::Context(_) | Command::Completions { .. } | Command::Man(_) => {
+            Ok(())
+        }
     }
 }

@@ -1,21 +1,30 @@
 //! Bodies in, results out.
 
-use std::io::{self, Read, Write};
+use std::io::{self, Read};
 
 use homing::Value;
 use homing::codec::parse_text;
 
 use crate::args::Format;
 use crate::failure::Failure;
+use crate::output::write_out;
 
-/// A body as it was typed, or standard input for `-`.
-pub(crate) fn read_body(text: &str) -> Result<Value, Failure> {
-    if text != "-" {
-        return parse(text.as_bytes(), "the body");
+/// A body as it was typed, standard input for `-`, or null.
+pub(crate) async fn read_body(text: Option<&str>) -> Result<Value, Failure> {
+    match text {
+        None => Ok(Value::Null),
+        Some("-") => {
+            // A read of standard input cannot be ended, and must not hold the command up.
+            let read = tokio::task::spawn_blocking(|| {
+                let mut body = Vec::new();
+                io::stdin().lock().read_to_end(&mut body).map(|_| body)
+            });
+            let body = read.await.map_err(io::Error::other)?;
+            let body = body.map_err(|error| Failure::Other(format!("standard input cannot be read: {error}")))?;
+            parse(&body, "the body on standard input")
+        }
+        Some(text) => parse(text.as_bytes(), "the body"),
     }
-    let mut body = Vec::new();
-    io::stdin().lock().read_to_end(&mut body)?;
-    parse(&body, "the body on standard input")
 }
 
 /// JSON if the whole text is JSON, YAML otherwise.
@@ -23,7 +32,10 @@ pub(crate) fn parse(text: &[u8], what: &str) -> Result<Value, Failure> {
     parse_text(text).map_err(|error| Failure::Usage(format!("{what} is neither YAML nor JSON: {error}")))
 }
 
-/// Prints a result. A reader that is gone (`homing … | head -1`) is not a failure.
+/// Prints a result.
+///
+/// # Errors
+/// As [`write_out`].
 pub(crate) fn print(value: &Value, format: Format) -> Result<(), Failure> {
     let mut line = match format {
         Format::Json => value.to_json_text().into_bytes(),
@@ -35,9 +47,5 @@ pub(crate) fn print(value: &Value, format: Format) -> Result<(), Failure> {
     if line.last() != Some(&b'\n') {
         line.push(b'\n');
     }
-    let mut out = io::stdout().lock();
-    match out.write_all(&line).and_then(|()| out.flush()) {
-        Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(()),
-        written => Ok(written?),
-    }
+    write_out(&line)
 }

@@ -44,6 +44,9 @@ fn a_run_loses_doubles_and_misplaces_nothing_and_its_numbers_add_up() {
             + number_behind(&text, "+ after their home")
     );
     assert!(number_behind(&text, "\naudit:") > 0, "{text}");
+    assert!(text.contains("permits held 0 of"), "{text}");
+    assert!(text.contains("subscribers without a server 0 of"), "{text}");
+    assert!(text.contains("late closes 0 of"), "{text}");
     for kind in ["tokio multi-thread", "tokio current-thread", "event loop", "foreign loop", "plain thread"] {
         assert!(number_behind(&text, kind) > 0, "no home of the kind {kind:?}:\n{text}");
     }
@@ -90,6 +93,18 @@ fn a_doubled_outcome_is_found() {
 #[test]
 fn a_misplaced_value_is_found() {
     finds("misplaced", "misplaced: 1");
+}
+
+#[test]
+fn a_permit_that_is_held_is_found() {
+    let (code, text) = stress(&["--seconds", "4", "--seed", "7", "--seed-fault", "permit-held"]);
+    assert_eq!(code, Some(1), "{text}");
+    assert!(text.contains("permits held: "), "{text}");
+}
+
+#[test]
+fn a_late_close_is_found() {
+    finds("late-close", "late closes: 1");
 }
 
 #[test]

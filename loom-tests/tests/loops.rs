@@ -48,12 +48,17 @@ fn a_stop_meets_waits_within_waits() {
         let event_loop = EventLoop::start("modelled").unwrap();
         let seen: Arc<Mutex<Vec<&str>>> = Arc::default();
         let noted = Arc::clone(&seen);
+        // A completer that is dropped would wake the loop.
+        let kept: Arc<Mutex<Vec<Completer<()>>>> = Arc::default();
+        let keeps = Arc::clone(&kept);
         event_loop
             .run(move |home| {
-                let (_outer, outer_future) = home.future::<()>().unwrap();
+                let (outer, outer_future) = home.future::<()>().unwrap();
+                keeps.lock().unwrap().push(outer);
                 let (inner_noted, timer) = (Arc::clone(&noted), home.clone());
                 home.after(std::time::Duration::ZERO, move || {
-                    let (_inner, inner_future) = timer.future::<()>().unwrap();
+                    let (inner, inner_future) = timer.future::<()>().unwrap();
+                    keeps.lock().unwrap().push(inner);
                     assert_eq!(inner_future.wait(), Err(End::HomeEnded));
                     inner_noted.lock().unwrap().push("inner");
                 })

@@ -337,7 +337,7 @@ async fn without_acknowledgements_nothing_comes_back(ground: impl Ground) {
     client.fill(&name, 3).await;
     assert_eq!(client.next(3).await, marked(&["1", "2", "3"], false));
     client.end().await;
-    let mut client = ground.connect().await;
+    let client = ground.connect().await;
     assert!(client.get(&name).await.is_none());
     client.end().await;
 }
@@ -368,7 +368,7 @@ async fn a_cancelled_consumer_has_had_its_last_delivery_and_keeps_what_it_has(gr
 }
 
 async fn a_tag_is_one_consumer_of_a_connection(ground: impl Ground) {
-    let (mut one, mut two) = (ground.connect().await, ground.connect().await);
+    let (one, two) = (ground.connect().await, ground.connect().await);
     let name = one.declare(queue("tag")).await;
     one.consume(&name, "c", LANE, 1).await.expect("a consumer");
     let error = one.consume(&name, "c", Lane(2), 1).await.expect_err("the tag is taken");
@@ -450,7 +450,7 @@ async fn a_missing_queue_is_named_and_closes_the_lane_that_asked(ground: impl Gr
 }
 
 async fn an_exclusive_queue_is_its_connections_alone_and_goes_with_it(ground: impl Ground) {
-    let (mut one, mut two) = (ground.connect().await, ground.connect().await);
+    let (one, mut two) = (ground.connect().await, ground.connect().await);
     let spec = QueueSpec { access: Access::Exclusive, expires: None, ..queue("own") };
     let name = one.declare(spec.clone()).await;
     let locked =
@@ -516,7 +516,7 @@ async fn what_expires_or_is_refused_goes_to_the_dead_letter_queue(ground: impl G
 }
 
 async fn declarations_that_differ_say_what_differs(ground: impl Ground) {
-    let mut client = ground.connect().await;
+    let client = ground.connect().await;
     let spec = QueueSpec { message_ttl: Some(Duration::from_secs(66)), ..queue("differs") };
     client.declare(spec.clone()).await;
     client.declare(spec.clone()).await;

@@ -29,7 +29,9 @@ mod properties;
 pub(crate) mod rabbitmq;
 pub(crate) mod url;
 
-pub(crate) use properties::{HeaderValue, OddPart, Oddity, Properties, Rest};
+pub(crate) use properties::Properties;
+#[cfg(feature = "rabbitmq")]
+pub(crate) use properties::{HeaderValue, OddPart, Oddity, Rest};
 
 /// A body on its way. `memory:` passes values as they are; a real broker takes bytes only, so the sender encodes first.
 #[derive(Clone, Debug)]

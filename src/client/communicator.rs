@@ -143,7 +143,7 @@ impl Communicator {
         &self.handle.context
     }
 
-    fn port(&self) -> &Arc<Port> {
+    pub(super) fn port(&self) -> &Arc<Port> {
         self.handle.port()
     }
 

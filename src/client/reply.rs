@@ -11,6 +11,7 @@ use uuid::Uuid;
 
 use crate::codec::Value;
 use crate::driver::command::{Command, RawReply, RequestEnd, Subject};
+use crate::driver::port::Turn;
 use crate::error::{Error, ErrorKind, Result};
 use crate::home::HomeFuture;
 use crate::serve::Context;
@@ -34,6 +35,8 @@ pub enum Stage {
 pub struct Reply {
     context: Context,
     correlation: Uuid,
+    /// Where it had to wait for room.
+    turn: Option<Turn>,
     /// The reply that is waited for; `None` between two, and at the end.
     next: Option<HomeFuture<RawReply>>,
     /// What was asked of whom, for errors.
@@ -44,8 +47,14 @@ pub struct Reply {
 }
 
 impl Reply {
-    pub(crate) fn new(context: Context, correlation: Uuid, next: HomeFuture<RawReply>, subject: Subject) -> Self {
-        Reply { context, correlation, next: Some(next), subject, finished: false, end: RequestEnd::GivenUp }
+    pub(crate) fn new(
+        context: Context,
+        correlation: Uuid,
+        turn: Option<Turn>,
+        next: HomeFuture<RawReply>,
+        subject: Subject,
+    ) -> Self {
+        Reply { context, correlation, turn, next: Some(next), subject, finished: false, end: RequestEnd::GivenUp }
     }
 
     /// For errors.
@@ -123,6 +132,9 @@ impl IntoFuture for Reply {
 
 impl Drop for Reply {
     fn drop(&mut self) {
+        if let Some(turn) = self.turn {
+            self.context.port.leave(turn);
+        }
         // Guards: the correlation id is given up whatever way the caller goes, and only then.
         self.context.port.notify(Command::Forget { correlation: self.correlation, end: self.end });
     }

@@ -7,10 +7,9 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 use super::reply::Reply;
-use crate::broker::Body;
 use crate::codec::Value;
 use crate::driver::command::{Command, Expected, Published, QueueName, RawReply, Repeat, Subject, TaskReply, Timeout};
-use crate::driver::port::{Charge, Held, limit};
+use crate::driver::port::{Charge, Turn, WhenFull, limit};
 use crate::error::{Error, ErrorKind, Result};
 use crate::home::{Home, HomeFuture};
 use crate::serve::Context;
@@ -20,55 +19,34 @@ use crate::wire::task::{NoReply, encode};
 
 type Sending<T> = Pin<Box<dyn Future<Output = Result<T>> + Send>>;
 
-/// A request on its way to the driver: room for it, and a future for its reply.
-struct Prepared<'a> {
-    held: Held<'a>,
-    expected: Expected,
-    reply: HomeFuture<RawReply>,
+/// A future for the reply to a request, and what the driver needs of it. From here on the request's time runs.
+async fn expect(context: &Context, subject: &Subject, timeout: Timeout) -> Result<(Expected, HomeFuture<RawReply>)> {
+    let due = limit(timeout.limit());
+    let (reply, future) = context.port.future(subject, due).await?;
+    Ok((Expected { correlation: crate::ids::unique(), reply, timeout, due }, future))
 }
 
-impl<'a> Prepared<'a> {
-    /// Waits for room, as long as the request may take: from here on its time runs.
-    async fn wait(context: &'a Context, subject: &Subject, body: &Body, timeout: Timeout) -> Result<Self> {
-        let due = limit(timeout.limit());
-        let held = context.port.charge(subject, body.size(), due).await?;
-        let (reply, future) = context.port.future(subject, due).await?;
-        Ok(Self::new(held, reply, future, timeout, due))
-    }
+/// The same without waiting.
+fn try_expect(subject: &Subject, timeout: Timeout) -> Result<(Expected, HomeFuture<RawReply>)> {
+    let due = limit(timeout.limit());
+    let (reply, future) = Home::current()
+        .try_future()
+        .map_err(|full| Error::with_source(ErrorKind::Full, format!("{subject}: {full}"), full))?;
+    Ok((Expected { correlation: crate::ids::unique(), reply, timeout, due }, future))
+}
 
-    /// The same without waiting.
-    fn now(context: &'a Context, subject: &Subject, body: &Body, timeout: Timeout) -> Result<Self> {
-        let due = limit(timeout.limit());
-        let held = context.port.try_charge(subject, body.size())?;
-        let (reply, future) = Home::current()
-            .try_future()
-            .map_err(|full| Error::with_source(ErrorKind::Full, format!("{subject}: {full}"), full))?;
-        Ok(Self::new(held, reply, future, timeout, due))
-    }
-
-    fn new(
-        held: Held<'a>,
-        reply: crate::home::Completer<RawReply>,
-        future: HomeFuture<RawReply>,
-        timeout: Timeout,
-        due: Option<Instant>,
-    ) -> Self {
-        let expected = Expected { correlation: crate::ids::unique(), reply, timeout, due };
-        Prepared { held, expected, reply: future }
-    }
-
-    /// Sends the request.
-    fn send(
-        self,
-        context: &Context,
-        subject: Subject,
-        command: impl FnOnce(Expected, Charge) -> Command,
-    ) -> Result<Reply> {
-        let Prepared { held, expected, reply } = self;
-        let correlation = expected.correlation;
-        context.port.send(command(expected, held.hand_on()))?;
-        Ok(Reply::new(context.clone(), correlation, reply, subject))
-    }
+/// Sends a request, when there is room for it.
+fn submit(
+    context: Context,
+    subject: Subject,
+    bytes: usize,
+    (expected, future): (Expected, HomeFuture<RawReply>),
+    when_full: WhenFull,
+    command: impl FnOnce(Expected) -> Command,
+) -> Result<Reply> {
+    let (correlation, due) = (expected.correlation, expected.due);
+    let turn = context.port.submit(&subject, bytes, command(expected), when_full, due)?;
+    Ok(Reply::new(context, correlation, turn, future, subject))
 }
 
 /// A call to be sent. Await it for its outcome, or [`send`](RpcSend::send) it and look at the stages.
@@ -147,15 +125,15 @@ impl RpcSend {
         let recipient = self.recipient?;
         let subject = Subject::Call(recipient.clone());
         let body = context.encode(self.body)?;
-        let prepared = Prepared::now(&context, &subject, &body, self.timeout)?;
-        let repeat = self.repeat;
-        prepared.send(&context, subject, |expected, charge| Command::Call {
+        let expected = try_expect(&subject, self.timeout)?;
+        let (bytes, repeat) = (body.size(), self.repeat);
+        submit(context, subject, bytes, expected, WhenFull::Refuse, |expected| Command::Call {
             recipient,
             body,
             expected,
             published: None,
             repeat,
-            charge,
+            charge: Charge::NOTHING,
         })
     }
 
@@ -182,15 +160,15 @@ impl RpcSend {
         let recipient = self.recipient?;
         let subject = Subject::Call(recipient.clone());
         let body = context.encode(self.body)?;
-        let prepared = Prepared::wait(&context, &subject, &body, self.timeout).await?;
-        let repeat = self.repeat;
-        prepared.send(&context, subject, |expected, charge| Command::Call {
+        let expected = expect(&context, &subject, self.timeout).await?;
+        let (bytes, repeat) = (body.size(), self.repeat);
+        submit(context, subject, bytes, expected, WhenFull::Wait, |expected| Command::Call {
             recipient,
             body,
             expected,
             published,
             repeat,
-            charge,
+            charge: Charge::NOTHING,
         })
     }
 }
@@ -236,14 +214,14 @@ impl TaskSend {
         let subject = Subject::Task(self.queue.clone());
         let context = self.context;
         let body = context.encode(encode(self.body, NoReply::No))?;
-        let prepared = Prepared::now(&context, &subject, &body, self.timeout)?;
-        let queue = self.queue;
-        prepared.send(&context, subject, |expected, charge| Command::Task {
+        let expected = try_expect(&subject, self.timeout)?;
+        let (bytes, queue) = (body.size(), self.queue);
+        submit(context, subject, bytes, expected, WhenFull::Refuse, |expected| Command::Task {
             queue,
             body,
             reply: TaskReply::Expected(expected),
             published: None,
-            charge,
+            charge: Charge::NOTHING,
         })
     }
 
@@ -266,14 +244,14 @@ impl TaskSend {
         let subject = Subject::Task(self.queue.clone());
         let context = self.context;
         let body = context.encode(encode(self.body, NoReply::No))?;
-        let prepared = Prepared::wait(&context, &subject, &body, self.timeout).await?;
-        let queue = self.queue;
-        prepared.send(&context, subject, |expected, charge| Command::Task {
+        let expected = expect(&context, &subject, self.timeout).await?;
+        let (bytes, queue) = (body.size(), self.queue);
+        submit(context, subject, bytes, expected, WhenFull::Wait, |expected| Command::Task {
             queue,
             body,
             reply: TaskReply::Expected(expected),
             published,
-            charge,
+            charge: Charge::NOTHING,
         })
     }
 }
@@ -305,19 +283,40 @@ impl IntoFuture for TaskSendNoReply {
             let context = task.context;
             let body = context.encode(encode(task.body, NoReply::Yes))?;
             let until = crate::time::from_now(context.defaults.call_timeout);
-            let held = context.port.charge(&subject, body.size(), Some(until)).await?;
-            let queue = task.queue;
-            context
-                .port
-                .ask(&subject, Some(until), |published| Command::Task {
-                    queue,
-                    body,
-                    reply: TaskReply::NotWanted { until },
-                    published: Some(published),
-                    charge: held.hand_on(),
-                })
-                .await
+            let (bytes, queue) = (body.size(), task.queue);
+            taken_over(&context, &subject, bytes, until, |published| Command::Task {
+                queue,
+                body,
+                reply: TaskReply::NotWanted { until },
+                published: Some(published),
+                charge: Charge::NOTHING,
+            })
+            .await
         })
+    }
+}
+
+/// Sends a message whose outcome is that the broker has taken it over.
+async fn taken_over(
+    context: &Context,
+    what: &(impl std::fmt::Display + Sync),
+    bytes: usize,
+    until: Instant,
+    command: impl FnOnce(Published) -> Command,
+) -> Result<()> {
+    let port = &context.port;
+    let (published, outcome) = port.future(what, Some(until)).await?;
+    let turn = port.submit(what, bytes, command(published), WhenFull::Wait, Some(until))?;
+    let _leave = turn.map(|turn| Leave(context, turn));
+    outcome.await.map_err(|end| port.ended(end, what))?
+}
+
+/// Takes a message that waits for its turn back when its sender goes.
+struct Leave<'a>(&'a Context, Turn);
+
+impl Drop for Leave<'_> {
+    fn drop(&mut self) {
+        self.0.port.leave(self.1);
     }
 }
 
@@ -362,16 +361,14 @@ impl IntoFuture for BroadcastSend {
             };
             let body = context.encode(content.encode())?;
             let until = crate::time::from_now(context.defaults.call_timeout);
-            let held = context.port.charge(&"a broadcast", body.size(), Some(until)).await?;
-            context
-                .port
-                .ask("a broadcast", Some(until), |published| Command::Broadcast {
-                    body,
-                    published,
-                    until,
-                    charge: held.hand_on(),
-                })
-                .await
+            let bytes = body.size();
+            taken_over(&context, &"a broadcast", bytes, until, |published| Command::Broadcast {
+                body,
+                published,
+                until,
+                charge: Charge::NOTHING,
+            })
+            .await
         })
     }
 }

@@ -315,3 +315,155 @@ async fn try_again_counts_its_attempts_and_ends_in_quarantine() {
     assert_eq!(communicator.counts().tasks_quarantined, 1);
     communicator.close().await.unwrap();
 }
+
+/// A communicator that may have one message in flight, on a broker that takes none, so that it is in flight.
+async fn without_room() -> (String, Communicator) {
+    let name = uuid::Uuid::new_v4().to_string();
+    let one = std::num::NonZeroUsize::new(1).unwrap();
+    let communicator = Communicator::builder(&format!("memory:{name}")).under_way(one, one).connect().await.unwrap();
+    fault::set_blocked(&name, Some("memory"));
+    (name, communicator)
+}
+
+#[tokio::test]
+async fn sends_that_find_no_room_and_are_given_up_hold_nothing() {
+    let (name, communicator) = without_room().await;
+    let room = communicator.port().room();
+    let first = tokio::spawn(std::future::IntoFuture::into_future(communicator.broadcast_send(0)));
+    while communicator.port().room() == room {
+        tokio::time::sleep(Duration::from_millis(1)).await;
+    }
+    // Some run into their time, others are dropped, others wait on.
+    let short = Duration::from_millis(20);
+    let mut late = Vec::new();
+    for n in 0..200 {
+        late.push(tokio::spawn(std::future::IntoFuture::into_future(communicator.task_send(n).timeout(short))));
+        let dropped = std::future::IntoFuture::into_future(communicator.task_send(n));
+        assert!(tokio::time::timeout(Duration::from_millis(1), dropped).await.is_err());
+    }
+    for late in late {
+        let error = late.await.unwrap().unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::TimedOut, "{error}");
+    }
+    let waiting = communicator.task_send(1).no_reply();
+    let waiting = tokio::spawn(std::future::IntoFuture::into_future(waiting));
+    while communicator.port().room().2 == 0 {
+        tokio::time::sleep(Duration::from_millis(1)).await;
+    }
+    fault::set_blocked(&name, None);
+    first.await.unwrap().unwrap();
+    waiting.await.unwrap().unwrap();
+    let empty = async {
+        while communicator.port().room() != room {
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(20), empty).await.expect("all room is there again");
+    communicator.close().await.unwrap();
+}
+
+#[tokio::test]
+async fn a_close_ends_those_who_wait_for_room() {
+    let (name, communicator) = without_room().await;
+    let all: Vec<_> = (0..10)
+        .map(|n| tokio::spawn(std::future::IntoFuture::into_future(communicator.task_send(n).no_timeout())))
+        .collect();
+    while communicator.port().room().2 < 9 {
+        tokio::time::sleep(Duration::from_millis(1)).await;
+    }
+    communicator.close().await.unwrap();
+    for one in all {
+        assert_eq!(one.await.unwrap().unwrap_err().kind(), ErrorKind::CommunicatorClosed);
+    }
+    fault::set_blocked(&name, None);
+}
+
+#[tokio::test]
+async fn the_longest_times_are_times_like_others() {
+    let name = uuid::Uuid::new_v4().to_string();
+    let communicator = Communicator::builder(&format!("memory:{name}"))
+        .call_timeout(Duration::MAX)
+        .task_timeout(Duration::MAX)
+        .operation_timeout(Duration::MAX)
+        .close_timeout(Duration::MAX)
+        .reply_patience(Duration::MAX)
+        .task_attempts(std::num::NonZeroU32::MAX, Duration::MAX)
+        .long_tasks(crate::LongTasks::new().after(Duration::MAX).lease(Duration::MAX))
+        .connect()
+        .await
+        .unwrap();
+    communicator.add_rpc_subscriber("echo", RpcSubscriber::closure(RpcRequest::into_body)).await.unwrap();
+    let call = communicator.rpc_send("echo", 1).timeout(Duration::MAX).await.unwrap();
+    assert_eq!(call.as_i64(), Some(1));
+    let queue = communicator.task_queue("q").unwrap();
+    queue.task_send(2).no_reply().await.unwrap();
+    queue.next_task(Duration::MAX).await.unwrap().finish(3);
+    communicator.broadcast_send(4).await.unwrap();
+    assert!(!communicator.is_closed());
+    let closed = tokio::time::timeout(Duration::from_secs(20), communicator.drain(Duration::MAX));
+    closed.await.expect("in time").unwrap();
+}
+
+#[tokio::test]
+async fn a_subscriber_that_is_given_up_while_it_is_added_is_not_there() {
+    let (_, communicator) = on_a_broker_of_its_own().await;
+    for polls in 0..4 {
+        let mut adding = Box::pin(communicator.add_rpc_subscriber("x", never()));
+        for _ in 0..polls {
+            let waker = std::task::Waker::noop();
+            let _ = adding.as_mut().poll(&mut std::task::Context::from_waker(waker));
+            tokio::task::yield_now().await;
+        }
+        drop(adding);
+        let free = async {
+            loop {
+                match communicator.rpc_send("x", 0).timeout(Duration::from_millis(100)).await {
+                    Err(error) if error.kind() == ErrorKind::Unroutable => return,
+                    _ => tokio::time::sleep(Duration::from_millis(5)).await,
+                }
+            }
+        };
+        tokio::time::timeout(Duration::from_secs(20), free).await.expect("nobody answers there");
+    }
+    communicator.close().await.unwrap();
+}
+
+#[tokio::test]
+async fn draining_lets_what_runs_end_and_takes_nothing_new() {
+    let (name, communicator) = on_a_broker_of_its_own().await;
+    let go = std::sync::Arc::new(tokio::sync::Notify::new());
+    let (begun, mut has_begun) = tokio::sync::mpsc::unbounded_channel();
+    let waits = go.clone();
+    let work = crate::TaskSubscriber::future(move |_: crate::TaskRequest| {
+        let (waits, begun) = (waits.clone(), begun.clone());
+        async move {
+            begun.send(()).unwrap();
+            waits.notified().await;
+            "done"
+        }
+    });
+    let one = std::num::NonZeroU16::new(1).unwrap();
+    let queue = communicator.task_queue("q").unwrap().prefetch(one);
+    queue.add_task_subscriber(work).await.unwrap();
+    let peer = Communicator::connect(&format!("memory:{name}")).await.unwrap();
+    let to = peer.task_queue("q").unwrap();
+    let first = to.task_send(1).send().await.unwrap();
+    let second = to.task_send(2).send().await.unwrap();
+    has_begun.recv().await.unwrap();
+    let draining = tokio::spawn({
+        let communicator = communicator.clone();
+        async move { communicator.drain(Duration::from_secs(20)).await }
+    });
+    tokio::time::sleep(Duration::from_millis(30)).await;
+    assert!(!draining.is_finished(), "a task runs");
+    go.notify_one();
+    assert_eq!(first.await.unwrap().as_str(), Some("done"));
+    let report = draining.await.unwrap().unwrap();
+    assert_eq!((report.tasks_returned, report.calls_refused), (0, 0));
+    // The other one was not begun, and is still there.
+    let task = to.next_task(Duration::from_secs(20)).await.unwrap();
+    assert_eq!(task.body().as_i64(), Some(2));
+    task.finish("elsewhere");
+    assert_eq!(second.await.unwrap().as_str(), Some("elsewhere"));
+    peer.close().await.unwrap();
+}

@@ -11,7 +11,7 @@ use uuid::Uuid;
 use super::port::{Charge, ExpireOnDrop, MailboxSender, Signal, WaiterId};
 use super::tasks::{Claim, DeliveryTag, Handed, Settlement, SubscriberId};
 use crate::broker::Body;
-use crate::error::{Error, Result};
+use crate::error::{Error, ErrorKind, Result};
 use crate::home::Completer;
 use crate::wire::names::{Exchange, Identifier};
 
@@ -155,6 +155,46 @@ pub(crate) enum Command {
         drain: Duration,
         done: Option<Completer<CloseReport>>,
     },
+}
+
+impl Command {
+    /// The same, for a message, with the room that it takes up.
+    pub(super) fn charged(mut self, room: Charge) -> Self {
+        if let Command::Call { charge, .. } | Command::Task { charge, .. } | Command::Broadcast { charge, .. } =
+            &mut self
+        {
+            *charge = room;
+        }
+        self
+    }
+
+    /// Ends whoever waits for this message, which is not sent.
+    pub(super) fn refuse(self, error: &Error) {
+        let (published, expected, what) = match self {
+            Command::Call { recipient, published, expected, .. } => {
+                (published, Some(expected), Subject::Call(recipient).to_string())
+            }
+            Command::Task { queue, published, reply, .. } => {
+                let expected = match reply {
+                    TaskReply::Expected(expected) => Some(expected),
+                    TaskReply::NotWanted { .. } => None,
+                };
+                (published, expected, Subject::Task(queue).to_string())
+            }
+            Command::Broadcast { published, .. } => (Some(published), None, "a broadcast".to_owned()),
+            _ => return,
+        };
+        let error = match error.kind() {
+            ErrorKind::TimedOut => Error::new(ErrorKind::TimedOut, format!("{what}: {error}")),
+            _ => error.clone(),
+        };
+        if let Some(published) = published {
+            drop(published.complete(Err(error.clone())));
+        }
+        if let Some(expected) = expected {
+            drop(expected.reply.complete(Err(error)));
+        }
+    }
 }
 
 /// Whether the sender of a task waits for its outcome.

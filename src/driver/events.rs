@@ -228,7 +228,7 @@ impl<B: Broker> Driver<B> {
     }
 
     fn refuse(&self, published: Option<super::Done>, charge: Charge) {
-        self.port.permits.release(charge);
+        self.port.release(charge);
         if let Some(published) = published {
             drop(published.complete(Err(self.port.gone())));
         }

@@ -32,7 +32,7 @@ impl<B: Broker> Driver<B> {
 impl Port {
     /// What is held by this communicator, by name.
     pub(crate) fn leftovers(&self) -> Vec<(&'static str, usize)> {
-        let (permits, waits) = self.permits.held();
+        let (permits, waits) = self.held();
         let mut left = self.left.lock().clone();
         left.extend([("permits", permits as usize), ("waits for a permit", waits)]);
         left

@@ -40,7 +40,7 @@ use self::port::{Giver, Port};
 use self::requests::Requests;
 use self::session::{Happened, Made, Session};
 use self::subscriptions::{Key, Subscriptions, Turn};
-use self::tasks::{Action, Claim, Config, Generation, HandId, Known, LeaseId, Live, TaskBook, TaskId};
+use self::tasks::{Action, Claim, Config, DeliveryTag, Generation, HandId, Known, LeaseId, Live, TaskBook, TaskId};
 use self::timers::Timers;
 use crate::broker::{Broker, BrokerEvent, Delivery, Message};
 use crate::error::{Error, ErrorKind, Result};
@@ -186,6 +186,8 @@ struct Driver<B: Broker> {
     pulls: BTreeMap<PullId, Completer<Result<Option<TaskDelivery>>>>,
     /// Tasks on their way to whoever pulled them.
     unclaimed: BTreeMap<PullId, (HandId, Claim)>,
+    /// Acknowledgements that wait until the consumer of this queue has ended.
+    held_acks: BTreeMap<QueueName, Vec<DeliveryTag>>,
     timers: Timers,
     /// When lost answers are asked for: of the requests that are answered to this queue.
     asks: BTreeMap<(Instant, Rc<str>), usize>,
@@ -301,7 +303,7 @@ impl<B: Broker> Driver<B> {
     fn on_events(&mut self, first: BrokerEvent) -> Option<End> {
         let mut next = Some(first);
         for _ in 0..AT_ONCE {
-            let Some(event) = next else { return None };
+            let event = next?;
             if let Some(end) = self.on_event(event) {
                 return Some(end);
             }
@@ -344,6 +346,7 @@ impl<B: Broker> Driver<B> {
         let Some(connection) = self.session.down(error) else { return };
         let generation = connection.generation;
         self.next_probe = None;
+        self.held_acks.clear();
         self.asks.clear();
         self.outbox.down();
         self.subscriptions.down(now);
@@ -387,7 +390,7 @@ impl<B: Broker> Driver<B> {
         self.step_tasks(tasks::Input::Tick);
         while let Some(expiry) = self.timers.pop(now) {
             match expiry {
-                command::Expiry::Permit(waiter) => self.port.permits.expire(waiter),
+                command::Expiry::Permit(waiter) => self.port.expire(waiter),
                 command::Expiry::Place(place) => drop(place),
             }
         }
@@ -407,7 +410,12 @@ impl<B: Broker> Driver<B> {
         let now = Instant::now();
         match done {
             JobDone::SetUp { key, turn, outcome } => self.subscriptions.set_up(&key, turn, outcome, now),
-            JobDone::Ended { key, turn } => self.subscriptions.ended(&key, turn, now),
+            JobDone::Ended { key, turn } => {
+                if let Key::Tasks(queue) = &key {
+                    self.release_acks(queue);
+                }
+                self.subscriptions.ended(&key, turn, now);
+            }
             JobDone::Got { key, turn, generation, outcome } => self.on_got(&key, turn, generation, outcome),
             JobDone::Declared { stream, generation, outcome } => {
                 if self.session.of(generation).is_none() {

@@ -264,6 +264,7 @@ impl<P> Outbox<P> {
         self.entries.len() - self.aside
     }
 
+    #[cfg(test)]
     pub(super) fn is_empty(&self) -> bool {
         self.entries.is_empty()
     }
@@ -299,8 +300,9 @@ impl<P> Outbox<P> {
         let state = self.stream(&stream);
         state.messages += 1;
         state.waiting.insert(id);
+        let to = stream.clone();
         let entry = Entry {
-            stream: stream.clone(),
+            stream,
             kind,
             message: Rc::new(message),
             charge,
@@ -313,7 +315,7 @@ impl<P> Outbox<P> {
         let is_probe = matches!(entry.kind, Kind::Probe);
         self.entries.insert(id, entry);
         self.set_aside(id, if is_probe { Aside::Yes } else { Aside::No });
-        self.pump(&stream);
+        self.pump(&to);
     }
 
     fn set_aside(&mut self, id: PublishId, aside: Aside) {
@@ -745,5 +747,7 @@ fn call_failed(exchange: &str, recipient: &Identifier, error: Error) -> Error {
     }
 }
 
+#[cfg(test)]
+mod explore;
 #[cfg(test)]
 mod tests;

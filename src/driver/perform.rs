@@ -31,7 +31,7 @@ impl<B: Broker> Driver<B> {
             if out.is_empty() && subscribed.is_empty() && actions.is_empty() {
                 return;
             }
-            actions.into_iter().for_each(|action| self.act_for_tasks(action));
+            self.act_for_all_tasks(actions);
             subscribed.into_iter().for_each(|act| self.act_for_subscriptions(act));
             out.into_iter().for_each(|act| self.act_for_outbox(act));
         }
@@ -80,7 +80,7 @@ impl<B: Broker> Driver<B> {
                     drop(reply.complete(Err(error)));
                 }
             }
-            Act::Release(charge) => self.port.permits.release(charge),
+            Act::Release(charge) => self.port.release(charge),
             Act::ExchangeVanished { exchange, error } => self.job(|connection| async move {
                 let generation = connection.generation;
                 let outcome = connection.exchange_vanished(exchange, &error).await;
@@ -182,8 +182,34 @@ impl<B: Broker> Driver<B> {
 
     // Tasks.
 
+    /// Guards: a place that the broker fills with another task although the one that had it still runs here, on a lease. An
+    /// acknowledgement behind a [`Action::Fit`] waits until the consumer with too many places has ended.
+    fn act_for_all_tasks(&mut self, actions: Vec<Action<Live>>) {
+        let mut refits = None;
+        for action in actions {
+            match action {
+                Action::Fit { queue, taken } => {
+                    if self.subscriptions.fit(&queue, taken, Instant::now()) {
+                        refits = Some(queue);
+                    }
+                }
+                Action::Ack(tag) => match &refits {
+                    Some(queue) => self.held_acks.entry(queue.clone()).or_default().push(tag),
+                    None => self.ack(tag),
+                },
+                action => self.act_for_tasks(action),
+            }
+        }
+    }
+
+    /// The consumer of this queue has ended.
+    pub(super) fn release_acks(&mut self, queue: &QueueName) {
+        for tag in self.held_acks.remove(queue).unwrap_or_default() {
+            self.ack(tag);
+        }
+    }
+
     fn act_for_tasks(&mut self, action: Action<Live>) {
-        let now = Instant::now();
         match action {
             Action::Offer { to, task } => self.offer(to, task),
             // Handed to whoever pulled it where it came in.
@@ -191,7 +217,8 @@ impl<B: Broker> Driver<B> {
                 let settlement = Settlement::Dropped(Cause::HomeEnded);
                 self.step_tasks(Input::Settled { hand: handed.hand, settlement });
             }
-            Action::Ack(tag) => self.ack(tag),
+            // See `act_for_all_tasks`.
+            Action::Ack(_) | Action::Fit { .. } => {}
             Action::Requeue(tag) => self.nack(tag, Nack::Requeue),
             Action::Answer(reply) => self.send_reply(reply),
             Action::AnswerAgain { message } => {
@@ -218,9 +245,9 @@ impl<B: Broker> Driver<B> {
                 tracing::warn!(%queue, ?message_id, "the broker has taken back a task that runs here");
                 self.emit(&Event::OwnershipLost { queue: queue.to_string(), message_id });
             }
-            Action::Adopted { queue, message, .. } => {
+            Action::Adopted { task, queue, message } => {
                 let message_id = message.properties().message_id.clone().unwrap_or_default();
-                tracing::info!(%queue, message_id, "a task that runs here came again, and is not run twice");
+                tracing::info!(%queue, task = task.0, message_id, "a task that runs here came again, and is not run twice");
                 count(&self.port.counters.tasks_adopted);
                 self.emit(&Event::TaskAdopted { queue: queue.to_string(), message_id });
             }
@@ -237,7 +264,6 @@ impl<B: Broker> Driver<B> {
                 let queue = self.lease_queue(lease);
                 tracing::warn!(queue, "a lease queue could not be deleted: its task comes again when it expires");
             }
-            Action::Fit { queue, taken } => self.subscriptions.fit(&queue, taken, now),
             Action::Released { task } => {
                 self.ownership_lost.remove(&task);
             }

@@ -168,10 +168,6 @@ impl<R> Requests<R> {
         self.waiting.insert(correlation, request);
     }
 
-    pub(super) fn is_wanted(&self, correlation: Uuid) -> bool {
-        self.waiting.contains_key(&correlation)
-    }
-
     pub(super) fn len(&self) -> usize {
         self.waiting.len()
     }

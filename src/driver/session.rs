@@ -154,11 +154,6 @@ impl<B: Broker> Session<B> {
         self.now.as_ref().filter(|connection| connection.generation == generation)
     }
 
-    /// How long a question to the broker may take.
-    pub(super) fn operation_timeout(&self) -> Duration {
-        self.options.operation_timeout
-    }
-
     /// The next event, or the next connection. Cancel safe.
     pub(super) fn poll(&mut self, context: &mut std::task::Context<'_>) -> std::task::Poll<Happened<B>> {
         if let Some(next) = &mut self.next {

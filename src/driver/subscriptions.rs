@@ -576,13 +576,14 @@ impl<D> Subscriptions<D> {
         self.reconcile(&key, now);
     }
 
-    /// How many tasks of a queue are in hand of which its consumer does not know.
-    pub(super) fn fit(&mut self, queue: &QueueName, taken: usize, now: Instant) {
+    /// How many tasks of a queue are in hand of which its consumer does not know. True when the consumer is ended for that,
+    /// to begin again with other places.
+    pub(super) fn fit(&mut self, queue: &QueueName, taken: usize, now: Instant) -> bool {
         let key = Key::Tasks(queue.clone());
-        if let Some(Service { content: Content::Tasks(tasks), .. }) = self.services.get_mut(&key) {
-            tasks.taken = taken;
-            self.reconcile(&key, now);
-        }
+        let Some(Service { content: Content::Tasks(tasks), .. }) = self.services.get_mut(&key) else { return false };
+        tasks.taken = taken;
+        self.reconcile(&key, now);
+        matches!(self.services.get(&key), Some(Service { actual: Actual::Ending { .. }, .. }))
     }
 
     /// No new work: what comes in from others ends.
@@ -1267,3 +1268,6 @@ fn gone_while_added() -> Error {
 fn draining() -> Error {
     Error::new(ErrorKind::CommunicatorClosed, "the communicator is closing and takes no new work")
 }
+
+#[cfg(test)]
+mod explore;

@@ -40,6 +40,7 @@ impl Timers {
     }
 
     #[cfg(test)]
+    #[allow(dead_code, reason = "the simulation asks for it")]
     pub(super) fn len(&self) -> usize {
         self.running.len()
     }

@@ -229,7 +229,7 @@ pub struct Subscriber<M> {
 }
 
 /// How many calls of one subscriber run side by side, unless it allows another number.
-const MAX_IN_FLIGHT: usize = 1000;
+const MAX_IN_FLIGHT: usize = 10_000;
 
 pub(crate) type BoxFuture<T> = Pin<Box<dyn Future<Output = T> + Send>>;
 
@@ -281,7 +281,7 @@ impl<M: Send + 'static> Subscriber<M> {
 }
 
 impl Subscriber<super::RpcRequest> {
-    /// How many calls may run side by side; the rest waits at the broker, up to a minute by kiwipy's settings. Default 1000.
+    /// How many calls may run side by side; the rest waits at the broker, up to a minute by kiwipy's settings. Default 10,000.
     #[must_use]
     pub fn with_max_in_flight(mut self, calls: std::num::NonZeroUsize) -> Self {
         self.max_in_flight = calls.get().min(tokio::sync::Semaphore::MAX_PERMITS);

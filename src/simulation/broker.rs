@@ -414,7 +414,13 @@ impl Link {
         })
     }
 
-    fn write(self: &Rc<Self>, channel: ChannelId, what: &'static str, may_fail: bool, work: impl FnOnce(&Rc<Self>, Fate) + 'static) {
+    fn write(
+        self: &Rc<Self>,
+        channel: ChannelId,
+        what: &'static str,
+        may_fail: bool,
+        work: impl FnOnce(&Rc<Self>, Fate) + 'static,
+    ) {
         if !self.lost.get() {
             let channel = self.channel(channel);
             channel.up.borrow_mut().push_back(Up { what, may_fail, work: Box::new(work) });
@@ -554,7 +560,8 @@ async fn serve_client(link: Weak<Link>, to_client: Rc<ToClient>, whom: u64) {
             Down::Event(event) => {
                 if let BrokerEvent::Delivery { consumer, delivery } = &event {
                     note(|| {
-                        let (id, tag) = (delivery.properties.message_id.as_deref().unwrap_or("-"), delivery.receipt.tag);
+                        let (id, tag) =
+                            (delivery.properties.message_id.as_deref().unwrap_or("-"), delivery.receipt.tag);
                         let again = if delivery.redelivered { " again" } else { "" };
                         format!("{} delivers {id} to {consumer}, tag {tag}{again}", link.name)
                     });
@@ -628,7 +635,11 @@ impl Broker for Simulated {
         self.link.write(ChannelId::Publish, "publish", true, move |link, fate| {
             let outcome = link.carry_out("publish", &name, fate, |store, session, now| {
                 // Its session may be gone where the server still reads what was written to it.
-                if store.is_connected(session) { store.publish(session, &message, now) } else { store.publish_late(&message, now) }
+                if store.is_connected(session) {
+                    store.publish(session, &message, now)
+                } else {
+                    store.publish_late(&message, now)
+                }
             });
             // A publish has no limit of time: what is not known is a channel that has died.
             let outcome = outcome.map_err(|error| match error.kind() {

@@ -383,7 +383,11 @@ impl Simulation {
     /// The groups of a process that have tasks.
     pub(super) fn groups_of(&self, process: Process) -> Vec<Group> {
         let groups = self.groups.borrow();
-        groups.iter().filter(|(_, s)| s.process == process && !s.killed && s.live > 0).map(|(group, _)| *group).collect()
+        groups
+            .iter()
+            .filter(|(_, s)| s.process == process && !s.killed && s.live > 0)
+            .map(|(group, _)| *group)
+            .collect()
     }
 
     /// The threads that were started in a process and have not ended, by name.

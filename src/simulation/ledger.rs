@@ -10,6 +10,9 @@ use parking_lot::Mutex;
 use super::executor::{Group, current, note};
 use crate::error::{Error, ErrorKind};
 
+/// Who rejects a task pauses longer each time, so that none is begun so often.
+const STARTS: u32 = 150;
+
 /// What is known of a task.
 #[derive(Default)]
 pub(super) struct TaskEntry {
@@ -150,6 +153,9 @@ impl Ledger {
         entry.unmarked += u32::from(!marked);
         let (starts, twice) = (entry.starts, !marked && entry.unmarked > 1);
         drop(books);
+        if starts == STARTS {
+            self.fault(format!("hot: task {id} was begun {STARTS} times"));
+        }
         if twice {
             self.fault(format!("run twice: task {id} was run again with no sign of it"));
         }
@@ -222,12 +228,16 @@ impl Ledger {
 
     pub(super) fn call_outcome(&self, id: i64, outcome: Result<Option<&str>, &Error>) {
         let fault = match outcome {
-            Ok(Some(answer)) if answer == format!("answer-{id}-") => {
-                self.books().calls.get(&id).is_none_or(|entry| entry.runs == 0)
-                    .then(|| format!("wrong outcome: call {id} was answered and never run"))
-            }
+            Ok(Some(answer)) if answer == format!("answer-{id}-") => self
+                .books()
+                .calls
+                .get(&id)
+                .is_none_or(|entry| entry.runs == 0)
+                .then(|| format!("wrong outcome: call {id} was answered and never run")),
             Ok(answer) => Some(format!("wrong outcome: call {id} was answered with {answer:?}")),
-            Err(error) => expected(error).err().map(|kind| format!("wrong error: call {id} ended with {kind:?}: {error}")),
+            Err(error) => {
+                expected(error).err().map(|kind| format!("wrong error: call {id} ended with {kind:?}: {error}"))
+            }
         };
         if let Some(fault) = fault {
             self.fault(fault);

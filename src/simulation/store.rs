@@ -7,8 +7,8 @@ use std::collections::{BTreeMap, VecDeque};
 use tokio::time::Instant;
 
 use crate::broker::{
-    Access, Acknowledge, AutoDelete, Body, BrokerEvent, ConsumeSpec, Delivery, Durability, ExchangeSpec, Lane, Message, Nack,
-    Properties, QueueSpec, Receipt, Routing,
+    Access, Acknowledge, AutoDelete, Body, BrokerEvent, ConsumeSpec, Delivery, Durability, ExchangeSpec, Lane, Message,
+    Nack, Properties, QueueSpec, Receipt, Routing,
 };
 use crate::error::{Error, ErrorKind, Result};
 
@@ -325,7 +325,10 @@ impl Store {
     /// The lane that a consumer is on.
     pub(super) fn lane_of(&self, session: SessionId, tag: &str) -> Option<Lane> {
         let consumers = self.queues.values().flat_map(|queue| &queue.consumers);
-        consumers.filter(|consumer| consumer.session == session && consumer.tag == tag).map(|consumer| consumer.lane).next()
+        consumers
+            .filter(|consumer| consumer.session == session && consumer.tag == tag)
+            .map(|consumer| consumer.lane)
+            .next()
     }
 
     pub(super) fn get(&mut self, session: SessionId, name: &str, lane: Lane, now: Instant) -> Result<Option<Delivery>> {
@@ -476,8 +479,7 @@ impl Store {
                 Acknowledge::None => true,
             });
             let Some(mut consumer) = free.and_then(|at| queue.consumers.remove(at)) else { return };
-            if let (Some(session), Some(message)) =
-                (self.sessions.get_mut(&consumer.session), queue.ready.pop_front())
+            if let (Some(session), Some(message)) = (self.sessions.get_mut(&consumer.session), queue.ready.pop_front())
             {
                 let tag = consumer.tag.clone();
                 let delivery = if consumer.acknowledge == Acknowledge::None {
@@ -548,7 +550,8 @@ impl Store {
 
     /// Queue and body of every message, whether it waits or is out.
     pub(super) fn bodies(&self) -> Vec<(&str, &Body)> {
-        let ready = self.queues.iter().flat_map(|(name, queue)| queue.ready.iter().map(move |m| (name.as_str(), &m.body)));
+        let ready =
+            self.queues.iter().flat_map(|(name, queue)| queue.ready.iter().map(move |m| (name.as_str(), &m.body)));
         let out = self.sessions.values().flat_map(|session| session.out.values());
         ready.chain(out.map(|out| (out.queue.as_str(), &out.message.body))).collect()
     }
@@ -591,7 +594,8 @@ mod tests {
 
     #[test]
     fn keys_match_as_the_specification_has_it() {
-        for (pattern, key) in [("a", "a"), ("a.*", "a.b"), ("#", ""), ("#", "a.b"), ("a.#", "a"), ("a.#.c", "a.b.b.c")] {
+        for (pattern, key) in [("a", "a"), ("a.*", "a.b"), ("#", ""), ("#", "a.b"), ("a.#", "a"), ("a.#.c", "a.b.b.c")]
+        {
             assert!(matches(pattern, key), "{pattern} {key}");
         }
         for (pattern, key) in [("a", "b"), ("a.*", "a"), ("a.*", "a.b.c"), ("*", "a.b"), ("a.#.c", "a.b")] {

@@ -92,7 +92,7 @@ async fn an_unreadable_answer_is_a_clear_error(broker: Broker) {
     communicator.add_rpc_subscriber("deep", deep).await.unwrap();
     let error = communicator.rpc_send("deep", 0).await.unwrap_err();
     assert_eq!(error.kind(), ErrorKind::RemoteException);
-    assert!(error.remote_text().unwrap().contains("cannot be written"), "{error}");
+    assert!(error.remote_text().unwrap().contains("cannot be encoded"), "{error}");
     works(&communicator).await;
 }
 

@@ -88,7 +88,7 @@ async fn replay_one(broker: &Broker, served_at: &Home, culprit_at: &Home, deed: 
         let (promise, answer) = Answer::promise()?;
         // A second one to complete, whose outcome the answer goes on from: where it lands is looked at.
         let (second, future) = at.try_future::<()>()?;
-        off.spawn(async move { commit(deed, promise, second) });
+        off.spawn(async move { commit(deed, promise, second) }).unwrap();
         let (at, seen) = (at.clone(), seen.clone());
         Ok::<_, Failure>(Answer::later(async move {
             // Dropped by a panic or by choice, it is abandoned; that is an outcome as well.

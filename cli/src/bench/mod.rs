@@ -13,10 +13,11 @@ use std::time::Duration;
 use homing::{RpcRequest, RpcSubscriber, TaskRequest, TaskSubscriber, Testing};
 use indicatif::{ProgressBar, ProgressStyle};
 
+use crate::DEFAULT_BROKER;
 use crate::args::{Bench, Global};
+use crate::connection::{builder, close};
 use crate::failure::Failure;
 use crate::stop::{Stop, or_interrupted};
-use crate::{DEFAULT_BROKER, builder, close};
 use limit::Network;
 use work::{Ends, WORKS};
 
@@ -24,8 +25,7 @@ use work::{Ends, WORKS};
 const PATIENCE: Duration = Duration::from_secs(30);
 
 pub(crate) async fn run(options: Bench, global: &Global, stop: Stop) -> Result<(), Failure> {
-    let named = [&global.prefix, &global.message_exchange, &global.task_exchange, &global.task_queue];
-    if named.iter().any(|name| name.is_some()) {
+    if global.names.any() {
         return Err(Failure::Usage(
             "bench uses names of its own, which go with it, and takes no --prefix, exchange or queue".to_owned(),
         ));
@@ -35,13 +35,13 @@ pub(crate) async fn run(options: Bench, global: &Global, stop: Stop) -> Result<(
 
 async fn measure(options: Bench, global: &Global) -> Result<(), Failure> {
     let name = format!("homing-bench-{:016x}", fastrand::u64(..));
-    let given = global.broker.as_deref().unwrap_or(DEFAULT_BROKER);
+    let given = global.broker.broker.as_deref().unwrap_or(DEFAULT_BROKER);
     // Two communicators that meet in this process need a name.
     let url = if given == "memory:" { format!("memory:{name}") } else { given.to_owned() };
     let connect = || {
         let mut builder = builder(global, &url).prefix(&name).testing(Testing::Yes);
         builder = builder.call_timeout(PATIENCE).task_timeout(PATIENCE);
-        builder.reconnect(global.reconnect.unwrap_or(homing::Reconnect::Never)).connect()
+        builder.reconnect(global.broker.reconnect.unwrap_or(homing::Reconnect::Never)).connect()
     };
     let (caller, server) = (connect().await?, connect().await?);
     server.add_rpc_subscriber("bench", RpcSubscriber::closure(RpcRequest::into_body)).await?;
@@ -63,7 +63,7 @@ async fn measure(options: Bench, global: &Global) -> Result<(), Failure> {
         rows.push(work.measure(&ends, options.seconds, &network, progress).await?);
     }
     bar.finish_and_clear();
-    table::print(&rows, global.format, &network);
+    table::print(&rows, global.output.format, &network)?;
     let (one, other) = (close(&ends.caller).await, close(&server).await);
     one.and(other)
 }

@@ -7,10 +7,12 @@ use serde_json::json;
 use super::limit::{Limit, Network};
 use super::work::Row;
 use crate::args::Format;
+use crate::failure::Failure;
+use crate::out;
 
-pub(super) fn print(rows: &[Row], format: Format, network: &Network) {
+pub(super) fn print(rows: &[Row], format: Format, network: &Network) -> Result<(), Failure> {
     match format {
-        Format::Json => rows.iter().for_each(|row| println!("{}", line(row))),
+        Format::Json => rows.iter().try_for_each(|row| out!("{}", line(row))),
         Format::Text => text(rows, network),
     }
 }
@@ -28,8 +30,8 @@ fn line(row: &Row) -> serde_json::Value {
     })
 }
 
-fn text(rows: &[Row], network: &Network) {
-    println!("{:<29} {:>9} {:>10} {:>10} {:>8}  limited by", "", "a second", "p50", "p99", "CPU");
+fn text(rows: &[Row], network: &Network) -> Result<(), Failure> {
+    out!("{:<29} {:>9} {:>10} {:>10} {:>8}  limited by", "", "a second", "p50", "p99", "CPU")?;
     for row in rows {
         let limit = match row.limit {
             Limit::Client(part) => format!("client (its busiest thread: {:.0} %)", part * 100.0),
@@ -38,13 +40,14 @@ fn text(rows: &[Row], network: &Network) {
             Limit::Broker => "broker".to_owned(),
         };
         let [p50, p99, cpu] = [row.p50, row.p99, row.cpu].map(short);
-        println!("{:<29} {:>9.0} {p50:>10} {p99:>10} {cpu:>8}  {limit}", row.work, row.rate);
+        out!("{:<29} {:>9.0} {p50:>10} {p99:>10} {cpu:>8}  {limit}", row.work, row.rate)?;
     }
-    println!();
-    println!("CPU: of this program for each, caller and subscriber together.");
+    out!("")?;
+    out!("CPU: of this program for each, caller and subscriber together.")?;
     if let Some(round_trip) = network.round_trip {
-        println!("Network: {} there and back.", short(round_trip));
+        out!("Network: {} there and back.", short(round_trip))?;
     }
+    Ok(())
 }
 
 /// To three digits.

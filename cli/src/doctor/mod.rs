@@ -5,15 +5,17 @@ mod http;
 
 use homing::Value;
 use homing::codec::Map;
-use homing::inspect::{self, Report, Verdict};
-use homing::{Builder, Error, ErrorKind};
+use homing::inspect::{self, Kind, Report, Verdict};
+use homing::{Builder, Error, ErrorKind, Identifier};
 
 use self::compare::Fix;
 use self::http::Management;
+pub(crate) use self::http::unescape;
 use crate::args::{Doctor, Format, Global};
+use crate::connection::options;
 use crate::failure::Failure;
 use crate::stop::{Stop, or_interrupted};
-use crate::{options, values};
+use crate::values;
 
 pub(crate) async fn run(command: Doctor, global: &Global, stop: Stop) -> Result<(), Failure> {
     let options = options(global)?;
@@ -30,7 +32,7 @@ pub(crate) async fn run(command: Doctor, global: &Global, stop: Stop) -> Result<
             // What counts is what is left.
             report = look(&options, Some(management)).await?.0;
         }
-        print(&report, &fixes, global.format)?;
+        print(&report, &fixes, global.output.format)?;
         conclusion(&report)
     })
     .await
@@ -86,4 +88,30 @@ fn conclusion(report: &Report) -> Result<(), Failure> {
         1 => Err(Failure::Other("1 problem found".to_owned())),
         several => Err(Failure::Other(format!("{several} problems found"))),
     }
+}
+
+/// How many subscribers to calls of an identifier the management API knows.
+///
+/// # Errors
+/// `Usage` for the URL; `Other` when the API does not answer.
+pub(crate) async fn listeners(options: &Builder, management: &str, identifier: &Identifier) -> Result<usize, Failure> {
+    let management = Management::at(management)?;
+    let exchange = inspect::declared(options)?.into_iter().find(|declared| declared.kind == Kind::Exchange);
+    let Some(exchange) = exchange else { return Ok(0) };
+    let vhost = http::segment(&inspect::target(options)?.virtual_host);
+    let path = format!("/api/exchanges/{vhost}/{}/bindings/source", http::segment(&exchange.name));
+    let key = format!("[rpc].{}", identifier.as_str());
+    in_background(move || match management.get(&path) {
+        Ok(http::Answer { status: 200, body }) => {
+            let bindings = body.as_array().map(Vec::as_slice).unwrap_or_default();
+            Ok(bindings.iter().filter(|binding| binding["routing_key"] == key.as_str()).count())
+        }
+        // Nobody has declared it.
+        Ok(http::Answer { status: 404, .. }) => Ok(0),
+        Ok(http::Answer { status, .. }) => {
+            Err(Failure::Other(format!("the management API answers with status {status} when asked for bindings")))
+        }
+        Err(why) => Err(Failure::Other(why)),
+    })
+    .await?
 }

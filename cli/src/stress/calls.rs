@@ -2,6 +2,7 @@
 //! given up, and communicators that close while calls are under way.
 
 use std::future::IntoFuture;
+use std::num::NonZeroUsize;
 use std::panic::resume_unwind;
 use std::pin::pin;
 use std::sync::Arc;
@@ -13,6 +14,7 @@ use fastrand::Rng;
 use homing::blocking::Communicator;
 use homing::{Answer, Answered, ErrorKind, Failure, RpcRequest, RpcSend, RpcSubscriber, Value};
 
+use super::Fault;
 use super::decision::{Deed, Delay, FutureKind, Route, generator};
 use super::ledger::{Entry, HomeRecord, Seen, Watch};
 use super::producer::{Job, OnPurpose};
@@ -21,6 +23,12 @@ use super::world::World;
 
 /// How many calls of one worker are under way at once.
 const WINDOW: usize = 64;
+/// How many messages a caller may have under way whose permits are not counted.
+const MANY: usize = 4096;
+/// So often in a row all permits have to be free.
+const ROUNDS: u32 = 5;
+/// How long a permit may take to come back after its call has ended: the broker's confirmation is on its way.
+const SETTLES: Duration = Duration::from_secs(2);
 /// A call that its subscriber may have died with is told so by its own timeout only.
 const SHORT: Duration = Duration::from_millis(300);
 
@@ -90,8 +98,14 @@ fn one_pair(world: &Arc<World>, pulse: &Pulse, number: usize, generation: u64, m
     let url = format!("memory:stress-{number}-{generation}");
     let patience = if closing == Closing::Subscribers { SHORT } else { world.patience };
     pulse.is_at("connecting", None);
+    let permits = if rng.bool() { rng.usize(2..4) } else { MANY };
+    let held = usize::from(world.is_due(Fault::PermitHeld, || closing == Closing::Nobody && permits < MANY));
     let connect = || {
-        homing::Communicator::builder(&url).call_timeout(patience).close_timeout(world.patience / 2).connect_blocking()
+        homing::Communicator::builder(&url)
+            .under_way(NonZeroUsize::new(permits - held).unwrap_or(NonZeroUsize::MIN), NonZeroUsize::MAX)
+            .call_timeout(patience)
+            .close_timeout(world.patience / 2)
+            .connect_blocking()
     };
     let (serving, callers) = (connect()?, connect()?);
     pulse.is_at("subscribing", None);
@@ -120,7 +134,11 @@ fn one_pair(world: &Arc<World>, pulse: &Pulse, number: usize, generation: u64, m
             std::thread::sleep(Duration::from_micros(200));
         }
         let plan = Plan {
-            kind: FutureKind::draw_call(&mut rng),
+            kind: match FutureKind::draw_call(&mut rng) {
+                // A permit may be given to a call that waits in an outer frame, which cannot take it before the inner ones end.
+                FutureKind::CallWaited if permits < MANY => FutureKind::Call,
+                kind => kind,
+            },
             deed: Deed::draw(&mut rng),
             to: if rng.u8(0..100) < 4 { usize::MAX } else { rng.usize(0..count) },
             time: Duration::from_micros(rng.u64(1..20_000)),
@@ -143,9 +161,55 @@ fn one_pair(world: &Arc<World>, pulse: &Pulse, number: usize, generation: u64, m
         }
         open = now;
     }
+    if closing == Closing::Nobody {
+        pulse.is_at("counting what is left", None);
+        if permits < MANY {
+            count_permits(world, &pair, permits);
+        }
+        ask_for_the_dead(world, &pair, pulse);
+    }
     pulse.is_at("closing", None);
     bounded(world, || pair.callers.close())?;
     bounded(world, || serving.close())
+}
+
+/// When no call is under way, every permit is free: so many calls can be sent at once. They go to nobody.
+///
+/// A confirmation may come between two of them, and hide a permit that is held; so it is tried several times, with few permits.
+fn count_permits(world: &World, pair: &Pair, permits: usize) {
+    let until = Instant::now() + SETTLES;
+    let mut rounds = 0;
+    let mut held = 0;
+    while rounds < ROUNDS {
+        let sent: Vec<_> = (0..permits).map(|_| pair.callers.rpc_send("nobody", Value::Null).try_send()).collect();
+        held = sent.iter().filter(|sent| matches!(sent, Err(error) if error.kind() == ErrorKind::Full)).count();
+        rounds = if held == 0 { rounds + 1 } else { 0 };
+        if held > 0 && Instant::now() > until {
+            break;
+        }
+        // What was sent for this comes back too.
+        drop(sent);
+        std::thread::sleep(Duration::from_millis(5));
+    }
+    world.ledger.permits_probed.fetch_add(permits as u64, Ordering::Relaxed);
+    world.ledger.permits_held.fetch_add(held as u64, Ordering::Relaxed);
+}
+
+/// A subscriber whose home has ended is unsubscribed: a call to it is unroutable, or answered with an exception while that
+/// goes on, and does not run into its time limit.
+fn ask_for_the_dead(world: &World, pair: &Pair, pulse: &Pulse) {
+    for (n, record) in pair.subscribers.iter().enumerate() {
+        if !record.as_ref().is_some_and(|record| record.has_ended()) {
+            continue;
+        }
+        world.ledger.subscribers_asked.fetch_add(1, Ordering::Relaxed);
+        let outcome = pair.callers.rpc_send(format!("s{n}"), Value::from(0)).timeout(world.patience / 4).wait();
+        if matches!(outcome, Err(error) if error.kind() == ErrorKind::TimedOut) {
+            world.ledger.unserved.fetch_add(1, Ordering::Relaxed);
+            world.ledger.is_wrong(|| format!("wrong: the subscriber s{n} has no server, and its calls time out"));
+        }
+        pulse.beat();
+    }
 }
 
 /// Makes a call at a home.
@@ -160,10 +224,10 @@ fn place(pair: &Arc<Pair>, record: &Arc<HomeRecord>, plan: Plan) {
     let entry = Entry::new(&pair.world.ledger, record, kind, plan.deed, Route::Producer);
     let open = Open::new(pair);
     let (pair, watch) = (Arc::clone(pair), entry.watch());
-    home.spawn(async move {
+    drop(home.spawn(async move {
         let _open = open;
         one_call(&pair, &watch, plan).await;
-    });
+    }));
 }
 
 async fn one_call(pair: &Pair, watch: &Watch, plan: Plan) {
@@ -294,7 +358,7 @@ fn close(pair: &Arc<Pair>, serving: &Communicator, closing: Closing, rng: &mut R
             {
                 let communicator = pair.callers.to_async();
                 // Its home may end before it has; then it closes all the same.
-                home.spawn(async move { drop(communicator.close().await) });
+                drop(home.spawn(async move { drop(communicator.close().await) }));
             }
             Ok(())
         }
@@ -309,7 +373,13 @@ fn close(pair: &Arc<Pair>, serving: &Communicator, closing: Closing, rng: &mut R
 fn bounded(world: &World, close: impl Fn() -> homing::Result<homing::CloseReport>) -> homing::Result<()> {
     let begun = Instant::now();
     let report = close()?;
-    if begun.elapsed() > world.patience {
+    if world.is_due(Fault::LateClose, || true) {
+        std::thread::sleep(world.patience - world.patience / 5);
+    }
+    world.ledger.closes.fetch_add(1, Ordering::Relaxed);
+    // Its limit is half of the patience.
+    if begun.elapsed() > world.patience * 3 / 4 {
+        world.ledger.late_closes.fetch_add(1, Ordering::Relaxed);
         world.ledger.is_wrong(|| format!("wrong: a close took {:.1} s", begun.elapsed().as_secs_f64()));
     }
     report.error.map_or(Ok(()), Err)

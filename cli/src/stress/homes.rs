@@ -105,10 +105,10 @@ fn event_loop(site: &Site<'_>, plan: Plan) -> Stood {
             record.stands(At::this_thread(), Home::current());
             let _ = tell_here.send(());
             let life = on_a_thread(home.clone(), world, record, plan);
-            home.spawn(async move {
+            drop(home.spawn(async move {
                 life.await;
                 let _ = tell.send(());
-            });
+            }));
         })
         .map_err(|error| error.to_string())?;
     here.recv().map_err(|_| "the loop did not call".to_owned())?;
@@ -127,10 +127,10 @@ fn foreign_loop(site: &Site<'_>, mut plan: Plan) -> Stood {
     let done = Rc::new(Cell::new(false));
     let life = on_a_thread(home.local().clone(), Arc::clone(site.world), Arc::clone(site.record), plan);
     let is_done = Rc::clone(&done);
-    home.local().spawn(async move {
+    drop(home.local().spawn(async move {
         life.await;
         is_done.set(true);
-    });
+    }));
     // Rung by the hook only: a ring that is lost is a home that is stuck.
     while !done.get() {
         rung.recv().map_err(|_| "its hook was dropped".to_owned())?;

@@ -58,6 +58,15 @@ pub(crate) struct Ledger {
     pub made_by_home: [AtomicU64; HomeKind::ALL.len()],
     pub homes: [AtomicU64; HomeKind::ALL.len()],
     pub communicators: AtomicU64,
+    /// Places for messages under way that were tried when no call was, and those of them that were not free.
+    pub permits_probed: AtomicU64,
+    pub permits_held: AtomicU64,
+    /// Identifiers that were called after the home of their subscriber had ended, and those where nobody answered and nobody
+    /// was reported to be missing.
+    pub subscribers_asked: AtomicU64,
+    pub unserved: AtomicU64,
+    pub closes: AtomicU64,
+    pub late_closes: AtomicU64,
     pub values: AtomicU64,
     pub dropped_at_home: AtomicU64,
     pub dropped_by_sender: AtomicU64,

@@ -89,21 +89,21 @@ fn step_on_a_thread(home: &LocalHome, world: &Arc<World>, record: &Arc<HomeRecor
     Work { completer, entry, deed, delay }.send(route, world, rng);
     let may_wait = record.depth.load(Ordering::SeqCst) < DEEPEST;
     match kind {
-        FutureKind::Repolled => home.spawn(repolled(future, watch)),
-        FutureKind::PolledBehindItsEnd => home.spawn(polled_behind_its_end(future, watch)),
+        FutureKind::Repolled => drop(home.spawn(repolled(future, watch))),
+        FutureKind::PolledBehindItsEnd => drop(home.spawn(polled_behind_its_end(future, watch))),
         FutureKind::Callback => future.on_done(move |outcome| watch.saw(outcome)),
         FutureKind::Waited if may_wait => {
             let _waits = record.waits(kind);
             watch.saw(future.wait());
         }
-        FutureKind::WaitedInCallback => home.spawn(async move {
+        FutureKind::WaitedInCallback => drop(home.spawn(async move {
             if watch.home().depth.load(Ordering::SeqCst) < DEEPEST {
                 let _waits = watch.home().waits(kind);
                 watch.saw(future.wait());
             } else {
                 watch.saw(future.await);
             }
-        }),
+        })),
         FutureKind::WaitedForATime if may_wait => {
             let _waits = record.waits(kind);
             watch.saw(future.wait_timeout(time));
@@ -112,14 +112,14 @@ fn step_on_a_thread(home: &LocalHome, world: &Arc<World>, record: &Arc<HomeRecor
             if let Some(deadline) = future.deadline() {
                 world.jobs.put(Job::Fire(deadline, delay));
             }
-            home.spawn(awaited(future, watch));
+            drop(home.spawn(awaited(future, watch)));
         }
         FutureKind::DroppedAtOnce => {
             watch.gives_up();
             drop(future);
         }
         FutureKind::PolledAndDropped => polled_and_dropped(future, &watch),
-        _ => home.spawn(awaited(future, watch)),
+        _ => drop(home.spawn(awaited(future, watch))),
     }
 }
 

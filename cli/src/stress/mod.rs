@@ -21,8 +21,9 @@ use std::time::{Duration, Instant};
 
 use clap::ValueEnum;
 
-use crate::args::{Global, Stress};
+use crate::args::{Format, Global, Stress};
 use crate::failure::Failure;
+use crate::out;
 use decision::{HomeKind, generator};
 use report::Report;
 use watchdog::{Pulse, watch};
@@ -48,22 +49,28 @@ pub(crate) enum Fault {
     Doubled,
     /// A value is dropped by its sender, who was not handed it back.
     Misplaced,
+    /// One message fewer than was asked for may be under way, as if a permit were held by nobody.
+    PermitHeld,
+    /// A close takes longer than it may.
+    LateClose,
     /// Threads race for a counter, for ThreadSanitizer to find. Needs a build for it.
     #[cfg(feature = "seeded-race")]
     Race,
 }
 
 pub(crate) fn run(options: &Stress, global: &Global) -> Result<(), Failure> {
-    if global.broker.is_some() {
+    if global.broker.broker.is_some() {
         return Err(Failure::Usage("stress runs inside this process and takes no --broker".to_owned()));
     }
     let seed = options.seed.unwrap_or_else(|| fastrand::u64(..));
-    println!(
-        "homing stress: seed {seed}, {:.0} s, {} homes of each kind, {} producers",
-        options.seconds.as_secs_f64(),
-        options.homes,
-        options.producers
-    );
+    if global.output.format == Format::Text {
+        out!(
+            "homing stress: seed {seed}, {:.0} s, {} homes of each kind, {} producers",
+            options.seconds.as_secs_f64(),
+            options.homes,
+            options.producers
+        )?;
+    }
     #[cfg(feature = "seeded-race")]
     if options.seed_fault == Some(Fault::Race) {
         race::ask_for();
@@ -103,7 +110,7 @@ pub(crate) fn run(options: &Stress, global: &Global) -> Result<(), Failure> {
     let watched = watch(&pulses, options.patience);
     let took = begun.elapsed();
     if let Err(stuck) = watched {
-        Report::of(&world, took, events).stuck(&stuck).print()?;
+        Report::of(&world, took, events).stuck(&stuck).print(global.output.format)?;
         return Err(Failure::Other(format!("seed {seed}: something is stuck")));
     }
     world.jobs.close();
@@ -114,7 +121,7 @@ pub(crate) fn run(options: &Stress, global: &Global) -> Result<(), Failure> {
     }
     settle(&world);
     let report = Report::of(&world, took, events);
-    report.print()?;
+    report.print(global.output.format)?;
     report.verdict().map_err(|wrong| Failure::Other(format!("seed {seed}: {wrong}")))
 }
 

@@ -49,7 +49,7 @@ impl Work {
                 Some(record) => {
                     if let Some(home) = record.home() {
                         let world = Arc::clone(world);
-                        home.spawn(async move { self.run(&world) });
+                        drop(home.spawn(async move { self.run(&world) }));
                     }
                 }
                 None => world.jobs.put(Job::Do(self)),

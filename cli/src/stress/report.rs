@@ -1,17 +1,21 @@
 //! What a run says at its end, and whether the numbers are what they must be.
 
 use std::fmt::Write as _;
-use std::io::Write as _;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use fastrand::Rng;
+use serde_json::json;
 
 use super::Fault;
 use super::decision::{FutureKind, HomeKind};
 use super::ledger::{Ledger, Seen};
 use super::watchdog::Stuck;
 use super::world::World;
+use crate::args::Format;
+use crate::failure::Failure;
+use crate::out;
+use crate::output::write_out;
 
 /// How many events the library has looked at.
 pub(crate) fn checked() -> u64 {
@@ -53,6 +57,8 @@ pub(crate) struct Report {
     text: String,
     wrong: Vec<String>,
     remarks: Vec<String>,
+    /// The numbers for programs.
+    counts: Vec<(&'static str, u64)>,
 }
 
 impl Ledger {
@@ -69,7 +75,12 @@ fn of(counter: &AtomicU64) -> u64 {
 impl Report {
     pub(crate) fn of(world: &World, took: Duration, events: u64) -> Self {
         let ledger = &world.ledger;
-        let mut report = Report { text: String::new(), wrong: Vec::new(), remarks: ledger.remarks.lock().clone() };
+        let mut report = Report {
+            text: String::new(),
+            wrong: Vec::new(),
+            remarks: ledger.remarks.lock().clone(),
+            counts: Vec::new(),
+        };
         let made = of(&ledger.made);
         report.line(&format!(
             "{made} futures in {:.1} s: {:.0} a second",
@@ -97,6 +108,23 @@ impl Report {
             of(&ledger.misplaced),
             of(&ledger.wrong)
         ));
+        report.communicators(ledger);
+        report.counts.extend([
+            ("seed", world.seed),
+            ("made", made),
+            ("given_up", of(&ledger.given_up)),
+            ("gone_with_their_home", of(&ledger.home_ended)),
+            ("lost", of(&ledger.lost) + ledger.unsettled()),
+            ("doubled", of(&ledger.doubled)),
+            ("misplaced", of(&ledger.misplaced)),
+            ("wrong", of(&ledger.wrong)),
+            ("values", of(&ledger.values)),
+            ("communicators", of(&ledger.communicators)),
+            ("permits_held", of(&ledger.permits_held)),
+            ("subscribers_without_a_server", of(&ledger.unserved)),
+            ("late_closes", of(&ledger.late_closes)),
+            ("events_checked", checked()),
+        ]);
         report.audit(events);
         report
     }
@@ -139,6 +167,20 @@ impl Report {
         self.demand(wrong == 0, &format!("wrong: {wrong}"));
     }
 
+    /// What is left at the end of a pair of communicators, as its public API shows it.
+    fn communicators(&mut self, ledger: &Ledger) {
+        let (held, probed) = (of(&ledger.permits_held), of(&ledger.permits_probed));
+        let (unserved, asked) = (of(&ledger.unserved), of(&ledger.subscribers_asked));
+        let (late, closes) = (of(&ledger.late_closes), of(&ledger.closes));
+        self.line(&format!(
+            "permits held {held} of {probed}, subscribers without a server {unserved} of {asked}, late closes {late} of \
+             {closes}"
+        ));
+        self.demand(held == 0, &format!("permits held: {held}"));
+        self.demand(unserved == 0, &format!("subscribers without a server: {unserved}"));
+        self.demand(late == 0, &format!("late closes: {late}"));
+    }
+
     /// What the library says of itself.
     fn audit(&mut self, events: u64) {
         let checked = checked();
@@ -158,13 +200,16 @@ impl Report {
         self
     }
 
-    pub(crate) fn print(&self) -> std::io::Result<()> {
-        let mut out = std::io::stdout().lock();
-        out.write_all(self.text.as_bytes())?;
-        for remark in &self.remarks {
-            writeln!(out, "{remark}")?;
+    /// # Errors
+    /// As everything that is written to standard output.
+    pub(crate) fn print(&self, format: Format) -> Result<(), Failure> {
+        if format == Format::Json {
+            let counts: serde_json::Map<_, _> =
+                self.counts.iter().map(|(name, count)| ((*name).to_owned(), json!(count))).collect();
+            return out!("{}", json!({"counts": counts, "remarks": self.remarks, "wrong": self.wrong}));
         }
-        out.flush()
+        write_out(self.text.as_bytes())?;
+        self.remarks.iter().try_for_each(|remark| out!("{remark}"))
     }
 
     /// # Errors

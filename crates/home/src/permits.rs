@@ -78,6 +78,7 @@ impl Slab {
 
 /// Whether the home is to be called.
 #[must_use]
+#[derive(Clone, Copy, Debug)]
 pub(crate) enum Call {
     Home,
     Nobody,

@@ -13,11 +13,11 @@ use uuid::Uuid;
 
 pub use events::{ChannelCause, ConnectionState, Event, Events};
 pub(crate) use mailbox::{Mailbox, MailboxSender, Received};
-pub(crate) use permits::{Charge, Held, WaiterId};
+pub(crate) use permits::{Charge, WaiterId, WhenFull};
 pub(crate) use signal::{Giver, Listener, Signal};
 
 use self::events::Feed;
-use self::permits::{Attempt, Granted, Permits, Waiting};
+use self::permits::{Admission, Admitted, Permits};
 use super::command::{CloseReport, Command, Expiry, TimerId};
 use crate::error::{Error, ErrorKind, Result};
 use crate::home::{Completer, End, Expirer, Home, HomeFuture, ReserveError};
@@ -41,7 +41,9 @@ pub(crate) enum Transfer {
 pub(crate) struct Port {
     /// Unbounded, since what goes in is bounded otherwise: new work holds a charge, everything else answers a delivery.
     commands: mpsc::UnboundedSender<Command>,
-    pub(crate) permits: Permits,
+    permits: Permits<Command>,
+    #[cfg(test)]
+    in_flight: InFlight,
     pub(crate) names: Names,
     pub(crate) transfer: Transfer,
     /// For errors: the URL without its password.
@@ -111,6 +113,8 @@ impl Port {
         Port {
             commands,
             permits: Permits::new(in_flight.messages, in_flight.bytes),
+            #[cfg(test)]
+            in_flight,
             names,
             transfer,
             broker,
@@ -196,49 +200,70 @@ impl Port {
         })
     }
 
-    /// Room for one more message under way. Waits for it until the limit.
+    /// Sends a message's command when there is room for it, and no earlier than those before it. A wait for room ends at the
+    /// limit: then, and when the communicator ends, the command's completers are completed with the reason.
     ///
     /// # Errors
-    /// `TimedOut`; why the communicator has ended.
-    pub(crate) async fn charge(&self, what: &impl Display, bytes: usize, limit: Option<Instant>) -> Result<Held<'_>> {
-        match self.permits.attempt(bytes) {
-            Attempt::Taken(charge) => return Ok(Held::new(&self.permits, charge)),
-            Attempt::Closed => return Err(self.gone()),
-            Attempt::Full => {}
-        }
-        let (completer, granted) = self.future(what, limit).await?;
-        let waiting = Waiting { permits: &self.permits, id: self.permits.wait(bytes, completer) };
-        let _timer = limit.map(|at| self.timer(at, Expiry::Permit(waiting.id)));
-        match granted.await {
-            Ok(Granted::Room) => {
-                let charge = waiting.take().ok_or_else(|| self.gone())?;
-                Ok(Held::new(&self.permits, charge))
+    /// `Full` where it is not to wait; why the communicator has ended.
+    pub(crate) fn submit(
+        &self,
+        what: &impl Display,
+        bytes: usize,
+        command: Command,
+        when_full: WhenFull,
+        limit: Option<Instant>,
+    ) -> Result<Option<Turn>> {
+        match self.permits.admit(bytes, command, when_full) {
+            Admission::Taken(command, charge) => self.send(command.charged(charge)).map(|()| None),
+            Admission::Waits(waiter) => {
+                let timer = TimerId(self.next_id());
+                if let Some(at) = limit {
+                    self.notify(Command::StartTimer { id: timer, at, expiry: Expiry::Permit(waiter) });
+                }
+                Ok(Some(Turn { waiter, timer }))
             }
-            Ok(Granted::TimedOut) => Err(Error::new(
-                ErrorKind::TimedOut,
-                format!(
-                    "{what}: it was not sent. The limit on messages or bytes in flight was reached, and no room came up in \
-                     time; the broker at {} may be blocked, slow or away",
-                    self.broker
-                ),
-            )),
-            Ok(Granted::Closed) => Err(self.gone()),
-            Err(end) => Err(self.ended(end, what)),
-        }
-    }
-
-    /// The same without waiting.
-    ///
-    /// # Errors
-    /// `Full`; why the communicator has ended.
-    pub(crate) fn try_charge(&self, what: &impl Display, bytes: usize) -> Result<Held<'_>> {
-        match self.permits.attempt(bytes) {
-            Attempt::Taken(charge) => Ok(Held::new(&self.permits, charge)),
-            Attempt::Closed => Err(self.gone()),
-            Attempt::Full => Err(Error::new(
+            Admission::Full(_) => Err(Error::new(
                 ErrorKind::Full,
                 format!("{what}: the limit on messages or bytes in flight to {} is reached", self.broker),
             )),
+            Admission::Closed(_) => Err(self.gone()),
+        }
+    }
+
+    /// The sender of a message that waits for its turn is gone.
+    pub(crate) fn leave(&self, turn: Turn) {
+        self.notify(Command::CancelTimer { id: turn.timer });
+        let (left, admitted) = self.permits.give_up(turn.waiter);
+        self.send_admitted(admitted);
+        drop(left);
+    }
+
+    /// A message has waited for its turn as long as it may.
+    pub(super) fn expire(&self, waiter: WaiterId) {
+        let (expired, admitted) = self.permits.give_up(waiter);
+        self.send_admitted(admitted);
+        if let Some(command) = expired {
+            command.refuse(&Error::new(
+                ErrorKind::TimedOut,
+                format!(
+                    "it was not sent: the limit on messages or bytes in flight was reached, and no room came up in time; the \
+                     broker at {} may be blocked, slow or away",
+                    self.broker
+                ),
+            ));
+        }
+    }
+
+    /// A message has come to its end: others may go.
+    pub(super) fn release(&self, charge: Charge) {
+        let admitted = self.permits.release(charge);
+        self.send_admitted(admitted);
+    }
+
+    fn send_admitted(&self, admitted: Vec<Admitted<Command>>) {
+        for Admitted { command, charge, .. } in admitted {
+            // Where the communicator has ended, what the command holds ends with it.
+            self.notify(command.charged(charge));
         }
     }
 
@@ -254,7 +279,8 @@ impl Port {
     /// From now on nothing new is taken, for this reason. The first reason stays.
     pub(crate) fn refuse_new_work(&self, why: Error) {
         let _ = self.end.set(why);
-        self.permits.close();
+        let gone = self.gone();
+        self.permits.close().into_iter().for_each(|command| command.refuse(&gone));
     }
 
     /// Why nothing can be asked of this communicator any more.
@@ -287,6 +313,18 @@ impl Port {
     /// True when nothing can be asked of it any more.
     pub(crate) fn has_ended(&self) -> bool {
         self.end.get().is_some() || self.report.get().is_some()
+    }
+
+    /// How many messages hold room, and how many wait.
+    #[cfg(test)]
+    pub(super) fn held(&self) -> (u64, usize) {
+        self.permits.held(self.in_flight.messages.max(1))
+    }
+
+    /// How much room is left, and how many wait for it.
+    #[cfg(test)]
+    pub(crate) fn room(&self) -> (u64, u64, usize) {
+        self.permits.left()
     }
 
     pub(crate) fn report(&self) -> Option<&CloseReport> {
@@ -365,6 +403,13 @@ impl std::fmt::Debug for ExpireOnDrop {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("ExpireOnDrop").finish_non_exhaustive()
     }
+}
+
+/// The turn of a message that waits for room.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Turn {
+    waiter: WaiterId,
+    timer: TimerId,
 }
 
 /// Takes its timer back when dropped.

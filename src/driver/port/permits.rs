@@ -1,13 +1,14 @@
 //! How many messages, and of how many bytes, may be on their way to the broker at once.
 //!
-//! Whoever finds no room waits at its home, in turn. A permit may come back on any thread; the waiter is completed through
-//! its home's inbox, so that its waker runs there and nowhere else.
+//! A message that finds no room waits here, in turn, and goes to the communicator thread when its turn comes, on whatever
+//! thread that is. Its sender need not be polled for that: one that stands in an outer wait, and cannot go on before an
+//! inner one has ended, would otherwise hold the room that the inner one waits for.
+//!
+//! `C` is the command that carries the message.
 
 use std::collections::BTreeMap;
 
 use parking_lot::Mutex;
-
-use crate::home::Completer;
 
 /// The unit in which bytes are counted.
 const UNIT: usize = 1024;
@@ -18,7 +19,7 @@ const UNIT: usize = 1024;
 pub(crate) struct Charge(u64);
 
 impl Charge {
-    /// Of a message that takes up nothing, since it answers something.
+    /// Of a message that takes up nothing: it answers something, or has no room yet.
     pub(crate) const NOTHING: Self = Charge(u64::MAX);
 }
 
@@ -26,151 +27,120 @@ impl Charge {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) struct WaiterId(u64);
 
-/// How a wait for room ends.
-#[derive(Debug)]
-pub(crate) enum Granted {
-    Room,
-    TimedOut,
-    Closed,
-}
-
-pub(crate) struct Permits {
-    messages: u64,
+pub(crate) struct Permits<C> {
+    /// All the room there is, in units.
     units: u64,
-    state: Mutex<State>,
+    state: Mutex<State<C>>,
 }
 
-struct State {
+struct State<C> {
     messages: u64,
     units: u64,
     closed: bool,
     last: u64,
-    waiters: BTreeMap<WaiterId, Waiter>,
-    /// Room that was given to a waiter which has not taken it yet.
-    granted: BTreeMap<WaiterId, Charge>,
+    waiters: BTreeMap<WaiterId, Waiter<C>>,
 }
 
-struct Waiter {
+struct Waiter<C> {
     units: u64,
-    completer: Completer<Granted>,
+    command: C,
 }
 
-/// What became of an attempt.
-pub(crate) enum Attempt {
-    Taken(Charge),
-    /// Give a completer to [`Permits::wait`].
-    Full,
-    Closed,
+/// What became of a message.
+pub(crate) enum Admission<C> {
+    /// It may go.
+    Taken(C, Charge),
+    /// It goes when its turn comes.
+    Waits(WaiterId),
+    /// There is no room, and it is not to wait.
+    Full(C),
+    Closed(C),
 }
 
-impl Permits {
+/// Whether a message may wait for room.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum WhenFull {
+    Wait,
+    Refuse,
+}
+
+/// A message whose turn has come.
+#[must_use = "it is to be sent"]
+pub(crate) struct Admitted<C> {
+    pub(crate) command: C,
+    pub(crate) charge: Charge,
+}
+
+impl<C> Permits<C> {
     pub(crate) fn new(messages: usize, bytes: usize) -> Self {
         let (messages, units) = (messages.max(1) as u64, (bytes / UNIT).max(1) as u64);
-        let state =
-            State { messages, units, closed: false, last: 0, waiters: BTreeMap::new(), granted: BTreeMap::new() };
-        Permits { messages, units, state: Mutex::new(state) }
+        let state = State { messages, units, closed: false, last: 0, waiters: BTreeMap::new() };
+        Permits { units, state: Mutex::new(state) }
     }
 
-    /// A message that is larger than all the room takes all of it.
-    fn units(&self, bytes: usize) -> u64 {
-        (bytes.div_ceil(UNIT) as u64).min(self.units)
-    }
-
-    /// Room for a message of so many bytes, without waiting and without overtaking those who wait.
-    pub(crate) fn attempt(&self, bytes: usize) -> Attempt {
-        let units = self.units(bytes);
+    /// Asks for room for a message of so many bytes. It does not overtake those who wait.
+    pub(crate) fn admit(&self, bytes: usize, command: C, when_full: WhenFull) -> Admission<C> {
+        // A message that is larger than all the room takes all of it.
+        let units = (bytes.div_ceil(UNIT) as u64).min(self.units);
         let mut state = self.state.lock();
         if state.closed {
-            Attempt::Closed
-        } else if state.waiters.is_empty() && state.take(units) {
-            Attempt::Taken(Charge(units))
-        } else {
-            Attempt::Full
+            return Admission::Closed(command);
         }
-    }
-
-    /// Joins those who wait. The completer is completed when there is room, or by [`expire`](Self::expire).
-    pub(crate) fn wait(&self, bytes: usize, completer: Completer<Granted>) -> WaiterId {
-        let units = self.units(bytes);
-        let mut state = self.state.lock();
+        if state.waiters.is_empty() && state.take(units) {
+            return Admission::Taken(command, Charge(units));
+        }
+        if when_full == WhenFull::Refuse {
+            return Admission::Full(command);
+        }
         state.last += 1;
         let id = WaiterId(state.last);
-        if state.closed {
-            drop(state);
-            drop(completer.complete(Granted::Closed));
-            return id;
-        }
-        state.waiters.insert(id, Waiter { units, completer });
-        // Guards: room that came between the attempt and this.
-        let ready = state.grant();
-        drop(state);
-        complete(ready);
-        id
+        state.waiters.insert(id, Waiter { units, command });
+        Admission::Waits(id)
     }
 
-    /// The waiter has seen that it has room, and has it from here on.
-    pub(crate) fn taken(&self, id: WaiterId) -> Option<Charge> {
-        self.state.lock().granted.remove(&id)
-    }
-
-    /// The waiter's time is up.
-    pub(crate) fn expire(&self, id: WaiterId) {
-        let mut state = self.state.lock();
-        let expired = state.waiters.remove(&id);
-        // One that wanted much may have held up those behind it.
-        let ready = state.grant();
-        drop(state);
-        if let Some(waiter) = expired {
-            drop(waiter.completer.complete(Granted::TimedOut));
-        }
-        complete(ready);
-    }
-
-    /// The waiter is gone. Room that was on its way to it goes to the next.
-    pub(crate) fn forget(&self, id: WaiterId) {
+    /// Takes a message out that has waited long enough, or whose sender has gone; `None` when its turn has come before.
+    pub(crate) fn give_up(&self, id: WaiterId) -> (Option<C>, Vec<Admitted<C>>) {
         let mut state = self.state.lock();
         let waiter = state.waiters.remove(&id);
-        if let Some(charge) = state.granted.remove(&id) {
-            state.give_back(charge);
-        }
-        let ready = state.grant();
-        drop(state);
-        drop(waiter);
-        complete(ready);
+        // One that wanted much may have held up those behind it.
+        let admitted = state.grant();
+        (waiter.map(|waiter| waiter.command), admitted)
     }
 
-    /// The message has come to its end.
-    pub(crate) fn release(&self, charge: Charge) {
+    /// A message has come to its end.
+    pub(crate) fn release(&self, charge: Charge) -> Vec<Admitted<C>> {
         if charge == Charge::NOTHING {
-            return;
+            return Vec::new();
         }
         let mut state = self.state.lock();
-        state.give_back(charge);
-        let ready = state.grant();
-        drop(state);
-        complete(ready);
+        state.messages += 1;
+        state.units += charge.0;
+        state.grant()
     }
 
-    /// Ends every wait, and every later attempt.
-    pub(crate) fn close(&self) {
+    /// Nothing is admitted any more. Returns what waits.
+    pub(crate) fn close(&self) -> Vec<C> {
         let mut state = self.state.lock();
         state.closed = true;
-        let waiters = std::mem::take(&mut state.waiters);
-        drop(state);
-        for waiter in waiters.into_values() {
-            drop(waiter.completer.complete(Granted::Closed));
-        }
+        std::mem::take(&mut state.waiters).into_values().map(|waiter| waiter.command).collect()
     }
 
-    /// Messages that hold a permit, and waiters.
+    /// How many messages hold room, of so many that may, and how many wait.
     #[cfg(test)]
-    pub(crate) fn held(&self) -> (u64, usize) {
+    pub(crate) fn held(&self, most: usize) -> (u64, usize) {
         let state = self.state.lock();
-        (self.messages - state.messages, state.waiters.len() + state.granted.len())
+        (most as u64 - state.messages, state.waiters.len())
+    }
+
+    /// How much room is left, in messages and units, and how many wait.
+    #[cfg(test)]
+    pub(crate) fn left(&self) -> (u64, u64, usize) {
+        let state = self.state.lock();
+        (state.messages, state.units, state.waiters.len())
     }
 }
 
-impl State {
+impl<C> State<C> {
     fn take(&mut self, units: u64) -> bool {
         let fits = self.messages >= 1 && self.units >= units;
         if fits {
@@ -180,137 +150,84 @@ impl State {
         fits
     }
 
-    fn give_back(&mut self, charge: Charge) {
-        self.messages += 1;
-        self.units += charge.0;
-    }
-
     /// Those whose turn it is, in the order in which they came.
-    fn grant(&mut self) -> Vec<Completer<Granted>> {
-        let mut ready = Vec::new();
+    fn grant(&mut self) -> Vec<Admitted<C>> {
+        let mut admitted = Vec::new();
         while let Some((&id, waiter)) = self.waiters.first_key_value() {
             let units = waiter.units;
             if !self.take(units) {
                 break;
             }
             if let Some(waiter) = self.waiters.remove(&id) {
-                self.granted.insert(id, Charge(units));
-                ready.push(waiter.completer);
+                admitted.push(Admitted { command: waiter.command, charge: Charge(units) });
             }
         }
-        ready
-    }
-}
-
-/// Not under the lock: it rings homes.
-fn complete(ready: Vec<Completer<Granted>>) {
-    for completer in ready {
-        // Where its home has ended, the waiter's guard has given the room back or will.
-        drop(completer.complete(Granted::Room));
-    }
-}
-
-/// Gives up a wait that ends in whatever way.
-pub(crate) struct Waiting<'a> {
-    pub(crate) permits: &'a Permits,
-    pub(crate) id: WaiterId,
-}
-
-impl Waiting<'_> {
-    /// The room that was granted.
-    pub(crate) fn take(&self) -> Option<Charge> {
-        self.permits.taken(self.id)
-    }
-}
-
-impl Drop for Waiting<'_> {
-    fn drop(&mut self) {
-        self.permits.forget(self.id);
-    }
-}
-
-/// Releases a charge unless it is handed on.
-pub(crate) struct Held<'a> {
-    pub(crate) permits: &'a Permits,
-    charge: Option<Charge>,
-}
-
-impl<'a> Held<'a> {
-    pub(crate) fn new(permits: &'a Permits, charge: Charge) -> Self {
-        Held { permits, charge: Some(charge) }
-    }
-
-    /// Whoever has the message releases the charge from here on.
-    pub(crate) fn hand_on(mut self) -> Charge {
-        self.charge.take().unwrap_or(Charge::NOTHING)
-    }
-}
-
-impl Drop for Held<'_> {
-    fn drop(&mut self) {
-        if let Some(charge) = self.charge.take() {
-            self.permits.release(charge);
-        }
+        admitted
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::home::Home;
 
-    fn taken(permits: &Permits, bytes: usize) -> Charge {
-        match permits.attempt(bytes) {
-            Attempt::Taken(charge) => charge,
+    fn taken(permits: &Permits<u8>, bytes: usize) -> Charge {
+        match permits.admit(bytes, 0, WhenFull::Refuse) {
+            Admission::Taken(_, charge) => charge,
             _ => panic!("no room"),
         }
     }
 
-    #[tokio::test]
-    async fn waiters_are_served_in_turn_and_those_who_leave_hold_nothing() {
-        let permits = Permits::new(1, 10 * UNIT);
-        let charge = taken(&permits, 1);
-        let (one, first) = Home::current().try_future().unwrap();
-        let (two, second) = Home::current().try_future().unwrap();
-        let one = permits.wait(1, one);
-        let two = permits.wait(1, two);
-        assert!(matches!(permits.attempt(1), Attempt::Full));
-        permits.release(charge);
-        assert!(matches!(first.await, Ok(Granted::Room)));
-        // It is gone before it has taken its room, which the next one gets.
-        permits.forget(one);
-        assert!(matches!(second.await, Ok(Granted::Room)));
-        permits.release(permits.taken(two).unwrap());
-        assert_eq!(permits.held(), (0, 0));
+    fn waits(permits: &Permits<u8>, bytes: usize, command: u8) -> WaiterId {
+        match permits.admit(bytes, command, WhenFull::Wait) {
+            Admission::Waits(id) => id,
+            _ => panic!("it does not wait"),
+        }
     }
 
-    #[tokio::test]
-    async fn a_wait_that_expires_or_closes_ends() {
-        let permits = Permits::new(1, UNIT);
-        let charge = taken(&permits, 1 << 30);
-        let (one, first) = Home::current().try_future().unwrap();
-        let one = permits.wait(1, one);
-        permits.expire(one);
-        assert!(matches!(first.await, Ok(Granted::TimedOut)));
-        let (two, second) = Home::current().try_future().unwrap();
-        permits.wait(1, two);
-        permits.close();
-        assert!(matches!(second.await, Ok(Granted::Closed)));
-        permits.release(charge);
-        assert_eq!(permits.held(), (0, 0));
-        assert!(matches!(permits.attempt(1), Attempt::Closed));
+    fn commands(admitted: &[Admitted<u8>]) -> Vec<u8> {
+        admitted.iter().map(|admitted| admitted.command).collect()
+    }
+
+    #[test]
+    fn messages_wait_in_turn_and_those_that_leave_hold_nothing() {
+        let permits = Permits::new(1, 10 * UNIT);
+        let charge = taken(&permits, 1);
+        let one = waits(&permits, 1, 1);
+        let two = waits(&permits, 1, 2);
+        assert!(matches!(permits.admit(1, 9, WhenFull::Refuse), Admission::Full(9)));
+        assert!(matches!(permits.give_up(one), (Some(1), admitted) if admitted.is_empty()));
+        let admitted = permits.release(charge);
+        assert_eq!(commands(&admitted), [2]);
+        assert!(matches!(permits.give_up(two), (None, _)), "its turn has come");
+        let _ = permits.release(admitted[0].charge);
+        assert_eq!(permits.left(), (1, 10, 0));
     }
 
     #[test]
     fn a_large_message_waits_for_all_the_room_and_small_ones_do_not_overtake() {
         let permits = Permits::new(10, 4 * UNIT);
         let small = taken(&permits, 1);
-        let (completer, future) = Home::current().try_future().unwrap();
-        let large = permits.wait(1 << 20, completer);
-        assert!(matches!(permits.attempt(1), Attempt::Full), "it is after the large one");
-        permits.release(small);
-        drop(future);
-        permits.release(permits.taken(large).unwrap());
-        assert_eq!(permits.held(), (0, 0));
+        let large = waits(&permits, 1 << 20, 1);
+        waits(&permits, 1, 2);
+        // Without the large one the small one has room at once.
+        let (gone, admitted) = permits.give_up(large);
+        assert_eq!((gone, commands(&admitted)), (Some(1), vec![2]));
+        let _ = permits.release(small);
+        let _ = permits.release(admitted[0].charge);
+        assert_eq!(permits.left(), (10, 4, 0));
+        let all = taken(&permits, usize::MAX);
+        assert!(matches!(permits.admit(0, 9, WhenFull::Refuse), Admission::Taken(..)));
+        assert!(matches!(permits.admit(1, 9, WhenFull::Refuse), Admission::Full(9)));
+        let _ = permits.release(all);
+    }
+
+    #[test]
+    fn after_the_close_nothing_is_admitted_and_what_waits_comes_back() {
+        let permits = Permits::new(1, UNIT);
+        let charge = taken(&permits, 1);
+        waits(&permits, 1, 1);
+        assert_eq!(permits.close(), [1]);
+        assert!(permits.release(charge).is_empty());
+        assert!(matches!(permits.admit(1, 2, WhenFull::Wait), Admission::Closed(2)));
     }
 }

@@ -202,6 +202,7 @@ impl<K: Kinds> TaskBook<K> {
 
     /// How many of a queue's tasks are in hand without its consumer's knowledge: on lease, or pulled. Its prefetch is to be
     /// smaller by that.
+    #[cfg(test)]
     pub(crate) fn places_taken(&self, queue: &K::Queue) -> usize {
         self.queues.get(queue).map_or(0, |queue| queue.taken)
     }
@@ -227,6 +228,7 @@ impl<K: Kinds> TaskBook<K> {
     }
 
     /// Whether nothing is kept of any task. (Of what was acknowledged, a bounded memory stays.)
+    #[cfg(test)]
     pub(crate) fn is_empty(&self) -> bool {
         self.in_hand.is_empty()
             && self.by_identity.is_empty()
@@ -507,7 +509,6 @@ impl<K: Kinds> TaskBook<K> {
     fn dropped(&mut self, now: Instant, task: TaskId, cause: Cause, out: &mut Vec<Action<K>>) {
         let what = match cause {
             Cause::HandlerPanicked => "the handler panicked",
-            Cause::CodecPanicked => "the codec panicked",
             Cause::HomeEnded if self.withdraw(task) => return self.offer_on(now, task, out),
             Cause::HomeEnded => return self.back(now, task, out),
             Cause::LetGo if self.has(Fault::LetGoAlwaysAtOnce) => {

@@ -3,6 +3,7 @@
 
 /// What can be broken.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[cfg_attr(not(test), expect(dead_code, reason = "some are asked for in tests only"))]
 pub(super) enum Fault {
     /// The lease is taken out of the task while the next one is made.
     LeaseTakenOut,

@@ -91,8 +91,6 @@ pub(crate) enum Settlement<A> {
 pub(crate) enum Cause {
     /// The handler panicked: an attempt has failed.
     HandlerPanicked,
-    /// The codec panicked: an attempt has failed.
-    CodecPanicked,
     /// The home has ended or was not there any more.
     HomeEnded,
     /// The user let a pulled task go.

@@ -71,6 +71,7 @@ impl Timers {
         self.times.clear();
     }
 
+    #[cfg(test)]
     pub(super) fn is_empty(&self) -> bool {
         self.times.is_empty() && self.by_time.is_empty()
     }

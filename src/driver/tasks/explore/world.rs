@@ -652,7 +652,7 @@ impl World {
             }
             End::Panicked => {
                 budget.panics -= 1;
-                Settlement::Dropped(Cause::CodecPanicked)
+                Settlement::Dropped(Cause::HandlerPanicked)
             }
             End::Quarantine => {
                 budget.quarantines -= 1;

@@ -1,0 +1,45 @@
+//! `homing broadcast`.
+
+use std::num::NonZeroU64;
+use std::time::Duration;
+
+use clap::Subcommand;
+
+use super::help;
+use super::parse::duration;
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Broadcast {
+    /// Sends a broadcast.
+    #[command(after_help = help::BODIES)]
+    Send {
+        /// What to send: YAML or JSON text, or - for standard input; null if left out.
+        #[arg(allow_negative_numbers = true)]
+        body: Option<String>,
+        /// What it is about; subscribers filter by it.
+        #[arg(long, value_name = "S")]
+        subject: Option<String>,
+        /// Who sends it: YAML, so that 4 is a number and '"4"' a string.
+        #[arg(long, value_name = "S", allow_negative_numbers = true)]
+        sender: Option<String>,
+        /// A mark of your own.
+        #[arg(long, value_name = "C")]
+        correlation_id: Option<String>,
+        /// Bounds the whole command, connecting and closing included.
+        #[arg(long, value_name = "TIME", value_parser = duration)]
+        timeout: Option<Duration>,
+    },
+    /// Prints broadcasts as they come, until Ctrl-C or SIGTERM. Each has the time at which it came.
+    Watch {
+        /// Only subjects that match this glob from start to end: * is any text, ? any character, [a-f] one of these:
+        /// 'state_changed.*.finished'.
+        #[arg(long, value_name = "GLOB")]
+        subject: Option<String>,
+        /// Only senders that match this glob; a number also matches the number.
+        #[arg(long, value_name = "GLOB", allow_negative_numbers = true)]
+        sender: Option<String>,
+        /// Ends after this many.
+        #[arg(long, value_name = "N")]
+        count: Option<NonZeroU64>,
+    },
+}

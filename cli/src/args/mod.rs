@@ -1,0 +1,193 @@
+//! The command line, as clap reads it.
+
+mod broadcast;
+mod help;
+mod parse;
+mod rpc;
+mod task;
+mod tools;
+
+use std::path::PathBuf;
+
+use clap::{Args, Parser, Subcommand, ValueEnum};
+use homing::Reconnect;
+
+pub(crate) use broadcast::Broadcast;
+pub(crate) use rpc::{Rpc, Serve};
+pub(crate) use task::{List, Mend, OnFailure, Send, Task, Work};
+pub(crate) use tools::{Bench, Context, ContextOptions, Doctor, Man, Stress, Worker};
+
+use parse::reconnect;
+
+/// RPC, task queues and broadcasts between programs, over RabbitMQ, in kiwipy's format.
+///
+/// Start with `homing demo`: it needs no broker. Bodies are YAML or JSON text, or `-` for standard input. Results go to
+/// standard output, logs to standard error.
+#[derive(Debug, Parser)]
+#[command(name = "homing", version, max_term_width = 100, after_help = help::EXIT_CODES)]
+pub(crate) struct Cli {
+    #[command(flatten)]
+    pub global: Global,
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+/// What every command takes.
+#[derive(Clone, Debug, Default, Args)]
+pub(crate) struct Global {
+    #[command(flatten)]
+    pub broker: BrokerOptions,
+    #[command(flatten)]
+    pub names: Names,
+    #[command(flatten)]
+    pub output: Output,
+}
+
+/// Where the broker is.
+#[derive(Clone, Debug, Default, Args)]
+#[command(next_help_heading = "Broker")]
+pub(crate) struct BrokerOptions {
+    /// The broker: amqp://USER:PASSWORD@HOST:PORT/VHOST, or amqps:// with TLS. `demo` and `bench` take memory: too
+    /// [env: HOMING_BROKER] [default: amqp://guest:guest@127.0.0.1:5672/]
+    #[arg(long, global = true, value_name = "URL")]
+    pub broker: Option<String>,
+    /// The broker and the names of this context; see `homing context` [env: HOMING_CONTEXT]
+    #[arg(long, global = true, value_name = "NAME", conflicts_with = "broker")]
+    pub context: Option<String>,
+    /// The file of contexts [env: HOMING_CONFIG] [default: ~/.config/homing/config.toml]
+    #[arg(long, global = true, value_name = "FILE")]
+    pub config: Option<PathBuf>,
+    /// What to do about a connection that is lost: `never`, `for-ever`, or connect again for this long (30, 5m). Given
+    /// explicitly, a broker that is not there yet is waited for too. Commands that serve, work and watch connect again for
+    /// ever unless told otherwise; the others never do.
+    #[arg(long, global = true, value_name = "WHEN", value_parser = reconnect)]
+    pub reconnect: Option<Reconnect>,
+}
+
+/// What is declared on the broker.
+#[derive(Clone, Debug, Default, Args)]
+#[command(next_help_heading = "Names on the broker")]
+pub(crate) struct Names {
+    /// AiiDA's names: P.messages, P.tasks and P.process.queue, where P is `aiida-<profile uuid>` [env: HOMING_PREFIX]
+    #[arg(long, global = true, value_name = "P", conflicts_with_all = ["message_exchange", "task_exchange", "task_queue"])]
+    pub prefix: Option<String>,
+    /// The exchange of calls and broadcasts [default: kiwipy.messages]
+    #[arg(long, global = true, value_name = "NAME")]
+    pub message_exchange: Option<String>,
+    /// The exchange of tasks [default: kiwipy.tasks]
+    #[arg(long, global = true, value_name = "NAME")]
+    pub task_exchange: Option<String>,
+    /// The task queue [default: kiwipy.tasks]
+    #[arg(long, global = true, value_name = "NAME")]
+    pub task_queue: Option<String>,
+}
+
+impl Names {
+    /// Whether any is given.
+    pub(crate) fn any(&self) -> bool {
+        [&self.prefix, &self.message_exchange, &self.task_exchange, &self.task_queue].iter().any(|name| name.is_some())
+    }
+}
+
+/// How results and logs are written.
+#[derive(Clone, Debug, Default, Args)]
+#[command(next_help_heading = "Output")]
+pub(crate) struct Output {
+    /// How results are printed; json is one line each, and an error is one object on standard error.
+    #[arg(long, global = true, value_enum, default_value_t = Format::Text)]
+    pub format: Format,
+    /// How logs are written to standard error.
+    #[arg(long, global = true, value_enum, default_value_t = Format::Text, value_name = "FORMAT")]
+    pub log_format: Format,
+    /// Colours on standard error; auto means on a terminal, unless NO_COLOR is set.
+    #[arg(long, global = true, value_enum, default_value_t = Colours::Auto, value_name = "WHEN")]
+    pub color: Colours,
+    /// Writes nothing but warnings and errors to standard error.
+    #[arg(short, long, global = true, conflicts_with = "verbose")]
+    pub quiet: bool,
+    /// Logs more: -v what happens to the connection, -vv every message's way. Or RUST_LOG.
+    #[arg(short, long, global = true, action = clap::ArgAction::Count)]
+    pub verbose: u8,
+}
+
+/// When to colour.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Colours {
+    #[default]
+    Auto,
+    Always,
+    Never,
+}
+
+/// How something is written.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Format {
+    #[default]
+    Text,
+    Json,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Command {
+    /// Shows what homing does, with no broker at all (or over one, with --broker).
+    Demo,
+    /// Puts homes of every kind under stress inside this process, and demands that every future ends exactly once and at home.
+    ///
+    /// Prints the seed, the counts, a rate, and how many events were checked for being at home. Fails when anything is lost,
+    /// doubled, misplaced or stuck. It needs no broker, and ignores HOMING_BROKER.
+    Stress(Stress),
+    /// Calls a subscriber, or is one.
+    #[command(subcommand)]
+    Rpc(Rpc),
+    /// Sends tasks, works on them, inspects and mends their queues.
+    #[command(subcommand)]
+    Task(Task),
+    /// Sends broadcasts, or prints them.
+    #[command(subcommand)]
+    Broadcast(Broadcast),
+    /// Homing's own workers and servers.
+    #[command(subcommand)]
+    Worker(Worker),
+    /// Prints what happens to a connection (lost, restored, blocked), until Ctrl-C or SIGTERM.
+    Events {
+        /// Ends after this many.
+        #[arg(long, value_name = "N")]
+        count: Option<std::num::NonZeroU64>,
+    },
+    /// Looks at a broker as an operator would, and reports what is wrong and what to do. Creates and changes nothing.
+    ///
+    /// Exits with 0 when there is no problem, 1 when there is one, 6 when no connection can be made.
+    Doctor(Doctor),
+    /// Measures how fast calls, tasks and broadcasts are over a broker, and what limits them: this program, the network or the
+    /// broker.
+    ///
+    /// Caller and subscribers are in this one process. It uses names of its own, which are gone ten seconds after it; a broker that
+    /// others use is loaded meanwhile. `--broker memory:` measures without one.
+    Bench(Bench),
+    /// Brokers and names under a name of their own, kept in a file.
+    #[command(subcommand)]
+    Context(Context),
+    /// Prints the completions for a shell.
+    ///
+    /// For bash: homing completions bash > ~/.local/share/bash-completion/completions/homing
+    Completions {
+        /// The shell.
+        #[arg(value_enum)]
+        shell: clap_complete::Shell,
+    },
+    /// Prints the manual page, or writes the pages of all commands into a folder.
+    Man(Man),
+}
+
+/// What answers.
+#[derive(Clone, Debug, Args)]
+#[group(required = true, multiple = false)]
+pub(crate) struct Handler {
+    /// Answers with what was sent.
+    #[arg(long)]
+    pub echo: bool,
+    /// Runs a shell command: the body is its standard input as JSON, its standard output, read as YAML, is the answer (empty
+    /// is null); if it exits with other than 0 the answer is an exception with its standard error.
+    #[arg(long, value_name = "CMD")]
+    pub exec: Option<String>,
+}

@@ -1,0 +1,62 @@
+//! Words of the command line that are more than a string: durations, what to do about a lost connection.
+
+use std::time::Duration;
+
+use homing::Reconnect;
+
+/// A hundred years, which no command lasts.
+const LONGEST: Duration = Duration::from_secs(100 * 365 * 86_400);
+
+/// A time such as `5s`, `1m30s`, `200ms`; a bare number counts seconds.
+fn time(text: &str) -> Result<Duration, String> {
+    let wanted = || format!("{text:?} is no time; a number of seconds is wanted, or a time such as 5s, 1m30s or 200ms");
+    let time = match text.parse::<f64>() {
+        Ok(seconds) => Duration::try_from_secs_f64(seconds).map_err(|_| wanted())?,
+        Err(_) => humantime::parse_duration(text).map_err(|_| wanted())?,
+    };
+    if time > LONGEST {
+        return Err("the time is over 100 years; give fewer seconds".to_owned());
+    }
+    Ok(time)
+}
+
+/// A time that is not zero.
+pub(super) fn duration(text: &str) -> Result<Duration, String> {
+    match time(text)? {
+        Duration::ZERO => {
+            Err("the time is zero; a number of seconds over 0 is wanted, or a time such as 5s".to_owned())
+        }
+        time => Ok(time),
+    }
+}
+
+/// A time that may be zero.
+pub(super) fn duration_or_zero(text: &str) -> Result<Duration, String> {
+    time(text)
+}
+
+pub(super) fn reconnect(text: &str) -> Result<Reconnect, String> {
+    match text {
+        "never" => Ok(Reconnect::Never),
+        "for-ever" => Ok(Reconnect::ForEver),
+        time => duration(time)
+            .map(Reconnect::For)
+            .map_err(|_| "it is never, for-ever, or a time such as 30 (seconds) or 5m".to_owned()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_time_is_a_number_of_seconds_or_has_units() {
+        for (text, milliseconds) in [("2.5", 2500), ("5s", 5000), ("2m", 120_000), ("1m30s", 90_000), ("200ms", 200)] {
+            assert_eq!(duration(text), Ok(Duration::from_millis(milliseconds)), "{text}");
+        }
+        for wrong in ["", "soon", "-1", "0", "0s", "inf", "NaN", "5 parsecs", "1e30"] {
+            assert!(duration(wrong).is_err(), "{wrong}");
+        }
+        assert_eq!(duration_or_zero("0"), Ok(Duration::ZERO));
+    }
+}

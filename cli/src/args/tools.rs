@@ -1,0 +1,120 @@
+//! The commands that send nothing of the user's: doctor, bench, stress, context, worker, man.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use clap::{Args, Subcommand};
+
+use super::parse::duration;
+
+/// `homing bench`.
+#[derive(Debug, Args)]
+pub(crate) struct Bench {
+    /// How long each of the six pieces of work is done.
+    #[arg(long, value_name = "N", default_value = "2", value_parser = duration)]
+    pub seconds: Duration,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Doctor {
+    /// Also asks RabbitMQ's management API: http://USER:PASSWORD@HOST:15672 (no https: go through a tunnel). It knows every
+    /// argument, limits on deliveries set by policy, and alarms.
+    #[arg(long, value_name = "URL", env = "HOMING_MANAGEMENT", hide_env_values = true)]
+    pub management: Option<String>,
+    /// Says which empty and unused queues and exchanges with other arguments it would delete, so that they can be declared
+    /// anew; with --yes it does.
+    #[arg(long, requires = "management")]
+    pub fix: bool,
+    /// Does what --fix says.
+    #[arg(long, requires = "fix")]
+    pub yes: bool,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Stress {
+    /// Runs this long.
+    #[arg(long, value_name = "S", default_value = "10", value_parser = duration)]
+    pub seconds: Duration,
+    /// Decides what each worker does; a run prints the one that it drew [default: drawn]
+    #[arg(long, value_name = "N")]
+    pub seed: Option<u64>,
+    /// Goes on until so many events were looked at for being at home, ten times the seconds at most; fails when it were fewer.
+    #[arg(long, value_name = "N", default_value = "1")]
+    pub events: u64,
+    /// How many homes of each kind stand side by side.
+    #[arg(long, value_name = "N", default_value = "3", value_parser = clap::value_parser!(u16).range(1..=64))]
+    pub homes: u16,
+    /// How many threads complete, cancel and drop.
+    #[arg(long, value_name = "N", default_value = "8", value_parser = clap::value_parser!(u16).range(1..=256))]
+    pub producers: u16,
+    /// How long anything may stand still before it counts as stuck.
+    #[arg(long, value_name = "S", default_value = "20", value_parser = duration)]
+    pub patience: Duration,
+    /// Puts a fault in, which the run then has to find.
+    #[arg(long, value_name = "FAULT", hide = true, value_enum)]
+    pub seed_fault: Option<crate::stress::Fault>,
+}
+
+/// `homing context`.
+#[derive(Debug, Subcommand)]
+pub(crate) enum Context {
+    /// Adds a context, or replaces one of the same name.
+    Add {
+        /// Its name.
+        name: String,
+        #[command(flatten)]
+        options: ContextOptions,
+    },
+    /// Uses a context from now on, where neither --broker nor --context nor HOMING_BROKER is given.
+    Use {
+        /// Its name.
+        name: String,
+    },
+    /// Lists the contexts. Passwords are not printed.
+    List,
+    /// Removes a context.
+    Remove {
+        /// Its name.
+        name: String,
+    },
+}
+
+/// What a context holds beside the broker and the names, which are given as everywhere.
+#[derive(Debug, Args)]
+pub(crate) struct ContextOptions {
+    /// A file of certificates (PEM) that sign the broker's.
+    #[arg(long, value_name = "FILE")]
+    pub ca_file: Option<PathBuf>,
+    /// A file with the client's own certificate (PEM).
+    #[arg(long, value_name = "FILE", requires = "key_file")]
+    pub cert_file: Option<PathBuf>,
+    /// A file with its key (PEM).
+    #[arg(long, value_name = "FILE", requires = "cert_file")]
+    pub key_file: Option<PathBuf>,
+    /// A file whose first line is the password. It is read each time.
+    #[arg(long, value_name = "FILE", conflicts_with = "password_command")]
+    pub password_file: Option<PathBuf>,
+    /// A shell command that prints the password (`pass show rabbitmq`). It is run each time.
+    #[arg(long, value_name = "CMD")]
+    pub password_command: Option<String>,
+}
+
+/// `homing worker`.
+#[derive(Debug, Subcommand)]
+pub(crate) enum Worker {
+    /// Asks homing's own workers and servers (`task work`, `rpc serve`) to answer, and prints those that do. Others, such as
+    /// AiiDA's daemons, do not know the question.
+    Ping {
+        /// How long answers are waited for.
+        #[arg(long, value_name = "TIME", default_value = "1s", value_parser = duration)]
+        wait: Duration,
+    },
+}
+
+/// `homing man`.
+#[derive(Debug, Args)]
+pub(crate) struct Man {
+    /// Writes homing.1, homing-rpc-call.1 and so on into this folder.
+    #[arg(long, value_name = "FOLDER")]
+    pub out: Option<PathBuf>,
+}

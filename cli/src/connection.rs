@@ -1,0 +1,141 @@
+//! A connection for a command: made from its settings, waited for, and closed in order.
+
+use std::time::{Duration, Instant};
+
+use homing::{Builder, Communicator, ErrorKind, Event, Events, Reconnect};
+
+use crate::args::Global;
+use crate::failure::Failure;
+use crate::{DEFAULT_BROKER, note};
+
+/// The pauses between attempts at a broker that is not there yet.
+const FIRST_PAUSE: Duration = Duration::from_millis(100);
+const LONGEST_PAUSE: Duration = Duration::from_secs(2);
+
+/// A communicator with the names of the settings.
+pub(crate) fn builder(global: &Global, url: &str) -> Builder {
+    let mut builder = Communicator::builder(url);
+    if let Some(prefix) = &global.names.prefix {
+        builder = builder.prefix(prefix);
+    }
+    if let Some(name) = &global.names.message_exchange {
+        builder = builder.message_exchange(name);
+    }
+    if let Some(name) = &global.names.task_exchange {
+        builder = builder.task_exchange(name);
+    }
+    if let Some(name) = &global.names.task_queue {
+        builder = builder.task_queue(name);
+    }
+    builder
+}
+
+/// The options for a broker that other programs can reach.
+pub(crate) fn options(global: &Global) -> Result<Builder, Failure> {
+    let url = global.broker.broker.as_deref().unwrap_or(DEFAULT_BROKER);
+    if url.starts_with("memory:") {
+        return Err(Failure::Usage(
+            "memory: is a broker inside one process, and this command would be alone with it; only `homing demo` and \
+             `homing bench` take it. Give the URL of a RabbitMQ by --broker or HOMING_BROKER"
+                .to_owned(),
+        ));
+    }
+    Ok(builder(global, url))
+}
+
+/// Connects for one thing to be done: whoever asked for it can ask again.
+pub(crate) async fn connect(global: &Global) -> Result<Communicator, Failure> {
+    start(global, options(global)?, Reconnect::Never).await
+}
+
+/// Connects a command that stays, and connects again when the connection is lost.
+pub(crate) async fn connect_to_stay(global: &Global, options: Builder) -> Result<Communicator, Failure> {
+    start(global, options, Reconnect::ForEver).await
+}
+
+async fn start(global: &Global, options: Builder, policy: Reconnect) -> Result<Communicator, Failure> {
+    let options = options.reconnect(global.broker.reconnect.unwrap_or(policy));
+    let until = match global.broker.reconnect {
+        Some(Reconnect::ForEver) => None,
+        Some(Reconnect::For(time)) => Some(Instant::now() + time),
+        Some(Reconnect::Never) | None => return Ok(options.connect().await?),
+    };
+    let mut pause = FIRST_PAUSE;
+    loop {
+        let error = match options.clone().connect().await {
+            Ok(communicator) => return Ok(communicator),
+            Err(error) => error,
+        };
+        let may_come = matches!(error.kind(), ErrorKind::Connection | ErrorKind::ConnectionLost | ErrorKind::TimedOut);
+        if !may_come || until.is_some_and(|until| Instant::now() + pause > until) {
+            return Err(error.into());
+        }
+        if pause == FIRST_PAUSE {
+            note!("waiting for the broker: {error}");
+        }
+        tokio::time::sleep(pause).await;
+        pause = (pause * 2).min(LONGEST_PAUSE);
+    }
+}
+
+/// Closes in order, and fails when something was left undone.
+pub(crate) async fn close(communicator: &Communicator) -> Result<(), Failure> {
+    let report = communicator.close().await?;
+    match report.error {
+        Some(error) => Err(error.into()),
+        None => Ok(()),
+    }
+}
+
+/// What a command that stays does about an event of its connection.
+pub(crate) enum News {
+    /// Nothing.
+    None,
+    /// The connection is lost for good.
+    Ended(Failure),
+}
+
+/// Follows the events of a connection, and reports what becomes of it.
+pub(crate) struct Watched {
+    events: Events,
+    why: Option<homing::Error>,
+}
+
+impl Watched {
+    pub(crate) fn new(communicator: &Communicator) -> Self {
+        Watched { events: communicator.events(), why: None }
+    }
+
+    /// The next event, and what it means for the command.
+    ///
+    /// # Cancel safety
+    /// No event is lost when it is dropped.
+    pub(crate) async fn next(&mut self) -> (Option<Event>, News) {
+        match self.events.next().await {
+            Some(Event::Lost(error)) => {
+                self.why = Some(error.clone());
+                (Some(Event::Lost(error)), News::None)
+            }
+            Some(Event::Restored { away }) => {
+                note!("connected again after {:.1} s", away.as_secs_f64());
+                self.why = None;
+                (Some(Event::Restored { away }), News::None)
+            }
+            None | Some(Event::Closed) => match self.why.take() {
+                Some(error) => (None, News::Ended(error.into())),
+                // It was closed by this command, which knows.
+                None => std::future::pending().await,
+            },
+            Some(event) => (Some(event), News::None),
+        }
+    }
+
+    /// Resolves when the connection is lost for good.
+    pub(crate) async fn lost(&mut self) -> Failure {
+        loop {
+            if let (_, News::Ended(failure)) = self.next().await {
+                return failure;
+            }
+        }
+    }
+}

@@ -1,0 +1,53 @@
+//! The process groups of running commands, so that the end of this process leaves none of them behind.
+
+use std::collections::BTreeSet;
+use std::io;
+use std::sync::{Mutex, PoisonError};
+
+use nix::sys::signal::{Signal, killpg};
+use nix::unistd::Pid;
+use tokio::process::{Child, Command};
+
+/// Groups that run. `None` once the process ends: nothing is started any more.
+static RUNNING: Mutex<Option<BTreeSet<i32>>> = Mutex::new(Some(BTreeSet::new()));
+
+/// One process group, named after its first process.
+#[derive(Debug)]
+pub(crate) struct Group(i32);
+
+/// Starts a command in a process group of its own: what it starts is reached too, and Ctrl-C at the terminal comes through
+/// us.
+pub(crate) fn spawn(command: &mut Command) -> io::Result<(Child, Group)> {
+    // Guards: a second signal while a command is being started. The lock is held until the group is known.
+    let mut running = RUNNING.lock().unwrap_or_else(PoisonError::into_inner);
+    let Some(running) = running.as_mut() else { return Err(io::Error::other("this process is ending")) };
+    let child = command.process_group(0).kill_on_drop(true).spawn()?;
+    let id =
+        child.id().and_then(|id| i32::try_from(id).ok()).ok_or_else(|| io::Error::other("it has no process id"))?;
+    running.insert(id);
+    Ok((child, Group(id)))
+}
+
+impl Group {
+    /// Sends all of its processes a signal. None of them may be left.
+    pub(crate) fn signal(&self, signal: Signal) {
+        let _ = killpg(Pid::from_raw(self.0), signal);
+    }
+}
+
+impl Drop for Group {
+    fn drop(&mut self) {
+        let mut running = RUNNING.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(running) = running.as_mut() {
+            running.remove(&self.0);
+        }
+    }
+}
+
+/// Kills every group that runs, and lets none be started any more.
+pub(crate) fn kill_all() {
+    let running = RUNNING.lock().unwrap_or_else(PoisonError::into_inner).take();
+    for id in running.into_iter().flatten() {
+        let _ = killpg(Pid::from_raw(id), Signal::SIGKILL);
+    }
+}

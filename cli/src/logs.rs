@@ -1,0 +1,39 @@
+//! Logs to standard error.
+
+use std::io;
+
+use tracing_subscriber::EnvFilter;
+
+use crate::args::{Format, Output};
+use crate::output::colours;
+
+/// The target of the line that a worker writes for each task or call.
+pub(crate) const WORK: &str = "work";
+
+/// Starts logging. `library` is the level for the library where nothing else is asked for.
+pub(crate) fn start(options: &Output, library: &str) {
+    let level = match options.verbose {
+        0 => library,
+        1 => "info",
+        _ => "debug",
+    };
+    let mut filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new(format!("homing={level}")));
+    let work = if options.quiet { "work=warn" } else { "work=info" };
+    // Whatever RUST_LOG asks for: lapin logs messages with their bodies, and at `trace` the frame with the password.
+    for directive in ["lapin=off", "amq_protocol=off", work] {
+        if let Ok(directive) = directive.parse() {
+            filter = filter.add_directive(directive);
+        }
+    }
+    let subscriber = tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_writer(io::stderr)
+        .with_target(false)
+        .with_ansi(colours(options.color))
+        // It would be reported on standard error, by a panic.
+        .log_internal_errors(false);
+    match options.log_format {
+        Format::Text => subscriber.init(),
+        Format::Json => subscriber.json().flatten_event(true).init(),
+    }
+}

@@ -1,0 +1,125 @@
+//! Homing's own workers and servers answer when they are asked who is there: by broadcasts, which others do not know.
+
+use std::time::Duration;
+
+use homing::codec::Map;
+use homing::{Broadcast, BroadcastFilter, BroadcastSubscriber, Communicator, Value};
+use tokio::sync::mpsc;
+
+use crate::args::{Format, Global, Worker};
+use crate::connection::{close, connect};
+use crate::failure::Failure;
+use crate::stop::{Stop, or_interrupted};
+use crate::{note, out, values};
+
+const PING: &str = "homing.worker.ping";
+const PONG: &str = "homing.worker.pong";
+
+/// What one of them does.
+#[derive(Clone, Debug)]
+pub(crate) struct Role {
+    /// `task` or `rpc`.
+    pub kind: &'static str,
+    /// The queue or the identifier.
+    pub name: String,
+}
+
+fn exactly(subject: &str) -> Result<BroadcastFilter, homing::Error> {
+    BroadcastFilter::new().subject_regex(&format!("{}$", subject.replace('.', "[.]")))
+}
+
+/// Answers whoever asks, as long as the communicator lives. Without it the work goes on.
+pub(crate) async fn announce(communicator: &Communicator, role: Role) {
+    let Ok(filter) = exactly(PING) else { return };
+    let answering = communicator.clone();
+    let subscriber = BroadcastSubscriber::future(move |ping: Broadcast| {
+        let (communicator, role) = (answering.clone(), role.clone());
+        async move {
+            if !concerns(ping.body(), &role) {
+                return;
+            }
+            let mut body = Map::new();
+            body.insert("kind", role.kind);
+            body.insert("name", role.name.as_str());
+            body.insert("process_id", i64::from(std::process::id()));
+            body.insert("version", env!("CARGO_PKG_VERSION"));
+            let pong = communicator.broadcast_send(Value::Map(body)).subject(PONG);
+            if let Err(error) = pong.correlation_id(ping.correlation_id().clone()).await {
+                tracing::debug!(%error, "a ping could not be answered");
+            }
+        }
+    });
+    if let Err(error) = communicator.add_broadcast_subscriber(filter, subscriber).await {
+        tracing::info!(%error, "`homing worker ping` will not see this worker");
+    }
+}
+
+/// Whether a ping asks for a role: for all, or for this one.
+fn concerns(ping: &Value, role: &Role) -> bool {
+    let Value::Map(map) = ping else { return true };
+    let is = |name: &str, own: &str| map.get(name).is_none_or(|wanted| wanted.as_str() == Some(own));
+    is("kind", role.kind) && is("name", &role.name)
+}
+
+/// Asks who is there, and collects the answers for this long.
+///
+/// # Errors
+/// Of the broadcasts.
+pub(crate) async fn ask(
+    communicator: &Communicator,
+    role: Option<&Role>,
+    wait: Duration,
+) -> Result<Vec<Value>, Failure> {
+    let mark = format!("{:016x}{:016x}", fastrand::u64(..), fastrand::u64(..));
+    let (sender, mut receiver) = mpsc::channel(1024);
+    let own = mark.clone();
+    let subscriber = BroadcastSubscriber::closure(move |pong: Broadcast| {
+        if pong.correlation_id().as_str() == Some(own.as_str()) {
+            // More than fit are not counted.
+            let _ = sender.try_send(pong.body().clone());
+        }
+    });
+    let identifier = communicator.add_broadcast_subscriber(exactly(PONG)?, subscriber).await?;
+    let mut body = Map::new();
+    if let Some(role) = role {
+        body.insert("kind", role.kind);
+        body.insert("name", role.name.as_str());
+    }
+    communicator.broadcast_send(Value::Map(body)).subject(PING).correlation_id(mark.as_str()).await?;
+    tokio::time::sleep(wait).await;
+    communicator.remove_broadcast_subscriber(&identifier).await?;
+    let mut answers = Vec::new();
+    while let Ok(answer) = receiver.try_recv() {
+        answers.push(answer);
+    }
+    Ok(answers)
+}
+
+/// `homing worker ping`.
+pub(crate) async fn run(command: Worker, global: &Global, stop: Stop) -> Result<(), Failure> {
+    let Worker::Ping { wait } = command;
+    or_interrupted(stop, async {
+        let communicator = connect(global).await?;
+        let answers = ask(&communicator, None, wait).await?;
+        if answers.is_empty() {
+            note!("none of homing's workers or servers answered within {}", humantime::format_duration(wait));
+        }
+        for answer in &answers {
+            match (global.output.format, answer) {
+                (Format::Text, Value::Map(map)) => {
+                    let text = |name: &str| map.get(name).map_or_else(|| "?".to_owned(), Value::to_json_text);
+                    out!(
+                        "{} {} process {} version {}",
+                        text("kind"),
+                        text("name"),
+                        text("process_id"),
+                        text("version")
+                    )?;
+                }
+                _ => values::print(answer, global.output.format)?,
+            }
+        }
+        close(&communicator).await
+    })
+    .await
+}

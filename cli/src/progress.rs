@@ -1,0 +1,77 @@
+//! How far a command that sends has come, so that its end by a time limit or a signal can report whether the message was
+//! sent.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU8, Ordering};
+use std::time::Duration;
+
+use crate::failure::Failure;
+use crate::stop::Stop;
+
+/// How far it has come.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u8)]
+pub(crate) enum Stage {
+    Reading,
+    Connecting,
+    Sending,
+    Sent,
+}
+
+/// Shared between the work and whoever ends it.
+#[derive(Clone, Debug)]
+pub(crate) struct Progress(Arc<AtomicU8>);
+
+impl Default for Progress {
+    fn default() -> Self {
+        Progress(Arc::new(AtomicU8::new(Stage::Reading as u8)))
+    }
+}
+
+impl Progress {
+    pub(crate) fn at(&self, stage: Stage) {
+        // Ordering: Relaxed, for the stage orders nothing.
+        self.0.store(stage as u8, Ordering::Relaxed);
+    }
+
+    /// Reads after "it timed out".
+    pub(crate) fn in_words(&self) -> &'static str {
+        const STAGES: [&str; 4] = [
+            "while reading the body; nothing was sent",
+            "while connecting; nothing was sent",
+            "while sending; the broker has not confirmed the message, so it is not known whether it was sent",
+            "while waiting for the answer; the message was sent, and may still be worked on",
+        ];
+        STAGES[usize::from(self.0.load(Ordering::Relaxed)).min(STAGES.len() - 1)]
+    }
+}
+
+/// Does the whole work of a command, within its time, unless a signal comes first.
+///
+/// # Errors
+/// Of the work; [`Failure::TimedOut`] and [`Failure::Interrupted`], which report how far it has come.
+pub(crate) async fn bounded<T>(
+    limit: Option<Duration>,
+    mut stop: Stop,
+    progress: &Progress,
+    work: impl Future<Output = Result<T, Failure>>,
+) -> Result<T, Failure> {
+    let out_of_time = async {
+        match limit {
+            Some(limit) => {
+                tokio::time::sleep(limit).await;
+                limit
+            }
+            None => std::future::pending().await,
+        }
+    };
+    tokio::select! {
+        biased;
+        done = work => done,
+        signal = stop.wait() => Err(Failure::Interrupted(signal, Some(progress.in_words()))),
+        limit = out_of_time => {
+            let limit = humantime::format_duration(limit);
+            Err(Failure::TimedOut(format!("timed out after {limit} {}", progress.in_words())))
+        }
+    }
+}

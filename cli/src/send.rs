@@ -1,0 +1,74 @@
+//! `homing task send`: one task, or many.
+
+use std::time::{Duration, Instant};
+
+use homing::{Communicator, ErrorKind, Value, inspect};
+
+use crate::args::{Global, Send};
+use crate::call::finish;
+use crate::connection::{connect, options};
+use crate::failure::Failure;
+use crate::progress::{Progress, Stage, bounded};
+use crate::stop::Stop;
+use crate::{batch, note, values};
+
+/// How long the look at the queue may take, which goes on beside connecting.
+const LOOK: Duration = Duration::from_secs(3);
+
+pub(crate) async fn run(command: Send, global: &Global, stop: Stop) -> Result<(), Failure> {
+    if command.lines || command.count.is_some() {
+        return batch::run(command, global, stop).await;
+    }
+    let Send { body, no_reply, timeout, .. } = command;
+    let deadline = timeout.map(|timeout| Instant::now() + timeout);
+    let progress = Progress::default();
+    let work = async {
+        let body = values::read_body(body.as_deref()).await?;
+        progress.at(Stage::Connecting);
+        let communicator = connect_and_look(global).await?;
+        progress.at(Stage::Sending);
+        let mut task = communicator.task_send(body);
+        if let Some(timeout) = timeout {
+            task = task.timeout(timeout);
+        }
+        if no_reply {
+            task.no_reply().await?;
+            return Ok((communicator, None));
+        }
+        let reply = task.send().await?;
+        progress.at(Stage::Sent);
+        Ok((communicator, Some(reply.await?)))
+    };
+    let (communicator, outcome): (Communicator, Option<Value>) =
+        bounded(timeout, stop.clone(), &progress, work).await?;
+    if let Some(outcome) = outcome {
+        values::print(&outcome, global.output.format)?;
+    }
+    finish(&communicator, deadline, stop).await;
+    Ok(())
+}
+
+/// Connects; and reports where the task queue is not there yet, or nobody works on it.
+pub(crate) async fn connect_and_look(global: &Global) -> Result<Communicator, Failure> {
+    if global.output.quiet {
+        return connect(global).await;
+    }
+    let options = options(global)?;
+    let queue = inspect::target(&options)?.task_queue;
+    let look = tokio::time::timeout(LOOK, inspect::depth(&options, &queue));
+    let (communicator, looked) = tokio::join!(connect(global), look);
+    let communicator = communicator?;
+    match looked {
+        Ok(Ok(depth)) if depth.consumers == 0 => {
+            note!("nobody works on the queue {queue:?} just now; the task waits there, behind {} others", depth.ready);
+        }
+        Ok(Err(error)) if error.kind() == ErrorKind::NotFound => {
+            note!(
+                "the queue {queue:?} did not exist; it is created, and nobody works on it yet (is the prefix right?)"
+            );
+        }
+        // The send itself will report what is wrong.
+        Ok(_) | Err(_) => {}
+    }
+    Ok(communicator)
+}

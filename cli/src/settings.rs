@@ -1,0 +1,83 @@
+//! Where the broker and the names come from: the command line, else a context, else the environment, else the context in use.
+
+use std::env;
+
+use crate::args::{BrokerOptions, Global, Names};
+use crate::contexts::{self, Saved};
+use crate::failure::Failure;
+
+/// Whether the broker was asked for on this command line, or stands in the surroundings.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Asked {
+    Explicitly,
+    BySurroundings,
+}
+
+/// Whether the command line asks for a broker.
+pub(crate) fn asked(options: &BrokerOptions) -> Asked {
+    if options.broker.is_some() || options.context.is_some() { Asked::Explicitly } else { Asked::BySurroundings }
+}
+
+/// Fills in what the command line leaves open.
+///
+/// # Errors
+/// `Usage` for an empty option or a context that is not there.
+pub(crate) fn resolve(global: &Global) -> Result<Global, Failure> {
+    let mut global = global.clone();
+    if global.broker.broker.as_deref() == Some("") {
+        return Err(Failure::Usage("--broker is empty; give the URL of a broker, or leave it out".to_owned()));
+    }
+    if let Some(prefix) = &global.names.prefix
+        && prefix.is_empty()
+    {
+        return Err(Failure::Usage("--prefix is empty; give a prefix, or leave it out".to_owned()));
+    }
+    let given_names = global.names.any();
+    if global.broker.broker.is_none() {
+        let name = global.broker.context.clone();
+        let (named, from_environment) = match name {
+            Some(name) => (Some(name), None),
+            None => match variable("HOMING_BROKER")? {
+                Some(url) => (None, Some(url)),
+                None => (variable("HOMING_CONTEXT")?, None),
+            },
+        };
+        if from_environment.is_some() {
+            global.broker.broker = from_environment;
+        } else {
+            let saved = match named {
+                Some(name) => Some(contexts::named(&global.broker, &name)?),
+                None => contexts::in_use(&global.broker)?,
+            };
+            if let Some(saved) = saved {
+                apply(&mut global, saved)?;
+            }
+        }
+    }
+    if !given_names && !global.names.any() {
+        global.names.prefix = variable("HOMING_PREFIX")?;
+    }
+    Ok(global)
+}
+
+fn apply(global: &mut Global, saved: Saved) -> Result<(), Failure> {
+    global.broker.broker = saved.url()?;
+    if !global.names.any() {
+        let Saved { prefix, message_exchange, task_exchange, task_queue, .. } = saved;
+        global.names = Names { prefix, message_exchange, task_exchange, task_queue };
+    }
+    Ok(())
+}
+
+/// A variable of the environment. One that is empty counts as one that is not set.
+///
+/// # Errors
+/// `Usage` when it is no UTF-8.
+fn variable(name: &str) -> Result<Option<String>, Failure> {
+    match env::var(name) {
+        Ok(value) if value.is_empty() => Ok(None),
+        Ok(value) => Ok(Some(value)),
+        Err(env::VarError::NotPresent) => Ok(None),
+        Err(env::VarError::NotUnicode(_)) => Err(Failure::Usage(format!("{name} is no UTF-8"))),
+    }
+}

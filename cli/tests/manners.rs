@@ -1,0 +1,451 @@
+//! The command among others: pipes whose reader goes, full disks, signals, time limits, surroundings, contexts.
+
+mod shell;
+#[path = "../../tests/support/mod.rs"]
+mod support;
+
+use std::io::{BufRead, BufReader, Write};
+use std::net::TcpListener;
+use std::os::unix::fs::PermissionsExt;
+use std::path::PathBuf;
+use std::process::{Command, ExitCode, Stdio};
+use std::time::{Duration, Instant};
+
+use serde_json::Value;
+use shell::{Running, ended, exits, homing, signal, text, wait};
+use support::{Broker, Suite, TestResult};
+
+fn main() -> ExitCode {
+    let mut suite = Suite::new();
+    suite
+        .plain("a_reader_that_goes_ends_a_command_quietly", reader_gone)
+        .plain("a_full_disk_is_an_error_without_a_panic", disk_full)
+        .plain("standard_error_that_nobody_reads_is_no_panic", stderr_gone)
+        .plain("ctrl_c_ends_what_connects_to_a_silent_peer", interrupted_connecting)
+        .plain("ctrl_c_ends_a_read_of_standard_input", interrupted_reading)
+        .plain("ctrl_c_ends_stress_and_what_writes_into_a_full_pipe", interrupted_writing)
+        .plain("a_time_limit_covers_connecting_and_reports_that_nothing_was_sent", limit_connecting)
+        .plain("an_error_as_json_is_one_object_with_kind_message_and_hint", errors_as_json)
+        .plain("demo_and_stress_print_json_and_ignore_the_broker_of_the_surroundings", json_and_surroundings)
+        .plain("an_empty_broker_or_prefix_is_wrong_usage", empty_variables)
+        .plain("what_looks_like_an_option_is_no_body", options_and_bodies)
+        .plain("no_colours_where_nobody_sees_them", colours)
+        .plain("completions_and_manual_pages_are_printed", completions)
+        .plain("contexts_are_kept_and_show_no_password", contexts)
+        .plain("help_has_groups_and_warns_of_yaml", help)
+        .rabbitmq("a_body_may_be_left_out", no_body)
+        .rabbitmq("a_time_limit_reports_that_the_message_was_sent", limit_sent)
+        .rabbitmq("a_send_to_a_queue_that_nobody_uses_is_reported", unused_queue)
+        .rabbitmq("a_watch_ends_with_its_reader_and_its_records_are_separated", watch)
+        .rabbitmq("a_watch_is_interrupted_with_130", watch_interrupted)
+        .rabbitmq("globs_are_globs", globs)
+        .rabbitmq("a_context_and_a_prefix_of_the_surroundings_are_used", surroundings)
+        .rabbitmq("many_lines_are_sent_and_answered_in_their_order", lines)
+        .rabbitmq("a_task_is_sent_many_times", count)
+        .rabbitmq("events_are_printed", events)
+        .rabbitmq("workers_answer_a_ping", ping);
+    suite.run()
+}
+
+fn on(broker: &Broker, arguments: &[&str]) -> Command {
+    let mut command = homing(&["--broker", broker.url(), "--prefix", broker.prefix()]);
+    command.args(arguments);
+    command
+}
+
+/// Runs it with a reader that takes one line and goes.
+fn head(mut command: Command) -> Result<(Option<i32>, String, Duration), std::io::Error> {
+    let begun = Instant::now();
+    let mut child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn()?;
+    if let Some(out) = child.stdout.take() {
+        BufReader::new(out).read_line(&mut String::new())?;
+    }
+    let output = wait(child)?;
+    Ok((output.status.code(), text(&output.stderr), begun.elapsed()))
+}
+
+fn reader_gone() -> TestResult {
+    for arguments in [&["demo"][..], &["stress", "--seconds", "25"], &["--help"]] {
+        let (code, err, took) = head(homing(arguments))?;
+        assert_eq!((code, err.as_str()), (Some(0), ""), "{arguments:?}");
+        assert!(took < Duration::from_secs(15), "{arguments:?} took {took:?}");
+    }
+    Ok(())
+}
+
+fn disk_full() -> TestResult {
+    for arguments in [&["demo"][..], &["stress", "--seconds", "0.1"], &["--help"], &["completions", "bash"], &["man"]] {
+        let full = std::fs::OpenOptions::new().write(true).open("/dev/full")?;
+        let child = homing(arguments).stdout(full).stderr(Stdio::piped()).spawn()?;
+        let (_, err) = exits(&wait(child)?, 1);
+        assert!(err.contains("No space left") && !err.contains("panicked"), "{arguments:?}: {err}");
+    }
+    Ok(())
+}
+
+fn stderr_gone() -> TestResult {
+    let mut child = homing(&["task", "send", "{unclosed"]).stderr(Stdio::piped()).spawn()?;
+    drop(child.stderr.take());
+    assert_eq!(child.wait()?.code(), Some(2), "a panic would be 101");
+    Ok(())
+}
+
+/// Starts it, gives it a moment, interrupts it, and demands its end soon.
+fn interrupted(mut command: Command, by: &str, code: i32) -> Result<String, Box<dyn std::error::Error>> {
+    let child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn()?;
+    std::thread::sleep(Duration::from_millis(400));
+    let begun = Instant::now();
+    signal(child.id(), by);
+    let (_, err) = exits(&wait(child)?, code);
+    assert!(begun.elapsed() < Duration::from_secs(10), "it took {:?}", begun.elapsed());
+    Ok(err)
+}
+
+fn interrupted_connecting() -> TestResult {
+    let silent = TcpListener::bind("127.0.0.1:0")?;
+    let url = format!("amqp://{}?connection_timeout=60000", silent.local_addr()?);
+    for arguments in [
+        &["rpc", "call", "x"][..],
+        &["rpc", "serve", "x", "--echo"],
+        &["task", "send"],
+        &["task", "work", "--echo"],
+        &["task", "list"],
+        &["broadcast", "send"],
+        &["broadcast", "watch"],
+        &["events"],
+        &["doctor"],
+    ] {
+        let mut command = homing(&["--broker", &url]);
+        command.args(arguments);
+        interrupted(command, "INT", 130)?;
+    }
+    let err = interrupted(homing(&["--broker", &url, "task", "send"]), "TERM", 143)?;
+    assert!(err.contains("nothing was sent"), "{err}");
+    Ok(())
+}
+
+fn interrupted_reading() -> TestResult {
+    let mut command = homing(&["rpc", "call", "x", "-"]);
+    let mut child = command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn()?;
+    let open = child.stdin.take();
+    std::thread::sleep(Duration::from_millis(300));
+    signal(child.id(), "INT");
+    let (_, err) = exits(&wait(child)?, 130);
+    drop(open);
+    assert!(err.contains("while reading the body"), "{err}");
+    Ok(())
+}
+
+fn interrupted_writing() -> TestResult {
+    interrupted(homing(&["stress", "--seconds", "25"]), "INT", 130)?;
+    // Nobody reads the pipe, and it is full before the command begins.
+    let (reader, mut writer) = std::io::pipe()?;
+    let filler = writer.try_clone()?;
+    let mut full = Command::new("head");
+    let mut full = full.args(["-c", "65536", "/dev/zero"]).stdout(filler).spawn()?;
+    full.wait()?;
+    writer.flush()?;
+    let mut command = homing(&["man"]);
+    let child = command.stdout(writer).stderr(Stdio::piped()).spawn()?;
+    drop(command);
+    std::thread::sleep(Duration::from_millis(300));
+    signal(child.id(), "INT");
+    // It has no signal handling of its own: a command that only prints is ended by the system.
+    let output = wait(child)?;
+    assert!(!output.status.success());
+    drop(reader);
+    Ok(())
+}
+
+fn limit_connecting() -> TestResult {
+    let silent = TcpListener::bind("127.0.0.1:0")?;
+    let url = format!("amqp://{}?connection_timeout=60000", silent.local_addr()?);
+    for arguments in [
+        &["rpc", "call", "x", "1", "--timeout", "300ms"][..],
+        &["task", "send", "1", "--timeout", "0.3"],
+        &["task", "send", "1", "--no-reply", "--timeout", "0.3s"],
+        &["broadcast", "send", "--timeout", "0.3"],
+    ] {
+        let mut command = homing(&["--broker", &url]);
+        command.args(arguments);
+        let (_, err) = exits(&ended(command)?, 4);
+        assert!(err.contains("nothing was sent"), "{arguments:?}: {err}");
+    }
+    Ok(())
+}
+
+fn errors_as_json() -> TestResult {
+    let port = TcpListener::bind("127.0.0.1:0")?.local_addr()?.port();
+    let nowhere = format!("amqp://u:sEcret@127.0.0.1:{port}");
+    for (arguments, code, kind) in [
+        (&["task", "send", "--nope"][..], 2, "usage"),
+        (&["task", "send", "{unclosed"], 2, "usage"),
+        (&["--broker", &nowhere, "task", "send"], 6, "connection"),
+    ] {
+        let mut command = homing(&["--format", "json"]);
+        command.args(arguments);
+        let (out, err) = exits(&ended(command)?, code);
+        assert_eq!(out, "");
+        let error: Value = serde_json::from_str(&err)?;
+        assert_eq!(error["kind"], kind, "{err}");
+        assert!(error["message"].is_string() && error["hint"].is_string() && !err.contains("sEcret"), "{err}");
+    }
+    Ok(())
+}
+
+fn json_and_surroundings() -> TestResult {
+    let bench = ["--broker", "memory:", "bench", "--seconds", "0.05"];
+    exits(&ended(with(&bench))?, 0);
+    for arguments in [&["--format", "json", "demo"][..], &["--format", "json", "stress", "--seconds", "0.2"]] {
+        let command = with(arguments);
+        let (out, _) = exits(&ended(command)?, 0);
+        let value: Value = serde_json::from_str(&out)?;
+        assert!(value["demo"] == "passed" || value["counts"]["lost"] == 0, "{out}");
+    }
+    Ok(())
+}
+
+/// In surroundings that name a broker and a prefix.
+fn with(arguments: &[&str]) -> Command {
+    let mut command = homing(arguments);
+    command.env("HOMING_BROKER", "amqp://127.0.0.1:1/nobody").env("HOMING_PREFIX", "theirs");
+    command
+}
+
+fn empty_variables() -> TestResult {
+    let port = TcpListener::bind("127.0.0.1:0")?.local_addr()?.port();
+    for name in ["HOMING_PREFIX", "HOMING_CONTEXT"] {
+        let mut command = homing(&["--broker", &format!("amqp://127.0.0.1:{port}"), "task", "send"]);
+        command.env(name, "");
+        // It counts as not set: the command comes as far as the connection.
+        exits(&ended(command)?, 6);
+    }
+    exits(&ended(homing(&["--broker", "", "task", "send"]))?, 2);
+    Ok(())
+}
+
+fn options_and_bodies() -> TestResult {
+    for arguments in [&["task", "send", "--nope"][..], &["rpc", "call", "x", "--nope"], &["broadcast", "send", "-z"]] {
+        let (_, err) = exits(&ended(homing(arguments))?, 2);
+        assert!(err.contains("unexpected argument"), "{err}");
+    }
+    // Read as bodies, they come as far as the connection.
+    let port = TcpListener::bind("127.0.0.1:0")?.local_addr()?.port();
+    let nowhere = format!("amqp://127.0.0.1:{port}");
+    for body in [&["--", "--nope"][..], &["--", "- a"], &["-5"], &["-0.5"]] {
+        let mut command = homing(&["--broker", &nowhere, "task", "send"]);
+        command.args(body);
+        exits(&ended(command)?, 6);
+    }
+    Ok(())
+}
+
+fn colours() -> TestResult {
+    let escape = '\u{1b}';
+    for arguments in [&["--help"][..], &["-vv", "demo"], &["what"]] {
+        let output = ended(homing(arguments))?;
+        assert!(!text(&output.stdout).contains(escape) && !text(&output.stderr).contains(escape), "{arguments:?}");
+    }
+    let output = ended(homing(&["-vv", "--color", "always", "demo"]))?;
+    assert!(text(&output.stderr).contains(escape), "asked for");
+    let output = ended(homing(&["--color=always", "--help"]))?;
+    assert!(text(&output.stdout).contains(escape), "asked for");
+    Ok(())
+}
+
+fn completions() -> TestResult {
+    for shell in ["bash", "zsh", "fish"] {
+        let (out, _) = exits(&ended(homing(&["completions", shell]))?, 0);
+        assert!(out.contains("homing") && out.contains("broadcast"), "{shell}");
+    }
+    let folder = folder("man")?;
+    exits(&ended(homing(&["man", "--out", folder.to_str().ok_or("a path")?]))?, 0);
+    let page = std::fs::read_to_string(folder.join("homing-task-work.1"))?;
+    assert!(page.contains(".TH") && page.contains("prefetch") && page.contains("75"), "{page}");
+    std::fs::remove_dir_all(folder)?;
+    Ok(())
+}
+
+fn folder(what: &str) -> std::io::Result<PathBuf> {
+    // With what a path may have.
+    let folder = std::env::temp_dir().join(format!("homing ü {}", support::unique(what)));
+    std::fs::create_dir_all(&folder)?;
+    Ok(folder)
+}
+
+fn contexts() -> TestResult {
+    let folder = folder("contexts")?;
+    let file = folder.join("deep").join("config.toml");
+    let with = |arguments: &[&str]| {
+        let mut command = homing(arguments);
+        command.env("HOMING_CONFIG", &file);
+        ended(command)
+    };
+    let secret = "sEcret";
+    let url = format!("amqp://me:{secret}@127.0.0.1:1/v");
+    exits(&with(&["context", "add", "one", "--broker", &url, "--prefix", "p"])?, 0);
+    assert_eq!(std::fs::metadata(&file)?.permissions().mode() & 0o777, 0o600);
+    let password = folder.join("password");
+    std::fs::write(&password, format!("{secret}/@\n"))?;
+    let password = password.to_str().ok_or("a path")?;
+    exits(&with(&["context", "add", "two", "--broker", "amqp://me@127.0.0.1:1", "--password-file", password])?, 0);
+    let failing = ["context", "add", "three", "--broker", "amqp://h", "--password-command", "exit 3"];
+    exits(&with(&failing)?, 0);
+    exits(&with(&["context", "use", "one"])?, 0);
+    let (out, _) = exits(&with(&["context", "list"])?, 0);
+    assert!(out.contains("* one") && out.contains("me:***@") && !out.contains(secret), "{out}");
+    let (out, _) = exits(&with(&["--format", "json", "context", "list"])?, 0);
+    assert!(out.lines().count() == 3 && !out.contains(secret), "{out}");
+    for (arguments, code, part) in [
+        (&["task", "send"][..], 6, "127.0.0.1:1"),
+        (&["--context", "two", "task", "send"], 6, "127.0.0.1:1"),
+        (&["--context", "three", "task", "send"], 1, "password command"),
+        (&["--context", "none", "task", "send"], 2, "there are one, three, two"),
+        (&["context", "add", "bad name"], 2, "letters"),
+        (&["context", "add", "x", "--broker", "sEcret@h"], 2, "amqp://"),
+        (&["context", "use", "none"], 2, "no context"),
+    ] {
+        let (_, err) = exits(&with(arguments)?, code);
+        assert!(err.contains(part) && !err.contains(secret), "{arguments:?}: {err}");
+    }
+    std::fs::write(&file, "contexts = sEcret")?;
+    let (_, err) = exits(&with(&["context", "list"])?, 2);
+    assert!(err.contains("line 1") && !err.contains(secret), "{err}");
+    std::fs::remove_dir_all(folder)?;
+    Ok(())
+}
+
+fn help() -> TestResult {
+    let (out, _) = exits(&ended(homing(&["--help"]))?, 0);
+    for part in ["\nBroker:", "\nNames on the broker:", "\nOutput:", "7  access refused", "143 by SIGTERM"] {
+        assert!(out.contains(part), "{part} is not in: {out}");
+    }
+    let (out, _) = exits(&ended(homing(&["task", "send", "--help"]))?, 0);
+    for part in ["12:30", "010", "null"] {
+        assert!(out.contains(part), "{part} is not in: {out}");
+    }
+    Ok(())
+}
+
+fn no_body(broker: &Broker) -> TestResult {
+    let _server = Running::start(on(broker, &["rpc", "serve", "echo", "--echo"]))?;
+    let (out, _) = exits(&ended(on(broker, &["--format", "json", "rpc", "call", "echo"]))?, 0);
+    assert_eq!(out, "null\n");
+    Ok(())
+}
+
+fn limit_sent(broker: &Broker) -> TestResult {
+    let (_, err) = exits(&ended(on(broker, &["task", "send", "1", "--timeout", "1500ms"]))?, 4);
+    assert!(err.contains("the message was sent"), "{err}");
+    Ok(())
+}
+
+fn unused_queue(broker: &Broker) -> TestResult {
+    let (_, err) = exits(&ended(on(broker, &["task", "send", "1", "--no-reply"]))?, 0);
+    assert!(err.contains("did not exist"), "{err}");
+    let (_, err) = exits(&ended(on(broker, &["task", "send", "1", "--no-reply"]))?, 0);
+    assert!(err.contains("nobody works on"), "{err}");
+    let (_, err) = exits(&ended(on(broker, &["--quiet", "task", "send", "1", "--no-reply"]))?, 0);
+    assert_eq!(err, "");
+    let _worker = Running::start(on(broker, &["task", "work", "--echo"]))?;
+    let (_, err) = exits(&ended(on(broker, &["task", "send", "1"]))?, 0);
+    assert_eq!(err, "");
+    Ok(())
+}
+
+fn watch(broker: &Broker) -> TestResult {
+    let mut watcher = Running::start(on(broker, &["broadcast", "watch"]))?;
+    exits(&ended(on(broker, &["broadcast", "send", "{a: 1}", "--subject", "s"]))?, 0);
+    let mut out = BufReader::new(watcher.0.stdout.take().ok_or("no pipe")?);
+    let mut lines = (String::new(), String::new());
+    out.read_line(&mut lines.0)?;
+    out.read_line(&mut lines.1)?;
+    assert_eq!(lines.0, "---\n");
+    assert!(lines.1.starts_with("time: "), "{lines:?}");
+    // Nothing more is sent: it ends all the same.
+    drop(out);
+    assert_eq!(watcher.ends()?, Some(0));
+    Ok(())
+}
+
+fn watch_interrupted(broker: &Broker) -> TestResult {
+    let mut watcher = Running::start(on(broker, &["broadcast", "watch"]))?;
+    assert_eq!(watcher.stop("INT")?.0, Some(130));
+    Ok(())
+}
+
+fn globs(broker: &Broker) -> TestResult {
+    let watch = ["--format", "json", "broadcast", "watch", "--subject", "a.?[0-9](*", "--count", "1"];
+    let mut watcher = Running::start(on(broker, &watch))?;
+    for subject in ["a.xx(", "axx1(", "pre a.x1(", "a.x1(end"] {
+        exits(&ended(on(broker, &["broadcast", "send", "--subject", subject]))?, 0);
+    }
+    assert_eq!(watcher.ends()?, Some(0));
+    let mut out = String::new();
+    std::io::Read::read_to_string(&mut watcher.0.stdout.take().ok_or("no pipe")?, &mut out)?;
+    assert!(out.contains("a.x1(end"), "{out}");
+    Ok(())
+}
+
+fn surroundings(broker: &Broker) -> TestResult {
+    let folder = folder("surroundings")?;
+    let file = folder.join("config.toml");
+    let with = |arguments: &[&str], variables: &[(&str, &str)]| {
+        let mut command = homing(arguments);
+        command.env("HOMING_CONFIG", &file).envs(variables.iter().copied());
+        ended(command)
+    };
+    exits(&with(&["context", "add", "mine", "--broker", broker.url(), "--prefix", broker.prefix()], &[])?, 0);
+    exits(&with(&["--context", "mine", "task", "send", "1", "--no-reply"], &[])?, 0);
+    let count = ["--format", "json", "task", "list"];
+    let (out, _) = exits(&with(&count, &[("HOMING_BROKER", broker.url()), ("HOMING_PREFIX", broker.prefix())])?, 0);
+    assert!(out.contains("\"ready\":1") && out.contains(broker.prefix()), "{out}");
+    std::fs::remove_dir_all(folder)?;
+    Ok(())
+}
+
+fn lines(broker: &Broker) -> TestResult {
+    let _worker = Running::start(on(broker, &["task", "work", "--echo", "--prefetch", "4"]))?;
+    let mut command = on(broker, &["task", "send", "--lines"]);
+    let mut child = command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn()?;
+    let mut input = child.stdin.take().ok_or("no pipe")?;
+    let mut expected = String::new();
+    for n in 0..300 {
+        writeln!(input, "{n}")?;
+        expected.push_str(&format!("{n}\n"));
+    }
+    writeln!(input, "\n{{unclosed")?;
+    drop(input);
+    let (out, err) = exits(&wait(child)?, 1);
+    assert_eq!(out, expected);
+    assert!(err.contains("line 302") && err.contains("1 of 301 tasks failed"), "{err}");
+    Ok(())
+}
+
+fn count(broker: &Broker) -> TestResult {
+    exits(&ended(on(broker, &["task", "send", "x", "--count", "25", "--no-reply"]))?, 0);
+    let (out, _) = exits(&ended(on(broker, &["--format", "json", "task", "list"]))?, 0);
+    assert!(out.contains("\"ready\":25"), "{out}");
+    Ok(())
+}
+
+fn events(broker: &Broker) -> TestResult {
+    let mut watcher = Running::start(on(broker, &["--format", "json", "events"]))?;
+    let (code, out) = watcher.stop("INT")?;
+    assert_eq!(code, Some(130));
+    let (once, _) = exits(&ended(on(broker, &["--format", "json", "events", "--count", "1"]))?, 0);
+    assert_eq!(once.lines().count(), 1, "{once}");
+    let event: Value = serde_json::from_str(out.lines().next().unwrap_or(""))?;
+    assert!(event["event"] == "connected" && event["time"].is_string(), "{out}");
+    Ok(())
+}
+
+fn ping(broker: &Broker) -> TestResult {
+    let (out, err) = exits(&ended(on(broker, &["worker", "ping", "--wait", "0.3"]))?, 0);
+    assert!(out.is_empty() && err.contains("none"), "{out}{err}");
+    let _worker = Running::start(on(broker, &["task", "work", "--echo"]))?;
+    let _server = Running::start(on(broker, &["rpc", "serve", "x", "--echo"]))?;
+    let (out, _) = exits(&ended(on(broker, &["worker", "ping"]))?, 0);
+    assert!(out.contains("\"task\"") && out.contains("\"rpc\" \"x\""), "{out}");
+    Ok(())
+}

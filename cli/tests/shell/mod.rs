@@ -1,0 +1,134 @@
+//! The command as a shell sees it: its output, its exit code, its signals.
+
+#![allow(dead_code)] // each test target uses its own part of it
+
+use std::io::{BufRead, BufReader, Read};
+use std::process::{Child, Command, Output, Stdio};
+use std::time::{Duration, Instant};
+
+/// No command takes longer.
+pub const LONG: Duration = Duration::from_secs(30);
+
+/// The command, in clean surroundings.
+pub fn homing(arguments: &[&str]) -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_homing"));
+    command.args(arguments).stdin(Stdio::null());
+    for name in ["HOMING_BROKER", "HOMING_PREFIX", "HOMING_CONTEXT", "HOMING_MANAGEMENT", "RUST_LOG", "NO_COLOR"] {
+        command.env_remove(name);
+    }
+    // Not the contexts of whoever runs the tests.
+    command.env("HOMING_CONFIG", "/nonexistent/homing.toml");
+    command
+}
+
+/// Runs it to its end.
+pub fn ended(mut command: Command) -> std::io::Result<Output> {
+    let child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn()?;
+    wait(child)
+}
+
+/// Waits for its end.
+pub fn wait(child: Child) -> std::io::Result<Output> {
+    let (tell, told) = std::sync::mpsc::channel();
+    let id = child.id();
+    std::thread::spawn(move || tell.send(child.wait_with_output()));
+    told.recv_timeout(LONG).unwrap_or_else(|_| {
+        signal(id, "KILL");
+        Err(std::io::Error::other("the command hangs"))
+    })
+}
+
+pub fn signal(id: u32, name: &str) {
+    let _ = Command::new("kill").args([&format!("-{name}"), &id.to_string()]).status();
+}
+
+pub fn text(bytes: &[u8]) -> String {
+    String::from_utf8_lossy(bytes).into_owned()
+}
+
+/// Demands an exit code; what was printed.
+#[track_caller]
+pub fn exits(output: &Output, code: i32) -> (String, String) {
+    let (out, err) = (text(&output.stdout), text(&output.stderr));
+    assert_eq!(output.status.code(), Some(code), "out: {out}\nerr: {err}");
+    (out, err)
+}
+
+/// Waits until something is so.
+#[track_caller]
+pub fn eventually(what: &str, is_so: impl Fn() -> bool) {
+    let until = Instant::now() + LONG;
+    while !is_so() {
+        assert!(Instant::now() < until, "{what}");
+        std::thread::sleep(Duration::from_millis(10));
+    }
+}
+
+/// A command that runs until it is told to end.
+pub struct Running(pub Child, Option<BufReader<std::process::ChildStderr>>);
+
+impl Running {
+    /// Starts it and waits for the line that reports it is ready.
+    pub fn start(mut command: Command) -> std::io::Result<Self> {
+        let mut child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn()?;
+        let mut errors = child.stderr.take().map(BufReader::new);
+        let mut all = String::new();
+        if let Some(errors) = &mut errors {
+            while !all.contains("until Ctrl-C") {
+                if errors.read_line(&mut all)? == 0 {
+                    return Err(std::io::Error::other(format!("it ended before it was ready: {all}")));
+                }
+            }
+        }
+        Ok(Running(child, errors))
+    }
+
+    /// The next line of its standard error.
+    pub fn line(&mut self) -> std::io::Result<String> {
+        let mut line = String::new();
+        if let Some(errors) = &mut self.1 {
+            errors.read_line(&mut line)?;
+        }
+        Ok(line)
+    }
+
+    pub fn ends(&mut self) -> std::io::Result<Option<i32>> {
+        let until = Instant::now() + LONG;
+        while Instant::now() < until {
+            if let Some(status) = self.0.try_wait()? {
+                return Ok(status.code());
+            }
+            std::thread::sleep(Duration::from_millis(10));
+        }
+        Err(std::io::Error::other("the command does not end"))
+    }
+
+    /// What is left of its standard error; to be called when it has ended.
+    pub fn errors(&mut self) -> std::io::Result<String> {
+        let mut rest = String::new();
+        if let Some(errors) = &mut self.1 {
+            errors.read_to_string(&mut rest)?;
+        }
+        Ok(rest)
+    }
+
+    pub fn stop(&mut self, by: &str) -> std::io::Result<(Option<i32>, String)> {
+        signal(self.0.id(), by);
+        let code = self.ends()?;
+        let mut out = String::new();
+        if let Some(stdout) = &mut self.0.stdout {
+            stdout.read_to_string(&mut out)?;
+        }
+        Ok((code, out))
+    }
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        // In order, so that what it has started ends too.
+        signal(self.0.id(), "TERM");
+        let _ = self.ends();
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}

@@ -1,0 +1,273 @@
+//! Every sequence of what can happen to three messages, to a stated depth: a call that may not be repeated, a task, a reply.
+//!
+//! Checked after each step and at the end: each sender is completed once, each charge is released once, nothing is published
+//! without a connection and an open stream, a call that may have arrived is not sent again, and what is sent again says so.
+
+use super::*;
+use crate::broker::{Body, Durability, Properties, Routing};
+
+/// What can happen next.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Move {
+    Up,
+    Down,
+    Opened(Fate),
+    Published(Fate),
+    /// The oldest but one.
+    PublishedSecond(Fate),
+    ExchangeBack,
+    Forget,
+    Tick,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Fate {
+    Yes,
+    Lost,
+    NotFound,
+    Unroutable,
+    Nack,
+    Refused,
+}
+
+impl Fate {
+    fn outcome(self) -> Result<()> {
+        let kind = match self {
+            Fate::Yes => return Ok(()),
+            Fate::Lost => ErrorKind::ConnectionLost,
+            Fate::NotFound => ErrorKind::NotFound,
+            Fate::Unroutable => ErrorKind::Unroutable,
+            Fate::Nack => ErrorKind::DeliveryFailed,
+            Fate::Refused => ErrorKind::PreconditionFailed,
+        };
+        Err(Error::new(kind, "on purpose"))
+    }
+}
+
+const CALL: Uuid = Uuid::from_u128(1);
+const TASK: Uuid = Uuid::from_u128(2);
+
+/// The world around the outbox.
+struct World {
+    outbox: Outbox<u32>,
+    now: Instant,
+    connected: bool,
+    /// Streams that were asked for.
+    opening: Vec<Stream>,
+    open: Vec<Stream>,
+    /// With the broker.
+    handed: Vec<(PublishId, u32)>,
+    completed: Vec<u32>,
+    failed: Vec<Uuid>,
+    released: usize,
+    /// It was with a broker that may have taken it.
+    call_may_have_arrived: bool,
+    task_may_have_arrived: bool,
+    exchange_gone: bool,
+}
+
+/// Which message this is, by its routing key.
+fn message(number: u32) -> Message {
+    Message {
+        exchange: "e".into(),
+        routing_key: number.to_string(),
+        properties: Properties::default(),
+        body: Body::Encoded(bytes::Bytes::new()),
+        routing: Routing::Mandatory,
+        durability: Durability::Transient,
+    }
+}
+
+impl World {
+    fn new(now: Instant) -> Self {
+        let mut outbox = Outbox::new("test", Duration::from_millis(250));
+        let recipient = Identifier::new("x").expect("a name");
+        let call = Kind::Call { correlation: CALL, recipient, repeat: Repeat::Never, published: Some(1) };
+        outbox.send(Stream::Calls, call, message(1), Charge::NOTHING, None);
+        let task = Kind::Task { correlation: Some(TASK), published: Some(2) };
+        let until = Some(after(now, Duration::from_secs(1)));
+        outbox.send(Stream::Tasks("q".into()), task, message(2), Charge::NOTHING, until);
+        let reply = Kind::Reply { stage: ReplyStage::Last, correlation: None, late: None };
+        outbox.send(Stream::Replies(Exchange::Message), reply, message(3), Charge::NOTHING, None);
+        let mut world = World {
+            outbox,
+            now,
+            connected: false,
+            opening: Vec::new(),
+            open: Vec::new(),
+            handed: Vec::new(),
+            completed: Vec::new(),
+            failed: Vec::new(),
+            released: 0,
+            call_may_have_arrived: false,
+            task_may_have_arrived: false,
+            exchange_gone: false,
+        };
+        world.settle();
+        world
+    }
+
+    fn moves(&self) -> Vec<Move> {
+        let mut moves = vec![Move::Tick];
+        moves.push(if self.connected { Move::Down } else { Move::Up });
+        if !self.opening.is_empty() {
+            moves.extend([Fate::Yes, Fate::Lost, Fate::Refused].map(Move::Opened));
+        }
+        let fates = [Fate::Yes, Fate::Lost, Fate::NotFound, Fate::Unroutable, Fate::Nack];
+        if !self.handed.is_empty() {
+            moves.extend(fates.map(Move::Published));
+        }
+        if self.handed.len() > 1 {
+            moves.extend([Fate::Yes, Fate::Unroutable].map(Move::PublishedSecond));
+        }
+        if self.exchange_gone {
+            moves.push(Move::ExchangeBack);
+        }
+        if self.failed.is_empty() {
+            moves.push(Move::Forget);
+        }
+        moves
+    }
+
+    fn step(&mut self, next: Move) {
+        match next {
+            Move::Up => {
+                self.connected = true;
+                self.outbox.up();
+            }
+            Move::Down => {
+                self.connected = false;
+                for (_, number) in std::mem::take(&mut self.handed) {
+                    self.call_may_have_arrived |= number == 1;
+                    self.task_may_have_arrived |= number == 2;
+                }
+                self.opening.clear();
+                self.open.clear();
+                self.exchange_gone = false;
+                self.outbox.down();
+            }
+            Move::Opened(fate) => {
+                let stream = self.opening.remove(0);
+                if fate == Fate::Yes {
+                    self.open.push(stream.clone());
+                }
+                self.outbox.opened(&stream, fate.outcome().map(|()| Some("replies".into())), self.now);
+            }
+            Move::Published(fate) => self.published(0, fate),
+            Move::PublishedSecond(fate) => self.published(1, fate),
+            Move::ExchangeBack => {
+                self.exchange_gone = false;
+                self.outbox.exchange_is_back(Exchange::Message);
+                self.outbox.exchange_is_back(Exchange::Task);
+            }
+            Move::Forget => self.outbox.forget_call(CALL),
+            Move::Tick => {
+                self.now = after(self.now, Duration::from_millis(150));
+                self.outbox.tick(self.now);
+            }
+        }
+        self.settle();
+    }
+
+    fn published(&mut self, at: usize, fate: Fate) {
+        let (id, number) = self.handed.remove(at);
+        if fate == Fate::Nack {
+            self.task_may_have_arrived |= number == 2;
+        }
+        self.outbox.published(id, fate.outcome(), Peers::Settled, self.now);
+    }
+
+    fn settle(&mut self) {
+        for act in self.outbox.acts() {
+            match act {
+                Act::Publish { id, message, .. } => {
+                    let number: u32 = message.routing_key.parse().expect("a number");
+                    assert!(self.connected, "published without a connection");
+                    let stream = &self.outbox.entries[&id].stream;
+                    assert!(self.open.contains(stream), "published by a stream that is not open");
+                    assert!(!(number == 1 && self.call_may_have_arrived), "a call was sent again");
+                    let resent = headers::number(&message.properties, headers::RESEND) > 0;
+                    if number == 2 {
+                        assert_eq!(resent, self.task_may_have_arrived, "what may have arrived is marked");
+                    }
+                    self.handed.push((id, number));
+                }
+                Act::Open(stream) => {
+                    assert!(self.connected && !self.opening.contains(&stream), "opened twice at once");
+                    self.open.retain(|open| *open != stream);
+                    self.opening.push(stream);
+                }
+                Act::Complete { published, .. } => {
+                    assert!(!self.completed.contains(&published), "completed twice");
+                    self.completed.push(published);
+                }
+                Act::Fail { correlation, .. } => {
+                    assert!(!self.failed.contains(&correlation), "failed twice");
+                    self.failed.push(correlation);
+                }
+                Act::Release(_) => self.released += 1,
+                Act::ExchangeVanished { .. } => {
+                    self.exchange_gone = true;
+                }
+                Act::QueueVanished(queue) => self.open.retain(|open| *open != Stream::Tasks(queue.clone())),
+                _ => {}
+            }
+        }
+    }
+
+    /// Whatever has happened, a calm end brings every message to its end, and leaves nothing.
+    fn end(mut self) {
+        for _ in 0..40 {
+            let next = if !self.connected {
+                Move::Up
+            } else if self.exchange_gone {
+                Move::ExchangeBack
+            } else if !self.opening.is_empty() {
+                Move::Opened(Fate::Yes)
+            } else if !self.handed.is_empty() {
+                Move::Published(Fate::Yes)
+            } else {
+                Move::Tick
+            };
+            self.step(next);
+        }
+        assert!(self.outbox.is_empty(), "something is left");
+        assert_eq!((self.completed.len(), self.released), (2, 3), "each ends once");
+        let Outbox { due, calls, aside, fixed, tasks, .. } = &self.outbox;
+        assert!(due.is_empty() && calls.is_empty() && *aside == 0);
+        assert!(fixed.iter().chain(tasks.values()).all(|state| state.waiting.is_empty() && state.messages == 0));
+    }
+}
+
+fn explore(depth: usize) -> usize {
+    let now = Instant::now();
+    let mut sequences = 0;
+    let mut open: Vec<Vec<Move>> = vec![Vec::new()];
+    while let Some(sequence) = open.pop() {
+        sequences += 1;
+        let checked = std::panic::catch_unwind(|| {
+            let mut world = World::new(now);
+            sequence.iter().for_each(|next| world.step(*next));
+            let moves = world.moves();
+            world.end();
+            moves
+        });
+        let moves = checked.unwrap_or_else(|_| panic!("after {sequence:?}"));
+        if sequence.len() < depth {
+            open.extend(moves.into_iter().map(|next| [sequence.as_slice(), &[next]].concat()));
+        }
+    }
+    sequences
+}
+
+#[test]
+fn every_short_sequence_ends_each_message_once() {
+    let sequences = explore(5);
+    assert!(sequences > 5_000, "{sequences}");
+}
+
+#[test]
+#[ignore = "full: takes minutes"]
+fn every_longer_sequence_ends_each_message_once() {
+    explore(7);
+}

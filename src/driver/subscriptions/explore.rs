@@ -1,0 +1,326 @@
+//! Every sequence of what can happen to a subscriber of calls and one of tasks, to a stated depth, against a broker that keeps
+//! a book of its own.
+//!
+//! At the end, when everything that was asked has been answered: what is wanted has exactly one consumer at the broker, nothing
+//! else has one, no tag is known that has none, and each who waited was completed once.
+
+use super::*;
+use crate::driver::tasks::SubscriberId;
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Move {
+    Add(Who),
+    /// By its user.
+    Remove(Who),
+    /// Its guard was dropped.
+    Ends(Who),
+    Up,
+    Down,
+    /// The oldest job ends so.
+    Job(Fate),
+    /// The broker ends the oldest consumer.
+    Cancel,
+    /// The broker closes a channel.
+    Close,
+    Fit(usize),
+    Tick,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Who {
+    Caller,
+    Worker,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Fate {
+    Done,
+    Refused,
+    /// The queue stands at the broker, the consumer does not.
+    HalfDone,
+    Lost,
+}
+
+enum Job {
+    SetUp { key: Key, turn: Turn, tag: String, queue: Option<String> },
+    End { key: Key, turn: Turn, tag: String, queue: Option<String> },
+}
+
+struct World {
+    book: Subscriptions<u32>,
+    now: Instant,
+    connected: bool,
+    /// Consumers at the broker, by tag.
+    broker: BTreeMap<String, Key>,
+    /// Queues of services there.
+    queues: BTreeSet<String>,
+    jobs: Vec<Job>,
+    /// The registrations that stand, from outside.
+    caller: Option<SubscriberId>,
+    worker: Option<SubscriberId>,
+    ids: u64,
+    waiting: BTreeMap<u32, &'static str>,
+    last_done: u32,
+}
+
+impl World {
+    fn new(now: Instant) -> Self {
+        World {
+            book: Subscriptions::new(Names::default(), Duration::from_secs(1)),
+            now,
+            connected: false,
+            broker: BTreeMap::new(),
+            queues: BTreeSet::new(),
+            jobs: Vec::new(),
+            caller: None,
+            worker: None,
+            ids: 0,
+            waiting: BTreeMap::new(),
+            last_done: 0,
+        }
+    }
+
+    fn moves(&self) -> Vec<Move> {
+        let mut moves = vec![if self.connected { Move::Down } else { Move::Up }, Move::Tick];
+        for (who, id) in [(Who::Caller, self.caller), (Who::Worker, self.worker)] {
+            if id.is_some() {
+                moves.extend([Move::Remove(who), Move::Ends(who)]);
+            } else {
+                moves.push(Move::Add(who));
+            }
+        }
+        if !self.jobs.is_empty() {
+            moves.extend([Fate::Done, Fate::Refused, Fate::HalfDone, Fate::Lost].map(Move::Job));
+        }
+        if !self.broker.is_empty() {
+            moves.extend([Move::Cancel, Move::Close]);
+        }
+        if self.worker.is_some() {
+            moves.extend([Move::Fit(1), Move::Fit(0)]);
+        }
+        moves
+    }
+
+    fn done(&mut self, what: &'static str) -> u32 {
+        self.last_done += 1;
+        self.waiting.insert(self.last_done, what);
+        self.last_done
+    }
+
+    fn id(&mut self, who: Who) -> &mut Option<SubscriberId> {
+        match who {
+            Who::Caller => &mut self.caller,
+            Who::Worker => &mut self.worker,
+        }
+    }
+
+    fn name(who: Who) -> SubscriberName {
+        let identifier = Identifier::new("x").expect("a name");
+        match who {
+            Who::Caller => SubscriberName::Rpc(identifier),
+            Who::Worker => SubscriberName::Tasks("q".into(), identifier),
+        }
+    }
+
+    fn step(&mut self, next: Move) {
+        match next {
+            Move::Add(who) => {
+                self.ids += 1;
+                let id = SubscriberId(self.ids);
+                let identifier = Identifier::new("x").expect("a name");
+                let subscription = match who {
+                    Who::Caller => Subscription::Rpc { identifier, sink: mpsc::unbounded_channel().0 },
+                    Who::Worker => Subscription::Tasks {
+                        queue: "q".into(),
+                        prefetch: 2,
+                        identifier,
+                        sink: mpsc::unbounded_channel().0,
+                    },
+                };
+                *self.id(who) = Some(id);
+                let done = self.done("add");
+                self.book.subscribe(id, subscription, done, self.now);
+            }
+            Move::Remove(who) => {
+                *self.id(who) = None;
+                let done = self.done("remove");
+                self.book.unsubscribe(&Self::name(who), done, self.now);
+            }
+            Move::Ends(who) => {
+                if let Some(id) = self.id(who).take() {
+                    self.book.subscriber_ended(id, self.now);
+                }
+            }
+            Move::Up => {
+                self.connected = true;
+                self.book.up(self.now);
+            }
+            Move::Down => {
+                self.connected = false;
+                self.broker.clear();
+                self.queues.clear();
+                self.jobs.clear();
+                self.book.down(self.now);
+            }
+            Move::Job(fate) => self.job(fate),
+            Move::Cancel => {
+                if let Some((tag, _)) = self.broker.pop_first() {
+                    self.book.cancelled(&tag, self.now);
+                }
+            }
+            Move::Close => {
+                if let Some((tag, _)) = self.broker.pop_last() {
+                    self.book.channel_closed(&[tag], self.now);
+                }
+            }
+            Move::Fit(taken) => {
+                self.book.fit(&"q".into(), taken, self.now);
+            }
+            Move::Tick => {
+                self.now = after(self.now, Duration::from_secs(6));
+                self.book.tick(self.now);
+            }
+        }
+        self.settle();
+    }
+
+    fn job(&mut self, fate: Fate) {
+        match self.jobs.remove(0) {
+            Job::SetUp { key, turn, tag, queue } => {
+                let failed = |kind, queue| Err(NotSetUp { error: Error::new(kind, "on purpose"), queue });
+                let outcome = match fate {
+                    Fate::Done => {
+                        self.queues.extend(queue);
+                        self.broker.insert(tag, key.clone());
+                        Ok(())
+                    }
+                    Fate::Refused => {
+                        let stands = queue.is_some_and(|queue| self.queues.contains(&queue));
+                        let queue = if stands { OwnQueue::MayStand } else { OwnQueue::Missing };
+                        failed(ErrorKind::PreconditionFailed, queue)
+                    }
+                    Fate::HalfDone => {
+                        self.queues.extend(queue);
+                        failed(ErrorKind::TimedOut, OwnQueue::MayStand)
+                    }
+                    Fate::Lost => failed(ErrorKind::ConnectionLost, OwnQueue::MayStand),
+                };
+                self.book.set_up(&key, turn, outcome, self.now);
+            }
+            Job::End { key, turn, tag, queue } => {
+                self.broker.remove(&tag);
+                if let Some(queue) = queue {
+                    self.queues.remove(&queue);
+                }
+                self.book.ended(&key, turn, self.now);
+            }
+        }
+    }
+
+    fn settle(&mut self) {
+        for act in self.book.acts() {
+            match act {
+                Act::SetUp { key, turn, plan } => {
+                    assert!(self.connected, "set up without a connection");
+                    assert!(!self.broker.values().any(|known| *known == key), "{key:?} has a consumer already");
+                    let queue = match plan.queue {
+                        PlannedQueue::Own(spec) => Some(spec.name),
+                        PlannedQueue::Tasks(_) => None,
+                    };
+                    self.jobs.push(Job::SetUp { key, turn, tag: plan.consume.tag, queue });
+                }
+                Act::End { key, turn, plan } => {
+                    self.jobs.push(Job::End { key, turn, tag: plan.tag, queue: plan.own_queue });
+                }
+                Act::Complete { done, outcome } => {
+                    let what = self.waiting.remove(&done).expect("completed once");
+                    // One that could not be added is not there.
+                    if what == "add" && outcome.is_err() {
+                        self.forget_what_is_not_there();
+                    }
+                }
+                _ => {}
+            }
+        }
+    }
+
+    fn forget_what_is_not_there(&mut self) {
+        for who in [Who::Caller, Who::Worker] {
+            if let Some(id) = *self.id(who)
+                && !self.book.by_id.contains_key(&id)
+            {
+                *self.id(who) = None;
+            }
+        }
+    }
+
+    fn end(mut self) {
+        for _ in 0..30 {
+            let next = if !self.connected {
+                Move::Up
+            } else if !self.jobs.is_empty() {
+                Move::Job(Fate::Done)
+            } else {
+                Move::Tick
+            };
+            self.step(next);
+        }
+        let mut wanted: Vec<Key> = Vec::new();
+        if self.caller.is_some() {
+            wanted.push(Key::Rpc(Identifier::new("x").expect("a name")));
+        }
+        if self.worker.is_some() {
+            wanted.push(Key::Tasks("q".into()));
+        }
+        if !wanted.is_empty() {
+            wanted.push(Key::Control);
+        }
+        let mut stands: Vec<Key> = self.broker.values().cloned().collect();
+        stands.sort();
+        wanted.sort();
+        assert_eq!(stands, wanted, "what stands is what is wanted");
+        let own = wanted.iter().filter(|key| !matches!(key, Key::Tasks(_))).count();
+        assert_eq!(self.queues.len(), own, "the queues are those of what is wanted");
+        assert!(
+            self.book.by_tag.keys().all(|tag| self.broker.contains_key(tag)),
+            "a tag is known that has no consumer"
+        );
+        assert_eq!(self.book.by_tag.len(), self.broker.len());
+        assert!(self.waiting.is_empty(), "somebody still waits: {:?}", self.waiting);
+        assert_eq!(self.book.services.len(), wanted.len(), "a service is left");
+        assert_eq!(self.book.by_id.len(), self.book.by_name.len());
+    }
+}
+
+fn explore(depth: usize) -> usize {
+    let now = Instant::now();
+    let mut sequences = 0;
+    let mut open: Vec<Vec<Move>> = vec![Vec::new()];
+    while let Some(sequence) = open.pop() {
+        sequences += 1;
+        let checked = std::panic::catch_unwind(|| {
+            let mut world = World::new(now);
+            sequence.iter().for_each(|next| world.step(*next));
+            let moves = world.moves();
+            world.end();
+            moves
+        });
+        let moves = checked.unwrap_or_else(|_| panic!("after {sequence:?}"));
+        if sequence.len() < depth {
+            open.extend(moves.into_iter().map(|next| [sequence.as_slice(), &[next]].concat()));
+        }
+    }
+    sequences
+}
+
+#[test]
+fn what_stands_comes_to_what_is_wanted_after_every_short_sequence() {
+    let sequences = explore(5);
+    assert!(sequences > 5_000, "{sequences}");
+}
+
+#[test]
+#[ignore = "full: takes minutes"]
+fn what_stands_comes_to_what_is_wanted_after_every_longer_sequence() {
+    explore(7);
+}
