@@ -247,7 +247,8 @@ impl<B: Broker> Connection<B> {
             PlannedQueue::Own(spec) => {
                 if let Err(error) = self.broker.declare_queue(spec).await {
                     // Guards: a queue that stands although its declaration had no answer.
-                    let queue = if error.kind() == ErrorKind::TimedOut { OwnQueue::MayStand } else { OwnQueue::Missing };
+                    let queue =
+                        if error.kind() == ErrorKind::TimedOut { OwnQueue::MayStand } else { OwnQueue::Missing };
                     return Err(NotSetUp { error, queue });
                 }
                 &*spec.name

@@ -204,10 +204,21 @@ struct Adding<D> {
 enum Actual {
     Absent,
     Pausing(Instant),
-    Starting { tag: String, places: u16, broken: bool },
-    Stands { tag: String, places: u16, since: Instant },
+    Starting {
+        tag: String,
+        places: u16,
+        broken: bool,
+    },
+    Stands {
+        tag: String,
+        places: u16,
+        since: Instant,
+    },
     /// The queue goes with the consumer, or stays for the next one.
-    Ending { tag: String, queue: AtEnd },
+    Ending {
+        tag: String,
+        queue: AtEnd,
+    },
 }
 
 /// What becomes of a service's own queue when its consumer is ended.
