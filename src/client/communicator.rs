@@ -15,7 +15,7 @@ use super::queue::TaskQueue;
 use super::send::{BroadcastSend, RpcSend, TaskSend};
 use crate::broker::url::BrokerUrl;
 use crate::codec::Value;
-use crate::driver::command::{Command, Repeat, SubscriberName, Timeout};
+use crate::driver::command::{Closing, Command, Repeat, SubscriberName, Timeout};
 use crate::driver::port::{Port, Transfer};
 use crate::driver::{self, CloseReport, ConnectionState, Events, Plan};
 use crate::error::Result;
@@ -55,7 +55,7 @@ struct Handle {
 
 impl Drop for Handle {
     fn drop(&mut self) {
-        self.port().notify(Command::Close { drain: Duration::ZERO, done: None });
+        self.port().notify(Command::Close { how: Closing::LastHandle, done: None });
     }
 }
 
@@ -110,7 +110,16 @@ impl Communicator {
         let transfer = if urls.iter().any(BrokerUrl::is_memory) { Transfer::Passed } else { Transfer::Encoded };
         let brokers = urls.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ");
         let close_timeout = builder.limits.close_timeout;
-        let port = Arc::new(Port::new(commands, builder.names, transfer, brokers, builder.in_flight, close_timeout));
+        let operation_timeout = builder.connect.operation_timeout;
+        let port = Arc::new(Port::new(
+            commands,
+            builder.names,
+            transfer,
+            brokers,
+            builder.in_flight,
+            close_timeout,
+            operation_timeout,
+        ));
         let defaults = Defaults {
             call_timeout: builder.call_timeout,
             task_timeout: builder.task_timeout,

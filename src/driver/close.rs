@@ -118,12 +118,13 @@ impl<B: Broker> Driver<B> {
                 && driver.outbox.in_flight() == 0
                 && driver.subscriptions.is_drained()
         };
-        let until = after(Instant::now(), limit);
+        self.drain_until = Some(after(Instant::now(), limit));
         loop {
-            if is_done(self) || Instant::now() >= until {
+            let until = self.drain_until.filter(|until| *until > Instant::now());
+            if is_done(self) || until.is_none() {
                 return None;
             }
-            let next = self.next(Some(until)).await;
+            let next = self.next(until).await;
             if let Some(End::Lost(error)) = self.handle(next) {
                 return Some(error);
             }
@@ -167,7 +168,9 @@ impl<B: Broker> Driver<B> {
     /// Goes on until that is so, there is no connection, or the time is up.
     async fn go_on(&mut self, until: Instant, is_done: impl Fn(&Self) -> bool) {
         // What was asked before the close is done.
-        while let Ok(command) = self.commands.try_recv() {
+        while Instant::now() < until
+            && let Ok(command) = self.commands.try_recv()
+        {
             let _ = self.on_command(command);
             self.perform();
         }

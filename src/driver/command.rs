@@ -133,7 +133,11 @@ pub(crate) enum Command {
         tag: DeliveryTag,
         outcome: BroadcastOutcome,
     },
-    Reply(OutgoingReply),
+    Reply {
+        reply: OutgoingReply,
+        /// Completed when it has come to its end: whoever answers with `pending` again and again waits for that.
+        sent: Option<Completer<Result<()>>>,
+    },
     /// A call has ended without a reply, since nobody asked for one.
     CallEnded {
         call: CallId,
@@ -151,8 +155,7 @@ pub(crate) enum Command {
         id: TimerId,
     },
     Close {
-        /// How long what is in hand may take to end in order.
-        drain: Duration,
+        how: Closing,
         done: Option<Completer<CloseReport>>,
     },
 }
@@ -195,6 +198,15 @@ impl Command {
             drop(expected.reply.complete(Err(error)));
         }
     }
+}
+
+/// How a communicator is to close.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Closing {
+    /// What is in hand may take so long to end in order. The shortest of several counts.
+    Drain(Duration),
+    /// The last handle is gone. One that drains goes on.
+    LastHandle,
 }
 
 /// Whether the sender of a task waits for its outcome.

@@ -1,9 +1,12 @@
 //! What comes in: commands of handles and subscribers, and events of the broker.
 
+use std::time::Duration;
+
 use tokio::time::Instant;
 
 use super::command::{
-    BroadcastOutcome, CodecWork, Command, Expected, PullId, QueueName, Repeat, RequestEnd, TaskDelivery, TaskReply,
+    BroadcastOutcome, Closing, CodecWork, Command, Expected, PullId, QueueName, Repeat, RequestEnd, TaskDelivery,
+    TaskReply,
 };
 use super::outbox::{Kind, Stream};
 use super::port::{ChannelCause, Charge, ConnectionState, Event, count, count_many};
@@ -59,16 +62,22 @@ impl<B: Broker> Driver<B> {
             Command::Ack { tag } => self.ack(tag),
             Command::BroadcastDone { tag, outcome: BroadcastOutcome::HandedOut } => self.ack(tag),
             Command::BroadcastDone { tag, outcome: BroadcastOutcome::Unreadable } => self.nack(tag, Nack::Discard),
-            Command::Reply(reply) => self.send_reply(reply),
+            Command::Reply { reply, sent } => self.send_reply_and(reply, sent),
             Command::CallEnded { call } => self.callers.ended(call),
             Command::Settle { task, settlement } => self.step_tasks(Input::Settled { hand: task, settlement }),
             Command::StartTimer { id, at, expiry } => self.timers.start(id, at, expiry),
             Command::CancelTimer { id } => self.timers.cancel(id),
-            Command::Close { drain, done } => {
+            Command::Close { how, done } => {
                 self.closers.extend(done);
-                // While it drains, another close ends that where it is to take no longer.
-                if self.phase == Phase::Open {
-                    return Some(End::Closed { drain });
+                match (self.phase, how) {
+                    (Phase::Open, Closing::Drain(drain)) => return Some(End::Closed { drain }),
+                    (Phase::Open, Closing::LastHandle) => return Some(End::Closed { drain: Duration::ZERO }),
+                    // Another close ends the drain where it is to take no longer.
+                    (Phase::Draining, Closing::Drain(drain)) => {
+                        let until = crate::time::after(now, drain);
+                        self.drain_until = Some(self.drain_until.map_or(until, |known| known.min(until)));
+                    }
+                    (Phase::Draining, Closing::LastHandle) | (Phase::Closing, _) => {}
                 }
             }
         }
@@ -309,6 +318,10 @@ impl<B: Broker> Driver<B> {
 
     /// Replies go out in the order in which they come, `pending` before the outcome.
     pub(super) fn send_reply(&mut self, reply: super::command::OutgoingReply) {
+        self.send_reply_and(reply, None);
+    }
+
+    fn send_reply_and(&mut self, reply: super::command::OutgoingReply, sent: Option<super::Done>) {
         if reply.stage == super::command::ReplyStage::Last {
             if let Some(call) = reply.call {
                 self.callers.ended(call);
@@ -316,7 +329,7 @@ impl<B: Broker> Driver<B> {
             self.answers.remember(&reply);
         }
         let super::command::OutgoingReply { exchange, reply_to, correlation_id, stage, body, .. } = reply;
-        let kind = Kind::Reply { stage, correlation: correlation_id.clone(), late: None };
+        let kind = Kind::Reply { stage, correlation: correlation_id.clone(), late: None, sent };
         let message = self.message(exchange, reply_to, request(correlation_id), body);
         self.outbox.send(Stream::Replies(exchange), kind, message, Charge::NOTHING, None);
     }

@@ -197,6 +197,8 @@ struct Driver<B: Broker> {
     /// For how long there was no connection, until everything is set up again.
     away: Option<Duration>,
     phase: Phase,
+    /// When what is in hand has had its time.
+    drain_until: Option<Instant>,
     unbinding: bool,
     /// How many lost connections have not let go of their threads.
     letting_go: usize,

@@ -78,6 +78,8 @@ pub(super) enum Kind<P> {
         correlation: Option<String>,
         /// From when on it could not be sent, or its caller was not found: until when it is tried, and the next pause.
         late: Option<Late>,
+        /// Whoever waits until it has come to its end.
+        sent: Option<P>,
     },
     /// Worth nothing on a later connection, and nobody waits for it.
     Notice,
@@ -185,6 +187,8 @@ enum Open {
     No,
     /// It was asked for.
     Opening,
+    /// Its exchange is gone, and is being declared again.
+    Vanished,
     /// With the queue that replies come to, where there are some.
     Yes(Option<Rc<str>>),
 }
@@ -337,7 +341,7 @@ impl<P> Outbox<P> {
             return;
         }
         match &state.open {
-            Open::Opening => {}
+            Open::Opening | Open::Vanished => {}
             Open::No if *stream == Stream::Direct => {
                 state.open = Open::Yes(None);
                 self.hand_over(stream, None);
@@ -410,7 +414,11 @@ impl<P> Outbox<P> {
 
     /// Something that the stream needs is gone: it is opened again before its next message.
     pub(super) fn close_stream(&mut self, stream: &Stream) {
-        self.stream(stream).open = Open::No;
+        let state = self.stream(stream);
+        // One that is being opened just now will be.
+        if state.open != Open::Opening {
+            state.open = Open::No;
+        }
         self.pump(stream);
     }
 
@@ -495,8 +503,7 @@ impl<P> Outbox<P> {
             ErrorKind::NotFound if again && stream != Stream::Direct => {
                 entry.tries += 1;
                 let exchange = exchange_of(&stream);
-                // It is opened again when the driver knows about the exchange.
-                self.stream(&stream).open = Open::Opening;
+                self.stream(&stream).open = Open::Vanished;
                 self.wait_again(id);
                 self.out.push(Act::ExchangeVanished { exchange, error });
             }
@@ -636,7 +643,12 @@ impl<P> Outbox<P> {
             }
             Kind::Task { correlation, published } => self.requested(correlation, published, outcome),
             Kind::Broadcast { published } => self.out.push(Act::Complete { published, outcome }),
-            Kind::Reply { stage, correlation, .. } => self.replied(stage, correlation, outcome),
+            Kind::Reply { stage, correlation, sent, .. } => {
+                if let Some(published) = sent {
+                    self.out.push(Act::Complete { published, outcome: outcome.clone() });
+                }
+                self.replied(stage, correlation, outcome);
+            }
             Kind::Notice => {
                 if let Err(error) = outcome {
                     tracing::debug!(%error, "a notice to a peer could not be sent");

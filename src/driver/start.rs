@@ -9,9 +9,9 @@ use tokio::sync::mpsc;
 
 use super::answers::Answers;
 use super::callers::Callers;
-use super::command::{CloseReport, CodecWork, Command};
+use super::command::{CloseReport, Closing, CodecWork, Command};
 use super::outbox::Outbox;
-use super::port::{ConnectionState, Event, Port};
+use super::port::{ConnectionState, Event, Port, home_ended};
 use super::requests::Requests;
 use super::session::{self, Made, Reconnect, Session};
 use super::subscriptions::Subscriptions;
@@ -24,7 +24,7 @@ use crate::broker::rabbitmq::RabbitMq;
 use crate::broker::url::BrokerUrl;
 use crate::broker::{Broker, ConnectOptions};
 use crate::error::{Error, ErrorKind, Result};
-use crate::home::{Completer, Home};
+use crate::home::{Completer, Home, ReserveError};
 use crate::threads::{self, ThreadHandle};
 
 /// The codec thread, as the communicator thread has it.
@@ -61,8 +61,15 @@ pub(crate) struct Plan {
 /// Starts the thread of a communicator, and waits until it is connected.
 pub(crate) async fn start(plan: Plan) -> Result<()> {
     let port = Arc::clone(&plan.port);
-    let limit = crate::time::from_now(plan.connect.connect_timeout);
-    let (completer, connected) = port.future::<Result<()>>(&"connecting", Some(limit)).await?;
+    // Without waiting: there is no thread yet whose clock could end the wait.
+    let (completer, connected) = Home::current().try_future::<Result<()>>().map_err(|refused| match refused {
+        ReserveError::Full => Error::with_source(
+            ErrorKind::Full,
+            "connecting: the calling home has as many futures open as it may have",
+            refused,
+        ),
+        _ => home_ended("connecting"),
+    })?;
     let name = format!("{}-communicator", plan.thread_name);
     let thread = threads::start(name, move || plan.main(completer));
     port.add_thread(thread.map_err(|error| no_thread(&error))?);
@@ -83,12 +90,21 @@ pub(crate) async fn close(port: &Arc<Port>, drain: Duration) -> Result<CloseRepo
         Ok(pair) => pair,
         Err(_) => {
             // A home that is full does not keep a communicator from closing.
-            port.notify(Command::Close { drain, done: None });
+            port.notify(Command::Close { how: Closing::Drain(drain), done: None });
             let limit = crate::time::from_now(drain.saturating_add(port.close_timeout));
-            port.future(&"closing goes on without a report", Some(limit)).await?
+            match (port.future(&"closing goes on without a report", Some(limit)).await, port.report()) {
+                (Ok(pair), _) => pair,
+                // The wait ended with the thread.
+                (Err(_), Some(report)) => {
+                    let report = report.clone();
+                    port.join();
+                    return Ok(report);
+                }
+                (Err(error), None) => return Err(error),
+            }
         }
     };
-    port.notify(Command::Close { drain, done: Some(done) });
+    port.notify(Command::Close { how: Closing::Drain(drain), done: Some(done) });
     let told = future.await;
     // Where the thread had ended before it saw this close, it has left its report.
     let report = match (told, port.report()) {
@@ -209,6 +225,7 @@ impl Plan {
             codec,
             away: None,
             phase: Phase::Open,
+            drain_until: None,
             unbinding: false,
             letting_go: 0,
             closers: Vec::new(),

@@ -14,7 +14,7 @@ use super::filter::BroadcastFilter;
 use super::registration::Registration;
 use crate::codec::Value;
 use crate::driver::command::Subscription;
-use crate::driver::port::{Event, Mailbox, MailboxSender, Received, count_many};
+use crate::driver::port::{Event, Mailbox, MailboxSender, Received, count_many, home_ended};
 use crate::error::Result;
 use crate::home::Home;
 use crate::wire::broadcast::Content;
@@ -120,6 +120,10 @@ pub(crate) async fn add(
     // Before the queue is there, so that its first message is received. A closed communicator is found out below.
     let _ = codec.send(CodecInput::Add { number, filter, mailbox });
     inlet.registration.add("a broadcast subscriber", subscription).await?;
+    if home.has_ended() {
+        // Its guard takes it out again.
+        return Err(home_ended("a broadcast subscriber"));
+    }
     home.spawn_uncounted(serve(home.clone(), subscriber.handler, inlet));
     Ok(())
 }

@@ -13,9 +13,9 @@ use super::context::Context;
 use super::registration::Registration;
 use crate::codec::{Codec, Value, Yaml};
 use crate::driver::command::{CallId, Command, OutgoingReply, ReplyStage, RpcDelivery, Subscription};
-use crate::driver::port::{Listener, Signal, count};
+use crate::driver::port::{Listener, Signal, count, home_ended};
 use crate::error::Result;
-use crate::home::Home;
+use crate::home::{Completer, Home, HomeFuture};
 use crate::wire::names::{Exchange, Identifier};
 use crate::wire::response::{Host, Response};
 
@@ -64,9 +64,9 @@ impl RpcRequest {
     /// It may be asked for any number of times: what is dropped holds nothing.
     ///
     /// # Errors
-    /// `Full` when the current home has as many futures open as it may have.
+    /// None now; kept so that a limit can be reported.
     pub fn caller_gone(&self) -> Result<CallerGone> {
-        self.caller_gone.listen().map(CallerGone)
+        Ok(CallerGone(self.caller_gone.listen()))
     }
 }
 
@@ -111,6 +111,10 @@ pub(crate) async fn add(
     };
     let what = format!("the RPC subscriber {:?}", identifier.as_str());
     inlet.registration.add(&what, Subscription::Rpc { identifier, sink }).await?;
+    if home.has_ended() {
+        // Its guard takes it out again.
+        return Err(home_ended(&what));
+    }
     home.spawn_uncounted(serve(home.clone(), subscriber, inlet));
     Ok(())
 }
@@ -202,11 +206,13 @@ impl Caller {
     }
 
     async fn answer(mut self, mut answered: Answered) {
+        let mut pending = Pending::default();
         loop {
             answered = match answered {
                 Ok(Answer::Value(value)) => return self.finish(Response::Result(value)),
                 Ok(Answer::Later(later)) => {
-                    self.send(Response::Pending);
+                    let sent = pending.next().await;
+                    self.send(Response::Pending, sent);
                     later.answered().await
                 }
                 Err(Failure::Exception(text) | Failure::Rejected(text) | Failure::TryAgain(text)) => {
@@ -219,14 +225,15 @@ impl Caller {
 
     fn finish(&mut self, response: Response) {
         self.answered = true;
-        self.send(response);
+        self.send(response, None);
     }
 
-    fn send(&self, response: Response) {
+    fn send(&self, response: Response, sent: Option<Completer<Result<()>>>) {
         let (reply_to, correlation_id) = (self.reply_to.as_deref(), self.correlation_id.as_deref());
         match outgoing(&self.context, Exchange::Message, reply_to, correlation_id, response) {
             Some(reply) => {
-                self.context.port.notify(Command::Reply(OutgoingReply { call: Some(self.call), ..reply }));
+                let reply = OutgoingReply { call: Some(self.call), ..reply };
+                self.context.port.notify(Command::Reply { reply, sent });
             }
             None if self.answered => self.context.port.notify(Command::CallEnded { call: self.call }),
             None => {}
@@ -239,6 +246,24 @@ impl Drop for Caller {
         if !self.answered {
             self.finish(Response::Exception("the subscriber ended before it had answered".to_owned()));
         }
+    }
+}
+
+/// The `pending` replies of one answer: each goes out when the one before has, so that an answer which is put off again and
+/// again fills nothing.
+#[derive(Default)]
+pub(super) struct Pending(Option<HomeFuture<Result<()>>>);
+
+impl Pending {
+    /// Waits until the one before has come to its end. Returns what the next one completes at its own.
+    pub(super) async fn next(&mut self) -> Option<Completer<Result<()>>> {
+        if let Some(before) = self.0.take() {
+            // Whatever its end is, it is out of the way.
+            let _ = before.await;
+        }
+        let (completer, future) = Home::current().try_future().ok()?;
+        self.0 = Some(future);
+        Some(completer)
     }
 }
 

@@ -13,11 +13,11 @@ use tokio::sync::mpsc;
 use super::answer::{Answer, Answered, Failure, Handler, IntoAnswered, Subscriber, panicked};
 use super::context::Context;
 use super::registration::Registration;
-use super::rpc::outgoing;
+use super::rpc::{Pending, outgoing};
 use crate::codec::Value;
 pub use crate::driver::Attempt;
 use crate::driver::command::{Command, OutgoingReply, QueueName, Subscription, TaskDelivery};
-use crate::driver::port::{Listener, Signal, count};
+use crate::driver::port::{Listener, Signal, count, home_ended};
 use crate::driver::tasks::{Cause, HandId, Settlement, TaskMessage};
 use crate::error::Result;
 use crate::home::Home;
@@ -95,9 +95,9 @@ impl TaskRequest {
     /// It may be asked for any number of times: what is dropped holds nothing.
     ///
     /// # Errors
-    /// `Full` when the current home has as many futures open as it may have.
+    /// None now; kept so that a limit can be reported.
     pub fn ownership_lost(&self) -> Result<OwnershipLost> {
-        self.ownership_lost.listen().map(OwnershipLost)
+        Ok(OwnershipLost(self.ownership_lost.listen()))
     }
 
     /// The message's own id: the same when the task comes again.
@@ -156,6 +156,10 @@ pub(crate) async fn add(
     };
     let what = format!("a subscriber to the task queue {queue:?}");
     inlet.registration.add(&what, Subscription::Tasks { queue, prefetch, identifier, sink }).await?;
+    if home.has_ended() {
+        // Its guard takes it out again.
+        return Err(home_ended(&what));
+    }
     home.spawn_uncounted(serve(home.clone(), subscriber.handler, inlet));
     Ok(())
 }
@@ -253,9 +257,11 @@ impl TaskGuard {
     }
 
     async fn answer(mut self, mut answered: Answered) {
+        let mut pending = Pending::default();
         while let Ok(Answer::Later(later)) = answered {
             if let Some(reply) = self.reply(Response::Pending) {
-                self.context.port.notify(Command::Reply(reply));
+                let sent = pending.next().await;
+                self.context.port.notify(Command::Reply { reply, sent });
             }
             answered = later.answered().await;
         }

@@ -108,7 +108,7 @@ impl Server {
                     Some(at) => drop(tokio::time::timeout_at(at, server.timer.notified()).await),
                     None => server.timer.notified().await,
                 }
-                server.change(|store, now| store.expire(now));
+                server.change(super::store::Store::expire);
             }
         });
         server
@@ -298,12 +298,15 @@ enum Fate {
     Refused,
 }
 
+/// What a request does at the broker.
+type Work = Box<dyn FnOnce(&Rc<Link>, Fate)>;
+
 /// Something that the client has written.
 struct Up {
     /// For its fate.
     what: &'static str,
     may_fail: bool,
-    work: Box<dyn FnOnce(&Rc<Link>, Fate)>,
+    work: Work,
 }
 
 /// Something that the server has written.
@@ -510,7 +513,7 @@ async fn serve_channel(link: Weak<Link>, id: ChannelId, channel: Rc<Channel>, wh
         };
         latency(whom).await;
         let Some(server) = link.upgrade().and_then(|link| link.server.upgrade()) else { return };
-        server.until(|server| !server.stalled.get() && !(id == ChannelId::Publish && server.blocked.get())).await;
+        server.until(|server| !(server.stalled.get() || (id == ChannelId::Publish && server.blocked.get()))).await;
         let Some(link) = link.upgrade() else { return };
         if link.gone.get() && (id != ChannelId::Publish || link.publishes_gone.get()) {
             return;

@@ -78,7 +78,7 @@ impl Choices {
             return 0;
         }
         let drawn = mix(self.seed ^ mix(stream ^ u64::from(key.1) << 40));
-        let chosen = ((drawn >> 32) * u64::from(n) >> 32) as u32;
+        let chosen = (((drawn >> 32) * u64::from(n)) >> 32) as u32;
         if chosen != 0 {
             self.made.push(key);
         }

@@ -10,6 +10,9 @@ use parking_lot::Mutex;
 use super::executor::{Group, current, note};
 use crate::error::{Error, ErrorKind};
 
+/// Who rejects a task pauses longer each time, so that none is begun so often.
+const STARTS: u32 = 150;
+
 /// What is known of a task.
 #[derive(Default)]
 pub(super) struct TaskEntry {
@@ -150,6 +153,9 @@ impl Ledger {
         entry.unmarked += u32::from(!marked);
         let (starts, twice) = (entry.starts, !marked && entry.unmarked > 1);
         drop(books);
+        if starts == STARTS {
+            self.fault(format!("hot: task {id} was begun {STARTS} times"));
+        }
         if twice {
             self.fault(format!("run twice: task {id} was run again with no sign of it"));
         }

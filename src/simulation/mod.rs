@@ -211,7 +211,7 @@ mod tests {
     }
 
     #[test]
-    #[ignore = "to look at one seed; see the module's documentation"]
+    #[ignore = "full: to look at one seed; see the module's documentation"]
     fn replay() {
         let Some(seed) = number("HOMING_SIM_SEED") else { return };
         let wanted = std::env::var("HOMING_SIM_KIND").ok();

@@ -47,6 +47,12 @@ impl Identifier {
                 ),
             ));
         }
+        if name.chars().any(char::is_control) {
+            return Err(Error::new(
+                ErrorKind::InvalidArgument,
+                format!("the identifier {name:?} cannot be used: it has a control character"),
+            ));
+        }
         check_routing_key(&format!("{RPC_TOPIC}{name}"), "identifier", name)?;
         Ok(Identifier(name.into()))
     }

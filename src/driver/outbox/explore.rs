@@ -64,6 +64,8 @@ struct World {
     call_may_have_arrived: bool,
     task_may_have_arrived: bool,
     exchange_gone: bool,
+    /// A job has found the connection lost, which the broker reports next.
+    lost: bool,
 }
 
 /// Which message this is, by its routing key.
@@ -87,7 +89,7 @@ impl World {
         let task = Kind::Task { correlation: Some(TASK), published: Some(2) };
         let until = Some(after(now, Duration::from_secs(1)));
         outbox.send(Stream::Tasks("q".into()), task, message(2), Charge::NOTHING, until);
-        let reply = Kind::Reply { stage: ReplyStage::Last, correlation: None, late: None };
+        let reply = Kind::Reply { stage: ReplyStage::Last, correlation: None, late: None, sent: None };
         outbox.send(Stream::Replies(Exchange::Message), reply, message(3), Charge::NOTHING, None);
         let mut world = World {
             outbox,
@@ -102,6 +104,7 @@ impl World {
             call_may_have_arrived: false,
             task_may_have_arrived: false,
             exchange_gone: false,
+            lost: false,
         };
         world.settle();
         world
@@ -144,10 +147,12 @@ impl World {
                 self.opening.clear();
                 self.open.clear();
                 self.exchange_gone = false;
+                self.lost = false;
                 self.outbox.down();
             }
             Move::Opened(fate) => {
                 let stream = self.opening.remove(0);
+                self.lost |= fate == Fate::Lost;
                 if fate == Fate::Yes {
                     self.open.push(stream.clone());
                 }
@@ -171,6 +176,7 @@ impl World {
 
     fn published(&mut self, at: usize, fate: Fate) {
         let (id, number) = self.handed.remove(at);
+        self.lost |= fate == Fate::Lost;
         if fate == Fate::Nack {
             self.task_may_have_arrived |= number == 2;
         }
@@ -220,6 +226,8 @@ impl World {
         for _ in 0..40 {
             let next = if !self.connected {
                 Move::Up
+            } else if self.lost {
+                Move::Down
             } else if self.exchange_gone {
                 Move::ExchangeBack
             } else if !self.opening.is_empty() {

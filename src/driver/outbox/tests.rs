@@ -130,3 +130,36 @@ fn every_message_ends_once_and_leaves_nothing() {
     assert!(outbox.acts().is_empty() && outbox.is_empty() && outbox.due.is_empty());
     assert_eq!(outbox.in_flight(), 0);
 }
+
+#[test]
+fn a_reply_whose_exchange_had_no_answer_is_tried_again_until_its_time_is_up() {
+    let (mut outbox, mut now) = (outbox(), Instant::now());
+    open(&mut outbox);
+    let stream = Stream::Replies(Exchange::Task);
+    let kind = Kind::Reply { stage: ReplyStage::Last, correlation: None, late: None, sent: None };
+    outbox.send(stream.clone(), kind, message(), Charge::NOTHING, None);
+    let no_answer = || Error::new(ErrorKind::TimedOut, "no answer");
+    let mut opened = 0;
+    while !outbox.is_empty() {
+        let acts = outbox.acts();
+        assert_eq!(published(&acts), []);
+        for act in acts {
+            if let Act::Open(stream) = act {
+                opened += 1;
+                outbox.opened(&stream, Err(no_answer()), now);
+            }
+        }
+        let Some(next) = outbox.next_deadline() else { break };
+        now = next;
+        outbox.tick(now);
+    }
+    assert!(opened > 5 && outbox.is_empty(), "{opened} attempts");
+    // One that is opened after all goes out.
+    let kind = Kind::Reply { stage: ReplyStage::Last, correlation: None, late: None, sent: None };
+    outbox.send(stream.clone(), kind, message(), Charge::NOTHING, None);
+    outbox.opened(&stream, Err(no_answer()), now);
+    outbox.tick(outbox.next_deadline().expect("a pause"));
+    outbox.acts();
+    outbox.opened(&stream, Ok(None), now);
+    assert_eq!(published(&outbox.acts()).len(), 1);
+}

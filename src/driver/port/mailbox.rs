@@ -7,7 +7,8 @@ use std::sync::Arc;
 
 use parking_lot::Mutex;
 
-use crate::home::{Completer, Home};
+use super::ExpireOnDrop;
+use crate::home::{Completer, End, Home, ReserveError};
 
 /// The side that items are put into, and taken out of.
 #[derive(Debug)]
@@ -22,7 +23,15 @@ struct State<T> {
     /// How many were dropped since the last that was received.
     missed: u64,
     closed: bool,
-    waiter: Option<Completer<()>>,
+    waiter: Option<Waiter>,
+}
+
+/// How a receiver that waits is woken at its home.
+#[derive(Debug)]
+enum Waiter {
+    Rings(Completer<()>),
+    /// Its home is full: it waits for a place, which ends as this is dropped.
+    Full(#[expect(dead_code, reason = "its drop is what it is for")] ExpireOnDrop),
 }
 
 /// What a receiver finds.
@@ -69,7 +78,7 @@ impl<T> Mailbox<T> {
     }
 
     /// The next item, if it is there; `Some(None)` at the end.
-    fn poll(&self, waiter: &mut Option<Completer<()>>) -> Option<Option<Received<T>>> {
+    fn poll(&self, waiter: &mut Option<Waiter>) -> Option<Option<Received<T>>> {
         let mut state = self.state.lock();
         if state.missed > 0 {
             return Some(Some(Received::Missed(std::mem::take(&mut state.missed))));
@@ -96,13 +105,35 @@ impl<T> Mailbox<T> {
             if let Some(received) = self.poll(&mut None) {
                 return received;
             }
-            let (completer, rings) = Home::current().reserve().0.await.ok()?;
-            let mut waiter = Some(completer);
+            let home = Home::current();
+            let (completer, rings) = match home.try_future() {
+                Ok(pair) => pair,
+                // The home is full. What comes meanwhile ends the wait for a place.
+                Err(ReserveError::Full) => {
+                    let (reservation, expirer) = home.reserve();
+                    let mut waiter = Some(Waiter::Full(ExpireOnDrop::new(expirer)));
+                    if let Some(received) = self.poll(&mut waiter) {
+                        return received;
+                    }
+                    drop(waiter);
+                    match reservation.await {
+                        Ok(pair) => pair,
+                        Err(ReserveError::TimedOut | ReserveError::WrongHome) => continue,
+                        Err(_) => return None,
+                    }
+                }
+                Err(_) => return None,
+            };
+            let mut waiter = Some(Waiter::Rings(completer));
             if let Some(received) = self.poll(&mut waiter) {
                 return received;
             }
             drop(waiter);
-            rings.await.ok()?;
+            match rings.await {
+                // Polled at another home than before: it waits there.
+                Ok(()) | Err(End::WrongHome) => {}
+                Err(_) => return None,
+            }
         }
     }
 }
@@ -132,10 +163,11 @@ impl Drop for MailboxSender {
     }
 }
 
-fn notify(waiter: Option<Completer<()>>) {
-    if let Some(waiter) = waiter {
+fn notify(waiter: Option<Waiter>) {
+    match waiter {
         // A home that has ended does not wait any more.
-        drop(waiter.complete(()));
+        Some(Waiter::Rings(completer)) => drop(completer.complete(())),
+        waiter => drop(waiter),
     }
 }
 

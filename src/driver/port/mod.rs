@@ -64,6 +64,8 @@ pub(crate) struct Port {
     pub(crate) left: Mutex<Vec<(&'static str, usize)>>,
     /// How long a close waits for a place at its home, at most.
     pub(super) close_timeout: Duration,
+    /// How long a question waits for a place at its home, at most.
+    operation_timeout: Duration,
 }
 
 struct Status {
@@ -109,6 +111,7 @@ impl Port {
         broker: String,
         in_flight: InFlight,
         close_timeout: Duration,
+        operation_timeout: Duration,
     ) -> Self {
         Port {
             commands,
@@ -129,6 +132,7 @@ impl Port {
             #[cfg(test)]
             left: Mutex::default(),
             close_timeout,
+            operation_timeout,
         }
     }
 
@@ -166,7 +170,9 @@ impl Port {
         limit: Option<Instant>,
         command: impl FnOnce(Completer<Result<T>>) -> Command,
     ) -> Result<T> {
-        let (completer, future) = self.future(&what, limit).await?;
+        // A home that is full must not keep anybody waiting for ever.
+        let limit = limit.unwrap_or_else(|| crate::time::from_now(self.operation_timeout));
+        let (completer, future) = self.future(&what, Some(limit)).await?;
         self.send(command(completer))?;
         match future.await {
             Ok(answer) => answer,
@@ -386,7 +392,7 @@ impl Port {
 pub(crate) struct ExpireOnDrop(Option<Expirer>);
 
 impl ExpireOnDrop {
-    fn new(expirer: Expirer) -> Self {
+    pub(super) fn new(expirer: Expirer) -> Self {
         ExpireOnDrop(Some(expirer))
     }
 }

@@ -8,12 +8,11 @@ use std::future::Future;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, ready};
 
 use parking_lot::Mutex;
 
-use crate::error::{Error, ErrorKind, Result};
-use crate::home::{Completer, Home, HomeFuture};
+use crate::home::{Completer, Home, HomeFuture, Reservation, ReserveError};
 
 /// Both ends of a signal.
 #[derive(Clone, Debug, Default)]
@@ -59,24 +58,22 @@ impl Signal {
         self.0.given.load(Ordering::Relaxed)
     }
 
-    /// Waits for it at the current home.
-    ///
-    /// # Errors
-    /// `Full` when the home has as many futures open as it may have; `HomeEnded`.
-    pub(crate) fn listen(&self) -> Result<Listener> {
-        let (completer, future) =
-            Home::current().try_future().map_err(|full| Error::with_source(ErrorKind::Full, full.to_string(), full))?;
+    /// A wait for it. It takes up nothing before it is polled.
+    pub(crate) fn listen(&self) -> Listener {
+        Listener { signal: self.clone(), state: Wait::Idle }
+    }
+
+    /// Leaves a completer in it. `None` when it was given, or has ended.
+    fn register(&self, completer: Completer<()>) -> Option<u64> {
         let mut waiting = self.0.waiting.lock();
         waiting.last += 1;
         let number = waiting.last;
         // Guards: a signal that was given, or an end, before anybody waited.
         if waiting.ended {
-            drop(waiting);
-            drop(completer.complete(()));
-        } else {
-            waiting.listeners.insert(number, completer);
+            return None;
         }
-        Ok(Listener { signal: self.clone(), number, future })
+        waiting.listeners.insert(number, completer);
+        Some(number)
     }
 
     /// How many wait for it.
@@ -107,17 +104,34 @@ impl Drop for Giver {
     }
 }
 
-/// One wait for a signal, at its home.
-#[derive(Debug)]
+/// One wait for a signal, at the home where it is polled first.
 pub(crate) struct Listener {
     signal: Signal,
-    number: u64,
-    future: HomeFuture<()>,
+    state: Wait,
+}
+
+enum Wait {
+    Idle,
+    /// For a place of the home.
+    Reserving(Reservation<()>),
+    Waiting {
+        number: u64,
+        future: HomeFuture<()>,
+    },
+    Over,
 }
 
 impl Listener {
     pub(crate) fn is_given(&self) -> bool {
         self.signal.is_given()
+    }
+
+    fn stop(&mut self) {
+        if let Wait::Waiting { number, .. } = std::mem::replace(&mut self.state, Wait::Over) {
+            // Its completer holds a place of the home.
+            let completer = self.signal.0.waiting.lock().listeners.remove(&number);
+            drop(completer);
+        }
     }
 }
 
@@ -125,44 +139,80 @@ impl Future for Listener {
     type Output = ();
 
     fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<()> {
-        // Whatever its end is, there is nothing to wait for any more.
-        Pin::new(&mut self.future).poll(context).map(drop)
+        let this = &mut *self;
+        loop {
+            match &mut this.state {
+                Wait::Idle => this.state = Wait::Reserving(Home::current().reserve().0),
+                Wait::Reserving(reservation) => {
+                    let registered = match ready!(Pin::new(reservation).poll(context)) {
+                        Ok((completer, future)) => this.signal.register(completer).map(|number| (number, future)),
+                        // It was moved to another home while it waited for a place.
+                        Err(ReserveError::WrongHome) => {
+                            this.state = Wait::Idle;
+                            continue;
+                        }
+                        // Its home is ending: nobody waits there any more.
+                        Err(_) => None,
+                    };
+                    match registered {
+                        Some((number, future)) => this.state = Wait::Waiting { number, future },
+                        None => this.state = Wait::Over,
+                    }
+                }
+                Wait::Waiting { future, .. } => {
+                    // Whatever its end is, there is nothing to wait for any more.
+                    let _ = ready!(Pin::new(future).poll(context));
+                    this.stop();
+                }
+                Wait::Over => return Poll::Ready(()),
+            }
+        }
     }
 }
 
 impl Drop for Listener {
     fn drop(&mut self) {
-        // Its completer holds a place of the home.
-        let completer = self.signal.0.waiting.lock().listeners.remove(&self.number);
-        drop(completer);
+        self.stop();
+    }
+}
+
+impl std::fmt::Debug for Listener {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Listener").field("given", &self.is_given()).finish_non_exhaustive()
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use futures_util::FutureExt;
+
     use super::*;
 
     #[tokio::test]
     async fn a_signal_that_is_asked_for_in_a_loop_holds_nothing() {
         let signal = Signal::default();
         for _ in 0..1000 {
-            drop(signal.listen().unwrap());
+            let mut waits = signal.listen();
+            assert!((&mut waits).now_or_never().is_none());
+            assert_eq!(signal.listeners(), 1);
         }
         assert_eq!(signal.listeners(), 0);
-        let waits = signal.listen().unwrap();
+        let mut waits = signal.listen();
+        assert!((&mut waits).now_or_never().is_none());
         signal.give();
         waits.await;
-        signal.listen().unwrap().await;
+        signal.listen().await;
         assert!(signal.is_given());
     }
 
     #[tokio::test]
     async fn the_end_of_the_work_ends_the_wait_and_gives_nothing() {
         let signal = Signal::default();
-        let waits = signal.listen().unwrap();
+        let mut waits = signal.listen();
+        assert!((&mut waits).now_or_never().is_none());
         signal.end();
         waits.await;
-        signal.listen().unwrap().await;
+        signal.listen().await;
         assert!(!signal.is_given());
     }
 }

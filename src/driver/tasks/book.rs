@@ -670,8 +670,12 @@ impl<K: Kinds> TaskBook<K> {
         let Some(mut known) = self.take(task) else { return };
         let mut tickets = std::mem::take(&mut known.tickets).into_iter();
         if how == Leave::Returned
-            && let Some((tag, _)) = tickets.next()
+            && let Some((tag, (_, marks))) = tickets.next()
         {
+            // Guards: an older copy with these marks, whose acknowledgement may have been lost. It would explain this one away.
+            if let Some(identity) = known.identity {
+                self.acknowledged.give_back(identity, marks);
+            }
             // The broker needs no more than one of them back.
             out.push(Action::Requeue(tag));
         }

@@ -94,6 +94,16 @@ impl Acknowledged {
         }
     }
 
+    /// A delivery goes back to its queue unfinished: it is to be run when it comes again, whatever was lost that looks like it.
+    pub(super) fn give_back(&mut self, identity: Identity, marks: Marks) {
+        if let Some(entry) = self.known.get_mut(&identity)
+            && !entry.ended
+            && entry.lost.iter().any(|(known, _)| *known == marks)
+        {
+            self.owe(identity, vec![(marks, 1)]);
+        }
+    }
+
     /// What was acknowledged through this channel may come again.
     pub(super) fn channels_gone(&mut self, is_gone: impl Fn(&Channel) -> bool) {
         for entry in self.known.values_mut() {
