@@ -270,12 +270,12 @@ fn explore(depth: usize) -> usize {
 
 #[test]
 fn every_short_sequence_ends_each_message_once() {
-    let sequences = explore(5);
+    let sequences = explore(6);
     assert!(sequences > 5_000, "{sequences}");
 }
 
 #[test]
 #[ignore = "full: takes minutes"]
 fn every_longer_sequence_ends_each_message_once_in_full() {
-    explore(7);
+    explore(8);
 }
