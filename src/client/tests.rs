@@ -467,3 +467,51 @@ async fn draining_lets_what_runs_end_and_takes_nothing_new() {
     assert_eq!(second.await.unwrap().as_str(), Some("elsewhere"));
     peer.close().await.unwrap();
 }
+
+#[tokio::test]
+async fn a_close_while_it_drains_is_bounded_by_its_own_limit() {
+    let name = uuid::Uuid::new_v4().to_string();
+    let url = format!("memory:{name}");
+    let communicator = Communicator::builder(&url).close_timeout(Duration::from_millis(200)).connect().await.unwrap();
+    let (begun, mut has_begun) = tokio::sync::mpsc::unbounded_channel();
+    let queue = communicator.task_queue("q").unwrap();
+    let work = crate::TaskSubscriber::future(move |_: crate::TaskRequest| {
+        begun.send(()).unwrap();
+        std::future::pending::<Value>()
+    });
+    queue.add_task_subscriber(work).await.unwrap();
+    let peer = Communicator::connect(&url).await.unwrap();
+    let task = peer.task_queue("q").unwrap().task_send(1).send().await.unwrap();
+    has_begun.recv().await.unwrap();
+    let draining = tokio::spawn({
+        let communicator = communicator.clone();
+        async move { communicator.drain(Duration::from_secs(3600)).await }
+    });
+    tokio::time::sleep(Duration::from_millis(30)).await;
+    assert!(!draining.is_finished(), "a task runs");
+    let limit = Duration::from_secs(20);
+    let report = tokio::time::timeout(limit, communicator.close()).await.expect("in time").unwrap();
+    assert_eq!(report.tasks_returned, 1);
+    tokio::time::timeout(limit, draining).await.expect("in time").unwrap().unwrap();
+    // The task went back, and another one does it.
+    let again = peer.task_queue("q").unwrap().next_task(limit).await.unwrap();
+    again.finish("elsewhere");
+    assert_eq!(task.await.unwrap().as_str(), Some("elsewhere"));
+    peer.close().await.unwrap();
+}
+
+#[tokio::test]
+async fn a_subscriber_of_a_home_that_has_ended_is_refused() {
+    let (_, communicator) = on_a_broker_of_its_own().await;
+    let event_loop = crate::home::EventLoop::start("ends").unwrap();
+    let home = event_loop.handle().home();
+    event_loop.stop();
+    let limit = Duration::from_secs(20);
+    let added = tokio::time::timeout(limit, communicator.bound_to(&home).add_rpc_subscriber("x", never())).await;
+    assert_eq!(added.expect("in time").unwrap_err().kind(), ErrorKind::HomeEnded);
+    // Nothing of it is left: the identifier is free, and nobody answers there.
+    assert_eq!(communicator.rpc_send("x", 0).await.unwrap_err().kind(), ErrorKind::Unroutable);
+    communicator.add_rpc_subscriber("x", RpcSubscriber::closure(RpcRequest::into_body)).await.unwrap();
+    assert_eq!(communicator.rpc_send("x", 5).await.unwrap().as_i64(), Some(5));
+    communicator.close().await.unwrap();
+}
