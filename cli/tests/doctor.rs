@@ -278,14 +278,18 @@ fn peeked(broker: &Broker) -> TestResult {
     let (out, _) = exits(&ended(on(broker, &["task", "list", "--peek", "--limit", "1"]))?, 0);
     assert!(out.contains("redelivered, no reply") && out.contains("xx…"), "{out}");
     assert!(out.lines().all(|line| line.chars().count() < 250), "bodies are shortened: {out}");
-    // They are there still, for workers, in their order.
+    assert_eq!(numbers(&peek(broker, &[])?), [0, 1, 2, 3, 4], "they keep their order");
+    // They are there still, for workers, each once.
     let communicator = connected(broker)?;
     let queue = communicator.default_task_queue()?;
-    for expected in bodies() {
+    let mut taken = Vec::new();
+    for _ in bodies() {
         let task = queue.next_task(LONG)?;
-        assert_eq!(task.body(), &expected);
+        taken.push(task.body().clone());
         task.finish("done");
     }
+    // A task that comes to a pull which has one already goes back, and may be overtaken meanwhile.
+    assert!(bodies().all(|body| taken.contains(&body)), "{taken:?}");
     communicator.close()?;
     assert_eq!(ready(broker)?, 0);
     Ok(())
