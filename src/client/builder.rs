@@ -205,7 +205,7 @@ impl Builder {
         self
     }
 
-    /// How often a task is handed out whose handler [says to try again](super::Failure::TryAgain), and the pause before the
+    /// How often a task is handed out whose handler [says to try again](crate::Failure::TryAgain), and the pause before the
     /// second attempt; it doubles up to a minute. Default 5 attempts and 1 s.
     pub fn task_attempts(mut self, attempts: std::num::NonZeroU32, first_pause: Duration) -> Self {
         (self.limits.tasks.attempts, self.limits.tasks.retry_pause) = (attempts.get(), first_pause);
@@ -218,7 +218,7 @@ impl Builder {
     /// broker puts it back into the task queue unless its worker renews it in time; only then is the original acknowledged.
     ///
     /// Off by default, for a task on lease is not in its queue: a peer that counts or looks for it there does not find it. A
-    /// copy that comes back says [`is_redelivered`](super::TaskRequest::is_redelivered). Of no use, and without effect, on
+    /// copy that comes back says [`is_redelivered`](crate::TaskRequest::is_redelivered). Of no use, and without effect, on
     /// `memory:`.
     pub fn long_tasks(mut self, long_tasks: LongTasks) -> Self {
         self.limits.tasks.long_tasks = Some(Leases { after: long_tasks.after, lease: long_tasks.lease });

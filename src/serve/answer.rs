@@ -35,7 +35,7 @@ pub enum Failure {
     /// with a remote exception.
     Rejected(String),
     /// Something that may pass was in the way (a database that was not there, say): a task is handed out again after a pause
-    /// that grows, up to [`task_attempts`](super::Builder::task_attempts) times, and then goes to the quarantine queue. A
+    /// that grows, up to [`task_attempts`](crate::Builder::task_attempts) times, and then goes to the quarantine queue. A
     /// call ends with a remote exception.
     TryAgain(String),
     /// The work was cancelled. The caller of an RPC hears so; a task goes back to the queue after a pause.
