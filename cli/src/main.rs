@@ -66,7 +66,18 @@ fn parse() -> Result<Cli, clap::Error> {
         Some("never") => ColorChoice::Never,
         _ => ColorChoice::Auto,
     };
-    Cli::from_arg_matches(&Cli::command().color(colours).try_get_matches()?)
+    Cli::from_arg_matches(&without_empty_variables(Cli::command()).color(colours).try_get_matches()?)
+}
+
+/// A variable of the environment that is empty counts as one that is not set.
+fn without_empty_variables(command: clap::Command) -> clap::Command {
+    let is_empty = |name: &std::ffi::OsStr| std::env::var_os(name).is_some_and(|value| value.is_empty());
+    command
+        .mut_args(|argument| match argument.get_env() {
+            Some(name) if is_empty(name) => argument.env(None::<&'static str>),
+            _ => argument,
+        })
+        .mut_subcommands(without_empty_variables)
 }
 
 /// What stands behind an option of a command line that is not parsed yet, or cannot be.

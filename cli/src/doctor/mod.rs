@@ -19,7 +19,7 @@ use crate::values;
 
 pub(crate) async fn run(command: Doctor, global: &Global, stop: Stop) -> Result<(), Failure> {
     let options = options(global)?;
-    let management = command.management.as_deref().filter(|url| !url.is_empty()).map(Management::at).transpose()?;
+    let management = command.management.as_deref().map(Management::at).transpose()?;
     or_interrupted(stop, async move {
         let (mut report, mut fixes) = look(&options, management.clone()).await?;
         if !command.fix {

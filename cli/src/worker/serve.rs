@@ -34,7 +34,7 @@ pub(crate) async fn run(command: Serve, global: &Global, mut stop: Stop) -> Resu
         let communicator = connect_to_stay(global, options.clone()).await?;
         let role = Role { kind: "rpc", name: identifier.as_str().to_owned() };
         let mut others = presence::ask(&communicator, Some(&role), OTHERS).await?.len();
-        if let Some(url) = command.management.as_ref().filter(|url| !url.is_empty()) {
+        if let Some(url) = &command.management {
             others = others.max(doctor::listeners(&options, url, &identifier).await?);
         }
         if others > 0 {
