@@ -61,6 +61,7 @@ impl<B: Broker> Driver<B> {
         }
         self.outbox.give_up_all(&gone);
         self.perform();
+        self.release_all_acks();
         let left = limit.saturating_sub(started.elapsed()).max(limit / 4);
         if let Some(connection) = self.connection()
             && let Err(error) = connection.broker.close(left).await

@@ -449,7 +449,7 @@ impl<B: Broker> Driver<B> {
         self.perform();
         self.step_tasks(Input::Pulled(tasks::Delivery { queue, tag, message, redelivered }));
         match self.take_handed() {
-            Some(handed) => self.hand_to(pull, handed),
+            Some(handed) => self.hand_to(pull, tag, handed),
             // It was no new task.
             None => self.subscriptions.pull_again(pull, now),
         }
@@ -463,7 +463,7 @@ impl<B: Broker> Driver<B> {
         }
     }
 
-    fn hand_to(&mut self, pull: PullId, handed: tasks::Handed) {
+    fn hand_to(&mut self, pull: PullId, tag: DeliveryTag, handed: tasks::Handed) {
         let now = Instant::now();
         let (hand, claim) = (handed.hand, handed.claim.clone());
         let delivery = TaskDelivery { ownership_lost: self.ownership_signal(hand.task), handed };
@@ -474,6 +474,9 @@ impl<B: Broker> Driver<B> {
             self.let_go(pull, Cause::HomeEnded);
         }
         self.subscriptions.end_pull(pull, now);
+        if self.subscriptions.is_ending(&Key::Pull(pull)) {
+            self.pulled.insert(tag, pull);
+        }
     }
 
     /// A task that nobody has begun goes back.

@@ -186,8 +186,10 @@ struct Driver<B: Broker> {
     pulls: BTreeMap<PullId, Completer<Result<Option<TaskDelivery>>>>,
     /// Tasks on their way to whoever pulled them.
     unclaimed: BTreeMap<PullId, (HandId, Claim)>,
-    /// Acknowledgements that wait until the consumer of this queue has ended.
-    held_acks: BTreeMap<QueueName, Vec<DeliveryTag>>,
+    /// Of tasks that were pulled, until the consumer that they came by has ended.
+    pulled: BTreeMap<DeliveryTag, PullId>,
+    /// Acknowledgements that wait until this consumer has ended.
+    held_acks: BTreeMap<Key, Vec<DeliveryTag>>,
     timers: Timers,
     /// When lost answers are asked for: of the requests that are answered to this queue.
     asks: BTreeMap<(Instant, Rc<str>), usize>,
@@ -348,6 +350,7 @@ impl<B: Broker> Driver<B> {
         let Some(connection) = self.session.down(error) else { return };
         let generation = connection.generation;
         self.next_probe = None;
+        self.pulled.clear();
         self.held_acks.clear();
         self.asks.clear();
         self.outbox.down();
@@ -412,12 +415,7 @@ impl<B: Broker> Driver<B> {
         let now = Instant::now();
         match done {
             JobDone::SetUp { key, turn, outcome } => self.subscriptions.set_up(&key, turn, outcome, now),
-            JobDone::Ended { key, turn } => {
-                if let Key::Tasks(queue) = &key {
-                    self.release_acks(queue);
-                }
-                self.subscriptions.ended(&key, turn, now);
-            }
+            JobDone::Ended { key, turn } => self.subscriptions.ended(&key, turn, now),
             JobDone::Got { key, turn, generation, outcome } => self.on_got(&key, turn, generation, outcome),
             JobDone::Declared { stream, generation, outcome } => {
                 if self.session.of(generation).is_none() {

@@ -1,5 +1,6 @@
 //! Carries out what the parts want to be done.
 
+use std::collections::BTreeMap;
 use std::rc::Rc;
 
 use tokio::time::Instant;
@@ -8,7 +9,7 @@ use super::command::TaskDelivery;
 use super::connection::Connection;
 use super::outbox::{Act, CopyId, Kind, Peers, Stream};
 use super::port::{Charge, Event, Signal, count};
-use super::subscriptions;
+use super::subscriptions::{self, Key};
 use super::tasks::{
     Action, Cause, Destination, Handed, Input, Known, LeaseId, Live, Marks, Ownership, Settlement, SubscriberId,
     TaskId, TaskMessage, write_marks,
@@ -25,6 +26,7 @@ const REASON_MOST: usize = 1000;
 impl<B: Broker> Driver<B> {
     /// Carries out what the parts want, and what follows from that, until nothing is left.
     pub(super) fn perform(&mut self) {
+        self.release_acks();
         loop {
             let (out, subscribed) = (self.outbox.acts(), self.subscriptions.acts());
             let actions = std::mem::take(&mut self.actions);
@@ -183,18 +185,20 @@ impl<B: Broker> Driver<B> {
     // Tasks.
 
     /// Guards: a place that the broker fills with another task although the one that had it still runs here, on a lease. An
-    /// acknowledgement behind a [`Action::Fit`] waits until the consumer with too many places has ended.
+    /// acknowledgement behind a [`Action::Fit`] waits until the consumer with too many places has ended. And a task that
+    /// comes by the consumer of a pull that has one already: it would go back, and be overtaken by the next one.
     fn act_for_all_tasks(&mut self, actions: Vec<Action<Live>>) {
         let mut refits = None;
         for action in actions {
             match action {
                 Action::Fit { queue, taken } => {
                     if self.subscriptions.fit(&queue, taken, Instant::now()) {
-                        refits = Some(queue);
+                        refits = Some(Key::Tasks(queue));
                     }
                 }
-                Action::Ack(tag) => match &refits {
-                    Some(queue) => self.held_acks.entry(queue.clone()).or_default().push(tag),
+                Action::Ack(tag) => match self.pulled.get(&tag).map(|pull| Key::Pull(*pull)).or_else(|| refits.clone())
+                {
+                    Some(key) => self.held_acks.entry(key).or_default().push(tag),
                     None => self.ack(tag),
                 },
                 action => self.act_for_tasks(action),
@@ -202,11 +206,19 @@ impl<B: Broker> Driver<B> {
         }
     }
 
-    /// The consumer of this queue has ended.
-    pub(super) fn release_acks(&mut self, queue: &QueueName) {
-        for tag in self.held_acks.remove(queue).unwrap_or_default() {
-            self.ack(tag);
-        }
+    /// Sends the acknowledgements that wait for a consumer which has ended.
+    fn release_acks(&mut self) {
+        let subscriptions = &self.subscriptions;
+        self.pulled.retain(|_, pull| subscriptions.is_ending(&Key::Pull(*pull)));
+        let (held, released): (BTreeMap<_, _>, BTreeMap<_, _>) =
+            std::mem::take(&mut self.held_acks).into_iter().partition(|(key, _)| subscriptions.is_ending(key));
+        self.held_acks = held;
+        released.into_values().flatten().for_each(|tag| self.ack(tag));
+    }
+
+    /// Sends them all, for a connection that is about to be closed: nothing is handed out by it any more.
+    pub(super) fn release_all_acks(&mut self) {
+        std::mem::take(&mut self.held_acks).into_values().flatten().for_each(|tag| self.ack(tag));
     }
 
     fn act_for_tasks(&mut self, action: Action<Live>) {

@@ -217,6 +217,7 @@ impl Plan {
             last_copy: 0,
             pulls: Default::default(),
             unclaimed: Default::default(),
+            pulled: Default::default(),
             held_acks: Default::default(),
             timers: Timers::default(),
             asks: Default::default(),

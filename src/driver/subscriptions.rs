@@ -594,7 +594,17 @@ impl<D> Subscriptions<D> {
         let Some(Service { content: Content::Tasks(tasks), .. }) = self.services.get_mut(&key) else { return false };
         tasks.taken = taken;
         self.reconcile(&key, now);
-        matches!(self.services.get(&key), Some(Service { actual: Actual::Ending { .. }, .. }))
+        self.is_ending(&key)
+    }
+
+    /// True while a consumer that is to end may still be handed something.
+    pub(super) fn is_ending(&self, key: &Key) -> bool {
+        self.services.get(key).is_some_and(|service| match service.actual {
+            Actual::Ending { .. } => true,
+            // A task may come before the answer that the consumer stands.
+            Actual::Starting { .. } => !self.is_wanted(service),
+            _ => false,
+        })
     }
 
     /// No new work: what comes in from others ends.
