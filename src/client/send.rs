@@ -35,18 +35,39 @@ fn try_expect(subject: &Subject, timeout: Timeout) -> Result<(Expected, HomeFutu
     Ok((Expected { correlation: crate::ids::unique(), reply, timeout, due }, future))
 }
 
-/// Sends a request, when there is room for it.
-fn submit(
+/// A request whose body is encoded: it goes out once there is a place for its reply.
+struct Request<F> {
     context: Context,
     subject: Subject,
     bytes: usize,
-    (expected, future): (Expected, HomeFuture<RawReply>),
-    when_full: WhenFull,
-    command: impl FnOnce(Expected) -> Command,
-) -> Result<Reply> {
-    let (correlation, due) = (expected.correlation, expected.due);
-    let turn = context.port.submit(&subject, bytes, command(expected), when_full, due)?;
-    Ok(Reply::new(context, correlation, turn, future, subject))
+    timeout: Timeout,
+    command: F,
+}
+
+impl<F: FnOnce(Expected, Option<Published>) -> Command> Request<F> {
+    /// If there is room for it just now.
+    fn try_send(self) -> Result<Reply> {
+        let expected = try_expect(&self.subject, self.timeout)?;
+        self.submit(expected, None, WhenFull::Refuse)
+    }
+
+    /// When there is room for it.
+    async fn send(self, published: Option<Published>) -> Result<Reply> {
+        let expected = expect(&self.context, &self.subject, self.timeout).await?;
+        self.submit(expected, published, WhenFull::Wait)
+    }
+
+    fn submit(
+        self,
+        (expected, future): (Expected, HomeFuture<RawReply>),
+        published: Option<Published>,
+        when_full: WhenFull,
+    ) -> Result<Reply> {
+        let Request { context, subject, bytes, command, .. } = self;
+        let (correlation, due) = (expected.correlation, expected.due);
+        let turn = context.port.submit(&subject, bytes, command(expected, published), when_full, due)?;
+        Ok(Reply::new(context, correlation, turn, future, subject))
+    }
 }
 
 /// A call to be sent. Await it for its outcome, or [`send`](RpcSend::send) it and look at the stages.
@@ -121,20 +142,7 @@ impl RpcSend {
     /// `Full` when as many messages or bytes as may be are under way; `InvalidArgument` for the recipient; `Encode`;
     /// `CommunicatorClosed`.
     pub fn try_send(self) -> Result<Reply> {
-        let context = self.context;
-        let recipient = self.recipient?;
-        let subject = Subject::Call(recipient.clone());
-        let body = context.encode(self.body)?;
-        let expected = try_expect(&subject, self.timeout)?;
-        let (bytes, repeat) = (body.size(), self.repeat);
-        submit(context, subject, bytes, expected, WhenFull::Refuse, |expected| Command::Call {
-            recipient,
-            body,
-            expected,
-            published: None,
-            repeat,
-            charge: Charge::NOTHING,
-        })
+        self.encoded()?.try_send()
     }
 
     /// Sends the call and resolves when the broker has taken it over. While there is no connection it waits for one, up to
@@ -150,26 +158,26 @@ impl RpcSend {
     pub async fn send(self) -> Result<Reply> {
         let port = self.context.port.clone();
         let (published, taken_over) = port.future(&"a call", limit(self.timeout.limit())).await?;
-        let reply = self.dispatch(Some(published)).await?;
+        let reply = self.encoded()?.send(Some(published)).await?;
         taken_over.await.map_err(|end| port.ended(end, "a call"))??;
         Ok(reply)
     }
 
-    async fn dispatch(self, published: Option<Published>) -> Result<Reply> {
-        let context = self.context;
-        let recipient = self.recipient?;
+    fn encoded(self) -> Result<Request<impl FnOnce(Expected, Option<Published>) -> Command>> {
+        let RpcSend { context, recipient, body, timeout, repeat } = self;
+        let recipient = recipient?;
         let subject = Subject::Call(recipient.clone());
-        let body = context.encode(self.body)?;
-        let expected = expect(&context, &subject, self.timeout).await?;
-        let (bytes, repeat) = (body.size(), self.repeat);
-        submit(context, subject, bytes, expected, WhenFull::Wait, |expected| Command::Call {
+        let body = context.encode(body)?;
+        let bytes = body.size();
+        let command = move |expected, published| Command::Call {
             recipient,
             body,
             expected,
             published,
             repeat,
             charge: Charge::NOTHING,
-        })
+        };
+        Ok(Request { context, subject, bytes, timeout, command })
     }
 }
 
@@ -178,7 +186,7 @@ impl IntoFuture for RpcSend {
     type IntoFuture = Sending<Value>;
 
     fn into_future(self) -> Sending<Value> {
-        Box::pin(async move { self.dispatch(None).await?.outcome().await })
+        Box::pin(async move { self.encoded()?.send(None).await?.outcome().await })
     }
 }
 
@@ -211,18 +219,7 @@ impl TaskSend {
     /// # Errors
     /// `Full` when as many messages or bytes as may be are under way; `Encode`; `CommunicatorClosed`.
     pub fn try_send(self) -> Result<Reply> {
-        let subject = Subject::Task(self.queue.clone());
-        let context = self.context;
-        let body = context.encode(encode(self.body, NoReply::No))?;
-        let expected = try_expect(&subject, self.timeout)?;
-        let (bytes, queue) = (body.size(), self.queue);
-        submit(context, subject, bytes, expected, WhenFull::Refuse, |expected| Command::Task {
-            queue,
-            body,
-            reply: TaskReply::Expected(expected),
-            published: None,
-            charge: Charge::NOTHING,
-        })
+        self.encoded()?.try_send()
     }
 
     /// Sends the task and resolves when the broker has taken it over: from then on it is in its queue.
@@ -235,24 +232,24 @@ impl TaskSend {
     pub async fn send(self) -> Result<Reply> {
         let port = self.context.port.clone();
         let (published, taken_over) = port.future(&"a task", limit(self.timeout.limit())).await?;
-        let reply = self.dispatch(Some(published)).await?;
+        let reply = self.encoded()?.send(Some(published)).await?;
         taken_over.await.map_err(|end| port.ended(end, "a task"))??;
         Ok(reply)
     }
 
-    async fn dispatch(self, published: Option<Published>) -> Result<Reply> {
-        let subject = Subject::Task(self.queue.clone());
-        let context = self.context;
-        let body = context.encode(encode(self.body, NoReply::No))?;
-        let expected = expect(&context, &subject, self.timeout).await?;
-        let (bytes, queue) = (body.size(), self.queue);
-        submit(context, subject, bytes, expected, WhenFull::Wait, |expected| Command::Task {
+    fn encoded(self) -> Result<Request<impl FnOnce(Expected, Option<Published>) -> Command>> {
+        let TaskSend { context, queue, body, timeout } = self;
+        let subject = Subject::Task(queue.clone());
+        let body = context.encode(encode(body, NoReply::No))?;
+        let bytes = body.size();
+        let command = move |expected, published| Command::Task {
             queue,
             body,
             reply: TaskReply::Expected(expected),
             published,
             charge: Charge::NOTHING,
-        })
+        };
+        Ok(Request { context, subject, bytes, timeout, command })
     }
 }
 
@@ -261,7 +258,7 @@ impl IntoFuture for TaskSend {
     type IntoFuture = Sending<Value>;
 
     fn into_future(self) -> Sending<Value> {
-        Box::pin(async move { self.dispatch(None).await?.outcome().await })
+        Box::pin(async move { self.encoded()?.send(None).await?.outcome().await })
     }
 }
 
