@@ -14,7 +14,7 @@ use super::filter::BroadcastFilter;
 use super::registration::Registration;
 use crate::codec::Value;
 use crate::driver::command::Subscription;
-use crate::driver::port::{Event, Mailbox, MailboxSender, Received, count_many, home_ended};
+use crate::driver::port::{Event, Mailbox, MailboxSender, Received, count_many};
 use crate::error::Result;
 use crate::home::Home;
 use crate::wire::broadcast::Content;
@@ -119,11 +119,7 @@ pub(crate) async fn add(
     let subscription = Subscription::Broadcasts { identifier, mailbox: MailboxSender::new(&mailbox) };
     // Before the queue is there, so that its first message is received. A closed communicator is found out below.
     let _ = codec.send(CodecInput::Add { number, filter, mailbox });
-    inlet.registration.add("a broadcast subscriber", subscription).await?;
-    if home.has_ended() {
-        // Its guard takes it out again.
-        return Err(home_ended("a broadcast subscriber"));
-    }
+    inlet.registration.add(home, "a broadcast subscriber", subscription).await?;
     home.spawn_uncounted(serve(home.clone(), subscriber.handler, inlet));
     Ok(())
 }

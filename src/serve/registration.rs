@@ -3,9 +3,10 @@
 use std::sync::Arc;
 
 use crate::driver::command::{Command, Subscription};
-use crate::driver::port::Port;
+use crate::driver::port::{Port, home_ended};
 use crate::driver::tasks::SubscriberId;
 use crate::error::Result;
+use crate::home::Home;
 
 /// The guard of a subscriber. It is where the subscriber's messages are taken in: in whoever adds it at first, then in the
 /// task that serves it. Dropped, it takes the subscriber out: when adding is given up, when the home ends before it has
@@ -20,13 +21,15 @@ impl Registration {
         Registration { port: Arc::clone(port), id: SubscriberId(port.next_id()) }
     }
 
-    /// Adds the subscriber, and waits until its consumer stands.
+    /// Adds the subscriber that is to be served at this home, and waits until its consumer stands.
     ///
     /// # Errors
     /// Why it cannot be added.
-    pub(crate) async fn add(&self, what: &str, subscription: Subscription) -> Result<()> {
+    pub(crate) async fn add(&self, home: &Home, what: &str, subscription: Subscription) -> Result<()> {
         let id = self.id;
-        self.port.ask(what, None, |done| Command::Subscribe { id, subscription, done }).await
+        self.port.ask(what, None, |done| Command::Subscribe { id, subscription, done }).await?;
+        // Nothing would serve it there. This guard takes it out again.
+        if home.has_ended() { Err(home_ended(what)) } else { Ok(()) }
     }
 }
 

@@ -13,7 +13,7 @@ use super::context::Context;
 use super::registration::Registration;
 use crate::codec::{Codec, Value, Yaml};
 use crate::driver::command::{CallId, Command, OutgoingReply, ReplyStage, RpcDelivery, Subscription};
-use crate::driver::port::{Listener, Signal, count, home_ended};
+use crate::driver::port::{Listener, Signal, count};
 use crate::error::Result;
 use crate::home::{Completer, Home, HomeFuture};
 use crate::wire::names::{Exchange, Identifier};
@@ -110,11 +110,7 @@ pub(crate) async fn add(
         registration: Registration::new(&context.port),
     };
     let what = format!("the RPC subscriber {:?}", identifier.as_str());
-    inlet.registration.add(&what, Subscription::Rpc { identifier, sink }).await?;
-    if home.has_ended() {
-        // Its guard takes it out again.
-        return Err(home_ended(&what));
-    }
+    inlet.registration.add(home, &what, Subscription::Rpc { identifier, sink }).await?;
     home.spawn_uncounted(serve(home.clone(), subscriber, inlet));
     Ok(())
 }

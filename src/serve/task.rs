@@ -17,7 +17,7 @@ use super::rpc::{Pending, outgoing};
 use crate::codec::Value;
 pub use crate::driver::Attempt;
 use crate::driver::command::{Command, OutgoingReply, QueueName, Subscription, TaskDelivery};
-use crate::driver::port::{Listener, Signal, count, home_ended};
+use crate::driver::port::{Listener, Signal, count};
 use crate::driver::tasks::{Cause, HandId, Settlement, TaskMessage};
 use crate::error::Result;
 use crate::home::Home;
@@ -155,11 +155,7 @@ pub(crate) async fn add(
         registration: Registration::new(&context.port),
     };
     let what = format!("a subscriber to the task queue {queue:?}");
-    inlet.registration.add(&what, Subscription::Tasks { queue, prefetch, identifier, sink }).await?;
-    if home.has_ended() {
-        // Its guard takes it out again.
-        return Err(home_ended(&what));
-    }
+    inlet.registration.add(home, &what, Subscription::Tasks { queue, prefetch, identifier, sink }).await?;
     home.spawn_uncounted(serve(home.clone(), subscriber.handler, inlet));
     Ok(())
 }
