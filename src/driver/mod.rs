@@ -60,6 +60,8 @@ mod outbox;
 mod perform;
 pub(crate) mod port;
 mod requests;
+#[cfg(test)]
+mod sequences;
 mod session;
 mod start;
 mod subscriptions;

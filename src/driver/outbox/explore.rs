@@ -5,6 +5,7 @@
 
 use super::*;
 use crate::broker::{Body, Durability, Properties, Routing};
+use crate::driver::sequences;
 
 /// What can happen next.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -80,7 +81,9 @@ fn message(number: u32) -> Message {
     }
 }
 
-impl World {
+impl sequences::World for World {
+    type Move = Move;
+
     fn new(now: Instant) -> Self {
         let mut outbox = Outbox::new("test", Duration::from_millis(250));
         let recipient = Identifier::new("x").expect("a name");
@@ -174,6 +177,33 @@ impl World {
         self.settle();
     }
 
+    /// Whatever has happened, a calm end brings every message to its end, and leaves nothing.
+    fn end(mut self) {
+        for _ in 0..40 {
+            let next = if !self.connected {
+                Move::Up
+            } else if self.lost {
+                Move::Down
+            } else if self.exchange_gone {
+                Move::ExchangeBack
+            } else if !self.opening.is_empty() {
+                Move::Opened(Fate::Yes)
+            } else if !self.handed.is_empty() {
+                Move::Published(Fate::Yes)
+            } else {
+                Move::Tick
+            };
+            self.step(next);
+        }
+        assert!(self.outbox.is_empty(), "something is left");
+        assert_eq!((self.completed.len(), self.released), (2, 3), "each ends once");
+        let Outbox { due, calls, aside, fixed, tasks, .. } = &self.outbox;
+        assert!(due.is_empty() && calls.is_empty() && *aside == 0);
+        assert!(fixed.iter().chain(tasks.values()).all(|state| state.waiting.is_empty() && state.messages == 0));
+    }
+}
+
+impl World {
     fn published(&mut self, at: usize, fate: Fate) {
         let (id, number) = self.handed.remove(at);
         self.lost |= fate == Fate::Lost;
@@ -220,62 +250,16 @@ impl World {
             }
         }
     }
-
-    /// Whatever has happened, a calm end brings every message to its end, and leaves nothing.
-    fn end(mut self) {
-        for _ in 0..40 {
-            let next = if !self.connected {
-                Move::Up
-            } else if self.lost {
-                Move::Down
-            } else if self.exchange_gone {
-                Move::ExchangeBack
-            } else if !self.opening.is_empty() {
-                Move::Opened(Fate::Yes)
-            } else if !self.handed.is_empty() {
-                Move::Published(Fate::Yes)
-            } else {
-                Move::Tick
-            };
-            self.step(next);
-        }
-        assert!(self.outbox.is_empty(), "something is left");
-        assert_eq!((self.completed.len(), self.released), (2, 3), "each ends once");
-        let Outbox { due, calls, aside, fixed, tasks, .. } = &self.outbox;
-        assert!(due.is_empty() && calls.is_empty() && *aside == 0);
-        assert!(fixed.iter().chain(tasks.values()).all(|state| state.waiting.is_empty() && state.messages == 0));
-    }
-}
-
-fn explore(depth: usize) -> usize {
-    let now = Instant::now();
-    let mut sequences = 0;
-    let mut open: Vec<Vec<Move>> = vec![Vec::new()];
-    while let Some(sequence) = open.pop() {
-        sequences += 1;
-        let checked = std::panic::catch_unwind(|| {
-            let mut world = World::new(now);
-            sequence.iter().for_each(|next| world.step(*next));
-            let moves = world.moves();
-            world.end();
-            moves
-        });
-        let moves = checked.unwrap_or_else(|_| panic!("after {sequence:?}"));
-        if sequence.len() < depth {
-            open.extend(moves.into_iter().map(|next| [sequence.as_slice(), &[next]].concat()));
-        }
-    }
-    sequences
 }
 
 #[test]
 fn every_short_sequence_ends_each_message_once() {
-    let sequences = explore(6);
+    let sequences = sequences::explore::<World>(6);
     assert!(sequences > 5_000, "{sequences}");
 }
 
 #[test]
 #[ignore = "full: takes minutes"]
 fn every_longer_sequence_ends_each_message_once_in_full() {
-    explore(8);
+    sequences::explore::<World>(8);
 }

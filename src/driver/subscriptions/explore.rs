@@ -5,6 +5,7 @@
 //! else has one, no tag is known that has none, and each who waited was completed once.
 
 use super::*;
+use crate::driver::sequences;
 use crate::driver::tasks::SubscriberId;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -63,7 +64,9 @@ struct World {
     last_done: u32,
 }
 
-impl World {
+impl sequences::World for World {
+    type Move = Move;
+
     fn new(now: Instant) -> Self {
         World {
             book: Subscriptions::new(Names::default(), Duration::from_secs(1)),
@@ -99,27 +102,6 @@ impl World {
             moves.extend([Move::Fit(1), Move::Fit(0)]);
         }
         moves
-    }
-
-    fn done(&mut self, what: &'static str) -> u32 {
-        self.last_done += 1;
-        self.waiting.insert(self.last_done, what);
-        self.last_done
-    }
-
-    fn id(&mut self, who: Who) -> &mut Option<SubscriberId> {
-        match who {
-            Who::Caller => &mut self.caller,
-            Who::Worker => &mut self.worker,
-        }
-    }
-
-    fn name(who: Who) -> SubscriberName {
-        let identifier = Identifier::new("x").expect("a name");
-        match who {
-            Who::Caller => SubscriberName::Rpc(identifier),
-            Who::Worker => SubscriberName::Tasks("q".into(), identifier),
-        }
     }
 
     fn step(&mut self, next: Move) {
@@ -182,6 +164,66 @@ impl World {
             }
         }
         self.settle();
+    }
+
+    fn end(mut self) {
+        for _ in 0..30 {
+            let next = if !self.connected {
+                Move::Up
+            } else if !self.jobs.is_empty() {
+                Move::Job(Fate::Done)
+            } else {
+                Move::Tick
+            };
+            self.step(next);
+        }
+        let mut wanted: Vec<Key> = Vec::new();
+        if self.caller.is_some() {
+            wanted.push(Key::Rpc(Identifier::new("x").expect("a name")));
+        }
+        if self.worker.is_some() {
+            wanted.push(Key::Tasks("q".into()));
+        }
+        if !wanted.is_empty() {
+            wanted.push(Key::Control);
+        }
+        let mut stands: Vec<Key> = self.broker.values().cloned().collect();
+        stands.sort();
+        wanted.sort();
+        assert_eq!(stands, wanted, "what stands is what is wanted");
+        let own = wanted.iter().filter(|key| !matches!(key, Key::Tasks(_))).count();
+        assert_eq!(self.queues.len(), own, "the queues are those of what is wanted");
+        assert!(
+            self.book.by_tag.keys().all(|tag| self.broker.contains_key(tag)),
+            "a tag is known that has no consumer"
+        );
+        assert_eq!(self.book.by_tag.len(), self.broker.len());
+        assert!(self.waiting.is_empty(), "somebody still waits: {:?}", self.waiting);
+        assert_eq!(self.book.services.len(), wanted.len(), "a service is left");
+        assert_eq!(self.book.by_id.len(), self.book.by_name.len());
+    }
+}
+
+impl World {
+    fn done(&mut self, what: &'static str) -> u32 {
+        self.last_done += 1;
+        self.waiting.insert(self.last_done, what);
+        self.last_done
+    }
+
+    fn id(&mut self, who: Who) -> &mut Option<SubscriberId> {
+        match who {
+            Who::Caller => &mut self.caller,
+            Who::Worker => &mut self.worker,
+        }
+    }
+
+    fn name(who: Who) -> SubscriberName {
+        let identifier = Identifier::new("x").expect("a name");
+        match who {
+            Who::Caller => SubscriberName::Rpc(identifier),
+            Who::Worker => SubscriberName::Tasks("q".into(), identifier),
+        }
     }
 
     fn job(&mut self, fate: Fate) {
@@ -253,74 +295,16 @@ impl World {
             }
         }
     }
-
-    fn end(mut self) {
-        for _ in 0..30 {
-            let next = if !self.connected {
-                Move::Up
-            } else if !self.jobs.is_empty() {
-                Move::Job(Fate::Done)
-            } else {
-                Move::Tick
-            };
-            self.step(next);
-        }
-        let mut wanted: Vec<Key> = Vec::new();
-        if self.caller.is_some() {
-            wanted.push(Key::Rpc(Identifier::new("x").expect("a name")));
-        }
-        if self.worker.is_some() {
-            wanted.push(Key::Tasks("q".into()));
-        }
-        if !wanted.is_empty() {
-            wanted.push(Key::Control);
-        }
-        let mut stands: Vec<Key> = self.broker.values().cloned().collect();
-        stands.sort();
-        wanted.sort();
-        assert_eq!(stands, wanted, "what stands is what is wanted");
-        let own = wanted.iter().filter(|key| !matches!(key, Key::Tasks(_))).count();
-        assert_eq!(self.queues.len(), own, "the queues are those of what is wanted");
-        assert!(
-            self.book.by_tag.keys().all(|tag| self.broker.contains_key(tag)),
-            "a tag is known that has no consumer"
-        );
-        assert_eq!(self.book.by_tag.len(), self.broker.len());
-        assert!(self.waiting.is_empty(), "somebody still waits: {:?}", self.waiting);
-        assert_eq!(self.book.services.len(), wanted.len(), "a service is left");
-        assert_eq!(self.book.by_id.len(), self.book.by_name.len());
-    }
-}
-
-fn explore(depth: usize) -> usize {
-    let now = Instant::now();
-    let mut sequences = 0;
-    let mut open: Vec<Vec<Move>> = vec![Vec::new()];
-    while let Some(sequence) = open.pop() {
-        sequences += 1;
-        let checked = std::panic::catch_unwind(|| {
-            let mut world = World::new(now);
-            sequence.iter().for_each(|next| world.step(*next));
-            let moves = world.moves();
-            world.end();
-            moves
-        });
-        let moves = checked.unwrap_or_else(|_| panic!("after {sequence:?}"));
-        if sequence.len() < depth {
-            open.extend(moves.into_iter().map(|next| [sequence.as_slice(), &[next]].concat()));
-        }
-    }
-    sequences
 }
 
 #[test]
 fn what_stands_comes_to_what_is_wanted_after_every_short_sequence() {
-    let sequences = explore(5);
+    let sequences = sequences::explore::<World>(5);
     assert!(sequences > 5_000, "{sequences}");
 }
 
 #[test]
 #[ignore = "full: takes minutes"]
 fn what_stands_comes_to_what_is_wanted_after_every_longer_sequence() {
-    explore(7);
+    sequences::explore::<World>(7);
 }
