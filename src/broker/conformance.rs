@@ -8,12 +8,12 @@ use std::future::Future;
 use std::rc::Rc;
 use std::time::Duration;
 
-use bytes::Bytes;
 use tokio::sync::mpsc::{UnboundedReceiver, unbounded_channel};
 
+use super::samples::{message, text};
 use super::url::BrokerUrl;
 use super::{
-    Access, Acknowledge, AutoDelete, Body, Broker, BrokerEvent, ConnectOptions, ConsumeSpec, Delivery, Durability,
+    Access, Acknowledge, AutoDelete, Broker, BrokerEvent, ConnectOptions, ConsumeSpec, Delivery, Durability,
     ExchangeSpec, Lane, Message, Nack, Properties, PublishId, QueueSpec, Receipt, Routing,
 };
 use crate::error::{ErrorKind, Result};
@@ -101,24 +101,6 @@ fn queue(name: &str) -> QueueSpec {
 
 fn exchange(name: &str) -> ExchangeSpec {
     ExchangeSpec { name: unique(name).as_str().into(), durability: Durability::Transient, auto_delete: AutoDelete::Yes }
-}
-
-fn message(exchange: &str, key: &str, body: &str) -> Message {
-    Message {
-        exchange: exchange.into(),
-        routing_key: key.to_owned(),
-        properties: Properties::default(),
-        body: Body::Encoded(Bytes::copy_from_slice(body.as_bytes())),
-        routing: Routing::Mandatory,
-        durability: Durability::Transient,
-    }
-}
-
-fn text(delivery: &Delivery) -> String {
-    match &delivery.body {
-        Body::Encoded(bytes) => String::from_utf8_lossy(bytes).into_owned(),
-        Body::Value(_) => panic!("bytes were sent"),
-    }
 }
 
 impl<B: Broker> Client<B> {

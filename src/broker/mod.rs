@@ -27,6 +27,8 @@ pub(crate) mod memory;
 mod properties;
 #[cfg(feature = "rabbitmq")]
 pub(crate) mod rabbitmq;
+#[cfg(test)]
+pub(crate) mod samples;
 pub(crate) mod url;
 
 pub(crate) use properties::Properties;

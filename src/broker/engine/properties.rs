@@ -3,8 +3,9 @@
 use std::fmt::Write as _;
 use std::time::Duration;
 
-use super::tests::{content, number, queue};
+use super::tests::{content, number};
 use super::*;
+use crate::broker::samples::queue;
 
 const SEEDS: u64 = 50;
 const STEPS: usize = 250;

@@ -3,23 +3,12 @@
 use std::time::Duration;
 
 use super::*;
+use crate::broker::samples::queue;
 use crate::broker::{Body, Message, Properties, Routing};
 use crate::codec::Value;
 
 const LANE: Lane = Lane(1);
 const SECOND: Duration = Duration::from_secs(1);
-
-pub(super) fn queue(name: &str) -> QueueSpec {
-    QueueSpec {
-        name: name.to_owned(),
-        durability: Durability::Durable,
-        access: Access::Shared,
-        auto_delete: AutoDelete::No,
-        message_ttl: None,
-        expires: None,
-        dead_letter_to: None,
-    }
-}
 
 fn exchange(name: &str, auto_delete: AutoDelete) -> ExchangeSpec {
     ExchangeSpec { name: name.into(), durability: Durability::Transient, auto_delete }

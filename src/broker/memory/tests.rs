@@ -8,10 +8,11 @@ use std::time::Duration;
 use tokio::sync::mpsc::{UnboundedReceiver, unbounded_channel};
 
 use super::{Memory, Node, fault};
+use crate::broker::samples::queue;
 use crate::broker::url::BrokerUrl;
 use crate::broker::{
-    Access, Acknowledge, AutoDelete, Body, Broker, BrokerEvent, ConnectOptions, ConsumeSpec, Delivery, Durability,
-    Lane, Message, Properties, PublishId, QueueSpec, Routing,
+    Access, Acknowledge, Body, Broker, BrokerEvent, ConnectOptions, ConsumeSpec, Delivery, Durability, Lane, Message,
+    Properties, PublishId, QueueSpec, Routing,
 };
 use crate::codec::Value;
 use crate::error::{ErrorKind, Result};
@@ -44,18 +45,6 @@ async fn connect(name: &str) -> Client {
 
 fn unique() -> String {
     uuid::Uuid::new_v4().to_string()
-}
-
-fn queue(name: &str) -> QueueSpec {
-    QueueSpec {
-        name: name.to_owned(),
-        durability: Durability::Durable,
-        access: Access::Shared,
-        auto_delete: AutoDelete::No,
-        message_ttl: None,
-        expires: None,
-        dead_letter_to: None,
-    }
 }
 
 fn lease(to: &str) -> QueueSpec {

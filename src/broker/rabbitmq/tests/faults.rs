@@ -4,9 +4,10 @@ use std::time::{Duration, Instant};
 
 use futures_util::future::join_all;
 
-use super::online::{exclusive_queue, message, next};
+use super::online::{exclusive_queue, next};
 use super::proxy::Proxy;
 use super::*;
+use crate::broker::samples::message;
 use crate::broker::{Acknowledge, Broker, ConsumeSpec, Lane};
 use crate::error::ErrorKind;
 

@@ -3,9 +3,10 @@
 use std::process::{Command, Stdio};
 use std::time::Duration;
 
-use super::online::{exclusive_queue, message, next};
+use super::online::{exclusive_queue, next};
 use super::raw::{Raw, long, short};
 use super::*;
+use crate::broker::samples::message;
 use crate::broker::{Acknowledge, ConsumeSpec, HeaderValue, Lane, OddPart, Properties};
 use crate::error::Detail;
 

@@ -3,28 +3,17 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use bytes::Bytes;
 use futures_util::future::join_all;
 use futures_util::stream::FuturesUnordered;
 use futures_util::{FutureExt, StreamExt};
 
 use super::*;
+use crate::broker::samples::{message, text};
 use crate::broker::{
-    Access, Acknowledge, AutoDelete, Body, Broker, ConsumeSpec, Delivery, Durability, ExchangeSpec, Lane, Message,
-    Nack, Properties, QueueSpec, Routing,
+    Access, Acknowledge, AutoDelete, Broker, ConsumeSpec, Delivery, Durability, ExchangeSpec, Lane, Message, Nack,
+    Properties, QueueSpec,
 };
 use crate::error::ErrorKind;
-
-pub(super) fn message(exchange: &str, key: &str, body: &str) -> Message {
-    Message {
-        exchange: exchange.into(),
-        routing_key: key.to_owned(),
-        properties: Properties::default(),
-        body: Body::Encoded(Bytes::copy_from_slice(body.as_bytes())),
-        routing: Routing::Mandatory,
-        durability: Durability::Transient,
-    }
-}
 
 fn queue_spec(name: String) -> QueueSpec {
     QueueSpec {
@@ -67,13 +56,6 @@ async fn delivery(events: &mut Events) -> Delivery {
 async fn nothing(events: &mut Events, limit: Duration) {
     if let Ok(event) = tokio::time::timeout(limit, events.recv()).await {
         panic!("{event:?}");
-    }
-}
-
-fn text(delivery: &Delivery) -> String {
-    match &delivery.body {
-        Body::Encoded(bytes) => String::from_utf8_lossy(bytes).into_owned(),
-        Body::Value(_) => panic!("bytes only"),
     }
 }
 
