@@ -46,8 +46,8 @@ mod simulation;
 
 pub use client::blocking;
 pub use client::{
-    BoundCommunicator, BroadcastSend, Builder, Communicator, Counts, DEFAULT_TASK_PREFETCH, LongTasks, Reply, RpcSend,
-    Stage, TaskQueue, TaskSend, TaskSendNoReply,
+    Body, BoundCommunicator, BroadcastSend, Builder, Communicator, Counts, DEFAULT_TASK_PREFETCH, LongTasks, Reply,
+    RpcSend, Stage, TaskQueue, TaskSend, TaskSendNoReply,
 };
 pub use codec::Value;
 pub use driver::{Attempt, ChannelCause, CloseReport, ConnectionEvent as Event, ConnectionState, Events, Reconnect};
@@ -56,9 +56,9 @@ pub use error::{Error, ErrorKind, Result};
 pub use homing_home as home;
 pub use homing_home::futures;
 pub use serve::{
-    Answer, Answered, BROADCAST_BACKLOG, Broadcast, BroadcastFilter, BroadcastSubscriber, CallerGone, Failure,
-    IncomingTask, IntoAnswered, Later, OwnershipLost, Promise, RpcRequest, RpcSubscriber, Subscriber, TaskRequest,
-    TaskSubscriber,
+    Answer, BROADCAST_BACKLOG, Broadcast, BroadcastFilter, BroadcastSubscriber, CallerGone, Failure, HandlerError,
+    HandlerResult, IncomingTask, IntoResponse, Later, OwnershipLost, Promise, RpcRequest, RpcSubscriber, Subscriber,
+    TaskRequest, TaskSubscriber,
 };
 pub use wire::names::{Identifier, IntoIdentifier, Testing};
 

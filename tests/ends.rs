@@ -7,7 +7,9 @@ use std::future::IntoFuture;
 use std::process::{Command, ExitCode, Output, Stdio};
 use std::time::{Duration, Instant};
 
-use homing::{Answer, Broadcast, BroadcastFilter, BroadcastSubscriber, Communicator, ErrorKind, Failure, RpcRequest};
+use homing::{
+    Answer, Broadcast, BroadcastFilter, BroadcastSubscriber, Communicator, ErrorKind, HandlerResult, RpcRequest,
+};
 use homing::{RpcSubscriber, TaskRequest, TaskSubscriber, Testing, Value};
 
 use support::{Broker, Suite};
@@ -80,7 +82,7 @@ fn child(how: &str) -> ExitCode {
         let holds = RpcSubscriber::closure(|_: RpcRequest| {
             let (promise, answer) = Answer::promise()?;
             std::mem::forget(promise);
-            Ok::<_, Failure>(answer)
+            HandlerResult::Ok(answer)
         });
         communicator.add_rpc_subscriber("holds", holds).await.unwrap();
         let works = TaskSubscriber::future(move |_: TaskRequest| {

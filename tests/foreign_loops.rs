@@ -31,7 +31,7 @@ fn serve_and_call(home: &ForeignLoop, communicator: &Communicator, done: mpsc::S
         assert_eq!(thread::current().id(), looped, "a subscriber runs on its home");
         let (promise, answer) = Answer::promise()?;
         thread::spawn(move || promise.answer(request.body().as_i64().unwrap_or(0) * 2));
-        Ok::<_, homing::Failure>(answer)
+        homing::HandlerResult::Ok(answer)
     });
     let communicator = communicator.clone();
     let at = home.home();

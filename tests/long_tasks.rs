@@ -9,7 +9,8 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use homing::{
-    Builder, ChannelCause, Communicator, ErrorKind, Event, Failure, LongTasks, TaskRequest, TaskSubscriber, Testing,
+    Builder, ChannelCause, Communicator, ErrorKind, Event, Failure, HandlerResult, LongTasks, TaskRequest,
+    TaskSubscriber, Testing,
 };
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
 
@@ -200,7 +201,7 @@ async fn another(broker: Broker) {
             task.ownership_lost()?.await;
             lost.send(()).ok();
             std::future::pending::<()>().await;
-            Ok::<_, Failure>(())
+            HandlerResult::Ok(())
         }
     });
     first.add_task_subscriber(work).await.unwrap();

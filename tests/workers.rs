@@ -13,7 +13,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use homing::{
-    Builder, Communicator, ErrorKind, Failure, RpcRequest, RpcSubscriber, TaskRequest, TaskSubscriber, Testing,
+    Builder, Communicator, ErrorKind, HandlerResult, RpcRequest, RpcSubscriber, TaskRequest, TaskSubscriber, Testing,
 };
 
 use support::{Broker, Suite};
@@ -68,7 +68,7 @@ fn child(ledger: PathBuf) -> ExitCode {
                 tokio::time::sleep(HOLD).await;
                 write(&ledger, "ends", id, "-");
                 drop(told);
-                Ok::<_, Failure>(id)
+                HandlerResult::Ok(id)
             }
         });
         communicator.add_task_subscriber(work).await.unwrap();

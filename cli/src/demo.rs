@@ -12,8 +12,8 @@ use std::time::{Duration, Instant};
 use homing::blocking::Communicator;
 use homing::home::{EventLoop, Home, LocalHome};
 use homing::{
-    Answer, Broadcast, BroadcastFilter, BroadcastSubscriber, ErrorKind, Failure as Refusal, Identifier, RpcRequest,
-    RpcSubscriber, TaskRequest, TaskSubscriber,
+    Answer, Broadcast, BroadcastFilter, BroadcastSubscriber, ErrorKind, Failure as Refusal, HandlerResult, Identifier,
+    RpcRequest, RpcSubscriber, TaskRequest, TaskSubscriber,
 };
 
 use crate::args::{Format, Global};
@@ -235,7 +235,7 @@ fn crash(communicator: &Communicator, place: &Place) -> Result<(), Failure> {
             }
             let _ = completer.complete("an error, set on a foreign thread".to_owned());
         })?;
-        Ok::<_, Refusal>(Answer::later(async move {
+        HandlerResult::Ok(Answer::later(async move {
             let outcome = future.await;
             if !off_home {
                 note.here();

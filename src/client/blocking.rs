@@ -29,7 +29,7 @@ use std::future::IntoFuture;
 use std::num::NonZeroU16;
 use std::time::Duration;
 
-use super::{BroadcastSend, Builder, Counts, Reply, RpcSend, Stage, TaskSend, TaskSendNoReply};
+use super::{Body, BroadcastSend, Builder, Counts, Reply, RpcSend, Stage, TaskSend, TaskSendNoReply};
 use crate::codec::Value;
 use crate::driver::{CloseReport, ConnectionEvent, Events};
 use crate::error::{Error, ErrorKind, Result};
@@ -118,8 +118,8 @@ impl Builder {
 }
 
 macro_rules! waits {
-    ($($name:ident => $output:ty),*) => {$(
-        impl $name {
+    ($($name:ty => $output:ty $(, $t:ident)?;)*) => {$(
+        impl $(<$t: DeserializeOwned + 'static>)? $name {
             /// Sends it and waits for its end, while the calling thread's home goes on.
             ///
             /// # Errors
@@ -131,9 +131,9 @@ macro_rules! waits {
     )*};
 }
 
-waits!(RpcSend => Value, TaskSend => Value, TaskSendNoReply => (), BroadcastSend => (), Reply => Value);
+waits!(RpcSend<T> => T, T; TaskSend<T> => T, T; TaskSendNoReply => (); BroadcastSend => (); Reply => Value;);
 
-impl RpcSend {
+impl<T> RpcSend<T> {
     /// Sends it and waits until the broker has taken it over.
     ///
     /// # Errors
@@ -143,7 +143,7 @@ impl RpcSend {
     }
 }
 
-impl TaskSend {
+impl<T> TaskSend<T> {
     /// Sends it and waits until the broker has taken it over.
     ///
     /// # Errors
@@ -189,20 +189,17 @@ impl Communicator {
     }
 
     /// A call; [`wait`](RpcSend::wait) for its outcome.
-    pub fn rpc_send(&self, recipient: impl IntoIdentifier, body: impl Into<Value>) -> RpcSend {
+    pub fn rpc_send(&self, recipient: impl IntoIdentifier, body: impl Into<Body>) -> RpcSend {
         self.inner.rpc_send(recipient, body)
     }
 
-    /// A call with types of one's own.
-    ///
-    /// # Errors
-    /// As [`call`](super::Communicator::call).
+    /// A call with types of one's own; [`wait`](RpcSend::wait) for its outcome.
     pub fn call<T: DeserializeOwned>(
         &self,
         recipient: impl IntoIdentifier,
         body: &(impl Serialize + ?Sized),
-    ) -> Result<T> {
-        wait(self.inner.call(recipient, body))
+    ) -> RpcSend<T> {
+        self.inner.call(recipient, body)
     }
 
     /// Adds a subscriber on this thread's home: it runs while this thread waits for something.
@@ -235,7 +232,7 @@ impl Communicator {
     }
 
     /// A task for the default queue; [`wait`](TaskSend::wait) for its outcome.
-    pub fn task_send(&self, task: impl Into<Value>) -> TaskSend {
+    pub fn task_send(&self, task: impl Into<Body>) -> TaskSend {
         self.inner.task_send(task)
     }
 
@@ -264,7 +261,7 @@ impl Communicator {
     }
 
     /// A broadcast; [`wait`](BroadcastSend::wait) until the broker has taken it over.
-    pub fn broadcast_send(&self, body: impl Into<Value>) -> BroadcastSend {
+    pub fn broadcast_send(&self, body: impl Into<Body>) -> BroadcastSend {
         self.inner.broadcast_send(body)
     }
 
@@ -362,7 +359,7 @@ impl TaskQueue {
     }
 
     /// A task for this queue; [`wait`](TaskSend::wait) for its outcome.
-    pub fn task_send(&self, task: impl Into<Value>) -> TaskSend {
+    pub fn task_send(&self, task: impl Into<Body>) -> TaskSend {
         self.inner.task_send(task)
     }
 

@@ -9,13 +9,13 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 use tokio::sync::mpsc;
 
+use super::body::Body;
 use super::bound::BoundCommunicator;
 use super::builder::Builder;
 use super::queue::TaskQueue;
 use super::send::{BroadcastSend, RpcSend, TaskSend};
 use crate::broker::url::BrokerUrl;
-use crate::codec::Value;
-use crate::driver::command::{Closing, Command, Repeat, SubscriberName, Timeout};
+use crate::driver::command::{Closing, Command, SubscriberName};
 use crate::driver::port::{Port, Transfer};
 use crate::driver::{self, CloseReport, ConnectionState, Events, Plan};
 use crate::error::Result;
@@ -156,48 +156,38 @@ impl Communicator {
         self.handle.port()
     }
 
-    /// A call to the subscriber of this name.
-    pub fn rpc_send(&self, recipient: impl IntoIdentifier, body: impl Into<Value>) -> RpcSend {
-        RpcSend {
-            context: self.context().clone(),
-            recipient: recipient.into_identifier(),
-            body: body.into(),
-            timeout: Timeout::After(self.context().defaults.call_timeout),
-            repeat: Repeat::Never,
-        }
+    /// A call to the subscriber of this name. The body is anything that converts to a [`Value`](crate::Value), or [`Body::of`] a type that
+    /// serde can write.
+    pub fn rpc_send(&self, recipient: impl IntoIdentifier, body: impl Into<Body>) -> RpcSend {
+        RpcSend::new(self.context().clone(), recipient.into_identifier(), body.into())
     }
 
-    /// A call with types of one's own, through serde.
+    /// A call with types of one's own, through serde: [`rpc_send`](Self::rpc_send) with [`Body::of`] and
+    /// [`returning`](RpcSend::returning).
     ///
     /// ```
     /// # #[tokio::main(flavor = "current_thread")] async fn main() -> homing::Result<()> {
-    /// use homing::{Answer, Communicator, RpcRequest, RpcSubscriber};
+    /// use std::time::Duration;
+    /// use homing::{Communicator, HandlerResult, RpcSubscriber};
     ///
     /// #[derive(serde::Serialize, serde::Deserialize)]
     /// struct Point { x: i64, y: i64 }
     ///
     /// let communicator = Communicator::connect("memory:").await?;
-    /// let mirror = RpcSubscriber::closure(|request: RpcRequest| {
-    ///     let point: Point = request.decode()?;
-    ///     Answer::of(&Point { x: point.y, y: point.x })
-    /// });
+    /// let mirror = RpcSubscriber::typed(|point: Point| async move { HandlerResult::Ok(Point { x: point.y, y: point.x }) });
     /// communicator.add_rpc_subscriber("mirror", mirror).await?;
-    /// let mirrored: Point = communicator.call("mirror", &Point { x: 1, y: 2 }).await?;
+    /// let mirrored: Point = communicator.call("mirror", &Point { x: 1, y: 2 }).timeout(Duration::from_secs(5)).await?;
     /// assert_eq!((mirrored.x, mirrored.y), (2, 1));
     /// # Ok(()) }
     /// ```
     ///
-    /// # Errors
-    /// As awaiting an [`RpcSend`]; `Encode` and `Decode` when a value does not fit.
-    pub async fn call<T: DeserializeOwned>(
+    /// Awaiting it fails as awaiting an [`RpcSend`] does, and with `Encode` or `Decode` when a value does not fit.
+    pub fn call<T: DeserializeOwned>(
         &self,
         recipient: impl IntoIdentifier,
         body: &(impl Serialize + ?Sized),
-    ) -> Result<T> {
-        let body = Value::from_serialize(body)?;
-        // Made before the wait, since the recipient need not be `Send`.
-        let call = self.rpc_send(recipient, body);
-        call.await?.deserialize()
+    ) -> RpcSend<T> {
+        self.rpc_send(recipient, Body::of(body)).returning()
     }
 
     /// Adds a subscriber to calls under a name, on the current home.
@@ -245,11 +235,8 @@ impl Communicator {
     }
 
     /// A task for the default task queue.
-    pub fn task_send(&self, task: impl Into<Value>) -> TaskSend {
-        let context = self.context().clone();
-        let queue = context.port.names.task_queue.clone();
-        let timeout = Timeout::After(context.defaults.task_timeout);
-        TaskSend { context, queue, body: task.into(), timeout }
+    pub fn task_send(&self, task: impl Into<Body>) -> TaskSend {
+        TaskSend::new(self.context().clone(), self.port().names.task_queue.clone(), task.into())
     }
 
     /// Adds a subscriber to tasks of the default queue, on the current home.
@@ -284,15 +271,9 @@ impl Communicator {
         TaskQueue::new(self.context().clone(), self.port().names.task_queue.clone())
     }
 
-    /// A broadcast to all who hear.
-    pub fn broadcast_send(&self, body: impl Into<Value>) -> BroadcastSend {
-        BroadcastSend {
-            context: self.context().clone(),
-            body: body.into(),
-            sender: Value::Null,
-            subject: Value::Null,
-            correlation_id: Value::Null,
-        }
+    /// A broadcast to all who subscribe.
+    pub fn broadcast_send(&self, body: impl Into<Body>) -> BroadcastSend {
+        BroadcastSend::new(self.context().clone(), body.into())
     }
 
     /// Adds a subscriber to the broadcasts that pass a filter, on the current home.

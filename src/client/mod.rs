@@ -10,6 +10,7 @@
 //! 4. At home [`Reply`] reads it: a value, a failure, or `pending`, after which it asks for the next one.
 
 pub mod blocking;
+mod body;
 mod bound;
 mod builder;
 mod communicator;
@@ -19,6 +20,7 @@ mod send;
 #[cfg(test)]
 mod tests;
 
+pub use body::Body;
 pub use bound::BoundCommunicator;
 pub use builder::{Builder, DEFAULT_TASK_PREFETCH, LongTasks};
 pub use communicator::{Communicator, Counts};

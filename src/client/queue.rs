@@ -4,9 +4,9 @@ use std::num::NonZeroU16;
 use std::sync::Arc;
 use std::time::Duration;
 
+use super::body::Body;
 use super::send::TaskSend;
-use crate::codec::Value;
-use crate::driver::command::{Command, PullId, PullWait, QueueName, SubscriberName, Timeout};
+use crate::driver::command::{Command, PullId, PullWait, QueueName, SubscriberName};
 use crate::driver::port::Port;
 use crate::error::{Error, ErrorKind, Result};
 use crate::home::Home;
@@ -43,9 +43,8 @@ impl TaskQueue {
     }
 
     /// A task for this queue.
-    pub fn task_send(&self, task: impl Into<Value>) -> TaskSend {
-        let timeout = Timeout::After(self.context.defaults.task_timeout);
-        TaskSend { context: self.context.clone(), queue: self.name.clone(), body: task.into(), timeout }
+    pub fn task_send(&self, task: impl Into<Body>) -> TaskSend {
+        TaskSend::new(self.context.clone(), self.name.clone(), task.into())
     }
 
     /// Adds a subscriber, which runs on the current home. Several subscribers of one queue are asked in the order in which

@@ -100,7 +100,7 @@ async fn after_a_loss_subscribers_are_there_again_and_calls_under_way_get_their_
     let later = RpcSubscriber::closure(move |_: RpcRequest| {
         let (promise, answer) = crate::Answer::promise()?;
         promises.send(promise).unwrap();
-        Ok::<_, crate::Failure>(answer)
+        crate::HandlerResult::Ok(answer)
     });
     server.add_rpc_subscriber("later", later).await.unwrap();
     let mut replies = Vec::new();
@@ -171,7 +171,7 @@ async fn a_task_that_runs_when_the_connection_goes_is_told_adopted_and_run_once(
                 begun.send(()).unwrap();
                 away.await;
                 go.notified().await;
-                Ok::<_, crate::Failure>("done")
+                crate::HandlerResult::Ok("done")
             }
         })
     };
@@ -208,7 +208,7 @@ async fn a_task_that_ends_while_it_is_away_is_acknowledged_when_it_comes_again()
             let away = task.ownership_lost()?;
             begun.send(()).unwrap();
             away.await;
-            Ok::<_, crate::Failure>("done")
+            crate::HandlerResult::Ok("done")
         }
     });
     communicator.add_task_subscriber(work).await.unwrap();
@@ -300,7 +300,7 @@ async fn try_again_counts_its_attempts_and_ends_in_quarantine() {
         .unwrap();
     let seen = std::sync::Arc::new(parking_lot::Mutex::new(Vec::new()));
     let seeing = seen.clone();
-    let work = crate::TaskSubscriber::closure(move |task: crate::TaskRequest| -> crate::Answered {
+    let work = crate::TaskSubscriber::closure(move |task: crate::TaskRequest| -> Result<(), crate::Failure> {
         seeing.lock().push((task.attempt(), task.message_id().map(str::to_owned)));
         Err(crate::Failure::TryAgain("no database".into()))
     });

@@ -8,8 +8,9 @@ use std::task::{Context as TaskContext, Poll};
 use serde::de::DeserializeOwned;
 use tokio::sync::{Semaphore, mpsc};
 
-use super::answer::{Answer, Answered, Failure, Subscriber};
+use super::answer::{Answer, Answered, Subscriber};
 use super::context::Context;
+use super::failure::Failure;
 use super::registration::Registration;
 use crate::codec::{Codec, Value, Yaml};
 use crate::driver::command::{CallId, Command, OutgoingReply, ReplyStage, RpcDelivery, Subscription};
@@ -211,10 +212,8 @@ impl Caller {
                     self.send(Response::Pending, sent);
                     later.answered().await
                 }
-                Err(Failure::Exception(text) | Failure::Rejected(text) | Failure::TryAgain(text)) => {
-                    return self.finish(Response::Exception(text));
-                }
                 Err(Failure::Cancelled) => return self.finish(Response::Cancelled),
+                Err(failure) => return self.finish(Response::Exception(failure.to_string())),
             }
         }
     }

@@ -10,8 +10,9 @@ use std::task::{Context as TaskContext, Poll};
 use serde::de::DeserializeOwned;
 use tokio::sync::mpsc;
 
-use super::answer::{Answer, Answered, Failure, Handler, IntoAnswered, Subscriber, panicked};
+use super::answer::{Answer, Answered, Handler, IntoResponse, Subscriber, answered, caught};
 use super::context::Context;
+use super::failure::Failure;
 use super::registration::Registration;
 use super::rpc::{Pending, outgoing};
 use crate::codec::Value;
@@ -270,6 +271,10 @@ impl TaskGuard {
             Ok(Answer::Value(value)) => Response::Result(value),
             Err(Failure::Exception(text)) => Response::Exception(text),
             Err(Failure::Rejected(_)) => return self.settle(Settlement::Rejected),
+            Err(Failure::Unreadable(reason)) => {
+                let answer = self.reply(Response::Exception(reason.clone()));
+                return self.settle(Settlement::Quarantine { reason, answer });
+            }
             Err(Failure::TryAgain(reason)) => {
                 let text = format!("it was tried as often as may be; at last: {reason}");
                 let answer = self.reply(Response::Exception(text));
@@ -334,9 +339,9 @@ impl IncomingTask {
     /// Ends the task with an outcome: it is acknowledged, then the outcome goes to its sender. With [`Answer::Later`] the
     /// sender gets `pending` at once, and the rest happens in a task of the current home. A task that is rejected or
     /// cancelled goes back after a pause.
-    pub fn finish(self, outcome: impl IntoAnswered) {
+    pub fn finish(self, outcome: impl IntoResponse) {
         let IncomingTask { mut guard, .. } = self;
-        let outcome = outcome.into_answered();
+        let outcome = answered(outcome);
         match outcome {
             Ok(Answer::Later(_)) => Home::current().spawn_uncounted(guard.answer(outcome)),
             outcome => guard.end(outcome),
@@ -345,11 +350,12 @@ impl IncomingTask {
 
     /// Runs the task here and ends it with the outcome; a panic is an exception to its sender. A value or an error goes to
     /// the sender; nothing is handed to the caller.
-    pub fn process<R: IntoAnswered>(self, handler: impl FnOnce(&TaskRequest) -> R) {
+    pub fn process<R: IntoResponse>(self, handler: impl FnOnce(&TaskRequest) -> R) {
         let request = self.request.clone();
-        let outcome = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| handler(&request).into_answered()))
-            .unwrap_or_else(|panic| Err(panicked(panic)));
-        self.finish(outcome);
+        match caught(|| answered(handler(&request))) {
+            Ok(answer) => self.finish(answer),
+            Err(failure) => self.finish(Err::<Answer, _>(failure)),
+        }
     }
 
     /// Puts the task back into its queue: at once the first time, after a pause that grows when it comes again. The same as

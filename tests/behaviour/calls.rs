@@ -6,7 +6,9 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread;
 use std::time::Duration;
 
-use homing::{Answer, Error, ErrorKind, Failure, Identifier, Promise, RpcRequest, RpcSubscriber, Stage, Value};
+use homing::{
+    Answer, Error, ErrorKind, Failure, HandlerResult, Identifier, Promise, RpcRequest, RpcSubscriber, Stage, Value,
+};
 use serde::{Deserialize, Serialize};
 
 use crate::support::{Broker, Suite};
@@ -152,7 +154,7 @@ fn promised(with: impl Fn(Promise) + Send + Sync + Clone + 'static) -> RpcSubscr
             thread::sleep(Duration::from_millis(20));
             with(promise);
         });
-        Ok::<_, Failure>(answer)
+        HandlerResult::Ok(answer)
     })
 }
 
@@ -280,7 +282,7 @@ async fn a_dropped_reply_gives_the_call_up(broker: Broker) {
     let waits = RpcSubscriber::closure(move |_: RpcRequest| {
         let (promise, answer) = Answer::promise()?;
         promises.send(promise).ok();
-        Ok::<_, Failure>(answer)
+        HandlerResult::Ok(answer)
     });
     communicator.add_rpc_subscriber("waits", waits).await.unwrap();
     let mut reply = communicator.rpc_send("waits", 0).send().await.unwrap();

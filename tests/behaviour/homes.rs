@@ -6,7 +6,9 @@ use std::time::Duration;
 
 use homing::blocking;
 use homing::home::{EventLoop, ForeignLoop, Home, LocalHome};
-use homing::{Answer, Broadcast, BroadcastFilter, BroadcastSubscriber, ErrorKind, Failure, Identifier, RpcRequest};
+use homing::{
+    Answer, Broadcast, BroadcastFilter, BroadcastSubscriber, ErrorKind, HandlerResult, Identifier, RpcRequest,
+};
 use homing::{RpcSubscriber, TaskRequest, TaskSubscriber, Value};
 
 use crate::support::homes::{Kind, Place};
@@ -72,10 +74,10 @@ async fn an_outcome_lands_on_its_home_when_a_foreign_thread_completes_it(broker:
         let (completer, future) = Home::current().try_future::<()>()?;
         thread::spawn(move || completer.complete(()));
         let tell = tell.clone();
-        Ok::<_, Failure>(Answer::later(async move {
+        HandlerResult::Ok(Answer::later(async move {
             future.await?;
             tell.send(name()).ok();
-            Err::<Value, _>(Failure::Exception("failed from afar".into()))
+            HandlerResult::<Value>::Err("failed from afar".into())
         }))
     });
     let identifier = Identifier::new("crash").unwrap();
@@ -286,7 +288,7 @@ async fn a_wait_that_only_an_outer_one_could_end_names_both(broker: Broker) {
         let later = RpcSubscriber::closure(move |_: RpcRequest| {
             let (promise, answer) = Answer::promise()?;
             promises.send(promise).unwrap();
-            Ok::<_, Failure>(answer)
+            HandlerResult::Ok(answer)
         });
         communicator.add_rpc_subscriber("inner", later).unwrap();
         let calls = communicator.clone();

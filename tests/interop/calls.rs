@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use homing::codec::{Codec, Tagged};
-use homing::{Answer, ErrorKind, Failure, Result, RpcRequest, RpcSubscriber, Stage, Value};
+use homing::{Answer, ErrorKind, Failure, HandlerResult, Result, RpcRequest, RpcSubscriber, Stage, Value};
 use serde_json::json;
 
 use crate::support::{Broker, Peer, TestResult};
@@ -135,7 +135,7 @@ fn a_cancelled_future_is_heard_by_a_kiwipy_caller(broker: &Broker) -> TestResult
     let cancels = RpcSubscriber::closure(|_: RpcRequest| {
         let (promise, answer) = Answer::promise()?;
         std::thread::spawn(move || promise.cancel());
-        Ok::<_, Failure>(answer)
+        HandlerResult::Ok(answer)
     });
     rust.run(rust.communicator.add_rpc_subscriber("cancels", cancels))?;
     let outcome = peer.call("rpc_send", json!({"recipient": "cancels", "body": 1}))?;

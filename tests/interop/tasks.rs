@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use homing::{Answer, ErrorKind, Failure, Stage, TaskRequest, TaskSubscriber, Value};
+use homing::{Answer, ErrorKind, Failure, HandlerResult, Stage, TaskRequest, TaskSubscriber, Value};
 use serde_json::json;
 
 use crate::support::{Broker, Peer, TestResult};
@@ -100,7 +100,7 @@ fn a_task_is_acknowledged_when_its_outcome_is_known(broker: &Broker) -> TestResu
     let holds = TaskSubscriber::closure(move |_: TaskRequest| {
         let (promise, answer) = Answer::promise()?;
         promises.send(promise).ok();
-        Ok::<_, Failure>(answer)
+        HandlerResult::Ok(answer)
     });
     rust.run(rust.communicator.add_task_subscriber(holds))?;
     let call = peer.call("task_send", json!({"body": 1, "wait": false}))?;
@@ -173,7 +173,7 @@ fn a_task_whose_future_is_cancelled_goes_back_after_pending(broker: &Broker) -> 
         }
         let (promise, answer) = Answer::promise()?;
         std::thread::spawn(move || promise.cancel());
-        Ok::<_, Failure>(answer)
+        HandlerResult::Ok(answer)
     });
     rust.run(rust.communicator.add_task_subscriber(cancels_once))?;
     let outcome = peer.call("task_send", json!({"body": 1}))?;

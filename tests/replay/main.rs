@@ -14,7 +14,8 @@ use std::time::{Duration, Instant};
 
 use homing::home::{Completer, Home, audit};
 use homing::{
-    Answer, Communicator, ErrorKind, Failure, Identifier, Promise, RpcRequest, RpcSubscriber, Testing, Value,
+    Answer, Communicator, ErrorKind, Failure, HandlerResult, Identifier, Promise, RpcRequest, RpcSubscriber, Testing,
+    Value,
 };
 
 use support::homes::{Kind, Place};
@@ -90,11 +91,11 @@ async fn replay_one(broker: &Broker, served_at: &Home, culprit_at: &Home, deed: 
         let (second, future) = at.try_future::<()>()?;
         off.spawn(async move { commit(deed, promise, second) }).unwrap();
         let (at, seen) = (at.clone(), seen.clone());
-        Ok::<_, Failure>(Answer::later(async move {
+        HandlerResult::Ok(Answer::later(async move {
             // Dropped by a panic or by choice, it is abandoned; that is an outcome as well.
             let _second = future.await;
             seen.lock().unwrap().push(at.is_here());
-            Ok::<_, Failure>(answer)
+            HandlerResult::Ok(answer)
         }))
     });
     let name = Identifier::new("crash").unwrap();

@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use homing::{
-    Answer, Answered, Attempt, ChannelCause, Communicator, Event, Failure as Refusal, Identifier, LongTasks, TaskQueue,
+    Answer, Attempt, ChannelCause, Communicator, Event, Failure as Refusal, Identifier, LongTasks, TaskQueue,
     TaskRequest, TaskSubscriber,
 };
 
@@ -139,7 +139,7 @@ struct Settled {
     ended: Ended,
     outcome: Outcome,
     kept: Kept,
-    answered: Answered,
+    answered: Result<Answer, Refusal>,
 }
 
 impl Worker {
@@ -147,7 +147,7 @@ impl Worker {
         self.memory.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    async fn handle(self: Arc<Self>, task: TaskRequest) -> Answered {
+    async fn handle(self: Arc<Self>, task: TaskRequest) -> Result<Answer, Refusal> {
         let Some(mut shift) = self.crew.begin(self.most) else { return Err(Refusal::Cancelled) };
         let attempt = self.memory().attempt(&task);
         let subject = Subject {
