@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 use homing::{
     Answer, Broadcast, BroadcastFilter, BroadcastSubscriber, Communicator, ErrorKind, HandlerResult, RpcRequest,
 };
-use homing::{RpcSubscriber, TaskRequest, TaskSubscriber, Testing, Value};
+use homing::{RpcSubscriber, TaskRequest, TaskSubscriber, TestingMode, Value};
 
 use support::{Broker, Suite};
 
@@ -29,7 +29,7 @@ fn main() -> ExitCode {
 }
 
 fn connect(url: &str, prefix: &str) -> impl Future<Output = homing::Result<Communicator>> {
-    Communicator::builder(url).prefix(prefix).testing(Testing::Yes).call_timeout(Duration::from_secs(20)).connect()
+    Communicator::builder(url).prefix(prefix).testing(TestingMode::Yes).call_timeout(Duration::from_secs(20)).connect()
 }
 
 fn ends(broker: &Broker, how: &'static str, code: i32) {

@@ -38,7 +38,7 @@ fn serve_and_call(home: &ForeignLoop, communicator: &Communicator, done: mpsc::S
     home.local()
         .spawn(async move {
             let name = Identifier::new("double").unwrap();
-            communicator.add_rpc_subscriber_on(&at, name, double).await.unwrap();
+            communicator.bound_to(&at).add_rpc_subscriber(name, double).await.unwrap();
             for n in 0..CALLS {
                 let answer = communicator.rpc_send("double", n).await.unwrap();
                 assert_eq!(thread::current().id(), looped, "an outcome lands on its home");

@@ -272,3 +272,206 @@ async fn what_was_polled_is_not_sent_in_another_way() {
     assert_eq!(runs.load(std::sync::atomic::Ordering::SeqCst), 2);
     communicator.close().await.unwrap();
 }
+
+mod blocking {
+    use std::num::NonZeroU16;
+    use std::sync::mpsc;
+    use std::thread;
+    use std::time::Instant;
+
+    use homing::Identifier;
+    use homing::blocking::Communicator;
+    use homing::home::{EventLoop, Home};
+
+    use super::*;
+
+    fn thread_name() -> String {
+        thread::current().name().unwrap_or_default().to_owned()
+    }
+
+    #[test]
+    fn a_subscriber_is_served_whatever_the_thread_does_that_added_it() {
+        let server = Communicator::connect("memory:surface-background").unwrap();
+        let adds = server.clone();
+        // It ends.
+        thread::spawn(move || {
+            adds.add_rpc_subscriber("who", RpcSubscriber::closure(|_: RpcRequest| thread_name())).unwrap();
+            adds.add_task_subscriber(TaskSubscriber::closure(|_: TaskRequest| thread_name())).unwrap();
+        })
+        .join()
+        .unwrap();
+        let (sender, receiver) = mpsc::channel();
+        let see = BroadcastSubscriber::closure(move |_: Broadcast| sender.send(thread_name()));
+        server.add_broadcast_subscriber(BroadcastFilter::new(), see).unwrap();
+        // This thread turns no home while it waits for the other.
+        thread::spawn(|| {
+            let client = Communicator::connect("memory:surface-background").unwrap();
+            let who = client.rpc_send("who", ()).timeout(LIMIT).wait().unwrap();
+            assert_eq!(who.as_str(), Some("homing-subscribers"));
+            let who = client.task_send(()).timeout(LIMIT).returning::<String>().wait().unwrap();
+            assert_eq!(who, "homing-subscribers");
+            client.broadcast_send(()).wait().unwrap();
+        })
+        .join()
+        .unwrap();
+        assert_eq!(receiver.recv_timeout(LIMIT).unwrap(), "homing-subscribers");
+        server.close().unwrap();
+        let error = server.add_rpc_subscriber("late", RpcSubscriber::closure(|_: RpcRequest| ())).unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::CommunicatorClosed);
+    }
+
+    #[test]
+    fn a_handler_on_the_background_home_may_wait_and_may_close() {
+        let communicator = Communicator::connect("memory:").unwrap();
+        let calls = communicator.clone();
+        let outer = RpcSubscriber::blocking(move |_: RpcRequest| calls.rpc_send("inner", 1).timeout(LIMIT).wait());
+        communicator.add_rpc_subscriber("outer", outer).unwrap();
+        communicator.add_rpc_subscriber("inner", RpcSubscriber::closure(RpcRequest::into_body)).unwrap();
+        assert_eq!(communicator.rpc_send("outer", ()).timeout(LIMIT).wait().unwrap(), Value::Int(1));
+
+        let closes = communicator.clone();
+        let (sender, receiver) = mpsc::channel();
+        let end = RpcSubscriber::blocking(move |_: RpcRequest| sender.send(closes.close().is_ok()));
+        communicator.add_rpc_subscriber("end", end).unwrap();
+        communicator.rpc_send("end", ()).timeout(LIMIT).wait().unwrap_err();
+        assert!(receiver.recv_timeout(LIMIT).unwrap());
+        assert!(communicator.is_closed());
+    }
+
+    #[test]
+    fn a_handler_that_blocks_does_not_hold_a_close() {
+        let limit = Duration::from_millis(300);
+        let communicator = Communicator::builder("memory:").close_timeout(limit).connect_blocking().unwrap();
+        let (go, wait) = mpsc::channel::<()>();
+        let wait = std::sync::Mutex::new(wait);
+        let (sender, receiver) = mpsc::channel();
+        let blocks = RpcSubscriber::blocking(move |_: RpcRequest| {
+            sender.send(()).ok();
+            wait.lock().unwrap().recv_timeout(LIMIT).ok();
+        });
+        communicator.add_rpc_subscriber("blocks", blocks).unwrap();
+        let reply = communicator.rpc_send("blocks", ()).send_blocking().unwrap();
+        receiver.recv_timeout(LIMIT).unwrap();
+        let began = Instant::now();
+        communicator.close().unwrap();
+        assert!(began.elapsed() < LIMIT / 2, "{:?}", began.elapsed());
+        assert!(reply.wait().is_err());
+        go.send(()).ok();
+    }
+
+    #[test]
+    fn a_thread_serves_until_a_signal_or_the_end() {
+        let communicator = Communicator::connect("memory:").unwrap();
+        let here = communicator.bound_to(&Home::current());
+        here.add_rpc_subscriber("who", RpcSubscriber::closure(|_: RpcRequest| thread_name())).unwrap();
+        let (stop, stopped) = Home::current().try_future::<u8>().unwrap();
+        let calls = communicator.clone();
+        let caller = thread::spawn(move || {
+            let who = calls.rpc_send("who", ()).timeout(LIMIT).wait().unwrap();
+            stop.complete(7).unwrap();
+            who
+        });
+        assert_eq!(here.serve_until(stopped).unwrap(), Ok(7));
+        assert_eq!(caller.join().unwrap().as_str(), thread::current().name());
+
+        let closes = communicator.clone();
+        let closer = thread::spawn(move || closes.close().unwrap());
+        let error = here.serve_until(std::future::pending::<()>()).unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::CommunicatorClosed);
+        closer.join().unwrap();
+    }
+
+    #[test]
+    fn a_home_is_chosen_in_the_same_way_by_every_handle() {
+        let event_loop = EventLoop::start("bound").unwrap();
+        let home = event_loop.handle().home();
+        let communicator = Communicator::connect("memory:").unwrap();
+        let who = || RpcSubscriber::closure(|_: RpcRequest| thread_name());
+        let plain = communicator.bound_to(&home);
+        plain.add_rpc_subscriber("blocking", who()).unwrap();
+        plain.default_task_queue().unwrap().add_task_subscriber(TaskSubscriber::closure(|_| thread_name())).unwrap();
+        let bound = communicator.to_async().bound_to(&home);
+        homing::blocking::wait(bound.add_rpc_subscriber("async", who())).unwrap();
+        for name in ["blocking", "async"] {
+            let seen: String = communicator.call(name, &()).timeout(LIMIT).wait().unwrap();
+            assert_eq!(seen, "bound", "{name}");
+        }
+        assert_eq!(communicator.task_send(()).timeout(LIMIT).wait().unwrap().as_str(), Some("bound"));
+        communicator.close().unwrap();
+        event_loop.stop();
+    }
+
+    #[test]
+    fn identifiers_and_prefetch_are_the_subscribers() {
+        let communicator = Communicator::connect("memory:").unwrap();
+        let named =
+            |name: &str| TaskSubscriber::closure(|_: TaskRequest| ()).with_identifier(Identifier::new(name).unwrap());
+        let few = NonZeroU16::new(3).unwrap();
+        assert_eq!(communicator.add_task_subscriber(named("one").with_prefetch(few)).unwrap().as_str(), "one");
+        let error = communicator.add_task_subscriber(named("one").with_prefetch(few)).unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::DuplicateSubscriberIdentifier);
+        let error = communicator.add_task_subscriber(named("two")).unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::InvalidArgument, "{error}");
+        communicator.remove_task_subscriber(&Identifier::new("one").unwrap()).unwrap();
+        communicator.add_task_subscriber(named("two")).unwrap();
+        let see = || BroadcastSubscriber::closure(|_: Broadcast| ()).with_identifier(Identifier::new("b").unwrap());
+        communicator.add_broadcast_subscriber(BroadcastFilter::new(), see()).unwrap();
+        let error = communicator.add_broadcast_subscriber(BroadcastFilter::new(), see()).unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::DuplicateSubscriberIdentifier);
+        communicator.close().unwrap();
+    }
+
+    /// The names of the public methods of a type, as a file has them.
+    fn methods(source: &str, of: &str) -> Vec<String> {
+        let mut names = Vec::new();
+        let mut within = false;
+        for line in source.lines() {
+            if line.starts_with("impl") {
+                within = line.starts_with(&format!("impl {of} {{"));
+            }
+            let line = line.trim_start();
+            let name = line.strip_prefix("pub async fn ").or_else(|| line.strip_prefix("pub fn "));
+            if let (true, Some(name)) = (within, name) {
+                names.push(name.split(['(', '<']).next().unwrap_or_default().to_owned());
+            }
+        }
+        names
+    }
+
+    #[test]
+    fn the_blocking_form_has_all_that_the_async_one_has() {
+        let here = include_str!("../src/client/blocking.rs");
+        for (of, source) in [
+            ("Communicator", include_str!("../src/client/communicator.rs")),
+            ("TaskQueue", include_str!("../src/client/queue.rs")),
+        ] {
+            let (all, blocking) = (methods(source, of), methods(here, of));
+            assert!(all.len() >= 5, "{all:?}");
+            let missing: Vec<_> = all.iter().filter(|name| !blocking.contains(name)).collect();
+            assert!(missing.is_empty(), "blocking::{of} has no {missing:?}");
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_home_that_is_full_is_not_one_that_has_ended() {
+    use homing::home::{EventLoop, Home};
+
+    let communicator = serve().await;
+    let home = Home::current();
+    let event_loop = EventLoop::start("full").unwrap();
+    let elsewhere = || event_loop.handle().home().try_future::<()>().unwrap().1;
+    let (one, two) = (elsewhere(), elsewhere());
+    home.set_capacity(0);
+    assert_eq!(communicator.rpc_send("echo", 1).try_send().unwrap_err().kind(), ErrorKind::Full);
+    assert_eq!(Answer::promise().unwrap_err().kind(), ErrorKind::Full);
+    assert_eq!(homing::futures::gather([one]).await, Err(homing::home::End::Full));
+    assert_eq!(homing::futures::as_completed([two]).unwrap_err(), homing::home::ReserveError::Full);
+    home.set_capacity(1000);
+    let ended = event_loop.handle().home();
+    event_loop.stop();
+    let error =
+        communicator.bound_to(&ended).add_rpc_subscriber("x", RpcSubscriber::closure(|_| ())).await.unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::HomeEnded);
+    communicator.close().await.unwrap();
+}

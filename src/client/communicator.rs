@@ -10,8 +10,7 @@ use serde::de::DeserializeOwned;
 use tokio::sync::mpsc;
 
 use super::body::Body;
-use super::bound::BoundCommunicator;
-use super::builder::Builder;
+use super::builder::CommunicatorBuilder;
 use super::queue::TaskQueue;
 use super::send::{BroadcastSend, RpcSend, TaskSend};
 use crate::broker::url::BrokerUrl;
@@ -45,6 +44,8 @@ use crate::wire::names::{Identifier, IntoIdentifier};
 #[derive(Clone)]
 pub struct Communicator {
     handle: Arc<Handle>,
+    /// Where the subscribers run that are added by this handle; `None` is where it is done.
+    home: Option<Home>,
 }
 
 /// Closes the communicator when the last clone of the handle goes.
@@ -68,7 +69,7 @@ impl Handle {
 /// What was dropped by rule rather than by error, since the communicator was connected.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
-pub struct Counts {
+pub struct CommunicatorCounts {
     /// Replies whose caller had its outcome, or was gone.
     pub late_replies: u64,
     /// Replies that came back since their caller's queue was gone.
@@ -95,17 +96,20 @@ impl Communicator {
     /// communicator's own) or `memory:NAME` (one that all communicators of this process share). Several brokers, with commas between their URLs, are tried in turn.
     ///
     /// # Errors
-    /// See [`Builder::connect`].
+    /// See [`CommunicatorBuilder::connect`].
+    ///
+    /// # Cancel safety
+    /// Dropped, it gives the attempt up; what has been opened is closed in the background.
     pub async fn connect(url: &str) -> Result<Self> {
         Self::builder(url).connect().await
     }
 
     /// Options first.
-    pub fn builder(url: &str) -> Builder {
-        Builder::new(url)
+    pub fn builder(url: &str) -> CommunicatorBuilder {
+        CommunicatorBuilder::new(url)
     }
 
-    pub(super) async fn start(builder: Builder, urls: Vec<BrokerUrl>) -> Result<Self> {
+    pub(super) async fn start(builder: CommunicatorBuilder, urls: Vec<BrokerUrl>) -> Result<Self> {
         let (commands, inbox) = mpsc::unbounded_channel();
         let transfer = if urls.iter().any(BrokerUrl::is_memory) { Transfer::Passed } else { Transfer::Encoded };
         let brokers = urls.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ");
@@ -145,7 +149,7 @@ impl Communicator {
             thread_name: builder.thread_name,
         };
         driver::start(plan).await?;
-        Ok(Communicator { handle })
+        Ok(Communicator { handle, home: None })
     }
 
     fn context(&self) -> &Context {
@@ -190,31 +194,55 @@ impl Communicator {
         self.rpc_send(recipient, Body::of(body)).returning()
     }
 
-    /// Adds a subscriber to calls under a name, on the current home.
+    /// A handle to the same communicator whose subscribers run on this home, whoever adds them and wherever. It is what
+    /// plumpy's `LoopCommunicator` is to a loop.
+    ///
+    /// Without it a subscriber runs on the home that adds it: on the tokio runtime, on the event loop or on the thread.
+    ///
+    /// ```
+    /// # #[tokio::main] async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// use homing::home::EventLoop;
+    /// use homing::{Communicator, RpcRequest, RpcSubscriber};
+    ///
+    /// let event_loop = EventLoop::start("the-loop")?;
+    /// let communicator = Communicator::connect("memory:").await?;
+    /// let who = RpcSubscriber::closure(|_: RpcRequest| std::thread::current().name().map(str::to_owned));
+    /// communicator.bound_to(&event_loop.handle().home()).add_rpc_subscriber("who", who).await?;
+    /// assert_eq!(communicator.rpc_send("who", ()).await?.as_str(), Some("the-loop"));
+    /// # communicator.close().await?; Ok(()) }
+    /// ```
+    #[must_use]
+    pub fn bound_to(&self, home: &Home) -> Self {
+        Communicator { handle: Arc::clone(&self.handle), home: Some(home.clone()) }
+    }
+
+    /// Where a subscriber runs that is added now.
+    #[must_use]
+    pub fn home(&self) -> Home {
+        self.home.clone().unwrap_or_else(Home::current)
+    }
+
+    /// This handle if it is bound to a home, or else one that is bound to that which the caller has for it.
+    pub(super) fn bound_or(&self, home: impl FnOnce() -> Result<Home>) -> Result<Self> {
+        let home = self.home.clone().map_or_else(home, Ok)?;
+        Ok(Communicator { handle: Arc::clone(&self.handle), home: Some(home) })
+    }
+
+    /// Adds a subscriber to calls under a name. It runs on this handle's [home](Self::home).
     ///
     /// # Errors
     /// `DuplicateSubscriberIdentifier` when the name is taken on this communicator; `InvalidArgument` for the name;
-    /// `ConnectionLost`; `CommunicatorClosed`.
+    /// `HomeEnded`; `ConnectionLost`; `CommunicatorClosed`.
+    ///
+    /// # Cancel safety
+    /// Dropped before it resolves, the subscriber is taken out again.
     pub async fn add_rpc_subscriber(
         &self,
         identifier: impl IntoIdentifier,
         subscriber: RpcSubscriber,
     ) -> Result<Identifier> {
-        let identifier = identifier.into_identifier();
-        self.add_rpc_subscriber_on(&Home::current(), identifier?, subscriber).await
-    }
-
-    /// The same on another home.
-    ///
-    /// # Errors
-    /// As [`add_rpc_subscriber`](Self::add_rpc_subscriber).
-    pub async fn add_rpc_subscriber_on(
-        &self,
-        home: &Home,
-        identifier: Identifier,
-        subscriber: RpcSubscriber,
-    ) -> Result<Identifier> {
-        add_rpc_subscriber(self.context(), home, identifier.clone(), subscriber).await?;
+        let identifier = identifier.into_identifier()?;
+        add_rpc_subscriber(self.context(), &self.home(), identifier.clone(), subscriber).await?;
         Ok(identifier)
     }
 
@@ -222,16 +250,12 @@ impl Communicator {
     ///
     /// # Errors
     /// `InvalidArgument` when there is none of that name.
+    ///
+    /// # Cancel safety
+    /// Dropped, it is taken out all the same.
     pub async fn remove_rpc_subscriber(&self, identifier: impl IntoIdentifier) -> Result<()> {
         let name = SubscriberName::Rpc(identifier.into_identifier()?);
         self.port().ask("removing an RPC subscriber", None, |done| Command::Unsubscribe { name, done }).await
-    }
-
-    /// The communicator bound to a home, as plumpy's `LoopCommunicator` is to a loop: every subscriber that is added through
-    /// it runs there, whoever adds it.
-    #[must_use]
-    pub fn bound_to(&self, home: &Home) -> BoundCommunicator {
-        BoundCommunicator { communicator: self.clone(), home: home.clone() }
     }
 
     /// A task for the default task queue.
@@ -239,10 +263,13 @@ impl Communicator {
         TaskSend::new(self.context().clone(), self.port().names.task_queue.clone(), task.into())
     }
 
-    /// Adds a subscriber to tasks of the default queue, on the current home.
+    /// Adds a subscriber to tasks of the default queue.
     ///
     /// # Errors
     /// See [`TaskQueue::add_task_subscriber`].
+    ///
+    /// # Cancel safety
+    /// Dropped before it resolves, the subscriber is taken out again.
     pub async fn add_task_subscriber(&self, subscriber: TaskSubscriber) -> Result<Identifier> {
         self.default_task_queue()?.add_task_subscriber(subscriber).await
     }
@@ -251,6 +278,9 @@ impl Communicator {
     ///
     /// # Errors
     /// See [`TaskQueue::remove_task_subscriber`].
+    ///
+    /// # Cancel safety
+    /// Dropped, it is taken out all the same.
     pub async fn remove_task_subscriber(&self, identifier: &Identifier) -> Result<()> {
         self.default_task_queue()?.remove_task_subscriber(identifier).await
     }
@@ -260,7 +290,7 @@ impl Communicator {
     /// # Errors
     /// `InvalidArgument` for a name that is empty or too long.
     pub fn task_queue(&self, name: impl AsRef<str>) -> Result<TaskQueue> {
-        TaskQueue::new(self.context().clone(), name.as_ref().into())
+        TaskQueue::new(self.context().clone(), self.home.clone(), name.as_ref().into())
     }
 
     /// The default task queue.
@@ -268,7 +298,7 @@ impl Communicator {
     /// # Errors
     /// As [`task_queue`](Self::task_queue).
     pub fn default_task_queue(&self) -> Result<TaskQueue> {
-        TaskQueue::new(self.context().clone(), self.port().names.task_queue.clone())
+        TaskQueue::new(self.context().clone(), self.home.clone(), self.port().names.task_queue.clone())
     }
 
     /// A broadcast to all who subscribe.
@@ -276,38 +306,30 @@ impl Communicator {
         BroadcastSend::new(self.context().clone(), body.into())
     }
 
-    /// Adds a subscriber to the broadcasts that pass a filter, on the current home.
+    /// Adds a subscriber to the broadcasts that pass a filter. It runs on this handle's [home](Self::home); a broadcast that
+    /// does not pass never reaches that home.
     ///
     /// # Errors
-    /// `ConnectionLost`; `CommunicatorClosed`.
+    /// `DuplicateSubscriberIdentifier` when its identifier is taken; `HomeEnded`; `ConnectionLost`; `CommunicatorClosed`.
+    ///
+    /// # Cancel safety
+    /// Dropped before it resolves, the subscriber is taken out again.
     pub async fn add_broadcast_subscriber(
         &self,
         filter: BroadcastFilter,
         subscriber: BroadcastSubscriber,
     ) -> Result<Identifier> {
-        self.add_broadcast_subscriber_on(&Home::current(), Identifier::unique(), filter, subscriber).await
-    }
-
-    /// The same on another home and under a name of one's own.
-    ///
-    /// # Errors
-    /// `DuplicateSubscriberIdentifier` too.
-    pub async fn add_broadcast_subscriber_on(
-        &self,
-        home: &Home,
-        identifier: Identifier,
-        filter: BroadcastFilter,
-        subscriber: BroadcastSubscriber,
-    ) -> Result<Identifier> {
         let (context, codec) = (self.context(), &self.handle.codec);
-        add_broadcast_subscriber(context, codec, home, identifier.clone(), filter, subscriber).await?;
-        Ok(identifier)
+        add_broadcast_subscriber(context, codec, &self.home(), filter, subscriber).await
     }
 
     /// Takes a subscriber out.
     ///
     /// # Errors
     /// `InvalidArgument` when there is none of that name.
+    ///
+    /// # Cancel safety
+    /// Dropped, it is taken out all the same.
     pub async fn remove_broadcast_subscriber(&self, identifier: &Identifier) -> Result<()> {
         let name = SubscriberName::Broadcasts(identifier.clone());
         self.port().ask("removing a broadcast subscriber", None, |done| Command::Unsubscribe { name, done }).await
@@ -333,10 +355,10 @@ impl Communicator {
 
     /// What was dropped by rule so far.
     #[must_use]
-    pub fn counts(&self) -> Counts {
+    pub fn counts(&self) -> CommunicatorCounts {
         let counters = &self.port().counters;
         // Ordering: Relaxed, for counters order nothing.
-        Counts {
+        CommunicatorCounts {
             late_replies: counters.late_replies.load(Ordering::Relaxed),
             replies_unroutable: counters.replies_unroutable.load(Ordering::Relaxed),
             replies_not_wanted: counters.replies_not_wanted.load(Ordering::Relaxed),
@@ -363,7 +385,7 @@ impl Communicator {
 
     /// Closes: new work is refused, what was sent before goes out, tasks in hand go back, callers that still wait get
     /// `communicator closed`, the connection ends and its threads are joined. Bounded by
-    /// [`close_timeout`](Builder::close_timeout). May be called from anywhere, any number of times; each call gets the same
+    /// [`close_timeout`](CommunicatorBuilder::close_timeout). May be called from anywhere, any number of times; each call gets the same
     /// report.
     ///
     /// # Errors

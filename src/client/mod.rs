@@ -11,7 +11,6 @@
 
 pub mod blocking;
 mod body;
-mod bound;
 mod builder;
 mod communicator;
 mod queue;
@@ -21,9 +20,8 @@ mod send;
 mod tests;
 
 pub use body::Body;
-pub use bound::BoundCommunicator;
-pub use builder::{Builder, DEFAULT_TASK_PREFETCH, LongTasks};
-pub use communicator::{Communicator, Counts};
+pub use builder::{CommunicatorBuilder, LongTasks};
+pub use communicator::{Communicator, CommunicatorCounts};
 pub use queue::TaskQueue;
-pub use reply::{Reply, Stage};
+pub use reply::{Reply, ReplyStage};
 pub use send::{BroadcastSend, RpcSend, TaskSend, TaskSendNoReply};

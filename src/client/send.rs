@@ -101,9 +101,7 @@ async fn expect(context: &Context, subject: &Subject, timeout: Timeout) -> Resul
 /// The same without waiting.
 fn try_expect(subject: &Subject, timeout: Timeout) -> Result<(Expected, HomeFuture<RawReply>)> {
     let due = limit(timeout.limit());
-    let (reply, future) = Home::current()
-        .try_future()
-        .map_err(|full| Error::with_source(ErrorKind::Full, format!("{subject}: {full}"), full))?;
+    let (reply, future) = Home::current().try_future().map_err(|error| Error::reserve(subject, error))?;
     Ok((Expected { correlation: crate::ids::unique(), reply, timeout, due }, future))
 }
 
@@ -239,7 +237,7 @@ impl<T> RpcSend<T> {
     }
 
     /// Waits this long for the answer, and again after each `pending`. Default: the communicator's
-    /// [`call_timeout`](super::Builder::call_timeout), 60 s.
+    /// [`call_timeout`](super::CommunicatorBuilder::call_timeout), 60 s.
     pub fn timeout(mut self, time: Duration) -> Self {
         self.sending.set(|call| call.timeout = Timeout::After(time));
         self
@@ -335,7 +333,7 @@ impl<T> TaskSend<T> {
     }
 
     /// Waits this long for the outcome, and again after each `pending`. Default: the communicator's
-    /// [`task_timeout`](super::Builder::task_timeout), 7 days.
+    /// [`task_timeout`](super::CommunicatorBuilder::task_timeout), 7 days.
     pub fn timeout(mut self, time: Duration) -> Self {
         self.sending.set(|task| task.timeout = Timeout::After(time));
         self

@@ -2,6 +2,7 @@
 
 use std::fmt;
 use std::future::Future;
+use std::num::NonZeroU16;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::pin::Pin;
 use std::sync::Arc;
@@ -13,9 +14,10 @@ use serde::de::DeserializeOwned;
 use super::failure::{Failure, HandlerError, HandlerResult};
 use super::{Broadcast, RpcRequest, TaskRequest};
 use crate::codec::Value;
-use crate::error::{Error, ErrorKind, Result};
+use crate::error::{Error, Result};
 use crate::home::{Completer, End, Home};
 use crate::panics;
+use crate::wire::names::Identifier;
 
 /// A subscriber's answer: a value, or a future that answers later. The caller is notified of the latter at once (`pending` on
 /// the wire), and again as often as futures answer with futures.
@@ -54,11 +56,10 @@ impl Answer {
     /// ```
     ///
     /// # Errors
-    /// `Full` when as many futures are open at this home as may be.
+    /// `Full` when as many futures are open at this home as may be; `HomeEnded` when it has ended.
     pub fn promise() -> Result<(Promise, Answer)> {
-        let (completer, future) = Home::current()
-            .try_future::<Answered>()
-            .map_err(|full| Error::with_source(ErrorKind::Full, full.to_string(), full))?;
+        let made = Home::current().try_future::<Answered>();
+        let (completer, future) = made.map_err(|error| Error::reserve("a promise", error))?;
         let later = Later::new(async move {
             match future.await {
                 Ok(answered) => answered,
@@ -197,8 +198,10 @@ pub(crate) fn answered(returned: impl IntoResponse) -> Answered {
 
 /// What handles messages of type `M`. It runs on the home that it is registered with, each message in a task of its own.
 pub struct Subscriber<M> {
-    pub(crate) handler: Handler<M>,
-    max_in_flight: usize,
+    pub(super) handler: Handler<M>,
+    pub(super) max_in_flight: usize,
+    pub(super) identifier: Option<Identifier>,
+    pub(super) prefetch: Option<NonZeroU16>,
 }
 
 /// How many calls of one subscriber run side by side, unless it allows another number.
@@ -249,7 +252,7 @@ impl<M: Send + 'static> Subscriber<M> {
     }
 
     fn new(handler: Handler<M>) -> Self {
-        Subscriber { handler, max_in_flight: MAX_IN_FLIGHT }
+        Subscriber { handler, max_in_flight: MAX_IN_FLIGHT, identifier: None, prefetch: None }
     }
 }
 
@@ -307,9 +310,30 @@ impl Subscriber<RpcRequest> {
     }
 }
 
-impl<M> Subscriber<M> {
-    pub(crate) fn max_in_flight(&self) -> usize {
-        self.max_in_flight
+impl Subscriber<TaskRequest> {
+    /// Under this identifier; by default under one that nobody else has.
+    #[must_use]
+    pub fn with_identifier(mut self, identifier: Identifier) -> Self {
+        self.identifier = Some(identifier);
+        self
+    }
+
+    /// With another prefetch than the communicator's
+    /// ([`task_prefetch`](crate::CommunicatorBuilder::task_prefetch)). All subscribers of one queue on one communicator share
+    /// a consumer, so that one with another prefetch than those before it is refused.
+    #[must_use]
+    pub fn with_prefetch(mut self, tasks: NonZeroU16) -> Self {
+        self.prefetch = Some(tasks);
+        self
+    }
+}
+
+impl Subscriber<Broadcast> {
+    /// Under this identifier; by default under one that nobody else has.
+    #[must_use]
+    pub fn with_identifier(mut self, identifier: Identifier) -> Self {
+        self.identifier = Some(identifier);
+        self
     }
 }
 
@@ -329,8 +353,9 @@ impl<M: Send + 'static> Handler<M> {
             }
             Handler::Call(handler) => caught(move || handler(message)),
             Handler::Blocking(handler) => {
-                let Ok((completer, future)) = home.try_future::<Answered>() else {
-                    return Err(Failure::Exception("the subscriber's home has as much open as it may have".into()));
+                let (completer, future) = match home.try_future::<Answered>() {
+                    Ok(pair) => pair,
+                    Err(error) => return Err(Failure::Exception(format!("the subscriber cannot run: {error}"))),
                 };
                 home.spawn_blocking(move || {
                     let _allowed = crate::home::allow();

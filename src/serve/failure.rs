@@ -21,7 +21,7 @@ pub enum Failure {
     /// with a remote exception.
     Rejected(String),
     /// Something temporary was in the way (a database that was not there, for example): a task is handed out again after a
-    /// pause that grows, up to [`task_attempts`](crate::Builder::task_attempts) times, and then goes to the
+    /// pause that grows, up to [`task_attempts`](crate::CommunicatorBuilder::task_attempts) times, and then goes to the
     /// quarantine queue. A call ends with a remote exception.
     TryAgain(String),
     /// The body is not one that this handler can read, today or later: a task goes to the quarantine queue, and its sender

@@ -14,7 +14,7 @@ mod rpc;
 mod task;
 
 pub use answer::{Answer, IntoResponse, Later, Promise, Subscriber};
-pub use broadcast::{BROADCAST_BACKLOG, Broadcast, BroadcastSubscriber};
+pub use broadcast::{Broadcast, BroadcastSubscriber};
 pub(crate) use codec_loop::CodecInput;
 pub(crate) use codec_loop::start as start_codec_loop;
 pub(crate) use context::{Context, Defaults};

@@ -142,7 +142,7 @@ impl Drop for Inlet {
 /// as many run as may, the broker keeps the rest.
 async fn serve(home: Home, subscriber: RpcSubscriber, mut inlet: Inlet) {
     let context = inlet.context.clone();
-    let running = Arc::new(Semaphore::new(subscriber.max_in_flight()));
+    let running = Arc::new(Semaphore::new(subscriber.max_in_flight));
     let handler = subscriber.handler;
     loop {
         // Closed by nobody.

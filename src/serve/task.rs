@@ -4,6 +4,7 @@
 
 use std::fmt;
 use std::future::Future;
+use std::num::NonZeroU16;
 use std::pin::Pin;
 use std::task::{Context as TaskContext, Poll};
 
@@ -144,10 +145,10 @@ pub(crate) async fn add(
     context: &Context,
     home: &Home,
     queue: QueueName,
-    prefetch: u16,
-    identifier: Identifier,
     subscriber: TaskSubscriber,
-) -> Result<()> {
+) -> Result<Identifier> {
+    let prefetch = subscriber.prefetch.map_or(context.defaults.task_prefetch, NonZeroU16::get);
+    let identifier = subscriber.identifier.unwrap_or_else(Identifier::unique);
     let (sink, tasks) = mpsc::unbounded_channel();
     let inlet = Inlet {
         context: context.clone(),
@@ -156,9 +157,12 @@ pub(crate) async fn add(
         registration: Registration::new(&context.port),
     };
     let what = format!("a subscriber to the task queue {queue:?}");
-    inlet.registration.add(home, &what, Subscription::Tasks { queue, prefetch, identifier, sink }).await?;
+    inlet
+        .registration
+        .add(home, &what, Subscription::Tasks { queue, prefetch, identifier: identifier.clone(), sink })
+        .await?;
     home.spawn_uncounted(serve(home.clone(), subscriber.handler, inlet));
-    Ok(())
+    Ok(identifier)
 }
 
 /// Where a subscriber's tasks come in. Dropped, it takes the subscriber out; tasks that nobody has begun go back by that.

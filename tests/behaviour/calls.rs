@@ -7,7 +7,7 @@ use std::thread;
 use std::time::Duration;
 
 use homing::{
-    Answer, Error, ErrorKind, Failure, HandlerResult, Identifier, Promise, RpcRequest, RpcSubscriber, Stage, Value,
+    Answer, Error, ErrorKind, Failure, HandlerResult, Identifier, Promise, ReplyStage, RpcRequest, RpcSubscriber, Value,
 };
 use serde::{Deserialize, Serialize};
 
@@ -139,9 +139,9 @@ async fn an_answer_may_come_later_and_the_caller_sees_the_stages(broker: Broker)
 
     let mut reply = communicator.rpc_send("nested", 0).send().await.unwrap();
     for _ in 0..3 {
-        assert_eq!(reply.stage().await.unwrap(), Stage::Pending);
+        assert_eq!(reply.stage().await.unwrap(), ReplyStage::Pending);
     }
-    assert_eq!(reply.stage().await.unwrap(), Stage::Done(Value::from("at last")));
+    assert_eq!(reply.stage().await.unwrap(), ReplyStage::Done(Value::from("at last")));
     assert_eq!(kind(reply.stage().await), ErrorKind::InvalidState);
 }
 
@@ -286,7 +286,7 @@ async fn a_dropped_reply_gives_the_call_up(broker: Broker) {
     });
     communicator.add_rpc_subscriber("waits", waits).await.unwrap();
     let mut reply = communicator.rpc_send("waits", 0).send().await.unwrap();
-    assert_eq!(reply.stage().await.unwrap(), Stage::Pending);
+    assert_eq!(reply.stage().await.unwrap(), ReplyStage::Pending);
     drop(reply);
     given.recv().await.unwrap().answer(1);
     crate::support::eventually(|| communicator.counts().late_replies == 1).await;

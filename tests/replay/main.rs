@@ -14,8 +14,8 @@ use std::time::{Duration, Instant};
 
 use homing::home::{Completer, Home, audit};
 use homing::{
-    Answer, Communicator, ErrorKind, Failure, HandlerResult, Identifier, Promise, RpcRequest, RpcSubscriber, Testing,
-    Value,
+    Answer, Communicator, ErrorKind, Failure, HandlerResult, Identifier, Promise, RpcRequest, RpcSubscriber,
+    TestingMode, Value,
 };
 
 use support::homes::{Kind, Place};
@@ -99,7 +99,7 @@ async fn replay_one(broker: &Broker, served_at: &Home, culprit_at: &Home, deed: 
         }))
     });
     let name = Identifier::new("crash").unwrap();
-    server.add_rpc_subscriber_on(served_at, name, crash).await.unwrap();
+    server.bound_to(served_at).add_rpc_subscriber(name, crash).await.unwrap();
 
     let answers = futures_util::future::join_all((0..5).map(|_| async { client.rpc_send("crash", 1).await })).await;
     for answer in answers {
@@ -150,7 +150,7 @@ fn commit(deed: Deed, promise: Promise, second: Completer<()>) {
 async fn connect(broker: &Broker) -> Communicator {
     Communicator::builder(broker.url())
         .prefix(broker.prefix())
-        .testing(Testing::Yes)
+        .testing(TestingMode::Yes)
         .call_timeout(LONG)
         .connect()
         .await

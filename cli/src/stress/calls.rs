@@ -114,7 +114,7 @@ fn one_pair(world: &Arc<World>, pulse: &Pulse, number: usize, generation: u64, m
         let record = world.any_home(&mut rng);
         let added = record.as_ref().and_then(|record| {
             let subscriber = subscriber(world, record, rng.u64(..));
-            serving.add_rpc_subscriber_on(record.home()?, format!("s{n}"), subscriber).ok()
+            serving.bound_to(record.home()?).add_rpc_subscriber(format!("s{n}"), subscriber).ok()
         });
         // A home that ends meanwhile has no subscriber.
         subscribers.push(added.and(record));
