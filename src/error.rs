@@ -6,6 +6,8 @@
 use std::fmt;
 use std::sync::Arc;
 
+use crate::home::ReserveError;
+
 /// `Result` with homing's [`Error`].
 pub type Result<T, E = Error> = std::result::Result<T, E>;
 
@@ -61,7 +63,7 @@ pub enum ErrorKind {
     HomeEnded,
     /// Waiting here would block the only thread that could end the wait.
     WouldDeadlock,
-    /// A limit on what may be under way is reached.
+    /// A limit on what may be in flight, or on what may be open at a home, is reached.
     Full,
     /// A fault of homing itself.
     Internal,
@@ -161,6 +163,17 @@ impl Error {
         Error(Arc::new(Inner { kind, message: message.into(), detail: Detail::None, source: Some(source.into()) }))
     }
 
+    /// Why a home had no place for something: it is full, or it has ended.
+    pub(crate) fn reserve(what: impl fmt::Display, error: ReserveError) -> Self {
+        let kind = match error {
+            ReserveError::Ended => ErrorKind::HomeEnded,
+            ReserveError::TimedOut => ErrorKind::TimedOut,
+            ReserveError::WrongHome => ErrorKind::WrongHome,
+            _ => ErrorKind::Full,
+        };
+        Self::with_source(kind, format!("{what}: {error}"), error)
+    }
+
     /// What went wrong, to match on.
     #[must_use]
     pub fn kind(&self) -> ErrorKind {
@@ -210,5 +223,21 @@ impl fmt::Debug for Error {
 impl std::error::Error for Error {
     fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
         self.0.source.as_deref().map(|source| source as &(dyn std::error::Error + 'static))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_home_that_is_full_is_not_one_that_has_ended() {
+        let kind = |error| Error::reserve("a call", error).kind();
+        assert_eq!(kind(ReserveError::Full), ErrorKind::Full);
+        assert_eq!(kind(ReserveError::Ended), ErrorKind::HomeEnded);
+        assert_eq!(kind(ReserveError::TimedOut), ErrorKind::TimedOut);
+        assert_eq!(kind(ReserveError::WrongHome), ErrorKind::WrongHome);
+        let error = Error::reserve("a call", ReserveError::Ended);
+        assert_eq!(error.to_string(), "a call: the home has ended");
     }
 }

@@ -46,21 +46,21 @@ mod simulation;
 
 pub use client::blocking;
 pub use client::{
-    BoundCommunicator, BroadcastSend, Builder, Communicator, Counts, DEFAULT_TASK_PREFETCH, LongTasks, Reply, RpcSend,
-    Stage, TaskQueue, TaskSend, TaskSendNoReply,
+    Body, BroadcastSend, Communicator, CommunicatorBuilder, CommunicatorCounts, LongTasks, Reply, ReplyStage, RpcSend,
+    TaskQueue, TaskSend, TaskSendNoReply,
 };
 pub use codec::Value;
-pub use driver::{Attempt, ChannelCause, CloseReport, ConnectionEvent as Event, ConnectionState, Events, Reconnect};
+pub use driver::{Attempt, ChannelCause, CloseReport, ConnectionEvent, ConnectionState, Events, ReconnectPolicy};
 pub use error::{Error, ErrorKind, Result};
 #[doc(inline)]
 pub use homing_home as home;
 pub use homing_home::futures;
 pub use serve::{
-    Answer, Answered, BROADCAST_BACKLOG, Broadcast, BroadcastFilter, BroadcastSubscriber, CallerGone, Failure,
-    IncomingTask, IntoAnswered, Later, OwnershipLost, Promise, RpcRequest, RpcSubscriber, Subscriber, TaskRequest,
+    Answer, Broadcast, BroadcastFilter, BroadcastSubscriber, CallerGone, Failure, HandlerError, HandlerResult,
+    IncomingTask, IntoResponse, Later, OwnershipLost, Promise, RpcRequest, RpcSubscriber, Subscriber, TaskRequest,
     TaskSubscriber,
 };
-pub use wire::names::{Identifier, IntoIdentifier, Testing};
+pub use wire::names::{Identifier, IntoIdentifier, TestingMode};
 
 #[cfg(doctest)]
 #[doc = include_str!("../README.md")]

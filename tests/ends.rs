@@ -7,8 +7,10 @@ use std::future::IntoFuture;
 use std::process::{Command, ExitCode, Output, Stdio};
 use std::time::{Duration, Instant};
 
-use homing::{Answer, Broadcast, BroadcastFilter, BroadcastSubscriber, Communicator, ErrorKind, Failure, RpcRequest};
-use homing::{RpcSubscriber, TaskRequest, TaskSubscriber, Testing, Value};
+use homing::{
+    Answer, Broadcast, BroadcastFilter, BroadcastSubscriber, Communicator, ErrorKind, HandlerResult, RpcRequest,
+};
+use homing::{RpcSubscriber, TaskRequest, TaskSubscriber, TestingMode, Value};
 
 use support::{Broker, Suite};
 
@@ -27,7 +29,7 @@ fn main() -> ExitCode {
 }
 
 fn connect(url: &str, prefix: &str) -> impl Future<Output = homing::Result<Communicator>> {
-    Communicator::builder(url).prefix(prefix).testing(Testing::Yes).call_timeout(Duration::from_secs(20)).connect()
+    Communicator::builder(url).prefix(prefix).testing(TestingMode::Yes).call_timeout(Duration::from_secs(20)).connect()
 }
 
 fn ends(broker: &Broker, how: &'static str, code: i32) {
@@ -80,7 +82,7 @@ fn child(how: &str) -> ExitCode {
         let holds = RpcSubscriber::closure(|_: RpcRequest| {
             let (promise, answer) = Answer::promise()?;
             std::mem::forget(promise);
-            Ok::<_, Failure>(answer)
+            HandlerResult::Ok(answer)
         });
         communicator.add_rpc_subscriber("holds", holds).await.unwrap();
         let works = TaskSubscriber::future(move |_: TaskRequest| {

@@ -31,14 +31,14 @@ fn serve_and_call(home: &ForeignLoop, communicator: &Communicator, done: mpsc::S
         assert_eq!(thread::current().id(), looped, "a subscriber runs on its home");
         let (promise, answer) = Answer::promise()?;
         thread::spawn(move || promise.answer(request.body().as_i64().unwrap_or(0) * 2));
-        Ok::<_, homing::Failure>(answer)
+        homing::HandlerResult::Ok(answer)
     });
     let communicator = communicator.clone();
     let at = home.home();
     home.local()
         .spawn(async move {
             let name = Identifier::new("double").unwrap();
-            communicator.add_rpc_subscriber_on(&at, name, double).await.unwrap();
+            communicator.bound_to(&at).add_rpc_subscriber(name, double).await.unwrap();
             for n in 0..CALLS {
                 let answer = communicator.rpc_send("double", n).await.unwrap();
                 assert_eq!(thread::current().id(), looped, "an outcome lands on its home");

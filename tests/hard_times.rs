@@ -8,7 +8,8 @@ use std::time::{Duration, Instant};
 
 use homing::codec::Json;
 use homing::{
-    Builder, Communicator, ErrorKind, RpcRequest, RpcSubscriber, TaskRequest, TaskSubscriber, Testing, Value,
+    Communicator, CommunicatorBuilder, ErrorKind, RpcRequest, RpcSubscriber, TaskRequest, TaskSubscriber, TestingMode,
+    Value,
 };
 
 use support::proxy::Proxy;
@@ -34,10 +35,10 @@ fn on_a_runtime(test: impl Future<Output = ()>) {
     tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap().block_on(test);
 }
 
-fn options(url: &str, broker: &Broker) -> Builder {
+fn options(url: &str, broker: &Broker) -> CommunicatorBuilder {
     Communicator::builder(url)
         .prefix(broker.prefix())
-        .testing(Testing::Yes)
+        .testing(TestingMode::Yes)
         .call_timeout(Duration::from_secs(40))
         .task_timeout(Duration::from_secs(40))
         .connect_timeout(Duration::from_secs(2))
@@ -194,7 +195,7 @@ async fn listed(broker: Broker) {
     one.pass();
     other.refuse();
     other.cut();
-    while !matches!(events.next().await.unwrap(), homing::Event::Restored { .. }) {}
+    while !matches!(events.next().await.unwrap(), homing::ConnectionEvent::Restored { .. }) {}
     assert_eq!(client.rpc_send("echo", 2).await.unwrap().as_i64(), Some(2));
     assert!(one.connections() > 0);
     client.close().await.unwrap();

@@ -9,7 +9,8 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use homing::{
-    Builder, ChannelCause, Communicator, ErrorKind, Event, Failure, LongTasks, TaskRequest, TaskSubscriber, Testing,
+    ChannelCause, Communicator, CommunicatorBuilder, ConnectionEvent, ErrorKind, Failure, HandlerResult, LongTasks,
+    TaskRequest, TaskSubscriber, TestingMode,
 };
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
 
@@ -59,7 +60,7 @@ async fn four_minutes(broker: Broker) {
     communicator.close().await.unwrap();
     // No channel was closed, and no ownership was lost.
     let event = events.next().await;
-    assert!(matches!(event, Some(Event::Closed)), "{event:?}");
+    assert!(matches!(event, Some(ConnectionEvent::Closed)), "{event:?}");
 }
 
 /// Without them, the end of the channel is named and survived: the task that runs keeps its redelivery.
@@ -82,11 +83,11 @@ async fn beyond_the_timeout(broker: Broker) {
     communicator.close().await.unwrap();
     let mut is_named = false;
     while let Some(event) = events.next().await {
-        if let Event::ChannelClosed { queue, cause, .. } = &event {
+        if let ConnectionEvent::ChannelClosed { queue, cause, .. } = &event {
             assert!(queue.is_some(), "{event:?}");
             is_named |= *cause == ChannelCause::DeliveryTimeout;
         }
-        if matches!(event, Event::Closed) {
+        if matches!(event, ConnectionEvent::Closed) {
             break;
         }
     }
@@ -97,10 +98,10 @@ fn on_a_runtime(test: impl Future<Output = ()>) {
     tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap().block_on(test);
 }
 
-fn options(url: &str, broker: &Broker) -> Builder {
+fn options(url: &str, broker: &Broker) -> CommunicatorBuilder {
     Communicator::builder(url)
         .prefix(broker.prefix())
-        .testing(Testing::Yes)
+        .testing(TestingMode::Yes)
         .task_timeout(Duration::from_secs(50))
         .long_tasks(LongTasks::new().after(Duration::from_millis(500)).lease(LEASE))
 }
@@ -200,7 +201,7 @@ async fn another(broker: Broker) {
             task.ownership_lost()?.await;
             lost.send(()).ok();
             std::future::pending::<()>().await;
-            Ok::<_, Failure>(())
+            HandlerResult::Ok(())
         }
     });
     first.add_task_subscriber(work).await.unwrap();

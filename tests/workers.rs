@@ -13,7 +13,8 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use homing::{
-    Builder, Communicator, ErrorKind, Failure, RpcRequest, RpcSubscriber, TaskRequest, TaskSubscriber, Testing,
+    Communicator, CommunicatorBuilder, ErrorKind, HandlerResult, RpcRequest, RpcSubscriber, TaskRequest,
+    TaskSubscriber, TestingMode,
 };
 
 use support::{Broker, Suite};
@@ -37,8 +38,12 @@ fn main() -> ExitCode {
     suite.run()
 }
 
-fn options(url: &str, prefix: &str) -> Builder {
-    Communicator::builder(url).prefix(prefix).testing(Testing::Yes).task_timeout(LONG).heartbeat(Duration::from_secs(2))
+fn options(url: &str, prefix: &str) -> CommunicatorBuilder {
+    Communicator::builder(url)
+        .prefix(prefix)
+        .testing(TestingMode::Yes)
+        .task_timeout(LONG)
+        .heartbeat(Duration::from_secs(2))
 }
 
 fn child(ledger: PathBuf) -> ExitCode {
@@ -68,7 +73,7 @@ fn child(ledger: PathBuf) -> ExitCode {
                 tokio::time::sleep(HOLD).await;
                 write(&ledger, "ends", id, "-");
                 drop(told);
-                Ok::<_, Failure>(id)
+                HandlerResult::Ok(id)
             }
         });
         communicator.add_task_subscriber(work).await.unwrap();

@@ -7,8 +7,8 @@ use std::time::Instant;
 use futures_util::stream::{FuturesUnordered, StreamExt};
 use homing::codec::Json;
 use homing::{
-    BroadcastFilter, BroadcastSubscriber, Builder, Communicator, RpcRequest, RpcSubscriber, TaskRequest,
-    TaskSubscriber, Testing, Value,
+    BroadcastFilter, BroadcastSubscriber, Communicator, CommunicatorBuilder, RpcRequest, RpcSubscriber, TaskRequest,
+    TaskSubscriber, TestingMode, Value,
 };
 
 use crate::{Meter, Work, say};
@@ -19,8 +19,8 @@ pub(crate) enum Format {
     Yaml,
 }
 
-fn options(url: &str, prefix: &str, format: Format) -> Builder {
-    let builder = Communicator::builder(url).prefix(prefix).testing(Testing::Yes);
+fn options(url: &str, prefix: &str, format: Format) -> CommunicatorBuilder {
+    let builder = Communicator::builder(url).prefix(prefix).testing(TestingMode::Yes);
     if format == Format::Json { builder.codec(Json::default()) } else { builder }
 }
 

@@ -3,7 +3,7 @@
 use std::time::Instant;
 
 use homing::codec::Map;
-use homing::{Broadcast as Received, BroadcastFilter, BroadcastSubscriber, Communicator, Event, Value};
+use homing::{Broadcast as Received, BroadcastFilter, BroadcastSubscriber, Communicator, ConnectionEvent, Value};
 use tokio::sync::mpsc;
 
 use crate::args::{Broadcast, Format, Global};
@@ -109,11 +109,11 @@ async fn watch(global: &Global, mut stop: Stop, wanted: Wanted, count: Option<u6
             () = &mut reader_gone => break Err(Failure::ReaderGone),
             (event, news) = watched.next() => match (event, news) {
                 (_, News::Ended(failure)) => break Err(failure),
-                (Some(Event::Gap { away, .. }), _) => warning!(
+                (Some(ConnectionEvent::Gap { away, .. }), _) => warning!(
                     "broadcasts of {:.1} s are missing, for there was no connection, and the broker keeps none",
                     away.as_secs_f64()
                 ),
-                (Some(Event::Lagged { missed, .. }), _) => {
+                (Some(ConnectionEvent::Lagged { missed, .. }), _) => {
                     warning!("{missed} broadcasts are missing: they came faster than they could be printed");
                 }
                 _ => {}

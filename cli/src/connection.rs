@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use homing::{Builder, Communicator, ErrorKind, Event, Events, Reconnect};
+use homing::{Communicator, CommunicatorBuilder, ConnectionEvent, ErrorKind, Events, ReconnectPolicy};
 
 use crate::args::Global;
 use crate::failure::Failure;
@@ -13,7 +13,7 @@ const FIRST_PAUSE: Duration = Duration::from_millis(100);
 const LONGEST_PAUSE: Duration = Duration::from_secs(2);
 
 /// A communicator with the names of the settings.
-pub(crate) fn builder(global: &Global, url: &str) -> Builder {
+pub(crate) fn builder(global: &Global, url: &str) -> CommunicatorBuilder {
     let mut builder = Communicator::builder(url);
     if let Some(prefix) = &global.names.prefix {
         builder = builder.prefix(prefix);
@@ -31,7 +31,7 @@ pub(crate) fn builder(global: &Global, url: &str) -> Builder {
 }
 
 /// The options for a broker that other programs can reach.
-pub(crate) fn options(global: &Global) -> Result<Builder, Failure> {
+pub(crate) fn options(global: &Global) -> Result<CommunicatorBuilder, Failure> {
     let url = global.broker.broker.as_deref().unwrap_or(DEFAULT_BROKER);
     if url.starts_with("memory:") {
         return Err(Failure::Usage(
@@ -45,20 +45,24 @@ pub(crate) fn options(global: &Global) -> Result<Builder, Failure> {
 
 /// Connects for one thing to be done: whoever asked for it can ask again.
 pub(crate) async fn connect(global: &Global) -> Result<Communicator, Failure> {
-    start(global, options(global)?, Reconnect::Never).await
+    start(global, options(global)?, ReconnectPolicy::Never).await
 }
 
 /// Connects a command that stays, and connects again when the connection is lost.
-pub(crate) async fn connect_to_stay(global: &Global, options: Builder) -> Result<Communicator, Failure> {
-    start(global, options, Reconnect::ForEver).await
+pub(crate) async fn connect_to_stay(global: &Global, options: CommunicatorBuilder) -> Result<Communicator, Failure> {
+    start(global, options, ReconnectPolicy::ForEver).await
 }
 
-async fn start(global: &Global, options: Builder, policy: Reconnect) -> Result<Communicator, Failure> {
+async fn start(
+    global: &Global,
+    options: CommunicatorBuilder,
+    policy: ReconnectPolicy,
+) -> Result<Communicator, Failure> {
     let options = options.reconnect(global.broker.reconnect.unwrap_or(policy));
     let until = match global.broker.reconnect {
-        Some(Reconnect::ForEver) => None,
-        Some(Reconnect::For(time)) => Some(Instant::now() + time),
-        Some(Reconnect::Never) | None => return Ok(options.connect().await?),
+        Some(ReconnectPolicy::ForEver) => None,
+        Some(ReconnectPolicy::For(time)) => Some(Instant::now() + time),
+        Some(ReconnectPolicy::Never) | None => return Ok(options.connect().await?),
     };
     let mut pause = FIRST_PAUSE;
     loop {
@@ -110,18 +114,18 @@ impl Watched {
     ///
     /// # Cancel safety
     /// No event is lost when it is dropped.
-    pub(crate) async fn next(&mut self) -> (Option<Event>, News) {
+    pub(crate) async fn next(&mut self) -> (Option<ConnectionEvent>, News) {
         match self.events.next().await {
-            Some(Event::Lost(error)) => {
+            Some(ConnectionEvent::Lost(error)) => {
                 self.why = Some(error.clone());
-                (Some(Event::Lost(error)), News::None)
+                (Some(ConnectionEvent::Lost(error)), News::None)
             }
-            Some(Event::Restored { away }) => {
+            Some(ConnectionEvent::Restored { away }) => {
                 note!("connected again after {:.1} s", away.as_secs_f64());
                 self.why = None;
-                (Some(Event::Restored { away }), News::None)
+                (Some(ConnectionEvent::Restored { away }), News::None)
             }
-            None | Some(Event::Closed) => match self.why.take() {
+            None | Some(ConnectionEvent::Closed) => match self.why.take() {
                 Some(error) => (None, News::Ended(error.into())),
                 // It was closed by this command, which knows.
                 None => std::future::pending().await,

@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 use homing::blocking::Communicator;
 use homing::home::{EventLoop, Home, LocalHome};
 use homing::{
-    Answer, Broadcast, BroadcastFilter, BroadcastSubscriber, ErrorKind, Failure as Refusal, Identifier, RpcRequest,
+    Answer, Broadcast, BroadcastFilter, BroadcastSubscriber, ErrorKind, Failure as Refusal, HandlerResult, RpcRequest,
     RpcSubscriber, TaskRequest, TaskSubscriber,
 };
 
@@ -44,7 +44,7 @@ pub(crate) fn run(global: &Global) -> Result<(), Failure> {
     // Names of its own, so that it disturbs nobody on a broker that others use; testing mode, so that nothing stays.
     let own = if global.names.any() { None } else { Some(format!("homing-demo-{}", std::process::id())) };
     let connect = || {
-        let mut options = builder(global, url).testing(homing::Testing::Yes).call_timeout(STEP).task_timeout(STEP);
+        let mut options = builder(global, url).testing(homing::TestingMode::Yes).call_timeout(STEP).task_timeout(STEP);
         if let Some(own) = &own {
             options = options.prefix(own);
         }
@@ -121,7 +121,7 @@ fn calls(communicator: &Communicator, places: &[Place]) -> Result<(), Failure> {
     show!("\n1. Calls: each home answers on its own thread, and each caller's answer lands on the caller's.")?;
     for place in places {
         let who = RpcSubscriber::closure(|_: RpcRequest| thread_name());
-        communicator.add_rpc_subscriber_on(&place.home, place.name, who)?;
+        communicator.bound_to(&place.home).add_rpc_subscriber(place.name, who)?;
     }
     for from in places {
         for to in places.iter().filter(|to| to.name != from.name) {
@@ -162,7 +162,7 @@ fn tasks(communicator: &Communicator, places: &[Place]) -> Result<(), Failure> {
             *done.lock().unwrap_or_else(PoisonError::into_inner).entry(thread_name()).or_default() += 1;
             Ok(Answer::from(number * number))
         });
-        queue.add_task_subscriber_on(&place.home, Identifier::unique(), work)?;
+        communicator.bound_to(&place.home).add_task_subscriber(work)?;
     }
     let sent = (0..TASKS)
         .map(|n| queue.task_send(i64::try_from(n).unwrap_or(0)).send_blocking())
@@ -195,7 +195,7 @@ fn broadcasts(communicator: &Communicator, places: &[Place]) -> Result<(), Failu
             let _ = tell.send((thread_name(), broadcast.subject().unwrap_or("").to_owned()));
         });
         let filter = BroadcastFilter::new().subject("state_changed.*.finished")?;
-        communicator.add_broadcast_subscriber_on(&place.home, filter, hear)?;
+        communicator.bound_to(&place.home).add_broadcast_subscriber(filter, hear)?;
     }
     communicator.broadcast_send("not for them").subject("state_changed.created.running").wait()?;
     communicator.broadcast_send("done").subject("state_changed.running.finished").sender(4).wait()?;
@@ -235,7 +235,7 @@ fn crash(communicator: &Communicator, place: &Place) -> Result<(), Failure> {
             }
             let _ = completer.complete("an error, set on a foreign thread".to_owned());
         })?;
-        Ok::<_, Refusal>(Answer::later(async move {
+        HandlerResult::Ok(Answer::later(async move {
             let outcome = future.await;
             if !off_home {
                 note.here();
@@ -246,7 +246,7 @@ fn crash(communicator: &Communicator, place: &Place) -> Result<(), Failure> {
             }
         }))
     });
-    communicator.add_rpc_subscriber_on(&place.home, "crash", subscriber)?;
+    communicator.bound_to(&place.home).add_rpc_subscriber("crash", subscriber)?;
     let started = Instant::now();
     let outcome = communicator.rpc_send("crash", "please").wait();
     let took = started.elapsed();

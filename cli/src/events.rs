@@ -1,7 +1,7 @@
 //! `homing events`: what happens to a connection, as a stream.
 
 use homing::codec::Map;
-use homing::{Event, Value};
+use homing::{ConnectionEvent, Value};
 
 use crate::args::{Format, Global};
 use crate::connection::{close, connect_to_stay, options};
@@ -31,11 +31,11 @@ pub(crate) async fn run(count: Option<u64>, global: &Global, mut stop: Stop) -> 
             event = events.next() => {
                 let Some(event) = event else { break };
                 match &event {
-                    Event::Lost(error) => why = Some(error.clone()),
-                    Event::Restored { .. } => why = None,
+                    ConnectionEvent::Lost(error) => why = Some(error.clone()),
+                    ConnectionEvent::Restored { .. } => why = None,
                     _ => {}
                 }
-                let is_last = matches!(event, Event::Closed);
+                let is_last = matches!(event, ConnectionEvent::Closed);
                 let (name, details) = described(&event);
                 print(name, details, global.output.format)?;
                 if is_last {
@@ -68,42 +68,42 @@ fn print(name: &str, details: Map, format: Format) -> Result<(), Failure> {
 }
 
 /// The name of an event, and what it carries.
-fn described(event: &Event) -> (&'static str, Map) {
+fn described(event: &ConnectionEvent) -> (&'static str, Map) {
     let mut map = Map::new();
     let name = match event {
-        Event::Blocked { reason } => {
+        ConnectionEvent::Blocked { reason } => {
             map.insert("reason", reason.as_str());
             "blocked"
         }
-        Event::Unblocked => "unblocked",
-        Event::Lost(error) => {
+        ConnectionEvent::Unblocked => "unblocked",
+        ConnectionEvent::Lost(error) => {
             map.insert("error", error.to_string());
             "lost"
         }
-        Event::Reconnecting { attempt, delay, error } => {
+        ConnectionEvent::Reconnecting { attempt, delay, error } => {
             map.insert("attempt", *attempt);
             map.insert("delay_seconds", delay.as_secs_f64());
             map.insert("error", error.to_string());
             "reconnecting"
         }
-        Event::Restored { away } => {
+        ConnectionEvent::Restored { away } => {
             map.insert("away_seconds", away.as_secs_f64());
             "restored"
         }
-        Event::SubscriptionFailed { name, error } => {
+        ConnectionEvent::SubscriptionFailed { name, error } => {
             map.insert("name", name.as_str());
             map.insert("error", error.to_string());
             "subscription_failed"
         }
-        Event::ConsumerCancelled { name } => {
+        ConnectionEvent::ConsumerCancelled { name } => {
             map.insert("name", name.as_str());
             "consumer_cancelled"
         }
-        Event::ChannelClosed { error, .. } => {
+        ConnectionEvent::ChannelClosed { error, .. } => {
             map.insert("error", error.to_string());
             "channel_closed"
         }
-        Event::Closed => "closed",
+        ConnectionEvent::Closed => "closed",
         other => {
             map.insert("text", format!("{other:?}"));
             "other"

@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 
 use homing::blocking::Communicator;
 use homing::codec::Codec;
-use homing::{Testing, Value};
+use homing::{TestingMode, Value};
 use serde_json::Value as Json;
 use support::node::Tls;
 use support::{Broker, Node, Suite, TestResult};
@@ -228,14 +228,14 @@ fn queue_differs(broker: &Broker) -> TestResult {
 
 fn exchange_differs(broker: &Broker) -> TestResult {
     // In testing mode it goes with its last queue, so the peer stays.
-    let peer = homing::Communicator::builder(broker.url()).prefix(broker.prefix()).testing(Testing::Yes);
+    let peer = homing::Communicator::builder(broker.url()).prefix(broker.prefix()).testing(TestingMode::Yes);
     let peer = peer.connect_blocking()?;
     peer.add_rpc_subscriber("x", homing::RpcSubscriber::closure(|_: homing::RpcRequest| "here"))?;
     let report = doctor(broker, &[], 1)?;
     let facts = &finding(&report, "problem", &format!("exchange {}.messages", broker.prefix()))["facts"];
     assert_eq!(facts["argument"], "auto_delete");
     // The refusal has cost the peer nothing.
-    let caller = homing::Communicator::builder(broker.url()).prefix(broker.prefix()).testing(Testing::Yes);
+    let caller = homing::Communicator::builder(broker.url()).prefix(broker.prefix()).testing(TestingMode::Yes);
     let caller = caller.connect_blocking()?;
     assert_eq!(caller.rpc_send("x", Value::Null).wait()?.as_str(), Some("here"));
     caller.close()?;

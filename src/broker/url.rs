@@ -229,7 +229,7 @@ impl AmqpUrl {
             }
             "reconnect_interval" | "fail_fast" => {
                 return Err(bad(&format!(
-                    "its parameter {name} is one of aio-pika's reconnecting; here Builder::reconnect says it"
+                    "its parameter {name} is one of aio-pika's reconnecting; here CommunicatorBuilder::reconnect says it"
                 )));
             }
             "capath" | "cadata" => {

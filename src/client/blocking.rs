@@ -1,4 +1,4 @@
-//! The same words for plain threads and loops: each call waits, and everything else of the calling thread's home goes on
+//! The same methods for plain threads and loops: each call waits, and everything else of the calling thread's home goes on
 //! meanwhile.
 //!
 //! ```
@@ -6,17 +6,42 @@
 //! use homing::{RpcRequest, RpcSubscriber};
 //!
 //! let server = Communicator::connect("memory:blocking-doc")?;
-//! let event_loop = homing::home::EventLoop::start("server").expect("a thread");
-//! server.add_rpc_subscriber_on(
-//!     &event_loop.handle().home(),
-//!     "echo",
-//!     RpcSubscriber::closure(|request: RpcRequest| request.into_body()),
-//! )?;
+//! server.add_rpc_subscriber("echo", RpcSubscriber::closure(RpcRequest::into_body))?;
 //!
 //! let client = Communicator::connect("memory:blocking-doc")?;
 //! assert_eq!(client.rpc_send("echo", "hello").wait()?.as_str(), Some("hello"));
 //! client.close()?;
 //! server.close()?;
+//! # Ok::<(), homing::Error>(())
+//! ```
+//!
+//! Subscribers run on a thread of the communicator's own, `homing-subscribers`, whatever the thread that added them does. That
+//! thread runs one handler at a time; what a handler waits for by this API goes on meanwhile, and so do async handlers while
+//! they wait. For handlers that work side by side, or on a loop of yours, bind a handle to another home
+//! ([`Communicator::bound_to`]). To serve on the calling thread, bind to that and give the thread up to it:
+//!
+//! ```
+//! use homing::blocking::Communicator;
+//! use homing::home::Home;
+//! use homing::{RpcRequest, RpcSubscriber};
+//!
+//! let communicator = Communicator::connect("memory:serve-until-doc")?;
+//! let here = communicator.bound_to(&Home::current());
+//! here.add_rpc_subscriber("echo", RpcSubscriber::closure(RpcRequest::into_body))?;
+//!
+//! // In a program it is a signal handler that completes this.
+//! let (stop, stopped) = Home::current().try_future::<()>().expect("a place");
+//! let caller = std::thread::spawn({
+//!     let communicator = communicator.clone();
+//!     move || {
+//!         let answer = communicator.rpc_send("echo", 1).wait();
+//!         stop.complete(()).ok();
+//!         answer
+//!     }
+//! });
+//! here.serve_until(stopped)?.ok();
+//! assert_eq!(caller.join().expect("no panic")?.as_i64(), Some(1));
+//! communicator.drain(std::time::Duration::from_secs(10))?;
 //! # Ok::<(), homing::Error>(())
 //! ```
 //!
@@ -26,18 +51,24 @@
 
 use std::cell::RefCell;
 use std::future::IntoFuture;
-use std::num::NonZeroU16;
+use std::pin::pin;
+use std::sync::{Arc, mpsc};
 use std::time::Duration;
 
-use super::{BroadcastSend, Builder, Counts, Reply, RpcSend, Stage, TaskSend, TaskSendNoReply};
-use crate::codec::Value;
-use crate::driver::{CloseReport, ConnectionEvent, Events};
-use crate::error::{Error, ErrorKind, Result};
-use crate::home::{Home, LocalHome, WaitRefused};
-use crate::serve::{BroadcastFilter, BroadcastSubscriber, IncomingTask, RpcSubscriber, TaskSubscriber};
-use crate::wire::names::{Identifier, IntoIdentifier};
+use futures_util::future::{Either, select};
+use parking_lot::Mutex;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
+
+use super::{
+    Body, BroadcastSend, CommunicatorBuilder, CommunicatorCounts, Reply, ReplyStage, RpcSend, TaskSend, TaskSendNoReply,
+};
+use crate::codec::Value;
+use crate::driver::{CloseReport, ConnectionEvent, ConnectionState, Events};
+use crate::error::{Error, ErrorKind, Result};
+use crate::home::{EventLoop, Home, LocalHome, WaitRefused};
+use crate::serve::{BroadcastFilter, BroadcastSubscriber, IncomingTask, RpcSubscriber, TaskSubscriber};
+use crate::wire::names::{Identifier, IntoIdentifier};
 
 thread_local! {
     /// What this thread waits for, the innermost last.
@@ -96,30 +127,98 @@ impl Drop for Standing {
 }
 
 /// A handle to a communicator whose calls wait. Cheap to clone; good on any thread.
+///
+/// # Examples
+/// ```
+/// use std::time::Duration;
+/// use homing::blocking::Communicator;
+/// use homing::{TaskRequest, TaskSubscriber};
+///
+/// let communicator = Communicator::connect("memory:")?;
+/// let square = TaskSubscriber::closure(|task: TaskRequest| task.body().as_i64().unwrap_or(0).pow(2));
+/// communicator.add_task_subscriber(square)?;
+/// assert_eq!(communicator.task_send(7).timeout(Duration::from_secs(5)).wait()?.as_i64(), Some(49));
+/// communicator.close()?;
+/// # Ok::<(), homing::Error>(())
+/// ```
 #[derive(Clone, Debug)]
 pub struct Communicator {
     inner: super::Communicator,
+    background: Arc<Background>,
 }
 
 impl From<super::Communicator> for Communicator {
     fn from(inner: super::Communicator) -> Self {
-        Communicator { inner }
+        Communicator { inner, background: Arc::default() }
     }
 }
 
-impl Builder {
+/// The home of subscribers that are bound to no other: a thread, from the first of them until the communicator closes.
+#[derive(Debug, Default)]
+struct Background(Mutex<Loop>);
+
+#[derive(Debug, Default)]
+enum Loop {
+    #[default]
+    NotNeeded,
+    Runs(EventLoop),
+    Ended,
+}
+
+impl Background {
+    fn home(&self) -> Result<Home> {
+        let mut state = self.0.lock();
+        if let Loop::NotNeeded = *state {
+            *state = EventLoop::start("homing-subscribers").map(Loop::Runs).map_err(|error| {
+                let text = format!("the thread for subscribers cannot be started: {error}");
+                Error::with_source(ErrorKind::Internal, text, error)
+            })?;
+        }
+        match &*state {
+            Loop::Runs(event_loop) => Ok(event_loop.handle().home()),
+            _ => Err(Error::new(ErrorKind::CommunicatorClosed, "the communicator is closed; connect a new one")),
+        }
+    }
+
+    /// Ends the thread, and waits for it at most this long: a handler may block.
+    fn end(&self, limit: Duration) {
+        let Loop::Runs(event_loop) = std::mem::replace(&mut *self.0.lock(), Loop::Ended) else { return };
+        let handle = event_loop.handle();
+        handle.stop();
+        if handle.home().is_here() {
+            // A handler closes. Its thread ends when it returns.
+            return drop(event_loop);
+        }
+        let (joined, wait) = mpsc::channel::<()>();
+        let join = std::thread::Builder::new().name("homing-join".to_owned()).spawn(move || {
+            drop(event_loop);
+            drop(joined);
+        });
+        if join.is_ok() && wait.recv_timeout(limit) == Err(mpsc::RecvTimeoutError::Timeout) && !limit.is_zero() {
+            tracing::warn!("a handler still runs on the thread homing-subscribers after the close");
+        }
+    }
+}
+
+impl Drop for Background {
+    fn drop(&mut self) {
+        self.end(Duration::ZERO);
+    }
+}
+
+impl CommunicatorBuilder {
     /// Connects and waits for it.
     ///
     /// # Errors
-    /// As [`connect`](Builder::connect).
+    /// As [`connect`](CommunicatorBuilder::connect).
     pub fn connect_blocking(self) -> Result<Communicator> {
         wait(self.connect()).map(Communicator::from)
     }
 }
 
 macro_rules! waits {
-    ($($name:ident => $output:ty),*) => {$(
-        impl $name {
+    ($($name:ty => $output:ty $(, $t:ident)?;)*) => {$(
+        impl $(<$t: DeserializeOwned + 'static>)? $name {
             /// Sends it and waits for its end, while the calling thread's home goes on.
             ///
             /// # Errors
@@ -131,9 +230,9 @@ macro_rules! waits {
     )*};
 }
 
-waits!(RpcSend => Value, TaskSend => Value, TaskSendNoReply => (), BroadcastSend => (), Reply => Value);
+waits!(RpcSend<T> => T, T; TaskSend<T> => T, T; TaskSendNoReply => (); BroadcastSend => (); Reply => Value;);
 
-impl RpcSend {
+impl<T> RpcSend<T> {
     /// Sends it and waits until the broker has taken it over.
     ///
     /// # Errors
@@ -143,7 +242,7 @@ impl RpcSend {
     }
 }
 
-impl TaskSend {
+impl<T> TaskSend<T> {
     /// Sends it and waits until the broker has taken it over.
     ///
     /// # Errors
@@ -158,7 +257,7 @@ impl Reply {
     ///
     /// # Errors
     /// As [`stage`](Reply::stage).
-    pub fn stage_blocking(&mut self) -> Result<Stage> {
+    pub fn stage_blocking(&mut self) -> Result<ReplyStage> {
         wait_for(self.what(), self.stage())
     }
 }
@@ -179,7 +278,12 @@ impl Communicator {
     /// # Errors
     /// As there.
     pub fn connect(url: &str) -> Result<Self> {
-        Builder::new(url).connect_blocking()
+        CommunicatorBuilder::new(url).connect_blocking()
+    }
+
+    /// Options first; [`connect_blocking`](CommunicatorBuilder::connect_blocking) then.
+    pub fn builder(url: &str) -> CommunicatorBuilder {
+        CommunicatorBuilder::new(url)
     }
 
     /// The async handle to the same communicator.
@@ -189,41 +293,48 @@ impl Communicator {
     }
 
     /// A call; [`wait`](RpcSend::wait) for its outcome.
-    pub fn rpc_send(&self, recipient: impl IntoIdentifier, body: impl Into<Value>) -> RpcSend {
+    pub fn rpc_send(&self, recipient: impl IntoIdentifier, body: impl Into<Body>) -> RpcSend {
         self.inner.rpc_send(recipient, body)
     }
 
-    /// A call with types of one's own.
-    ///
-    /// # Errors
-    /// As [`call`](super::Communicator::call).
+    /// A call with types of one's own; [`wait`](RpcSend::wait) for its outcome.
     pub fn call<T: DeserializeOwned>(
         &self,
         recipient: impl IntoIdentifier,
         body: &(impl Serialize + ?Sized),
-    ) -> Result<T> {
-        wait(self.inner.call(recipient, body))
+    ) -> RpcSend<T> {
+        self.inner.call(recipient, body)
     }
 
-    /// Adds a subscriber on this thread's home: it runs while this thread waits for something.
+    /// A handle to the same communicator whose subscribers run on this home, whoever adds them and wherever; see
+    /// [`bound_to`](super::Communicator::bound_to). Those of a thread's home run while that thread waits for something, in
+    /// [`serve_until`](Self::serve_until) for example.
+    #[must_use]
+    pub fn bound_to(&self, home: &Home) -> Self {
+        Communicator { inner: self.inner.bound_to(home), background: Arc::clone(&self.background) }
+    }
+
+    /// The handle whose subscribers run where those of this one run.
+    fn serving(&self) -> Result<super::Communicator> {
+        self.inner.bound_or(|| self.background.home())
+    }
+
+    /// Where a subscriber runs that is added now: the home that this handle is bound to, or else the thread
+    /// `homing-subscribers`, which is started with the first that needs it.
+    ///
+    /// # Errors
+    /// `CommunicatorClosed`; `Internal` when the system gives no thread.
+    pub fn home(&self) -> Result<Home> {
+        self.serving().map(|serving| serving.home())
+    }
+
+    /// Adds a subscriber to calls under a name.
     ///
     /// # Errors
     /// As the async call of this name.
     pub fn add_rpc_subscriber(&self, identifier: impl IntoIdentifier, subscriber: RpcSubscriber) -> Result<Identifier> {
-        self.add_rpc_subscriber_on(&current(), identifier, subscriber)
-    }
-
-    /// Adds a subscriber on another home: an event loop's, say.
-    ///
-    /// # Errors
-    /// As the async call of this name.
-    pub fn add_rpc_subscriber_on(
-        &self,
-        home: &Home,
-        identifier: impl IntoIdentifier,
-        subscriber: RpcSubscriber,
-    ) -> Result<Identifier> {
-        wait(self.inner.add_rpc_subscriber_on(home, identifier.into_identifier()?, subscriber))
+        let identifier = identifier.into_identifier()?;
+        wait(self.serving()?.add_rpc_subscriber(identifier, subscriber))
     }
 
     /// Takes a subscriber out.
@@ -235,7 +346,7 @@ impl Communicator {
     }
 
     /// A task for the default queue; [`wait`](TaskSend::wait) for its outcome.
-    pub fn task_send(&self, task: impl Into<Value>) -> TaskSend {
+    pub fn task_send(&self, task: impl Into<Body>) -> TaskSend {
         self.inner.task_send(task)
     }
 
@@ -244,7 +355,7 @@ impl Communicator {
     /// # Errors
     /// As [`task_queue`](Self::task_queue).
     pub fn default_task_queue(&self) -> Result<TaskQueue> {
-        self.inner.default_task_queue().map(|inner| TaskQueue { inner })
+        self.inner.default_task_queue().map(|inner| TaskQueue { inner, background: Arc::clone(&self.background) })
     }
 
     /// A task queue of this name.
@@ -252,23 +363,31 @@ impl Communicator {
     /// # Errors
     /// `InvalidArgument` for a name that is empty or too long.
     pub fn task_queue(&self, name: impl AsRef<str>) -> Result<TaskQueue> {
-        self.inner.task_queue(name).map(|inner| TaskQueue { inner })
+        self.inner.task_queue(name).map(|inner| TaskQueue { inner, background: Arc::clone(&self.background) })
     }
 
-    /// Adds a subscriber to tasks of the default queue on this thread's home.
+    /// Adds a subscriber to tasks of the default queue.
     ///
     /// # Errors
     /// As the async call of this name.
     pub fn add_task_subscriber(&self, subscriber: TaskSubscriber) -> Result<Identifier> {
-        self.default_task_queue()?.add_task_subscriber_on(&current(), Identifier::unique(), subscriber)
+        self.default_task_queue()?.add_task_subscriber(subscriber)
+    }
+
+    /// Takes a subscriber of the default queue out.
+    ///
+    /// # Errors
+    /// As the async call of this name.
+    pub fn remove_task_subscriber(&self, identifier: &Identifier) -> Result<()> {
+        self.default_task_queue()?.remove_task_subscriber(identifier)
     }
 
     /// A broadcast; [`wait`](BroadcastSend::wait) until the broker has taken it over.
-    pub fn broadcast_send(&self, body: impl Into<Value>) -> BroadcastSend {
+    pub fn broadcast_send(&self, body: impl Into<Body>) -> BroadcastSend {
         self.inner.broadcast_send(body)
     }
 
-    /// Adds a subscriber to broadcasts on this thread's home.
+    /// Adds a subscriber to the broadcasts that pass a filter.
     ///
     /// # Errors
     /// As the async call of this name.
@@ -277,20 +396,7 @@ impl Communicator {
         filter: BroadcastFilter,
         subscriber: BroadcastSubscriber,
     ) -> Result<Identifier> {
-        self.add_broadcast_subscriber_on(&current(), filter, subscriber)
-    }
-
-    /// Adds a subscriber to broadcasts on another home.
-    ///
-    /// # Errors
-    /// As the async call of this name.
-    pub fn add_broadcast_subscriber_on(
-        &self,
-        home: &Home,
-        filter: BroadcastFilter,
-        subscriber: BroadcastSubscriber,
-    ) -> Result<Identifier> {
-        wait(self.inner.add_broadcast_subscriber_on(home, Identifier::unique(), filter, subscriber))
+        wait(self.serving()?.add_broadcast_subscriber(filter, subscriber))
     }
 
     /// Takes a subscriber out.
@@ -313,9 +419,15 @@ impl Communicator {
         self.inner.events()
     }
 
+    /// The state of the connection now. [`events`](Self::events) emits each change.
+    #[must_use]
+    pub fn connection_state(&self) -> ConnectionState {
+        self.inner.connection_state()
+    }
+
     /// What was dropped by rule so far.
     #[must_use]
-    pub fn counts(&self) -> Counts {
+    pub fn counts(&self) -> CommunicatorCounts {
         self.inner.counts()
     }
 
@@ -325,12 +437,29 @@ impl Communicator {
         self.inner.is_closed()
     }
 
-    /// Closes; see [`close`](super::Communicator::close).
+    /// Gives the calling thread up to its home until a signal comes, which may be any future: subscribers that are bound to
+    /// it run here. Returns the signal's value.
+    ///
+    /// # Errors
+    /// `CommunicatorClosed` or `ConnectionLost` when the communicator ends first; `WouldDeadlock` where a wait cannot be.
+    pub fn serve_until<T>(&self, signal: impl IntoFuture<Output = T>) -> Result<T> {
+        wait(async {
+            let mut events = self.inner.events();
+            let ended = async { while events.next().await.is_some() {} };
+            let (signal, ended) = (pin!(signal.into_future()), pin!(ended));
+            match select(signal, ended).await {
+                Either::Left((value, _)) => Ok(value),
+                Either::Right(_) => Err(self.inner.port().gone()),
+            }
+        })
+    }
+
+    /// Closes; see [`close`](super::Communicator::close). The thread `homing-subscribers` ends too.
     ///
     /// # Errors
     /// `WouldDeadlock` where a wait cannot be; the communicator closes all the same.
     pub fn close(&self) -> Result<CloseReport> {
-        wait(self.inner.close())
+        self.ended(wait(self.inner.close()))
     }
 
     /// Closes when what is in hand has ended; see [`drain`](super::Communicator::drain).
@@ -338,7 +467,12 @@ impl Communicator {
     /// # Errors
     /// As [`close`](Self::close).
     pub fn drain(&self, limit: Duration) -> Result<CloseReport> {
-        wait(self.inner.drain(limit))
+        self.ended(wait(self.inner.drain(limit)))
+    }
+
+    fn ended(&self, closed: Result<CloseReport>) -> Result<CloseReport> {
+        self.background.end(self.inner.port().close_timeout);
+        closed
     }
 }
 
@@ -346,6 +480,7 @@ impl Communicator {
 #[derive(Clone, Debug)]
 pub struct TaskQueue {
     inner: super::TaskQueue,
+    background: Arc<Background>,
 }
 
 impl TaskQueue {
@@ -355,28 +490,18 @@ impl TaskQueue {
         self.inner.name()
     }
 
-    /// With another prefetch than the communicator's.
-    #[must_use]
-    pub fn prefetch(self, count: NonZeroU16) -> Self {
-        TaskQueue { inner: self.inner.prefetch(count) }
-    }
-
     /// A task for this queue; [`wait`](TaskSend::wait) for its outcome.
-    pub fn task_send(&self, task: impl Into<Value>) -> TaskSend {
+    pub fn task_send(&self, task: impl Into<Body>) -> TaskSend {
         self.inner.task_send(task)
     }
 
-    /// Adds a subscriber on a home.
+    /// Adds a subscriber. It runs where those of the communicator run that this queue is from.
     ///
     /// # Errors
     /// As the async call of this name.
-    pub fn add_task_subscriber_on(
-        &self,
-        home: &Home,
-        identifier: Identifier,
-        subscriber: TaskSubscriber,
-    ) -> Result<Identifier> {
-        wait(self.inner.add_task_subscriber_on(home, identifier, subscriber))
+    pub fn add_task_subscriber(&self, subscriber: TaskSubscriber) -> Result<Identifier> {
+        let serving = self.inner.bound_or(|| self.background.home())?;
+        wait(serving.add_task_subscriber(subscriber))
     }
 
     /// Takes a subscriber out.
@@ -411,9 +536,4 @@ impl TaskQueue {
             next => Some(next),
         })
     }
-}
-
-/// The home of this thread: a wait turns it, whatever runtime the thread may be in the context of.
-fn current() -> Home {
-    LocalHome::of_this_thread().home()
 }

@@ -10,14 +10,14 @@ use crate::broker::url::BrokerUrl;
 use crate::codec::{Codec, Yaml};
 use crate::driver::port::InFlight;
 use crate::driver::tasks::{Config, LongTasks as Leases};
-use crate::driver::{Limits, Reconnect};
+use crate::driver::{Limits, ReconnectPolicy};
 use crate::error::Result;
-use crate::wire::names::{Names, Testing};
+use crate::wire::names::{Names, TestingMode};
 
 /// How many tasks a subscriber may have in hand unless told otherwise. kiwipy's default is no limit.
-pub const DEFAULT_TASK_PREFETCH: u16 = 256;
+const DEFAULT_TASK_PREFETCH: u16 = 256;
 
-/// How tasks that run for longer than a broker lets a delivery wait are kept safe; see [`Builder::long_tasks`].
+/// How tasks that run for longer than a broker lets a delivery wait are kept safe; see [`CommunicatorBuilder::long_tasks`].
 #[derive(Clone, Copy, Debug)]
 pub struct LongTasks {
     pub(crate) after: Duration,
@@ -54,16 +54,16 @@ impl LongTasks {
     }
 }
 
-/// Options of a [`Communicator`], to be [connected](Builder::connect).
+/// Options of a [`Communicator`], to be [connected](CommunicatorBuilder::connect).
 #[derive(Clone)]
 #[must_use = "a builder does nothing until it is connected"]
-pub struct Builder {
+pub struct CommunicatorBuilder {
     pub(crate) url: String,
     pub(crate) names: Names,
     pub(crate) task_prefetch: u16,
     pub(crate) call_timeout: Duration,
     pub(crate) task_timeout: Duration,
-    pub(crate) reconnect: Reconnect,
+    pub(crate) reconnect: ReconnectPolicy,
     pub(crate) limits: Limits,
     pub(crate) in_flight: InFlight,
     pub(crate) codec: Arc<dyn Codec>,
@@ -71,15 +71,15 @@ pub struct Builder {
     pub(crate) thread_name: String,
 }
 
-impl Builder {
+impl CommunicatorBuilder {
     pub(crate) fn new(url: &str) -> Self {
-        Builder {
+        CommunicatorBuilder {
             url: url.to_owned(),
             names: Names::default(),
             task_prefetch: DEFAULT_TASK_PREFETCH,
             call_timeout: Duration::from_secs(60),
             task_timeout: Names::default().task_ttl,
-            reconnect: Reconnect::ForEver,
+            reconnect: ReconnectPolicy::ForEver,
             limits: Limits {
                 reply_timeout: Duration::from_secs(10),
                 tasks: Config { attempts: 5, retry_pause: Duration::from_secs(1), long_tasks: None },
@@ -124,7 +124,8 @@ impl Builder {
             .task_queue(format!("{prefix}.process.queue"))
     }
 
-    /// How many tasks of one queue may be in hand here at once. Default 256; see also
+    /// How many tasks of one queue may be in hand here at once, unless its subscriber has
+    /// [a prefetch of its own](crate::TaskSubscriber::with_prefetch). Default 256; see also
     /// [`unlimited_task_prefetch`](Self::unlimited_task_prefetch).
     pub fn task_prefetch(mut self, count: std::num::NonZeroU16) -> Self {
         self.task_prefetch = count.get();
@@ -185,9 +186,9 @@ impl Builder {
         self
     }
 
-    /// What is to be done about a lost connection. Default [`Reconnect::ForEver`]. The first connection is another matter: it
+    /// What is to be done about a lost connection. Default [`ReconnectPolicy::ForEver`]. The first connection is another matter: it
     /// fails at once when it cannot be made.
-    pub fn reconnect(mut self, policy: Reconnect) -> Self {
+    pub fn reconnect(mut self, policy: ReconnectPolicy) -> Self {
         self.reconnect = policy;
         self
     }
@@ -238,7 +239,7 @@ impl Builder {
     }
 
     /// kiwipy's testing mode: everything declared vanishes when unused.
-    pub fn testing(mut self, testing: Testing) -> Self {
+    pub fn testing(mut self, testing: TestingMode) -> Self {
         self.names.testing = testing;
         self
     }
@@ -274,9 +275,9 @@ impl Builder {
     }
 }
 
-impl fmt::Debug for Builder {
+impl fmt::Debug for CommunicatorBuilder {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         // The URL may hold a password.
-        f.debug_struct("Builder").field("names", &self.names).finish_non_exhaustive()
+        f.debug_struct("CommunicatorBuilder").field("names", &self.names).finish_non_exhaustive()
     }
 }

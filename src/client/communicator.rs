@@ -9,13 +9,12 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 use tokio::sync::mpsc;
 
-use super::bound::BoundCommunicator;
-use super::builder::Builder;
+use super::body::Body;
+use super::builder::CommunicatorBuilder;
 use super::queue::TaskQueue;
 use super::send::{BroadcastSend, RpcSend, TaskSend};
 use crate::broker::url::BrokerUrl;
-use crate::codec::Value;
-use crate::driver::command::{Closing, Command, Repeat, SubscriberName, Timeout};
+use crate::driver::command::{Closing, Command, SubscriberName};
 use crate::driver::port::{Port, Transfer};
 use crate::driver::{self, CloseReport, ConnectionState, Events, Plan};
 use crate::error::Result;
@@ -45,6 +44,8 @@ use crate::wire::names::{Identifier, IntoIdentifier};
 #[derive(Clone)]
 pub struct Communicator {
     handle: Arc<Handle>,
+    /// Where the subscribers run that are added by this handle; `None` is where it is done.
+    home: Option<Home>,
 }
 
 /// Closes the communicator when the last clone of the handle goes.
@@ -68,7 +69,7 @@ impl Handle {
 /// What was dropped by rule rather than by error, since the communicator was connected.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
-pub struct Counts {
+pub struct CommunicatorCounts {
     /// Replies whose caller had its outcome, or was gone.
     pub late_replies: u64,
     /// Replies that came back since their caller's queue was gone.
@@ -95,17 +96,20 @@ impl Communicator {
     /// communicator's own) or `memory:NAME` (one that all communicators of this process share). Several brokers, with commas between their URLs, are tried in turn.
     ///
     /// # Errors
-    /// See [`Builder::connect`].
+    /// See [`CommunicatorBuilder::connect`].
+    ///
+    /// # Cancel safety
+    /// Dropped, it gives the attempt up; what has been opened is closed in the background.
     pub async fn connect(url: &str) -> Result<Self> {
         Self::builder(url).connect().await
     }
 
     /// Options first.
-    pub fn builder(url: &str) -> Builder {
-        Builder::new(url)
+    pub fn builder(url: &str) -> CommunicatorBuilder {
+        CommunicatorBuilder::new(url)
     }
 
-    pub(super) async fn start(builder: Builder, urls: Vec<BrokerUrl>) -> Result<Self> {
+    pub(super) async fn start(builder: CommunicatorBuilder, urls: Vec<BrokerUrl>) -> Result<Self> {
         let (commands, inbox) = mpsc::unbounded_channel();
         let transfer = if urls.iter().any(BrokerUrl::is_memory) { Transfer::Passed } else { Transfer::Encoded };
         let brokers = urls.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ");
@@ -145,7 +149,7 @@ impl Communicator {
             thread_name: builder.thread_name,
         };
         driver::start(plan).await?;
-        Ok(Communicator { handle })
+        Ok(Communicator { handle, home: None })
     }
 
     fn context(&self) -> &Context {
@@ -156,75 +160,89 @@ impl Communicator {
         self.handle.port()
     }
 
-    /// A call to the subscriber of this name.
-    pub fn rpc_send(&self, recipient: impl IntoIdentifier, body: impl Into<Value>) -> RpcSend {
-        RpcSend {
-            context: self.context().clone(),
-            recipient: recipient.into_identifier(),
-            body: body.into(),
-            timeout: Timeout::After(self.context().defaults.call_timeout),
-            repeat: Repeat::Never,
-        }
+    /// A call to the subscriber of this name. The body is anything that converts to a [`Value`](crate::Value), or [`Body::of`] a type that
+    /// serde can write.
+    pub fn rpc_send(&self, recipient: impl IntoIdentifier, body: impl Into<Body>) -> RpcSend {
+        RpcSend::new(self.context().clone(), recipient.into_identifier(), body.into())
     }
 
-    /// A call with types of one's own, through serde.
+    /// A call with types of one's own, through serde: [`rpc_send`](Self::rpc_send) with [`Body::of`] and
+    /// [`returning`](RpcSend::returning).
     ///
     /// ```
     /// # #[tokio::main(flavor = "current_thread")] async fn main() -> homing::Result<()> {
-    /// use homing::{Answer, Communicator, RpcRequest, RpcSubscriber};
+    /// use std::time::Duration;
+    /// use homing::{Communicator, HandlerResult, RpcSubscriber};
     ///
     /// #[derive(serde::Serialize, serde::Deserialize)]
     /// struct Point { x: i64, y: i64 }
     ///
     /// let communicator = Communicator::connect("memory:").await?;
-    /// let mirror = RpcSubscriber::closure(|request: RpcRequest| {
-    ///     let point: Point = request.decode()?;
-    ///     Answer::of(&Point { x: point.y, y: point.x })
-    /// });
+    /// let mirror = RpcSubscriber::typed(|point: Point| async move { HandlerResult::Ok(Point { x: point.y, y: point.x }) });
     /// communicator.add_rpc_subscriber("mirror", mirror).await?;
-    /// let mirrored: Point = communicator.call("mirror", &Point { x: 1, y: 2 }).await?;
+    /// let mirrored: Point = communicator.call("mirror", &Point { x: 1, y: 2 }).timeout(Duration::from_secs(5)).await?;
     /// assert_eq!((mirrored.x, mirrored.y), (2, 1));
     /// # Ok(()) }
     /// ```
     ///
-    /// # Errors
-    /// As awaiting an [`RpcSend`]; `Encode` and `Decode` when a value does not fit.
-    pub async fn call<T: DeserializeOwned>(
+    /// Awaiting it fails as awaiting an [`RpcSend`] does, and with `Encode` or `Decode` when a value does not fit.
+    pub fn call<T: DeserializeOwned>(
         &self,
         recipient: impl IntoIdentifier,
         body: &(impl Serialize + ?Sized),
-    ) -> Result<T> {
-        let body = Value::from_serialize(body)?;
-        // Made before the wait, since the recipient need not be `Send`.
-        let call = self.rpc_send(recipient, body);
-        call.await?.deserialize()
+    ) -> RpcSend<T> {
+        self.rpc_send(recipient, Body::of(body)).returning()
     }
 
-    /// Adds a subscriber to calls under a name, on the current home.
+    /// A handle to the same communicator whose subscribers run on this home, whoever adds them and wherever. It is what
+    /// plumpy's `LoopCommunicator` is to a loop.
+    ///
+    /// Without it a subscriber runs on the home that adds it: on the tokio runtime, on the event loop or on the thread.
+    ///
+    /// ```
+    /// # #[tokio::main] async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// use homing::home::EventLoop;
+    /// use homing::{Communicator, RpcRequest, RpcSubscriber};
+    ///
+    /// let event_loop = EventLoop::start("the-loop")?;
+    /// let communicator = Communicator::connect("memory:").await?;
+    /// let who = RpcSubscriber::closure(|_: RpcRequest| std::thread::current().name().map(str::to_owned));
+    /// communicator.bound_to(&event_loop.handle().home()).add_rpc_subscriber("who", who).await?;
+    /// assert_eq!(communicator.rpc_send("who", ()).await?.as_str(), Some("the-loop"));
+    /// # communicator.close().await?; Ok(()) }
+    /// ```
+    #[must_use]
+    pub fn bound_to(&self, home: &Home) -> Self {
+        Communicator { handle: Arc::clone(&self.handle), home: Some(home.clone()) }
+    }
+
+    /// Where a subscriber runs that is added now.
+    #[must_use]
+    pub fn home(&self) -> Home {
+        self.home.clone().unwrap_or_else(Home::current)
+    }
+
+    /// This handle if it is bound to a home, or else one that is bound to that which the caller has for it.
+    pub(super) fn bound_or(&self, home: impl FnOnce() -> Result<Home>) -> Result<Self> {
+        let home = self.home.clone().map_or_else(home, Ok)?;
+        Ok(Communicator { handle: Arc::clone(&self.handle), home: Some(home) })
+    }
+
+    /// Adds a subscriber to calls under a name. It runs on this handle's [home](Self::home).
     ///
     /// # Errors
     /// `DuplicateSubscriberIdentifier` when the name is taken on this communicator; `InvalidArgument` for the name;
-    /// `ConnectionLost`; `CommunicatorClosed`.
+    /// `HomeEnded`; `ConnectionLost`; `CommunicatorClosed`.
+    ///
+    /// # Cancel safety
+    /// Dropped before it resolves, the subscriber is taken out again.
     pub async fn add_rpc_subscriber(
         &self,
         identifier: impl IntoIdentifier,
         subscriber: RpcSubscriber,
     ) -> Result<Identifier> {
-        let identifier = identifier.into_identifier();
-        self.add_rpc_subscriber_on(&Home::current(), identifier?, subscriber).await
-    }
-
-    /// The same on another home.
-    ///
-    /// # Errors
-    /// As [`add_rpc_subscriber`](Self::add_rpc_subscriber).
-    pub async fn add_rpc_subscriber_on(
-        &self,
-        home: &Home,
-        identifier: Identifier,
-        subscriber: RpcSubscriber,
-    ) -> Result<Identifier> {
-        add_rpc_subscriber(self.context(), home, identifier.clone(), subscriber).await?;
+        let identifier = identifier.into_identifier()?;
+        add_rpc_subscriber(self.context(), &self.home(), identifier.clone(), subscriber).await?;
         Ok(identifier)
     }
 
@@ -232,30 +250,26 @@ impl Communicator {
     ///
     /// # Errors
     /// `InvalidArgument` when there is none of that name.
+    ///
+    /// # Cancel safety
+    /// Dropped, it is taken out all the same.
     pub async fn remove_rpc_subscriber(&self, identifier: impl IntoIdentifier) -> Result<()> {
         let name = SubscriberName::Rpc(identifier.into_identifier()?);
         self.port().ask("removing an RPC subscriber", None, |done| Command::Unsubscribe { name, done }).await
     }
 
-    /// The communicator bound to a home, as plumpy's `LoopCommunicator` is to a loop: every subscriber that is added through
-    /// it runs there, whoever adds it.
-    #[must_use]
-    pub fn bound_to(&self, home: &Home) -> BoundCommunicator {
-        BoundCommunicator { communicator: self.clone(), home: home.clone() }
-    }
-
     /// A task for the default task queue.
-    pub fn task_send(&self, task: impl Into<Value>) -> TaskSend {
-        let context = self.context().clone();
-        let queue = context.port.names.task_queue.clone();
-        let timeout = Timeout::After(context.defaults.task_timeout);
-        TaskSend { context, queue, body: task.into(), timeout }
+    pub fn task_send(&self, task: impl Into<Body>) -> TaskSend {
+        TaskSend::new(self.context().clone(), self.port().names.task_queue.clone(), task.into())
     }
 
-    /// Adds a subscriber to tasks of the default queue, on the current home.
+    /// Adds a subscriber to tasks of the default queue.
     ///
     /// # Errors
     /// See [`TaskQueue::add_task_subscriber`].
+    ///
+    /// # Cancel safety
+    /// Dropped before it resolves, the subscriber is taken out again.
     pub async fn add_task_subscriber(&self, subscriber: TaskSubscriber) -> Result<Identifier> {
         self.default_task_queue()?.add_task_subscriber(subscriber).await
     }
@@ -264,6 +278,9 @@ impl Communicator {
     ///
     /// # Errors
     /// See [`TaskQueue::remove_task_subscriber`].
+    ///
+    /// # Cancel safety
+    /// Dropped, it is taken out all the same.
     pub async fn remove_task_subscriber(&self, identifier: &Identifier) -> Result<()> {
         self.default_task_queue()?.remove_task_subscriber(identifier).await
     }
@@ -273,7 +290,7 @@ impl Communicator {
     /// # Errors
     /// `InvalidArgument` for a name that is empty or too long.
     pub fn task_queue(&self, name: impl AsRef<str>) -> Result<TaskQueue> {
-        TaskQueue::new(self.context().clone(), name.as_ref().into())
+        TaskQueue::new(self.context().clone(), self.home.clone(), name.as_ref().into())
     }
 
     /// The default task queue.
@@ -281,52 +298,38 @@ impl Communicator {
     /// # Errors
     /// As [`task_queue`](Self::task_queue).
     pub fn default_task_queue(&self) -> Result<TaskQueue> {
-        TaskQueue::new(self.context().clone(), self.port().names.task_queue.clone())
+        TaskQueue::new(self.context().clone(), self.home.clone(), self.port().names.task_queue.clone())
     }
 
-    /// A broadcast to all who hear.
-    pub fn broadcast_send(&self, body: impl Into<Value>) -> BroadcastSend {
-        BroadcastSend {
-            context: self.context().clone(),
-            body: body.into(),
-            sender: Value::Null,
-            subject: Value::Null,
-            correlation_id: Value::Null,
-        }
+    /// A broadcast to all who subscribe.
+    pub fn broadcast_send(&self, body: impl Into<Body>) -> BroadcastSend {
+        BroadcastSend::new(self.context().clone(), body.into())
     }
 
-    /// Adds a subscriber to the broadcasts that pass a filter, on the current home.
+    /// Adds a subscriber to the broadcasts that pass a filter. It runs on this handle's [home](Self::home); a broadcast that
+    /// does not pass never reaches that home.
     ///
     /// # Errors
-    /// `ConnectionLost`; `CommunicatorClosed`.
+    /// `DuplicateSubscriberIdentifier` when its identifier is taken; `HomeEnded`; `ConnectionLost`; `CommunicatorClosed`.
+    ///
+    /// # Cancel safety
+    /// Dropped before it resolves, the subscriber is taken out again.
     pub async fn add_broadcast_subscriber(
         &self,
         filter: BroadcastFilter,
         subscriber: BroadcastSubscriber,
     ) -> Result<Identifier> {
-        self.add_broadcast_subscriber_on(&Home::current(), Identifier::unique(), filter, subscriber).await
-    }
-
-    /// The same on another home and under a name of one's own.
-    ///
-    /// # Errors
-    /// `DuplicateSubscriberIdentifier` too.
-    pub async fn add_broadcast_subscriber_on(
-        &self,
-        home: &Home,
-        identifier: Identifier,
-        filter: BroadcastFilter,
-        subscriber: BroadcastSubscriber,
-    ) -> Result<Identifier> {
         let (context, codec) = (self.context(), &self.handle.codec);
-        add_broadcast_subscriber(context, codec, home, identifier.clone(), filter, subscriber).await?;
-        Ok(identifier)
+        add_broadcast_subscriber(context, codec, &self.home(), filter, subscriber).await
     }
 
     /// Takes a subscriber out.
     ///
     /// # Errors
     /// `InvalidArgument` when there is none of that name.
+    ///
+    /// # Cancel safety
+    /// Dropped, it is taken out all the same.
     pub async fn remove_broadcast_subscriber(&self, identifier: &Identifier) -> Result<()> {
         let name = SubscriberName::Broadcasts(identifier.clone());
         self.port().ask("removing a broadcast subscriber", None, |done| Command::Unsubscribe { name, done }).await
@@ -352,10 +355,10 @@ impl Communicator {
 
     /// What was dropped by rule so far.
     #[must_use]
-    pub fn counts(&self) -> Counts {
+    pub fn counts(&self) -> CommunicatorCounts {
         let counters = &self.port().counters;
         // Ordering: Relaxed, for counters order nothing.
-        Counts {
+        CommunicatorCounts {
             late_replies: counters.late_replies.load(Ordering::Relaxed),
             replies_unroutable: counters.replies_unroutable.load(Ordering::Relaxed),
             replies_not_wanted: counters.replies_not_wanted.load(Ordering::Relaxed),
@@ -382,7 +385,7 @@ impl Communicator {
 
     /// Closes: new work is refused, what was sent before goes out, tasks in hand go back, callers that still wait get
     /// `communicator closed`, the connection ends and its threads are joined. Bounded by
-    /// [`close_timeout`](Builder::close_timeout). May be called from anywhere, any number of times; each call gets the same
+    /// [`close_timeout`](CommunicatorBuilder::close_timeout). May be called from anywhere, any number of times; each call gets the same
     /// report.
     ///
     /// # Errors

@@ -10,7 +10,7 @@
 //! 4. At home [`Reply`] reads it: a value, a failure, or `pending`, after which it asks for the next one.
 
 pub mod blocking;
-mod bound;
+mod body;
 mod builder;
 mod communicator;
 mod queue;
@@ -19,9 +19,9 @@ mod send;
 #[cfg(test)]
 mod tests;
 
-pub use bound::BoundCommunicator;
-pub use builder::{Builder, DEFAULT_TASK_PREFETCH, LongTasks};
-pub use communicator::{Communicator, Counts};
+pub use body::Body;
+pub use builder::{CommunicatorBuilder, LongTasks};
+pub use communicator::{Communicator, CommunicatorCounts};
 pub use queue::TaskQueue;
-pub use reply::{Reply, Stage};
+pub use reply::{Reply, ReplyStage};
 pub use send::{BroadcastSend, RpcSend, TaskSend, TaskSendNoReply};

@@ -1,12 +1,11 @@
 //! A task queue by name: to send to, to subscribe to, and to take from.
 
-use std::num::NonZeroU16;
 use std::sync::Arc;
 use std::time::Duration;
 
+use super::body::Body;
 use super::send::TaskSend;
-use crate::codec::Value;
-use crate::driver::command::{Command, PullId, PullWait, QueueName, SubscriberName, Timeout};
+use crate::driver::command::{Command, PullId, PullWait, QueueName, SubscriberName};
 use crate::driver::port::Port;
 use crate::error::{Error, ErrorKind, Result};
 use crate::home::Home;
@@ -17,15 +16,15 @@ use crate::wire::names::{Identifier, check_task_queue};
 #[derive(Clone, Debug)]
 pub struct TaskQueue {
     context: Context,
+    /// Where its subscribers run; `None` is where they are added.
+    home: Option<Home>,
     name: QueueName,
-    prefetch: u16,
 }
 
 impl TaskQueue {
-    pub(crate) fn new(context: Context, name: QueueName) -> Result<Self> {
+    pub(crate) fn new(context: Context, home: Option<Home>, name: QueueName) -> Result<Self> {
         check_task_queue(&name)?;
-        let prefetch = context.defaults.task_prefetch;
-        Ok(TaskQueue { context, name, prefetch })
+        Ok(TaskQueue { context, home, name })
     }
 
     /// Its name.
@@ -34,49 +33,39 @@ impl TaskQueue {
         &self.name
     }
 
-    /// With another prefetch than the communicator's. All subscribers of one queue on one communicator share a consumer, and
-    /// so must have the same: one with another prefetch is refused.
-    #[must_use]
-    pub fn prefetch(mut self, count: NonZeroU16) -> Self {
-        self.prefetch = count.get();
-        self
-    }
-
     /// A task for this queue.
-    pub fn task_send(&self, task: impl Into<Value>) -> TaskSend {
-        let timeout = Timeout::After(self.context.defaults.task_timeout);
-        TaskSend { context: self.context.clone(), queue: self.name.clone(), body: task.into(), timeout }
+    pub fn task_send(&self, task: impl Into<Body>) -> TaskSend {
+        TaskSend::new(self.context.clone(), self.name.clone(), task.into())
     }
 
-    /// Adds a subscriber, which runs on the current home. Several subscribers of one queue are asked in the order in which
-    /// they were added, until one does not reject.
+    /// This queue if it is bound to a home, or else bound to that which the caller has for it.
+    pub(super) fn bound_or(&self, home: impl FnOnce() -> Result<Home>) -> Result<Self> {
+        let home = self.home.clone().map_or_else(home, Ok)?;
+        Ok(TaskQueue { context: self.context.clone(), home: Some(home), name: self.name.clone() })
+    }
+
+    /// Adds a subscriber. It runs on the home of the handle that this queue is from. Several subscribers of one queue are
+    /// asked in the order in which they were added, until one does not reject.
     ///
     /// # Errors
-    /// `PreconditionFailed` when the queue or its exchange exists with other arguments; `ConnectionLost`;
-    /// `CommunicatorClosed`.
+    /// `PreconditionFailed` when the queue or its exchange exists with other arguments; `InvalidArgument` when a subscriber of
+    /// this queue has another prefetch; `DuplicateSubscriberIdentifier` when its identifier is taken; `HomeEnded`;
+    /// `ConnectionLost`; `CommunicatorClosed`.
+    ///
+    /// # Cancel safety
+    /// Dropped before it resolves, the subscriber is taken out again.
     pub async fn add_task_subscriber(&self, subscriber: TaskSubscriber) -> Result<Identifier> {
-        self.add_task_subscriber_on(&Home::current(), Identifier::unique(), subscriber).await
-    }
-
-    /// The same on another home and under a name of one's own.
-    ///
-    /// # Errors
-    /// `DuplicateSubscriberIdentifier` too.
-    pub async fn add_task_subscriber_on(
-        &self,
-        home: &Home,
-        identifier: Identifier,
-        subscriber: TaskSubscriber,
-    ) -> Result<Identifier> {
-        let (queue, prefetch, name) = (self.name.clone(), self.prefetch, identifier.clone());
-        add_task_subscriber(&self.context, home, queue, prefetch, name, subscriber).await?;
-        Ok(identifier)
+        let home = self.home.clone().unwrap_or_else(Home::current);
+        add_task_subscriber(&self.context, &home, self.name.clone(), subscriber).await
     }
 
     /// Takes a subscriber out. Tasks that it has in hand go on to their end.
     ///
     /// # Errors
     /// `InvalidArgument` when there is none of that name.
+    ///
+    /// # Cancel safety
+    /// Dropped, it is taken out all the same.
     pub async fn remove_task_subscriber(&self, identifier: &Identifier) -> Result<()> {
         let name = SubscriberName::Tasks(self.name.clone(), identifier.clone());
         let remove = |done| Command::Unsubscribe { name, done };
@@ -87,6 +76,9 @@ impl TaskQueue {
     ///
     /// # Errors
     /// `QueueEmpty` when there is none.
+    ///
+    /// # Cancel safety
+    /// Dropped, a task that comes all the same goes back to the queue.
     pub async fn try_next(&self) -> Result<IncomingTask> {
         self.pull(PullWait::No).await?.ok_or_else(|| self.empty("it is empty"))
     }

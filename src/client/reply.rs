@@ -20,7 +20,7 @@ use crate::wire::response::Response;
 /// What one reply says.
 #[derive(Clone, Debug, PartialEq)]
 #[non_exhaustive]
-pub enum Stage {
+pub enum ReplyStage {
     /// The subscriber took the request and will answer later.
     Pending,
     /// The outcome. Nothing follows.
@@ -70,25 +70,25 @@ impl Reply {
     ///
     /// # Cancel safety
     /// Nothing is lost when it is dropped.
-    pub async fn stage(&mut self) -> Result<Stage> {
+    pub async fn stage(&mut self) -> Result<ReplyStage> {
         if self.finished {
             return Err(Error::new(ErrorKind::InvalidState, format!("{}: its outcome was taken before", self.subject)));
         }
         let outcome = self.read_one().await;
-        if !matches!(outcome, Ok(Stage::Pending)) {
+        if !matches!(outcome, Ok(ReplyStage::Pending)) {
             self.finished = true;
         }
         outcome
     }
 
-    async fn read_one(&mut self) -> Result<Stage> {
+    async fn read_one(&mut self) -> Result<ReplyStage> {
         if self.next.is_none() {
             // The deadline of the request goes on: the driver ends it, whether or not there is a place.
             let (reply, future) = self.context.port.future(&self.subject, None).await?;
             self.context.port.send(Command::NextReply { correlation: self.correlation, reply })?;
             self.next = Some(future);
         }
-        let Some(future) = self.next.as_mut() else { return Ok(Stage::Pending) };
+        let Some(future) = self.next.as_mut() else { return Ok(ReplyStage::Pending) };
         let arrived = Pin::new(future).await;
         self.next = None;
         let body = arrived.map_err(|end| self.context.port.ended(end, &self.subject))??;
@@ -99,8 +99,8 @@ impl Reply {
             self.end = RequestEnd::Answered;
         }
         match read {
-            Response::Result(value) => Ok(Stage::Done(value)),
-            Response::Pending => Ok(Stage::Pending),
+            Response::Result(value) => Ok(ReplyStage::Done(value)),
+            Response::Pending => Ok(ReplyStage::Pending),
             Response::Cancelled => {
                 Err(Error::new(ErrorKind::Cancelled, format!("{}: it was cancelled at the other end", self.subject)))
             }
@@ -114,7 +114,7 @@ impl Reply {
     /// As [`stage`](Self::stage).
     pub async fn outcome(mut self) -> Result<Value> {
         loop {
-            if let Stage::Done(value) = self.stage().await? {
+            if let ReplyStage::Done(value) = self.stage().await? {
                 return Ok(value);
             }
         }

@@ -1,11 +1,17 @@
-//! What is sent, as one builds it: a call, a task, a broadcast. Nothing goes out until it is awaited.
+//! What is sent, as one builds it: a call, a task, a broadcast. Nothing goes out until it is polled.
 
-use std::future::{Future, IntoFuture};
+use std::any::Any;
+use std::fmt;
+use std::future::Future;
+use std::marker::PhantomData;
 use std::pin::Pin;
+use std::task::{Context as TaskContext, Poll};
 use std::time::Duration;
 
+use serde::de::DeserializeOwned;
 use tokio::time::Instant;
 
+use super::body::Body;
 use super::reply::Reply;
 use crate::codec::Value;
 use crate::driver::command::{Command, Expected, Published, QueueName, RawReply, Repeat, Subject, TaskReply, Timeout};
@@ -17,7 +23,73 @@ use crate::wire::broadcast::Content;
 use crate::wire::names::Identifier;
 use crate::wire::task::{NoReply, encode};
 
-type Sending<T> = Pin<Box<dyn Future<Output = Result<T>> + Send>>;
+type Running<T> = Pin<Box<dyn Future<Output = Result<T>> + Send>>;
+
+/// A message on its way from the first option to its end. It is a future by itself, so that it can be spawned, joined and
+/// selected like any other.
+enum Sending<P, T> {
+    /// What it is to be. Nothing has been sent.
+    Built(P),
+    /// It has been polled.
+    Running(Running<T>),
+    /// It was given away, or a panic came between the two.
+    Taken,
+}
+
+impl<P, T> Sending<P, T> {
+    /// Sets an option. One that has been polled keeps those that it had.
+    fn set(&mut self, option: impl FnOnce(&mut P)) {
+        if let Sending::Built(parts) = self {
+            option(parts);
+        }
+    }
+
+    fn parts(&self) -> Option<&P> {
+        match self {
+            Sending::Built(parts) => Some(parts),
+            _ => None,
+        }
+    }
+
+    /// The parts, to send them in another way than by polling.
+    ///
+    /// # Errors
+    /// `InvalidState` when it has been polled.
+    fn into_parts(self) -> Result<P> {
+        match self {
+            Sending::Built(parts) => Ok(parts),
+            _ => Err(polled_before()),
+        }
+    }
+
+    fn poll(&mut self, context: &mut TaskContext<'_>, start: impl FnOnce(P) -> Running<T>) -> Poll<Result<T>> {
+        if let Sending::Running(running) = self {
+            return running.as_mut().poll(context);
+        }
+        let Sending::Built(parts) = std::mem::replace(self, Sending::Taken) else {
+            return Poll::Ready(Err(polled_before()));
+        };
+        let mut running = start(parts);
+        let polled = running.as_mut().poll(context);
+        *self = Sending::Running(running);
+        polled
+    }
+}
+
+fn polled_before() -> Error {
+    Error::new(ErrorKind::InvalidState, "it has been polled, and cannot be sent a second time or in another way")
+}
+
+/// An outcome as the type that is wanted.
+fn typed<T: DeserializeOwned + 'static>(value: Value) -> Result<T> {
+    let mut value = Some(value);
+    // A value is handed on as it is.
+    let wanted: &mut dyn Any = &mut value;
+    if let Some(value) = wanted.downcast_mut::<Option<T>>().and_then(Option::take) {
+        return Ok(value);
+    }
+    value.unwrap_or(Value::Null).deserialize()
+}
 
 /// A future for the reply to a request, and what the driver needs of it. From here on the request's time runs.
 async fn expect(context: &Context, subject: &Subject, timeout: Timeout) -> Result<(Expected, HomeFuture<RawReply>)> {
@@ -29,9 +101,7 @@ async fn expect(context: &Context, subject: &Subject, timeout: Timeout) -> Resul
 /// The same without waiting.
 fn try_expect(subject: &Subject, timeout: Timeout) -> Result<(Expected, HomeFuture<RawReply>)> {
     let due = limit(timeout.limit());
-    let (reply, future) = Home::current()
-        .try_future()
-        .map_err(|full| Error::with_source(ErrorKind::Full, format!("{subject}: {full}"), full))?;
+    let (reply, future) = Home::current().try_future().map_err(|error| Error::reserve(subject, error))?;
     Ok((Expected { correlation: crate::ids::unique(), reply, timeout, due }, future))
 }
 
@@ -70,104 +140,157 @@ impl<F: FnOnce(Expected, Option<Published>) -> Command> Request<F> {
     }
 }
 
-/// A call to be sent. Await it for its outcome, or [`send`](RpcSend::send) it and look at the stages.
+/// A call to be sent. Await it for its outcome, as a [`Value`] or as the type [`returning`](RpcSend::returning) names;
+/// or [`send`](RpcSend::send) it and take its reply stage by stage.
+///
+/// It is a future: `tokio::spawn(communicator.rpc_send("name", 1))` runs it as a task. Its options count up to its first poll.
+///
+/// # Cancel safety
+/// Dropped before it was polled, nothing is sent. Dropped later, the call may or may not have been sent; its reply is dropped,
+/// and a subscriber of homing is notified ([`caller_gone`](crate::RpcRequest::caller_gone)).
 #[must_use = "nothing is sent until it is awaited"]
-#[derive(Debug)]
-pub struct RpcSend {
-    pub(super) context: Context,
-    pub(super) recipient: Result<Identifier>,
-    pub(super) body: Value,
-    pub(super) timeout: Timeout,
-    pub(super) repeat: Repeat,
+pub struct RpcSend<T = Value> {
+    sending: Sending<Call, T>,
+    returns: PhantomData<fn() -> T>,
 }
 
-/// A task to be sent. Await it for its outcome, or [`send`](TaskSend::send) it and look at the stages.
+struct Call {
+    context: Context,
+    recipient: Result<Identifier>,
+    body: Body,
+    timeout: Timeout,
+    repeat: Repeat,
+}
+
+/// A task to be sent. Await it for its outcome, as a [`Value`] or as the type [`returning`](TaskSend::returning) names; or
+/// [`send`](TaskSend::send) it and take its reply stage by stage.
+///
+/// It is a future. Its options count up to its first poll.
+///
+/// # Cancel safety
+/// Dropped before it was polled, nothing is sent. Dropped later, the task may or may not have been sent; its reply is dropped.
 #[must_use = "nothing is sent until it is awaited"]
-#[derive(Debug)]
-pub struct TaskSend {
-    pub(super) context: Context,
-    pub(super) queue: QueueName,
-    pub(super) body: Value,
-    pub(super) timeout: Timeout,
+pub struct TaskSend<T = Value> {
+    sending: Sending<Task, T>,
+    returns: PhantomData<fn() -> T>,
+}
+
+struct Task {
+    context: Context,
+    queue: QueueName,
+    body: Body,
+    timeout: Timeout,
 }
 
 /// A task to be sent whose outcome nobody waits for. Awaited, it resolves when the broker has taken it over.
+///
+/// # Cancel safety
+/// Dropped, the task may or may not have been sent.
 #[must_use = "nothing is sent until it is awaited"]
-#[derive(Debug)]
-pub struct TaskSendNoReply(TaskSend);
+pub struct TaskSendNoReply(Sending<Result<Task>, ()>);
 
 /// A broadcast to be sent. Awaited, it resolves when the broker has taken it over.
+///
+/// # Cancel safety
+/// Dropped, the broadcast may or may not have been sent.
 #[must_use = "nothing is sent until it is awaited"]
-#[derive(Debug)]
-pub struct BroadcastSend {
-    pub(super) context: Context,
-    pub(super) body: Value,
-    pub(super) sender: Value,
-    pub(super) subject: Value,
-    pub(super) correlation_id: Value,
+pub struct BroadcastSend(Sending<Broadcast, ()>);
+
+struct Broadcast {
+    context: Context,
+    body: Body,
+    sender: Value,
+    subject: Value,
+    correlation_id: Value,
 }
 
 impl RpcSend {
+    pub(super) fn new(context: Context, recipient: Result<Identifier>, body: Body) -> Self {
+        let timeout = Timeout::After(context.defaults.call_timeout);
+        let call = Call { context, recipient, body, timeout, repeat: Repeat::Never };
+        RpcSend { sending: Sending::Built(call), returns: PhantomData }
+    }
+}
+
+impl<T> RpcSend<T> {
     /// For errors.
     pub(super) fn what(&self) -> String {
-        self.recipient
-            .as_ref()
-            .map_or_else(|_| "a call".to_owned(), |recipient| Subject::Call(recipient.clone()).to_string())
+        let recipient = self.sending.parts().and_then(|call| call.recipient.as_ref().ok());
+        recipient.map_or_else(|| "a call".to_owned(), |recipient| Subject::Call(recipient.clone()).to_string())
+    }
+
+    /// The outcome as a type that serde can read, where it is awaited.
+    ///
+    /// ```
+    /// # #[tokio::main(flavor = "current_thread")] async fn main() -> homing::Result<()> {
+    /// use std::time::Duration;
+    /// # let communicator = homing::Communicator::connect("memory:").await?;
+    /// # let add = homing::RpcSubscriber::typed(|(a, b): (i64, i64)| async move { homing::HandlerResult::Ok(a + b) });
+    /// # communicator.add_rpc_subscriber("add", add).await?;
+    /// let limit = Duration::from_secs(5);
+    /// let sum = communicator.rpc_send("add", vec![20, 22]).timeout(limit).returning::<i64>().await?;
+    /// assert_eq!(sum, 42);
+    /// # communicator.close().await.map(drop) }
+    /// ```
+    pub fn returning<U>(self) -> RpcSend<U> {
+        RpcSend { sending: self.sending.into_parts().map_or(Sending::Taken, Sending::Built), returns: PhantomData }
     }
 
     /// Waits this long for the answer, and again after each `pending`. Default: the communicator's
-    /// [`call_timeout`](super::Builder::call_timeout), 60 s.
+    /// [`call_timeout`](super::CommunicatorBuilder::call_timeout), 60 s.
     pub fn timeout(mut self, time: Duration) -> Self {
-        self.timeout = Timeout::After(time);
+        self.sending.set(|call| call.timeout = Timeout::After(time));
         self
     }
 
     /// Waits for ever. The broker gives no sign when a recipient dies with the request in hand, so that the wait is reported
     /// in the log every minute.
     pub fn no_timeout(mut self) -> Self {
-        self.timeout = Timeout::Never;
+        self.sending.set(|call| call.timeout = Timeout::Never);
         self
     }
 
     /// The call may be done twice without harm (it only asks, or sets something to a value): when the connection is lost before
     /// the broker has confirmed it, it is sent again. Otherwise such a call ends with *connection lost, delivery unknown*.
     pub fn repeatable(mut self) -> Self {
-        self.repeat = Repeat::Allowed;
+        self.sending.set(|call| call.repeat = Repeat::Allowed);
         self
     }
 
-    /// Sends the call, if there is room for it just now. Its fate is the reply's.
+    /// Sends the call if the in-flight limit leaves room for it now. Its fate is the reply's.
     ///
     /// # Errors
-    /// `Full` when as many messages or bytes as may be are under way; `InvalidArgument` for the recipient; `Encode`;
-    /// `CommunicatorClosed`.
+    /// `Full` when the limit on messages or bytes in flight, or that on open futures of the current home, is reached;
+    /// `InvalidArgument` for the recipient; `Encode`; `HomeEnded`; `CommunicatorClosed`; `InvalidState` when it has been polled.
     pub fn try_send(self) -> Result<Reply> {
-        self.encoded()?.try_send()
+        self.sending.into_parts()?.encoded()?.try_send()
     }
 
     /// Sends the call and resolves when the broker has taken it over. While there is no connection it waits for one, up to
     /// its timeout.
     ///
     /// # Errors
-    /// `Unroutable` when nobody listens under that name; `Encode`; `TimedOut`; `ConnectionLost` when it is not known whether it
-    /// arrived; `CommunicatorClosed`;
-    /// `InvalidArgument` for the recipient.
+    /// `Unroutable` when there is no subscriber of that name; `Encode`; `TimedOut`; `ConnectionLost` when it is not known
+    /// whether it arrived; `CommunicatorClosed`; `InvalidArgument` for the recipient; `InvalidState` when it has been polled.
     ///
     /// # Cancel safety
     /// Dropped, the call may or may not have been sent; its reply is dropped.
     pub async fn send(self) -> Result<Reply> {
-        let port = self.context.port.clone();
-        let (published, taken_over) = port.future(&"a call", limit(self.timeout.limit())).await?;
-        let reply = self.encoded()?.send(Some(published)).await?;
+        let call = self.sending.into_parts()?;
+        let port = call.context.port.clone();
+        let (published, taken_over) = port.future(&"a call", limit(call.timeout.limit())).await?;
+        let reply = call.encoded()?.send(Some(published)).await?;
         taken_over.await.map_err(|end| port.ended(end, "a call"))??;
         Ok(reply)
     }
+}
 
+impl Call {
     fn encoded(self) -> Result<Request<impl FnOnce(Expected, Option<Published>) -> Command>> {
-        let RpcSend { context, recipient, body, timeout, repeat } = self;
+        let Call { context, recipient, body, timeout, repeat } = self;
         let recipient = recipient?;
         let subject = Subject::Call(recipient.clone());
-        let body = context.encode(body)?;
+        let body = context.encode(body.into_value()?)?;
         let bytes = body.size();
         let command = move |expected, published| Command::Call {
             recipient,
@@ -181,66 +304,84 @@ impl RpcSend {
     }
 }
 
-impl IntoFuture for RpcSend {
-    type Output = Result<Value>;
-    type IntoFuture = Sending<Value>;
+impl<T: DeserializeOwned + 'static> Future for RpcSend<T> {
+    type Output = Result<T>;
 
-    fn into_future(self) -> Sending<Value> {
-        Box::pin(async move { self.encoded()?.send(None).await?.outcome().await })
+    fn poll(mut self: Pin<&mut Self>, context: &mut TaskContext<'_>) -> Poll<Result<T>> {
+        self.sending.poll(context, |call| {
+            Box::pin(async move { call.encoded()?.send(None).await?.outcome().await.and_then(typed) })
+        })
     }
 }
 
 impl TaskSend {
+    pub(super) fn new(context: Context, queue: QueueName, body: Body) -> Self {
+        let timeout = Timeout::After(context.defaults.task_timeout);
+        TaskSend { sending: Sending::Built(Task { context, queue, body, timeout }), returns: PhantomData }
+    }
+}
+
+impl<T> TaskSend<T> {
     /// For errors.
     pub(super) fn what(&self) -> String {
-        Subject::Task(self.queue.clone()).to_string()
+        self.sending.parts().map_or_else(|| "a task".to_owned(), |task| Subject::Task(task.queue.clone()).to_string())
+    }
+
+    /// The outcome as a type that serde can read, where it is awaited.
+    pub fn returning<U>(self) -> TaskSend<U> {
+        TaskSend { sending: self.sending.into_parts().map_or(Sending::Taken, Sending::Built), returns: PhantomData }
     }
 
     /// Waits this long for the outcome, and again after each `pending`. Default: the communicator's
-    /// [`task_timeout`](super::Builder::task_timeout), 7 days.
+    /// [`task_timeout`](super::CommunicatorBuilder::task_timeout), 7 days.
     pub fn timeout(mut self, time: Duration) -> Self {
-        self.timeout = Timeout::After(time);
+        self.sending.set(|task| task.timeout = Timeout::After(time));
         self
     }
 
     /// Waits for ever; reported in the log every minute.
     pub fn no_timeout(mut self) -> Self {
-        self.timeout = Timeout::Never;
+        self.sending.set(|task| task.timeout = Timeout::Never);
         self
     }
 
     /// Asks for no reply.
     pub fn no_reply(self) -> TaskSendNoReply {
-        TaskSendNoReply(self)
+        TaskSendNoReply(Sending::Built(self.sending.into_parts()))
     }
 
-    /// Sends the task, if there is room for it just now. Its fate is the reply's.
+    /// Sends the task if the in-flight limit leaves room for it now. Its fate is the reply's.
     ///
     /// # Errors
-    /// `Full` when as many messages or bytes as may be are under way; `Encode`; `CommunicatorClosed`.
+    /// `Full` when the limit on messages or bytes in flight, or that on open futures of the current home, is reached; `Encode`;
+    /// `HomeEnded`; `CommunicatorClosed`; `InvalidState` when it has been polled.
     pub fn try_send(self) -> Result<Reply> {
-        self.encoded()?.try_send()
+        self.sending.into_parts()?.encoded()?.try_send()
     }
 
     /// Sends the task and resolves when the broker has taken it over: from then on it is in its queue.
     ///
     /// # Errors
-    /// `Encode`; `PreconditionFailed` when the queue exists with other arguments; `ConnectionLost`; `CommunicatorClosed`.
+    /// `Encode`; `PreconditionFailed` when the queue exists with other arguments; `ConnectionLost`; `CommunicatorClosed`;
+    /// `InvalidState` when it has been polled.
     ///
     /// # Cancel safety
     /// Dropped, the task may or may not have been sent; its reply is dropped.
     pub async fn send(self) -> Result<Reply> {
-        let port = self.context.port.clone();
-        let (published, taken_over) = port.future(&"a task", limit(self.timeout.limit())).await?;
-        let reply = self.encoded()?.send(Some(published)).await?;
+        let task = self.sending.into_parts()?;
+        let port = task.context.port.clone();
+        let (published, taken_over) = port.future(&"a task", limit(task.timeout.limit())).await?;
+        let reply = task.encoded()?.send(Some(published)).await?;
         taken_over.await.map_err(|end| port.ended(end, "a task"))??;
         Ok(reply)
     }
+}
 
+impl Task {
     fn encoded(self) -> Result<Request<impl FnOnce(Expected, Option<Published>) -> Command>> {
-        let TaskSend { context, queue, body, timeout } = self;
+        let Task { context, queue, body, timeout } = self;
         let subject = Subject::Task(queue.clone());
-        let body = context.encode(encode(body, NoReply::No))?;
+        let body = context.encode(encode(body.into_value()?, NoReply::No))?;
         let bytes = body.size();
         let command = move |expected, published| Command::Task {
             queue,
@@ -251,45 +392,49 @@ impl TaskSend {
         };
         Ok(Request { context, subject, bytes, timeout, command })
     }
+
+    async fn without_reply(self) -> Result<()> {
+        let Task { context, queue, body, .. } = self;
+        let subject = Subject::Task(queue.clone());
+        let body = context.encode(encode(body.into_value()?, NoReply::Yes))?;
+        let until = crate::time::from_now(context.defaults.call_timeout);
+        let bytes = body.size();
+        taken_over(&context, &subject, bytes, until, |published| Command::Task {
+            queue,
+            body,
+            reply: TaskReply::NotWanted { until },
+            published: Some(published),
+            charge: Charge::NOTHING,
+        })
+        .await
+    }
 }
 
-impl IntoFuture for TaskSend {
-    type Output = Result<Value>;
-    type IntoFuture = Sending<Value>;
+impl<T: DeserializeOwned + 'static> Future for TaskSend<T> {
+    type Output = Result<T>;
 
-    fn into_future(self) -> Sending<Value> {
-        Box::pin(async move { self.encoded()?.send(None).await?.outcome().await })
+    fn poll(mut self: Pin<&mut Self>, context: &mut TaskContext<'_>) -> Poll<Result<T>> {
+        self.sending.poll(context, |task| {
+            Box::pin(async move { task.encoded()?.send(None).await?.outcome().await.and_then(typed) })
+        })
     }
 }
 
 impl TaskSendNoReply {
     /// For errors.
     pub(super) fn what(&self) -> String {
-        self.0.what()
+        match self.0.parts() {
+            Some(Ok(task)) => Subject::Task(task.queue.clone()).to_string(),
+            _ => "a task".to_owned(),
+        }
     }
 }
 
-impl IntoFuture for TaskSendNoReply {
+impl Future for TaskSendNoReply {
     type Output = Result<()>;
-    type IntoFuture = Sending<()>;
 
-    fn into_future(self) -> Sending<()> {
-        Box::pin(async move {
-            let TaskSendNoReply(task) = self;
-            let subject = Subject::Task(task.queue.clone());
-            let context = task.context;
-            let body = context.encode(encode(task.body, NoReply::Yes))?;
-            let until = crate::time::from_now(context.defaults.call_timeout);
-            let (bytes, queue) = (body.size(), task.queue);
-            taken_over(&context, &subject, bytes, until, |published| Command::Task {
-                queue,
-                body,
-                reply: TaskReply::NotWanted { until },
-                published: Some(published),
-                charge: Charge::NOTHING,
-            })
-            .await
-        })
+    fn poll(mut self: Pin<&mut Self>, context: &mut TaskContext<'_>) -> Poll<Result<()>> {
+        self.0.poll(context, |task| Box::pin(async move { task?.without_reply().await }))
     }
 }
 
@@ -318,6 +463,11 @@ impl Drop for Leave<'_> {
 }
 
 impl BroadcastSend {
+    pub(super) fn new(context: Context, body: Body) -> Self {
+        let (sender, subject, correlation_id) = (Value::Null, Value::Null, Value::Null);
+        BroadcastSend(Sending::Built(Broadcast { context, body, sender, subject, correlation_id }))
+    }
+
     /// For errors.
     #[expect(clippy::unused_self, reason = "the others of its kind say what they are about")]
     pub(super) fn what(&self) -> String {
@@ -326,46 +476,57 @@ impl BroadcastSend {
 
     /// Who sends it: a process id of any type.
     pub fn sender(mut self, sender: impl Into<Value>) -> Self {
-        self.sender = sender.into();
+        self.0.set(|broadcast| broadcast.sender = sender.into());
         self
     }
 
     /// What it is about; subscribers filter by it.
     pub fn subject(mut self, subject: impl Into<Value>) -> Self {
-        self.subject = subject.into();
+        self.0.set(|broadcast| broadcast.subject = subject.into());
         self
     }
 
     /// A mark of one's own.
     pub fn correlation_id(mut self, correlation_id: impl Into<Value>) -> Self {
-        self.correlation_id = correlation_id.into();
+        self.0.set(|broadcast| broadcast.correlation_id = correlation_id.into());
         self
     }
 }
 
-impl IntoFuture for BroadcastSend {
-    type Output = Result<()>;
-    type IntoFuture = Sending<()>;
-
-    fn into_future(self) -> Sending<()> {
-        Box::pin(async move {
-            let context = self.context;
-            let content = Content {
-                body: self.body,
-                sender: self.sender,
-                subject: self.subject,
-                correlation_id: self.correlation_id,
-            };
-            let body = context.encode(content.encode())?;
-            let until = crate::time::from_now(context.defaults.call_timeout);
-            let bytes = body.size();
-            taken_over(&context, &"a broadcast", bytes, until, |published| Command::Broadcast {
-                body,
-                published,
-                until,
-                charge: Charge::NOTHING,
-            })
-            .await
+impl Broadcast {
+    async fn send(self) -> Result<()> {
+        let Broadcast { context, body, sender, subject, correlation_id } = self;
+        let content = Content { body: body.into_value()?, sender, subject, correlation_id };
+        let body = context.encode(content.encode())?;
+        let until = crate::time::from_now(context.defaults.call_timeout);
+        let bytes = body.size();
+        taken_over(&context, &"a broadcast", bytes, until, |published| Command::Broadcast {
+            body,
+            published,
+            until,
+            charge: Charge::NOTHING,
         })
+        .await
     }
 }
+
+impl Future for BroadcastSend {
+    type Output = Result<()>;
+
+    fn poll(mut self: Pin<&mut Self>, context: &mut TaskContext<'_>) -> Poll<Result<()>> {
+        self.0.poll(context, |broadcast| Box::pin(broadcast.send()))
+    }
+}
+
+macro_rules! debug {
+    ($($name:ident $(<$t:ident>)?),*) => {$(
+        /// Without the body.
+        impl $(<$t>)? fmt::Debug for $name $(<$t>)? {
+            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.debug_struct(stringify!($name)).field("to", &self.what()).finish_non_exhaustive()
+            }
+        }
+    )*};
+}
+
+debug!(RpcSend<T>, TaskSend<T>, TaskSendNoReply, BroadcastSend);

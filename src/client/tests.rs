@@ -6,7 +6,7 @@ use super::Communicator;
 use crate::broker::memory::fault;
 use crate::codec::Value;
 use crate::error::ErrorKind;
-use crate::{Event, Events, Identifier, Reconnect, RpcRequest, RpcSubscriber};
+use crate::{ConnectionEvent, Events, ReconnectPolicy, RpcRequest, RpcSubscriber};
 
 async fn on_a_broker_of_its_own() -> (String, Communicator) {
     let name = uuid::Uuid::new_v4().to_string();
@@ -22,7 +22,7 @@ fn never() -> RpcSubscriber {
 async fn without_another_one_a_lost_connection_ends_every_future_says_so_and_closes() {
     let name = uuid::Uuid::new_v4().to_string();
     let communicator =
-        Communicator::builder(&format!("memory:{name}")).reconnect(Reconnect::Never).connect().await.unwrap();
+        Communicator::builder(&format!("memory:{name}")).reconnect(ReconnectPolicy::Never).connect().await.unwrap();
     let mut events = communicator.events();
     communicator.add_rpc_subscriber("never", never()).await.unwrap();
     let mut replies = Vec::new();
@@ -33,8 +33,10 @@ async fn without_another_one_a_lost_connection_ends_every_future_says_so_and_clo
     for reply in replies {
         assert_eq!(reply.await.unwrap_err().kind(), ErrorKind::ConnectionLost);
     }
-    assert!(matches!(events.next().await, Some(Event::Lost(error)) if error.kind() == ErrorKind::ConnectionLost));
-    assert!(matches!(events.next().await, Some(Event::Closed)));
+    assert!(
+        matches!(events.next().await, Some(ConnectionEvent::Lost(error)) if error.kind() == ErrorKind::ConnectionLost)
+    );
+    assert!(matches!(events.next().await, Some(ConnectionEvent::Closed)));
     assert_eq!(communicator.rpc_send("never", 0).await.unwrap_err().kind(), ErrorKind::ConnectionLost);
     let report = communicator.close().await.unwrap();
     assert_eq!(report.requests_ended, 100);
@@ -47,7 +49,7 @@ async fn a_blocked_broker_is_said_and_does_not_hold_a_close_up() {
     let mut events = communicator.events();
     communicator.broadcast_send("through").await.unwrap();
     fault::set_blocked(&name, Some("memory"));
-    assert!(matches!(events.next().await, Some(Event::Blocked { reason }) if reason == "memory"));
+    assert!(matches!(events.next().await, Some(ConnectionEvent::Blocked { reason }) if reason == "memory"));
     let sending = tokio::spawn(std::future::IntoFuture::into_future(communicator.broadcast_send("stuck")));
     tokio::time::sleep(Duration::from_millis(20)).await;
     assert!(!sending.is_finished());
@@ -65,7 +67,7 @@ async fn a_subscriber_whose_home_ends_before_it_was_ever_polled_answers_what_cam
     // Nobody drives it.
     let home = tokio::runtime::Builder::new_current_thread().build().unwrap();
     let at = crate::home::Home::of_runtime(home.handle());
-    communicator.add_rpc_subscriber_on(&at, Identifier::new("echo").unwrap(), never()).await.unwrap();
+    communicator.bound_to(&at).add_rpc_subscriber("echo", never()).await.unwrap();
     let reply = communicator.rpc_send("echo", 0).timeout(Duration::from_secs(20)).send().await.unwrap();
     // It is in the subscriber's hands by now: what the broker took over later has come through before.
     communicator.broadcast_send("behind it").await.unwrap();
@@ -83,7 +85,7 @@ async fn lose_for(name: &str, time: Duration) {
 
 async fn restored(events: &mut Events) -> Duration {
     while let Some(event) = events.next().await {
-        if let Event::Restored { away } = event {
+        if let ConnectionEvent::Restored { away } = event {
             return away;
         }
     }
@@ -100,7 +102,7 @@ async fn after_a_loss_subscribers_are_there_again_and_calls_under_way_get_their_
     let later = RpcSubscriber::closure(move |_: RpcRequest| {
         let (promise, answer) = crate::Answer::promise()?;
         promises.send(promise).unwrap();
-        Ok::<_, crate::Failure>(answer)
+        crate::HandlerResult::Ok(answer)
     });
     server.add_rpc_subscriber("later", later).await.unwrap();
     let mut replies = Vec::new();
@@ -171,7 +173,7 @@ async fn a_task_that_runs_when_the_connection_goes_is_told_adopted_and_run_once(
                 begun.send(()).unwrap();
                 away.await;
                 go.notified().await;
-                Ok::<_, crate::Failure>("done")
+                crate::HandlerResult::Ok("done")
             }
         })
     };
@@ -183,7 +185,7 @@ async fn a_task_that_runs_when_the_connection_goes_is_told_adopted_and_run_once(
     lose_for(&name, Duration::from_millis(50)).await;
     let mut adopted = false;
     while let Some(event) = events.next().await {
-        adopted |= matches!(event, Event::TaskAdopted { .. });
+        adopted |= matches!(event, ConnectionEvent::TaskAdopted { .. });
         if adopted {
             break;
         }
@@ -208,7 +210,7 @@ async fn a_task_that_ends_while_it_is_away_is_acknowledged_when_it_comes_again()
             let away = task.ownership_lost()?;
             begun.send(()).unwrap();
             away.await;
-            Ok::<_, crate::Failure>("done")
+            crate::HandlerResult::Ok("done")
         }
     });
     communicator.add_task_subscriber(work).await.unwrap();
@@ -272,15 +274,15 @@ async fn a_close_while_there_is_no_connection_is_a_close() {
 #[tokio::test]
 async fn a_limit_on_connecting_again_ends_it() {
     let name = uuid::Uuid::new_v4().to_string();
-    let policy = Reconnect::For(Duration::from_millis(200));
+    let policy = ReconnectPolicy::For(Duration::from_millis(200));
     let communicator = Communicator::builder(&format!("memory:{name}")).reconnect(policy).connect().await.unwrap();
     let mut events = communicator.events();
     fault::set_down(&name, true);
     fault::lose_connections(&name);
     let mut attempts = 0;
     while let Some(event) = events.next().await {
-        attempts += usize::from(matches!(event, Event::Reconnecting { .. }));
-        if matches!(event, Event::Closed) {
+        attempts += usize::from(matches!(event, ConnectionEvent::Reconnecting { .. }));
+        if matches!(event, ConnectionEvent::Closed) {
             break;
         }
     }
@@ -300,7 +302,7 @@ async fn try_again_counts_its_attempts_and_ends_in_quarantine() {
         .unwrap();
     let seen = std::sync::Arc::new(parking_lot::Mutex::new(Vec::new()));
     let seeing = seen.clone();
-    let work = crate::TaskSubscriber::closure(move |task: crate::TaskRequest| -> crate::Answered {
+    let work = crate::TaskSubscriber::closure(move |task: crate::TaskRequest| -> Result<(), crate::Failure> {
         seeing.lock().push((task.attempt(), task.message_id().map(str::to_owned)));
         Err(crate::Failure::TryAgain("no database".into()))
     });
@@ -443,8 +445,8 @@ async fn draining_lets_what_runs_end_and_takes_nothing_new() {
         }
     });
     let one = std::num::NonZeroU16::new(1).unwrap();
-    let queue = communicator.task_queue("q").unwrap().prefetch(one);
-    queue.add_task_subscriber(work).await.unwrap();
+    let queue = communicator.task_queue("q").unwrap();
+    queue.add_task_subscriber(work.with_prefetch(one)).await.unwrap();
     let peer = Communicator::connect(&format!("memory:{name}")).await.unwrap();
     let to = peer.task_queue("q").unwrap();
     let first = to.task_send(1).send().await.unwrap();

@@ -20,7 +20,7 @@ use super::port::Port;
 use super::tasks::Generation;
 use crate::broker::{Broker, BrokerEvent, ConsumeSpec, Delivery, EventSender, Nack, QueueSpec, Receipt};
 use crate::error::{Error, ErrorKind, Result};
-use crate::wire::names::{Exchange, Testing};
+use crate::wire::names::{Exchange, TestingMode};
 
 /// How long after a loss a recipient that is not to be found may be connecting again, as we just have.
 const SETTLING: Duration = Duration::from_secs(3);
@@ -179,9 +179,9 @@ impl<B: Broker> Connection<B> {
     pub(super) async fn exchange_vanished(&self, exchange: Exchange, error: &Error) -> Result<()> {
         match self.port.names.testing {
             // It went with its last binding, so that nothing of ours was bound to it.
-            Testing::Yes => self.declare_exchange(exchange).await,
+            TestingMode::Yes => self.declare_exchange(exchange).await,
             // Somebody deleted it, and all our bindings with it.
-            Testing::No => {
+            TestingMode::No => {
                 let text =
                     format!("an exchange was deleted under this communicator, and all that was bound to it: {error}");
                 self.give_up(Error::with_source(ErrorKind::ConnectionLost, text, error.clone()));

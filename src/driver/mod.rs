@@ -69,8 +69,8 @@ pub(crate) mod tasks;
 mod timers;
 
 pub use command::CloseReport;
-pub use port::{ChannelCause, ConnectionState, Event as ConnectionEvent, Events};
-pub use session::Reconnect;
+pub use port::{ChannelCause, ConnectionEvent, ConnectionState, Events};
+pub use session::ReconnectPolicy;
 pub(crate) use start::{CodecLoop, Plan, close, start};
 pub use tasks::Attempt;
 

@@ -38,7 +38,7 @@ const FAREWELL: Duration = Duration::from_secs(2);
 
 /// What is to be done about a lost connection.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum Reconnect {
+pub enum ReconnectPolicy {
     /// It is made again, for as long as it takes, after pauses of 50 ms to 1 s (up to 10 s where connections are made and
     /// lost again at once).
     #[default]
@@ -112,7 +112,7 @@ pub(super) struct Session<B> {
     port: Arc<Port>,
     urls: Arc<[BrokerUrl]>,
     options: ConnectOptions,
-    policy: Reconnect,
+    policy: ReconnectPolicy,
     now: Option<Rc<Connection<B>>>,
     /// Of the connection, while there is one.
     events: Option<BrokerEvents>,
@@ -130,7 +130,12 @@ pub(super) enum Happened<B> {
 }
 
 impl<B: Broker> Session<B> {
-    pub(super) fn new(port: Arc<Port>, urls: Arc<[BrokerUrl]>, options: ConnectOptions, policy: Reconnect) -> Self {
+    pub(super) fn new(
+        port: Arc<Port>,
+        urls: Arc<[BrokerUrl]>,
+        options: ConnectOptions,
+        policy: ReconnectPolicy,
+    ) -> Self {
         Session {
             port,
             urls,
@@ -200,7 +205,7 @@ impl<B: Broker> Session<B> {
 
     /// Begins to connect again, where the user wants that. False where not.
     pub(super) fn reconnect(&mut self, lost: Error) -> bool {
-        if self.policy == Reconnect::Never {
+        if self.policy == ReconnectPolicy::Never {
             return false;
         }
         let attempts = reconnect(
@@ -232,14 +237,14 @@ async fn reconnect<B: Broker>(
     port: Arc<Port>,
     urls: Arc<[BrokerUrl]>,
     options: ConnectOptions,
-    policy: Reconnect,
+    policy: ReconnectPolicy,
     backoff: Backoff,
     lost: Error,
 ) -> Result<Made<B>> {
     let began = Instant::now();
     let mut error = lost;
     for attempt in 1_u32.. {
-        if let Reconnect::For(limit) = policy
+        if let ReconnectPolicy::For(limit) = policy
             && began.elapsed() >= limit
         {
             return Err(Error::with_source(

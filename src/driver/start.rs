@@ -13,7 +13,7 @@ use super::command::{CloseReport, Closing, CodecWork, Command};
 use super::outbox::Outbox;
 use super::port::{ConnectionState, Event, Port, home_ended};
 use super::requests::Requests;
-use super::session::{self, Made, Reconnect, Session};
+use super::session::{self, Made, ReconnectPolicy, Session};
 use super::subscriptions::Subscriptions;
 use super::tasks::TaskBook;
 use super::timers::Timers;
@@ -51,7 +51,7 @@ pub(crate) struct Plan {
     pub(crate) commands: mpsc::UnboundedReceiver<Command>,
     pub(crate) urls: Arc<[BrokerUrl]>,
     pub(crate) connect: ConnectOptions,
-    pub(crate) reconnect: Reconnect,
+    pub(crate) reconnect: ReconnectPolicy,
     pub(crate) limits: Limits,
     /// Starts the codec thread.
     pub(crate) codec: Box<dyn FnOnce() -> io::Result<CodecLoop> + Send>,

@@ -11,7 +11,7 @@ use tokio::time::{Instant, timeout};
 use super::declared::specs;
 use super::report::{Finding, Report, Verdict};
 use super::version::{DeliveryTimeout, delivery_timeout};
-use crate::Builder;
+use crate::CommunicatorBuilder;
 use crate::broker::rabbitmq::RabbitMq;
 use crate::broker::rabbitmq::endpoint::{Endpoint, Transport};
 use crate::broker::rabbitmq::inspect::{Depth, Object, look_up, tcp, tls};
@@ -28,7 +28,7 @@ const SLOW: Duration = Duration::from_millis(250);
 /// Fewer channels than this are used up by a few task queues.
 const FEW_CHANNELS: u16 = 16;
 
-pub(super) async fn run(endpoint: &Endpoint, options: &Builder) -> Report {
+pub(super) async fn run(endpoint: &Endpoint, options: &CommunicatorBuilder) -> Report {
     let mut report = Report::default();
     let limit = endpoint.connect_timeout.unwrap_or(options.connect.connect_timeout);
     if transport(&mut report, endpoint, limit).await.is_err() {
@@ -252,7 +252,7 @@ async fn round_trip(report: &mut Report, broker: &RabbitMq) {
     }
 }
 
-async fn topology(report: &mut Report, broker: &RabbitMq, options: &Builder) {
+async fn topology(report: &mut Report, broker: &RabbitMq, options: &CommunicatorBuilder) {
     let (exchanges, queues) = specs(options);
     for spec in &exchanges {
         let check = format!("exchange {}", spec.name);

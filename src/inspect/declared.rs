@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use crate::Builder;
+use crate::CommunicatorBuilder;
 use crate::broker::{Access, AutoDelete, Durability, ExchangeSpec, QueueSpec};
 use crate::codec::{Map, Value};
 use crate::error::Result;
@@ -38,7 +38,7 @@ pub struct Declared {
 ///
 /// # Errors
 /// `InvalidArgument` for a name that cannot be.
-pub fn declared(options: &Builder) -> Result<Vec<Declared>> {
+pub fn declared(options: &CommunicatorBuilder) -> Result<Vec<Declared>> {
     options.names.check()?;
     let (exchanges, queues) = specs(options);
     let task_exchange = options.names.task_exchange.to_string();
@@ -64,14 +64,14 @@ pub struct Target {
 ///
 /// # Errors
 /// `InvalidArgument` for a URL or a name that cannot be, or for `memory:`.
-pub fn target(options: &Builder) -> Result<Target> {
+pub fn target(options: &CommunicatorBuilder) -> Result<Target> {
     options.names.check()?;
     let virtual_host = super::endpoint(options)?.vhost;
     Ok(Target { virtual_host, task_queue: options.names.task_queue.to_string() })
 }
 
 /// What [`declared`] tells, as the broker floor has it; the quarantine queue is the last.
-pub(super) fn specs(options: &Builder) -> (Vec<ExchangeSpec>, Vec<QueueSpec>) {
+pub(super) fn specs(options: &CommunicatorBuilder) -> (Vec<ExchangeSpec>, Vec<QueueSpec>) {
     let names = &options.names;
     let mut exchanges = vec![names.exchange(Exchange::Message)];
     if names.task_exchange != names.message_exchange {

@@ -34,7 +34,7 @@ pub use declared::{Declared, Kind, Target, declared, target};
 pub use report::{Finding, Report, Verdict};
 pub use tasks::{Depth, Peek, PeekedTask, depth, peek};
 
-use crate::Builder;
+use crate::CommunicatorBuilder;
 use crate::broker::rabbitmq::RabbitMq;
 use crate::broker::rabbitmq::endpoint::Endpoint;
 use crate::broker::url::BrokerUrl;
@@ -53,14 +53,14 @@ const FAREWELL: Duration = Duration::from_secs(3);
 ///
 /// # Cancel safety
 /// Dropping it leaves the question to end by itself, in bounded time.
-pub async fn inspect(options: &Builder) -> Result<Report> {
+pub async fn inspect(options: &CommunicatorBuilder) -> Result<Report> {
     options.names.check()?;
     let endpoint = endpoint(options)?;
     let options = options.clone();
     on_own_thread(async move || Ok(checks::run(&endpoint, &options).await)).await
 }
 
-fn endpoint(options: &Builder) -> Result<Endpoint> {
+fn endpoint(options: &CommunicatorBuilder) -> Result<Endpoint> {
     let url = BrokerUrl::parse(&options.url)?;
     if url.is_memory() {
         return Err(Error::new(
@@ -73,7 +73,7 @@ fn endpoint(options: &Builder) -> Result<Endpoint> {
 
 /// Connects, asks and closes, on a thread of its own.
 async fn with_broker<T: Send + 'static>(
-    options: &Builder,
+    options: &CommunicatorBuilder,
     ask: impl AsyncFnOnce(&RabbitMq) -> Result<T> + Send + 'static,
 ) -> Result<T> {
     let endpoint = endpoint(options)?;

@@ -3,7 +3,7 @@
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use super::with_broker;
-use crate::Builder;
+use crate::CommunicatorBuilder;
 use crate::broker::rabbitmq::RabbitMq;
 use crate::broker::rabbitmq::inspect::Seen;
 use crate::codec::Value;
@@ -57,8 +57,8 @@ pub struct PeekedTask {
 /// Counts what waits in a queue, and changes nothing there.
 ///
 /// # Errors
-/// `NotFound` when there is no such queue; otherwise as [`Builder::connect`].
-pub async fn depth(options: &Builder, queue: &str) -> Result<Depth> {
+/// `NotFound` when there is no such queue; otherwise as [`CommunicatorBuilder::connect`].
+pub async fn depth(options: &CommunicatorBuilder, queue: &str) -> Result<Depth> {
     check_task_queue(queue)?;
     let queue = queue.to_owned();
     with_broker(options, async move |broker: &RabbitMq| {
@@ -77,8 +77,8 @@ pub async fn depth(options: &Builder, queue: &str) -> Result<Depth> {
 /// queue counts each look towards its delivery limit.)
 ///
 /// # Errors
-/// `NotFound` when there is no such queue; otherwise as [`Builder::connect`].
-pub async fn peek(options: &Builder, queue: &str, most: usize) -> Result<Peek> {
+/// `NotFound` when there is no such queue; otherwise as [`CommunicatorBuilder::connect`].
+pub async fn peek(options: &CommunicatorBuilder, queue: &str, most: usize) -> Result<Peek> {
     check_task_queue(queue)?;
     let queue = queue.to_owned();
     let look = async move |broker: &RabbitMq| broker.peek(&queue, most, MOST_BYTES).await;
@@ -87,7 +87,7 @@ pub async fn peek(options: &Builder, queue: &str, most: usize) -> Result<Peek> {
     Ok(Peek { tasks, too_many_bytes: looked.too_many_bytes })
 }
 
-fn read(options: &Builder, seen: Seen) -> PeekedTask {
+fn read(options: &CommunicatorBuilder, seen: Seen) -> PeekedTask {
     let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
     PeekedTask {
         message_id: seen.message_id,

@@ -2,20 +2,25 @@
 
 use std::fmt;
 use std::future::Future;
+use std::num::NonZeroU16;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::pin::Pin;
 use std::sync::Arc;
 
 use futures_util::FutureExt;
 use serde::Serialize;
+use serde::de::DeserializeOwned;
 
+use super::failure::{Failure, HandlerError, HandlerResult};
+use super::{Broadcast, RpcRequest, TaskRequest};
 use crate::codec::Value;
-use crate::error::{Error, ErrorKind, Result};
+use crate::error::{Error, Result};
 use crate::home::{Completer, End, Home};
 use crate::panics;
+use crate::wire::names::Identifier;
 
-/// A subscriber's answer: a value, or a future that answers later. The caller hears of the latter at once (`pending` on
-/// the wire), and may go on to hear of it as often as futures answer with futures.
+/// A subscriber's answer: a value, or a future that answers later. The caller is notified of the latter at once (`pending` on
+/// the wire), and again as often as futures answer with futures.
 #[derive(Debug)]
 #[non_exhaustive]
 pub enum Answer {
@@ -25,32 +30,15 @@ pub enum Answer {
     Later(Later),
 }
 
-/// How a subscriber fails.
-#[derive(Clone, Debug, PartialEq, Eq)]
-#[non_exhaustive]
-pub enum Failure {
-    /// The caller gets this text as a remote exception.
-    Exception(String),
-    /// A task is not for this subscriber: the next one gets it, and after the last it goes back to the queue. A call ends
-    /// with a remote exception.
-    Rejected(String),
-    /// Something that may pass was in the way (a database that was not there, say): a task is handed out again after a pause
-    /// that grows, up to [`task_attempts`](crate::Builder::task_attempts) times, and then goes to the quarantine queue. A
-    /// call ends with a remote exception.
-    TryAgain(String),
-    /// The work was cancelled. The caller of an RPC hears so; a task goes back to the queue after a pause.
-    Cancelled,
-}
-
-/// What handlers return.
-pub type Answered = std::result::Result<Answer, Failure>;
+/// How a handler has ended, or the future that it answered with.
+pub(crate) type Answered = std::result::Result<Answer, Failure>;
 
 impl Answer {
     /// A value of any type that serde can write.
     ///
     /// # Errors
     /// As an exception, when the value cannot be written.
-    pub fn of<T: Serialize + ?Sized>(value: &T) -> Answered {
+    pub fn of<T: Serialize + ?Sized>(value: &T) -> HandlerResult {
         Ok(Answer::Value(Value::from_serialize(value)?))
     }
 
@@ -68,11 +56,10 @@ impl Answer {
     /// ```
     ///
     /// # Errors
-    /// `Full` when as many futures are open at this home as may be.
+    /// `Full` when as many futures are open at this home as may be; `HomeEnded` when it has ended.
     pub fn promise() -> Result<(Promise, Answer)> {
-        let (completer, future) = Home::current()
-            .try_future::<Answered>()
-            .map_err(|full| Error::with_source(ErrorKind::Full, full.to_string(), full))?;
+        let made = Home::current().try_future::<Answered>();
+        let (completer, future) = made.map_err(|error| Error::reserve("a promise", error))?;
         let later = Later::new(async move {
             match future.await {
                 Ok(answered) => answered,
@@ -87,7 +74,7 @@ impl Answer {
     ///
     /// # Errors
     /// The failure of the first that fails; a panic is one.
-    pub async fn unwrap(self) -> std::result::Result<Value, Failure> {
+    pub async fn outcome(self) -> std::result::Result<Value, Failure> {
         let mut answer = self;
         loop {
             match answer {
@@ -98,8 +85,8 @@ impl Answer {
     }
 
     /// The answer of a future, which is awaited at the subscriber's home.
-    pub fn later<R: IntoAnswered + 'static>(future: impl Future<Output = R> + Send + 'static) -> Self {
-        Answer::Later(Later::new(future.map(IntoAnswered::into_answered)))
+    pub fn later<R: IntoResponse + 'static>(future: impl Future<Output = R> + Send + 'static) -> Self {
+        Answer::Later(Later::new(future.map(answered)))
     }
 }
 
@@ -148,8 +135,8 @@ impl Promise {
     }
 
     /// Fails.
-    pub fn fail(self, failure: Failure) {
-        drop(self.0.complete(Err(failure)));
+    pub fn fail(self, error: impl Into<HandlerError>) {
+        drop(self.0.complete(Err(error.into().into())));
     }
 
     /// Answers with what a call returns; its error or its panic fails the promise. The caller of this goes on either way.
@@ -157,12 +144,12 @@ impl Promise {
     /// ```
     /// let (promise, answer) = homing::Answer::promise()?;
     /// std::thread::spawn(move || promise.capture(|| "x".parse::<i32>()));
-    /// let outcome = homing::blocking::wait(async { Ok(answer.unwrap().await) })?;
+    /// let outcome = homing::blocking::wait(async { Ok(answer.outcome().await) })?;
     /// assert!(matches!(outcome, Err(homing::Failure::Exception(text)) if text.contains("invalid digit")));
     /// # Ok::<(), homing::Error>(())
     /// ```
-    pub fn capture<R: IntoAnswered>(self, call: impl FnOnce() -> R) {
-        drop(self.0.complete(caught(|| call().into_answered())));
+    pub fn capture<R: IntoResponse>(self, call: impl FnOnce() -> R) {
+        drop(self.0.complete(caught(|| answered(call()))));
     }
 
     /// True when nobody waits for the answer any more: the handler was dropped, or its home has ended.
@@ -177,65 +164,54 @@ impl Promise {
     }
 }
 
-impl<E: std::error::Error> From<E> for Failure {
-    fn from(error: E) -> Self {
-        Failure::Exception(error.to_string())
-    }
-}
-
-/// What a handler may return: an [`Answer`], a [`Value`], nothing, or a `Result` of what becomes an answer.
-pub trait IntoAnswered {
+/// What a handler may return: an [`Answer`]; anything that converts to a [`Value`], such as nothing, a number, a string, a
+/// `Vec`, an `Option` or a `serde_json::Value`; or a `Result` of these, with any error that converts to a [`HandlerError`].
+///
+/// Types of your own are answers by [`Answer::of`], or as the result of a typed handler
+/// ([`RpcSubscriber::typed`](crate::RpcSubscriber::typed)).
+pub trait IntoResponse {
     /// The answer or the failure.
-    #[expect(clippy::missing_errors_doc, reason = "the error is the failure itself")]
-    fn into_answered(self) -> Answered;
+    ///
+    /// # Errors
+    /// The failure.
+    fn into_response(self) -> HandlerResult;
 }
 
-impl<T: Into<Answer>, E: Into<Failure>> IntoAnswered for std::result::Result<T, E> {
-    fn into_answered(self) -> Answered {
+impl<T: Into<Answer>, E: Into<HandlerError>> IntoResponse for std::result::Result<T, E> {
+    fn into_response(self) -> HandlerResult {
         self.map(Into::into).map_err(Into::into)
     }
 }
 
-macro_rules! answers {
-    ($($from:ty),*) => {$(
-        impl From<$from> for Answer {
-            fn from(value: $from) -> Self {
-                Answer::Value(Value::from(value))
-            }
-        }
-
-        impl IntoAnswered for $from {
-            fn into_answered(self) -> Answered {
-                Ok(self.into())
-            }
-        }
-    )*};
-}
-
-answers!(Value, bool, i32, i64, f64, &str, String);
-
-impl From<()> for Answer {
-    fn from((): ()) -> Self {
-        Answer::Value(Value::Null)
+impl<T: Into<Value>> IntoResponse for T {
+    fn into_response(self) -> HandlerResult {
+        Ok(Answer::Value(self.into()))
     }
 }
 
-impl IntoAnswered for () {
-    fn into_answered(self) -> Answered {
-        Ok(self.into())
-    }
-}
-
-impl IntoAnswered for Answer {
-    fn into_answered(self) -> Answered {
+impl IntoResponse for Answer {
+    fn into_response(self) -> HandlerResult {
         Ok(self)
     }
 }
 
+impl<T: Into<Value>> From<T> for Answer {
+    fn from(value: T) -> Self {
+        Answer::Value(value.into())
+    }
+}
+
+/// How a handler has ended that returned this.
+pub(crate) fn answered(returned: impl IntoResponse) -> Answered {
+    returned.into_response().map_err(Failure::from)
+}
+
 /// What handles messages of type `M`. It runs on the home that it is registered with, each message in a task of its own.
 pub struct Subscriber<M> {
-    pub(crate) handler: Handler<M>,
-    max_in_flight: usize,
+    pub(super) handler: Handler<M>,
+    pub(super) max_in_flight: usize,
+    pub(super) identifier: Option<Identifier>,
+    pub(super) prefetch: Option<NonZeroU16>,
 }
 
 /// How many calls of one subscriber run side by side, unless it allows another number.
@@ -264,33 +240,78 @@ impl<M: Send + 'static> Subscriber<M> {
     pub fn future<F, R>(handler: impl Fn(M) -> F + Send + Sync + 'static) -> Self
     where
         F: Future<Output = R> + Send + 'static,
-        R: IntoAnswered + 'static,
+        R: IntoResponse + 'static,
     {
         let handler = move |message| -> BoxFuture<Answered> {
             // The call itself may panic too, so it is made inside the future.
-            Box::pin(handler(message).map(IntoAnswered::into_answered))
+            Box::pin(handler(message).map(answered))
         };
         Self::new(Handler::Future(Arc::new(handler)))
     }
 
     /// A closure that returns soon. On a tokio runtime it runs on a worker, on a loop or a thread in its turn; it should not
     /// block on the former.
-    pub fn closure<R: IntoAnswered>(handler: impl Fn(M) -> R + Send + Sync + 'static) -> Self {
-        Self::new(Handler::Call(Arc::new(move |message| handler(message).into_answered())))
+    pub fn closure<R: IntoResponse>(handler: impl Fn(M) -> R + Send + Sync + 'static) -> Self {
+        Self::new(Handler::Call(Arc::new(move |message| answered(handler(message)))))
     }
 
     /// A closure that may block, and may use the [blocking API](crate::blocking). On a tokio runtime it runs on one of the
     /// threads for that; on a loop or a thread it runs in its turn, and what it waits for goes on meanwhile.
-    pub fn blocking<R: IntoAnswered>(handler: impl Fn(M) -> R + Send + Sync + 'static) -> Self {
-        Self::new(Handler::Blocking(Arc::new(move |message| handler(message).into_answered())))
+    pub fn blocking<R: IntoResponse>(handler: impl Fn(M) -> R + Send + Sync + 'static) -> Self {
+        Self::new(Handler::Blocking(Arc::new(move |message| answered(handler(message)))))
     }
 
     fn new(handler: Handler<M>) -> Self {
-        Subscriber { handler, max_in_flight: MAX_IN_FLIGHT }
+        Subscriber { handler, max_in_flight: MAX_IN_FLIGHT, identifier: None, prefetch: None }
     }
 }
 
-impl Subscriber<super::RpcRequest> {
+macro_rules! typed {
+    ($($message:ty),*) => {$(
+        impl Subscriber<$message> {
+            /// An async function from a type that serde reads to a `Result` of one that serde writes.
+            ///
+            /// A body that does not have the type's shape is [`Failure::Unreadable`], and the function is not called. For
+            /// what is known of the message beside its body, use [`future`](Self::future) and `decode`.
+            ///
+            /// ```
+            /// use homing::HandlerResult;
+            ///
+            /// #[derive(serde::Deserialize)]
+            /// struct Ask { a: f64, b: f64 }
+            /// #[derive(serde::Serialize)]
+            /// struct Sum { sum: f64 }
+            ///
+            #[doc = concat!("let subscriber: homing::Subscriber<homing::", stringify!($message), "> =")]
+            ///     homing::Subscriber::typed(|ask: Ask| async move { HandlerResult::Ok(Sum { sum: ask.a + ask.b }) });
+            /// # drop(subscriber);
+            /// ```
+            pub fn typed<T, F, R, E>(handler: impl Fn(T) -> F + Send + Sync + 'static) -> Self
+            where
+                T: DeserializeOwned,
+                F: Future<Output = std::result::Result<R, E>> + Send + 'static,
+                R: Serialize,
+                E: Into<HandlerError>,
+            {
+                Self::future(move |message: $message| {
+                    let called = message.decode::<T>().map(&handler).map_err(|error| unreadable(&error));
+                    async move {
+                        let returned = called?.await.map_err(Into::into)?;
+                        Answer::of(&returned)
+                    }
+                })
+            }
+        }
+    )*};
+}
+
+typed!(RpcRequest, TaskRequest, Broadcast);
+
+fn unreadable(error: &Error) -> Failure {
+    Failure::Unreadable(format!("the body cannot be read: {error}"))
+}
+
+impl Subscriber<RpcRequest> {
     /// How many calls may run side by side; the rest waits at the broker, up to a minute by kiwipy's settings. Default 10,000.
     #[must_use]
     pub fn with_max_in_flight(mut self, calls: std::num::NonZeroUsize) -> Self {
@@ -299,9 +320,30 @@ impl Subscriber<super::RpcRequest> {
     }
 }
 
-impl<M> Subscriber<M> {
-    pub(crate) fn max_in_flight(&self) -> usize {
-        self.max_in_flight
+impl Subscriber<TaskRequest> {
+    /// Under this identifier; by default under one that nobody else has.
+    #[must_use]
+    pub fn with_identifier(mut self, identifier: Identifier) -> Self {
+        self.identifier = Some(identifier);
+        self
+    }
+
+    /// With another prefetch than the communicator's
+    /// ([`task_prefetch`](crate::CommunicatorBuilder::task_prefetch)). All subscribers of one queue on one communicator share
+    /// a consumer, so that one with another prefetch than those before it is refused.
+    #[must_use]
+    pub fn with_prefetch(mut self, tasks: NonZeroU16) -> Self {
+        self.prefetch = Some(tasks);
+        self
+    }
+}
+
+impl Subscriber<Broadcast> {
+    /// Under this identifier; by default under one that nobody else has.
+    #[must_use]
+    pub fn with_identifier(mut self, identifier: Identifier) -> Self {
+        self.identifier = Some(identifier);
+        self
     }
 }
 
@@ -321,8 +363,9 @@ impl<M: Send + 'static> Handler<M> {
             }
             Handler::Call(handler) => caught(move || handler(message)),
             Handler::Blocking(handler) => {
-                let Ok((completer, future)) = home.try_future::<Answered>() else {
-                    return Err(Failure::Exception("the subscriber's home has as much open as it may have".into()));
+                let (completer, future) = match home.try_future::<Answered>() {
+                    Ok(pair) => pair,
+                    Err(error) => return Err(Failure::Exception(format!("the subscriber cannot run: {error}"))),
                 };
                 home.spawn_blocking(move || {
                     let _allowed = crate::home::allow();
@@ -336,10 +379,10 @@ impl<M: Send + 'static> Handler<M> {
     }
 }
 
-fn caught(call: impl FnOnce() -> Answered) -> Answered {
+pub(super) fn caught(call: impl FnOnce() -> Answered) -> Answered {
     catch_unwind(AssertUnwindSafe(call)).unwrap_or_else(|panic| Err(panicked(panic)))
 }
 
-pub(crate) fn panicked(panic: Box<dyn std::any::Any + Send>) -> Failure {
+fn panicked(panic: Box<dyn std::any::Any + Send>) -> Failure {
     Failure::Exception(format!("the subscriber panicked: {}", panics::text(panic)))
 }

@@ -21,7 +21,7 @@ use crate::wire::broadcast::Content;
 use crate::wire::names::Identifier;
 
 /// How many broadcasts wait for one subscriber's home before the oldest is dropped.
-pub const BROADCAST_BACKLOG: usize = 1024;
+const BROADCAST_BACKLOG: usize = 1024;
 
 /// How many handlers of one subscriber run side by side on a runtime; the rest waits in the backlog.
 const HANDLERS_MOST: usize = 256;
@@ -102,10 +102,10 @@ pub(crate) async fn add(
     context: &Context,
     codec: &mpsc::UnboundedSender<CodecInput>,
     home: &Home,
-    identifier: Identifier,
     filter: BroadcastFilter,
     subscriber: BroadcastSubscriber,
-) -> Result<()> {
+) -> Result<Identifier> {
+    let identifier = subscriber.identifier.unwrap_or_else(Identifier::unique);
     let mailbox = Mailbox::new(BROADCAST_BACKLOG);
     let number = context.port.next_id();
     let inlet = Inlet {
@@ -116,12 +116,13 @@ pub(crate) async fn add(
         mailbox: Arc::clone(&mailbox),
         registration: Registration::new(&context.port),
     };
-    let subscription = Subscription::Broadcasts { identifier, mailbox: MailboxSender::new(&mailbox) };
+    let subscription =
+        Subscription::Broadcasts { identifier: identifier.clone(), mailbox: MailboxSender::new(&mailbox) };
     // Before the queue is there, so that its first message is received. A closed communicator is found out below.
     let _ = codec.send(CodecInput::Add { number, filter, mailbox });
     inlet.registration.add(home, "a broadcast subscriber", subscription).await?;
     home.spawn_uncounted(serve(home.clone(), subscriber.handler, inlet));
-    Ok(())
+    Ok(identifier)
 }
 
 /// The task of one subscriber at its home. Handlers start in the order of the broadcasts.

@@ -8,8 +8,9 @@ use std::task::{Context as TaskContext, Poll};
 use serde::de::DeserializeOwned;
 use tokio::sync::{Semaphore, mpsc};
 
-use super::answer::{Answer, Answered, Failure, Subscriber};
+use super::answer::{Answer, Answered, Subscriber};
 use super::context::Context;
+use super::failure::Failure;
 use super::registration::Registration;
 use crate::codec::{Codec, Value, Yaml};
 use crate::driver::command::{CallId, Command, OutgoingReply, ReplyStage, RpcDelivery, Subscription};
@@ -141,7 +142,7 @@ impl Drop for Inlet {
 /// as many run as may, the broker keeps the rest.
 async fn serve(home: Home, subscriber: RpcSubscriber, mut inlet: Inlet) {
     let context = inlet.context.clone();
-    let running = Arc::new(Semaphore::new(subscriber.max_in_flight()));
+    let running = Arc::new(Semaphore::new(subscriber.max_in_flight));
     let handler = subscriber.handler;
     loop {
         // Closed by nobody.
@@ -211,10 +212,8 @@ impl Caller {
                     self.send(Response::Pending, sent);
                     later.answered().await
                 }
-                Err(Failure::Exception(text) | Failure::Rejected(text) | Failure::TryAgain(text)) => {
-                    return self.finish(Response::Exception(text));
-                }
                 Err(Failure::Cancelled) => return self.finish(Response::Cancelled),
+                Err(failure) => return self.finish(Response::Exception(failure.to_string())),
             }
         }
     }

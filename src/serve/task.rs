@@ -4,14 +4,16 @@
 
 use std::fmt;
 use std::future::Future;
+use std::num::NonZeroU16;
 use std::pin::Pin;
 use std::task::{Context as TaskContext, Poll};
 
 use serde::de::DeserializeOwned;
 use tokio::sync::mpsc;
 
-use super::answer::{Answer, Answered, Failure, Handler, IntoAnswered, Subscriber, panicked};
+use super::answer::{Answer, Answered, Handler, IntoResponse, Subscriber, answered, caught};
 use super::context::Context;
+use super::failure::Failure;
 use super::registration::Registration;
 use super::rpc::{Pending, outgoing};
 use crate::codec::Value;
@@ -143,10 +145,10 @@ pub(crate) async fn add(
     context: &Context,
     home: &Home,
     queue: QueueName,
-    prefetch: u16,
-    identifier: Identifier,
     subscriber: TaskSubscriber,
-) -> Result<()> {
+) -> Result<Identifier> {
+    let prefetch = subscriber.prefetch.map_or(context.defaults.task_prefetch, NonZeroU16::get);
+    let identifier = subscriber.identifier.unwrap_or_else(Identifier::unique);
     let (sink, tasks) = mpsc::unbounded_channel();
     let inlet = Inlet {
         context: context.clone(),
@@ -155,9 +157,12 @@ pub(crate) async fn add(
         registration: Registration::new(&context.port),
     };
     let what = format!("a subscriber to the task queue {queue:?}");
-    inlet.registration.add(home, &what, Subscription::Tasks { queue, prefetch, identifier, sink }).await?;
+    inlet
+        .registration
+        .add(home, &what, Subscription::Tasks { queue, prefetch, identifier: identifier.clone(), sink })
+        .await?;
     home.spawn_uncounted(serve(home.clone(), subscriber.handler, inlet));
-    Ok(())
+    Ok(identifier)
 }
 
 /// Where a subscriber's tasks come in. Dropped, it takes the subscriber out; tasks that nobody has begun go back by that.
@@ -270,6 +275,10 @@ impl TaskGuard {
             Ok(Answer::Value(value)) => Response::Result(value),
             Err(Failure::Exception(text)) => Response::Exception(text),
             Err(Failure::Rejected(_)) => return self.settle(Settlement::Rejected),
+            Err(Failure::Unreadable(reason)) => {
+                let answer = self.reply(Response::Exception(reason.clone()));
+                return self.settle(Settlement::Quarantine { reason, answer });
+            }
             Err(Failure::TryAgain(reason)) => {
                 let text = format!("it was tried as often as may be; at last: {reason}");
                 let answer = self.reply(Response::Exception(text));
@@ -334,9 +343,9 @@ impl IncomingTask {
     /// Ends the task with an outcome: it is acknowledged, then the outcome goes to its sender. With [`Answer::Later`] the
     /// sender gets `pending` at once, and the rest happens in a task of the current home. A task that is rejected or
     /// cancelled goes back after a pause.
-    pub fn finish(self, outcome: impl IntoAnswered) {
+    pub fn finish(self, outcome: impl IntoResponse) {
         let IncomingTask { mut guard, .. } = self;
-        let outcome = outcome.into_answered();
+        let outcome = answered(outcome);
         match outcome {
             Ok(Answer::Later(_)) => Home::current().spawn_uncounted(guard.answer(outcome)),
             outcome => guard.end(outcome),
@@ -345,11 +354,12 @@ impl IncomingTask {
 
     /// Runs the task here and ends it with the outcome; a panic is an exception to its sender. A value or an error goes to
     /// the sender; nothing is handed to the caller.
-    pub fn process<R: IntoAnswered>(self, handler: impl FnOnce(&TaskRequest) -> R) {
+    pub fn process<R: IntoResponse>(self, handler: impl FnOnce(&TaskRequest) -> R) {
         let request = self.request.clone();
-        let outcome = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| handler(&request).into_answered()))
-            .unwrap_or_else(|panic| Err(panicked(panic)));
-        self.finish(outcome);
+        match caught(|| answered(handler(&request))) {
+            Ok(answer) => self.finish(answer),
+            Err(failure) => self.finish(Err::<Answer, _>(failure)),
+        }
     }
 
     /// Puts the task back into its queue: at once the first time, after a pause that grows when it comes again. The same as

@@ -122,7 +122,7 @@ impl Server {
         for link in links {
             let events = self.store.borrow_mut().take_events(link.session);
             for event in events {
-                link.down.push(Down::Event(event));
+                link.down.push(Down::ConnectionEvent(event));
             }
         }
         if self.store.borrow().next_expiry() != before {
@@ -219,7 +219,7 @@ impl Server {
         }
         note(|| format!("the broker is {}", if blocked { "blocked" } else { "no longer blocked" }));
         for link in self.live_links() {
-            link.down.push(Down::Event(if blocked {
+            link.down.push(Down::ConnectionEvent(if blocked {
                 BrokerEvent::Blocked { reason: "simulated alarm".to_owned() }
             } else {
                 BrokerEvent::Unblocked
@@ -311,7 +311,7 @@ struct Up {
 
 /// Something that the server has written.
 enum Down {
-    Event(BrokerEvent),
+    ConnectionEvent(BrokerEvent),
     Answer(Box<dyn FnOnce()>),
 }
 
@@ -560,7 +560,7 @@ async fn serve_client(link: Weak<Link>, to_client: Rc<ToClient>, whom: u64) {
         }
         match down {
             Down::Answer(answer) => answer(),
-            Down::Event(event) => {
+            Down::ConnectionEvent(event) => {
                 if let BrokerEvent::Delivery { consumer, delivery } = &event {
                     note(|| {
                         let (id, tag) =
@@ -617,7 +617,7 @@ impl Broker for Simulated {
         note(|| format!("{name} is connected"));
         server.links.borrow_mut().push(Rc::downgrade(&link));
         if server.blocked.get() {
-            link.down.push(Down::Event(BrokerEvent::Blocked { reason: "simulated alarm".to_owned() }));
+            link.down.push(Down::ConnectionEvent(BrokerEvent::Blocked { reason: "simulated alarm".to_owned() }));
         }
         let down = format!("{} down", options.connection_name);
         spawn(&down, serve_client(Rc::downgrade(&link), Rc::clone(&link.down), hash(&down)));
@@ -649,7 +649,7 @@ impl Broker for Simulated {
                 ErrorKind::TimedOut => Error::new(ErrorKind::DeliveryFailed, "simulated: the publishing channel died"),
                 _ => error,
             });
-            link.down.push(Down::Event(BrokerEvent::Published { id, outcome }));
+            link.down.push(Down::ConnectionEvent(BrokerEvent::Published { id, outcome }));
         });
         None
     }

@@ -22,8 +22,9 @@ use super::hooks;
 use super::ledger::{Ledger, Subscription, expected, number_in};
 use crate::codec::{Codec, Value, Yaml};
 use crate::{
-    Answer, Attempt, Broadcast, BroadcastFilter, BroadcastSubscriber, Communicator, ConnectionState, Error, ErrorKind,
-    Event, Failure, Identifier, LongTasks, Reconnect, Result, RpcRequest, RpcSubscriber, TaskRequest, TaskSubscriber,
+    Answer, Attempt, Broadcast, BroadcastFilter, BroadcastSubscriber, Communicator, ConnectionEvent, ConnectionState,
+    Error, ErrorKind, Failure, Identifier, LongTasks, ReconnectPolicy, Result, RpcRequest, RpcSubscriber, TaskRequest,
+    TaskSubscriber,
 };
 
 const CALL_TIMEOUT: Duration = Duration::from_secs(5);
@@ -310,7 +311,7 @@ impl World {
             builder = builder.under_way(NonZeroUsize::new(2)?, NonZeroUsize::new(2048)?);
         }
         if plan.gives_up {
-            builder = builder.reconnect(Reconnect::For(Duration::from_secs(5)));
+            builder = builder.reconnect(ReconnectPolicy::For(Duration::from_secs(5)));
         }
         let ledger = self.ledger.clone();
         let connecting = async move {
@@ -344,22 +345,24 @@ impl World {
                 note(|| format!("event of {name}: {event:?}"));
                 let wrong = match &event {
                     _ if closed => Some("after Closed"),
-                    Event::Lost(_) => {
+                    ConnectionEvent::Lost(_) => {
                         let twice = std::mem::replace(&mut away, true) && !std::mem::replace(&mut tries, false);
                         twice.then_some("while it was lost already")
                     }
-                    Event::Reconnecting { .. } => {
+                    ConnectionEvent::Reconnecting { .. } => {
                         tries = true;
                         (!away).then_some("while it was not lost")
                     }
-                    Event::Restored { .. } => (!std::mem::replace(&mut away, false)).then_some("while it was not lost"),
-                    Event::SubscriberGone { identifier } => {
+                    ConnectionEvent::Restored { .. } => {
+                        (!std::mem::replace(&mut away, false)).then_some("while it was not lost")
+                    }
+                    ConnectionEvent::SubscriberGone { identifier } => {
                         // RPC subscribers come again under their name.
                         let twice = gone.contains(identifier) && !identifier.as_str().starts_with("svc");
                         gone.push(identifier.clone());
                         twice.then_some("for the second time")
                     }
-                    Event::Closed => {
+                    ConnectionEvent::Closed => {
                         closed = true;
                         None
                     }
@@ -658,11 +661,12 @@ async fn act(world: &Rc<World>, n: usize) {
             }
         }
         6 | 7 => {
-            let (Some(home), Ok(queue)) = (here, communicator.default_task_queue()) else { return };
+            let Some(home) = here else { return };
             let subscriber = format!("w{}", ledger.number());
             let Ok(identifier) = Identifier::new(&subscriber) else { return };
             note(|| format!("c{n} adds the task subscriber {subscriber}"));
-            let add = queue.add_task_subscriber_on(&home, identifier, worker(world, &subscriber));
+            let bound = communicator.bound_to(&home);
+            let add = bound.add_task_subscriber(worker(world, &subscriber).with_identifier(identifier));
             let added = ledger.within(n, &format!("c{n} adds {subscriber}"), REGISTRATION, world.treated(add)).await;
             match added {
                 Some(Ok(_)) if stands() && !communicator.is_closed() => {
@@ -724,7 +728,8 @@ async fn act(world: &Rc<World>, n: usize) {
             let subscriber = format!("svc{n}");
             let Ok(identifier) = Identifier::new(&subscriber) else { return };
             note(|| format!("c{n} adds the RPC subscriber {subscriber}"));
-            let add = communicator.add_rpc_subscriber_on(&home, identifier, answerer(world, &subscriber));
+            let bound = communicator.bound_to(&home);
+            let add = bound.add_rpc_subscriber(identifier, answerer(world, &subscriber));
             let added = ledger.within(n, &format!("c{n} adds {subscriber}"), REGISTRATION, world.treated(add)).await;
             match added {
                 Some(Ok(_)) if stands() && !communicator.is_closed() => {
@@ -779,7 +784,8 @@ async fn act(world: &Rc<World>, n: usize) {
             let filter = BroadcastFilter::new();
             let Ok(filter) = (if even { filter.subject("even.*") } else { Ok(filter) }) else { return };
             note(|| format!("c{n} adds the broadcast subscriber {subscriber}"));
-            let add = communicator.add_broadcast_subscriber_on(&home, identifier, filter, listener(world, &subscriber));
+            let bound = communicator.bound_to(&home);
+            let add = bound.add_broadcast_subscriber(filter, listener(world, &subscriber).with_identifier(identifier));
             let added = ledger.within(n, &format!("c{n} adds {subscriber}"), REGISTRATION, world.treated(add)).await;
             match added {
                 Some(Ok(_)) if stands() && !communicator.is_closed() => {

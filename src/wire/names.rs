@@ -136,7 +136,7 @@ fn check_routing_key(key: &str, what: &str, name: &str) -> Result<()> {
 
 /// Whether queues and exchanges are for tests: they vanish when nobody uses them (kiwipy's `testing_mode`).
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum Testing {
+pub enum TestingMode {
     /// They are meant to last.
     #[default]
     No,
@@ -160,7 +160,7 @@ pub(crate) struct Names {
     pub queue_expires: Duration,
     pub message_ttl: Duration,
     pub task_ttl: Duration,
-    pub testing: Testing,
+    pub testing: TestingMode,
 }
 
 impl Default for Names {
@@ -172,7 +172,7 @@ impl Default for Names {
             queue_expires: Duration::from_secs(60),
             message_ttl: Duration::from_secs(66),
             task_ttl: Duration::from_secs(7 * 24 * 60 * 60),
-            testing: Testing::No,
+            testing: TestingMode::No,
         }
     }
 }
@@ -203,8 +203,8 @@ impl Names {
 
     fn auto_delete(&self) -> AutoDelete {
         match self.testing {
-            Testing::No => AutoDelete::No,
-            Testing::Yes => AutoDelete::Yes,
+            TestingMode::No => AutoDelete::No,
+            TestingMode::Yes => AutoDelete::Yes,
         }
     }
 
@@ -293,8 +293,8 @@ impl Names {
     /// What a queue is that is to outlive its users, outside of testing mode.
     fn lasting(&self) -> (Durability, Option<Duration>) {
         match self.testing {
-            Testing::No => (Durability::Durable, None),
-            Testing::Yes => (Durability::Transient, Some(TESTING_EXPIRES)),
+            TestingMode::No => (Durability::Durable, None),
+            TestingMode::Yes => (Durability::Transient, Some(TESTING_EXPIRES)),
         }
     }
 

@@ -1,6 +1,6 @@
 //! Broadcasts: who hears what.
 
-use homing::{Broadcast, BroadcastFilter, BroadcastSubscriber, Communicator, Event, Failure, Value};
+use homing::{Broadcast, BroadcastFilter, BroadcastSubscriber, Communicator, ConnectionEvent, Failure, Value};
 use tokio::sync::mpsc::{UnboundedReceiver, unbounded_channel};
 
 use crate::support::{Broker, Suite};
@@ -172,15 +172,19 @@ async fn a_home_that_does_not_keep_up_loses_the_oldest_and_hears_so(broker: Brok
     });
     let home = event_loop.handle().home();
     let name = homing::Identifier::unique();
-    communicator.add_broadcast_subscriber_on(&home, name.clone(), BroadcastFilter::new(), slow).await.unwrap();
+    let slow = slow.with_identifier(name.clone());
+    communicator.bound_to(&home).add_broadcast_subscriber(BroadcastFilter::new(), slow).await.unwrap();
     let mut fast = hear(&communicator, BroadcastFilter::new()).await;
-    let all = homing::BROADCAST_BACKLOG + 500;
+    // More than wait for one subscriber.
+    let all = 1524_usize;
     for n in 0..all {
         communicator.broadcast_send(i64::try_from(n).unwrap()).await.unwrap();
         next(&mut fast).await;
     }
     go.send(()).unwrap();
-    let Some(Event::Lagged { identifier, missed }) = events.next().await else { panic!("no lag was reported") };
+    let Some(ConnectionEvent::Lagged { identifier, missed }) = events.next().await else {
+        panic!("no lag was reported")
+    };
     assert_eq!(identifier, name);
     // Everything that was not lost is heard, up to the last.
     let mut heard = 0;

@@ -6,7 +6,9 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread;
 use std::time::Duration;
 
-use homing::{Answer, Error, ErrorKind, Failure, Identifier, Promise, RpcRequest, RpcSubscriber, Stage, Value};
+use homing::{
+    Answer, Error, ErrorKind, Failure, HandlerResult, Identifier, Promise, ReplyStage, RpcRequest, RpcSubscriber, Value,
+};
 use serde::{Deserialize, Serialize};
 
 use crate::support::{Broker, Suite};
@@ -137,9 +139,9 @@ async fn an_answer_may_come_later_and_the_caller_sees_the_stages(broker: Broker)
 
     let mut reply = communicator.rpc_send("nested", 0).send().await.unwrap();
     for _ in 0..3 {
-        assert_eq!(reply.stage().await.unwrap(), Stage::Pending);
+        assert_eq!(reply.stage().await.unwrap(), ReplyStage::Pending);
     }
-    assert_eq!(reply.stage().await.unwrap(), Stage::Done(Value::from("at last")));
+    assert_eq!(reply.stage().await.unwrap(), ReplyStage::Done(Value::from("at last")));
     assert_eq!(kind(reply.stage().await), ErrorKind::InvalidState);
 }
 
@@ -152,7 +154,7 @@ fn promised(with: impl Fn(Promise) + Send + Sync + Clone + 'static) -> RpcSubscr
             thread::sleep(Duration::from_millis(20));
             with(promise);
         });
-        Ok::<_, Failure>(answer)
+        HandlerResult::Ok(answer)
     })
 }
 
@@ -280,11 +282,11 @@ async fn a_dropped_reply_gives_the_call_up(broker: Broker) {
     let waits = RpcSubscriber::closure(move |_: RpcRequest| {
         let (promise, answer) = Answer::promise()?;
         promises.send(promise).ok();
-        Ok::<_, Failure>(answer)
+        HandlerResult::Ok(answer)
     });
     communicator.add_rpc_subscriber("waits", waits).await.unwrap();
     let mut reply = communicator.rpc_send("waits", 0).send().await.unwrap();
-    assert_eq!(reply.stage().await.unwrap(), Stage::Pending);
+    assert_eq!(reply.stage().await.unwrap(), ReplyStage::Pending);
     drop(reply);
     given.recv().await.unwrap().answer(1);
     crate::support::eventually(|| communicator.counts().late_replies == 1).await;

@@ -4,7 +4,7 @@ use std::future::IntoFuture;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use homing::{Answer, Broadcast, BroadcastFilter, BroadcastSubscriber, Error, ErrorKind, Event, Failure};
+use homing::{Answer, Broadcast, BroadcastFilter, BroadcastSubscriber, ConnectionEvent, Error, ErrorKind, Failure};
 use homing::{RpcRequest, RpcSubscriber, Value};
 
 use crate::support::homes::{Kind, Place};
@@ -235,7 +235,7 @@ async fn events_end_with_closed(broker: Broker) {
     let communicator = connect(&broker).await;
     let mut events = communicator.events();
     communicator.close().await.unwrap();
-    assert!(matches!(events.next().await, Some(Event::Closed)));
+    assert!(matches!(events.next().await, Some(ConnectionEvent::Closed)));
     drop(communicator);
     assert!(events.next().await.is_none());
 }
@@ -254,7 +254,7 @@ async fn a_subscriber_whose_runtime_ends_is_taken_out(broker: Broker) {
     tokio::time::sleep(Duration::from_millis(100)).await;
     runtime.shutdown_background();
     assert_eq!(kind(reply.await), ErrorKind::RemoteException);
-    let Some(Event::SubscriberGone { identifier }) = events.next().await else { panic!("no event") };
+    let Some(ConnectionEvent::SubscriberGone { identifier }) = events.next().await else { panic!("no event") };
     assert_eq!(identifier.as_str(), "orphan");
     let until = Instant::now() + LONG;
     while kind(client.rpc_send("orphan", 0).timeout(Duration::from_secs(1)).await) != ErrorKind::Unroutable {

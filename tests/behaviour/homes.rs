@@ -6,7 +6,9 @@ use std::time::Duration;
 
 use homing::blocking;
 use homing::home::{EventLoop, ForeignLoop, Home, LocalHome};
-use homing::{Answer, Broadcast, BroadcastFilter, BroadcastSubscriber, ErrorKind, Failure, Identifier, RpcRequest};
+use homing::{
+    Answer, Broadcast, BroadcastFilter, BroadcastSubscriber, ErrorKind, HandlerResult, Identifier, RpcRequest,
+};
 use homing::{RpcSubscriber, TaskRequest, TaskSubscriber, Value};
 
 use crate::support::homes::{Kind, Place};
@@ -58,7 +60,7 @@ async fn a_subscriber_runs_on_the_home_that_it_was_registered_with(broker: Broke
     .enumerate()
     {
         let identifier = Identifier::new(format!("who{n}")).unwrap();
-        communicator.add_rpc_subscriber_on(&home, identifier.clone(), subscriber).await.unwrap();
+        communicator.bound_to(&home).add_rpc_subscriber(identifier.clone(), subscriber).await.unwrap();
         assert_eq!(communicator.rpc_send(&identifier, 0).await.unwrap(), Value::from("the-loop"));
     }
     event_loop.stop();
@@ -72,14 +74,14 @@ async fn an_outcome_lands_on_its_home_when_a_foreign_thread_completes_it(broker:
         let (completer, future) = Home::current().try_future::<()>()?;
         thread::spawn(move || completer.complete(()));
         let tell = tell.clone();
-        Ok::<_, Failure>(Answer::later(async move {
+        HandlerResult::Ok(Answer::later(async move {
             future.await?;
             tell.send(name()).ok();
-            Err::<Value, _>(Failure::Exception("failed from afar".into()))
+            HandlerResult::<Value>::Err("failed from afar".into())
         }))
     });
     let identifier = Identifier::new("crash").unwrap();
-    communicator.add_rpc_subscriber_on(&event_loop.handle().home(), identifier, subscriber).await.unwrap();
+    communicator.bound_to(&event_loop.handle().home()).add_rpc_subscriber(identifier, subscriber).await.unwrap();
     let error = communicator.rpc_send("crash", 0).await.unwrap_err();
     assert_eq!(error.remote_text(), Some("failed from afar"));
     assert_eq!(told.recv_timeout(LONG).unwrap(), "the-loop");
@@ -91,10 +93,11 @@ async fn a_plain_thread_serves_while_it_waits(broker: Broker) {
     let plain = blocking::Communicator::from(communicator.clone());
     let (ready, is_ready) = tokio::sync::oneshot::channel();
     let server = thread::Builder::new().name("plain".to_owned()).spawn(move || {
-        plain.add_rpc_subscriber("plain", RpcSubscriber::closure(|_: RpcRequest| name())).unwrap();
+        let here = plain.bound_to(&Home::current());
+        here.add_rpc_subscriber("plain", RpcSubscriber::closure(|_: RpcRequest| name())).unwrap();
         let (completer, stop) = homing::home::thread_future::<()>().unwrap();
         ready.send(completer).unwrap();
-        stop.wait().unwrap();
+        here.serve_until(stop).unwrap().unwrap();
     });
     let stop = is_ready.await.unwrap();
     assert_eq!(communicator.rpc_send("plain", 0).await.unwrap(), Value::from("plain"));
@@ -114,7 +117,7 @@ fn chain(communicator: &blocking::Communicator, homes: [&Home; 3]) {
                 calls.rpc_send(format!("link-{}", n + 1), so_far + 1).wait()
             }
         });
-        communicator.add_rpc_subscriber_on(home, format!("link-{n}"), link).unwrap();
+        communicator.bound_to(home).add_rpc_subscriber(format!("link-{n}"), link).unwrap();
     }
 }
 
@@ -226,7 +229,7 @@ async fn an_async_subscriber_runs_on_a_loop(broker: Broker) {
         }
     });
     let identifier = Identifier::new("outer").unwrap();
-    communicator.add_rpc_subscriber_on(&event_loop.handle().home(), identifier, outer).await.unwrap();
+    communicator.bound_to(&event_loop.handle().home()).add_rpc_subscriber(identifier, outer).await.unwrap();
     let seen = communicator.rpc_send("outer", 0).await.unwrap();
     assert_eq!(seen, Value::List(vec!["async-loop".into(), "async-loop".into(), 5.into()]));
     communicator.close().await.unwrap();
@@ -240,7 +243,7 @@ fn dig(communicator: &blocking::Communicator, home: &Home) {
         0 => Ok(Value::from(0)),
         n => Ok(Value::from(calls.rpc_send("deep", n - 1).wait()?.as_i64().unwrap_or(0) + 1)) as homing::Result<Value>,
     });
-    communicator.add_rpc_subscriber_on(home, "deep", deep).unwrap();
+    communicator.bound_to(home).add_rpc_subscriber("deep", deep).unwrap();
 }
 
 async fn calls_within_calls_go_deep_on_homes_of_every_kind(broker: Broker) {
@@ -286,14 +289,15 @@ async fn a_wait_that_only_an_outer_one_could_end_names_both(broker: Broker) {
         let later = RpcSubscriber::closure(move |_: RpcRequest| {
             let (promise, answer) = Answer::promise()?;
             promises.send(promise).unwrap();
-            Ok::<_, Failure>(answer)
+            HandlerResult::Ok(answer)
         });
-        communicator.add_rpc_subscriber("inner", later).unwrap();
+        let here = communicator.bound_to(&Home::current());
+        here.add_rpc_subscriber("inner", later).unwrap();
         let calls = communicator.clone();
         let outer = RpcSubscriber::blocking(move |_: RpcRequest| {
             calls.rpc_send("inner", 0).timeout(Duration::from_millis(200)).wait()
         });
-        communicator.add_rpc_subscriber("outer", outer).unwrap();
+        here.add_rpc_subscriber("outer", outer).unwrap();
         // Both run on this thread while it waits. What could keep the promise comes after the outer wait.
         let error = communicator.rpc_send("outer", 0).wait().unwrap_err();
         promised.recv().unwrap().answer(1);
@@ -320,7 +324,7 @@ async fn a_bound_communicator_adds_everything_on_its_home(broker: Broker) {
         bound.add_task_subscriber(TaskSubscriber::closure(move |_: TaskRequest| task())).await.unwrap();
         let hear = BroadcastSubscriber::closure(move |_: Broadcast| broadcast());
         bound.add_broadcast_subscriber(BroadcastFilter::new(), hear).await.unwrap();
-        bound.communicator().rpc_send("bound", 0).await.unwrap();
+        bound.rpc_send("bound", 0).await.unwrap();
         communicator.task_send(0).await.unwrap();
         communicator.broadcast_send(0).await.unwrap();
         let mut seen: Vec<_> = (0..3).map(|_| told.recv_timeout(LONG).unwrap()).collect();
@@ -342,7 +346,7 @@ async fn a_broadcast_that_its_filter_drops_never_reaches_the_home(broker: Broker
         let home = ForeignLoop::sending(rings, ());
         let quiet = BroadcastSubscriber::closure(|_: Broadcast| ());
         let filter = BroadcastFilter::new().subject("wanted").unwrap();
-        plain.add_broadcast_subscriber_on(&home.home(), filter, quiet).unwrap();
+        plain.bound_to(&home.home()).add_broadcast_subscriber(filter, quiet).unwrap();
         // Its task has started, and waits.
         while home.run_pending(8) > 0 {}
         heard.send(()).unwrap();

@@ -16,7 +16,7 @@ use std::future::Future;
 use std::process::ExitCode;
 use std::time::Duration;
 
-use homing::{Communicator, Testing};
+use homing::{Communicator, TestingMode};
 use support::{Broker, Suite};
 
 /// A bound against hanging, ten times and more what anything here takes.
@@ -27,10 +27,10 @@ pub(crate) async fn connect(broker: &Broker) -> Communicator {
     options(broker).connect().await.expect("a communicator")
 }
 
-pub(crate) fn options(broker: &Broker) -> homing::Builder {
+pub(crate) fn options(broker: &Broker) -> homing::CommunicatorBuilder {
     Communicator::builder(broker.url())
         .prefix(broker.prefix())
-        .testing(Testing::Yes)
+        .testing(TestingMode::Yes)
         .call_timeout(LONG)
         .task_timeout(LONG)
 }

@@ -62,7 +62,7 @@ async fn a_queue_that_exists_with_other_arguments_is_named_with_what_differs(bro
 async fn an_exchange_that_exists_with_other_flags_is_refused(broker: Broker) {
     let first = connect(&broker).await;
     works(&first).await;
-    let other = options(&broker).testing(homing::Testing::No).connect().await.unwrap();
+    let other = options(&broker).testing(homing::TestingMode::No).connect().await.unwrap();
     let error = other.broadcast_send(0).await.unwrap_err();
     assert_eq!(error.kind(), ErrorKind::PreconditionFailed, "{error}");
     assert!(error.to_string().contains("auto_delete"), "{error}");

@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
-use homing::{Answer, Error, ErrorKind, Failure, Stage, TaskRequest, TaskSubscriber, Value};
+use homing::{Answer, Error, ErrorKind, Failure, ReplyStage, TaskRequest, TaskSubscriber, Value};
 
 use crate::support::{Broker, Suite, eventually};
 use crate::{LONG, behaviours, connect, options};
@@ -89,9 +89,9 @@ async fn a_task_may_be_answered_later(broker: Broker) {
     let later = TaskSubscriber::closure(|_: TaskRequest| Answer::later(async { Answer::later(async { "done" }) }));
     communicator.add_task_subscriber(later).await.unwrap();
     let mut reply = communicator.task_send(0).send().await.unwrap();
-    assert_eq!(reply.stage().await.unwrap(), Stage::Pending);
-    assert_eq!(reply.stage().await.unwrap(), Stage::Pending);
-    assert_eq!(reply.stage().await.unwrap(), Stage::Done(Value::from("done")));
+    assert_eq!(reply.stage().await.unwrap(), ReplyStage::Pending);
+    assert_eq!(reply.stage().await.unwrap(), ReplyStage::Pending);
+    assert_eq!(reply.stage().await.unwrap(), ReplyStage::Done(Value::from("done")));
 }
 
 async fn a_worker_that_rejects_leaves_the_task_to_the_next(broker: Broker) {
@@ -349,7 +349,7 @@ async fn a_taken_task_can_be_answered_later(broker: Broker) {
     let mut reply = queue.task_send(1).send().await.unwrap();
     let (promise, answer) = Answer::promise().unwrap();
     queue.next_task(LONG).await.unwrap().finish(answer);
-    assert_eq!(reply.stage().await.unwrap(), Stage::Pending);
+    assert_eq!(reply.stage().await.unwrap(), ReplyStage::Pending);
     std::thread::spawn(move || promise.answer("later"));
-    assert_eq!(reply.stage().await.unwrap(), Stage::Done(Value::from("later")));
+    assert_eq!(reply.stage().await.unwrap(), ReplyStage::Done(Value::from("later")));
 }

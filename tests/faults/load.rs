@@ -11,7 +11,9 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-use homing::{Builder, Communicator, Event, RpcRequest, RpcSubscriber, TaskRequest, TaskSubscriber};
+use homing::{
+    Communicator, CommunicatorBuilder, ConnectionEvent, RpcRequest, RpcSubscriber, TaskRequest, TaskSubscriber,
+};
 
 /// How much is under way, and for how long each of it.
 #[derive(Clone, Copy, Debug)]
@@ -117,8 +119,8 @@ fn patience() -> Duration {
 }
 
 impl Load {
-    pub async fn new(server: Builder, client: Builder, size: Size) -> Load {
-        let options = |builder: Builder| builder.call_timeout(patience()).task_timeout(patience());
+    pub async fn new(server: CommunicatorBuilder, client: CommunicatorBuilder, size: Size) -> Load {
+        let options = |builder: CommunicatorBuilder| builder.call_timeout(patience()).task_timeout(patience());
         let server = options(server).unlimited_task_prefetch().connect().await.unwrap();
         let client = options(client).connect().await.unwrap();
         let (ledger, begun, done) = (Ledger::new(), Arc::new(AtomicUsize::new(0)), Arc::new(AtomicUsize::new(0)));
@@ -157,11 +159,11 @@ impl Load {
             let (mut events, losses) = (communicator.events(), Arc::clone(&losses));
             tokio::spawn(async move {
                 while let Some(event) = events.next().await {
-                    if let Event::Lost(error) = &event {
+                    if let ConnectionEvent::Lost(error) = &event {
                         println!("  lost: {error}");
                         losses.fetch_add(1, Ordering::SeqCst);
                     }
-                    if matches!(event, Event::Closed) {
+                    if matches!(event, ConnectionEvent::Closed) {
                         break;
                     }
                 }

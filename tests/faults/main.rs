@@ -13,7 +13,7 @@ use std::process::ExitCode;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use homing::{Builder, Communicator};
+use homing::{Communicator, CommunicatorBuilder};
 
 use load::{Load, Report, Size};
 use support::proxy::Proxy;
@@ -94,7 +94,7 @@ impl Place {
         Place { node, proxy, prefix: support::unique("faults") }
     }
 
-    fn through_proxy(&self) -> Builder {
+    fn through_proxy(&self) -> CommunicatorBuilder {
         Communicator::builder(&self.proxy.url(self.node.url()))
             .prefix(&self.prefix)
             .heartbeat(Duration::from_secs(2))
@@ -302,7 +302,7 @@ async fn the_password_is_changed_for_a_while(place: Place) -> Report {
             place.ctl(&["close_all_connections", "a test"]).await;
             let refused = async {
                 while let Some(event) = events.next().await {
-                    if matches!(event, homing::Event::Reconnecting { error, .. } if error.kind() == homing::ErrorKind::AccessRefused) {
+                    if matches!(event, homing::ConnectionEvent::Reconnecting { error, .. } if error.kind() == homing::ErrorKind::AccessRefused) {
                         break;
                     }
                 }

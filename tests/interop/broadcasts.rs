@@ -105,12 +105,8 @@ fn a_broadcast_is_acknowledged_when_it_is_handed_over(broker: &Broker) -> TestRe
     let (go, wait) = std::sync::mpsc::channel::<()>();
     let wait = std::sync::Mutex::new(wait);
     let stuck = BroadcastSubscriber::closure(move |_: Broadcast| wait.lock().unwrap().recv().unwrap_or(()));
-    rust.run(rust.communicator.add_broadcast_subscriber_on(
-        &event_loop.handle().home(),
-        homing::Identifier::unique(),
-        BroadcastFilter::new(),
-        stuck,
-    ))?;
+    let bound = rust.communicator.bound_to(&event_loop.handle().home());
+    rust.run(bound.add_broadcast_subscriber(BroadcastFilter::new(), stuck))?;
     let all = hear(&rust, BroadcastFilter::new())?;
     for n in 0..50 {
         peer.call("broadcast_send", json!({"body": n}))?;

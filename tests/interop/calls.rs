@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use homing::codec::{Codec, Tagged};
-use homing::{Answer, ErrorKind, Failure, Result, RpcRequest, RpcSubscriber, Stage, Value};
+use homing::{Answer, ErrorKind, Failure, HandlerResult, ReplyStage, Result, RpcRequest, RpcSubscriber, Value};
 use serde_json::json;
 
 use crate::support::{Broker, Peer, TestResult};
@@ -122,9 +122,9 @@ fn pending_and_nested_pending_cross_in_both_directions(broker: &Broker) -> TestR
     peer.call("add_rpc_subscriber", json!({"identifier": "python", "behaviour": "nested-future", "depth": 3}))?;
     let mut reply = rust.run(rust.communicator.rpc_send("python", 7).send())?;
     for _ in 0..3 {
-        assert_eq!(rust.run(reply.stage())?, Stage::Pending);
+        assert_eq!(rust.run(reply.stage())?, ReplyStage::Pending);
     }
-    assert_eq!(rust.run(reply.stage())?, Stage::Done(Value::from(7)));
+    assert_eq!(rust.run(reply.stage())?, ReplyStage::Done(Value::from(7)));
     peer.call("add_rpc_subscriber", json!({"identifier": "fails", "behaviour": "future-exception", "text": "late"}))?;
     assert_eq!(rust.run(rust.communicator.rpc_send("fails", 7)).unwrap_err().remote_text(), Some("late"));
     Ok(())
@@ -135,7 +135,7 @@ fn a_cancelled_future_is_heard_by_a_kiwipy_caller(broker: &Broker) -> TestResult
     let cancels = RpcSubscriber::closure(|_: RpcRequest| {
         let (promise, answer) = Answer::promise()?;
         std::thread::spawn(move || promise.cancel());
-        Ok::<_, Failure>(answer)
+        HandlerResult::Ok(answer)
     });
     rust.run(rust.communicator.add_rpc_subscriber("cancels", cancels))?;
     let outcome = peer.call("rpc_send", json!({"recipient": "cancels", "body": 1}))?;

@@ -15,7 +15,7 @@ use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::Duration;
 
-use homing::{Communicator, Testing};
+use homing::{Communicator, TestingMode};
 use serde_json::{Value as Json, json};
 use support::{Broker, Peer, Suite, TestResult};
 
@@ -33,13 +33,16 @@ impl Rust {
         Self::with(broker, |options| options)
     }
 
-    pub(crate) fn with(broker: &Broker, options: impl FnOnce(homing::Builder) -> homing::Builder) -> Self {
+    pub(crate) fn with(
+        broker: &Broker,
+        options: impl FnOnce(homing::CommunicatorBuilder) -> homing::CommunicatorBuilder,
+    ) -> Self {
         let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
         let builder = Communicator::builder(broker.url())
             .message_exchange(broker.message_exchange())
             .task_exchange(broker.task_exchange())
             .task_queue(broker.task_queue())
-            .testing(Testing::Yes)
+            .testing(TestingMode::Yes)
             .call_timeout(LONG)
             .task_timeout(LONG);
         let communicator = runtime.block_on(options(builder).connect()).unwrap();

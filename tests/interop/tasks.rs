@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use homing::{Answer, ErrorKind, Failure, Stage, TaskRequest, TaskSubscriber, Value};
+use homing::{Answer, ErrorKind, Failure, HandlerResult, ReplyStage, TaskRequest, TaskSubscriber, Value};
 use serde_json::json;
 
 use crate::support::{Broker, Peer, TestResult};
@@ -56,9 +56,9 @@ fn homing_sends_tasks_to_kiwipy(broker: &Broker) -> TestResult {
     peer.call("add_task_subscriber", json!({"identifier": "w", "behaviour": "nested-future", "depth": 2}))?;
     let mut reply = rust.run(rust.communicator.task_send("work").send())?;
     for _ in 0..2 {
-        assert_eq!(rust.run(reply.stage())?, Stage::Pending);
+        assert_eq!(rust.run(reply.stage())?, ReplyStage::Pending);
     }
-    assert_eq!(rust.run(reply.stage())?, Stage::Done(Value::from("work")));
+    assert_eq!(rust.run(reply.stage())?, ReplyStage::Done(Value::from("work")));
     peer.call("remove_task_subscriber", json!({"identifier": "w"}))?;
     peer.call("add_task_subscriber", json!({"behaviour": "raise", "text": "boom"}))?;
     assert_eq!(rust.run(rust.communicator.task_send(1)).unwrap_err().remote_text(), Some("boom"));
@@ -100,7 +100,7 @@ fn a_task_is_acknowledged_when_its_outcome_is_known(broker: &Broker) -> TestResu
     let holds = TaskSubscriber::closure(move |_: TaskRequest| {
         let (promise, answer) = Answer::promise()?;
         promises.send(promise).ok();
-        Ok::<_, Failure>(answer)
+        HandlerResult::Ok(answer)
     });
     rust.run(rust.communicator.add_task_subscriber(holds))?;
     let call = peer.call("task_send", json!({"body": 1, "wait": false}))?;
@@ -173,7 +173,7 @@ fn a_task_whose_future_is_cancelled_goes_back_after_pending(broker: &Broker) -> 
         }
         let (promise, answer) = Answer::promise()?;
         std::thread::spawn(move || promise.cancel());
-        Ok::<_, Failure>(answer)
+        HandlerResult::Ok(answer)
     });
     rust.run(rust.communicator.add_task_subscriber(cancels_once))?;
     let outcome = peer.call("task_send", json!({"body": 1}))?;
@@ -278,7 +278,7 @@ fn tasks_are_taken_by_hand_on_both_sides(broker: &Broker) -> TestResult {
 
 fn the_durable_queue_of_production_is_shared(broker: &Broker) -> TestResult {
     // Without testing mode: what each declares must be what the other expects.
-    let rust = Rust::with(broker, |options| options.testing(homing::Testing::No));
+    let rust = Rust::with(broker, |options| options.testing(homing::TestingMode::No));
     let peer = Peer::kiwipy(broker, json!({"testing_mode": false}))?;
     rust.run(rust.communicator.add_task_subscriber(echo()))?;
     is_result(&peer.call("task_send", json!({"body": 1}))?, &json!(1))?;

@@ -14,7 +14,8 @@ use std::time::{Duration, Instant};
 
 use homing::home::{Completer, Home, audit};
 use homing::{
-    Answer, Communicator, ErrorKind, Failure, Identifier, Promise, RpcRequest, RpcSubscriber, Testing, Value,
+    Answer, Communicator, ErrorKind, Failure, HandlerResult, Identifier, Promise, RpcRequest, RpcSubscriber,
+    TestingMode, Value,
 };
 
 use support::homes::{Kind, Place};
@@ -90,15 +91,15 @@ async fn replay_one(broker: &Broker, served_at: &Home, culprit_at: &Home, deed: 
         let (second, future) = at.try_future::<()>()?;
         off.spawn(async move { commit(deed, promise, second) }).unwrap();
         let (at, seen) = (at.clone(), seen.clone());
-        Ok::<_, Failure>(Answer::later(async move {
+        HandlerResult::Ok(Answer::later(async move {
             // Dropped by a panic or by choice, it is abandoned; that is an outcome as well.
             let _second = future.await;
             seen.lock().unwrap().push(at.is_here());
-            Ok::<_, Failure>(answer)
+            HandlerResult::Ok(answer)
         }))
     });
     let name = Identifier::new("crash").unwrap();
-    server.add_rpc_subscriber_on(served_at, name, crash).await.unwrap();
+    server.bound_to(served_at).add_rpc_subscriber(name, crash).await.unwrap();
 
     let answers = futures_util::future::join_all((0..5).map(|_| async { client.rpc_send("crash", 1).await })).await;
     for answer in answers {
@@ -149,7 +150,7 @@ fn commit(deed: Deed, promise: Promise, second: Completer<()>) {
 async fn connect(broker: &Broker) -> Communicator {
     Communicator::builder(broker.url())
         .prefix(broker.prefix())
-        .testing(Testing::Yes)
+        .testing(TestingMode::Yes)
         .call_timeout(LONG)
         .connect()
         .await

@@ -10,7 +10,7 @@ mod tools;
 use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
-use homing::Reconnect;
+use homing::ReconnectPolicy;
 
 pub(crate) use broadcast::Broadcast;
 pub(crate) use rpc::{Rpc, Serve};
@@ -61,7 +61,7 @@ pub(crate) struct BrokerOptions {
     /// explicitly, a broker that is not there yet is waited for too. Commands that serve, work and watch connect again for
     /// ever unless told otherwise; the others never do.
     #[arg(long, global = true, value_name = "WHEN", value_parser = reconnect)]
-    pub reconnect: Option<Reconnect>,
+    pub reconnect: Option<ReconnectPolicy>,
 }
 
 /// What is declared on the broker.

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use homing::Reconnect;
+use homing::ReconnectPolicy;
 
 /// A hundred years, which no command lasts.
 const LONGEST: Duration = Duration::from_secs(100 * 365 * 86_400);
@@ -35,12 +35,12 @@ pub(super) fn duration_or_zero(text: &str) -> Result<Duration, String> {
     time(text)
 }
 
-pub(super) fn reconnect(text: &str) -> Result<Reconnect, String> {
+pub(super) fn reconnect(text: &str) -> Result<ReconnectPolicy, String> {
     match text {
-        "never" => Ok(Reconnect::Never),
-        "for-ever" => Ok(Reconnect::ForEver),
+        "never" => Ok(ReconnectPolicy::Never),
+        "for-ever" => Ok(ReconnectPolicy::ForEver),
         time => duration(time)
-            .map(Reconnect::For)
+            .map(ReconnectPolicy::For)
             .map_err(|_| "it is never, for-ever, or a time such as 30 (seconds) or 5m".to_owned()),
     }
 }

@@ -10,7 +10,7 @@ mod work;
 
 use std::time::Duration;
 
-use homing::{RpcRequest, RpcSubscriber, TaskRequest, TaskSubscriber, Testing};
+use homing::{RpcRequest, RpcSubscriber, TaskRequest, TaskSubscriber, TestingMode};
 use indicatif::{ProgressBar, ProgressStyle};
 
 use crate::DEFAULT_BROKER;
@@ -39,9 +39,9 @@ async fn measure(options: Bench, global: &Global) -> Result<(), Failure> {
     // Two communicators that meet in this process need a name.
     let url = if given == "memory:" { format!("memory:{name}") } else { given.to_owned() };
     let connect = || {
-        let mut builder = builder(global, &url).prefix(&name).testing(Testing::Yes);
+        let mut builder = builder(global, &url).prefix(&name).testing(TestingMode::Yes);
         builder = builder.call_timeout(PATIENCE).task_timeout(PATIENCE);
-        builder.reconnect(global.broker.reconnect.unwrap_or(homing::Reconnect::Never)).connect()
+        builder.reconnect(global.broker.reconnect.unwrap_or(homing::ReconnectPolicy::Never)).connect()
     };
     let (caller, server) = (connect().await?, connect().await?);
     server.add_rpc_subscriber("bench", RpcSubscriber::closure(RpcRequest::into_body)).await?;

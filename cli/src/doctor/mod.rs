@@ -6,7 +6,7 @@ mod http;
 use homing::Value;
 use homing::codec::Map;
 use homing::inspect::{self, Kind, Report, Verdict};
-use homing::{Builder, Error, ErrorKind, Identifier};
+use homing::{CommunicatorBuilder, Error, ErrorKind, Identifier};
 
 use self::compare::Fix;
 use self::http::Management;
@@ -38,7 +38,7 @@ pub(crate) async fn run(command: Doctor, global: &Global, stop: Stop) -> Result<
     .await
 }
 
-async fn look(options: &Builder, management: Option<Management>) -> Result<(Report, Vec<Fix>), Failure> {
+async fn look(options: &CommunicatorBuilder, management: Option<Management>) -> Result<(Report, Vec<Fix>), Failure> {
     let mut report = inspect::inspect(options).await?;
     let Some(management) = management else { return Ok((report, Vec::new())) };
     let target = inspect::target(options)?;
@@ -94,7 +94,11 @@ fn conclusion(report: &Report) -> Result<(), Failure> {
 ///
 /// # Errors
 /// `Usage` for the URL; `Other` when the API does not answer.
-pub(crate) async fn listeners(options: &Builder, management: &str, identifier: &Identifier) -> Result<usize, Failure> {
+pub(crate) async fn listeners(
+    options: &CommunicatorBuilder,
+    management: &str,
+    identifier: &Identifier,
+) -> Result<usize, Failure> {
     let management = Management::at(management)?;
     let exchange = inspect::declared(options)?.into_iter().find(|declared| declared.kind == Kind::Exchange);
     let Some(exchange) = exchange else { return Ok(0) };

@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 
 use fastrand::Rng;
 use homing::blocking::Communicator;
-use homing::{Answer, Answered, ErrorKind, Failure, RpcRequest, RpcSend, RpcSubscriber, Value};
+use homing::{Answer, ErrorKind, Failure, HandlerResult, RpcRequest, RpcSend, RpcSubscriber, Value};
 
 use super::Fault;
 use super::decision::{Deed, Delay, FutureKind, Route, generator};
@@ -114,7 +114,7 @@ fn one_pair(world: &Arc<World>, pulse: &Pulse, number: usize, generation: u64, m
         let record = world.any_home(&mut rng);
         let added = record.as_ref().and_then(|record| {
             let subscriber = subscriber(world, record, rng.u64(..));
-            serving.add_rpc_subscriber_on(record.home()?, format!("s{n}"), subscriber).ok()
+            serving.bound_to(record.home()?).add_rpc_subscriber(format!("s{n}"), subscriber).ok()
         });
         // A home that ends meanwhile has no subscriber.
         subscribers.push(added.and(record));
@@ -309,7 +309,7 @@ fn body(plan: Plan) -> Value {
 /// Does what the call says: at once, or by a promise in the hands of a producer.
 fn subscriber(world: &Arc<World>, record: &Arc<HomeRecord>, seed: u64) -> RpcSubscriber {
     let (world, record) = (Arc::clone(world), Arc::clone(record));
-    RpcSubscriber::closure(move |request: RpcRequest| -> Answered {
+    RpcSubscriber::closure(move |request: RpcRequest| -> HandlerResult {
         if !record.is_here() {
             world.ledger.is_wrong(|| format!("wrong: a subscriber of {} was called off it", record.name()));
         }
@@ -318,8 +318,8 @@ fn subscriber(world: &Arc<World>, record: &Arc<HomeRecord>, seed: u64) -> RpcSub
         if rng.u8(0..100) < 30 {
             return match number % 8 {
                 0 | 1 => Ok(Answer::Value(request.into_body())),
-                2 => Err(Failure::Cancelled),
-                3 => Err(Failure::Exception("on purpose".to_owned())),
+                2 => Err(Failure::Cancelled.into()),
+                3 => Err("on purpose".into()),
                 _ => resume_unwind(Box::new(OnPurpose)),
             };
         }

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use homing::{Answer, Answered, Communicator, Failure as Refusal, Identifier, RpcRequest, RpcSubscriber};
+use homing::{Answer, Communicator, Failure as Refusal, Identifier, RpcRequest, RpcSubscriber};
 use tokio::sync::Semaphore;
 
 use super::outcome::Subject;
@@ -91,7 +91,7 @@ struct Server {
 }
 
 impl Server {
-    async fn handle(self: Arc<Self>, call: RpcRequest) -> Answered {
+    async fn handle(self: Arc<Self>, call: RpcRequest) -> Result<Answer, Refusal> {
         let Ok(_place) = self.places.acquire().await else { return Err(Refusal::Cancelled) };
         let Some(shift) = self.crew.begin(None) else { return Err(Refusal::Cancelled) };
         let subject = Subject {
@@ -122,7 +122,7 @@ impl Server {
     }
 }
 
-fn exception(ended: Ended, text: &str) -> (Ended, &'static str, Answered) {
+fn exception(ended: Ended, text: &str) -> (Ended, &'static str, Result<Answer, Refusal>) {
     (ended, "failed, its caller gets the exception", Err(Refusal::Exception(text.to_owned())))
 }
 

@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use homing::{
-    Answer, Answered, Attempt, ChannelCause, Communicator, Event, Failure as Refusal, Identifier, LongTasks, TaskQueue,
+    Answer, Attempt, ChannelCause, Communicator, ConnectionEvent, Failure as Refusal, Identifier, LongTasks, TaskQueue,
     TaskRequest, TaskSubscriber,
 };
 
@@ -48,7 +48,8 @@ pub(crate) async fn run(command: Work, global: &Global, mut stop: Stop) -> Resul
         most,
         retries: command.retries,
         on_failure: command.on_failure,
-        queue: communicator.default_task_queue()?.prefetch(command.prefetch),
+        queue: communicator.default_task_queue()?,
+        prefetch: command.prefetch,
         memory: Mutex::default(),
     });
     let role = Role { kind: "task", name: worker.queue.name().to_owned() };
@@ -56,7 +57,7 @@ pub(crate) async fn run(command: Work, global: &Global, mut stop: Stop) -> Resul
     let mut watched = Watched::new(&communicator);
     let subscriber = {
         let worker = Arc::clone(&worker);
-        TaskSubscriber::future(move |task| Arc::clone(&worker).handle(task))
+        TaskSubscriber::future(move |task| Arc::clone(&worker).handle(task)).with_prefetch(command.prefetch)
     };
     let identifier = tokio::select! {
         added = worker.queue.add_task_subscriber(subscriber) => added?,
@@ -90,6 +91,7 @@ struct Worker {
     retries: u32,
     on_failure: OnFailure,
     queue: TaskQueue,
+    prefetch: std::num::NonZeroU16,
     memory: Mutex<Memory>,
 }
 
@@ -139,7 +141,7 @@ struct Settled {
     ended: Ended,
     outcome: Outcome,
     kept: Kept,
-    answered: Answered,
+    answered: Result<Answer, Refusal>,
 }
 
 impl Worker {
@@ -147,7 +149,7 @@ impl Worker {
         self.memory.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    async fn handle(self: Arc<Self>, task: TaskRequest) -> Answered {
+    async fn handle(self: Arc<Self>, task: TaskRequest) -> Result<Answer, Refusal> {
         let Some(mut shift) = self.crew.begin(self.most) else { return Err(Refusal::Cancelled) };
         let attempt = self.memory().attempt(&task);
         let subject = Subject {
@@ -215,9 +217,11 @@ impl Worker {
     }
 
     /// What an event means to a worker.
-    fn note_event(&self, event: Option<Event>, long_tasks: bool) {
+    fn note_event(&self, event: Option<ConnectionEvent>, long_tasks: bool) {
         match event {
-            Some(Event::ChannelClosed { queue: Some(queue), cause: ChannelCause::DeliveryTimeout, .. }) => {
+            Some(ConnectionEvent::ChannelClosed {
+                queue: Some(queue), cause: ChannelCause::DeliveryTimeout, ..
+            }) => {
                 let advice = if long_tasks {
                     "--long-tasks puts a task on lease after 10 minutes, and the broker's timeout is shorter"
                 } else {
@@ -228,10 +232,10 @@ impl Worker {
                      them to others while they run: {advice}"
                 );
             }
-            Some(Event::OwnershipLost { message_id: Some(id), .. }) => {
+            Some(ConnectionEvent::OwnershipLost { message_id: Some(id), .. }) => {
                 self.memory().away.insert(id);
             }
-            Some(Event::TaskAdopted { message_id, .. }) => {
+            Some(ConnectionEvent::TaskAdopted { message_id, .. }) => {
                 self.memory().away.remove(&message_id);
             }
             _ => {}
@@ -308,7 +312,8 @@ impl Worker {
         }
         note!("waiting for {owed} tasks that are done and that the broker had taken back, to acknowledge them");
         let comes_back = async {
-            let others = TaskSubscriber::closure(|_: TaskRequest| Err::<Answer, _>(Refusal::Cancelled));
+            let others = TaskSubscriber::closure(|_: TaskRequest| Err::<Answer, _>(Refusal::Cancelled))
+                .with_prefetch(self.prefetch);
             let identifier = self.queue.add_task_subscriber(others).await?;
             while !settled(communicator) {
                 tokio::time::sleep(Duration::from_millis(20)).await;

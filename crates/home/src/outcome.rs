@@ -22,6 +22,8 @@ pub enum End {
     WouldDeadlock,
     /// It ended before, and its outcome was taken then.
     Taken,
+    /// A home has as many futures, calls and tasks open as it may have, and no place for this one.
+    Full,
 }
 
 impl fmt::Display for End {
@@ -37,6 +39,7 @@ impl fmt::Display for End {
                 "waiting here would deadlock: this thread drives a tokio runtime, of which nothing could go on; await it instead"
             }
             End::Taken => "the outcome of the future was taken before",
+            End::Full => "the home has as many futures, calls and tasks open as it may have",
         })
     }
 }

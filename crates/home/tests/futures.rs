@@ -10,7 +10,7 @@ use std::sync::{Arc, mpsc};
 use std::thread;
 use std::time::Duration;
 
-use homing_home::futures::{CancellableAction, Captured, Nested, Ran, as_completed, capture, copy, gather, unwrap};
+use homing_home::futures::{CancellableAction, Captured, Nested, Ran, as_completed, capture, copy, flatten, gather};
 use homing_home::{Completer, End, Home, HomeFuture, LocalHome, Outcome, thread_future};
 
 use homes::{Kind, Place};
@@ -220,7 +220,7 @@ fn nested_futures_end_with_the_last_concrete_outcome() {
         }
         let mut futures = futures.into_iter();
         let outcome = runtime.block_on(async {
-            let unwrapped = unwrap(futures.next().unwrap()).unwrap();
+            let unwrapped = flatten(futures.next().unwrap()).unwrap();
             thread::spawn(move || {
                 let last = completers.pop().unwrap();
                 for (completer, next) in completers.into_iter().zip(futures) {

@@ -12,7 +12,7 @@ use crate::wire::names::Identifier;
 /// Something happened to the connection, or to a subscriber.
 #[derive(Clone, Debug)]
 #[non_exhaustive]
-pub enum Event {
+pub enum ConnectionEvent {
     /// The broker reads no messages for now (RabbitMQ: a memory or disk alarm). Sending waits.
     Blocked {
         /// The broker's reason.
@@ -20,8 +20,8 @@ pub enum Event {
     },
     /// The broker reads messages again.
     Unblocked,
-    /// The connection is lost, and why. It is made again as [`Builder::reconnect`](crate::Builder::reconnect) says; with
-    /// [`Reconnect::Never`](crate::Reconnect::Never) the communicator closes.
+    /// The connection is lost, and why. It is made again as [`CommunicatorBuilder::reconnect`](crate::CommunicatorBuilder::reconnect) says; with
+    /// [`ReconnectPolicy::Never`](crate::ReconnectPolicy::Never) the communicator closes.
     Lost(Error),
     /// An attempt to connect again is to be made.
     Reconnecting {
@@ -146,14 +146,14 @@ const BACKLOG: usize = 256;
 /// The events of one communicator from the moment it was asked for. Of a receiver that falls behind by more than 256 the
 /// oldest are dropped.
 #[derive(Debug)]
-pub struct Events(Arc<Mailbox<Event>>);
+pub struct Events(Arc<Mailbox<ConnectionEvent>>);
 
 impl Events {
     /// The next event, or `None` when the communicator has closed.
     ///
     /// # Cancel safety
     /// No event is lost when it is dropped.
-    pub async fn next(&mut self) -> Option<Event> {
+    pub async fn next(&mut self) -> Option<ConnectionEvent> {
         loop {
             match self.0.receive().await? {
                 Received::Item(event) => return Some(event),
@@ -172,7 +172,7 @@ pub(super) struct Feed(Mutex<Receivers>);
 #[derive(Default)]
 struct Receivers {
     closed: bool,
-    mailboxes: Vec<Weak<Mailbox<Event>>>,
+    mailboxes: Vec<Weak<Mailbox<ConnectionEvent>>>,
 }
 
 impl Feed {
@@ -189,7 +189,7 @@ impl Feed {
         Events(mailbox)
     }
 
-    pub(super) fn emit(&self, event: &Event) {
+    pub(super) fn emit(&self, event: &ConnectionEvent) {
         let mailboxes: Vec<_> = self.0.lock().mailboxes.iter().filter_map(Weak::upgrade).collect();
         mailboxes.iter().for_each(|mailbox| mailbox.put(event.clone()));
     }

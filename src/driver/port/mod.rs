@@ -11,7 +11,8 @@ use tokio::sync::mpsc;
 use tokio::time::Instant;
 use uuid::Uuid;
 
-pub use events::{ChannelCause, ConnectionState, Event, Events};
+pub(crate) use events::ConnectionEvent as Event;
+pub use events::{ChannelCause, ConnectionEvent, ConnectionState, Events};
 pub(crate) use mailbox::{Mailbox, MailboxSender, Received};
 pub(crate) use permits::{Charge, WaiterId, WhenFull};
 pub(crate) use signal::{Giver, Listener, Signal};
@@ -63,7 +64,7 @@ pub(crate) struct Port {
     #[cfg(test)]
     pub(crate) left: Mutex<Vec<(&'static str, usize)>>,
     /// How long a close waits for a place at its home, at most.
-    pub(super) close_timeout: Duration,
+    pub(crate) close_timeout: Duration,
     /// How long a question waits for a place at its home, at most.
     operation_timeout: Duration,
 }
@@ -73,7 +74,7 @@ struct Status {
     server_properties: Vec<(String, String)>,
 }
 
-/// Things that are dropped by rule rather than by error; see [`Counts`](crate::Counts).
+/// Things that are dropped by rule rather than by error; see [`CommunicatorCounts`](crate::CommunicatorCounts).
 #[derive(Debug, Default)]
 pub(crate) struct Counters {
     pub(crate) late_replies: AtomicU64,

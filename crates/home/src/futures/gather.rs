@@ -3,12 +3,14 @@
 use std::fmt;
 use std::future::Future;
 use std::pin::Pin;
+use std::task::{Context, Poll};
 
+use futures_core::Stream;
 use futures_util::StreamExt;
 use futures_util::future::try_join_all;
 use futures_util::stream::FuturesUnordered;
 
-use super::super::{End, Home, HomeFuture, Outcome};
+use super::super::{End, Home, HomeFuture, Outcome, ReserveError};
 
 /// Waits for all of them, on the current home; their homes may be others. The values come in the order of the futures. The
 /// first that ends without a value ends the whole, as kiwipy's does, and the others are given up.
@@ -26,12 +28,17 @@ use super::super::{End, Home, HomeFuture, Outcome};
 /// ```
 ///
 /// # Errors
-/// The [`End`] of the first that ended without a value; [`End::HomeEnded`] when the current home has no place for one more.
+/// The [`End`] of the first that ended without a value; [`End::Full`] when the current home has no place for one more, and
+/// [`End::HomeEnded`] when it has ended.
 ///
 /// # Cancel safety
 /// Dropped, it gives all of them up.
 pub async fn gather<T: Send + 'static>(futures: impl IntoIterator<Item = HomeFuture<T>>) -> Outcome<Vec<T>> {
-    try_join_all(brought_here(futures)?).await
+    let here = brought_here(futures).map_err(|error| match error {
+        ReserveError::Full => End::Full,
+        _ => End::HomeEnded,
+    })?;
+    try_join_all(here).await
 }
 
 /// The outcomes one after the other, as they come. To be made and asked on one home; those of the futures may be others.
@@ -52,10 +59,10 @@ pub async fn gather<T: Send + 'static>(futures: impl IntoIterator<Item = HomeFut
 /// ```
 ///
 /// # Errors
-/// [`End::HomeEnded`] when the current home has no place for one more.
+/// [`ReserveError`] when the current home has no place for one more, or has ended.
 pub fn as_completed<T: Send + 'static>(
     futures: impl IntoIterator<Item = HomeFuture<T>>,
-) -> Result<AsCompleted<T>, End> {
+) -> Result<AsCompleted<T>, ReserveError> {
     let numbered = brought_here(futures)?.into_iter().enumerate().map(|(index, future)| {
         let numbered: Numbered<T> = Box::pin(async move { (index, future.await) });
         numbered
@@ -65,7 +72,7 @@ pub fn as_completed<T: Send + 'static>(
 
 type Numbered<T> = Pin<Box<dyn Future<Output = (usize, Outcome<T>)> + Send>>;
 
-/// The outcomes of several futures, as they come.
+/// The outcomes of several futures, as they come; a [`Stream`].
 #[must_use = "dropped, it gives the futures up"]
 pub struct AsCompleted<T: Send + 'static>(FuturesUnordered<Numbered<T>>);
 
@@ -91,6 +98,18 @@ impl<T: Send + 'static> AsCompleted<T> {
     }
 }
 
+impl<T: Send + 'static> Stream for AsCompleted<T> {
+    type Item = (usize, Outcome<T>);
+
+    fn poll_next(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Self::Item>> {
+        self.0.poll_next_unpin(context)
+    }
+
+    fn size_hint(&self) -> (usize, Option<usize>) {
+        (self.len(), Some(self.len()))
+    }
+}
+
 impl<T: Send + 'static> fmt::Debug for AsCompleted<T> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("AsCompleted").field("left", &self.len()).finish()
@@ -99,10 +118,7 @@ impl<T: Send + 'static> fmt::Debug for AsCompleted<T> {
 
 fn brought_here<T: Send + 'static>(
     futures: impl IntoIterator<Item = HomeFuture<T>>,
-) -> Result<Vec<HomeFuture<T>>, End> {
+) -> Result<Vec<HomeFuture<T>>, ReserveError> {
     let here = Home::current();
-    futures
-        .into_iter()
-        .map(|future| if future.is_here() { Ok(future) } else { future.bring_to(&here).map_err(|_| End::HomeEnded) })
-        .collect()
+    futures.into_iter().map(|future| if future.is_here() { Ok(future) } else { future.bring_to(&here) }).collect()
 }

@@ -7,7 +7,7 @@
 //! | `future.add_done_callback(f)` | [`HomeFuture::on_done`](super::HomeFuture::on_done), [`LocalFuture::on_done`](super::LocalFuture::on_done) |
 //! | `chain(source, target)` | [`HomeFuture::chain`](super::HomeFuture::chain), [`LocalFuture::chain`](super::LocalFuture::chain) |
 //! | `copy_future(source, target)` | [`copy`] |
-//! | `unwrap_kiwi_future(future)` | [`unwrap`], and `homing::Answer::unwrap` for answers |
+//! | `unwrap_kiwi_future(future)` | [`flatten`], and `homing::Answer::outcome` for answers |
 //! | `gather(*futures)` | [`gather`] |
 //! | `as_completed(futures)` | [`as_completed`] |
 //! | `CancellableAction(f)` | [`CancellableAction`] |
@@ -24,4 +24,4 @@ pub use action::{CancellableAction, Ran};
 pub use capture::{Captured, capture};
 pub use done::copy;
 pub use gather::{AsCompleted, as_completed, gather};
-pub use nested::{Nested, unwrap};
+pub use nested::{Nested, flatten};

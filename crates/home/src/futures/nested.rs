@@ -16,7 +16,7 @@ pub enum Nested<T: Send + 'static> {
 ///
 /// ```
 /// # #[tokio::main(flavor = "current_thread")] async fn main() -> Result<(), Box<dyn std::error::Error>> {
-/// use homing_home::futures::{Nested, unwrap};
+/// use homing_home::futures::{Nested, flatten};
 /// use homing_home::{EventLoop, Home};
 ///
 /// let event_loop = EventLoop::start("loop")?;
@@ -24,13 +24,13 @@ pub enum Nested<T: Send + 'static> {
 /// let (inner, second) = event_loop.handle().home().try_future()?;
 /// outer.complete(Nested::Future(second))?;
 /// inner.complete(Nested::Value(42))?;
-/// assert_eq!(unwrap(first)?.await, Ok(42));
+/// assert_eq!(flatten(first)?.await, Ok(42));
 /// # Ok(()) }
 /// ```
 ///
 /// # Errors
 /// [`ReserveError`] when the current home has as many futures open as it may have.
-pub fn unwrap<T: Send + 'static>(source: HomeFuture<Nested<T>>) -> Result<HomeFuture<T>, ReserveError> {
+pub fn flatten<T: Send + 'static>(source: HomeFuture<Nested<T>>) -> Result<HomeFuture<T>, ReserveError> {
     let (target, future) = Home::current().try_future()?;
     follow(source, target);
     Ok(future)

@@ -1,0 +1,263 @@
+//! How a handler fails: what a failure means for its message, and how any error becomes one.
+
+use std::error::Error as StdError;
+use std::fmt;
+
+use super::answer::Answer;
+
+/// How many sources of an error are read. An error may be its own source.
+const SOURCES_MOST: usize = 64;
+
+/// How a subscriber fails.
+///
+/// It is an error like any other: a handler that returns `anyhow::Error` or a boxed error may return a failure within it, and
+/// its meaning stays.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Failure {
+    /// The caller gets this text as a remote exception.
+    Exception(String),
+    /// A task is not for this subscriber: the next one gets it, and after the last it goes back to the queue. A call ends
+    /// with a remote exception.
+    Rejected(String),
+    /// Something temporary was in the way (a database that was not there, for example): a task is handed out again after a
+    /// pause that grows, up to [`task_attempts`](crate::CommunicatorBuilder::task_attempts) times, and then goes to the
+    /// quarantine queue. A call ends with a remote exception.
+    TryAgain(String),
+    /// The body is not one that this handler can read, today or later: a task goes to the quarantine queue, and its sender
+    /// gets a remote exception. A call ends with a remote exception.
+    Unreadable(String),
+    /// The work was cancelled. The caller of an RPC is notified; a task goes back to the queue after a pause.
+    Cancelled,
+}
+
+impl fmt::Display for Failure {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Failure::Exception(text)
+            | Failure::Rejected(text)
+            | Failure::TryAgain(text)
+            | Failure::Unreadable(text) => f.write_str(text),
+            Failure::Cancelled => f.write_str("the work was cancelled"),
+        }
+    }
+}
+
+impl StdError for Failure {
+    fn source(&self) -> Option<&(dyn StdError + 'static)> {
+        Some(match self {
+            Failure::Exception(_) => return None,
+            Failure::Rejected(_) => &Meaning::Rejected,
+            Failure::TryAgain(_) => &Meaning::TryAgain,
+            Failure::Unreadable(_) => &Meaning::Unreadable,
+            Failure::Cancelled => &Meaning::Cancelled,
+        })
+    }
+}
+
+/// What a failure means, as the source of its error. `anyhow` and others hide the type of the error that they wrap, but not
+/// its source: a wrapped failure is recognised by it.
+#[derive(Debug)]
+enum Meaning {
+    Rejected,
+    TryAgain,
+    Unreadable,
+    Cancelled,
+}
+
+impl fmt::Display for Meaning {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Meaning::Rejected => "the handler rejected it",
+            Meaning::TryAgain => "the handler asked for another attempt",
+            Meaning::Unreadable => "the handler cannot read its body",
+            Meaning::Cancelled => "the handler cancelled it",
+        })
+    }
+}
+
+impl StdError for Meaning {}
+
+impl Failure {
+    /// The failure that an error is: one that is wrapped somewhere in it, or else an exception. Its text is that of the error
+    /// and of all its sources.
+    fn of(error: &(dyn StdError + 'static)) -> Self {
+        let mut text = error.to_string();
+        let mut next = error.source();
+        for _ in 0..SOURCES_MOST {
+            let Some(source) = next else { break };
+            match source.downcast_ref() {
+                Some(Meaning::Rejected) => return Failure::Rejected(text),
+                Some(Meaning::TryAgain) => return Failure::TryAgain(text),
+                Some(Meaning::Unreadable) => return Failure::Unreadable(text),
+                Some(Meaning::Cancelled) => return Failure::Cancelled,
+                None => {}
+            }
+            let (following, source) = (source.source(), source.to_string());
+            // Many errors end with the text of their source.
+            if !text.ends_with(&source) {
+                text.push_str(": ");
+                text.push_str(&source);
+            }
+            next = following;
+        }
+        Failure::Exception(text)
+    }
+}
+
+/// The error of a handler: made by `?` from any error, `anyhow::Error`, `Box<dyn Error + Send + Sync>`, a [`Failure`] or a
+/// string.
+///
+/// A [`Failure`] within keeps its meaning. Anything else is an exception with the text of the error and of all its sources.
+///
+/// ```
+/// use homing::{Failure, HandlerResult, TaskRequest, TaskSubscriber};
+///
+/// async fn count_lines(task: TaskRequest) -> HandlerResult<u64> {
+///     let path: String = task.decode()?;
+///     if path.starts_with("ftp:") {
+///         return Err(Failure::Rejected("only local files".into()).into());
+///     }
+///     let text = std::fs::read_to_string(path)?;
+///     Ok(text.lines().count() as u64)
+/// }
+///
+/// let subscriber = TaskSubscriber::future(count_lines);
+/// ```
+#[derive(Clone, PartialEq, Eq)]
+pub struct HandlerError(Failure);
+
+/// What a handler returns that can fail. `HandlerResult::Ok(value)` at the end of a closure names the error type that `?`
+/// needs.
+///
+/// ```
+/// use homing::{HandlerResult, RpcRequest, RpcSubscriber};
+///
+/// let double = RpcSubscriber::closure(|request: RpcRequest| {
+///     let number: i64 = request.decode()?;
+///     HandlerResult::Ok(number * 2)
+/// });
+/// ```
+pub type HandlerResult<T = Answer> = Result<T, HandlerError>;
+
+impl HandlerError {
+    /// What it means for the message.
+    #[must_use]
+    pub fn failure(&self) -> &Failure {
+        &self.0
+    }
+}
+
+impl<E: Into<Box<dyn StdError + Send + Sync>>> From<E> for HandlerError {
+    fn from(error: E) -> Self {
+        let failure = error.into().downcast::<Failure>();
+        HandlerError(failure.map_or_else(|error| Failure::of(&*error), |failure| *failure))
+    }
+}
+
+impl From<HandlerError> for Failure {
+    fn from(error: HandlerError) -> Self {
+        error.0
+    }
+}
+
+impl fmt::Display for HandlerError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.fmt(f)
+    }
+}
+
+impl fmt::Debug for HandlerError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Debug::fmt(&self.0, f)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io;
+
+    use super::*;
+
+    /// An error that leaves its source to the reader of the chain, and one that repeats it.
+    #[derive(Debug)]
+    struct Outer {
+        repeats: bool,
+        source: Box<dyn StdError + Send + Sync>,
+    }
+
+    impl fmt::Display for Outer {
+        fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+            if self.repeats { write!(f, "outer: {}", self.source) } else { f.write_str("outer") }
+        }
+    }
+
+    impl StdError for Outer {
+        fn source(&self) -> Option<&(dyn StdError + 'static)> {
+            Some(&*self.source)
+        }
+    }
+
+    fn failure(error: impl Into<HandlerError>) -> Failure {
+        error.into().into()
+    }
+
+    fn exception(text: &str) -> Failure {
+        Failure::Exception(text.to_owned())
+    }
+
+    #[test]
+    fn an_error_takes_its_whole_chain_along_once() {
+        let innermost = || io::Error::other("innermost");
+        let within = |repeats| Outer { repeats, source: innermost().into() };
+        assert_eq!(failure(innermost()), exception("innermost"));
+        assert_eq!(failure(within(false)), exception("outer: innermost"));
+        assert_eq!(failure(within(true)), exception("outer: innermost"));
+        let boxed: Box<dyn StdError + Send + Sync> = Box::new(Outer { repeats: false, source: within(false).into() });
+        assert_eq!(failure(boxed), exception("outer: outer: innermost"));
+        assert_eq!(failure("a text"), exception("a text"));
+        assert_eq!(failure(String::from("a text")), exception("a text"));
+        let wrapped = anyhow::Error::new(innermost()).context("middle").context("outside");
+        assert_eq!(failure(wrapped), exception("outside: middle: innermost"));
+    }
+
+    #[test]
+    fn a_failure_keeps_its_meaning_however_it_is_wrapped() {
+        let all = [
+            exception("x"),
+            Failure::Rejected("x".into()),
+            Failure::TryAgain("x".into()),
+            Failure::Unreadable("x".into()),
+            Failure::Cancelled,
+        ];
+        for one in all {
+            assert_eq!(failure(one.clone()), one);
+            let boxed: Box<dyn StdError + Send + Sync> = one.clone().into();
+            assert_eq!(failure(boxed), one);
+            assert_eq!(failure(anyhow::Error::from(one.clone())), one);
+            let deep = failure(Outer { repeats: true, source: Box::new(one.clone()) });
+            let context = failure(anyhow::Error::from(one.clone()).context("outer"));
+            assert_eq!(deep, context);
+            assert_eq!(std::mem::discriminant(&deep), std::mem::discriminant(&one));
+        }
+        let context = anyhow::Error::from(Failure::TryAgain("no database".into())).context("storing");
+        assert_eq!(failure(context), Failure::TryAgain("storing: no database".into()));
+    }
+
+    #[test]
+    fn an_error_that_is_its_own_source_ends() {
+        #[derive(Debug)]
+        struct Circle;
+        impl fmt::Display for Circle {
+            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("round")
+            }
+        }
+        impl StdError for Circle {
+            fn source(&self) -> Option<&(dyn StdError + 'static)> {
+                Some(self)
+            }
+        }
+        assert_eq!(failure(Circle), exception("round"));
+    }
+}
