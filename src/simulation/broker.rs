@@ -118,11 +118,12 @@ impl Server {
     fn change<T>(&self, change: impl FnOnce(&mut Store, Instant) -> T) -> T {
         let before = self.store.borrow().next_expiry();
         let changed = change(&mut self.store.borrow_mut(), Instant::now());
-        let links: Vec<Rc<Link>> = self.live_links();
-        for link in links {
-            let events = self.store.borrow_mut().take_events(link.session);
-            for event in events {
-                link.down.push(Down::Event(event));
+        let left = self.store.borrow_mut().take_events();
+        if !left.is_empty() {
+            let links = self.live_links();
+            for (session, events) in left {
+                let Some(link) = links.iter().find(|link| link.session == session) else { continue };
+                events.into_iter().for_each(|event| link.down.push(Down::Event(event)));
             }
         }
         if self.store.borrow().next_expiry() != before {
