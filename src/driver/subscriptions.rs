@@ -19,6 +19,11 @@
 //!
 //! The book is a value: no clock, no connection. `D` stands for the way to whoever waits.
 
+#[cfg(test)]
+mod explore;
+mod plans;
+mod wanted;
+
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::rc::Rc;
 use std::time::Duration;
@@ -27,21 +32,19 @@ use tokio::sync::mpsc;
 use tokio::time::Instant;
 
 use super::command::{PullId, PullWait, QueueName, RpcDelivery, SubscriberName, Subscription, TaskDelivery};
-use super::connection::{Binding, ConsumerPlan, Drain, EndPlan, Need, NotSetUp, OwnQueue, PlannedQueue, is_lost};
+use super::connection::{ConsumerPlan, EndPlan, NotSetUp, OwnQueue, is_lost};
 use super::lanes::Lanes;
 use super::outbox::Stream;
-use super::port::{Event, MailboxSender};
+use super::port::Event;
 use super::session::SERVICE_LANE;
 use super::tasks::SubscriberId;
-use crate::broker::{Acknowledge, ConsumeSpec, Lane, QueueSpec};
+use crate::broker::Lane;
 use crate::error::{Error, ErrorKind, Result};
 use crate::time::after;
-use crate::wire::names::{ANSWERS_KEY, BROADCAST_TOPIC, Exchange, Identifier, Names};
-
-/// How many calls wait at one subscriber's home before the broker keeps the rest. kiwipy sets no limit.
-const RPC_PREFETCH: u16 = 1000;
-/// The same for broadcasts on their way through the codec thread.
-const BROADCAST_PREFETCH: u16 = 1000;
+use crate::wire::names::{Exchange, Identifier, Names};
+pub(super) use plans::Route;
+use plans::{key_of, name_of, own_tag, route_of};
+use wanted::{Adding, Pull, Replies, Wanted};
 
 /// The pauses after a set-up that failed, or a consumer that did not stand.
 const FIRST_PAUSE: Duration = Duration::from_millis(50);
@@ -123,7 +126,7 @@ pub(super) enum Act<D> {
 }
 
 struct Service<D> {
-    content: Content<D>,
+    wanted: Wanted<D>,
     actual: Actual,
     turn: Turn,
     lane: Option<Lane>,
@@ -133,71 +136,6 @@ struct Service<D> {
     pause: Duration,
     /// Completed when it is gone.
     leaving: Vec<D>,
-}
-
-enum Content<D> {
-    Replies(Replies),
-    Rpc(Option<Rpc<D>>),
-    Broadcasts(BTreeMap<Identifier, Listener<D>>),
-    Tasks(Tasks<D>),
-    Pull(Pull),
-    Control,
-}
-
-struct Replies {
-    exchange: Exchange,
-    /// New requests of this connection are answered there.
-    current: bool,
-    /// Older requests are answered there.
-    needed: bool,
-    /// Streams that wait for it.
-    streams: Vec<Stream>,
-}
-
-struct Rpc<D> {
-    member: Member<D>,
-    sink: mpsc::UnboundedSender<RpcDelivery>,
-}
-
-/// A subscriber to broadcasts.
-struct Listener<D> {
-    member: Member<D>,
-    /// Its mailbox closes with this.
-    _mailbox: MailboxSender,
-}
-
-struct Tasks<D> {
-    prefetch: u16,
-    /// In the order in which they were added.
-    subscribers: Vec<TaskSubscriber<D>>,
-    /// How many tasks are in hand of which the consumer does not know.
-    taken: usize,
-}
-
-struct TaskSubscriber<D> {
-    identifier: Identifier,
-    member: Member<D>,
-    sink: mpsc::UnboundedSender<TaskDelivery>,
-}
-
-struct Pull {
-    queue: QueueName,
-    wait: PullWait,
-    /// Somebody waits.
-    wanted: bool,
-}
-
-/// A subscriber of a service.
-struct Member<D> {
-    id: SubscriberId,
-    /// Whoever added it, until it stands.
-    adding: Option<Adding<D>>,
-}
-
-struct Adding<D> {
-    done: D,
-    /// Until when there may be no connection.
-    until: Instant,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -226,17 +164,6 @@ enum Actual {
 enum AtEnd {
     Goes,
     Stays,
-}
-
-/// Where a delivery goes.
-#[derive(Clone, Debug)]
-pub(super) enum Route {
-    Replies,
-    Control,
-    Broadcasts,
-    Rpc(Identifier),
-    Tasks(QueueName),
-    Pull(PullId),
 }
 
 pub(super) struct Subscriptions<D> {
@@ -293,27 +220,18 @@ impl<D> Subscriptions<D> {
 
     /// The way to the subscriber of this name.
     pub(super) fn rpc_sink(&self, identifier: &Identifier) -> Option<&mpsc::UnboundedSender<RpcDelivery>> {
-        match &self.services.get(&Key::Rpc(identifier.clone()))?.content {
-            Content::Rpc(Some(rpc)) => Some(&rpc.sink),
-            _ => None,
-        }
+        self.services.get(&Key::Rpc(identifier.clone()))?.wanted.rpc_sink()
     }
 
     /// The way to a task subscriber.
     pub(super) fn task_sink(&self, id: SubscriberId) -> Option<&mpsc::UnboundedSender<TaskDelivery>> {
-        let Some(SubscriberName::Tasks(queue, _)) = self.by_id.get(&id) else { return None };
-        match &self.services.get(&Key::Tasks(queue.clone()))?.content {
-            Content::Tasks(tasks) => {
-                tasks.subscribers.iter().find(|known| known.member.id == id).map(|known| &known.sink)
-            }
-            _ => None,
-        }
+        self.services.get(&self.by_id.get(&id)?.key())?.wanted.task_sink(id)
     }
 
     /// The queue that a pull waits for.
     pub(super) fn pulled_from(&self, pull: PullId) -> Option<QueueName> {
-        match &self.services.get(&Key::Pull(pull))?.content {
-            Content::Pull(pull) if pull.wanted => Some(pull.queue.clone()),
+        match &self.services.get(&Key::Pull(pull))?.wanted {
+            Wanted::Pull(pull) if pull.wanted => Some(pull.queue.clone()),
             _ => None,
         }
     }
@@ -328,8 +246,8 @@ impl<D> Subscriptions<D> {
     }
 
     pub(super) fn broadcast_subscribers(&self) -> Vec<Identifier> {
-        match self.services.get(&Key::Broadcasts).map(|service| &service.content) {
-            Some(Content::Broadcasts(members)) => members.keys().cloned().collect(),
+        match self.services.get(&Key::Broadcasts).map(|service| &service.wanted) {
+            Some(Wanted::Broadcasts(members)) => members.keys().cloned().collect(),
             _ => Vec::new(),
         }
     }
@@ -351,8 +269,8 @@ impl<D> Subscriptions<D> {
 
     /// The reply queues come first among the services.
     fn replies(&self) -> impl Iterator<Item = (&Rc<str>, &Service<D>, &Replies)> {
-        self.services.iter().map_while(|(key, service)| match (key, &service.content) {
-            (Key::Replies(name), Content::Replies(replies)) => Some((name, service, replies)),
+        self.services.iter().map_while(|(key, service)| match (key, &service.wanted) {
+            (Key::Replies(name), Wanted::Replies(replies)) => Some((name, service, replies)),
             _ => None,
         })
     }
@@ -375,9 +293,9 @@ impl<D> Subscriptions<D> {
         service.actual = actual;
     }
 
-    fn service(&mut self, key: &Key, make: impl FnOnce() -> Content<D>) -> &mut Service<D> {
+    fn service(&mut self, key: &Key, make: impl FnOnce() -> Wanted<D>) -> &mut Service<D> {
         self.services.entry(key.clone()).or_insert_with(|| Service {
-            content: make(),
+            wanted: make(),
             actual: Actual::Absent,
             turn: Turn::default(),
             lane: None,
@@ -390,48 +308,14 @@ impl<D> Subscriptions<D> {
     /// Adds a subscriber. `done` is completed when it stands, or cannot.
     pub(super) fn subscribe(&mut self, id: SubscriberId, subscription: Subscription, done: D, now: Instant) {
         let until = after(now, self.operation_timeout);
-        let (key, name, joined) = match subscription {
-            Subscription::Rpc { identifier, sink } => {
-                let key = Key::Rpc(identifier.clone());
-                let joined = match &mut self.service(&key, || Content::Rpc(None)).content {
-                    Content::Rpc(occupant @ None) => {
-                        *occupant = Some(Rpc { member: Member { id, adding: None }, sink });
-                        Ok(())
-                    }
-                    _ => Err(duplicate("an RPC subscriber", &identifier)),
-                };
-                (key, SubscriberName::Rpc(identifier), joined)
-            }
-            Subscription::Broadcasts { identifier, mailbox } => {
-                let joined = match &mut self.service(&Key::Broadcasts, || Content::Broadcasts(BTreeMap::new())).content
-                {
-                    Content::Broadcasts(members) if !members.contains_key(&identifier) => {
-                        let member = Member { id, adding: None };
-                        members.insert(identifier.clone(), Listener { member, _mailbox: mailbox });
-                        Ok(())
-                    }
-                    _ => Err(duplicate("a broadcast subscriber", &identifier)),
-                };
-                (Key::Broadcasts, SubscriberName::Broadcasts(identifier), joined)
-            }
-            Subscription::Tasks { queue, prefetch, identifier, sink } => {
-                let key = Key::Tasks(queue.clone());
-                let empty = || Content::Tasks(Tasks { prefetch, subscribers: Vec::new(), taken: 0 });
-                let joined = match &mut self.service(&key, empty).content {
-                    Content::Tasks(tasks) => tasks.admit(&queue, &identifier, prefetch).map(|()| {
-                        let (identifier, member) = (identifier.clone(), Member { id, adding: None });
-                        tasks.subscribers.push(TaskSubscriber { identifier, member, sink });
-                    }),
-                    _ => Ok(()),
-                };
-                if joined.is_ok() {
-                    self.out.push(Act::Subscribed { queue: queue.clone(), subscriber: id });
-                }
-                (key, SubscriberName::Tasks(queue, identifier), joined)
-            }
-        };
+        let name = subscription.name();
+        let key = name.key();
+        let joined = self.service(&key, || Wanted::nobody(&subscription)).wanted.join(id, subscription);
         if joined.is_err() {
             return self.out.push(Act::Complete { done, outcome: joined });
+        }
+        if let Key::Tasks(queue) = &key {
+            self.out.push(Act::Subscribed { queue: queue.clone(), subscriber: id });
         }
         let identifier = name.identifier().clone();
         self.by_name.insert(name.clone(), id);
@@ -440,8 +324,8 @@ impl<D> Subscriptions<D> {
         if matches!(service.actual, Actual::Stands { .. }) {
             // It joins a service that stands.
             self.out.push(Act::Complete { done, outcome: Ok(()) });
-        } else if let Some(member) = service.content.member_mut(&identifier) {
-            member.adding = Some(Adding { done, until });
+        } else {
+            service.wanted.await_standing(&identifier, Adding { done, until });
             self.due.insert((until, key.clone()));
         }
         self.try_now(&key);
@@ -483,7 +367,7 @@ impl<D> Subscriptions<D> {
     pub(super) fn subscriber_ended(&mut self, id: SubscriberId, now: Instant) {
         let Some(name) = self.by_id.get(&id).cloned() else { return };
         let identifier = name.identifier().clone();
-        let stood = !self.services.get_mut(&name.key()).is_some_and(|service| service.content.is_adding(&identifier));
+        let stood = !self.services.get_mut(&name.key()).is_some_and(|service| service.wanted.is_adding(&identifier));
         let Some(key) = self.take_out(id, &Err(gone_while_added())) else { return };
         if stood {
             tracing::warn!(%identifier, "a subscriber was taken out, since its home has ended");
@@ -500,21 +384,7 @@ impl<D> Subscriptions<D> {
         let name = self.by_id.remove(&id)?;
         self.by_name.remove(&name);
         let key = name.key();
-        let service = self.services.get_mut(&key)?;
-        let adding = match &mut service.content {
-            Content::Rpc(occupant) => occupant.take().and_then(|rpc| rpc.member.adding),
-            Content::Broadcasts(members) => match &name {
-                SubscriberName::Broadcasts(identifier) => {
-                    members.remove(identifier).and_then(|listener| listener.member.adding)
-                }
-                _ => None,
-            },
-            Content::Tasks(tasks) => {
-                let at = tasks.subscribers.iter().position(|known| known.member.id == id);
-                at.and_then(|at| tasks.subscribers.remove(at).member.adding)
-            }
-            Content::Replies(_) | Content::Pull(_) | Content::Control => None,
-        };
+        let adding = self.services.get_mut(&key)?.wanted.leave(&name, id);
         if let SubscriberName::Tasks(queue, _) = name {
             self.out.push(Act::Unsubscribed { queue, subscriber: id });
         }
@@ -531,12 +401,12 @@ impl<D> Subscriptions<D> {
         // Another name on each connection, for a broker may hold the one before for a while.
         let name = current.unwrap_or_else(|| self.names.new_reply_queue(exchange).into());
         let key = Key::Replies(Rc::clone(&name));
-        let empty = || Content::Replies(Replies { exchange, current: true, needed: false, streams: Vec::new() });
+        let empty = || Wanted::Replies(Replies { exchange, current: true, needed: false, streams: Vec::new() });
         let service = self.service(&key, empty);
         if matches!(service.actual, Actual::Stands { .. }) {
             return self.out.push(Act::StreamReady { stream, outcome: Ok(Some(name)) });
         }
-        if let Content::Replies(replies) = &mut service.content {
+        if let Wanted::Replies(replies) = &mut service.wanted {
             replies.streams.push(stream);
         }
         self.try_now(&key);
@@ -547,13 +417,13 @@ impl<D> Subscriptions<D> {
     pub(super) fn replies_needed(&mut self, queues: impl IntoIterator<Item = (Exchange, Rc<str>)>, now: Instant) {
         let known: Vec<Key> = self.replies().map(|(name, ..)| Key::Replies(Rc::clone(name))).collect();
         for key in &known {
-            if let Some(Service { content: Content::Replies(replies), .. }) = self.services.get_mut(key) {
+            if let Some(Service { wanted: Wanted::Replies(replies), .. }) = self.services.get_mut(key) {
                 replies.needed = false;
             }
         }
         for (exchange, name) in queues {
-            let empty = || Content::Replies(Replies { exchange, current: false, needed: false, streams: Vec::new() });
-            if let Content::Replies(replies) = &mut self.service(&Key::Replies(name), empty).content {
+            let empty = || Wanted::Replies(Replies { exchange, current: false, needed: false, streams: Vec::new() });
+            if let Wanted::Replies(replies) = &mut self.service(&Key::Replies(name), empty).wanted {
                 replies.needed = true;
             }
         }
@@ -567,14 +437,14 @@ impl<D> Subscriptions<D> {
         if let PullWait::Until(until) = wait {
             self.due.insert((until, key.clone()));
         }
-        self.service(&key, || Content::Pull(Pull { queue, wait, wanted: true }));
+        self.service(&key, || Wanted::Pull(Pull { queue, wait, wanted: true }));
         self.reconcile(&key, now);
     }
 
     /// The pull has its task, or is given up. True if it was still waiting.
     pub(super) fn end_pull(&mut self, id: PullId, now: Instant) -> bool {
         let key = Key::Pull(id);
-        let Some(Service { content: Content::Pull(pull), .. }) = self.services.get_mut(&key) else { return false };
+        let Some(Service { wanted: Wanted::Pull(pull), .. }) = self.services.get_mut(&key) else { return false };
         let was_wanted = std::mem::replace(&mut pull.wanted, false);
         self.reconcile(&key, now);
         was_wanted
@@ -591,7 +461,7 @@ impl<D> Subscriptions<D> {
     /// to begin again with other places.
     pub(super) fn fit(&mut self, queue: &QueueName, taken: usize, now: Instant) -> bool {
         let key = Key::Tasks(queue.clone());
-        let Some(Service { content: Content::Tasks(tasks), .. }) = self.services.get_mut(&key) else { return false };
+        let Some(Service { wanted: Wanted::Tasks(tasks), .. }) = self.services.get_mut(&key) else { return false };
         tasks.taken = taken;
         self.reconcile(&key, now);
         self.is_ending(&key)
@@ -657,7 +527,7 @@ impl<D> Subscriptions<D> {
             service.turn.0 += 1;
             service.queue = None;
             service.pause = FIRST_PAUSE;
-            if let Content::Replies(replies) = &mut service.content {
+            if let Wanted::Replies(replies) = &mut service.wanted {
                 replies.current = false;
                 // The outbox asks again on the next connection.
                 replies.streams.clear();
@@ -680,7 +550,7 @@ impl<D> Subscriptions<D> {
             Ok(()) => {
                 service.turn.0 += 1;
                 let turn = service.turn;
-                let plan = EndPlan { tag: tag.clone(), own_queue: None, bindings: Vec::new(), drain: Drain::No };
+                let plan = plans::end_of_consumer(tag.clone());
                 self.set(key, Actual::Ending { tag, queue: AtEnd::Stays });
                 self.out.push(Act::End { key: key.clone(), turn, plan });
             }
@@ -697,9 +567,9 @@ impl<D> Subscriptions<D> {
 
     fn stands(&mut self, key: &Key) {
         let Some(service) = self.services.get_mut(key) else { return };
-        let added = service.content.take_adding();
+        let added = service.wanted.take_adding();
         let mut acts = Vec::new();
-        if let (Content::Replies(replies), Key::Replies(name)) = (&mut service.content, key) {
+        if let (Wanted::Replies(replies), Key::Replies(name)) = (&mut service.wanted, key) {
             for stream in replies.streams.drain(..) {
                 acts.push(Act::StreamReady { stream, outcome: Ok(Some(Rc::clone(name))) });
             }
@@ -721,16 +591,16 @@ impl<D> Subscriptions<D> {
             return;
         }
         let Some(service) = self.services.get_mut(key) else { return };
-        match &mut service.content {
-            Content::Replies(replies) => {
+        match &mut service.wanted {
+            Wanted::Replies(replies) => {
                 let streams = std::mem::take(&mut replies.streams);
                 tracing::info!(?key, %error, "a reply queue could not be set up");
                 self.out
                     .extend(streams.into_iter().map(|stream| Act::StreamReady { stream, outcome: Err(error.clone()) }));
             }
             // That there was no answer in time passes.
-            Content::Control if error.kind() == ErrorKind::TimedOut => {}
-            Content::Control => {
+            Wanted::Control if error.kind() == ErrorKind::TimedOut => {}
+            Wanted::Control => {
                 self.set(key, Actual::Pausing(after(now, EXTENSION_PAUSE)));
                 if !std::mem::replace(&mut self.control_refused, true) {
                     tracing::info!(
@@ -740,15 +610,15 @@ impl<D> Subscriptions<D> {
                     );
                 }
             }
-            Content::Pull(_) => {
+            Wanted::Pull(_) => {
                 if let Key::Pull(pull) = key {
                     let pull = *pull;
                     self.out.push(Act::Pulled { pull, outcome: Err(error.clone()) });
                     self.end_pull(pull, now);
                 }
             }
-            Content::Rpc(_) | Content::Broadcasts(_) | Content::Tasks(_) => {
-                let ids = service.content.adding();
+            Wanted::Rpc(_) | Wanted::Broadcasts(_) | Wanted::Tasks(_) => {
+                let ids = service.wanted.adding();
                 for id in ids {
                     self.take_out(id, &Err(error.clone()));
                 }
@@ -795,7 +665,7 @@ impl<D> Subscriptions<D> {
             return false;
         }
         // Whoever has the delivery says what becomes of the pull.
-        matches!(&self.services[key].content, Content::Pull(pull) if pull.wanted)
+        matches!(&self.services[key].wanted, Wanted::Pull(pull) if pull.wanted)
     }
 
     /// The broker ended a consumer of its own accord: its queue was deleted, as a rule. It is set up again.
@@ -868,15 +738,15 @@ impl<D> Subscriptions<D> {
 
     fn expire(&mut self, key: &Key, now: Instant) {
         let Some(service) = self.services.get_mut(key) else { return };
-        if let (Content::Pull(Pull { wait: PullWait::Until(until), wanted: true, .. }), Key::Pull(pull)) =
-            (&service.content, key)
+        if let (Wanted::Pull(Pull { wait: PullWait::Until(until), wanted: true, .. }), Key::Pull(pull)) =
+            (&service.wanted, key)
             && *until <= now
         {
             self.out.push(Act::Pulled { pull: *pull, outcome: Ok(()) });
             self.end_pull(*pull, now);
             return;
         }
-        let late = service.content.late(now);
+        let late = service.wanted.late(now);
         if self.connected {
             // The broker's own operations have the same limit and a better error. The connection may still go.
             if !late.is_empty() {
@@ -899,13 +769,13 @@ impl<D> Subscriptions<D> {
     }
 
     fn is_wanted(&self, service: &Service<D>) -> bool {
-        match &service.content {
-            Content::Replies(replies) => replies.current || replies.needed,
-            Content::Rpc(occupant) => occupant.is_some() && !self.draining,
-            Content::Broadcasts(members) => !members.is_empty() && !self.draining,
-            Content::Tasks(tasks) => !tasks.subscribers.is_empty() && tasks.places().is_some() && !self.draining,
-            Content::Pull(pull) => pull.wanted && !self.draining,
-            Content::Control => self.wants_control(),
+        match &service.wanted {
+            Wanted::Replies(replies) => replies.current || replies.needed,
+            Wanted::Rpc(occupant) => occupant.is_some() && !self.draining,
+            Wanted::Broadcasts(members) => !members.is_empty() && !self.draining,
+            Wanted::Tasks(tasks) => !service.wanted.is_empty() && tasks.places().is_some() && !self.draining,
+            Wanted::Pull(pull) => pull.wanted && !self.draining,
+            Wanted::Control => self.wants_control(),
         }
     }
 
@@ -915,7 +785,7 @@ impl<D> Subscriptions<D> {
 
     fn reconcile_control(&mut self, now: Instant) {
         if self.wants_control() {
-            self.service(&Key::Control, || Content::Control);
+            self.service(&Key::Control, || Wanted::Control);
         }
         self.reconcile(&Key::Control, now);
     }
@@ -937,8 +807,8 @@ impl<D> Subscriptions<D> {
             (Actual::Absent | Actual::Pausing(_), false) => self.gone(key),
             (Actual::Absent, true) if self.connected => self.start(key),
             (Actual::Stands { places, .. }, _) => {
-                let fits = match &service.content {
-                    Content::Tasks(tasks) => tasks.places() == Some(*places),
+                let fits = match &service.wanted {
+                    Wanted::Tasks(tasks) => tasks.places() == Some(*places),
                     _ => true,
                 };
                 if !wanted || !fits {
@@ -966,10 +836,10 @@ impl<D> Subscriptions<D> {
     /// subscriber is told that it stands.
     fn admit_where_no_place_is_left(&mut self, key: &Key) {
         let Some(service) = self.services.get_mut(key) else { return };
-        if self.draining || !matches!(&service.content, Content::Tasks(tasks) if tasks.places().is_none()) {
+        if self.draining || !matches!(&service.wanted, Wanted::Tasks(tasks) if tasks.places().is_none()) {
             return;
         }
-        let added = service.content.take_adding();
+        let added = service.wanted.take_adding();
         self.answer(added, &Ok(()));
     }
 
@@ -978,8 +848,8 @@ impl<D> Subscriptions<D> {
         let Some(service) = self.services.get_mut(key) else { return };
         let leaving = std::mem::take(&mut service.leaving);
         // Nobody is added any more while it drains. Those who were there end with the communicator.
-        let adding = if self.draining { service.content.adding() } else { Vec::new() };
-        if let (Content::Pull(pull), Key::Pull(id)) = (&mut service.content, key)
+        let adding = if self.draining { service.wanted.adding() } else { Vec::new() };
+        if let (Wanted::Pull(pull), Key::Pull(id)) = (&mut service.wanted, key)
             && std::mem::replace(&mut pull.wanted, false)
         {
             self.out.push(Act::Pulled { pull: *id, outcome: Err(draining()) });
@@ -988,7 +858,7 @@ impl<D> Subscriptions<D> {
             // Guards: one that never stood, and whose end would then be reported as that of a home.
             self.take_out(id, &Err(draining()));
         }
-        if self.services.get(key).is_some_and(|service| service.content.is_empty())
+        if self.services.get(key).is_some_and(|service| service.wanted.is_empty())
             && let Some(service) = self.services.remove(key)
             && let Some(lane) = service.lane
         {
@@ -1006,43 +876,15 @@ impl<D> Subscriptions<D> {
         };
         service.turn.0 += 1;
         let turn = service.turn;
-        if let Content::Pull(Pull { queue, wait: PullWait::No, .. }) = &service.content {
+        if let Wanted::Pull(Pull { queue, wait: PullWait::No, .. }) = &service.wanted {
             service.actual = Actual::Starting { tag: String::new(), places: 1, broken: false };
             let queue = queue.clone();
             return self.out.push(Act::Get { key: key.clone(), turn, queue, lane });
         }
-        let spec = match key {
-            Key::Replies(name) => Some(self.names.reply_queue(name)),
-            Key::Rpc(_) => Some(self.names.rpc_queue()),
-            Key::Broadcasts => Some(self.names.broadcast_queue()),
-            Key::Control => Some(self.names.control_queue()),
-            Key::Tasks(_) | Key::Pull(_) => None,
-        };
-        let spec = spec.map(|spec| QueueSpec { name: service.queue.clone().unwrap_or(spec.name.clone()), ..spec });
-        service.queue = spec.as_ref().map(|spec| spec.name.clone());
-        let (tag, places, acknowledge) = match (&service.content, &service.queue) {
-            (Content::Rpc(_), _) => (rpc_tag(key), RPC_PREFETCH, Acknowledge::Manual { prefetch: RPC_PREFETCH }),
-            (Content::Broadcasts(_), Some(queue)) => {
-                (queue.clone(), BROADCAST_PREFETCH, Acknowledge::Manual { prefetch: BROADCAST_PREFETCH })
-            }
-            (Content::Tasks(tasks), _) => {
-                let places = tasks.places().unwrap_or(1);
-                (crate::ids::unique().to_string(), places, Acknowledge::Manual { prefetch: places })
-            }
-            (Content::Pull(_), _) => (crate::ids::unique().to_string(), 1, Acknowledge::Manual { prefetch: 1 }),
-            (_, queue) => (queue.clone().unwrap_or_default(), 0, Acknowledge::None),
-        };
-        let (queue, name) = match (spec, &service.content, key) {
-            (Some(spec), ..) => (spec.name.clone(), PlannedQueue::Own(spec)),
-            (None, Content::Pull(pull), _) => (pull.queue.to_string(), PlannedQueue::Tasks(pull.queue.clone())),
-            (None, _, Key::Tasks(queue)) => (queue.to_string(), PlannedQueue::Tasks(queue.clone())),
-            _ => return,
-        };
-        let plan = ConsumerPlan {
-            queue: name,
-            consume: ConsumeSpec { queue: queue.clone(), tag: tag.clone(), lane, acknowledge },
-            bindings: bindings(key, &service.content, &queue),
-        };
+        let own = plans::own_queue(key, &self.names, service.queue.take());
+        service.queue = own.as_ref().map(|spec| spec.name.clone());
+        let Some((plan, places)) = plans::consumer(key, &service.wanted, own, lane) else { return };
+        let tag = plan.consume.tag.clone();
         service.actual = Actual::Starting { tag: tag.clone(), places, broken: false };
         // Before the first question to the broker: deliveries may come before its answer.
         self.by_tag.insert(tag, route_of(key));
@@ -1054,7 +896,7 @@ impl<D> Subscriptions<D> {
         let tag = match (&service.actual, &service.queue) {
             (Actual::Stands { tag, .. }, _) => tag.clone(),
             (Actual::Absent | Actual::Pausing(_), Some(queue)) => {
-                let tag = if let Key::Rpc(_) = key { rpc_tag(key) } else { queue.clone() };
+                let tag = own_tag(key, queue);
                 // What lies in the queue is still to find its way.
                 self.by_tag.insert(tag.clone(), route_of(key));
                 tag
@@ -1063,17 +905,7 @@ impl<D> Subscriptions<D> {
         };
         service.turn.0 += 1;
         let turn = service.turn;
-        let plan = match (&service.queue, key) {
-            // What is there by then finds no subscriber and is refused by name: what was delivered, and then what still lies
-            // in the queue.
-            (Some(queue), Key::Rpc(_)) => EndPlan {
-                tag,
-                bindings: bindings(key, &service.content, queue),
-                own_queue: Some(queue.clone()),
-                drain: Drain::Yes,
-            },
-            (own_queue, _) => EndPlan { tag, own_queue: own_queue.clone(), bindings: Vec::new(), drain: Drain::No },
-        };
+        let plan = plans::end(key, &service.wanted, tag, service.queue.clone());
         self.set(key, Actual::Ending { tag: plan.tag.clone(), queue: AtEnd::Goes });
         self.out.push(Act::End { key: key.clone(), turn, plan });
     }
@@ -1087,197 +919,6 @@ impl<D> Subscriptions<D> {
     }
 }
 
-impl<D> Tasks<D> {
-    /// How many tasks its consumer may have out; 0 for no limit, `None` where none is left.
-    fn places(&self) -> Option<u16> {
-        match self.prefetch {
-            0 => Some(0),
-            prefetch => match usize::from(prefetch).saturating_sub(self.taken) {
-                0 => None,
-                left => u16::try_from(left).ok(),
-            },
-        }
-    }
-
-    fn admit(&mut self, queue: &QueueName, identifier: &Identifier, prefetch: u16) -> Result<()> {
-        if self.subscribers.iter().any(|known| known.identifier == *identifier) {
-            return Err(duplicate("a task subscriber", identifier));
-        }
-        if self.subscribers.is_empty() {
-            self.prefetch = prefetch;
-        } else if self.prefetch != prefetch {
-            return Err(Error::new(
-                ErrorKind::InvalidArgument,
-                format!(
-                    "the task queue {queue:?} has a subscriber on this communicator with a prefetch of {}; another one with \
-                     {prefetch} cannot join it, for they share a consumer. Use the same prefetch",
-                    self.prefetch
-                ),
-            ));
-        }
-        Ok(())
-    }
-}
-
-impl<D> Content<D> {
-    fn members(&self) -> Vec<&Member<D>> {
-        match self {
-            Content::Rpc(occupant) => occupant.iter().map(|rpc| &rpc.member).collect(),
-            Content::Broadcasts(members) => members.values().map(|listener| &listener.member).collect(),
-            Content::Tasks(tasks) => tasks.subscribers.iter().map(|known| &known.member).collect(),
-            Content::Replies(_) | Content::Pull(_) | Content::Control => Vec::new(),
-        }
-    }
-
-    fn members_mut(&mut self) -> Vec<&mut Member<D>> {
-        match self {
-            Content::Rpc(occupant) => occupant.iter_mut().map(|rpc| &mut rpc.member).collect(),
-            Content::Broadcasts(members) => members.values_mut().map(|listener| &mut listener.member).collect(),
-            Content::Tasks(tasks) => tasks.subscribers.iter_mut().map(|known| &mut known.member).collect(),
-            Content::Replies(_) | Content::Pull(_) | Content::Control => Vec::new(),
-        }
-    }
-
-    /// Nobody is subscribed to it.
-    fn is_empty(&self) -> bool {
-        match self {
-            Content::Rpc(occupant) => occupant.is_none(),
-            Content::Broadcasts(members) => members.is_empty(),
-            Content::Tasks(tasks) => tasks.subscribers.is_empty(),
-            Content::Pull(pull) => !pull.wanted,
-            Content::Replies(_) | Content::Control => true,
-        }
-    }
-
-    fn member_mut(&mut self, identifier: &Identifier) -> Option<&mut Member<D>> {
-        match self {
-            Content::Rpc(occupant) => occupant.as_mut().map(|rpc| &mut rpc.member),
-            Content::Broadcasts(members) => members.get_mut(identifier).map(|listener| &mut listener.member),
-            Content::Tasks(tasks) => tasks
-                .subscribers
-                .iter_mut()
-                .find(|known| known.identifier == *identifier)
-                .map(|known| &mut known.member),
-            Content::Replies(_) | Content::Pull(_) | Content::Control => None,
-        }
-    }
-
-    fn is_adding(&mut self, identifier: &Identifier) -> bool {
-        self.member_mut(identifier).is_some_and(|member| member.adding.is_some())
-    }
-
-    fn take_adding(&mut self) -> Vec<D> {
-        self.members_mut().into_iter().filter_map(|member| member.adding.take()).map(|adding| adding.done).collect()
-    }
-
-    fn adding(&self) -> Vec<SubscriberId> {
-        self.members().into_iter().filter(|member| member.adding.is_some()).map(|member| member.id).collect()
-    }
-
-    fn late(&self, now: Instant) -> Vec<SubscriberId> {
-        let late = |member: &&Member<D>| member.adding.as_ref().is_some_and(|adding| adding.until <= now);
-        self.members().into_iter().filter(late).map(|member| member.id).collect()
-    }
-}
-
-impl SubscriberName {
-    fn identifier(&self) -> &Identifier {
-        match self {
-            SubscriberName::Rpc(identifier)
-            | SubscriberName::Tasks(_, identifier)
-            | SubscriberName::Broadcasts(identifier) => identifier,
-        }
-    }
-
-    fn kind(&self) -> &'static str {
-        match self {
-            SubscriberName::Rpc(_) => "RPC subscriber",
-            SubscriberName::Tasks(..) => "task subscriber",
-            SubscriberName::Broadcasts(_) => "broadcast subscriber",
-        }
-    }
-
-    fn key(&self) -> Key {
-        match self {
-            SubscriberName::Rpc(identifier) => Key::Rpc(identifier.clone()),
-            SubscriberName::Tasks(queue, _) => Key::Tasks(queue.clone()),
-            SubscriberName::Broadcasts(_) => Key::Broadcasts,
-        }
-    }
-}
-
-/// As kiwipy: consumed under the identifier's name. An empty tag would have the broker choose one.
-fn rpc_tag(key: &Key) -> String {
-    match key {
-        Key::Rpc(identifier) if identifier.as_str().is_empty() => "homing-rpc-without-a-name".to_owned(),
-        Key::Rpc(identifier) => identifier.as_str().to_owned(),
-        _ => String::new(),
-    }
-}
-
-fn bindings<D>(key: &Key, content: &Content<D>, queue: &str) -> Vec<Binding> {
-    let message = |key: String, need| Binding { exchange: Exchange::Message, key, need };
-    match (key, content) {
-        (Key::Rpc(identifier), _) => [
-            Some(message(identifier.routing_key(), Need::Required)),
-            identifier.gone_key().map(|key| message(key, Need::Extension)),
-        ]
-        .into_iter()
-        .flatten()
-        .collect(),
-        (Key::Broadcasts, _) => vec![message(BROADCAST_TOPIC.to_owned(), Need::Required)],
-        // Under its own name too, so that a probe finds it.
-        (Key::Control, _) => {
-            vec![message(ANSWERS_KEY.to_owned(), Need::Required), message(queue.to_owned(), Need::Required)]
-        }
-        (_, Content::Replies(replies)) => {
-            vec![Binding { exchange: replies.exchange, key: queue.to_owned(), need: Need::Required }]
-        }
-        _ => Vec::new(),
-    }
-}
-
-fn route_of(key: &Key) -> Route {
-    match key {
-        Key::Replies(_) => Route::Replies,
-        Key::Control => Route::Control,
-        Key::Broadcasts => Route::Broadcasts,
-        Key::Rpc(identifier) => Route::Rpc(identifier.clone()),
-        Key::Tasks(queue) => Route::Tasks(queue.clone()),
-        Key::Pull(pull) => Route::Pull(*pull),
-    }
-}
-
-fn key_of(route: &Route, tag: &str) -> Key {
-    match route {
-        Route::Replies => Key::Replies(tag.into()),
-        Route::Control => Key::Control,
-        Route::Broadcasts => Key::Broadcasts,
-        Route::Rpc(identifier) => Key::Rpc(identifier.clone()),
-        Route::Tasks(queue) => Key::Tasks(queue.clone()),
-        Route::Pull(pull) => Key::Pull(*pull),
-    }
-}
-
-/// For events and errors.
-fn name_of(key: &Key) -> String {
-    match key {
-        Key::Replies(_) => "replies".to_owned(),
-        Key::Control => "control".to_owned(),
-        Key::Broadcasts => "broadcasts".to_owned(),
-        Key::Rpc(identifier) => identifier.as_str().to_owned(),
-        Key::Tasks(queue) => queue.to_string(),
-        Key::Pull(_) => "a pulled task".to_owned(),
-    }
-}
-
-fn duplicate(what: &str, identifier: &Identifier) -> Error {
-    Error::new(
-        ErrorKind::DuplicateSubscriberIdentifier,
-        format!("{what} of the name {:?} is there already on this communicator; remove it first", identifier.as_str()),
-    )
-}
-
 fn unknown(what: &str, identifier: &Identifier) -> Error {
     Error::new(ErrorKind::InvalidArgument, format!("there is no {what} of the name {:?}", identifier.as_str()))
 }
@@ -1289,6 +930,3 @@ fn gone_while_added() -> Error {
 fn draining() -> Error {
     Error::new(ErrorKind::CommunicatorClosed, "the communicator is closing and takes no new work")
 }
-
-#[cfg(test)]
-mod explore;

@@ -127,6 +127,16 @@ impl fmt::Debug for Later {
 }
 
 /// Answers a request later, from any thread, once. Dropped without it, the answer is an exception that says so.
+///
+/// That it answers once, the compiler sees to:
+///
+/// ```compile_fail,E0382
+/// # fn f() -> homing::Result<()> {
+/// let (promise, _answer) = homing::Answer::promise()?;
+/// promise.answer(1);
+/// promise.fail(homing::Failure::Cancelled);
+/// # Ok(()) }
+/// ```
 #[derive(Debug)]
 #[must_use = "a promise that is dropped answers with an exception"]
 pub struct Promise(Completer<Answered>);

@@ -5,6 +5,7 @@
 //! else has one, no tag is known that has none, and each who waited was completed once.
 
 use super::*;
+use crate::driver::connection::PlannedQueue;
 use crate::driver::sequences;
 use crate::driver::tasks::SubscriberId;
 

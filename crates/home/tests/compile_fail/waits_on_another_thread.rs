@@ -1,6 +1,6 @@
 //! The future of a thread stays on it.
 
 fn main() {
-    let (_completer, future) = homing::home::thread_future::<u32>().unwrap();
+    let (_completer, future) = homing_home::thread_future::<u32>().unwrap();
     std::thread::spawn(move || future.wait());
 }

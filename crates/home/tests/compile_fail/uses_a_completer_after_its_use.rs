@@ -1,7 +1,7 @@
 //! Cancelling is a use; nothing can be done with it afterwards, not even asking.
 
 fn main() {
-    let (completer, _future) = homing::home::thread_future::<u32>().unwrap();
+    let (completer, _future) = homing_home::thread_future::<u32>().unwrap();
     completer.cancel();
     let _unwanted = completer.is_unwanted();
 }

@@ -1,5 +1,5 @@
 //! A value that travels between threads must be able to.
 
 fn main() {
-    let _pair = homing::home::thread_future::<std::rc::Rc<u32>>();
+    let _pair = homing_home::thread_future::<std::rc::Rc<u32>>();
 }
