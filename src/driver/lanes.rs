@@ -36,6 +36,12 @@ impl Lanes {
             *users = users.saturating_sub(1);
         }
     }
+
+    /// How many consumers have a lane; for tests.
+    #[cfg(test)]
+    pub(super) fn in_use(&self) -> usize {
+        self.users.values().sum()
+    }
 }
 
 #[cfg(test)]

@@ -6,9 +6,10 @@ use crate::broker::Broker;
 
 impl<B: Broker> Driver<B> {
     /// What is held now, by name.
-    fn leftovers(&self) -> Vec<(&'static str, usize)> {
-        vec![
+    fn leftovers(&self) -> [(&'static str, usize); 14] {
+        [
             ("services", self.subscriptions.leftovers()),
+            ("acknowledgements held back", self.held_acks.values().map(Vec::len).sum()),
             ("messages", self.outbox.in_flight()),
             ("requests", self.requests.len()),
             ("calls in hand", self.callers.len()),
@@ -25,7 +26,9 @@ impl<B: Broker> Driver<B> {
     }
 
     pub(super) fn note_leftovers(&self) {
-        *self.port.left.lock() = self.leftovers();
+        let mut left = self.port.left.lock();
+        left.clear();
+        left.extend(self.leftovers());
     }
 }
 

@@ -915,7 +915,7 @@ impl<D> Subscriptions<D> {
     pub(super) fn leftovers(&self) -> usize {
         let services = self.services.keys().filter(|key| !matches!(key, Key::Replies(_))).count();
         let tags = self.by_tag.values().filter(|route| !matches!(route, Route::Replies)).count();
-        services + tags + self.by_id.len() + self.by_name.len()
+        services + tags + self.by_id.len() + self.by_name.len() + self.lanes.in_use()
     }
 }
 

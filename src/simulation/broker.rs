@@ -118,11 +118,12 @@ impl Server {
     fn change<T>(&self, change: impl FnOnce(&mut Store, Instant) -> T) -> T {
         let before = self.store.borrow().next_expiry();
         let changed = change(&mut self.store.borrow_mut(), Instant::now());
-        let links: Vec<Rc<Link>> = self.live_links();
-        for link in links {
-            let events = self.store.borrow_mut().take_events(link.session);
-            for event in events {
-                link.down.push(Down::ConnectionEvent(event));
+        let left = self.store.borrow_mut().take_events();
+        if !left.is_empty() {
+            let links = self.live_links();
+            for (session, events) in left {
+                let Some(link) = links.iter().find(|link| link.session == session) else { continue };
+                events.into_iter().for_each(|event| link.down.push(Down::Event(event)));
             }
         }
         if self.store.borrow().next_expiry() != before {
@@ -219,7 +220,7 @@ impl Server {
         }
         note(|| format!("the broker is {}", if blocked { "blocked" } else { "no longer blocked" }));
         for link in self.live_links() {
-            link.down.push(Down::ConnectionEvent(if blocked {
+            link.down.push(Down::Event(if blocked {
                 BrokerEvent::Blocked { reason: "simulated alarm".to_owned() }
             } else {
                 BrokerEvent::Unblocked
@@ -311,7 +312,7 @@ struct Up {
 
 /// Something that the server has written.
 enum Down {
-    ConnectionEvent(BrokerEvent),
+    Event(BrokerEvent),
     Answer(Box<dyn FnOnce()>),
 }
 
@@ -560,7 +561,7 @@ async fn serve_client(link: Weak<Link>, to_client: Rc<ToClient>, whom: u64) {
         }
         match down {
             Down::Answer(answer) => answer(),
-            Down::ConnectionEvent(event) => {
+            Down::Event(event) => {
                 if let BrokerEvent::Delivery { consumer, delivery } = &event {
                     note(|| {
                         let (id, tag) =
@@ -617,7 +618,7 @@ impl Broker for Simulated {
         note(|| format!("{name} is connected"));
         server.links.borrow_mut().push(Rc::downgrade(&link));
         if server.blocked.get() {
-            link.down.push(Down::ConnectionEvent(BrokerEvent::Blocked { reason: "simulated alarm".to_owned() }));
+            link.down.push(Down::Event(BrokerEvent::Blocked { reason: "simulated alarm".to_owned() }));
         }
         let down = format!("{} down", options.connection_name);
         spawn(&down, serve_client(Rc::downgrade(&link), Rc::clone(&link.down), hash(&down)));
@@ -649,7 +650,7 @@ impl Broker for Simulated {
                 ErrorKind::TimedOut => Error::new(ErrorKind::DeliveryFailed, "simulated: the publishing channel died"),
                 _ => error,
             });
-            link.down.push(Down::ConnectionEvent(BrokerEvent::Published { id, outcome }));
+            link.down.push(Down::Event(BrokerEvent::Published { id, outcome }));
         });
         None
     }

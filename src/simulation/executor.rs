@@ -42,7 +42,8 @@ struct GroupState {
     stream: u64,
     process: Process,
     kind: Kind,
-    live: usize,
+    /// Those that have not ended, in the order in which they were made.
+    tasks: Vec<usize>,
     killed: bool,
     panicked: bool,
     /// Not polled while it is set.
@@ -123,9 +124,10 @@ pub(crate) struct Simulation {
     /// Why the run was ended early.
     stopped: RefCell<Option<String>>,
     log: Option<RefCell<Vec<String>>>,
-    tasks: RefCell<BTreeMap<usize, Task>>,
-    next_task: Cell<usize>,
-    groups: RefCell<BTreeMap<Group, GroupState>>,
+    /// By number; `None` for one that has ended.
+    tasks: RefCell<Vec<Option<Task>>>,
+    /// By number.
+    groups: RefCell<Vec<GroupState>>,
     names: RefCell<BTreeMap<String, u32>>,
     ready: Arc<Ready>,
     /// The tasks of this round, the next one last.
@@ -204,7 +206,7 @@ impl Group {
     }
 
     pub(crate) fn has_panicked(self) -> bool {
-        current().is_some_and(|simulation| simulation.groups.borrow().get(&self).is_some_and(|group| group.panicked))
+        current().is_some_and(|simulation| simulation.with(self, |group| group.panicked) == Some(true))
     }
 }
 
@@ -230,9 +232,7 @@ impl Simulation {
     /// From here on all choices are harmless.
     pub(super) fn calm(&self) {
         self.calm.set(true);
-        let stalled: Vec<Group> =
-            self.groups.borrow().iter().filter(|(_, state)| state.stalled).map(|(group, _)| *group).collect();
-        for group in stalled {
+        for group in self.groups_where(|state| state.stalled) {
             self.resume(group);
         }
     }
@@ -247,10 +247,10 @@ impl Simulation {
 
     /// How many futures a home like a runtime may have open.
     pub(super) fn capacity_of(&self, group: Group) -> Option<usize> {
-        match self.groups.borrow().get(&group)?.kind {
+        self.with(group, |state| match state.kind {
             Kind::Runtime(capacity) => Some(capacity),
             Kind::Thread | Kind::Loop(_) => None,
-        }
+        })?
     }
 
     pub(super) fn here_name(&self) -> Rc<str> {
@@ -258,7 +258,16 @@ impl Simulation {
     }
 
     fn name_of(&self, group: Group) -> Rc<str> {
-        self.groups.borrow().get(&group).map_or_else(|| "?".into(), |state| Rc::clone(&state.name))
+        self.with(group, |state| Rc::clone(&state.name)).unwrap_or_else(|| "?".into())
+    }
+
+    /// Looks at a group, or changes it.
+    fn with<T>(&self, group: Group, look: impl FnOnce(&mut GroupState) -> T) -> Option<T> {
+        self.groups.borrow_mut().get_mut(group.0 as usize).map(look)
+    }
+
+    fn groups_where(&self, which: impl Fn(&GroupState) -> bool) -> Vec<Group> {
+        (0..).zip(&*self.groups.borrow()).filter(|(_, state)| which(state)).map(|(number, _)| Group(number)).collect()
     }
 
     fn new_group(&self, name: &str, process: Process, kind: Kind) -> Group {
@@ -273,13 +282,13 @@ impl Simulation {
             name,
             process,
             kind,
-            live: 0,
+            tasks: Vec::new(),
             killed: false,
             panicked: false,
             stalled: false,
             parked: Vec::new(),
         };
-        groups.insert(group, state);
+        groups.push(state);
         group
     }
 
@@ -297,9 +306,7 @@ impl Simulation {
         let rung = Arc::clone(&bell);
         let home = Rc::new(ForeignLoop::new(move || rung.ring()));
         let turned = Rc::downgrade(&home);
-        if let Some(state) = self.groups.borrow_mut().get_mut(&group) {
-            state.kind = Kind::Loop(home);
-        }
+        self.with(group, |state| state.kind = Kind::Loop(home));
         self.spawn_in(group, async move {
             loop {
                 Rung(&bell).await;
@@ -312,10 +319,7 @@ impl Simulation {
 
     /// The home of a group that is one.
     pub(super) fn home_of(&self, group: Group) -> Option<crate::home::Home> {
-        let kind = match self.groups.borrow().get(&group) {
-            Some(state) if !state.killed => state.kind.clone(),
-            _ => return None,
-        };
+        let kind = self.with(group, |state| (!state.killed).then(|| state.kind.clone()))??;
         match kind {
             Kind::Thread => None,
             Kind::Loop(home) => Some(home.home()),
@@ -334,7 +338,7 @@ impl Simulation {
         name: &str,
         make: impl FnOnce() -> F + 'static,
     ) -> Group {
-        let process = self.groups.borrow().get(&self.here.get()).map_or(Process(u32::MAX), |state| state.process);
+        let process = self.with(self.here.get(), |state| state.process).unwrap_or(Process(u32::MAX));
         let group = self.new_group(name, process, Kind::Thread);
         let stream = self.stream_of(group);
         self.spawn_task(group, stream, true, Box::pin(async move { make().await }));
@@ -353,69 +357,57 @@ impl Simulation {
     }
 
     fn stream_of(&self, group: Group) -> u64 {
-        self.groups.borrow().get(&group).map_or(0, |state| state.stream)
+        self.with(group, |state| state.stream).unwrap_or(0)
     }
 
     fn spawn_task(&self, group: Group, stream: u64, is_main: bool, future: Pin<Box<dyn Future<Output = ()>>>) {
-        {
-            let mut groups = self.groups.borrow_mut();
-            match groups.get_mut(&group) {
-                Some(state) if !state.killed => state.live += 1,
-                _ => {
-                    drop(groups);
-                    self.within(group, stream, || drop(future));
-                    return;
-                }
+        let task = self.tasks.borrow().len();
+        let takes = |state: &mut GroupState| {
+            if !state.killed {
+                state.tasks.push(task);
             }
+            !state.killed
+        };
+        if self.with(group, takes) != Some(true) {
+            self.within(group, stream, || drop(future));
+            return;
         }
-        let task = self.next_task.get();
-        self.next_task.set(task + 1);
         let waker = Arc::new(TaskWaker { task, woken: AtomicBool::new(false), ready: Arc::clone(&self.ready) });
         let state = Task { future: Some(future), group, stream, waker: Arc::clone(&waker), is_main };
-        self.tasks.borrow_mut().insert(task, state);
+        self.tasks.borrow_mut().push(Some(state));
         waker.wake();
     }
 
     pub(super) fn live_in(&self, group: Group) -> usize {
-        self.groups.borrow().get(&group).map_or(0, |state| state.live)
+        self.with(group, |state| state.tasks.len()).unwrap_or(0)
     }
 
     /// The groups of a process that have tasks.
     pub(super) fn groups_of(&self, process: Process) -> Vec<Group> {
-        let groups = self.groups.borrow();
-        groups
-            .iter()
-            .filter(|(_, s)| s.process == process && !s.killed && s.live > 0)
-            .map(|(group, _)| *group)
-            .collect()
+        self.groups_where(|state| state.process == process && !state.killed && !state.tasks.is_empty())
     }
 
     /// The threads that were started in a process and have not ended, by name.
     pub(super) fn threads_of(&self, process: Process) -> Vec<String> {
         let groups = self.groups.borrow();
-        let threads = groups.values().filter(|state| state.process == process && matches!(state.kind, Kind::Thread));
-        threads.filter(|state| state.live > 0).map(|state| state.name.to_string()).collect()
+        let threads = groups.iter().filter(|state| state.process == process && matches!(state.kind, Kind::Thread));
+        threads.filter(|state| !state.tasks.is_empty()).map(|state| state.name.to_string()).collect()
     }
 
     /// The end of a thread or of a home: its tasks are dropped in some order, and nothing else happens in between.
     pub(super) fn kill(&self, group: Group) {
         let stream = self.stream_of(group);
-        if let Some(state) = self.groups.borrow_mut().get_mut(&group) {
-            state.killed = true;
-        }
+        self.with(group, |state| state.killed = true);
         loop {
-            let tasks: Vec<usize> =
-                self.tasks.borrow().iter().filter(|(_, task)| task.group == group).map(|(task, _)| *task).collect();
-            if tasks.is_empty() {
+            let left = self.live_in(group);
+            if left == 0 {
                 break;
             }
-            let at = self.choose_at(tasks.len() as u32, Location::caller(), stream) as usize;
-            self.end_task(tasks[at], group, stream);
+            let at = self.choose_at(left as u32, Location::caller(), stream) as usize;
+            let Some(task) = self.with(group, |state| state.tasks[at]) else { return };
+            self.end_task(task, group, stream);
         }
-        let kind = match self.groups.borrow_mut().get_mut(&group) {
-            Some(state) => std::mem::replace(&mut state.kind, Kind::Thread),
-            None => return,
-        };
+        let Some(kind) = self.with(group, |state| std::mem::replace(&mut state.kind, Kind::Thread)) else { return };
         self.within(group, stream, || {
             if let Kind::Runtime(_) = kind {
                 simulated::forget(group.0);
@@ -426,19 +418,15 @@ impl Simulation {
 
     /// Not polled until it is resumed: a home that blocks, a thread that the system stopped.
     pub(super) fn stall(&self, group: Group) {
-        if let Some(state) = self.groups.borrow_mut().get_mut(&group) {
-            state.stalled = true;
-        }
+        self.with(group, |state| state.stalled = true);
     }
 
     pub(super) fn resume(&self, group: Group) {
-        let parked = match self.groups.borrow_mut().get_mut(&group) {
-            Some(state) => {
-                state.stalled = false;
-                std::mem::take(&mut state.parked)
-            }
-            None => return,
+        let resumed = |state: &mut GroupState| {
+            state.stalled = false;
+            std::mem::take(&mut state.parked)
         };
+        let Some(parked) = self.with(group, resumed) else { return };
         self.ready.woken.lock().extend(parked);
         let executor = self.ready.executor.lock().take();
         if let Some(executor) = executor {
@@ -447,18 +435,16 @@ impl Simulation {
     }
 
     fn end_task(&self, task: usize, group: Group, stream: u64) {
-        let ended = self.tasks.borrow_mut().remove(&task);
-        if ended.is_some()
-            && let Some(state) = self.groups.borrow_mut().get_mut(&group)
-        {
-            state.live -= 1;
+        let ended = self.tasks.borrow_mut().get_mut(task).and_then(Option::take);
+        if ended.is_some() {
+            self.with(group, |state| state.tasks.binary_search(&task).map(|at| state.tasks.remove(at)));
         }
         self.within(group, stream, || drop(ended));
     }
 
     /// Runs something as code of a group.
     fn within<T>(&self, group: Group, stream: u64, run: impl FnOnce() -> T) -> Option<T> {
-        let kind = self.groups.borrow().get(&group).map(|state| state.kind.clone());
+        let kind = self.with(group, |state| state.kind.clone());
         let before = (self.here.replace(group), self.stream.replace(stream), simulated::enter(Some(group.0)));
         let entered = match &kind {
             Some(Kind::Loop(home)) => Some(simulated::enter_local(home.local())),
@@ -482,11 +468,12 @@ impl Simulation {
     fn panicked(&self, group: Group, panic: &(dyn Any + Send)) {
         let text = format!("{} panicked: {}", self.name_of(group), crate::home::panic_text(panic));
         note(|| text.clone());
-        let mut groups = self.groups.borrow_mut();
-        let Some(state) = groups.get_mut(&group) else { return };
-        state.panicked = true;
+        let is_thread = |state: &mut GroupState| {
+            state.panicked = true;
+            matches!(state.kind, Kind::Thread)
+        };
         // What panics at a home is the user's own; a thread of the library never does.
-        if matches!(state.kind, Kind::Thread) && group != WORLD {
+        if self.with(group, is_thread) == Some(true) && group != WORLD {
             self.panics.borrow_mut().push(text);
         }
     }
@@ -505,8 +492,8 @@ impl Simulation {
         let mut deferred = Vec::new();
         let alone = woken.len() == 1;
         for task in woken {
-            let Some(state) = tasks.get(&task) else { continue };
-            if let Some(group) = groups.get_mut(&state.group)
+            let Some(state) = tasks.get(task).and_then(Option::as_ref) else { continue };
+            if let Some(group) = groups.get_mut(state.group.0 as usize)
                 && group.stalled
             {
                 group.parked.push(task);
@@ -542,20 +529,24 @@ impl Simulation {
         };
         let (mut future, group, stream, waker, is_main) = {
             let mut tasks = self.tasks.borrow_mut();
-            let Some(state) = tasks.get_mut(&task) else { return true };
-            if let Some(group) = self.groups.borrow_mut().get_mut(&state.group)
-                && group.stalled
-            {
-                group.parked.push(task);
+            let Some(state) = tasks.get_mut(task).and_then(Option::as_mut) else { return true };
+            let parked = |group: &mut GroupState| {
+                if group.stalled {
+                    group.parked.push(task);
+                }
+                group.stalled
+            };
+            if self.with(state.group, parked) == Some(true) {
                 return true;
             }
             state.waker.woken.store(false, Ordering::Relaxed);
             let Some(future) = state.future.take() else { return true };
             (future, state.group, state.stream, Arc::clone(&state.waker), state.is_main)
         };
-        self.count_step(group);
+        let now = self.now();
+        self.count_step(group, now);
         // What two runs of a seed have in common: who was polled when, and the choices.
-        self.add_to_trace(task as u64 ^ self.now().as_nanos() as u64);
+        self.add_to_trace(task as u64 ^ now.as_nanos() as u64);
         let waker = Waker::from(waker);
         let over = self.within(group, stream, || {
             // tokio's budget is one for all tasks here, and would make them wait for each other.
@@ -564,7 +555,7 @@ impl Simulation {
         });
         if over == Some(false) {
             let mut tasks = self.tasks.borrow_mut();
-            if let Some(state) = tasks.get_mut(&task) {
+            if let Some(state) = tasks.get_mut(task).and_then(Option::as_mut) {
                 state.future = Some(future);
                 return true;
             }
@@ -578,10 +569,10 @@ impl Simulation {
         true
     }
 
-    fn count_step(&self, group: Group) {
+    fn count_step(&self, group: Group, now: Duration) {
         let steps = self.steps.get() + 1;
         self.steps.set(steps);
-        let now = self.now().as_secs();
+        let now = now.as_secs();
         let (second, count) = self.second.get();
         let count = if second == now { count + 1 } else { 1 };
         self.second.set((now, count));
@@ -667,9 +658,9 @@ impl Drop for Cleared {
 fn quiet_panics() {
     static ONCE: std::sync::Once = std::sync::Once::new();
     ONCE.call_once(|| {
-        let before = std::panic::take_hook();
+        let (before, loud) = (std::panic::take_hook(), std::env::var_os("HOMING_SIM_PANICS").is_some());
         std::panic::set_hook(Box::new(move |panic| {
-            if current().is_none() || std::env::var_os("HOMING_SIM_PANICS").is_some() {
+            if loud || current().is_none() {
                 before(panic);
             }
         }));
@@ -695,7 +686,6 @@ pub(super) fn run<T: 'static, F: Future<Output = T> + 'static>(
         stopped: RefCell::new(None),
         log: (log == Log::Kept).then(RefCell::default),
         tasks: RefCell::default(),
-        next_task: Cell::new(0),
         groups: RefCell::default(),
         names: RefCell::default(),
         ready: Arc::default(),
@@ -744,8 +734,7 @@ pub(super) fn run<T: 'static, F: Future<Output = T> + 'static>(
         .await;
         let time = all.now();
         all.calm.set(true);
-        let groups: Vec<Group> = all.groups.borrow().keys().rev().copied().collect();
-        for group in groups {
+        for group in all.groups_where(|_| true).into_iter().rev() {
             all.kill(group);
         }
         super::broker::forget();

@@ -1,7 +1,7 @@
 //! The books that are kept outside of the communicator: what was sent, what was run, what was answered. What contradicts
 //! them is a fault.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -12,6 +12,9 @@ use crate::error::{Error, ErrorKind};
 
 /// Who rejects a task pauses longer each time, so that none is begun so often.
 const STARTS: u32 = 150;
+/// One subscriber begins no task so often within a second: pauses of 20, 40, 80 ms and so on lie between, except where the
+/// task comes again by itself, after a loss.
+const STARTS_A_SECOND: usize = 10;
 
 /// What is known of a task.
 #[derive(Default)]
@@ -24,6 +27,8 @@ pub(super) struct TaskEntry {
     pub(super) starts: u32,
     /// How often it was begun with no sign that it may have run before.
     unmarked: u32,
+    /// When each subscriber began it lately.
+    lately: BTreeMap<String, VecDeque<tokio::time::Instant>>,
     /// What its handlers have returned.
     results: BTreeSet<String>,
     /// Some handler has failed it, or nobody could read it.
@@ -65,6 +70,8 @@ pub(super) struct Books {
     pub(super) broadcast_subscribers: Vec<Subscription>,
     under_way: BTreeMap<u64, UnderWay>,
     last_under_way: u64,
+    /// The communicators that have lost their connection and have not emitted that everything is set up again, by name.
+    pub(super) away: BTreeSet<String>,
     faults: BTreeSet<String>,
     /// For how long homes and threads have been stalled by the simulation, all in all.
     pub(super) stalled: Duration,
@@ -145,14 +152,25 @@ impl Ledger {
         self.books().tasks.entry(id).or_default().confirmed = true;
     }
 
-    /// A handler begins a task; returns which time this is.
-    pub(super) fn task_begins(&self, id: i64, marked: bool) -> u32 {
+    /// A subscriber begins a task; returns which time this is.
+    pub(super) fn task_begins(&self, id: i64, marked: bool, whose: &str) -> u32 {
         let mut books = self.books();
         let entry = books.tasks.entry(id).or_default();
         entry.starts += 1;
         entry.unmarked += u32::from(!marked);
         let (starts, twice) = (entry.starts, !marked && entry.unmarked > 1);
+        let (now, mut hot) = (tokio::time::Instant::now(), false);
+        // Most are begun once or twice.
+        if starts > 2 {
+            let lately = entry.lately.entry(whose.to_owned()).or_default();
+            lately.push_back(now);
+            lately.retain(|at| now.duration_since(*at) < Duration::from_secs(1));
+            hot = lately.len() > STARTS_A_SECOND;
+        }
         drop(books);
+        if hot {
+            self.fault(format!("hot: task {id} was begun over {STARTS_A_SECOND} times within a second by {whose}"));
+        }
         if starts == STARTS {
             self.fault(format!("hot: task {id} was begun {STARTS} times"));
         }

@@ -4,8 +4,8 @@
 //!
 //! - `cargo test --release --lib simulation` runs some seeds.
 //! - `HOMING_SIM_SEEDS=0..100000` runs these instead, on `HOMING_SIM_THREADS` threads (default: as many as the machine
-//!   has cores).
-//! - `HOMING_SIM_SEED=17 cargo test --release --lib simulation::replay -- --ignored --nocapture` shrinks a failing seed and
+//!   has cores). With `HOMING_SIM_STOP=1` the first failing one ends the run; with `HOMING_SIM_BRIEF=1` none is explained.
+//! - `HOMING_SIM_SEED=17 cargo test --release --lib simulation::tests::replay -- --ignored --nocapture` shrinks a failing seed and
 //!   prints what happens in it. `HOMING_SIM_KIND` picks one of several failures, by how it begins; `HOMING_SIM_WHOLE=1`
 //!   leaves the seed as it is; `HOMING_SIM_PANICS=1` prints panics where they happen.
 
@@ -100,7 +100,7 @@ impl std::fmt::Display for Summary {
 fn run_all(seeds: std::ops::Range<u64>, threads: usize, limit: Duration) -> Summary {
     let (next, end) = (AtomicU64::new(seeds.start), seeds.end);
     let over = AtomicBool::new(false);
-    let began = Instant::now();
+    let (began, stops) = (Instant::now(), number("HOMING_SIM_STOP").is_some());
     let (failed, steps, choices, done) = (AtomicU64::new(0), AtomicU64::new(0), AtomicU64::new(0), AtomicU64::new(0));
     let time = Mutex::new(Duration::ZERO);
     let kinds: Mutex<BTreeMap<String, (u64, u64)>> = Mutex::default();
@@ -120,6 +120,9 @@ fn run_all(seeds: std::ops::Range<u64>, threads: usize, limit: Duration) -> Summ
                     *time.lock() += seen.time;
                     if !seen.wrong.is_empty() {
                         failed.fetch_add(1, Ordering::Relaxed);
+                        if stops {
+                            over.store(true, Ordering::Relaxed);
+                        }
                     }
                     let mut known: Vec<String> = seen.wrong.iter().map(|wrong| kind(wrong)).collect();
                     known.sort();

@@ -86,6 +86,8 @@ pub(super) struct Store {
     sessions: BTreeMap<SessionId, Session>,
     last_session: SessionId,
     last_consumer: u64,
+    /// Something is left for a session.
+    has_events: bool,
 }
 
 fn gone() -> Error {
@@ -160,9 +162,13 @@ impl Store {
         }
     }
 
-    /// What has been left for a session to be told.
-    pub(super) fn take_events(&mut self, id: SessionId) -> VecDeque<BrokerEvent> {
-        self.sessions.get_mut(&id).map(|session| std::mem::take(&mut session.events)).unwrap_or_default()
+    /// What is left for each session, by session.
+    pub(super) fn take_events(&mut self) -> Vec<(SessionId, VecDeque<BrokerEvent>)> {
+        if !std::mem::take(&mut self.has_events) {
+            return Vec::new();
+        }
+        let left = self.sessions.iter_mut().filter(|(_, session)| !session.events.is_empty());
+        left.map(|(id, session)| (*id, std::mem::take(&mut session.events))).collect()
     }
 
     fn named(&self, which: impl Fn(&Queue) -> bool) -> Vec<String> {
@@ -172,6 +178,7 @@ impl Store {
     fn tell(&mut self, session: SessionId, event: BrokerEvent) {
         if let Some(session) = self.sessions.get_mut(&session) {
             session.events.push_back(event);
+            self.has_events = true;
         }
     }
 
@@ -489,6 +496,7 @@ impl Store {
                     session.hand_out(name, Some(consumer.serial), consumer.lane, message)
                 };
                 session.events.push_back(BrokerEvent::Delivery { consumer: tag, delivery });
+                self.has_events = true;
             }
             // The next message is the next consumer's.
             queue.consumers.push_back(consumer);

@@ -306,6 +306,6 @@ fn what_stands_comes_to_what_is_wanted_after_every_short_sequence() {
 
 #[test]
 #[ignore = "full: takes minutes"]
-fn what_stands_comes_to_what_is_wanted_after_every_longer_sequence() {
+fn what_stands_comes_to_what_is_wanted_after_every_longer_sequence_in_full() {
     sequences::explore::<World>(7);
 }

@@ -354,12 +354,22 @@ impl<K: Kinds> TaskBook<K> {
         let any_reason = self.has(Fault::NoReasonNeeded) || self.has(Fault::IdAlone);
         // One whose copy is on its way is done with.
         let mut staying = tasks
-            .into_iter()
+            .iter()
+            .copied()
             .filter(|task| self.in_hand.get(task).is_some_and(|known| !matches!(known.state, State::Moving { .. })));
         if any_reason {
             return staying.next();
         }
         let staying: Vec<TaskId> = staying.collect();
+        // Guards: a delivery that a task on its way out has lost, and that would be owed once more when that has left.
+        for task in tasks.iter().filter(|task| !staying.contains(task)) {
+            if let Some(known) = self.in_hand.get_mut(task)
+                && redelivered
+                && take(&mut known.lost, marks)
+            {
+                return None;
+            }
+        }
         for task in &staying {
             if let Some(known) = self.in_hand.get_mut(task)
                 && redelivered
@@ -418,7 +428,7 @@ impl<K: Kinds> TaskBook<K> {
 
     /// A task that somebody did not want, or did not begin: the next subscriber gets it; after the last it goes back.
     fn offer_on(&mut self, now: Instant, task: TaskId, out: &mut Vec<Action<K>>) {
-        if !self.offer(task, out) {
+        if !self.give_way(task, out) && !self.offer(task, out) {
             self.back(now, task, out);
         }
     }
@@ -771,6 +781,9 @@ impl<K: Kinds> TaskBook<K> {
     fn check_ownership(&mut self, task: TaskId, out: &mut Vec<Action<K>>) {
         let Some(known) = self.in_hand.get(&task) else { return };
         if known.is_ours() {
+            if matches!(known.state, State::Offered { .. } | State::Held) {
+                self.take_over(task, out);
+            }
             return;
         }
         match &known.state {
@@ -789,36 +802,48 @@ impl<K: Kinds> TaskBook<K> {
         }
     }
 
-    /// A task that runs here and is away takes over the delivery of one that nobody has begun, if that is what it lost.
+    /// A task that runs here takes over the delivery of one that nobody has begun, if that is what it lost.
     ///
     /// Guards: a delivery through one channel that comes before the notice that another channel, from which the broker took it
     /// back, is closed.
     fn take_over(&mut self, task: TaskId, out: &mut Vec<Action<K>>) -> bool {
         let Some(known) = self.in_hand.get(&task) else { return false };
         let Some(identity) = known.identity else { return false };
-        let brings_back = |other: &InHand<K>| {
-            let came_again = |marks: &Marks| known.lost.iter().any(|(lost, _)| lost == marks);
-            other.redelivered && other.lost.is_empty() && other.tickets.values().all(|(_, marks)| came_again(marks))
-        };
         let others = self.by_identity.get(&identity).into_iter().flatten().copied();
         let found = others.filter(|other| *other != task).find(|other| {
-            self.in_hand
-                .get(other)
-                .is_some_and(|other| other.is_ours() && other.leases.standing.is_none() && brings_back(other))
-                && self.withdraw(*other)
+            self.in_hand.get(other).is_some_and(|other| brings_back(known, other)) && self.withdraw(*other)
         });
-        let Some(mut other) = found.and_then(|found| self.take(found).map(|other| (found, other))) else {
-            return false;
-        };
-        let Some(known) = self.in_hand.get_mut(&task) else { return false };
-        for (_, marks) in other.1.tickets.values() {
+        found.is_some_and(|other| self.hand_over(other, task, out))
+    }
+
+    /// A task on which nobody works any more goes to one that runs here and is away, if that has lost this delivery.
+    ///
+    /// Guards: the same, where both were begun before the notice came, and the second is not wanted where it was.
+    fn give_way(&mut self, task: TaskId, out: &mut Vec<Action<K>>) -> bool {
+        let Some(known) = self.in_hand.get(&task) else { return false };
+        let Some(identity) = known.identity else { return false };
+        let others = self.by_identity.get(&identity).into_iter().flatten().copied();
+        let found = others.filter(|other| *other != task).find(|other| {
+            self.in_hand.get(other).is_some_and(|other| {
+                let runs = matches!(other.state, State::Offered { .. } | State::Held);
+                runs && !other.is_ours() && brings_back(other, known)
+            })
+        });
+        found.is_some_and(|other| self.hand_over(task, other, out))
+    }
+
+    /// The deliveries of one task become those of another, which goes on.
+    fn hand_over(&mut self, from: TaskId, to: TaskId, out: &mut Vec<Action<K>>) -> bool {
+        let Some(mut given) = self.take(from) else { return false };
+        let Some(known) = self.in_hand.get_mut(&to) else { return false };
+        for (_, marks) in given.tickets.values() {
             take(&mut known.lost, *marks);
         }
-        known.tickets.append(&mut other.1.tickets);
+        known.tickets.append(&mut given.tickets);
         let (queue, message) = (known.queue.clone(), known.message.clone());
-        self.end_leases(&other.1, out);
-        out.extend([Action::Adopted { task, queue, message }, Action::Released { task: other.0 }]);
-        self.recount(task);
+        self.end_leases(&given, out);
+        out.extend([Action::Adopted { task: to, queue, message }, Action::Released { task: from }]);
+        self.recount(to);
         true
     }
 
@@ -928,6 +953,7 @@ impl<K: Kinds> TaskBook<K> {
         let lease = LeaseId(self.last_lease);
         known.marks.lease = known.marks.lease.saturating_add(1);
         known.make_marks_new();
+        known.leased = Some(known.marks);
         known.leases.making =
             Some(Making { lease, since: now, covers: known.tickets.keys().copied().collect::<BTreeSet<_>>() });
         if takes_out {
@@ -1126,6 +1152,16 @@ impl<K: Kinds> TaskBook<K> {
     fn those(&self, are_meant: impl Fn(&InHand<K>) -> bool) -> Vec<TaskId> {
         self.in_hand.iter().filter(|(_, known)| are_meant(known)).map(|(task, _)| *task).collect()
     }
+}
+
+/// Whether the second task stands on nothing but deliveries that the first one has lost.
+fn brings_back<K: Kinds>(known: &InHand<K>, other: &InHand<K>) -> bool {
+    let came_again = |marks: &Marks| known.lost.iter().any(|(lost, _)| lost == marks);
+    other.is_ours()
+        && other.leases.standing.is_none()
+        && other.redelivered
+        && other.lost.is_empty()
+        && other.tickets.values().all(|(_, marks)| came_again(marks))
 }
 
 /// The pause before a lease is tried again that could not be made.

@@ -101,6 +101,8 @@ pub(super) struct InHand<K: Kinds> {
     pub marks: Marks,
     /// The marks of copies into its own queue of which it is not known whether they arrived.
     pub unsure: BTreeSet<Marks>,
+    /// The marks of the copy in its latest lease. Those of earlier ones count lower.
+    pub leased: Option<Marks>,
     /// How often it could not be moved.
     pub failures: u32,
     /// Whether it was reported that it was taken back.
@@ -130,6 +132,7 @@ impl<K: Kinds> InHand<K> {
             leases: Leases::default(),
             marks,
             unsure: BTreeSet::new(),
+            leased: None,
             failures: 0,
             is_reported: false,
             is_counted: false,
@@ -139,8 +142,9 @@ impl<K: Kinds> InHand<K> {
     /// Guards: two copies that nobody could tell apart.
     pub(super) fn make_marks_new(&mut self) {
         // That many are taken, so that one of these is free.
-        for _ in 0..self.seen.len() + self.unsure.len() {
-            if !self.seen.contains(&self.marks) && !self.unsure.contains(&self.marks) {
+        for _ in 0..=self.seen.len() + self.unsure.len() {
+            let marks = self.marks;
+            if !self.seen.contains(&marks) && !self.unsure.contains(&marks) && self.leased != Some(marks) {
                 return;
             }
             self.marks.resend = self.marks.resend.wrapping_add(1);

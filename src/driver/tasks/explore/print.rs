@@ -241,6 +241,7 @@ fn print_book(world: &World, ranks: &Ranks, to: &mut Printer) {
         known.seen.iter().for_each(|seen| to.put(marks(*seen)));
         to.put(u64::MAX);
         known.unsure.iter().for_each(|unsure| to.put(marks(*unsure)));
+        to.put(known.leased.map_or(u64::MAX, marks));
         to.put(marks(known.marks));
         to.put(known.leases.standing.map_or(u64::MAX, |lease| ranks.lease(lease)));
         known.leases.doubtful.iter().for_each(|lease| to.put(ranks.lease(*lease)));

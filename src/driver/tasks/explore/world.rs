@@ -597,7 +597,7 @@ impl World {
             // marked. The book cannot tell the first from a message of a peer whose ids repeat.
             let is_marked = hand.is_marked || self.was_sent_again;
             let ended = &self.finished_here[number];
-            if ended.contains(&hand.note.marks) && !self.has_overtaken || !ended.is_empty() && !is_marked {
+            if !self.has_overtaken && (ended.contains(&hand.note.marks) || !ended.is_empty() && !is_marked) {
                 self.wrong = Some("a task is run after it ended here");
             }
             let runs = self.hands.iter().filter(|(other, one)| {
