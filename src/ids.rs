@@ -1,5 +1,7 @@
 //! Identifiers and random numbers: the one place where they are drawn, so that a simulation can decide them.
 
+use std::sync::Arc;
+
 use uuid::Uuid;
 
 /// A new random identifier.
@@ -10,6 +12,16 @@ pub(crate) fn unique() -> Uuid {
         return uuid::Builder::from_random_bytes(bits.to_be_bytes()).into_uuid();
     }
     Uuid::new_v4()
+}
+
+/// As a message carries an identifier: with hyphens. Without the machinery of formatting, for every message has two.
+pub(crate) fn text(id: Uuid) -> Arc<str> {
+    Arc::from(&*id.hyphenated().encode_lower(&mut Uuid::encode_buffer()))
+}
+
+/// The same without hyphens.
+pub(crate) fn digits(id: Uuid) -> Arc<str> {
+    Arc::from(&*id.simple().encode_lower(&mut Uuid::encode_buffer()))
 }
 
 /// A random number from 0 up to, and not including, 1; for the jitter of pauses.

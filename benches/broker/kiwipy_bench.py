@@ -30,7 +30,6 @@ def connect(fmt):
         message_exchange=prefix + ".messages",
         task_exchange=prefix + ".tasks",
         task_queue=prefix + ".process.queue",
-        testing_mode=True,
         **options,
     )
 

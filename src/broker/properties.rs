@@ -4,17 +4,18 @@
 //! kiwipy sets three of them and no header, and that is the common case: what else there can be stands in one box.
 
 use std::fmt::Write as _;
+use std::sync::Arc;
 
 /// The headers of our own begin so.
 const OURS: &str = "homing-";
 
-/// The properties of a message.
+/// The properties of a message. What every message has is shared by those who keep it: a copy costs nothing.
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) struct Properties {
     /// Unique to the message. Also routes a returned message to its publish (a pipelined lapin confirm may carry another's).
-    pub message_id: Option<String>,
-    pub correlation_id: Option<String>,
-    pub reply_to: Option<String>,
+    pub message_id: Option<Arc<str>>,
+    pub correlation_id: Option<Arc<str>>,
+    pub reply_to: Option<Arc<str>>,
     /// kiwipy sends 0.
     pub priority: Option<u8>,
     pub rest: Option<Box<Rest>>,
@@ -256,14 +257,23 @@ const CUT: &str = "homing-cut-headers";
 impl Properties {
     /// How many bytes the properties take on the wire, as the payload of a content header.
     pub(crate) fn wire_size(&self) -> usize {
-        let short = |text: &Option<String>| text.as_ref().map_or(0, |text| 1 + text.len());
-        let own = 1 + self.message_id.as_ref().map_or(MADE_ID, String::len);
-        let size =
-            FIXED + own + short(&self.correlation_id) + short(&self.reply_to) + usize::from(self.priority.is_some());
+        let short = |text: Option<&str>| text.map_or(0, |text| 1 + text.len());
+        let own = 1 + self.message_id.as_ref().map_or(MADE_ID, |id| id.len());
+        let size = FIXED
+            + own
+            + short(self.correlation_id.as_deref())
+            + short(self.reply_to.as_deref())
+            + usize::from(self.priority.is_some());
         let Some(rest) = self.rest() else { return size };
         size + table_size(&rest.headers)
-            + [&rest.content_type, &rest.content_encoding, &rest.kind, &rest.app_id].map(short).iter().sum::<usize>()
-            + [&rest.expiration, &rest.user_id, &rest.cluster_id].map(short).iter().sum::<usize>()
+            + [&rest.content_type, &rest.content_encoding, &rest.kind, &rest.app_id]
+                .map(|text| short(text.as_deref()))
+                .iter()
+                .sum::<usize>()
+            + [&rest.expiration, &rest.user_id, &rest.cluster_id]
+                .map(|text| short(text.as_deref()))
+                .iter()
+                .sum::<usize>()
             + rest.timestamp.map_or(0, |_| 8)
     }
 

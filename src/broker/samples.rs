@@ -8,7 +8,7 @@ use super::{Access, AutoDelete, Body, Delivery, Durability, Message, Properties,
 pub(crate) fn message(exchange: &str, key: &str, body: &str) -> Message {
     Message {
         exchange: exchange.into(),
-        routing_key: key.to_owned(),
+        routing_key: key.into(),
         properties: Properties::default(),
         body: Body::Encoded(Bytes::copy_from_slice(body.as_bytes())),
         routing: Routing::Mandatory,

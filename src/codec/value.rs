@@ -85,8 +85,18 @@ pub struct Tagged {
 }
 
 /// A mapping. Keys are values of any kind, and keep their order.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Map(IndexMap<Value, Value>);
+#[derive(Clone)]
+pub struct Map(Pairs);
+
+/// How many pairs are looked through one by one. Most bodies have fewer, and hash nothing.
+const FEW: usize = 8;
+
+#[derive(Clone)]
+enum Pairs {
+    Few(Vec<(Value, Value)>),
+    /// In a box, so that a value is small.
+    Many(Box<IndexMap<Value, Value>>),
+}
 
 impl Map {
     /// An empty mapping.
@@ -97,67 +107,154 @@ impl Map {
 
     /// Sets the value of a key and returns the value that it had.
     pub fn insert(&mut self, key: impl Into<Value>, value: impl Into<Value>) -> Option<Value> {
-        self.0.insert(key.into(), value.into())
+        let (key, value) = (key.into(), value.into());
+        match &mut self.0 {
+            Pairs::Many(pairs) => pairs.insert(key, value),
+            Pairs::Few(pairs) => {
+                if let Some((_, known)) = pairs.iter_mut().find(|(known, _)| *known == key) {
+                    return Some(std::mem::replace(known, value));
+                }
+                if pairs.len() < FEW {
+                    pairs.push((key, value));
+                } else {
+                    let pairs = std::mem::take(pairs).into_iter().chain([(key, value)]);
+                    self.0 = Pairs::Many(Box::new(pairs.collect()));
+                }
+                None
+            }
+        }
+    }
+
+    fn find(&self, key: &(impl Hash + Equivalent<Value>)) -> Option<&Value> {
+        match &self.0 {
+            Pairs::Few(pairs) => pairs.iter().find(|(known, _)| key.equivalent(known)).map(|(_, value)| value),
+            Pairs::Many(pairs) => pairs.get(key),
+        }
     }
 
     /// The value of a string key.
     #[must_use]
     pub fn get(&self, key: &str) -> Option<&Value> {
-        self.0.get(&Text(key))
+        self.find(&Text(key))
     }
 
     /// The value of a key of any kind.
     #[must_use]
     pub fn get_value(&self, key: &Value) -> Option<&Value> {
-        self.0.get(key)
+        self.find(key)
     }
 
     /// True if there is such a string key.
     #[must_use]
     pub fn contains_key(&self, key: &str) -> bool {
-        self.0.contains_key(&Text(key))
+        self.get(key).is_some()
     }
 
     /// Removes a string key and returns its value. The other keys keep their order.
     pub fn remove(&mut self, key: &str) -> Option<Value> {
-        self.0.shift_remove(&Text(key))
+        match &mut self.0 {
+            Pairs::Few(pairs) => {
+                let at = pairs.iter().position(|(known, _)| Text(key).equivalent(known))?;
+                Some(pairs.remove(at).1)
+            }
+            Pairs::Many(pairs) => pairs.shift_remove(&Text(key)),
+        }
     }
 
     /// The number of pairs.
     #[must_use]
     pub fn len(&self) -> usize {
-        self.0.len()
+        match &self.0 {
+            Pairs::Few(pairs) => pairs.len(),
+            Pairs::Many(pairs) => pairs.len(),
+        }
     }
 
     /// True if there are no pairs.
     #[must_use]
     pub fn is_empty(&self) -> bool {
-        self.0.is_empty()
+        self.len() == 0
     }
 
     /// The pairs, in order.
     pub fn iter(&self) -> impl ExactSizeIterator<Item = (&Value, &Value)> {
-        self.0.iter()
+        match &self.0 {
+            Pairs::Few(pairs) => Iter::Few(pairs.iter()),
+            Pairs::Many(pairs) => Iter::Many(pairs.iter()),
+        }
     }
 
     /// The keys, in order.
     pub fn keys(&self) -> impl ExactSizeIterator<Item = &Value> {
-        self.0.keys()
+        self.iter().map(|(key, _)| key)
     }
 }
 
+impl Default for Map {
+    fn default() -> Self {
+        Map(Pairs::Few(Vec::new()))
+    }
+}
+
+impl fmt::Debug for Map {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_map().entries(self.iter()).finish()
+    }
+}
+
+/// Regardless of order.
+impl PartialEq for Map {
+    fn eq(&self, other: &Self) -> bool {
+        self.len() == other.len() && self.iter().all(|(key, value)| other.get_value(key) == Some(value))
+    }
+}
+
+impl Eq for Map {}
+
+enum Iter<'a> {
+    Few(std::slice::Iter<'a, (Value, Value)>),
+    Many(indexmap::map::Iter<'a, Value, Value>),
+}
+
+impl<'a> Iterator for Iter<'a> {
+    type Item = (&'a Value, &'a Value);
+
+    fn next(&mut self) -> Option<Self::Item> {
+        match self {
+            Iter::Few(pairs) => pairs.next().map(|(key, value)| (key, value)),
+            Iter::Many(pairs) => pairs.next(),
+        }
+    }
+
+    fn size_hint(&self) -> (usize, Option<usize>) {
+        match self {
+            Iter::Few(pairs) => pairs.size_hint(),
+            Iter::Many(pairs) => pairs.size_hint(),
+        }
+    }
+}
+
+impl ExactSizeIterator for Iter<'_> {}
+
 impl<K: Into<Value>, V: Into<Value>> FromIterator<(K, V)> for Map {
     fn from_iter<I: IntoIterator<Item = (K, V)>>(pairs: I) -> Self {
-        Map(pairs.into_iter().map(|(key, value)| (key.into(), value.into())).collect())
+        let mut map = Map::new();
+        for (key, value) in pairs {
+            map.insert(key, value);
+        }
+        map
     }
 }
 
 impl IntoIterator for Map {
     type Item = (Value, Value);
-    type IntoIter = indexmap::map::IntoIter<Value, Value>;
+    type IntoIter = std::vec::IntoIter<(Value, Value)>;
 
     fn into_iter(self) -> Self::IntoIter {
-        self.0.into_iter()
+        match self.0 {
+            Pairs::Few(pairs) => pairs.into_iter(),
+            Pairs::Many(pairs) => pairs.into_iter().collect::<Vec<_>>().into_iter(),
+        }
     }
 }
 
@@ -183,7 +280,9 @@ impl PartialEq for Value {
             (Value::Bytes(a), Value::Bytes(b)) => a == b,
             (Value::List(a), Value::List(b)) | (Value::Tuple(a), Value::Tuple(b)) => a == b,
             (Value::Map(a), Value::Map(b)) => a == b,
-            (Value::Set(a), Value::Set(b)) => a.len() == b.len() && a.keys().all(|member| b.0.contains_key(member)),
+            (Value::Set(a), Value::Set(b)) => {
+                a.len() == b.len() && a.keys().all(|member| b.get_value(member).is_some())
+            }
             (Value::Tagged(a), Value::Tagged(b)) => a == b,
             _ => false,
         }
@@ -392,8 +491,9 @@ impl Value {
     #[must_use]
     pub fn weight(&self) -> usize {
         let mut weight = size_of::<Value>();
-        let mut open = vec![self];
-        while let Some(value) = open.pop() {
+        // Mostly it is one value, which needs no list.
+        let (mut next, mut open) = (Some(self), Vec::new());
+        while let Some(value) = next {
             weight += match value {
                 Value::Null | Value::Bool(_) | Value::Int(_) | Value::Float(_) => 0,
                 Value::BigInt(int) => usize::try_from(int.bits() / 8).unwrap_or(usize::MAX).saturating_add(8),
@@ -413,6 +513,7 @@ impl Value {
                     tagged.tag.len() + size_of::<Tagged>()
                 }
             };
+            next = open.pop();
         }
         weight
     }
@@ -536,6 +637,37 @@ mod tests {
         assert_eq!(value.get("$tuple").and_then(Value::as_slice).map(<[_]>::len), Some(6));
         assert_eq!(value.deserialize::<serde_json::Value>().unwrap(), json);
         assert_eq!(Value::from_serialize(&json).unwrap(), value);
+    }
+
+    /// Against a list of pairs, below and above the number of pairs that are looked through.
+    #[test]
+    fn a_mapping_keeps_its_order_whatever_its_size() {
+        for pairs in [0, 1, FEW - 1, FEW, FEW + 1, 3 * FEW] {
+            let key = |n: usize| format!("key {n}");
+            let mut map: Map = (0..pairs).map(|n| (key(n), n)).collect();
+            let mut model: Vec<(Value, Value)> = (0..pairs).map(|n| (key(n).into(), n.into())).collect();
+            for n in (0..pairs).step_by(3) {
+                assert_eq!(map.insert(key(n), "new"), Some(Value::from(n)));
+                model[n].1 = "new".into();
+            }
+            for n in (1..pairs).step_by(4) {
+                assert_eq!(
+                    map.remove(&key(n)).as_ref(),
+                    Some(&model.iter().find(|pair| pair.0 == key(n).into()).unwrap().1)
+                );
+                model.retain(|pair| pair.0 != key(n).into());
+                assert_eq!((map.remove(&key(n)), map.contains_key(&key(n))), (None, false));
+            }
+            assert_eq!(map.insert(1, "by a number"), None);
+            model.push((1.into(), "by a number".into()));
+            assert_eq!((map.len(), map.is_empty(), map.iter().len()), (model.len(), false, model.len()));
+            assert!(map.iter().eq(model.iter().map(|(key, value)| (key, value))), "{map:?}");
+            assert!(model.iter().all(|(key, value)| map.get_value(key) == Some(value)));
+            let backwards: Map = model.iter().rev().cloned().collect();
+            assert_eq!(map, backwards, "regardless of order");
+            assert_ne!(map, model.iter().skip(1).cloned().collect());
+            assert!(map.into_iter().eq(model));
+        }
     }
 
     #[test]

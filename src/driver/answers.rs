@@ -1,7 +1,8 @@
 //! What was answered lately. An answer can be lost with the reply queue of its caller, and an acknowledgement with its
 //! connection: then the answer is asked for again, or the broker hands out again what has been done.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{HashMap, VecDeque};
+use std::sync::Arc;
 
 use super::command::OutgoingReply;
 
@@ -12,11 +13,17 @@ const MOST_BYTES: usize = 64 << 20;
 #[derive(Default)]
 pub(super) struct Answers {
     /// By correlation id.
-    known: HashMap<String, (u64, OutgoingReply)>,
-    /// By age.
-    order: BTreeMap<u64, (String, usize)>,
+    known: HashMap<Arc<str>, Known>,
+    /// By age. An entry whose answer was replaced by a later one stays until it is the oldest.
+    order: VecDeque<(u64, Arc<str>)>,
     last: u64,
     bytes: usize,
+}
+
+struct Known {
+    age: u64,
+    bytes: usize,
+    reply: OutgoingReply,
 }
 
 impl Answers {
@@ -28,28 +35,26 @@ impl Answers {
             return;
         }
         self.last += 1;
-        if let Some((age, _)) = self.known.insert(correlation.clone(), (self.last, reply.clone())) {
-            self.forget(age);
+        let correlation = Arc::clone(correlation);
+        let known = Known { age: self.last, bytes, reply: reply.clone() };
+        if let Some(replaced) = self.known.insert(Arc::clone(&correlation), known) {
+            self.bytes -= replaced.bytes;
         }
-        self.order.insert(self.last, (correlation.clone(), bytes));
+        self.order.push_back((self.last, correlation));
         self.bytes += bytes;
         while self.order.len() > MOST || self.bytes > MOST_BYTES {
-            let Some((&oldest, _)) = self.order.first_key_value() else { return };
-            if let Some(correlation) = self.forget(oldest) {
-                self.known.remove(&correlation);
+            let Some((age, correlation)) = self.order.pop_front() else { return };
+            if self.known.get(&correlation).is_some_and(|known| known.age == age)
+                && let Some(oldest) = self.known.remove(&correlation)
+            {
+                self.bytes -= oldest.bytes;
             }
         }
     }
 
-    fn forget(&mut self, age: u64) -> Option<String> {
-        let (correlation, bytes) = self.order.remove(&age)?;
-        self.bytes -= bytes;
-        Some(correlation)
-    }
-
     /// The answer under this correlation id.
     pub(super) fn of(&self, correlation: &str) -> Option<&OutgoingReply> {
-        self.known.get(correlation).map(|(_, reply)| reply)
+        self.known.get(correlation).map(|known| &known.reply)
     }
 }
 
@@ -63,8 +68,8 @@ mod tests {
     fn reply(correlation: &str, bytes: usize) -> OutgoingReply {
         OutgoingReply {
             exchange: Exchange::Message,
-            reply_to: "q".to_owned(),
-            correlation_id: Some(correlation.to_owned()),
+            reply_to: "q".into(),
+            correlation_id: Some(correlation.into()),
             stage: ReplyStage::Last,
             body: Body::Encoded(vec![0; bytes].into()),
             call: None,
@@ -88,7 +93,7 @@ mod tests {
         for _ in 0..10 {
             answers.remember(&reply("same", MOST_BYTES / 2));
         }
-        assert_eq!(answers.order.len(), 1);
+        assert_eq!(answers.known.len(), 1);
         answers.remember(&reply("other", MOST_BYTES / 4));
         assert!(answers.of("same").is_some() && answers.of("other").is_some());
         answers.remember(&reply("third", MOST_BYTES / 2));

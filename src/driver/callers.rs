@@ -4,7 +4,8 @@
 //! after it, to a key that only homing's subscribers bind: `[gone].NAME` with the call's correlation id and the header
 //! `homing-control: caller-gone`. Where kiwipy listens the broker drops it, as nobody has bound that key.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::sync::Arc;
 
 use super::command::{CallId, RpcDelivery};
 use super::port::Giver;
@@ -17,13 +18,13 @@ const REMEMBERED: usize = 1024;
 #[derive(Default)]
 pub(super) struct Callers {
     in_hand: BTreeMap<CallId, InHand>,
-    by_correlation: HashMap<String, BTreeSet<CallId>>,
-    gone: VecDeque<String>,
+    by_correlation: BTreeSet<(Arc<str>, CallId)>,
+    gone: VecDeque<Arc<str>>,
 }
 
 struct InHand {
-    reply_to: Option<String>,
-    correlation: Option<String>,
+    reply_to: Option<Arc<str>>,
+    correlation: Option<Arc<str>>,
     tag: DeliveryTag,
     /// Whether its subscriber has begun with it.
     claim: Claim,
@@ -56,7 +57,7 @@ impl Callers {
         }
         let claim = Claim::default();
         if let Some(correlation) = &correlation {
-            self.by_correlation.entry(correlation.clone()).or_default().insert(call);
+            self.by_correlation.insert((Arc::clone(correlation), call));
         }
         let in_hand = InHand {
             reply_to: reply_to.clone(),
@@ -78,14 +79,17 @@ impl Callers {
         })
     }
 
-    fn of(&self, correlation: &str) -> impl Iterator<Item = CallId> + '_ {
-        self.by_correlation.get(correlation).into_iter().flatten().copied()
+    fn of(&self, correlation: &Arc<str>) -> impl Iterator<Item = CallId> + '_ {
+        let (first, last) = (CallId(0), CallId(u64::MAX));
+        self.by_correlation
+            .range((Arc::clone(correlation), first)..=(Arc::clone(correlation), last))
+            .map(|(_, call)| *call)
     }
 
     /// The caller of this is gone.
-    pub(super) fn gone(&mut self, correlation: String) {
-        for call in self.by_correlation.get(&correlation).into_iter().flatten() {
-            if let Some(in_hand) = self.in_hand.get(call) {
+    pub(super) fn gone(&mut self, correlation: Arc<str>) {
+        for call in self.of(&correlation) {
+            if let Some(in_hand) = self.in_hand.get(&call) {
                 in_hand.caller_gone.give();
             }
         }
@@ -98,13 +102,8 @@ impl Callers {
     /// The call has its last answer, or goes back.
     pub(super) fn ended(&mut self, call: CallId) {
         let Some(in_hand) = self.in_hand.remove(&call) else { return };
-        if let Some(correlation) = in_hand.correlation
-            && let Some(calls) = self.by_correlation.get_mut(&correlation)
-        {
-            calls.remove(&call);
-            if calls.is_empty() {
-                self.by_correlation.remove(&correlation);
-            }
+        if let Some(correlation) = in_hand.correlation {
+            self.by_correlation.remove(&(correlation, call));
         }
     }
 

@@ -306,8 +306,8 @@ pub(crate) struct CallId(pub(crate) u64);
 #[derive(Clone, Debug)]
 pub(crate) struct OutgoingReply {
     pub(crate) exchange: Exchange,
-    pub(crate) reply_to: String,
-    pub(crate) correlation_id: Option<String>,
+    pub(crate) reply_to: Arc<str>,
+    pub(crate) correlation_id: Option<Arc<str>>,
     pub(crate) stage: ReplyStage,
     pub(crate) body: Body,
     /// Of a call: which.
@@ -320,8 +320,8 @@ pub(crate) struct RpcDelivery {
     pub(crate) call: CallId,
     pub(crate) tag: DeliveryTag,
     pub(crate) body: Body,
-    pub(crate) reply_to: Option<String>,
-    pub(crate) correlation_id: Option<String>,
+    pub(crate) reply_to: Option<Arc<str>>,
+    pub(crate) correlation_id: Option<Arc<str>>,
     /// Taken before the handler begins.
     pub(crate) claim: Claim,
     pub(crate) caller_gone: Signal,

@@ -338,7 +338,7 @@ impl<B: Broker> Connection<B> {
 
     /// Puts a delivery among the broker's own events.
     fn deliver(&self, tag: &str, delivery: Delivery) {
-        let _ = self.events.send(BrokerEvent::Delivery { consumer: tag.to_owned(), delivery });
+        let _ = self.events.send(BrokerEvent::Delivery { consumer: tag.into(), delivery });
     }
 
     /// Waits until every event before this has been handled.

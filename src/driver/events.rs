@@ -1,5 +1,6 @@
 //! What comes in: commands of handles and subscribers, and events of the broker.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::time::Instant;
@@ -19,7 +20,7 @@ use crate::broker::{
 };
 use crate::error::{Error, ErrorKind};
 use crate::wire::headers::Control;
-use crate::wire::names::{ANSWERS_KEY, BROADCAST_TOPIC, Exchange, Identifier};
+use crate::wire::names::{ANSWERS_KEY, Exchange, Identifier};
 
 /// How many answers are asked for in one message.
 const ASKED_AT_ONCE: usize = 1000;
@@ -36,7 +37,7 @@ impl<B: Broker> Driver<B> {
             }
             Command::Broadcast { body, published, until, charge } => {
                 let kind = Kind::Broadcast { published };
-                let message = self.message(Exchange::Message, BROADCAST_TOPIC.to_owned(), request(None), body);
+                let message = self.message(Exchange::Message, Arc::clone(&self.broadcast_key), request(None), body);
                 let message = Message { routing: Routing::Optional, ..message };
                 self.send(Stream::Broadcasts, kind, message, charge, Some(until));
             }
@@ -185,8 +186,12 @@ impl<B: Broker> Driver<B> {
         let correlation = expected.correlation;
         let subject = super::command::Subject::Call(recipient.clone());
         if self.expect(subject, expected) {
-            let message =
-                self.message(Exchange::Message, recipient.routing_key(), request(Some(correlation.to_string())), body);
+            let message = self.message(
+                Exchange::Message,
+                recipient.routing_key(),
+                request(Some(crate::ids::text(correlation))),
+                body,
+            );
             let kind = Kind::Call { correlation, recipient, repeat, published };
             self.send(Stream::Calls, kind, message, charge, None);
         } else {
@@ -217,10 +222,10 @@ impl<B: Broker> Driver<B> {
             return self.refuse(published, charge);
         }
         // kiwipy names a correlation id even where no reply is wanted.
-        let id = correlation.unwrap_or_else(crate::ids::unique).to_string();
+        let id = crate::ids::text(correlation.unwrap_or_else(crate::ids::unique));
         let message = Message {
             durability: Durability::Durable,
-            ..self.message(Exchange::Task, queue.to_string(), request(Some(id)), body)
+            ..self.message(Exchange::Task, queue.clone(), request(Some(id)), body)
         };
         self.send(Stream::Tasks(queue), Kind::Task { correlation, published }, message, charge, until);
     }
@@ -243,7 +248,7 @@ impl<B: Broker> Driver<B> {
         }
     }
 
-    fn message(&self, exchange: Exchange, routing_key: String, properties: Properties, body: Body) -> Message {
+    fn message(&self, exchange: Exchange, routing_key: Arc<str>, properties: Properties, body: Body) -> Message {
         Message {
             exchange: self.port.names.exchange_name(exchange).clone(),
             routing_key,
@@ -306,11 +311,13 @@ impl<B: Broker> Driver<B> {
         let Some(recipient) = ended.recipient().cloned() else { return };
         self.outbox.forget_call(ended.correlation);
         let Some(routing_key) = recipient.gone_key().filter(|_| self.session.now().is_some()) else { return };
-        let properties =
-            Properties { correlation_id: Some(ended.correlation.to_string()), ..Control::CallerGone.properties() };
+        let properties = Properties {
+            correlation_id: Some(crate::ids::text(ended.correlation)),
+            ..Control::CallerGone.properties()
+        };
         let message = Message {
             routing: Routing::Optional,
-            ..self.message(Exchange::Message, routing_key, properties, Body::Encoded(bytes::Bytes::new()))
+            ..self.message(Exchange::Message, routing_key.into(), properties, Body::Encoded(bytes::Bytes::new()))
         };
         // In the stream of calls, so that it does not overtake its call.
         self.outbox.send(Stream::Calls, Kind::Notice, message, Charge::NOTHING, None);
@@ -352,7 +359,7 @@ impl<B: Broker> Driver<B> {
     }
 
     /// Asks for the answers to requests whose reply queue was away.
-    pub(super) fn ask_for_lost_answers(&mut self, queue: &std::rc::Rc<str>, step: usize, now: Instant) {
+    pub(super) fn ask_for_lost_answers(&mut self, queue: &Arc<str>, step: usize, now: Instant) {
         let waiting = self.requests.answered_to(queue);
         if waiting.is_empty() {
             return;
@@ -362,14 +369,14 @@ impl<B: Broker> Driver<B> {
             let body = Body::Encoded(bytes::Bytes::from(ids.join("\n")));
             let message = Message {
                 routing: Routing::Optional,
-                ..self.message(Exchange::Message, ANSWERS_KEY.to_owned(), Control::AnswerAgain.properties(), body)
+                ..self.message(Exchange::Message, ANSWERS_KEY.into(), Control::AnswerAgain.properties(), body)
             };
             self.outbox.send(Stream::Direct, Kind::Notice, message, Charge::NOTHING, None);
         }
         self.plan_ask(queue.clone(), step + 1, now);
     }
 
-    pub(super) fn plan_ask(&mut self, queue: std::rc::Rc<str>, step: usize, now: Instant) {
+    pub(super) fn plan_ask(&mut self, queue: Arc<str>, step: usize, now: Instant) {
         if let Some(pause) = super::ASKS.get(step) {
             self.asks.insert((crate::time::after(now, *pause), queue), step);
         }
@@ -383,7 +390,7 @@ impl<B: Broker> Driver<B> {
         let replies = replies.into_iter().map(|(exchange, queue)| (exchange, queue.to_string()));
         for (exchange, queue) in replies.chain(control) {
             let message =
-                self.message(exchange, queue, Control::Probe.properties(), Body::Encoded(bytes::Bytes::new()));
+                self.message(exchange, queue.into(), Control::Probe.properties(), Body::Encoded(bytes::Bytes::new()));
             self.outbox.send(Stream::Direct, Kind::Probe, message, Charge::NOTHING, None);
         }
     }
@@ -547,10 +554,10 @@ fn asked_too_late() -> Error {
 }
 
 /// Properties as kiwipy sends them: a random message id, as hex digits.
-fn request(correlation_id: Option<String>) -> Properties {
+fn request(correlation_id: Option<Arc<str>>) -> Properties {
     Properties { message_id: Some(message_id()), correlation_id, ..Properties::default() }
 }
 
-pub(super) fn message_id() -> String {
-    crate::ids::unique().simple().to_string()
+pub(super) fn message_id() -> Arc<str> {
+    crate::ids::digits(crate::ids::unique())
 }

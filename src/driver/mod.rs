@@ -176,10 +176,13 @@ struct Driver<B: Broker> {
     requests: Requests<Completer<RawReply>>,
     answers: Answers,
     callers: Callers,
+    /// The routing key of every broadcast.
+    broadcast_key: Arc<str>,
     last_call: u64,
     tasks: TaskBook<Live>,
     /// What the book wants to be done.
     actions: Vec<Action<Live>>,
+    lists: perform::Lists,
     /// Of tasks in hand: that they are not this worker's own any more.
     ownership_lost: BTreeMap<TaskId, Giver>,
     copies: BTreeMap<CopyId, CopyOf>,
@@ -194,7 +197,7 @@ struct Driver<B: Broker> {
     held_acks: BTreeMap<Key, Vec<DeliveryTag>>,
     timers: Timers,
     /// When lost answers are asked for: of the requests that are answered to this queue.
-    asks: BTreeMap<(Instant, Rc<str>), usize>,
+    asks: BTreeMap<(Instant, Arc<str>), usize>,
     next_probe: Option<Instant>,
     jobs: Jobs,
     codec: CodecLoop,

@@ -21,6 +21,7 @@
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::rc::Rc;
+use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::time::Instant;
@@ -75,7 +76,7 @@ pub(super) enum Kind<P> {
     },
     Reply {
         stage: ReplyStage,
-        correlation: Option<String>,
+        correlation: Option<Arc<str>>,
         /// From when on it could not be sent, or its caller was not found: until when it is tried, and the next pause.
         late: Option<Late>,
         /// Whoever waits until it has come to its end.
@@ -106,7 +107,7 @@ pub(super) enum Act<P> {
     Publish {
         id: PublishId,
         message: Rc<Message>,
-        replies: Option<(Uuid, Exchange, Rc<str>)>,
+        replies: Option<(Uuid, Exchange, Arc<str>)>,
     },
     /// Declare what the stream needs, and answer by [`Outbox::opened`].
     Open(Stream),
@@ -126,7 +127,7 @@ pub(super) enum Act<P> {
     },
     QueueVanished(QueueName),
     /// The queue that a `pending` went to is not there: its caller is gone.
-    CallerGone(String),
+    CallerGone(Arc<str>),
     /// A reply was given up, since its caller was not to be found.
     ReplyUndeliverable,
     Copied {
@@ -156,6 +157,28 @@ impl<P> Entry<P> {
     fn is_last_reply(&self) -> bool {
         matches!(self.kind, Kind::Reply { stage: ReplyStage::Last, .. })
     }
+
+    /// It goes to the broker; where it is a request, its reply comes to this queue.
+    fn hand_over(&mut self, id: PublishId, reply_to: Option<&Arc<str>>) -> Act<P> {
+        if self.may_have_arrived || reply_to.is_some() {
+            let properties = &mut Rc::make_mut(&mut self.message).properties;
+            if self.may_have_arrived {
+                let times = headers::number(properties, headers::RESEND);
+                properties.set_number(headers::RESEND, u64::from(times.saturating_add(1)));
+            }
+            if let Some(reply_to) = reply_to {
+                properties.reply_to = Some(Arc::clone(reply_to));
+            }
+        }
+        self.state = State::Handed;
+        let request = match &self.kind {
+            Kind::Call { correlation, .. } => Some((*correlation, Exchange::Message)),
+            Kind::Task { correlation: Some(correlation), .. } => Some((*correlation, Exchange::Task)),
+            _ => None,
+        };
+        let replies = request.zip(reply_to).map(|((id, exchange), queue)| (id, exchange, Arc::clone(queue)));
+        Act::Publish { id, message: Rc::clone(&self.message), replies }
+    }
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -180,6 +203,16 @@ struct StreamState {
     messages: usize,
 }
 
+impl StreamState {
+    /// The queue that replies come to.
+    fn reply_to(&self) -> Option<Arc<str>> {
+        match &self.open {
+            Open::Yes(reply_to) => reply_to.clone(),
+            _ => None,
+        }
+    }
+}
+
 /// A stream on the present connection.
 #[derive(Default, PartialEq, Eq)]
 enum Open {
@@ -190,7 +223,7 @@ enum Open {
     /// Its exchange is gone, and is being declared again.
     Vanished,
     /// With the queue that replies come to, where there are some.
-    Yes(Option<Rc<str>>),
+    Yes(Option<Arc<str>>),
 }
 
 pub(super) struct Outbox<P> {
@@ -207,7 +240,7 @@ pub(super) struct Outbox<P> {
     connected: bool,
     /// How long a reply is tried whose caller is not found.
     reply_timeout: Duration,
-    broker: Rc<str>,
+    broker: Arc<str>,
     out: Vec<Act<P>>,
 }
 
@@ -258,7 +291,12 @@ impl<P> Outbox<P> {
         }
     }
 
-    /// What is to be done since the last call, in order.
+    /// Puts what is to be done since the last call, in order, in the place of this list, which is empty.
+    pub(super) fn swap_acts(&mut self, acts: &mut Vec<Act<P>>) {
+        std::mem::swap(&mut self.out, acts);
+    }
+
+    #[cfg(test)]
     pub(super) fn acts(&mut self) -> Vec<Act<P>> {
         std::mem::take(&mut self.out)
     }
@@ -298,14 +336,22 @@ impl<P> Outbox<P> {
         if let Some(until) = until {
             self.due.insert((until, id));
         }
-        if let Kind::Call { correlation, .. } = &kind {
-            self.calls.insert(*correlation, id);
-        }
+        let aside = if matches!(kind, Kind::Probe) { Aside::Yes } else { Aside::No };
+        self.aside += usize::from(aside == Aside::Yes);
+        let connected = self.connected;
         let state = self.stream(&stream);
         state.messages += 1;
-        state.waiting.insert(id);
-        let to = stream.clone();
-        let entry = Entry {
+        // Mostly nothing is before it, and it goes at once.
+        let goes = connected && state.waiting.is_empty() && matches!(state.open, Open::Yes(_));
+        let reply_to = if goes { state.reply_to() } else { None };
+        let to = (!goes).then(|| stream.clone());
+        if !goes {
+            state.waiting.insert(id);
+            if let Kind::Call { correlation, .. } = &kind {
+                self.calls.insert(*correlation, id);
+            }
+        }
+        let mut entry = Entry {
             stream,
             kind,
             message: Rc::new(message),
@@ -314,12 +360,15 @@ impl<P> Outbox<P> {
             tries: 0,
             until,
             may_have_arrived: false,
-            aside: Aside::No,
+            aside,
         };
-        let is_probe = matches!(entry.kind, Kind::Probe);
+        if goes {
+            self.out.push(entry.hand_over(id, reply_to.as_ref()));
+        }
         self.entries.insert(id, entry);
-        self.set_aside(id, if is_probe { Aside::Yes } else { Aside::No });
-        self.pump(&to);
+        if let Some(to) = to {
+            self.pump(&to);
+        }
     }
 
     fn set_aside(&mut self, id: PublishId, aside: Aside) {
@@ -357,35 +406,18 @@ impl<P> Outbox<P> {
         }
     }
 
-    fn hand_over(&mut self, stream: &Stream, reply_to: Option<&Rc<str>>) {
+    fn hand_over(&mut self, stream: &Stream, reply_to: Option<&Arc<str>>) {
         while let Some(id) = self.stream(stream).waiting.pop_first() {
             let Some(entry) = self.entries.get_mut(&id) else { continue };
-            if entry.may_have_arrived || reply_to.is_some() {
-                let properties = &mut Rc::make_mut(&mut entry.message).properties;
-                if entry.may_have_arrived {
-                    let times = headers::number(properties, headers::RESEND);
-                    properties.set_number(headers::RESEND, u64::from(times.saturating_add(1)));
-                }
-                if let Some(reply_to) = reply_to {
-                    properties.reply_to = Some(reply_to.to_string());
-                }
-            }
-            entry.state = State::Handed;
-            let request = match &entry.kind {
-                Kind::Call { correlation, .. } => Some((*correlation, Exchange::Message)),
-                Kind::Task { correlation: Some(correlation), .. } => Some((*correlation, Exchange::Task)),
-                _ => None,
-            };
-            if let Some((correlation, Exchange::Message)) = &request {
+            if let Kind::Call { correlation, .. } = &entry.kind {
                 self.calls.remove(correlation);
             }
-            let replies = request.zip(reply_to).map(|((id, exchange), queue)| (id, exchange, Rc::clone(queue)));
-            self.out.push(Act::Publish { id, message: Rc::clone(&entry.message), replies });
+            self.out.push(entry.hand_over(id, reply_to));
         }
     }
 
     /// A stream that was asked for is open, or cannot be opened.
-    pub(super) fn opened(&mut self, stream: &Stream, outcome: Result<Option<Rc<str>>>, now: Instant) {
+    pub(super) fn opened(&mut self, stream: &Stream, outcome: Result<Option<Arc<str>>>, now: Instant) {
         let state = self.stream(stream);
         match outcome {
             Ok(reply_to) => {
@@ -623,15 +655,15 @@ impl<P> Outbox<P> {
     }
 
     fn finish(&mut self, id: PublishId, outcome: Result<()>) {
-        self.set_aside(id, Aside::No);
         let Some(entry) = self.entries.remove(&id) else { return };
+        self.aside -= usize::from(entry.aside == Aside::Yes);
         if let Some(until) = entry.until {
             self.due.remove(&(until, id));
         }
         if let State::Pausing(until) = entry.state {
             self.due.remove(&(until, id));
         }
-        self.leave_stream(&entry.stream, id);
+        self.leave_stream(&entry.stream, id, entry.state);
         self.out.push(Act::Release(entry.charge));
         match entry.kind {
             Kind::Call { correlation, recipient, published, .. } => {
@@ -675,9 +707,11 @@ impl<P> Outbox<P> {
         }
     }
 
-    fn leave_stream(&mut self, stream: &Stream, id: PublishId) {
+    fn leave_stream(&mut self, stream: &Stream, id: PublishId, was: State) {
         let state = self.stream(stream);
-        state.waiting.remove(&id);
+        if was == State::Waiting {
+            state.waiting.remove(&id);
+        }
         state.messages -= 1;
         if let Stream::Tasks(queue) = stream
             && state.messages == 0
@@ -697,7 +731,7 @@ impl<P> Outbox<P> {
         }
     }
 
-    fn replied(&mut self, stage: ReplyStage, correlation: Option<String>, outcome: Result<()>) {
+    fn replied(&mut self, stage: ReplyStage, correlation: Option<Arc<str>>, outcome: Result<()>) {
         match outcome {
             Ok(()) => {}
             Err(error) if error.kind() == ErrorKind::Unroutable => {

@@ -23,20 +23,46 @@ use crate::wire::names::Exchange;
 /// How much of a reason goes into a header.
 const REASON_MOST: usize = 1000;
 
+/// What the parts want, while it is carried out.
+#[derive(Default)]
+pub(super) struct Lists {
+    out: Vec<Act<Done>>,
+    subscribed: Vec<subscriptions::Act<Done>>,
+    actions: Vec<Action<Live>>,
+}
+
+/// How many entries a list keeps its memory for.
+const KEPT: usize = 1024;
+
+impl Lists {
+    /// Gives back what an unusual number of acts took.
+    fn shrink(&mut self) {
+        self.out.shrink_to(KEPT);
+        self.subscribed.shrink_to(KEPT);
+        self.actions.shrink_to(KEPT);
+    }
+}
+
 impl<B: Broker> Driver<B> {
     /// Carries out what the parts want, and what follows from that, until nothing is left.
     pub(super) fn perform(&mut self) {
         self.release_acks();
+        // Lists that keep their memory from one call to the next.
+        let mut lists = std::mem::take(&mut self.lists);
+        let Lists { out, subscribed, actions } = &mut lists;
         loop {
-            let (out, subscribed) = (self.outbox.acts(), self.subscriptions.acts());
-            let actions = std::mem::take(&mut self.actions);
+            self.outbox.swap_acts(out);
+            self.subscriptions.swap_acts(subscribed);
+            std::mem::swap(&mut self.actions, actions);
             if out.is_empty() && subscribed.is_empty() && actions.is_empty() {
-                return;
+                break;
             }
             self.act_for_all_tasks(actions);
-            subscribed.into_iter().for_each(|act| self.act_for_subscriptions(act));
-            out.into_iter().for_each(|act| self.act_for_outbox(act));
+            subscribed.drain(..).for_each(|act| self.act_for_subscriptions(act));
+            out.drain(..).for_each(|act| self.act_for_outbox(act));
         }
+        lists.shrink();
+        self.lists = lists;
     }
 
     /// Runs a job on the present connection.
@@ -187,9 +213,9 @@ impl<B: Broker> Driver<B> {
     /// Guards: a place that the broker fills with another task although the one that had it still runs here, on a lease. An
     /// acknowledgement behind a [`Action::Fit`] waits until the consumer with too many places has ended. And a task that
     /// comes by the consumer of a pull that has one already: it would go back, and be overtaken by the next one.
-    fn act_for_all_tasks(&mut self, actions: Vec<Action<Live>>) {
+    fn act_for_all_tasks(&mut self, actions: &mut Vec<Action<Live>>) {
         let mut refits = None;
-        for action in actions {
+        for action in actions.drain(..) {
             match action {
                 Action::Fit { queue, taken } => {
                     if self.subscriptions.fit(&queue, taken, Instant::now()) {
@@ -208,6 +234,9 @@ impl<B: Broker> Driver<B> {
 
     /// Sends the acknowledgements that wait for a consumer which has ended.
     fn release_acks(&mut self) {
+        if self.pulled.is_empty() && self.held_acks.is_empty() {
+            return;
+        }
         let subscriptions = &self.subscriptions;
         self.pulled.retain(|_, pull| subscriptions.is_ending(&Key::Pull(*pull)));
         let (held, released): (BTreeMap<_, _>, BTreeMap<_, _>) =
@@ -255,10 +284,11 @@ impl<B: Broker> Driver<B> {
                 }
                 let message_id = message.properties().message_id.clone();
                 tracing::warn!(%queue, ?message_id, "the broker has taken back a task that runs here");
+                let message_id = message_id.map(|id| id.to_string());
                 self.emit(&Event::OwnershipLost { queue: queue.to_string(), message_id });
             }
             Action::Adopted { task, queue, message } => {
-                let message_id = message.properties().message_id.clone().unwrap_or_default();
+                let message_id = message.properties().message_id.as_deref().unwrap_or_default().to_owned();
                 tracing::info!(%queue, task = task.0, message_id, "a task that runs here came again, and is not run twice");
                 count(&self.port.counters.tasks_adopted);
                 self.emit(&Event::TaskAdopted { queue: queue.to_string(), message_id });
@@ -381,7 +411,7 @@ impl<B: Broker> Driver<B> {
         }
         Message {
             exchange: "".into(),
-            routing_key: queue,
+            routing_key: queue.into(),
             properties,
             body: message.body().clone(),
             routing: Routing::Mandatory,

@@ -8,7 +8,7 @@
 
 use std::collections::{BTreeSet, HashMap, VecDeque};
 use std::hash::{BuildHasherDefault, Hasher};
-use std::rc::Rc;
+use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::time::Instant;
@@ -58,7 +58,7 @@ pub(super) struct Requests<R> {
 
 struct Request<R> {
     /// Where its reply comes to, from when that is known.
-    reply_to: Option<(Exchange, Rc<str>)>,
+    reply_to: Option<(Exchange, Arc<str>)>,
     subject: Subject,
     state: State<R>,
     timeout: Timeout,
@@ -173,14 +173,14 @@ impl<R> Requests<R> {
     }
 
     /// Its reply will come to this queue.
-    pub(super) fn replies_to(&mut self, correlation: Uuid, exchange: Exchange, queue: &Rc<str>) {
+    pub(super) fn replies_to(&mut self, correlation: Uuid, exchange: Exchange, queue: &Arc<str>) {
         if let Some(request) = self.waiting.get_mut(&correlation) {
-            request.reply_to = Some((exchange, Rc::clone(queue)));
+            request.reply_to = Some((exchange, Arc::clone(queue)));
         }
     }
 
     /// The queues that requests under way are answered to.
-    pub(super) fn reply_queues(&self) -> BTreeSet<(Exchange, Rc<str>)> {
+    pub(super) fn reply_queues(&self) -> BTreeSet<(Exchange, Arc<str>)> {
         self.waiting.values().filter_map(|request| request.reply_to.clone()).collect()
     }
 

@@ -25,7 +25,7 @@ mod plans;
 mod wanted;
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
-use std::rc::Rc;
+use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::sync::mpsc;
@@ -58,7 +58,7 @@ const EXTENSION_PAUSE: Duration = Duration::from_secs(60);
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) enum Key {
     /// First, so that a new connection sets up first what others wait for.
-    Replies(Rc<str>),
+    Replies(Arc<str>),
     Rpc(Identifier),
     Broadcasts,
     Tasks(QueueName),
@@ -106,10 +106,10 @@ pub(super) enum Act<D> {
     /// The stream has the queue that its replies come to, or has none.
     StreamReady {
         stream: Stream,
-        outcome: Result<Option<Rc<str>>>,
+        outcome: Result<Option<Arc<str>>>,
     },
     /// A reply queue of an older connection is there again.
-    Reclaimed(Rc<str>),
+    Reclaimed(Arc<str>),
     /// The task queue may be gone.
     ForgetQueue(QueueName),
     Subscribed {
@@ -208,7 +208,12 @@ impl<D> Subscriptions<D> {
         }
     }
 
-    /// What is to be done since the last call, in order.
+    /// Puts what is to be done since the last call, in order, in the place of this list, which is empty.
+    pub(super) fn swap_acts(&mut self, acts: &mut Vec<Act<D>>) {
+        std::mem::swap(&mut self.out, acts);
+    }
+
+    #[cfg(test)]
     pub(super) fn acts(&mut self) -> Vec<Act<D>> {
         std::mem::take(&mut self.out)
     }
@@ -253,11 +258,11 @@ impl<D> Subscriptions<D> {
     }
 
     /// The reply queues of this connection.
-    pub(super) fn current_replies(&self) -> Vec<(Exchange, Rc<str>)> {
+    pub(super) fn current_replies(&self) -> Vec<(Exchange, Arc<str>)> {
         let stands = |service: &Service<D>| matches!(service.actual, Actual::Stands { .. });
         self.replies()
             .filter(|(_, service, replies)| replies.current && stands(service))
-            .map(|(name, _, replies)| (replies.exchange, Rc::clone(name)))
+            .map(|(name, _, replies)| (replies.exchange, Arc::clone(name)))
             .collect()
     }
 
@@ -268,7 +273,7 @@ impl<D> Subscriptions<D> {
     }
 
     /// The reply queues come first among the services.
-    fn replies(&self) -> impl Iterator<Item = (&Rc<str>, &Service<D>, &Replies)> {
+    fn replies(&self) -> impl Iterator<Item = (&Arc<str>, &Service<D>, &Replies)> {
         self.services.iter().map_while(|(key, service)| match (key, &service.wanted) {
             (Key::Replies(name), Wanted::Replies(replies)) => Some((name, service, replies)),
             _ => None,
@@ -397,10 +402,10 @@ impl<D> Subscriptions<D> {
         let current = self
             .replies()
             .find(|(_, _, replies)| replies.current && replies.exchange == exchange)
-            .map(|(name, ..)| Rc::clone(name));
+            .map(|(name, ..)| Arc::clone(name));
         // Another name on each connection, for a broker may hold the one before for a while.
         let name = current.unwrap_or_else(|| self.names.new_reply_queue(exchange).into());
-        let key = Key::Replies(Rc::clone(&name));
+        let key = Key::Replies(Arc::clone(&name));
         let empty = || Wanted::Replies(Replies { exchange, current: true, needed: false, streams: Vec::new() });
         let service = self.service(&key, empty);
         if matches!(service.actual, Actual::Stands { .. }) {
@@ -414,8 +419,8 @@ impl<D> Subscriptions<D> {
     }
 
     /// Requests under way are answered to these queues; no others of older connections are needed any more.
-    pub(super) fn replies_needed(&mut self, queues: impl IntoIterator<Item = (Exchange, Rc<str>)>, now: Instant) {
-        let known: Vec<Key> = self.replies().map(|(name, ..)| Key::Replies(Rc::clone(name))).collect();
+    pub(super) fn replies_needed(&mut self, queues: impl IntoIterator<Item = (Exchange, Arc<str>)>, now: Instant) {
+        let known: Vec<Key> = self.replies().map(|(name, ..)| Key::Replies(Arc::clone(name))).collect();
         for key in &known {
             if let Some(Service { wanted: Wanted::Replies(replies), .. }) = self.services.get_mut(key) {
                 replies.needed = false;
@@ -427,7 +432,7 @@ impl<D> Subscriptions<D> {
                 replies.needed = true;
             }
         }
-        let all: Vec<Key> = self.replies().map(|(name, ..)| Key::Replies(Rc::clone(name))).collect();
+        let all: Vec<Key> = self.replies().map(|(name, ..)| Key::Replies(Arc::clone(name))).collect();
         all.iter().for_each(|key| self.reconcile(key, now));
     }
 
@@ -571,11 +576,11 @@ impl<D> Subscriptions<D> {
         let mut acts = Vec::new();
         if let (Wanted::Replies(replies), Key::Replies(name)) = (&mut service.wanted, key) {
             for stream in replies.streams.drain(..) {
-                acts.push(Act::StreamReady { stream, outcome: Ok(Some(Rc::clone(name))) });
+                acts.push(Act::StreamReady { stream, outcome: Ok(Some(Arc::clone(name))) });
             }
             // Replies may have gone with the consumer before this one.
             if replies.needed || service.turn > FIRST_TURN {
-                acts.push(Act::Reclaimed(Rc::clone(name)));
+                acts.push(Act::Reclaimed(Arc::clone(name)));
             }
         }
         self.out.extend(acts);

@@ -333,7 +333,7 @@ async fn publishing(report: &mut Report, broker: &RabbitMq, heard: &mut mpsc::Un
     let message = Message {
         // The default exchange routes by the queue's name, and no queue has this one.
         exchange: "".into(),
-        routing_key: format!("homing-doctor-{}", uuid::Uuid::new_v4()),
+        routing_key: format!("homing-doctor-{}", uuid::Uuid::new_v4()).into(),
         properties: Properties::default(),
         body: Body::Encoded(Bytes::new()),
         routing: Routing::Optional,

@@ -24,7 +24,7 @@ use crate::wire::response::{Host, Response};
 #[derive(Clone, Debug)]
 pub struct RpcRequest {
     body: Value,
-    correlation_id: Option<String>,
+    correlation_id: Option<Arc<str>>,
     caller_gone: Signal,
 }
 
@@ -157,7 +157,8 @@ async fn serve(home: Home, subscriber: RpcSubscriber, mut inlet: Inlet) {
         let caller = Caller::new(&context, &delivery);
         let (context, handler, identifier) = (context.clone(), handler.clone(), inlet.identifier.clone());
         let at = home.clone();
-        home.spawn_uncounted(async move {
+        // In a box: tokio moves a task several times before it runs.
+        home.spawn_uncounted(Box::pin(async move {
             let RpcDelivery { body, correlation_id, caller_gone, .. } = delivery;
             tracing::debug!(%identifier, ?correlation_id, "handling a call");
             let answered = match context.decode(body) {
@@ -166,7 +167,7 @@ async fn serve(home: Home, subscriber: RpcSubscriber, mut inlet: Inlet) {
             };
             caller.answer(answered).await;
             drop(permit);
-        });
+        }));
     }
 }
 
@@ -183,8 +184,8 @@ pub(super) fn refuse(context: &Context, delivery: &RpcDelivery) {
 struct Caller {
     context: Context,
     call: CallId,
-    reply_to: Option<String>,
-    correlation_id: Option<String>,
+    reply_to: Option<Arc<str>>,
+    correlation_id: Option<Arc<str>>,
     answered: bool,
 }
 
@@ -224,7 +225,7 @@ impl Caller {
     }
 
     fn send(&self, response: Response, sent: Option<Completer<Result<()>>>) {
-        let (reply_to, correlation_id) = (self.reply_to.as_deref(), self.correlation_id.as_deref());
+        let (reply_to, correlation_id) = (self.reply_to.clone(), self.correlation_id.clone());
         match outgoing(&self.context, Exchange::Message, reply_to, correlation_id, response) {
             Some(reply) => {
                 let reply = OutgoingReply { call: Some(self.call), ..reply };
@@ -267,8 +268,8 @@ impl Pending {
 pub(super) fn outgoing(
     context: &Context,
     exchange: Exchange,
-    reply_to: Option<&str>,
-    correlation_id: Option<&str>,
+    reply_to: Option<Arc<str>>,
+    correlation_id: Option<Arc<str>>,
     response: Response,
 ) -> Option<OutgoingReply> {
     let reply_to = reply_to?;
@@ -285,14 +286,7 @@ pub(super) fn outgoing(
         })
     });
     match body {
-        Ok(body) => Some(OutgoingReply {
-            stage,
-            exchange,
-            reply_to: reply_to.to_owned(),
-            correlation_id: correlation_id.map(str::to_owned),
-            body,
-            call: None,
-        }),
+        Ok(body) => Some(OutgoingReply { stage, exchange, reply_to, correlation_id, body, call: None }),
         Err(error) => {
             tracing::error!(%error, "a reply could not be encoded at all");
             None

@@ -6,6 +6,7 @@ use std::fmt;
 use std::future::Future;
 use std::num::NonZeroU16;
 use std::pin::Pin;
+use std::sync::Arc;
 use std::task::{Context as TaskContext, Poll};
 
 use serde::de::DeserializeOwned;
@@ -36,8 +37,8 @@ pub struct TaskRequest {
     redelivered: bool,
     resent: bool,
     attempt: Attempt,
-    message_id: Option<String>,
-    correlation_id: Option<String>,
+    message_id: Option<Arc<str>>,
+    correlation_id: Option<Arc<str>>,
     ownership_lost: Signal,
 }
 
@@ -294,8 +295,8 @@ impl TaskGuard {
     fn reply(&self, response: Response) -> Option<OutgoingReply> {
         let properties = self.message.properties();
         // kiwipy's senders name a queue all the same where they want no reply.
-        let reply_to = properties.reply_to.as_deref().filter(|_| self.no_reply == NoReply::No);
-        outgoing(&self.context, Exchange::Task, reply_to, properties.correlation_id.as_deref(), response)
+        let reply_to = properties.reply_to.clone().filter(|_| self.no_reply == NoReply::No);
+        outgoing(&self.context, Exchange::Task, reply_to, properties.correlation_id.clone(), response)
     }
 
     fn settle(&mut self, settlement: Settlement<OutgoingReply>) {

@@ -355,7 +355,8 @@ impl Store {
     /// A publish that is read from a connection whose other half the server has given up.
     pub(super) fn publish_late(&mut self, message: &Message, now: Instant) -> Result<()> {
         let mut queues: Vec<String> = if message.exchange.is_empty() {
-            self.queues.contains_key(&message.routing_key).then(|| message.routing_key.clone()).into_iter().collect()
+            let queue = message.routing_key.to_string();
+            self.queues.contains_key(&queue).then_some(queue).into_iter().collect()
         } else {
             let exchange =
                 self.exchanges.get(&*message.exchange).ok_or_else(|| missing("exchange", &message.exchange))?;
@@ -495,7 +496,7 @@ impl Store {
                     consumer.out += 1;
                     session.hand_out(name, Some(consumer.serial), consumer.lane, message)
                 };
-                session.events.push_back(BrokerEvent::Delivery { consumer: tag, delivery });
+                session.events.push_back(BrokerEvent::Delivery { consumer: tag.into(), delivery });
                 self.has_events = true;
             }
             // The next message is the next consumer's.

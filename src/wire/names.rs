@@ -28,8 +28,11 @@ const TESTING_EXPIRES: Duration = Duration::from_secs(10);
 /// assert!(Identifier::new("process-4").is_ok());
 /// assert!(Identifier::new("jobs.*").is_err());
 /// ```
-#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub struct Identifier(Arc<str>);
+#[derive(Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct Identifier {
+    /// With the name behind it: what every call of it is sent by.
+    routing_key: Arc<str>,
+}
 
 impl Identifier {
     /// An identifier of this name.
@@ -53,36 +56,43 @@ impl Identifier {
                 format!("the identifier {name:?} cannot be used: it has a control character"),
             ));
         }
-        check_routing_key(&format!("{RPC_TOPIC}{name}"), "identifier", name)?;
-        Ok(Identifier(name.into()))
+        let routing_key = [RPC_TOPIC, name].concat();
+        check_routing_key(&routing_key, "identifier", name)?;
+        Ok(Identifier { routing_key: routing_key.into() })
     }
 
     /// A new one that nobody else has.
     #[must_use]
     pub fn unique() -> Self {
-        Identifier(crate::ids::unique().simple().to_string().into())
+        Identifier { routing_key: [RPC_TOPIC, &crate::ids::digits(crate::ids::unique())].concat().into() }
     }
 
     /// Its name.
     #[must_use]
     pub fn as_str(&self) -> &str {
-        &self.0
+        self.routing_key.get(RPC_TOPIC.len()..).unwrap_or_default()
     }
 
-    pub(crate) fn routing_key(&self) -> String {
-        format!("{RPC_TOPIC}{}", self.0)
+    pub(crate) fn routing_key(&self) -> Arc<str> {
+        Arc::clone(&self.routing_key)
     }
 
     /// Where the word goes that a caller is gone; `None` for a name that leaves no room for it.
     pub(crate) fn gone_key(&self) -> Option<String> {
-        let key = format!("{GONE_TOPIC}{}", self.0);
+        let key = format!("{GONE_TOPIC}{}", self.as_str());
         (key.len() <= ROUTING_KEY_MAX).then_some(key)
     }
 }
 
 impl fmt::Display for Identifier {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.0)
+        f.write_str(self.as_str())
+    }
+}
+
+impl fmt::Debug for Identifier {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("Identifier").field(&self.as_str()).finish()
     }
 }
 
@@ -117,7 +127,13 @@ macro_rules! identifiers {
     )*};
 }
 
-identifiers!(&str, String, &String, i32, i64, u32, u64, usize, uuid::Uuid);
+impl IntoIdentifier for &str {
+    fn into_identifier(self) -> Result<Identifier> {
+        Identifier::new(self)
+    }
+}
+
+identifiers!(String, &String, i32, i64, u32, u64, usize, uuid::Uuid);
 
 fn check_routing_key(key: &str, what: &str, name: &str) -> Result<()> {
     if key.len() <= ROUTING_KEY_MAX {

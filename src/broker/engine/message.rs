@@ -10,7 +10,7 @@ use crate::broker::{Body, Message, Properties, Receipt};
 #[derive(Clone, Debug)]
 pub(crate) struct Content {
     pub exchange: Arc<str>,
-    pub routing_key: String,
+    pub routing_key: Arc<str>,
     pub properties: Properties,
     pub body: Body,
     /// The queues that this message was dead-lettered from, the last one first.
@@ -82,7 +82,7 @@ impl Content {
         }
         // Dead letters go by the default exchange.
         content.exchange = "".into();
-        to.clone_into(&mut content.routing_key);
+        content.routing_key = to.into();
         Arc::new(content)
     }
 

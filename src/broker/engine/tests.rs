@@ -17,7 +17,7 @@ fn exchange(name: &str, auto_delete: AutoDelete) -> ExchangeSpec {
 pub(super) fn content(exchange: &str, key: &str, body: i64) -> Arc<Content> {
     Content::new(Message {
         exchange: exchange.into(),
-        routing_key: key.to_owned(),
+        routing_key: key.into(),
         properties: Properties::default(),
         body: Body::Value(Arc::new(Value::from(body))),
         routing: Routing::Mandatory,
@@ -352,7 +352,7 @@ fn an_expired_message_goes_on_to_its_dead_letter_queue_and_is_marked() {
     let Some(Effect::Delivery { message, .. }) = world.engine.effects().next() else { panic!("nothing came") };
     let content = &message.content;
     assert_eq!((number(content), message.redelivered), (7, false));
-    assert_eq!((&*content.exchange, content.routing_key.as_str()), ("", "work"));
+    assert_eq!((&*content.exchange, &*content.routing_key), ("", "work"));
     let header = |name: &str| content.properties.text(name);
     assert_eq!(header("x-first-death-queue"), Some("lease"));
     assert_eq!(header("x-first-death-reason"), Some("expired"));
@@ -614,7 +614,7 @@ fn bytes_are_counted_where_they_are() {
     let body = Body::Encoded(bytes::Bytes::from(vec![0; 1000]));
     let message = Message {
         exchange: "amq.topic".into(),
-        routing_key: "k".to_owned(),
+        routing_key: "k".into(),
         properties: Properties::default(),
         body,
         routing: Routing::Mandatory,

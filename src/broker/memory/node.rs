@@ -249,7 +249,7 @@ impl State {
         for effect in self.engine.effects() {
             let (session, event) = match effect {
                 Effect::Delivery { session, consumer, message } => {
-                    (session, BrokerEvent::Delivery { consumer: (*consumer).to_owned(), delivery: delivery(message) })
+                    (session, BrokerEvent::Delivery { consumer, delivery: delivery(message) })
                 }
                 Effect::ConsumerCancelled { session, consumer } => {
                     (session, BrokerEvent::ConsumerCancelled { consumer: (*consumer).to_owned() })

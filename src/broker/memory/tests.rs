@@ -54,7 +54,7 @@ fn lease(to: &str) -> QueueSpec {
 fn message(queue: &str, body: i64) -> Message {
     Message {
         exchange: "".into(),
-        routing_key: queue.to_owned(),
+        routing_key: queue.into(),
         properties: Properties::default(),
         body: Body::Value(Arc::new(Value::from(body))),
         routing: Routing::Mandatory,

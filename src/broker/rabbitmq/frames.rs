@@ -252,9 +252,9 @@ fn read(properties: &mut Properties, raw: &[u8], odd: &mut Odd) -> Option<()> {
 fn set(properties: &mut Properties, part: OddPart, text: Option<String>) {
     let Some(text) = text else { return };
     let field = match part {
-        OddPart::MessageId => &mut properties.message_id,
-        OddPart::CorrelationId => &mut properties.correlation_id,
-        OddPart::ReplyTo => &mut properties.reply_to,
+        OddPart::MessageId => return properties.message_id = Some(text.into()),
+        OddPart::CorrelationId => return properties.correlation_id = Some(text.into()),
+        OddPart::ReplyTo => return properties.reply_to = Some(text.into()),
         OddPart::ContentType => &mut properties.rest_mut().content_type,
         OddPart::ContentEncoding => &mut properties.rest_mut().content_encoding,
         OddPart::Type => &mut properties.rest_mut().kind,

@@ -259,8 +259,8 @@ fn seen(delivery: lapin::message::Delivery, diverted: Option<Properties>) -> See
         redelivered: delivery.redelivered,
         timestamp,
         headers: properties.headers().iter().map(|(name, value)| (name.clone(), value.shown())).collect(),
-        message_id: properties.message_id,
-        correlation_id: properties.correlation_id,
+        message_id: properties.message_id.map(|id| id.to_string()),
+        correlation_id: properties.correlation_id.map(|id| id.to_string()),
         body: delivery.data,
     }
 }

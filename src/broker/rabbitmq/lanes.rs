@@ -10,6 +10,7 @@ use std::collections::HashMap;
 use std::fmt;
 use std::pin::pin;
 use std::rc::Rc;
+use std::sync::Arc;
 use std::time::Duration;
 
 use futures_util::{FutureExt, StreamExt};
@@ -166,15 +167,16 @@ impl Lanes {
 
     /// Reads a consumer to its end; the error is the one that ended it, if there was one.
     async fn forward(&self, opening: &Opening, tag: &str, mut consumer: Consumer) -> Option<lapin::Error> {
+        let known: Arc<str> = tag.into();
         while let Some(delivery) = consumer.next().await {
             let delivery = match delivery {
                 Ok(delivery) => delivery,
                 Err(error) => return Some(error),
             };
             let delivery = self.received(opening, delivery);
-            trace!(consumer = %tag, delivery = delivery.receipt.tag, message_id = delivery.properties.message_id,
+            trace!(consumer = %tag, delivery = delivery.receipt.tag, message_id = delivery.properties.message_id.as_deref(),
                 redelivered = delivery.redelivered, "deliver");
-            self.life.say(BrokerEvent::Delivery { consumer: tag.to_owned(), delivery });
+            self.life.say(BrokerEvent::Delivery { consumer: Arc::clone(&known), delivery });
         }
         None
     }
@@ -251,7 +253,7 @@ impl Lanes {
                 warn!(
                     lane = opening.lane.0,
                     delivery = receipt.tag,
-                    message_id = properties.message_id,
+                    message_id = properties.message_id.as_deref(),
                     reason = oddity.reason,
                     "a message is odd"
                 );

@@ -1,5 +1,7 @@
 //! Messages to and from lapin's form.
 
+use std::sync::Arc;
+
 use bytes::Bytes;
 use lapin::BasicProperties;
 use lapin::message::Delivery as LapinDelivery;
@@ -19,7 +21,7 @@ pub(crate) struct Outgoing {
     pub properties: BasicProperties,
     pub body: Bytes,
     /// By which a return of it is known, where the message has none of its own.
-    pub message_id: Option<String>,
+    pub message_id: Option<Arc<str>>,
 }
 
 impl Outgoing {
@@ -33,7 +35,7 @@ impl Outgoing {
         if bytes > most {
             return Err(too_large(message, bytes, most));
         }
-        let message_id = given.message_id.is_none().then(|| uuid::Uuid::new_v4().simple().to_string());
+        let message_id = given.message_id.is_none().then(|| crate::ids::digits(uuid::Uuid::new_v4()));
         let mut headers = FieldTable::default();
         for (name, value) in given.headers() {
             headers.insert(short("header name", name.as_str())?, to_amqp(value)?);
@@ -48,20 +50,20 @@ impl Outgoing {
             properties = properties.with_priority(priority);
         }
         if let Some(id) = given.message_id.as_ref().or(message_id.as_ref()) {
-            properties = properties.with_message_id(short("message id", id.as_str())?);
+            properties = properties.with_message_id(short("message id", &**id)?);
         }
         if let Some(id) = &given.correlation_id {
-            properties = properties.with_correlation_id(short("correlation id", id.as_str())?);
+            properties = properties.with_correlation_id(short("correlation id", &**id)?);
         }
         if let Some(queue) = &given.reply_to {
-            properties = properties.with_reply_to(short("reply-to", queue.as_str())?);
+            properties = properties.with_reply_to(short("reply-to", &**queue)?);
         }
         if let Some(rest) = given.rest() {
             properties = with_rest(properties, rest)?;
         }
         Ok(Outgoing {
             exchange: short("exchange name", &*message.exchange)?,
-            routing_key: short("routing key", message.routing_key.as_str())?,
+            routing_key: short("routing key", &*message.routing_key)?,
             options: BasicPublishOptions { mandatory: message.routing == Routing::Mandatory, immediate: false },
             properties,
             body: body.clone(),
@@ -124,11 +126,12 @@ pub(crate) fn incoming(delivery: LapinDelivery, receipt: Receipt, diverted: Opti
 }
 
 pub(crate) fn properties(given: &BasicProperties) -> Properties {
-    let text = |value: &Option<ShortString>| value.as_ref().map(ToString::to_string);
+    let text = |value: &Option<ShortString>| value.as_ref().map(|text| text.as_str().to_owned());
+    let shared = |value: &Option<ShortString>| value.as_ref().map(|text| text.as_str().into());
     let mut properties = Properties {
-        message_id: text(given.message_id()),
-        correlation_id: text(given.correlation_id()),
-        reply_to: text(given.reply_to()),
+        message_id: shared(given.message_id()),
+        correlation_id: shared(given.correlation_id()),
+        reply_to: shared(given.reply_to()),
         priority: *given.priority(),
         ..Properties::default()
     };

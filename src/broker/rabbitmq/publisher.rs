@@ -9,13 +9,14 @@ use std::collections::VecDeque;
 use std::future::{Future, poll_fn};
 use std::pin::{Pin, pin};
 use std::rc::Rc;
-use std::task::{Context, Poll, Waker};
+use std::sync::Arc;
+use std::task::{Context, Poll, Waker, ready};
 use std::time::Duration;
 
 use futures_util::StreamExt;
 use futures_util::stream::FuturesUnordered;
 use lapin::options::ConfirmSelectOptions;
-use lapin::{Channel, Confirmation};
+use lapin::{Channel, Confirmation, PublisherConfirm};
 use tokio::sync::Notify;
 use tokio::time::{Instant, timeout_at};
 use tracing::{debug, trace};
@@ -39,11 +40,56 @@ pub(crate) struct Publisher {
     channel: RefCell<Option<Rc<Channel>>>,
     /// What came while the channel was not open.
     waiting: RefCell<VecDeque<(PublishId, Rc<Message>)>>,
-    under_way: RefCell<FuturesUnordered<Pin<Box<dyn Future<Output = Confirmed>>>>>,
+    under_way: RefCell<FuturesUnordered<Publish>>,
     /// Of the task that waits for the confirms.
     task: RefCell<Waker>,
     socket: Rc<Unwritten>,
     properties_limit: Cell<usize>,
+}
+
+/// A publish that lapin has.
+struct Publish {
+    /// Taken at the end.
+    of: Option<(PublishId, Rc<Message>)>,
+    /// Where the message has no id of its own.
+    message_id: Option<Arc<str>>,
+    step: Step,
+    socket: Rc<Unwritten>,
+    begun: bool,
+}
+
+enum Step {
+    /// lapin's future is large, and goes as soon as the message is written.
+    Write {
+        write: Pin<Box<dyn Future<Output = lapin::Result<PublisherConfirm>>>>,
+        _unwritten: OnItsWay,
+    },
+    Confirm(PublisherConfirm),
+}
+
+impl Future for Publish {
+    type Output = Confirmed;
+
+    fn poll(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Confirmed> {
+        let this = self.get_mut();
+        if !std::mem::replace(&mut this.begun, true) {
+            this.socket.begun.set(this.socket.begun.get() + 1);
+        }
+        let outcome = loop {
+            match &mut this.step {
+                // lapin puts the frames into its queue at the first poll.
+                Step::Write { write, .. } => match ready!(write.as_mut().poll(context)) {
+                    Ok(confirm) => this.step = Step::Confirm(confirm),
+                    Err(error) => break Err(error),
+                },
+                Step::Confirm(confirm) => break ready!(Pin::new(confirm).poll(context)),
+            }
+        };
+        match this.of.take() {
+            Some((id, message)) => Poll::Ready(Confirmed { id, message, message_id: this.message_id.take(), outcome }),
+            None => Poll::Pending,
+        }
+    }
 }
 
 /// A publish at its end.
@@ -51,7 +97,7 @@ struct Confirmed {
     id: PublishId,
     message: Rc<Message>,
     /// Where the message has no id of its own.
-    message_id: Option<String>,
+    message_id: Option<Arc<str>>,
     outcome: lapin::Result<Confirmation>,
 }
 
@@ -61,6 +107,8 @@ type Opened = Result<Rc<Channel>>;
 #[derive(Default)]
 struct Unwritten {
     count: Cell<usize>,
+    /// How many were ever given to lapin.
+    begun: Cell<u64>,
     fewer: Notify,
 }
 
@@ -117,30 +165,26 @@ impl Publisher {
         let outgoing = Outgoing::new(&message, self.properties_limit())?;
         let Outgoing { exchange, routing_key, options, properties, body, message_id } = outgoing;
         trace!(
-            message_id = message_id.as_ref().or(message.properties.message_id.as_ref()),
+            message_id = message_id.as_deref().or(message.properties.message_id.as_deref()),
             exchange = exchange.as_str(),
             routing_key = routing_key.as_str(),
             bytes = body.len(),
             "publish"
         );
-        let (channel, socket) = (Rc::clone(channel), Rc::clone(&self.socket));
-        let begun = Rc::new(Cell::new(false));
-        let first_polled = Rc::clone(&begun);
-        self.under_way.borrow().push(Box::pin(async move {
-            first_polled.set(true);
-            let unwritten = socket.one_more();
-            // lapin puts the frames into its queue at the first poll.
-            let written = channel.basic_publish(exchange, routing_key, options, &body, properties).await;
-            drop(unwritten);
-            let outcome = match written {
-                Ok(confirm) => confirm.await,
-                Err(error) => Err(error),
-            };
-            Confirmed { id, message, message_id, outcome }
-        }));
+        let channel = Rc::clone(channel);
+        let write =
+            Box::pin(async move { channel.basic_publish(exchange, routing_key, options, &body, properties).await });
+        let all_begun = self.socket.begun.get() + 1;
+        self.under_way.borrow().push(Publish {
+            of: Some((id, message)),
+            message_id,
+            step: Step::Write { write, _unwritten: self.socket.one_more() },
+            socket: Rc::clone(&self.socket),
+            begun: false,
+        });
         // The waker is the task's, so that it hears of what is polled here.
         let waker = self.task.borrow().clone();
-        while !begun.get() {
+        while self.socket.begun.get() < all_begun {
             // Others may come first, and may have ended.
             let polled = self.under_way.borrow_mut().poll_next_unpin(&mut Context::from_waker(&waker));
             if let Poll::Ready(Some(confirmed)) = polled {
@@ -213,7 +257,7 @@ impl Publisher {
             (Routing::Mandatory, Some(message_id)) => self.returns.take(message_id),
             _ => None,
         };
-        let (exchange, routing_key) = (&*message.exchange, message.routing_key.as_str());
+        let (exchange, routing_key) = (&*message.exchange, &*message.routing_key);
         let outcome = match (outcome, returned) {
             (Ok(Confirmation::Ack(_)), None) => Ok(()),
             (Ok(_), Some(returned)) => Err(Error::new(
@@ -249,7 +293,7 @@ impl Publisher {
             debug!(%error, "a publish ended with its connection");
             return None;
         }
-        let (exchange, routing_key) = (&*message.exchange, message.routing_key.as_str());
+        let (exchange, routing_key) = (&*message.exchange, &*message.routing_key);
         let what = format!("publish to {routing_key:?} on the exchange {exchange:?}");
         let said = errors::server_said(error);
         if let Some((403, text)) = said
@@ -315,9 +359,9 @@ impl Publisher {
 }
 
 impl Unwritten {
-    fn one_more(self: Rc<Self>) -> OnItsWay {
+    fn one_more(self: &Rc<Self>) -> OnItsWay {
         self.count.set(self.count.get() + 1);
-        OnItsWay(self)
+        OnItsWay(Rc::clone(self))
     }
 }
 

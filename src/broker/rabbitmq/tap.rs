@@ -46,7 +46,7 @@ const LARGEST_HEADER: usize = 1 << 24;
 
 /// The messages that came back, by their `message_id`, until the confirm of their publish takes them.
 #[derive(Clone, Debug, Default)]
-pub(crate) struct Returns(Arc<Mutex<HashMap<String, Returned>>>);
+pub(crate) struct Returns(Arc<Mutex<HashMap<Arc<str>, Returned>>>);
 
 /// Why a message came back.
 #[derive(Clone, Debug, PartialEq, Eq)]

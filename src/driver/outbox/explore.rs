@@ -73,7 +73,7 @@ struct World {
 fn message(number: u32) -> Message {
     Message {
         exchange: "e".into(),
-        routing_key: number.to_string(),
+        routing_key: number.to_string().into(),
         properties: Properties::default(),
         body: Body::Encoded(bytes::Bytes::new()),
         routing: Routing::Mandatory,

@@ -13,7 +13,7 @@ fn outbox() -> Box {
 fn message() -> Message {
     Message {
         exchange: "e".into(),
-        routing_key: "k".to_owned(),
+        routing_key: "k".into(),
         properties: Properties::default(),
         body: Body::Encoded(bytes::Bytes::new()),
         routing: Routing::Mandatory,

@@ -105,7 +105,7 @@ fn bindings<D>(key: &Key, wanted: &Wanted<D>, queue: &str) -> Vec<Binding> {
     let message = |key: String, need| Binding { exchange: Exchange::Message, key, need };
     match (key, wanted) {
         (Key::Rpc(identifier), _) => [
-            Some(message(identifier.routing_key(), Need::Required)),
+            Some(message(identifier.routing_key().to_string(), Need::Required)),
             identifier.gone_key().map(|key| message(key, Need::Extension)),
         ]
         .into_iter()

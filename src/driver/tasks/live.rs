@@ -148,8 +148,8 @@ mod tests {
 
     fn message(id: &str, correlation: &str, body: &'static [u8]) -> TaskMessage {
         let properties = Properties {
-            message_id: Some(id.to_owned()),
-            correlation_id: Some(correlation.to_owned()),
+            message_id: Some(id.into()),
+            correlation_id: Some(correlation.into()),
             ..Properties::default()
         };
         TaskMessage::new(properties, Body::Encoded(bytes::Bytes::from_static(body)))

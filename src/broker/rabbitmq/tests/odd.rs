@@ -139,11 +139,11 @@ fn headers_above_the_frame_size_arrive_and_are_refused_when_they_are_sent() {
         broker.publish(moved).await.expect("a confirm");
         // To the byte: what is said to fit is taken by the server.
         let mut exact = message("", &queue, "exact");
-        exact.properties.message_id = Some("m".to_owned());
+        exact.properties.message_id = Some("m".into());
         exact.properties.set_text("x", "");
         exact.properties.set_text("x", "y".repeat(broker.properties_limit() - exact.properties.wire_size()));
         broker.publish(exact.clone()).await.expect("a confirm");
-        exact.properties.message_id = Some("mm".to_owned());
+        exact.properties.message_id = Some("mm".into());
         assert_eq!(broker.publish(exact).await.expect_err("a byte too many").kind(), ErrorKind::Encode);
         for _ in 0..2 {
             let event = next(&mut events, Duration::from_secs(5)).await;

@@ -151,9 +151,9 @@ fn properties_arrive_as_they_were_sent() {
         let (broker, _events) = connected(&endpoint).await;
         let queue = exclusive_queue(&broker, "properties").await;
         let properties = Properties {
-            message_id: Some("m".to_owned()),
-            correlation_id: Some("c".to_owned()),
-            reply_to: Some("r".to_owned()),
+            message_id: Some("m".into()),
+            correlation_id: Some("c".into()),
+            reply_to: Some("r".into()),
             ..Properties::default()
         }
         .with_text("homing-x", "y");
