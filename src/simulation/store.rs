@@ -283,11 +283,14 @@ impl Store {
         }
         let mut bodies: Vec<Body> = queue.ready.into_iter().map(|message| message.body).collect();
         for session in self.sessions.values_mut() {
-            let gone = session.out.extract_if(.., |_, out| out.queue == name);
-            for (tag, out) in gone {
-                bodies.push(out.message.body);
-                session.gone.insert(tag);
-            }
+            let (bodies, gone) = (&mut bodies, &mut session.gone);
+            session.out.retain(|tag, out| {
+                if out.queue == name {
+                    bodies.push(out.message.body.clone());
+                    gone.insert(*tag);
+                }
+                out.queue != name
+            });
         }
         bodies
     }
