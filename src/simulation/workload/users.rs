@@ -136,7 +136,7 @@ async fn act(world: &Rc<World>, n: usize) {
             let subscriber = format!("svc{n}");
             let Ok(identifier) = Identifier::new(&subscriber) else { return };
             note(|| format!("c{n} adds the RPC subscriber {subscriber}"));
-            let add = communicator.add_rpc_subscriber_on(&home, identifier, answerer(world, &subscriber));
+            let add = communicator.add_rpc_subscriber_on(&home, identifier, answerer(world, &subscriber, &incarnation));
             let added = ledger.within(n, &format!("c{n} adds {subscriber}"), REGISTRATION, world.treated(add)).await;
             match added {
                 Some(Ok(_)) if stands() && !communicator.is_closed() => {
