@@ -20,6 +20,8 @@ pub(super) struct Callers {
     in_hand: BTreeMap<CallId, InHand>,
     by_correlation: BTreeSet<(Arc<str>, CallId)>,
     gone: VecDeque<Arc<str>>,
+    /// Of each lane, the channel that was closed last.
+    closed: BTreeMap<u32, Channel>,
 }
 
 struct InHand {
@@ -36,11 +38,19 @@ pub(super) enum Taken {
     New(RpcDelivery),
     /// It is in the hands of a subscriber here, which goes on with it.
     InHand,
+    /// The broker has it back, and delivers it again.
+    Void,
 }
 
 impl Callers {
     /// A call has come for a subscriber here.
     pub(super) fn takes(&mut self, call: CallId, tag: DeliveryTag, delivery: Delivery) -> Taken {
+        // Guards: a call that was taken out of its queue by a channel whose end was reported before the call came here.
+        if self.closed.get(&tag.channel.lane).is_some_and(|closed| {
+            closed.generation == tag.channel.generation && tag.channel.incarnation <= closed.incarnation
+        }) {
+            return Taken::Void;
+        }
         let (reply_to, correlation) = (delivery.properties.reply_to, delivery.properties.correlation_id);
         // Guards: a call that its subscriber had taken, and whose acknowledgement went with its channel.
         let same = |known: &InHand| known.reply_to == reply_to && known.claim.is_taken();
@@ -107,6 +117,12 @@ impl Callers {
         }
     }
 
+    /// The broker closed a channel.
+    pub(super) fn channel_closed(&mut self, channel: Channel) {
+        self.closed.insert(channel.lane, channel);
+        self.channel_gone(|gone| gone == channel);
+    }
+
     /// Deliveries are gone with their channel. Those that nobody has begun are not begun: they come again.
     pub(super) fn channel_gone(&mut self, is_gone: impl Fn(Channel) -> bool) {
         let back: Vec<CallId> = self
@@ -134,5 +150,34 @@ impl Callers {
             caller_gone: in_hand.caller_gone.signal(),
         };
         self.in_hand.iter().map(refusal).collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::broker::{Lane, Properties, Receipt};
+    use crate::driver::tasks::Generation;
+
+    fn delivery() -> Delivery {
+        let properties = Properties {
+            correlation_id: Some("one".to_owned()),
+            reply_to: Some("q".to_owned()),
+            ..Properties::default()
+        };
+        let receipt = Receipt { lane: Lane(0), opening: 0, tag: 1 };
+        Delivery { receipt, redelivered: true, properties, body: Body::Encoded(bytes::Bytes::new()) }
+    }
+
+    #[test]
+    fn a_call_by_a_channel_that_is_closed_is_not_taken() {
+        let channel = |generation, incarnation| Channel { generation: Generation(generation), lane: 0, incarnation };
+        let tag = |channel| DeliveryTag { channel, number: 1 };
+        let mut callers = Callers::default();
+        callers.channel_closed(channel(1, 0));
+        assert!(matches!(callers.takes(CallId(1), tag(channel(1, 0)), delivery()), Taken::Void));
+        assert!(matches!(callers.takes(CallId(2), tag(channel(1, 1)), delivery()), Taken::New(_)));
+        assert!(matches!(callers.takes(CallId(3), tag(channel(2, 0)), delivery()), Taken::New(_)));
+        assert_eq!(callers.len(), 2);
     }
 }

@@ -413,6 +413,7 @@ impl<B: Broker> Driver<B> {
         let call = match self.callers.takes(super::command::CallId(self.last_call), tag, delivery) {
             super::callers::Taken::New(call) => call,
             super::callers::Taken::InHand => return self.ack(tag),
+            super::callers::Taken::Void => return,
         };
         let sink = self.subscriptions.rpc_sink(identifier).filter(|_| self.phase == Phase::Open);
         let undelivered = match sink {
@@ -536,7 +537,7 @@ impl<B: Broker> Driver<B> {
         let Some(generation) = self.session.now().map(|connection| connection.generation) else { return };
         let channel = Channel { generation, lane: lane.0, incarnation: opening };
         self.step_tasks(Input::ChannelClosed(channel));
-        self.callers.channel_gone(|gone| gone == channel);
+        self.callers.channel_closed(channel);
         let queue = self.subscriptions.channel_closed(consumers, Instant::now()).map(|queue| queue.to_string());
         let cause = ChannelCause::of(&error);
         tracing::warn!(?lane, ?queue, ?cause, %error, "the broker closed a channel");

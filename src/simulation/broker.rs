@@ -256,6 +256,11 @@ impl Server {
         self.store.borrow().sessions()
     }
 
+    /// Deliveries that were settled and were not out.
+    pub(super) fn settled_wrongly(&self) -> Vec<String> {
+        self.store.borrow().settled_wrongly.clone()
+    }
+
     /// Queue and body of every message, whether it waits or is out.
     pub(super) fn bodies(&self) -> Vec<(String, Vec<u8>)> {
         let store = self.store.borrow();

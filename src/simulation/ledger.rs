@@ -38,7 +38,9 @@ pub(super) struct TaskEntry {
 /// What is known of a call.
 #[derive(Default)]
 struct CallEntry {
-    runs: u32,
+    /// By communicator: one that is on its way out may serve a name beside the next one of its program, and the broker gives a
+    /// call to both.
+    runs: BTreeMap<String, u32>,
     may_fail: bool,
 }
 
@@ -223,12 +225,12 @@ impl Ledger {
     }
 
     /// A handler begins a call.
-    pub(super) fn call_begins(&self, id: i64) {
+    pub(super) fn call_begins(&self, id: i64, communicator: &str) {
         let runs = {
             let mut books = self.books();
-            let entry = books.calls.entry(id).or_default();
-            entry.runs += 1;
-            entry.runs
+            let runs = books.calls.entry(id).or_default().runs.entry(communicator.to_owned()).or_default();
+            *runs += 1;
+            *runs
         };
         if runs > 1 {
             self.fault(format!("run twice: call {id} was run {runs} times"));
@@ -250,7 +252,7 @@ impl Ledger {
                 .books()
                 .calls
                 .get(&id)
-                .is_none_or(|entry| entry.runs == 0)
+                .is_none_or(|entry| entry.runs.is_empty())
                 .then(|| format!("wrong outcome: call {id} was answered and never run")),
             Ok(answer) => Some(format!("wrong outcome: call {id} was answered with {answer:?}")),
             Err(error) => {

@@ -2,7 +2,7 @@
 //! them. No I/O and no clock: time comes in, events are left for each session. Written apart from the brokers that ship, so
 //! that it does not share their mistakes.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use tokio::time::Instant;
 
@@ -65,6 +65,8 @@ struct Session {
     events: VecDeque<BrokerEvent>,
     out: BTreeMap<u64, Out>,
     last_tag: u64,
+    /// What was out and went with its queue.
+    gone: BTreeSet<u64>,
     openings: BTreeMap<Lane, u32>,
 }
 
@@ -88,6 +90,8 @@ pub(super) struct Store {
     last_consumer: u64,
     /// Something is left for a session.
     has_events: bool,
+    /// What a broker closes a channel for: deliveries that were settled and were not out.
+    pub(super) settled_wrongly: Vec<String>,
 }
 
 fn gone() -> Error {
@@ -279,9 +283,11 @@ impl Store {
         }
         let mut bodies: Vec<Body> = queue.ready.into_iter().map(|message| message.body).collect();
         for session in self.sessions.values_mut() {
-            session.out.retain(|_, out| {
+            let (bodies, gone) = (&mut bodies, &mut session.gone);
+            session.out.retain(|tag, out| {
                 if out.queue == name {
                     bodies.push(out.message.body.clone());
+                    gone.insert(*tag);
                 }
                 out.queue != name
             });
@@ -413,7 +419,12 @@ impl Store {
         if session.opening(receipt.lane) != receipt.opening {
             return None;
         }
-        let out = session.out.remove(&receipt.tag)?;
+        let Some(out) = session.out.remove(&receipt.tag) else {
+            if !session.gone.remove(&receipt.tag) {
+                self.settled_wrongly.push(format!("session {id}, {:?}, tag {}", receipt.lane, receipt.tag));
+            }
+            return None;
+        };
         if let Some(queue) = self.queues.get_mut(&out.queue)
             && let Some(consumer) = queue.consumers.iter_mut().find(|known| Some(known.serial) == out.consumer)
         {

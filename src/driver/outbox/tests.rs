@@ -163,3 +163,20 @@ fn a_reply_whose_exchange_had_no_answer_is_tried_again_until_its_time_is_up() {
     outbox.opened(&stream, Ok(None), now);
     assert_eq!(published(&outbox.acts()).len(), 1);
 }
+
+#[test]
+fn of_idle_task_queues_a_bounded_number_keeps_its_stream() {
+    let mut outbox = outbox();
+    outbox.up();
+    for n in 0..5 * IDLE_STREAMS_MOST {
+        let stream = Stream::Tasks(n.to_string().as_str().into());
+        let kind = Kind::Task { correlation: None, published: None };
+        outbox.send(stream.clone(), kind, message(), Charge::NOTHING, None);
+        outbox.opened(&stream, Ok(None), Instant::now());
+        for (id, _) in published(&outbox.acts()) {
+            outbox.published(id, Ok(()), Peers::Settled, Instant::now());
+        }
+    }
+    assert!(outbox.is_empty());
+    assert!(outbox.tasks.len() <= IDLE_STREAMS_MOST, "{} streams", outbox.tasks.len());
+}

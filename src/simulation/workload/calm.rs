@@ -36,6 +36,12 @@ pub(super) async fn calm(world: &Rc<World>) {
     let late = || (0..world.len()).map(|n| world.communicator(n).counts().late_replies).sum::<u64>();
     let before = late();
     subscribers_are_served(world).await;
+    for queue in server.queues().iter().filter(|queue| queue.name.starts_with("broadcast-") && queue.out > 0) {
+        ledger.fault(format!("not acknowledged: broadcasts that were handed out: {queue:?}"));
+    }
+    for what in server.settled_wrongly() {
+        ledger.fault(format!("settled wrongly: a delivery that was not out: [{what}]"));
+    }
     subscribers_are_removed(world).await;
     nobody_else_answers(world).await;
     if late() > before {

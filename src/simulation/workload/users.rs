@@ -138,7 +138,7 @@ async fn act(world: &Rc<World>, n: usize) {
             let Ok(identifier) = Identifier::new(&subscriber) else { return };
             note(|| format!("c{n} adds the RPC subscriber {subscriber}"));
             let bound = communicator.bound_to(&home);
-            let add = bound.add_rpc_subscriber(identifier, answerer(world, &subscriber));
+            let add = bound.add_rpc_subscriber(identifier, answerer(world, &subscriber, &incarnation));
             let added = ledger.within(n, &format!("c{n} adds {subscriber}"), REGISTRATION, world.treated(add)).await;
             match added {
                 Some(Ok(_)) if stands() && !communicator.is_closed() => {

@@ -87,12 +87,13 @@ pub(super) fn worker(world: &World, name: &str) -> TaskSubscriber {
     })
 }
 
-pub(super) fn answerer(world: &World, name: &str) -> RpcSubscriber {
+pub(super) fn answerer(world: &World, name: &str, communicator: &str) -> RpcSubscriber {
     let (ledger, plan) = (world.ledger.clone(), world.plan);
     let owned = Arc::new(Owned(ledger.clone(), "a subscriber was dropped"));
-    let name: Arc<str> = name.into();
+    let (name, communicator): (Arc<str>, Arc<str>) = (name.into(), communicator.into());
     RpcSubscriber::future(move |request: RpcRequest| {
         let (ledger, owned, name) = (ledger.clone(), Arc::clone(&owned), Arc::clone(&name));
+        let communicator = Arc::clone(&communicator);
         async move {
             ledger.user_code("a handler was run");
             let _owned = owned;
@@ -100,7 +101,7 @@ pub(super) fn answerer(world: &World, name: &str) -> RpcSubscriber {
                 ledger.fault(format!("wrong body: a call came as {:?}", request.body()));
                 return Ok(Answer::from("?"));
             };
-            ledger.call_begins(id);
+            ledger.call_begins(id, &communicator);
             note(|| format!("{name} begins call {id}"));
             let whom = id as u64;
             let _bomb = (plan.bad_drops && one_in_for(whom, 12)).then(|| {
