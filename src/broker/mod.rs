@@ -117,6 +117,12 @@ pub(crate) struct QueueSpec {
     pub dead_letter_to: Option<String>,
 }
 
+/// A time of a queue, as a broker takes it. RabbitMQ counts to 2^32 - 1 milliseconds (49.7 days) and refuses more.
+#[cfg(feature = "rabbitmq")]
+pub(crate) fn queue_milliseconds(time: Duration) -> u32 {
+    u32::try_from(time.as_millis()).unwrap_or(u32::MAX)
+}
+
 /// Which of the broker's channels work goes through: each has its own acknowledgements, and dies alone when the server
 /// closes it. Lane numbers are the communicator's to choose; a lane is opened at its first use, and again at its next
 /// use after the server closed it.

@@ -88,7 +88,7 @@ pub fn wait<T>(call: impl IntoFuture<Output = Result<T>>) -> Result<T> {
 }
 
 fn wait_for<T>(what: String, call: impl IntoFuture<Output = Result<T>>) -> Result<T> {
-    let within = STANDING.with_borrow(|standing| standing.last().cloned());
+    let within = STANDING.try_with(|standing| standing.borrow().last().cloned()).ok().flatten();
     let _standing = Standing::begin(what);
     let waited = LocalHome::of_this_thread().block_on(call.into_future()).unwrap_or_else(|refused| {
         let kind = match refused {
@@ -115,14 +115,15 @@ struct Standing(());
 
 impl Standing {
     fn begin(what: String) -> Self {
-        STANDING.with_borrow_mut(|standing| standing.push(what));
+        // Guards: a wait in the destructor of a thread-local value, where a panic would abort the process. The list may be gone.
+        let _ = STANDING.try_with(|standing| standing.borrow_mut().push(what));
         Standing(())
     }
 }
 
 impl Drop for Standing {
     fn drop(&mut self) {
-        STANDING.with_borrow_mut(|standing| drop(standing.pop()));
+        drop(STANDING.try_with(|standing| standing.borrow_mut().pop()));
     }
 }
 

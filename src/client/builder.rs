@@ -46,10 +46,10 @@ impl LongTasks {
     }
 
     /// How long a lease lasts that is not renewed: so long after its worker's death a task goes back to its queue. It is
-    /// renewed each third of it. At least 3 s. Default 2 minutes.
+    /// renewed each third of it. At least 3 s, at most 7 days. Default 2 minutes.
     #[must_use]
     pub fn lease(mut self, time: Duration) -> Self {
-        self.lease = time.max(Duration::from_secs(3));
+        self.lease = time.clamp(Duration::from_secs(3), Duration::from_secs(7 * 24 * 60 * 60));
         self
     }
 }
@@ -150,13 +150,15 @@ impl CommunicatorBuilder {
         self
     }
 
-    /// How long a task may wait in its queue (`x-message-ttl`). Default 7 days.
+    /// How long a task may wait in its queue (`x-message-ttl`). Default 7 days. RabbitMQ counts to 49.7 days; longer times of
+    /// queues count as that.
     pub fn task_ttl(mut self, time: Duration) -> Self {
         self.names.task_ttl = time;
         self
     }
 
-    /// The heartbeat to agree on with the broker. Default: what the URL says (`?heartbeat=600`), else what the broker says.
+    /// The heartbeat to agree on with the broker, in whole seconds up to 65,535; zero turns heartbeats off. Default: what the
+    /// URL says (`?heartbeat=600`), else what the broker says.
     pub fn heartbeat(mut self, time: Duration) -> Self {
         self.connect.heartbeat = Some(time);
         self

@@ -7,11 +7,12 @@ use std::fmt;
 use std::future::{Future, IntoFuture};
 use std::pin::Pin;
 
+use tokio::time::Instant;
 use uuid::Uuid;
 
 use crate::codec::Value;
-use crate::driver::command::{Command, RawReply, RequestEnd, Subject};
-use crate::driver::port::Turn;
+use crate::driver::command::{Command, RawReply, RequestEnd, Subject, Timeout};
+use crate::driver::port::{Turn, limit};
 use crate::error::{Error, ErrorKind, Result};
 use crate::home::HomeFuture;
 use crate::serve::Context;
@@ -39,6 +40,9 @@ pub struct Reply {
     turn: Option<Turn>,
     /// The reply that is waited for; `None` between two, and at the end.
     next: Option<HomeFuture<RawReply>>,
+    timeout: Timeout,
+    /// Until when there has to be a place for the reply after a `pending`, however often its wait is begun anew.
+    place_by: Option<Instant>,
     /// What was asked of whom, for errors.
     subject: Subject,
     finished: bool,
@@ -52,9 +56,20 @@ impl Reply {
         correlation: Uuid,
         turn: Option<Turn>,
         next: HomeFuture<RawReply>,
+        timeout: Timeout,
         subject: Subject,
     ) -> Self {
-        Reply { context, correlation, turn, next: Some(next), subject, finished: false, end: RequestEnd::GivenUp }
+        Reply {
+            context,
+            correlation,
+            turn,
+            next: Some(next),
+            timeout,
+            place_by: None,
+            subject,
+            finished: false,
+            end: RequestEnd::GivenUp,
+        }
     }
 
     /// For errors.
@@ -83,8 +98,8 @@ impl Reply {
 
     async fn read_one(&mut self) -> Result<ReplyStage> {
         if self.next.is_none() {
-            // The deadline of the request goes on: the driver ends it, whether or not there is a place.
-            let (reply, future) = self.context.port.future(&self.subject, None).await?;
+            // Guards: a home that stays full. What the driver ends is known only to who has a place.
+            let (reply, future) = self.context.port.future(&self.subject, self.place_by).await?;
             self.context.port.send(Command::NextReply { correlation: self.correlation, reply })?;
             self.next = Some(future);
         }
@@ -95,7 +110,9 @@ impl Reply {
         let read = self.context.decode(body).and_then(Response::from_value).map_err(|error| {
             Error::with_source(error.kind(), format!("{}: the reply cannot be read: {error}", self.subject), error)
         })?;
-        if !matches!(read, Response::Pending) {
+        if matches!(read, Response::Pending) {
+            self.place_by = limit(self.timeout.limit());
+        } else {
             self.end = RequestEnd::Answered;
         }
         match read {

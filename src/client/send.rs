@@ -133,10 +133,10 @@ impl<F: FnOnce(Expected, Option<Published>) -> Command> Request<F> {
         published: Option<Published>,
         when_full: WhenFull,
     ) -> Result<Reply> {
-        let Request { context, subject, bytes, command, .. } = self;
+        let Request { context, subject, bytes, timeout, command } = self;
         let (correlation, due) = (expected.correlation, expected.due);
         let turn = context.port.submit(&subject, bytes, command(expected, published), when_full, due)?;
-        Ok(Reply::new(context, correlation, turn, future, subject))
+        Ok(Reply::new(context, correlation, turn, future, timeout, subject))
     }
 }
 

@@ -58,57 +58,77 @@ pub(super) fn decode(value: Value) -> Result<Value> {
     }
 }
 
+fn bad(key: &str, wanted: &str) -> Error {
+    Error::new(ErrorKind::Decode, format!("{{{key:?}: …}} needs {wanted}"))
+}
+
+/// What a mapping with a mark stands for. What holds no other values is read by [`plain`], so that the recursion takes little
+/// stack for each level.
 fn special(key: &str, mut map: Map) -> Result<Value> {
-    let bad = |wanted: &str| Error::new(ErrorKind::Decode, format!("{{{key:?}: …}} needs {wanted}"));
     let expected = if key == "$tag" { 2 } else { 1 };
     if map.len() != expected {
         return Err(bad(
+            key,
             "no other keys beside it (a mapping with such a key is written {\"$map\": [[key, value], …]})",
         ));
     }
     let content = map.remove(key).unwrap_or(Value::Null);
-    let string = |value: &Value, wanted: &str| value.as_str().map(str::to_owned).ok_or_else(|| bad(wanted));
-    let items = |value: Value| match value {
-        Value::List(items) => items.into_iter().map(decode).collect::<Result<Vec<_>>>(),
-        _ => Err(bad("a list")),
-    };
     match key {
-        "$tuple" => Ok(Value::Tuple(items(content)?)),
-        "$set" => Ok(Value::Set(items(content)?.into_iter().map(|member| (member, Value::Null)).collect())),
+        "$tuple" => items(key, content).map(Value::Tuple),
+        "$set" => Ok(Value::Set(items(key, content)?.into_iter().map(|member| (member, Value::Null)).collect())),
+        "$tag" => tagged(key, &content, map),
+        "$map" => pairs(key, content),
+        _ => plain(key, &content),
+    }
+}
+
+fn items(key: &str, content: Value) -> Result<Vec<Value>> {
+    let Value::List(items) = content else { return Err(bad(key, "a list")) };
+    items.into_iter().map(decode).collect()
+}
+
+fn tagged(key: &str, tag: &Value, mut map: Map) -> Result<Value> {
+    let tag = string(key, tag, "a string such as \"!uuid\"")?;
+    if !tag.starts_with('!') || tag == "!" {
+        return Err(bad(key, "a tag that begins with !"));
+    }
+    let value = map.remove("value").ok_or_else(|| bad(key, "the key \"value\" beside it"))?;
+    Ok(Value::Tagged(Box::new(Tagged { tag, value: decode(value)? })))
+}
+
+fn pairs(key: &str, content: Value) -> Result<Value> {
+    let pairs = items(key, content)?.into_iter().map(|pair| match pair {
+        Value::List(pair) => <[Value; 2]>::try_from(pair).map_err(|_| bad(key, "pairs")),
+        _ => Err(bad(key, "pairs")),
+    });
+    let pairs = pairs.collect::<Result<Vec<_>>>()?;
+    Ok(Value::Map(pairs.into_iter().map(|[key, value]| (key, value)).collect()))
+}
+
+fn string(key: &str, value: &Value, wanted: &str) -> Result<String> {
+    value.as_str().map(str::to_owned).ok_or_else(|| bad(key, wanted))
+}
+
+fn plain(key: &str, content: &Value) -> Result<Value> {
+    match key {
         "$bytes" => {
             let wanted = "a string in base64";
-            Ok(Value::Bytes(BASE64.decode(string(&content, wanted)?).map_err(|_| bad(wanted))?))
+            Ok(Value::Bytes(BASE64.decode(string(key, content, wanted)?).map_err(|_| bad(key, wanted))?))
         }
         "$int" => {
             let wanted = "an integer as a string";
-            Ok(int(&string(&content, wanted)?).ok_or_else(|| bad(wanted))?.into())
+            Ok(int(&string(key, content, wanted)?).ok_or_else(|| bad(key, wanted))?.into())
         }
         "$float" => match content.as_str() {
             Some("nan") => Ok(Value::Float(f64::NAN)),
             Some("inf") => Ok(Value::Float(f64::INFINITY)),
             Some("-inf") => Ok(Value::Float(f64::NEG_INFINITY)),
-            _ => Err(bad("\"nan\", \"inf\" or \"-inf\"")),
+            _ => Err(bad(key, "\"nan\", \"inf\" or \"-inf\"")),
         },
         "$timestamp" => {
-            let time = string(&content, "a string")?;
-            yaml::check_timestamp(&time).map_err(bad)?;
+            let time = string(key, content, "a string")?;
+            yaml::check_timestamp(&time).map_err(|wanted| bad(key, wanted))?;
             Ok(Value::Timestamp(time))
-        }
-        "$tag" => {
-            let tag = string(&content, "a string such as \"!uuid\"")?;
-            if !tag.starts_with('!') || tag == "!" {
-                return Err(bad("a tag that begins with !"));
-            }
-            let value = map.remove("value").ok_or_else(|| bad("the key \"value\" beside it"))?;
-            Ok(Value::Tagged(Box::new(Tagged { tag, value: decode(value)? })))
-        }
-        "$map" => {
-            let pairs = items(content)?.into_iter().map(|pair| match pair {
-                Value::List(pair) => <[Value; 2]>::try_from(pair).map_err(|_| bad("pairs")),
-                _ => Err(bad("pairs")),
-            });
-            let pairs = pairs.collect::<Result<Vec<_>>>()?;
-            Ok(Value::Map(pairs.into_iter().map(|[key, value]| (key, value)).collect()))
         }
         _ => Err(Error::new(
             ErrorKind::Decode,

@@ -3,6 +3,7 @@
 //! This layer knows no broker and no kiwipy: what a body means is the communicator's business.
 
 mod de;
+mod depth;
 mod json;
 mod json_form;
 mod ser;
@@ -12,6 +13,8 @@ mod yaml;
 use std::fmt::Write;
 
 use crate::error::{Error, ErrorKind, Result};
+
+pub(crate) use ser::TOO_DEEP;
 
 pub use json::Json;
 pub use value::{Map, Tagged, Value};

@@ -8,9 +8,12 @@ use std::fmt;
 use num_bigint::BigInt;
 use serde::ser::{self, Serialize, SerializeMap, SerializeSeq};
 
-use super::value::{Map, Value};
+use super::value::{MAX_DEPTH, Map, Value};
 use super::{json, json_form};
 use crate::error::{Error, ErrorKind, Result};
+
+/// Why a value is refused that is deeper than [`MAX_DEPTH`].
+pub(crate) const TOO_DEEP: &str = "it is nested deeper than 200 levels";
 
 pub(super) const VALUE: &str = "$homing::Value";
 
@@ -19,11 +22,14 @@ pub(super) const VALUE: &str = "$homing::Value";
 pub(super) const JSON_NUMBER: &str = "$serde_json::private::Number";
 
 pub(super) fn to_value<T: Serialize + ?Sized>(value: &T) -> Result<Value> {
-    value.serialize(Serializer)
+    value.serialize(Serializer { left: MAX_DEPTH })
 }
 
 impl Serialize for Value {
     fn serialize<S: ser::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        if self.is_too_deep() {
+            return Err(ser::Error::custom(TOO_DEEP));
+        }
         serializer.serialize_newtype_struct(VALUE, &Plain(&json_form::encode(self)))
     }
 }
@@ -60,7 +66,21 @@ impl ser::Error for Error {
     }
 }
 
-struct Serializer;
+/// Where so many levels may come below.
+struct Serializer {
+    left: usize,
+}
+
+impl Serializer {
+    fn below(self) -> Result<Serializer> {
+        below(self.left)
+    }
+}
+
+/// Guards: a program's own type that is nested deeper than a value may be.
+fn below(left: usize) -> Result<Serializer> {
+    left.checked_sub(1).map(|left| Serializer { left }).ok_or_else(|| ser::Error::custom(TOO_DEEP))
+}
 
 impl ser::Serializer for Serializer {
     type Ok = Value;
@@ -137,8 +157,11 @@ impl ser::Serializer for Serializer {
         Ok(variant.into())
     }
     fn serialize_newtype_struct<T: Serialize + ?Sized>(self, name: &'static str, value: &T) -> Result<Value> {
-        let inner = value.serialize(self)?;
-        if name == VALUE { json_form::decode(inner) } else { Ok(inner) }
+        if name == VALUE {
+            // Its depth has been looked at; its form has more levels.
+            return json_form::decode(value.serialize(Serializer { left: usize::MAX })?);
+        }
+        value.serialize(self)
     }
     fn serialize_newtype_variant<T: Serialize + ?Sized>(
         self,
@@ -147,28 +170,35 @@ impl ser::Serializer for Serializer {
         variant: &'static str,
         value: &T,
     ) -> Result<Value> {
-        Ok(under(Some(variant), value.serialize(self)?))
+        Ok(under(Some(variant), value.serialize(self.below()?)?))
     }
     fn serialize_seq(self, len: Option<usize>) -> Result<Items> {
-        Ok(Items { items: Vec::with_capacity(len.unwrap_or(0).min(1024)), kind: Value::List, variant: None })
+        Ok(Items {
+            items: Vec::with_capacity(len.unwrap_or(0).min(1024)),
+            kind: Value::List,
+            variant: None,
+            left: self.left,
+        })
     }
     fn serialize_tuple(self, _len: usize) -> Result<Items> {
-        Ok(Items { items: Vec::new(), kind: Value::Tuple, variant: None })
+        Ok(Items { items: Vec::new(), kind: Value::Tuple, variant: None, left: self.left })
     }
     fn serialize_tuple_struct(self, _name: &'static str, len: usize) -> Result<Items> {
         self.serialize_tuple(len)
     }
     fn serialize_tuple_variant(self, _: &'static str, _: u32, variant: &'static str, _: usize) -> Result<Items> {
-        Ok(Items { items: Vec::new(), kind: Value::Tuple, variant: Some(variant) })
+        let left = self.below()?.left;
+        Ok(Items { items: Vec::new(), kind: Value::Tuple, variant: Some(variant), left })
     }
     fn serialize_map(self, _len: Option<usize>) -> Result<Pairs> {
-        Ok(Pairs { map: Map::new(), key: None, variant: None, is_number: false })
+        Ok(Pairs { map: Map::new(), key: None, variant: None, is_number: false, left: self.left })
     }
     fn serialize_struct(self, name: &'static str, _len: usize) -> Result<Pairs> {
-        Ok(Pairs { map: Map::new(), key: None, variant: None, is_number: name == JSON_NUMBER })
+        Ok(Pairs { map: Map::new(), key: None, variant: None, is_number: name == JSON_NUMBER, left: self.left })
     }
     fn serialize_struct_variant(self, _: &'static str, _: u32, variant: &'static str, _: usize) -> Result<Pairs> {
-        Ok(Pairs { map: Map::new(), key: None, variant: Some(variant), is_number: false })
+        let left = self.below()?.left;
+        Ok(Pairs { map: Map::new(), key: None, variant: Some(variant), is_number: false, left })
     }
 }
 
@@ -184,11 +214,12 @@ struct Items {
     items: Vec<Value>,
     kind: fn(Vec<Value>) -> Value,
     variant: Option<&'static str>,
+    left: usize,
 }
 
 impl Items {
     fn push<T: Serialize + ?Sized>(&mut self, value: &T) -> Result<()> {
-        self.items.push(value.serialize(Serializer)?);
+        self.items.push(value.serialize(below(self.left)?)?);
         Ok(())
     }
 
@@ -246,6 +277,7 @@ struct Pairs {
     key: Option<Value>,
     variant: Option<&'static str>,
     is_number: bool,
+    left: usize,
 }
 
 impl Pairs {
@@ -262,12 +294,12 @@ impl SerializeMap for Pairs {
     type Ok = Value;
     type Error = Error;
     fn serialize_key<T: Serialize + ?Sized>(&mut self, key: &T) -> Result<()> {
-        self.key = Some(key.serialize(Serializer)?);
+        self.key = Some(key.serialize(below(self.left)?)?);
         Ok(())
     }
     fn serialize_value<T: Serialize + ?Sized>(&mut self, value: &T) -> Result<()> {
         let key = self.key.take().ok_or_else(|| <Error as ser::Error>::custom("a value came before its key"))?;
-        self.map.insert(key, value.serialize(Serializer)?);
+        self.map.insert(key, value.serialize(below(self.left)?)?);
         Ok(())
     }
     fn end(self) -> Result<Value> {
@@ -279,7 +311,7 @@ impl ser::SerializeStruct for Pairs {
     type Ok = Value;
     type Error = Error;
     fn serialize_field<T: Serialize + ?Sized>(&mut self, key: &'static str, value: &T) -> Result<()> {
-        self.map.insert(key, value.serialize(Serializer)?);
+        self.map.insert(key, value.serialize(below(self.left)?)?);
         Ok(())
     }
     fn end(self) -> Result<Value> {
@@ -291,7 +323,7 @@ impl ser::SerializeStructVariant for Pairs {
     type Ok = Value;
     type Error = Error;
     fn serialize_field<T: Serialize + ?Sized>(&mut self, key: &'static str, value: &T) -> Result<()> {
-        self.map.insert(key, value.serialize(Serializer)?);
+        self.map.insert(key, value.serialize(below(self.left)?)?);
         Ok(())
     }
     fn end(self) -> Result<Value> {

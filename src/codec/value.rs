@@ -9,8 +9,8 @@ use indexmap::{Equivalent, IndexMap};
 use num_bigint::BigInt;
 use serde::{Deserialize, Serialize};
 
-use super::{Limits, de, json, json_form, ser};
-use crate::error::Result;
+use super::{Limits, TOO_DEEP, de, depth, json, json_form, ser};
+use crate::error::{Error, ErrorKind, Result};
 
 /// The depth to which a codec reads and writes at most, whatever its limits are: copying, comparing and dropping a value
 /// takes stack for each level. PyYAML fails at about 250 tuples within each other.
@@ -28,6 +28,9 @@ pub(super) fn fits_digits(int: &BigInt) -> bool {
 
 /// A value as a body carries it. Python's kinds are kept apart where a peer would see the difference: a tuple is not a list,
 /// bytes are not a string. A tag that is not known is carried with its value; nothing is ever constructed from it.
+///
+/// Values nest up to 200 levels: deeper ones are neither read nor sent. Whoever nests more by hand does so within the stack
+/// of the thread, for copying, comparing, printing and dropping a value takes some of it for each level.
 ///
 /// Strings are Unicode text. Python's strings can also hold lone surrogates (halves of a character, as in `"\ud800"`); these
 /// cannot, and a body with one is a decode error.
@@ -412,7 +415,7 @@ impl Value {
     /// `Value` within it stays as it is.
     ///
     /// # Errors
-    /// `Encode` if the type's own `Serialize` fails.
+    /// `Encode` if the type's own `Serialize` fails, or what it writes is nested deeper than 200 levels.
     pub fn from_serialize<T: Serialize + ?Sized>(value: &T) -> Result<Self> {
         ser::to_value(value)
     }
@@ -424,8 +427,11 @@ impl Value {
     /// tuple arrives as a list and a `Value` within loses what JSON cannot represent.
     ///
     /// # Errors
-    /// `Decode` if the value has another shape.
+    /// `Decode` if the value has another shape, or is nested deeper than 200 levels.
     pub fn deserialize<'de, T: Deserialize<'de>>(&'de self) -> Result<T> {
+        if self.is_too_deep() {
+            return Err(Error::new(ErrorKind::Decode, TOO_DEEP));
+        }
         de::from_value(self)
     }
 
@@ -465,8 +471,12 @@ impl Value {
     /// on; [`from_json_text`](Self::from_json_text) keeps all digits.
     ///
     /// # Errors
-    /// `Decode` for an object such as `{"$bytes": 1}` that stands for no value.
+    /// `Decode` for an object such as `{"$bytes": 1}` that stands for no value, or for JSON that is nested too deep.
     pub fn from_json(json: &serde_json::Value) -> Result<Self> {
+        // As for a text: each level of JSON counts, and a value may take up to three of them for one of its own.
+        if depth::json_is_deeper_than(json, MAX_DEPTH) {
+            return Err(Error::new(ErrorKind::Decode, TOO_DEEP));
+        }
         json_form::decode(json_form::from_json(json))
     }
 

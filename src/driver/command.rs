@@ -266,6 +266,8 @@ pub(crate) enum Expiry {
     Permit(WaiterId),
     /// A wait for a place of a home. It ends as this is dropped.
     Place(ExpireOnDrop),
+    /// The same without a deadline: it is reported, and goes on.
+    LongPlace { what: String, since: Instant, place: ExpireOnDrop },
 }
 
 /// What became of a broadcast on the codec thread.

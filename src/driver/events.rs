@@ -281,7 +281,7 @@ impl<B: Broker> Driver<B> {
         let arrived = correlation.map(|id| self.requests.reply(id, body, Instant::now()));
         match arrived {
             Some(Arrived::For(reply, body)) => complete(reply, Ok(body)),
-            Some(Arrived::Kept { pushed_out: false }) => {}
+            Some(Arrived::Kept { pushed_out }) => count_many(&self.port.counters.late_replies, pushed_out as u64),
             _ if Control::Probe.is(&properties) => {}
             _ => {
                 count(&self.port.counters.late_replies);

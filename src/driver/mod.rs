@@ -398,10 +398,16 @@ impl<B: Broker> Driver<B> {
         self.outbox.tick(now);
         self.subscriptions.tick(now);
         self.step_tasks(tasks::Input::Tick);
-        while let Some(expiry) = self.timers.pop(now) {
+        while let Some((id, expiry)) = self.timers.pop(now) {
             match expiry {
                 command::Expiry::Permit(waiter) => self.port.expire(waiter),
                 command::Expiry::Place(place) => drop(place),
+                command::Expiry::LongPlace { what, since, place } => {
+                    let waited = now.saturating_duration_since(since);
+                    tracing::warn!(what, ?waited, "still waiting for a place at its home, which is full");
+                    let again = command::Expiry::LongPlace { what, since, place };
+                    self.timers.start(id, crate::time::after(now, requests::REPORT_EVERY), again);
+                }
             }
         }
         if self.next_probe.is_some_and(|at| at <= now) {

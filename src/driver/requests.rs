@@ -22,8 +22,11 @@ use crate::wire::names::{Exchange, Identifier};
 /// How many replies to one request are kept for a caller that has not asked for them. A peer that sends more is broken.
 const KEPT_MOST: usize = 64;
 
+/// And of how many bytes, the oldest and the newest of them apart: a `pending` has some tens.
+const KEPT_BYTES: usize = 1 << 20;
+
 /// How often a wait without a deadline is reported.
-const REPORT_EVERY: Duration = Duration::from_secs(60);
+pub(super) const REPORT_EVERY: Duration = Duration::from_secs(60);
 
 /// Ids that are drawn at random need no mixing.
 pub(super) type ById = BuildHasherDefault<DrawnAtRandom>;
@@ -100,8 +103,8 @@ impl<R> Ended<R> {
 pub(super) enum Arrived<R> {
     /// It completes this caller.
     For(R, Body),
-    /// It is kept until the caller asks for it. One that is pushed out comes back, to be counted.
-    Kept { pushed_out: bool },
+    /// It is kept until the caller asks for it. Those that are pushed out are counted.
+    Kept { pushed_out: usize },
     /// Nobody waits for it.
     NotWanted,
 }
@@ -209,7 +212,11 @@ impl<R> Requests<R> {
             State::Reading(kept) => {
                 // The outcome is the last of a good peer's replies and may be the first of a broken peer's: those in the
                 // middle go.
-                let pushed_out = kept.len() == KEPT_MOST && kept.remove(KEPT_MOST / 2).is_some();
+                let before = kept.len();
+                while kept.len() >= KEPT_MOST || kept.iter().skip(1).map(Body::size).sum::<usize>() > KEPT_BYTES {
+                    kept.remove(kept.len() / 2);
+                }
+                let pushed_out = before - kept.len();
                 kept.push_back(body);
                 Arrived::Kept { pushed_out }
             }

@@ -30,13 +30,13 @@ impl Timers {
     }
 
     /// The next one that is due.
-    pub(super) fn pop(&mut self, now: Instant) -> Option<Expiry> {
+    pub(super) fn pop(&mut self, now: Instant) -> Option<(TimerId, Expiry)> {
         let (at, id) = *self.order.first()?;
         if at > now {
             return None;
         }
         self.order.pop_first();
-        self.running.remove(&id).map(|(_, expiry)| expiry)
+        self.running.remove(&id).map(|(_, expiry)| (id, expiry))
     }
 
     #[cfg(test)]

@@ -1,10 +1,8 @@
 //! What a communicator declares under its names, for who compares it with what a broker has.
 
-use std::time::Duration;
-
 use crate::CommunicatorBuilder;
-use crate::broker::{Access, AutoDelete, Durability, ExchangeSpec, QueueSpec};
-use crate::codec::{Map, Value};
+use crate::broker::{Access, AutoDelete, Durability, ExchangeSpec, QueueSpec, queue_milliseconds};
+use crate::codec::Map;
 use crate::error::Result;
 use crate::wire::names::Exchange;
 
@@ -96,12 +94,8 @@ fn queue(spec: QueueSpec, bound_to: Option<String>) -> Declared {
     let mut arguments = Map::new();
     for (name, time) in [("x-message-ttl", spec.message_ttl), ("x-expires", spec.expires)] {
         if let Some(time) = time {
-            arguments.insert(name, milliseconds(time));
+            arguments.insert(name, i64::from(queue_milliseconds(time)));
         }
     }
     Declared { kind: Kind::Queue, name: spec.name, properties, arguments, bound_to }
-}
-
-fn milliseconds(time: Duration) -> Value {
-    Value::from(u64::try_from(time.as_millis()).unwrap_or(u64::MAX))
 }

@@ -164,7 +164,9 @@ async fn handle(home: Home, identifier: Identifier, handler: Handler<Broadcast>,
     while let Ok(Answer::Later(later)) = answered {
         answered = later.answered().await;
     }
-    if let Err(failure) = answered {
+    if let Ok(Answer::Value(value)) = answered {
+        value.dispose();
+    } else if let Err(failure) = answered {
         tracing::error!(%identifier, ?failure, "a broadcast subscriber failed");
     }
 }

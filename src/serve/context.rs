@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crate::broker::Body;
-use crate::codec::{Codec, Value};
+use crate::codec::{Codec, TOO_DEEP, Value};
 use crate::driver::port::{Port, Transfer};
 use crate::error::{Error, ErrorKind, Result};
 use crate::panics::caught;
@@ -34,6 +34,12 @@ impl Context {
 
     /// A body as this broker takes it. Called by the sender, on its own thread. A codec that panics is an error.
     pub(crate) fn encode(&self, value: Value) -> Result<Body> {
+        // Guards: a codec that takes any depth, and the stack of whoever drops the value: here, and at the other end of
+        // `memory:`.
+        if value.is_too_deep() {
+            value.dispose();
+            return Err(Error::new(ErrorKind::Encode, format!("the value cannot be written: {TOO_DEEP}")));
+        }
         match self.port.transfer {
             Transfer::Encoded => {
                 let encoded = caught(|| self.codec.encode(&value));
@@ -49,11 +55,19 @@ impl Context {
 
     /// Reads a body. Called on the home that the value is for. A codec that panics is an error.
     pub(crate) fn decode(&self, body: Body) -> Result<Value> {
-        match body {
-            Body::Encoded(bytes) => {
-                caught(|| self.codec.decode(&bytes)).unwrap_or_else(|panic| Err(panicked(ErrorKind::Decode, &panic)))
+        let bytes = match body {
+            Body::Encoded(bytes) => bytes,
+            Body::Value(value) => return Ok(Arc::unwrap_or_clone(value)),
+        };
+        let decoded =
+            caught(|| self.codec.decode(&bytes)).unwrap_or_else(|panic| Err(panicked(ErrorKind::Decode, &panic)));
+        match decoded {
+            // Guards: a codec that reads any depth.
+            Ok(value) if value.is_too_deep() => {
+                value.dispose();
+                Err(Error::new(ErrorKind::Decode, format!("the body cannot be read: {TOO_DEEP}")))
             }
-            Body::Value(value) => Ok(Arc::unwrap_or_clone(value)),
+            decoded => decoded,
         }
     }
 }

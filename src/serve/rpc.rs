@@ -272,7 +272,12 @@ pub(super) fn outgoing(
     correlation_id: Option<Arc<str>>,
     response: Response,
 ) -> Option<OutgoingReply> {
-    let reply_to = reply_to?;
+    let Some(reply_to) = reply_to else {
+        if let Response::Result(value) = response {
+            value.dispose();
+        }
+        return None;
+    };
     let stage = if matches!(response, Response::Pending) { ReplyStage::Pending } else { ReplyStage::Last };
     let host = match exchange {
         Exchange::Message => Host::Unnamed,

@@ -9,6 +9,7 @@ mod broadcasts;
 mod calls;
 mod closing;
 mod homes;
+mod limits;
 mod refusals;
 mod tasks;
 
@@ -48,6 +49,7 @@ fn main() -> ExitCode {
     broadcasts::add(&mut suite);
     closing::add(&mut suite);
     homes::add(&mut suite);
+    limits::add(&mut suite);
     refusals::add(&mut suite);
     suite.run()
 }

@@ -59,7 +59,7 @@ pub(crate) async fn connect(plan: Plan<'_>) -> Result<Link> {
         .map_err(|_| silent("accepted the TCP connection but did not answer the TLS handshake"))??;
 
     let (greeting, diverted) = (Greeting::default(), Diverted::default());
-    let wishes = Wishes { heartbeat: heartbeat(&plan)?, frame_max: plan.endpoint.frame_max };
+    let wishes = Wishes { heartbeat: heartbeat(&plan), frame_max: plan.endpoint.frame_max };
     let tap = Tap::new(greeting.clone(), diverted.clone(), plan.returns.clone(), wishes);
     let stream = Wire::new(stream, tap);
     let (thread, thread_ended) = watch::channel(());
@@ -161,14 +161,11 @@ pub(super) async fn secure(endpoint: &Endpoint, socket: Socket) -> Result<AsyncT
 }
 
 /// The heartbeat to agree on, in seconds: what the program asks for, else what the URL says.
-fn heartbeat(plan: &Plan<'_>) -> Result<Option<u16>> {
-    let Some(wish) = plan.heartbeat.or(plan.endpoint.heartbeat) else { return Ok(None) };
-    // AMQP counts whole seconds, and 0 means none: a shorter wish is rounded up to the shortest there is.
-    let seconds = u16::try_from(wish.as_secs()).map_err(|_| {
-        let text = format!("a heartbeat of {wish:?} is too long: AMQP counts to {} seconds", u16::MAX);
-        Error::new(ErrorKind::InvalidArgument, text)
-    })?;
-    Ok(Some(seconds.max(u16::from(!wish.is_zero()))))
+fn heartbeat(plan: &Plan<'_>) -> Option<u16> {
+    let wish = plan.heartbeat.or(plan.endpoint.heartbeat)?;
+    // AMQP counts 65,535 whole seconds, and 0 means none: a wish of less than one is rounded up to it, and a longer one is the longest.
+    let seconds = u16::try_from(wish.as_secs()).unwrap_or(u16::MAX);
+    Some(seconds.max(u16::from(!wish.is_zero())))
 }
 
 fn uri(plan: &Plan<'_>, wishes: Wishes) -> AMQPUri {

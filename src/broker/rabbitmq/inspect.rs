@@ -47,15 +47,9 @@ pub(crate) async fn look_up(endpoint: &Endpoint, limit: Duration) -> Result<Vec<
     Ok(addresses)
 }
 
-/// The end of this time; a clock does not count as far as the longest there is.
-fn after(limit: Duration) -> Instant {
-    let now = Instant::now();
-    now.checked_add(limit).unwrap_or(now + super::NEVER)
-}
-
 /// A TCP connection, and nothing on it.
 pub(crate) async fn tcp(endpoint: &Endpoint, limit: Duration) -> Result<(TcpStream, SocketAddr)> {
-    let connected = timeout(limit, connector::tcp(endpoint, after(limit))).await;
+    let connected = timeout(limit, connector::tcp(endpoint, crate::time::from_now(limit))).await;
     let stream = connected
         .map_err(|_| errors::connect_timed_out(endpoint, limit, "did not accept a TCP connection"))
         .and_then(|connected| connected)?;

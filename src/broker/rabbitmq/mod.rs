@@ -13,7 +13,6 @@ use std::time::Duration;
 use futures_util::StreamExt;
 use lapin::Event;
 use tokio::task::spawn_local;
-use tokio::time::Instant;
 use tracing::{debug, info, warn};
 
 use self::connector::Plan;
@@ -50,9 +49,6 @@ mod wire;
 /// After the loss of one connection, how long the other may take to close in order.
 const FAREWELL: Duration = Duration::from_secs(1);
 
-/// Longer than anything runs.
-const NEVER: Duration = Duration::from_secs(30 * 365 * 86_400);
-
 /// A broker that is connected, or was.
 pub(crate) struct RabbitMq {
     shared: Rc<Shared>,
@@ -72,9 +68,7 @@ impl RabbitMq {
     /// Connects to where the endpoint says; [`Broker::connect`] with the URL read.
     pub(crate) async fn connect_to(endpoint: &Endpoint, options: &ConnectOptions, events: EventSender) -> Result<Self> {
         let limit = endpoint.connect_timeout.unwrap_or(options.connect_timeout);
-        let now = Instant::now();
-        // No clock counts as far as the longest time there is.
-        let deadline = now.checked_add(limit).unwrap_or(now + NEVER);
+        let deadline = crate::time::from_now(limit);
         let name = endpoint.connection_name.as_deref().unwrap_or(&options.connection_name);
         let plan = |role: Role, returns: Option<Returns>| Plan {
             endpoint,
@@ -93,7 +87,7 @@ impl RabbitMq {
         let publishing = match connector::connect(plan(Role::Publishing, Some(returns.clone()))).await {
             Ok(link) => Rc::new(link),
             Err(error) => {
-                let _ = consuming.close(Instant::now() + FAREWELL).await;
+                let _ = consuming.close(crate::time::from_now(FAREWELL)).await;
                 return Err(error);
             }
         };
@@ -174,7 +168,7 @@ impl Shared {
             Role::Publishing => &self.consuming,
         };
         // In order, so that acknowledgements which were written go out.
-        if let Err(error) = other.close(Instant::now() + FAREWELL).await {
+        if let Err(error) = other.close(crate::time::from_now(FAREWELL)).await {
             debug!(%error, "while closing the other connection");
         }
         // What had arrived before is still told.
@@ -246,10 +240,10 @@ impl Broker for RabbitMq {
         let Shared { life, publisher, consuming, publishing, address, .. } = &*self.shared;
         // A part is kept for cutting a connection that does not close in order.
         let orderly = limit - (limit / 4).min(Duration::from_millis(300));
-        let deadline = Instant::now() + orderly;
+        let deadline = crate::time::from_now(orderly);
         debug!(%address, "closing");
         life.fall_silent();
-        publisher.flush(deadline - orderly / 2).await;
+        publisher.flush(crate::time::from_now(orderly / 2)).await;
         // Publishes that the broker has not confirmed by now are left open: it may still have taken them.
         life.end(Error::new(
             ErrorKind::CommunicatorClosed,

@@ -18,7 +18,7 @@ use tracing::debug;
 use super::errors;
 use super::life::Life;
 use super::link::Link;
-use crate::broker::{Access, AutoDelete, Durability, ExchangeSpec, QueueSpec};
+use crate::broker::{Access, AutoDelete, Durability, ExchangeSpec, QueueSpec, queue_milliseconds};
 use crate::error::{Error, ErrorKind, Result};
 
 pub(crate) struct Topology {
@@ -58,7 +58,7 @@ impl Topology {
         let mut arguments = FieldTable::default();
         for (argument, wish) in [("x-message-ttl", spec.message_ttl), ("x-expires", spec.expires)] {
             if let Some(wish) = wish {
-                arguments.insert(argument.into(), milliseconds(argument, wish)?);
+                arguments.insert(argument.into(), milliseconds(wish));
             }
         }
         if let Some(queue) = &spec.dead_letter_to {
@@ -193,18 +193,22 @@ pub(crate) fn short(what: &str, text: impl Into<String>) -> Result<ShortString> 
 }
 
 /// As kiwipy sends it: a signed 32-bit integer where it fits, else 64 bits. RabbitMQ compares values, not widths.
-fn milliseconds(argument: &str, wish: Duration) -> Result<AMQPValue> {
-    let wish = wish.as_millis();
-    match (i32::try_from(wish), i64::try_from(wish)) {
-        (Ok(small), _) => Ok(AMQPValue::LongInt(small)),
-        (_, Ok(large)) => Ok(AMQPValue::LongLongInt(large)),
-        _ => Err(Error::new(ErrorKind::InvalidArgument, format!("{argument} of {wish} ms is too long"))),
-    }
+fn milliseconds(wish: Duration) -> AMQPValue {
+    let wish = queue_milliseconds(wish);
+    i32::try_from(wish).map_or_else(|_| AMQPValue::LongLongInt(wish.into()), AMQPValue::LongInt)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn times_of_queues_saturate_at_what_rabbitmq_takes() {
+        assert_eq!(milliseconds(Duration::from_secs(66)), AMQPValue::LongInt(66_000));
+        for longest in [Duration::from_millis(u32::MAX.into()), Duration::from_secs(u64::MAX), Duration::MAX] {
+            assert_eq!(milliseconds(longest), AMQPValue::LongLongInt(u32::MAX.into()), "{longest:?}");
+        }
+    }
 
     #[test]
     fn names_with_a_meaning_of_their_own_are_refused_before_anything_is_sent() {

@@ -181,10 +181,11 @@ impl Port {
         }
     }
 
-    /// A future of the current home and its completer. Waits for a place until the limit, where there is one.
+    /// A future of the current home and its completer. Waits for a place until the limit, where there is one; a wait without
+    /// one is reported, and ends with the communicator.
     ///
     /// # Errors
-    /// `TimedOut`, `HomeEnded`.
+    /// `TimedOut`, `HomeEnded`; why the communicator has ended.
     pub(crate) async fn future<T: Send + 'static>(
         &self,
         what: &impl Display,
@@ -195,8 +196,17 @@ impl Port {
             return Ok(pair);
         }
         let (reservation, expirer) = home.reserve();
-        let _timer = limit.map(|at| self.timer(at, Expiry::Place(ExpireOnDrop::new(expirer))));
+        let place = ExpireOnDrop::new(expirer);
+        // Guards: a wait for a place that a close does not end.
+        let _timer = match limit {
+            Some(at) => self.timer(at, Expiry::Place(place)),
+            None => self.timer(
+                crate::time::from_now(crate::driver::requests::REPORT_EVERY),
+                Expiry::LongPlace { what: what.to_string(), since: Instant::now(), place },
+            ),
+        };
         reservation.await.map_err(|error| match error {
+            ReserveError::TimedOut if self.has_ended() => self.gone(),
             ReserveError::TimedOut => Error::with_source(
                 ErrorKind::TimedOut,
                 format!("{what}: the calling home has as many futures open as it may have, and none ended in time"),

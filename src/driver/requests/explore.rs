@@ -36,6 +36,27 @@ fn more_replies_than_are_kept_do_not_push_the_outcome_out() {
 }
 
 #[test]
+fn large_replies_that_nobody_reads_take_two_of_them_and_a_mebibyte() {
+    let now = Instant::now();
+    let mut requests = table(now);
+    let large = |n: u8| Body::Encoded(vec![n; 10 << 20].into());
+    let pushed: usize = (0..40)
+        .map(|n| match requests.reply(ID, large(n), now) {
+            Arrived::Kept { pushed_out } => pushed_out,
+            _ => 0,
+        })
+        .sum();
+    // The first was for the caller.
+    let kept: Vec<u8> = std::iter::from_fn(|| match requests.next(ID, "next") {
+        Next::Kept(_, kept) => Some(number(&kept)),
+        _ => None,
+    })
+    .collect();
+    assert_eq!((kept.len() + pushed, kept.first(), kept.last()), (39, Some(&1), Some(&39)));
+    assert!(kept.len() <= 3, "{kept:?}");
+}
+
+#[test]
 fn each_reply_renews_the_time_and_the_end_leaves_nothing() {
     let now = Instant::now();
     let at = |millis| after(now, Duration::from_millis(millis));

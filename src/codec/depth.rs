@@ -1,0 +1,132 @@
+//! How deep a value is nested, and what is done with one that is too deep.
+//!
+//! Values are copied, compared, printed and dropped level by level on the stack. So nothing here accepts or makes one that is
+//! deeper than [`MAX_DEPTH`], except what a program nests by hand; and what is refused for its depth is dropped without stack.
+
+use super::value::{MAX_DEPTH, Value};
+
+impl Value {
+    fn holds_values(&self) -> bool {
+        matches!(self, Value::List(_) | Value::Tuple(_) | Value::Set(_) | Value::Map(_) | Value::Tagged(_))
+    }
+
+    /// True when something in it has more than [`MAX_DEPTH`] levels above it.
+    pub(crate) fn is_too_deep(&self) -> bool {
+        self.is_deeper_than(MAX_DEPTH)
+    }
+
+    fn is_deeper_than(&self, levels: usize) -> bool {
+        if !self.holds_values() {
+            return false;
+        }
+        let below = |value: &Value| levels == 0 || value.is_deeper_than(levels - 1);
+        match self {
+            Value::List(items) | Value::Tuple(items) => items.iter().any(below),
+            Value::Set(map) | Value::Map(map) => map.iter().any(|(key, value)| below(key) || below(value)),
+            Value::Tagged(tagged) => below(&tagged.value),
+            _ => false,
+        }
+    }
+
+    /// Drops it, however deep it is.
+    ///
+    /// Guards: a stack that overflows, which ends the process.
+    pub(crate) fn dispose(self) {
+        let mut open = vec![self];
+        while let Some(value) = open.pop() {
+            match value {
+                Value::List(items) | Value::Tuple(items) => open.extend(items.into_iter().filter(Value::holds_values)),
+                Value::Set(map) | Value::Map(map) => {
+                    let parts = map.into_iter().flat_map(|(key, value)| [key, value]);
+                    open.extend(parts.filter(Value::holds_values));
+                }
+                Value::Tagged(tagged) => open.push(tagged.value),
+                _ => {}
+            }
+        }
+    }
+}
+
+/// True when a JSON value has more than this many levels.
+pub(super) fn json_is_deeper_than(json: &serde_json::Value, levels: usize) -> bool {
+    let below = |value: &serde_json::Value| levels == 0 || json_is_deeper_than(value, levels - 1);
+    match json {
+        serde_json::Value::Array(items) => items.iter().any(below),
+        serde_json::Value::Object(map) => map.values().any(below),
+        _ => false,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::codec::{Map, Tagged};
+    use crate::error::ErrorKind;
+
+    fn nested(levels: usize, around: impl Fn(Value) -> Value) -> Value {
+        (0..levels).fold(Value::Null, |value, _| around(value))
+    }
+
+    fn ways() -> [fn(Value) -> Value; 6] {
+        [
+            |value| Value::List(vec![value]),
+            |value| Value::Tuple(vec![1.into(), value]),
+            |value| Value::Set([(value, Value::Null)].into_iter().collect::<Map>()),
+            |value| Value::from_iter([("key", value)]),
+            |value| Value::Map([(value, Value::Null)].into_iter().collect::<Map>()),
+            |value| Value::Tagged(Box::new(Tagged { tag: "!x".into(), value })),
+        ]
+    }
+
+    #[test]
+    fn the_depth_is_counted_through_every_kind() {
+        for around in ways() {
+            assert!(!nested(MAX_DEPTH, around).is_too_deep());
+            assert!(nested(MAX_DEPTH + 1, around).is_too_deep());
+        }
+    }
+
+    #[test]
+    fn a_value_of_any_depth_is_dropped() {
+        for around in [ways()[0], ways()[1], ways()[3], ways()[5]] {
+            nested(100_000, around).dispose();
+        }
+    }
+
+    #[test]
+    fn what_is_too_deep_is_an_error_in_both_directions_of_serde() {
+        let deep = nested(100_000, |value| Value::List(vec![value]));
+        assert_eq!(Value::from_serialize(&deep).unwrap_err().kind(), ErrorKind::Encode);
+        assert_eq!(deep.deserialize::<Value>().unwrap_err().kind(), ErrorKind::Decode);
+        assert!(serde_json::to_string(&deep).is_err());
+        deep.dispose();
+
+        #[derive(serde::Serialize)]
+        struct Chain(Vec<Chain>);
+        let chain = (0..1000).fold(Chain(Vec::new()), |chain, _| Chain(vec![chain]));
+        assert_eq!(Value::from_serialize(&chain).unwrap_err().kind(), ErrorKind::Encode);
+        let chain = (0..MAX_DEPTH).fold(Chain(Vec::new()), |chain, _| Chain(vec![chain]));
+        assert!(!Value::from_serialize(&chain).unwrap().is_too_deep());
+
+        let json = (0..1000).fold(serde_json::Value::Null, |json, _| serde_json::Value::Array(vec![json]));
+        assert_eq!(Value::from_json(&json).unwrap_err().kind(), ErrorKind::Decode);
+    }
+
+    #[test]
+    fn what_is_accepted_goes_through_everything_on_a_thread_of_two_mebibytes() {
+        let all = || {
+            for around in ways() {
+                let value = nested(MAX_DEPTH, around);
+                assert_eq!(value.clone(), value);
+                assert!(!format!("{value:?}{value}{}{}", value.to_yaml_text(), value.to_json_text()).is_empty());
+                assert_eq!(Value::from_serialize(&value).unwrap(), value);
+                assert_eq!(value.deserialize::<Value>().unwrap(), value);
+                match Value::from_json(&value.to_json()) {
+                    Ok(read) => assert_eq!(read, value),
+                    Err(error) => assert_eq!(error.kind(), ErrorKind::Decode, "each level of JSON counts"),
+                }
+            }
+        };
+        std::thread::Builder::new().stack_size(2 << 20).spawn(all).unwrap().join().unwrap();
+    }
+}
