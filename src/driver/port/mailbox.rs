@@ -141,11 +141,13 @@ impl<T> Mailbox<T> {
     }
 }
 
+type Receiving<T> = Pin<Box<dyn Future<Output = Option<Received<T>>> + Send>>;
+
 /// The receiving side of a mailbox as a stream.
 pub(crate) struct MailboxStream<T> {
     mailbox: Arc<Mailbox<T>>,
     /// The wait for the next item, while there is one.
-    waits: Option<Pin<Box<dyn Future<Output = Option<Received<T>>> + Send>>>,
+    waits: Option<Receiving<T>>,
 }
 
 impl<T: Send + 'static> MailboxStream<T> {
