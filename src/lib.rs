@@ -36,7 +36,7 @@ mod serve;
 
 mod client;
 
-#[cfg(any(test, feature = "fuzzing"))]
+#[cfg(any(test, fuzzing))]
 #[doc(hidden)]
 pub mod fuzzing;
 #[cfg(feature = "rabbitmq")]
@@ -47,7 +47,7 @@ mod simulation;
 pub use client::blocking;
 pub use client::{
     Body, BroadcastSend, Communicator, CommunicatorBuilder, CommunicatorCounts, LongTasks, Reply, ReplyStage, RpcSend,
-    TaskQueue, TaskSend, TaskSendNoReply,
+    TaskQueue, TaskSend, TaskSendNoReply, Tasks,
 };
 pub use codec::Value;
 pub use driver::{Attempt, ChannelCause, CloseReport, ConnectionEvent, ConnectionState, Events, ReconnectPolicy};
@@ -56,9 +56,9 @@ pub use error::{Error, ErrorKind, Result};
 pub use homing_home as home;
 pub use homing_home::futures;
 pub use serve::{
-    Answer, Broadcast, BroadcastFilter, BroadcastSubscriber, CallerGone, Failure, HandlerError, HandlerResult,
-    IncomingTask, IntoResponse, Later, OwnershipLost, Promise, RpcRequest, RpcSubscriber, Subscriber, TaskRequest,
-    TaskSubscriber,
+    Answer, Broadcast, BroadcastFilter, BroadcastSubscriber, Broadcasts, CallerGone, Failure, HandlerError,
+    HandlerResult, IncomingTask, IntoResponse, Lagged, Later, OwnershipLost, Promise, RpcRequest, RpcSubscriber,
+    Subscriber, TaskRequest, TaskSubscriber,
 };
 pub use wire::names::{Identifier, IntoIdentifier, TestingMode};
 

@@ -62,7 +62,8 @@ fn a_body_nested_a_million_deep_is_an_error_and_no_crash() {
 
 #[test]
 fn limits_are_kept_and_named() {
-    let small = Limits { max_bytes: 100, max_depth: 5, max_nodes: 20, max_aliases: 2 };
+    let mut small = Limits::default();
+    (small.max_bytes, small.max_depth, small.max_nodes, small.max_aliases) = (100, 5, 20, 2);
     let yaml = Yaml::with_limits(small);
     for (body, wanted) in [
         ("x".repeat(101), "100"),

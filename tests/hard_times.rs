@@ -147,7 +147,8 @@ async fn large(broker: Broker) {
 
 async fn too_large(broker: Broker) {
     // RabbitMQ's default limit is 128 MiB (512 MiB before 3.8): what is over it closes the channel that it came by.
-    let limits = homing::codec::Limits { max_bytes: 1 << 30, ..homing::codec::Limits::default() };
+    let mut limits = homing::codec::Limits::default();
+    limits.max_bytes = 1 << 30;
     let client = options(broker.url(), &broker).codec(Json::with_limits(limits)).connect().await.unwrap();
     client.add_rpc_subscriber("echo", RpcSubscriber::closure(RpcRequest::into_body)).await.unwrap();
     let error = client.rpc_send("echo", "x".repeat(130 << 20)).await.unwrap_err();

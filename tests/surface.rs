@@ -475,3 +475,74 @@ async fn a_home_that_is_full_is_not_one_that_has_ended() {
     assert_eq!(error.kind(), ErrorKind::HomeEnded);
     communicator.close().await.unwrap();
 }
+
+mod streams {
+    use futures_util::{Stream, StreamExt};
+    use homing::{ConnectionEvent, Lagged};
+
+    use super::*;
+
+    async fn next<S: Stream + Unpin>(stream: &mut S) -> Option<S::Item> {
+        tokio::time::timeout(LIMIT, StreamExt::next(stream)).await.expect("in time")
+    }
+
+    #[tokio::test]
+    async fn broadcasts_are_a_stream_in_which_lag_is_an_item() {
+        let communicator = Communicator::connect("memory:").await.unwrap();
+        let mut some = communicator.broadcasts(BroadcastFilter::new().subject("wanted").unwrap()).await.unwrap();
+        let mut late = communicator.broadcasts(BroadcastFilter::new()).await.unwrap();
+        communicator.broadcast_send(0).subject("other").await.unwrap();
+        communicator.broadcast_send(1).subject("wanted").await.unwrap();
+        assert_eq!(next(&mut some).await.unwrap().unwrap().body(), &Value::Int(1));
+        // A wait that is given up loses nothing.
+        assert!(tokio::time::timeout(Duration::from_millis(50), some.next()).await.is_err());
+        for n in 2..3002 {
+            communicator.broadcast_send(n).subject("x").await.unwrap();
+        }
+        communicator.broadcast_send("last").subject("wanted").await.unwrap();
+        assert_eq!(next(&mut some).await.unwrap().unwrap().body().as_str(), Some("last"));
+        let Some(Err(Lagged { missed, .. })) = next(&mut late).await else { panic!("no lag was reported") };
+        let mut seen = 0;
+        while next(&mut late).await.unwrap().unwrap().body().as_str() != Some("last") {
+            seen += 1;
+        }
+        assert_eq!(missed + seen + 1, 3003);
+        assert_eq!(communicator.counts().broadcasts_lagged, missed);
+        communicator.close().await.unwrap();
+        assert!(next(&mut some).await.is_none());
+    }
+
+    #[tokio::test]
+    async fn tasks_are_a_stream() {
+        let communicator = Communicator::connect("memory:").await.unwrap();
+        let queue = communicator.default_task_queue().unwrap();
+        let mut tasks = queue.tasks();
+        assert!(tokio::time::timeout(Duration::from_millis(50), tasks.next()).await.is_err());
+        for n in 0..5 {
+            queue.task_send(n).no_reply().await.unwrap();
+        }
+        for n in 0..5 {
+            let task = next(&mut tasks).await.unwrap().unwrap();
+            assert_eq!(task.body(), &Value::from(n));
+            task.finish(());
+        }
+        communicator.close().await.unwrap();
+        assert_eq!(next(&mut tasks).await.unwrap().unwrap_err().kind(), ErrorKind::CommunicatorClosed);
+        assert!(next(&mut tasks).await.is_none());
+    }
+
+    #[tokio::test]
+    async fn events_and_outcomes_are_streams() {
+        let communicator = Communicator::connect("memory:").await.unwrap();
+        let mut events = communicator.events();
+        communicator.close().await.unwrap();
+        assert!(matches!(next(&mut events).await, Some(ConnectionEvent::Closed)));
+        assert!(next(&mut events).await.is_none());
+
+        let (completer, future) = homing::home::Home::current().try_future().unwrap();
+        let mut outcomes = homing::futures::as_completed([future]).unwrap();
+        completer.complete(5).unwrap();
+        assert_eq!(next(&mut outcomes).await, Some((0, Ok(5))));
+        assert!(next(&mut outcomes).await.is_none());
+    }
+}

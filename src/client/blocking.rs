@@ -61,13 +61,16 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 
 use super::{
-    Body, BroadcastSend, CommunicatorBuilder, CommunicatorCounts, Reply, ReplyStage, RpcSend, TaskSend, TaskSendNoReply,
+    Body, BroadcastSend, CommunicatorBuilder, CommunicatorCounts, Reply, ReplyStage, RpcSend, TaskSend,
+    TaskSendNoReply, Tasks,
 };
 use crate::codec::Value;
 use crate::driver::{CloseReport, ConnectionEvent, ConnectionState, Events};
 use crate::error::{Error, ErrorKind, Result};
 use crate::home::{EventLoop, Home, LocalHome, WaitRefused};
-use crate::serve::{BroadcastFilter, BroadcastSubscriber, IncomingTask, RpcSubscriber, TaskSubscriber};
+use crate::serve::{
+    Broadcast, BroadcastFilter, BroadcastSubscriber, Broadcasts, IncomingTask, Lagged, RpcSubscriber, TaskSubscriber,
+};
 use crate::wire::names::{Identifier, IntoIdentifier};
 
 thread_local! {
@@ -263,6 +266,26 @@ impl Reply {
     }
 }
 
+impl Broadcasts {
+    /// Waits for the next broadcast; `None` when the communicator has closed.
+    ///
+    /// # Errors
+    /// `WouldDeadlock` where a wait cannot be.
+    pub fn next_blocking(&mut self) -> Result<Option<std::result::Result<Broadcast, Lagged>>> {
+        wait(async { Ok(self.next().await) })
+    }
+}
+
+impl Tasks {
+    /// Waits for the next task, as long as it takes; `None` after an error.
+    ///
+    /// # Errors
+    /// As [`next_task`](super::TaskQueue::next_task); `WouldDeadlock` where a wait cannot be.
+    pub fn next_blocking(&mut self) -> Result<Option<IncomingTask>> {
+        wait(async { self.next().await.transpose() })
+    }
+}
+
 impl Events {
     /// Waits for the next event; `None` when the communicator has closed.
     ///
@@ -400,6 +423,14 @@ impl Communicator {
         wait(self.serving()?.add_broadcast_subscriber(filter, subscriber))
     }
 
+    /// The broadcasts that pass a filter; [`next_blocking`](Broadcasts::next_blocking) waits for the next.
+    ///
+    /// # Errors
+    /// As the async call of this name.
+    pub fn broadcasts(&self, filter: BroadcastFilter) -> Result<Broadcasts> {
+        wait(self.inner.broadcasts(filter))
+    }
+
     /// Takes a subscriber out.
     ///
     /// # Errors
@@ -527,6 +558,11 @@ impl TaskQueue {
     /// `QueueEmpty` when none came.
     pub fn next_task(&self, timeout: Duration) -> Result<IncomingTask> {
         wait(self.inner.next_task(timeout))
+    }
+
+    /// The tasks of this queue as they come; [`next_blocking`](Tasks::next_blocking) waits for the next.
+    pub fn tasks(&self) -> Tasks {
+        self.inner.tasks()
     }
 
     /// The tasks that are there, one after the other, until the queue is empty. Each that is dropped without an outcome

@@ -20,8 +20,8 @@ use crate::driver::{self, CloseReport, ConnectionState, Events, Plan};
 use crate::error::Result;
 use crate::home::Home;
 use crate::serve::{
-    BroadcastFilter, BroadcastSubscriber, CodecInput, Context, Defaults, RpcSubscriber, TaskSubscriber,
-    add_broadcast_subscriber, add_rpc_subscriber, start_codec_loop,
+    BroadcastFilter, BroadcastSubscriber, Broadcasts, CodecInput, Context, Defaults, RpcSubscriber, TaskSubscriber,
+    add_broadcast_subscriber, add_rpc_subscriber, broadcast_stream, start_codec_loop,
 };
 use crate::wire::names::{Identifier, IntoIdentifier};
 
@@ -321,6 +321,32 @@ impl Communicator {
     ) -> Result<Identifier> {
         let (context, codec) = (self.context(), &self.handle.codec);
         add_broadcast_subscriber(context, codec, &self.home(), filter, subscriber).await
+    }
+
+    /// The broadcasts that pass a filter, as a stream of the current home. A receiver that does not keep up loses the oldest,
+    /// and gets [`Lagged`](crate::Lagged) in their place.
+    ///
+    /// ```
+    /// # #[tokio::main(flavor = "current_thread")] async fn main() -> homing::Result<()> {
+    /// use homing::{BroadcastFilter, Communicator};
+    ///
+    /// let communicator = Communicator::connect("memory:").await?;
+    /// let mut changes = communicator.broadcasts(BroadcastFilter::new().subject("state_changed.*")?).await?;
+    /// communicator.broadcast_send("not for them").subject("other").await?;
+    /// communicator.broadcast_send(4).subject("state_changed.running").await?;
+    /// if let Some(Ok(change)) = changes.next().await {
+    ///     assert_eq!(change.subject(), Some("state_changed.running"));
+    /// }
+    /// # communicator.close().await.map(drop) }
+    /// ```
+    ///
+    /// # Errors
+    /// `ConnectionLost`; `CommunicatorClosed`.
+    ///
+    /// # Cancel safety
+    /// Dropped before it resolves, the subscription is taken out again.
+    pub async fn broadcasts(&self, filter: BroadcastFilter) -> Result<Broadcasts> {
+        broadcast_stream(self.context(), &self.handle.codec, filter).await
     }
 
     /// Takes a subscriber out.

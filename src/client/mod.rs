@@ -22,6 +22,6 @@ mod tests;
 pub use body::Body;
 pub use builder::{CommunicatorBuilder, LongTasks};
 pub use communicator::{Communicator, CommunicatorCounts};
-pub use queue::TaskQueue;
+pub use queue::{TaskQueue, Tasks};
 pub use reply::{Reply, ReplyStage};
 pub use send::{BroadcastSend, RpcSend, TaskSend, TaskSendNoReply};

@@ -1,7 +1,12 @@
 //! A task queue by name: to send to, to subscribe to, and to take from.
 
+use std::fmt;
+use std::pin::Pin;
 use std::sync::Arc;
+use std::task::{Context as TaskContext, Poll};
 use std::time::Duration;
+
+use futures_core::Stream;
 
 use super::body::Body;
 use super::send::TaskSend;
@@ -96,6 +101,23 @@ impl TaskQueue {
         pulled.ok_or_else(|| self.empty(&format!("no task came within {timeout:?}")))
     }
 
+    /// The tasks of this queue one after the other, as a stream: each is taken when the stream is polled for it.
+    ///
+    /// ```
+    /// # #[tokio::main(flavor = "current_thread")] async fn main() -> homing::Result<()> {
+    /// # let communicator = homing::Communicator::connect("memory:").await?;
+    /// let queue = communicator.task_queue("squares")?;
+    /// queue.task_send(7).no_reply().await?;
+    /// let mut tasks = queue.tasks();
+    /// if let Some(task) = tasks.next().await {
+    ///     task?.process(|task| task.body().as_i64().map(|number| number * number));
+    /// }
+    /// # communicator.close().await.map(drop) }
+    /// ```
+    pub fn tasks(&self) -> Tasks {
+        Tasks { queue: self.clone(), pull: None, ended: false }
+    }
+
     /// Takes tasks until one can be read, or none is there.
     async fn pull(&self, wait: PullWait) -> Result<Option<IncomingTask>> {
         let port = &self.context.port;
@@ -116,6 +138,53 @@ impl TaskQueue {
 
     fn empty(&self, why: &str) -> Error {
         Error::new(ErrorKind::QueueEmpty, format!("no task from the queue {:?}: {why}", &*self.name))
+    }
+}
+
+/// The tasks of a queue; a [`Stream`]. Made by [`TaskQueue::tasks`]. After an error it ends.
+///
+/// A task that comes after it was dropped goes back to the queue.
+#[must_use = "no task is taken until it is polled"]
+pub struct Tasks {
+    queue: TaskQueue,
+    pull: Option<Pulling>,
+    ended: bool,
+}
+
+type Pulling = Pin<Box<dyn Future<Output = Result<IncomingTask>> + Send>>;
+
+impl Tasks {
+    /// The next task. Waits for one as long as it takes.
+    ///
+    /// # Cancel safety
+    /// No task is lost when it is dropped.
+    pub async fn next(&mut self) -> Option<Result<IncomingTask>> {
+        std::future::poll_fn(|context| Pin::new(&mut *self).poll_next(context)).await
+    }
+}
+
+impl Stream for Tasks {
+    type Item = Result<IncomingTask>;
+
+    fn poll_next(mut self: Pin<&mut Self>, context: &mut TaskContext<'_>) -> Poll<Option<Self::Item>> {
+        if self.ended {
+            return Poll::Ready(None);
+        }
+        let this = &mut *self;
+        let pull = this.pull.get_or_insert_with(|| {
+            let queue = this.queue.clone();
+            Box::pin(async move { queue.next_task(Duration::MAX).await })
+        });
+        let Poll::Ready(task) = pull.as_mut().poll(context) else { return Poll::Pending };
+        this.pull = None;
+        this.ended = task.is_err();
+        Poll::Ready(Some(task))
+    }
+}
+
+impl fmt::Debug for Tasks {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Tasks").field("queue", &self.queue.name).finish_non_exhaustive()
     }
 }
 

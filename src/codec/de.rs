@@ -20,6 +20,38 @@ impl de::Error for Error {
     fn custom<T: fmt::Display>(message: T) -> Self {
         Error::new(ErrorKind::Decode, format!("the value has another shape than expected: {message}"))
     }
+
+    // serde's own texts quote the value. Guards: a body in an error, and by that in a log.
+    fn invalid_type(unexpected: de::Unexpected<'_>, expected: &dyn de::Expected) -> Self {
+        Self::custom(format_args!("{}, expected {expected}", kind(&unexpected)))
+    }
+
+    fn invalid_value(unexpected: de::Unexpected<'_>, expected: &dyn de::Expected) -> Self {
+        Self::custom(format_args!("{} that does not fit, expected {expected}", kind(&unexpected)))
+    }
+
+    fn unknown_variant(_: &str, expected: &'static [&'static str]) -> Self {
+        Self::custom(format_args!("an unknown variant, expected one of {}", expected.join(", ")))
+    }
+
+    fn unknown_field(_: &str, expected: &'static [&'static str]) -> Self {
+        Self::custom(format_args!("an unknown field, expected one of {}", expected.join(", ")))
+    }
+}
+
+/// What a value is, without the value.
+fn kind(unexpected: &de::Unexpected<'_>) -> &'static str {
+    match unexpected {
+        de::Unexpected::Bool(_) => "a boolean",
+        de::Unexpected::Unsigned(_) | de::Unexpected::Signed(_) => "an integer",
+        de::Unexpected::Float(_) => "a float",
+        de::Unexpected::Char(_) | de::Unexpected::Str(_) => "a string",
+        de::Unexpected::Bytes(_) => "bytes",
+        de::Unexpected::Unit | de::Unexpected::Option => "null",
+        de::Unexpected::Seq => "a sequence",
+        de::Unexpected::Map => "a mapping",
+        _ => "another kind of value",
+    }
 }
 
 impl<'de> Deserialize<'de> for Value {

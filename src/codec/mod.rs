@@ -51,9 +51,12 @@ pub trait Codec: Send + Sync + 'static {
 ///
 /// ```
 /// use homing::codec::{Limits, Yaml};
-/// let yaml = Yaml::with_limits(Limits { max_depth: 20, ..Limits::default() });
+/// let mut limits = Limits::default();
+/// limits.max_depth = 20;
+/// let yaml = Yaml::with_limits(limits);
 /// ```
 #[derive(Clone, Debug)]
+#[non_exhaustive]
 pub struct Limits {
     /// Bytes of a body. Default 64 MiB.
     pub max_bytes: usize,

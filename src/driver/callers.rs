@@ -160,11 +160,8 @@ mod tests {
     use crate::driver::tasks::Generation;
 
     fn delivery() -> Delivery {
-        let properties = Properties {
-            correlation_id: Some("one".to_owned()),
-            reply_to: Some("q".to_owned()),
-            ..Properties::default()
-        };
+        let properties =
+            Properties { correlation_id: Some("one".into()), reply_to: Some("q".into()), ..Properties::default() };
         let receipt = Receipt { lane: Lane(0), opening: 0, tag: 1 };
         Delivery { receipt, redelivered: true, properties, body: Body::Encoded(bytes::Bytes::new()) }
     }

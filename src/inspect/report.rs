@@ -6,6 +6,7 @@ use crate::codec::{Map, Value};
 
 /// How a finding is to be taken.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[non_exhaustive]
 pub enum Verdict {
     /// As it should be.
     Ok,

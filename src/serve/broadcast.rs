@@ -1,7 +1,11 @@
 //! The home side of broadcasts: a mailbox for each subscriber, and the task that serves it.
 
+use std::fmt;
+use std::pin::Pin;
 use std::sync::Arc;
+use std::task::{Context as TaskContext, Poll};
 
+use futures_core::Stream;
 use futures_util::StreamExt;
 use futures_util::stream::FuturesUnordered;
 use serde::de::DeserializeOwned;
@@ -14,7 +18,7 @@ use super::filter::BroadcastFilter;
 use super::registration::Registration;
 use crate::codec::Value;
 use crate::driver::command::Subscription;
-use crate::driver::port::{Event, Mailbox, MailboxSender, Received, count_many};
+use crate::driver::port::{Event, Mailbox, MailboxSender, MailboxStream, Received, count_many};
 use crate::error::Result;
 use crate::home::Home;
 use crate::wire::broadcast::Content;
@@ -94,6 +98,17 @@ impl Drop for Inlet {
     }
 }
 
+impl Inlet {
+    /// Counts and reports what was dropped for this receiver.
+    fn lost(&self, missed: u64) {
+        let port = &self.context.port;
+        count_many(&port.counters.broadcasts_lagged, missed);
+        let identifier = self.identifier.clone();
+        tracing::warn!(%identifier, missed, "a broadcast subscriber did not keep up and lost the oldest");
+        port.emit(&Event::Lagged { identifier, missed });
+    }
+}
+
 /// Adds a subscriber at a home.
 ///
 /// # Errors
@@ -106,6 +121,19 @@ pub(crate) async fn add(
     subscriber: BroadcastSubscriber,
 ) -> Result<Identifier> {
     let identifier = subscriber.identifier.unwrap_or_else(Identifier::unique);
+    let inlet = subscribe(context, codec, home, filter, identifier.clone()).await?;
+    home.spawn_uncounted(serve(home.clone(), subscriber.handler, inlet));
+    Ok(identifier)
+}
+
+/// Opens a mailbox for the broadcasts that pass a filter.
+async fn subscribe(
+    context: &Context,
+    codec: &mpsc::UnboundedSender<CodecInput>,
+    home: &Home,
+    filter: BroadcastFilter,
+    identifier: Identifier,
+) -> Result<Inlet> {
     let mailbox = Mailbox::new(BROADCAST_BACKLOG);
     let number = context.port.next_id();
     let inlet = Inlet {
@@ -116,13 +144,79 @@ pub(crate) async fn add(
         mailbox: Arc::clone(&mailbox),
         registration: Registration::new(&context.port),
     };
-    let subscription =
-        Subscription::Broadcasts { identifier: identifier.clone(), mailbox: MailboxSender::new(&mailbox) };
+    let subscription = Subscription::Broadcasts { identifier, mailbox: MailboxSender::new(&mailbox) };
     // Before the queue is there, so that its first message is received. A closed communicator is found out below.
     let _ = codec.send(CodecInput::Add { number, filter, mailbox });
     inlet.registration.add(home, "a broadcast subscriber", subscription).await?;
-    home.spawn_uncounted(serve(home.clone(), subscriber.handler, inlet));
-    Ok(identifier)
+    Ok(inlet)
+}
+
+/// Broadcasts as they come; a [`Stream`]. Made by [`Communicator::broadcasts`](crate::Communicator::broadcasts). Dropped, its
+/// subscription ends.
+#[must_use = "dropped, its subscription ends"]
+pub struct Broadcasts {
+    received: MailboxStream<Broadcast>,
+    inlet: Inlet,
+}
+
+/// A receiver did not keep up with the broadcasts: the oldest were dropped. Those that follow are there.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Lagged {
+    /// How many were lost.
+    pub missed: u64,
+}
+
+impl fmt::Display for Lagged {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "the receiver did not keep up and lost {} broadcasts", self.missed)
+    }
+}
+
+impl std::error::Error for Lagged {}
+
+impl Broadcasts {
+    /// The next broadcast, or that some were lost; `None` when the communicator has closed.
+    ///
+    /// # Cancel safety
+    /// No broadcast is lost when it is dropped.
+    pub async fn next(&mut self) -> Option<std::result::Result<Broadcast, Lagged>> {
+        std::future::poll_fn(|context| Pin::new(&mut *self).poll_next(context)).await
+    }
+}
+
+impl Stream for Broadcasts {
+    type Item = std::result::Result<Broadcast, Lagged>;
+
+    fn poll_next(mut self: Pin<&mut Self>, context: &mut TaskContext<'_>) -> Poll<Option<Self::Item>> {
+        let Poll::Ready(received) = self.received.poll_next(context) else { return Poll::Pending };
+        Poll::Ready(received.map(|received| match received {
+            Received::Item(broadcast) => Ok(broadcast),
+            Received::Missed(missed) => {
+                self.inlet.lost(missed);
+                Err(Lagged { missed })
+            }
+        }))
+    }
+}
+
+impl fmt::Debug for Broadcasts {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Broadcasts").finish_non_exhaustive()
+    }
+}
+
+/// Subscribes to broadcasts that nobody handles but who asks for them.
+///
+/// # Errors
+/// Why it cannot be added.
+pub(crate) async fn stream(
+    context: &Context,
+    codec: &mpsc::UnboundedSender<CodecInput>,
+    filter: BroadcastFilter,
+) -> Result<Broadcasts> {
+    let inlet = subscribe(context, codec, &Home::current(), filter, Identifier::unique()).await?;
+    Ok(Broadcasts { received: MailboxStream::new(Arc::clone(&inlet.mailbox)), inlet })
 }
 
 /// The task of one subscriber at its home. Handlers start in the order of the broadcasts.
@@ -145,13 +239,7 @@ async fn serve(home: Home, handler: Handler<Broadcast>, inlet: Inlet) {
                     home.spawn_uncounted(handled);
                 }
             }
-            Some(Received::Missed(missed)) => {
-                let port = &inlet.context.port;
-                count_many(&port.counters.broadcasts_lagged, missed);
-                let identifier = inlet.identifier.clone();
-                tracing::warn!(%identifier, missed, "a broadcast subscriber did not keep up and lost the oldest");
-                port.emit(&Event::Lagged { identifier, missed });
-            }
+            Some(Received::Missed(missed)) => inlet.lost(missed),
             None => break,
         }
     }
@@ -160,13 +248,16 @@ async fn serve(home: Home, handler: Handler<Broadcast>, inlet: Inlet) {
 }
 
 async fn handle(home: Home, identifier: Identifier, handler: Handler<Broadcast>, broadcast: Broadcast) {
+    let correlation_id = broadcast.correlation_id().clone();
     let mut answered = handler.run(&home, broadcast).await;
     while let Ok(Answer::Later(later)) = answered {
         answered = later.answered().await;
     }
     if let Ok(Answer::Value(value)) = answered {
         value.dispose();
-    } else if let Err(failure) = answered {
-        tracing::error!(%identifier, ?failure, "a broadcast subscriber failed");
+    } else if let Err(failure) = answered
+        && failure.is_fault()
+    {
+        tracing::warn!(%identifier, %correlation_id, %failure, "a broadcast failed in its handler");
     }
 }

@@ -79,6 +79,11 @@ impl fmt::Display for Meaning {
 impl StdError for Meaning {}
 
 impl Failure {
+    /// True for what somebody should see to. A rejected task is for another subscriber, and a cancellation was asked for.
+    pub(super) fn is_fault(&self) -> bool {
+        !matches!(self, Failure::Rejected(_) | Failure::Cancelled)
+    }
+
     /// The failure that an error is: one that is wrapped somewhere in it, or else an exception. Its text is that of the error
     /// and of all its sources.
     fn of(error: &(dyn StdError + 'static)) -> Self {
@@ -214,7 +219,7 @@ mod tests {
         assert_eq!(failure(within(false)), exception("outer: innermost"));
         assert_eq!(failure(within(true)), exception("outer: innermost"));
         let boxed: Box<dyn StdError + Send + Sync> = Box::new(Outer { repeats: false, source: within(false).into() });
-        assert_eq!(failure(boxed), exception("outer: outer: innermost"));
+        assert_eq!(failure(boxed), exception("outer: innermost"));
         assert_eq!(failure("a text"), exception("a text"));
         assert_eq!(failure(String::from("a text")), exception("a text"));
         let wrapped = anyhow::Error::new(innermost()).context("middle").context("outside");

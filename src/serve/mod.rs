@@ -14,7 +14,8 @@ mod rpc;
 mod task;
 
 pub use answer::{Answer, IntoResponse, Later, Promise, Subscriber};
-pub use broadcast::{Broadcast, BroadcastSubscriber};
+pub(crate) use broadcast::stream as broadcast_stream;
+pub use broadcast::{Broadcast, BroadcastSubscriber, Broadcasts, Lagged};
 pub(crate) use codec_loop::CodecInput;
 pub(crate) use codec_loop::start as start_codec_loop;
 pub(crate) use context::{Context, Defaults};

@@ -163,9 +163,9 @@ async fn serve(home: Home, subscriber: RpcSubscriber, mut inlet: Inlet) {
             tracing::debug!(%identifier, ?correlation_id, "handling a call");
             let answered = match context.decode(body) {
                 Ok(body) => handler.run(&at, RpcRequest { body, correlation_id, caller_gone }).await,
-                Err(error) => Err(Failure::Exception(format!("the call's body cannot be read: {error}"))),
+                Err(error) => Err(Failure::Unreadable(format!("the call's body cannot be read: {error}"))),
             };
-            caller.answer(answered).await;
+            caller.answer(&identifier, answered).await;
             drop(permit);
         }));
     }
@@ -203,7 +203,7 @@ impl Caller {
         }
     }
 
-    async fn answer(mut self, mut answered: Answered) {
+    async fn answer(mut self, identifier: &Identifier, mut answered: Answered) {
         let mut pending = Pending::default();
         loop {
             answered = match answered {
@@ -214,7 +214,12 @@ impl Caller {
                     later.answered().await
                 }
                 Err(Failure::Cancelled) => return self.finish(Response::Cancelled),
-                Err(failure) => return self.finish(Response::Exception(failure.to_string())),
+                Err(failure) => {
+                    if failure.is_fault() {
+                        tracing::warn!(%identifier, correlation_id = ?self.correlation_id, %failure, "a call failed in its handler");
+                    }
+                    return self.finish(Response::Exception(failure.to_string()));
+                }
             }
         }
     }

@@ -180,7 +180,9 @@ async fn serve(home: Home, handler: Handler<TaskRequest>, mut inlet: Inlet) {
         let (context, handler, identifier) = (inlet.context.clone(), handler.clone(), inlet.identifier.clone());
         let at = home.clone();
         home.spawn_uncounted(async move {
-            let Some(guard) = TaskGuard::take(&context, delivery, Cause::HomeEnded) else { return };
+            let Some(guard) = TaskGuard::take(&context, delivery, Some(identifier.clone()), Cause::HomeEnded) else {
+                return;
+            };
             let message_id = &guard.message.properties().message_id;
             tracing::debug!(%identifier, ?message_id, redelivered = guard.redelivered, "handling a task");
             if let Some((guard, request)) = guard.read() {
@@ -194,6 +196,8 @@ async fn serve(home: Home, handler: Handler<TaskRequest>, mut inlet: Inlet) {
 /// One task in hand, until it is settled. Dropped before that, by a home that ends for instance, the task goes back.
 struct TaskGuard {
     context: Context,
+    /// Of the subscriber that has it; `None` for a task that was pulled.
+    identifier: Option<Identifier>,
     hand: HandId,
     message: TaskMessage,
     redelivered: bool,
@@ -207,10 +211,11 @@ struct TaskGuard {
 
 impl TaskGuard {
     /// Begins with a task. `None` where it was withdrawn.
-    fn take(context: &Context, delivery: TaskDelivery, dropped: Cause) -> Option<Self> {
+    fn take(context: &Context, delivery: TaskDelivery, identifier: Option<Identifier>, dropped: Cause) -> Option<Self> {
         let TaskDelivery { handed, ownership_lost } = delivery;
         handed.claim.take().then(|| TaskGuard {
             context: context.clone(),
+            identifier,
             hand: handed.hand,
             message: handed.message,
             redelivered: handed.redelivered,
@@ -272,6 +277,15 @@ impl TaskGuard {
 
     /// Settles the task by an outcome that is there.
     fn end(&mut self, answered: Answered) {
+        // What cannot be read is reported as it goes into quarantine.
+        if let Err(failure) = &answered
+            && failure.is_fault()
+            && !matches!(failure, Failure::Unreadable(_))
+        {
+            let (identifier, attempt) = (self.identifier.as_ref().map(Identifier::as_str), self.attempt);
+            let message_id = &self.message.properties().message_id;
+            tracing::warn!(identifier, ?message_id, ?attempt, %failure, "a task failed in its handler");
+        }
         let response = match answered {
             Ok(Answer::Value(value)) => Response::Result(value),
             Err(Failure::Exception(text)) => Response::Exception(text),
@@ -325,7 +339,7 @@ pub struct IncomingTask {
 impl IncomingTask {
     /// Begins with a task that was pulled; `None` when it went to the quarantine queue instead, or was withdrawn.
     pub(crate) fn take(context: &Context, delivery: TaskDelivery) -> Option<Self> {
-        let guard = TaskGuard::take(context, delivery, Cause::LetGo)?;
+        let guard = TaskGuard::take(context, delivery, None, Cause::LetGo)?;
         guard.read().map(|(guard, request)| IncomingTask { guard, request })
     }
 

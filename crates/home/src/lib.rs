@@ -71,13 +71,17 @@ pub use event_loop::{EventLoop, EventLoopHandle};
 pub use foreign::ForeignLoop;
 pub use future::{Deadline, HomeFuture};
 pub use handle::Home;
+// What may change is not part of the interface; the tests need it.
+#[doc(hidden)]
 pub use inbox::DEFAULT_CAPACITY;
 pub use local::LocalHome;
 pub use local_future::LocalFuture;
 pub use outcome::{End, Outcome, ReserveError};
 pub use reserve::{Expirer, Reservation};
 pub use spawn::SpawnError;
-pub use wait::{EVENT_LOOP_STACK, MAX_DEPTH, MAX_STACK, MAX_WAITING_WORKERS, WaitRefused};
+pub use wait::WaitRefused;
+#[doc(hidden)]
+pub use wait::{EVENT_LOOP_STACK, MAX_DEPTH, MAX_STACK, MAX_WAITING_WORKERS};
 
 #[doc(hidden)]
 pub use panics::{bury, caught, panic_text};

@@ -13,7 +13,7 @@ use std::time::Duration;
 use futures_util::StreamExt;
 use lapin::Event;
 use tokio::task::spawn_local;
-use tracing::{debug, info, warn};
+use tracing::{debug, info};
 
 use self::connector::Plan;
 use self::endpoint::Endpoint;
@@ -133,7 +133,7 @@ impl Shared {
             };
             match event {
                 Some(Event::ConnectionBlocked(reason)) => {
-                    warn!(role = %link.role, %reason, "the broker blocks publishing");
+                    debug!(role = %link.role, %reason, "the broker blocks publishing");
                     link.blocked.set(true);
                     self.life.say(BrokerEvent::Blocked { reason });
                 }
@@ -161,7 +161,8 @@ impl Shared {
         if !self.life.end(error.clone()) {
             return;
         }
-        warn!(role = %link.role, %error, "connection lost");
+        // The communicator warns, once for both connections.
+        debug!(role = %link.role, %error, "connection lost");
         self.publisher.give_up(&error);
         let other = match link.role {
             Role::Consuming => &self.publishing,

@@ -1,11 +1,14 @@
 //! What a communicator says of its connection and its subscribers, as a stream.
 
+use std::pin::Pin;
 use std::sync::{Arc, Weak};
+use std::task::{Context, Poll};
 use std::time::Duration;
 
+use futures_core::Stream;
 use parking_lot::Mutex;
 
-use super::{Mailbox, Received};
+use super::{Mailbox, MailboxStream, Received};
 use crate::error::{Detail, Error};
 use crate::wire::names::Identifier;
 
@@ -99,6 +102,11 @@ pub enum ConnectionEvent {
         /// Why.
         reason: String,
     },
+    /// This receiver of events did not keep up: it lost the oldest.
+    Missed {
+        /// How many it lost.
+        missed: u64,
+    },
     /// The communicator is closed. Nothing follows.
     Closed,
 }
@@ -143,10 +151,23 @@ pub enum ConnectionState {
 /// How many events wait for a receiver before the oldest is dropped.
 const BACKLOG: usize = 256;
 
-/// The events of one communicator from the moment it was asked for. Of a receiver that falls behind by more than 256 the
-/// oldest are dropped.
+/// The events of one communicator from the moment it was asked for; a [`Stream`]. A receiver that falls far behind loses the
+/// oldest, and gets [`ConnectionEvent::Missed`] in their place.
+///
+/// # Examples
+/// ```
+/// # #[tokio::main(flavor = "current_thread")] async fn main() -> homing::Result<()> {
+/// use homing::{Communicator, ConnectionEvent};
+///
+/// let communicator = Communicator::connect("memory:").await?;
+/// let mut events = communicator.events();
+/// communicator.close().await?;
+/// assert!(matches!(events.next().await, Some(ConnectionEvent::Closed)));
+/// assert!(events.next().await.is_none());
+/// # Ok(()) }
+/// ```
 #[derive(Debug)]
-pub struct Events(Arc<Mailbox<ConnectionEvent>>);
+pub struct Events(MailboxStream<ConnectionEvent>);
 
 impl Events {
     /// The next event, or `None` when the communicator has closed.
@@ -154,14 +175,20 @@ impl Events {
     /// # Cancel safety
     /// No event is lost when it is dropped.
     pub async fn next(&mut self) -> Option<ConnectionEvent> {
-        loop {
-            match self.0.receive().await? {
-                Received::Item(event) => return Some(event),
-                Received::Missed(missed) => {
-                    tracing::warn!(missed, "a receiver of events did not keep up and lost the oldest");
-                }
-            }
-        }
+        std::future::poll_fn(|context| Pin::new(&mut *self).poll_next(context)).await
+    }
+}
+
+impl Stream for Events {
+    type Item = ConnectionEvent;
+
+    fn poll_next(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<ConnectionEvent>> {
+        self.0.poll_next(context).map(|received| {
+            received.map(|received| match received {
+                Received::Item(event) => event,
+                Received::Missed(missed) => ConnectionEvent::Missed { missed },
+            })
+        })
     }
 }
 
@@ -186,7 +213,7 @@ impl Feed {
             receivers.mailboxes.retain(|mailbox| mailbox.strong_count() > 0);
             receivers.mailboxes.push(Arc::downgrade(&mailbox));
         }
-        Events(mailbox)
+        Events(MailboxStream::new(mailbox))
     }
 
     pub(super) fn emit(&self, event: &ConnectionEvent) {

@@ -3,7 +3,10 @@
 //! The receiver waits on a future of its home, so that only its home runs its waker.
 
 use std::collections::VecDeque;
+use std::fmt;
+use std::pin::Pin;
 use std::sync::Arc;
+use std::task::{Context, Poll};
 
 use parking_lot::Mutex;
 
@@ -135,6 +138,46 @@ impl<T> Mailbox<T> {
                 Err(_) => return None,
             }
         }
+    }
+}
+
+type Receiving<T> = Pin<Box<dyn Future<Output = Option<Received<T>>> + Send>>;
+
+/// The receiving side of a mailbox as a stream.
+pub(crate) struct MailboxStream<T> {
+    mailbox: Arc<Mailbox<T>>,
+    /// The wait for the next item, while there is one.
+    waits: Option<Receiving<T>>,
+}
+
+impl<T: Send + 'static> MailboxStream<T> {
+    pub(crate) fn new(mailbox: Arc<Mailbox<T>>) -> Self {
+        MailboxStream { mailbox, waits: None }
+    }
+
+    pub(crate) fn poll_next(&mut self, context: &mut Context<'_>) -> Poll<Option<Received<T>>> {
+        let waits = match &mut self.waits {
+            Some(waits) => waits,
+            None => {
+                // What is there needs no wait.
+                if let Some(received) = self.mailbox.poll(&mut None) {
+                    return Poll::Ready(received);
+                }
+                let mailbox = Arc::clone(&self.mailbox);
+                self.waits.insert(Box::pin(async move { mailbox.receive().await }))
+            }
+        };
+        let polled = waits.as_mut().poll(context);
+        if polled.is_ready() {
+            self.waits = None;
+        }
+        polled
+    }
+}
+
+impl<T> fmt::Debug for MailboxStream<T> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("MailboxStream").finish_non_exhaustive()
     }
 }
 

@@ -13,7 +13,7 @@ use uuid::Uuid;
 
 pub(crate) use events::ConnectionEvent as Event;
 pub use events::{ChannelCause, ConnectionEvent, ConnectionState, Events};
-pub(crate) use mailbox::{Mailbox, MailboxSender, Received};
+pub(crate) use mailbox::{Mailbox, MailboxSender, MailboxStream, Received};
 pub(crate) use permits::{Charge, WaiterId, WhenFull};
 pub(crate) use signal::{Giver, Listener, Signal};
 
