@@ -173,9 +173,11 @@ async fn serve(home: Home, subscriber: RpcSubscriber, mut inlet: Inlet) {
 
 /// Answers a call that nobody serves.
 pub(super) fn refuse(context: &Context, delivery: &RpcDelivery) {
-    // Guards: a handler that begins with it just now.
-    delivery.claim.withdraw();
-    context.port.notify(Command::Ack { tag: delivery.tag });
+    // Guards: a handler that begins with it just now, or has begun, which acknowledges it itself. A broker closes a channel for a
+    // second acknowledgement.
+    if delivery.claim.withdraw() {
+        context.port.notify(Command::Ack { tag: delivery.tag });
+    }
     drop(Caller::new(context, delivery));
 }
 
