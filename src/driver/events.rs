@@ -294,7 +294,7 @@ impl<B: Broker> Driver<B> {
         let Some(ended) = self.requests.end(correlation) else { return };
         count_many(&self.port.counters.late_replies, ended.unread as u64);
         if end == RequestEnd::GivenUp {
-            self.give_up_call(&ended);
+            self.give_up_call(&ended, Error::new(ErrorKind::Cancelled, "the call was given up before it was sent"));
         }
     }
 
@@ -303,13 +303,13 @@ impl<B: Broker> Driver<B> {
         if let Some(reply) = ended.reply.take() {
             complete(reply, Err(error.clone()));
         }
-        self.give_up_call(&ended);
+        self.give_up_call(&ended, error.clone());
     }
 
     /// Nobody waits for this call any more: it need not go out, and whoever works on it is notified.
-    fn give_up_call(&mut self, ended: &Ended<Completer<RawReply>>) {
+    fn give_up_call(&mut self, ended: &Ended<Completer<RawReply>>, error: Error) {
         let Some(recipient) = ended.recipient().cloned() else { return };
-        self.outbox.forget_call(ended.correlation);
+        self.outbox.forget_call(ended.correlation, error);
         let Some(routing_key) = recipient.gone_key().filter(|_| self.session.now().is_some()) else { return };
         let properties = Properties {
             correlation_id: Some(crate::ids::text(ended.correlation)),

@@ -609,10 +609,10 @@ impl<P> Outbox<P> {
         }
     }
 
-    /// Nobody waits for this call any more: one that has not gone out does not.
-    pub(super) fn forget_call(&mut self, correlation: Uuid) {
+    /// The call has ended with this error: if it has not gone out, it does not.
+    pub(super) fn forget_call(&mut self, correlation: Uuid, error: Error) {
         if let Some(id) = self.calls.get(&correlation).copied() {
-            self.finish(id, Err(Error::new(ErrorKind::Cancelled, "the call was given up before it was sent")));
+            self.finish(id, Err(error));
         }
     }
 
@@ -633,7 +633,7 @@ impl<P> Outbox<P> {
                     )
                 } else {
                     format!(
-                        "{}: it was not sent, for there was no connection to {} in time",
+                        "{}: it was not sent, for no connection to {} was ready for it in time",
                         describe(entry),
                         self.broker
                     )

@@ -63,7 +63,7 @@ async fn an_answer_after_pending_is_waited_for_up_to_the_deadline_though_the_hom
     let communicator = connect(&broker).await;
     let later = RpcSubscriber::closure(|_: RpcRequest| Answer::later(std::future::pending::<Value>()));
     communicator.add_rpc_subscriber("later", later).await.unwrap();
-    let mut reply = communicator.rpc_send("later", 0).timeout(Duration::from_secs(1)).send().await.unwrap();
+    let mut reply = communicator.rpc_send("later", 0).timeout(Duration::from_secs(4)).send().await.unwrap();
     assert_eq!(reply.stage().await.unwrap(), ReplyStage::Pending);
     fill();
     let stage = tokio::time::timeout(LONG, reply.stage()).await.expect("it hangs");

@@ -168,7 +168,7 @@ impl sequences::World for World {
                 self.outbox.exchange_is_back(Exchange::Message);
                 self.outbox.exchange_is_back(Exchange::Task);
             }
-            Move::Forget => self.outbox.forget_call(CALL),
+            Move::Forget => self.outbox.forget_call(CALL, Error::new(ErrorKind::Cancelled, "given up")),
             Move::Tick => {
                 self.now = after(self.now, Duration::from_millis(150));
                 self.outbox.tick(self.now);

@@ -100,12 +100,15 @@ fn a_call_is_not_sent_again_unless_it_may_be() {
 fn a_call_whose_caller_went_before_it_went_out_does_not_go_out() {
     let mut outbox = outbox();
     let (correlation, recipient) = (Uuid::from_u128(1), Identifier::new("x").expect("a name"));
-    let kind = Kind::Call { correlation, recipient, repeat: Repeat::Never, published: None };
+    let kind = Kind::Call { correlation, recipient, repeat: Repeat::Never, published: Some(3) };
     outbox.send(Stream::Calls, kind, message(), Charge::NOTHING, None);
-    outbox.forget_call(correlation);
+    outbox.forget_call(correlation, crate::error::Error::new(ErrorKind::TimedOut, "its deadline"));
     outbox.up();
     outbox.opened(&Stream::Calls, Ok(None), Instant::now());
-    assert!(published(&outbox.acts()).is_empty());
+    let acts = outbox.acts();
+    assert!(published(&acts).is_empty());
+    // Whoever waits for the call to be taken over gets the error of the call, whatever ended it.
+    assert_eq!(completed(&acts), [(3, Some(ErrorKind::TimedOut))]);
     assert!(outbox.is_empty() && outbox.calls.is_empty() && outbox.due.is_empty());
 }
 

@@ -25,7 +25,8 @@ mod raw;
 fn on_communicator_thread(test: impl Future<Output = ()>) {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
     let local = tokio::task::LocalSet::new();
-    let bounded = async { tokio::time::timeout(Duration::from_secs(60), test).await };
+    // Some ask `rabbitmqctl` a dozen things, which takes seconds each on a loaded machine.
+    let bounded = async { tokio::time::timeout(Duration::from_secs(300), test).await };
     local.block_on(&runtime, bounded).expect("the test hangs");
 }
 
