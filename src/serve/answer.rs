@@ -282,8 +282,11 @@ macro_rules! typed {
             /// #[derive(serde::Serialize)]
             /// struct Sum { sum: f64 }
             ///
-            #[doc = concat!("let subscriber: homing::Subscriber<homing::", stringify!($message), "> =")]
-            ///     homing::Subscriber::typed(|ask: Ask| async move { HandlerResult::Ok(Sum { sum: ask.a + ask.b }) });
+            /// async fn add(ask: Ask) -> HandlerResult<Sum> {
+            ///     Ok(Sum { sum: ask.a + ask.b })
+            /// }
+            ///
+            #[doc = concat!("let subscriber = homing::Subscriber::<homing::", stringify!($message), ">::typed(add);")]
             /// # drop(subscriber);
             /// ```
             pub fn typed<T, F, R, E>(handler: impl Fn(T) -> F + Send + Sync + 'static) -> Self

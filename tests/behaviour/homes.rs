@@ -291,7 +291,8 @@ async fn a_wait_that_only_an_outer_one_could_end_names_both(broker: Broker) {
             promises.send(promise).unwrap();
             HandlerResult::Ok(answer)
         });
-        let here = communicator.bound_to(&Home::current());
+        // The thread itself: the current home is the runtime, in whose context it is.
+        let here = communicator.bound_to(&homing::home::LocalHome::of_this_thread().home());
         here.add_rpc_subscriber("inner", later).unwrap();
         let calls = communicator.clone();
         let outer = RpcSubscriber::blocking(move |_: RpcRequest| {

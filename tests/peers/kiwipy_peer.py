@@ -209,7 +209,7 @@ class Behaviour:
             raise ValueError(f"unknown behaviour {self.kind}")
         self.peer = peer
         self.log = None  # known once the subscriber has its identifier
-        self.named = threading.ConnectionEvent()
+        self.named = threading.Event()
         self.calls = 0
         self.held = []
 
@@ -593,7 +593,7 @@ class Peer:
             elif action == "requeue":
                 task.requeue()
             elif action == "hold":
-                released = threading.ConnectionEvent()
+                released = threading.Event()
                 entry = {"released": released}
                 with self.lock:
                     self.held_tasks.append(entry)
@@ -613,7 +613,7 @@ class Peer:
         with self.lock:
             entry = self.held_tasks.pop(0)
         entry.update(options)
-        entry["done"] = threading.ConnectionEvent()
+        entry["done"] = threading.Event()
         entry["released"].set()
         if not entry["done"].wait(10):
             raise TimeoutError("the held task did not end")
