@@ -8,6 +8,8 @@ pub(crate) const RESEND: &str = "homing-resend";
 pub(crate) const LEASE: &str = "homing-lease";
 /// Which attempt a copy of a task is, from 2 on.
 pub(crate) const ATTEMPT: &str = "homing-attempt";
+/// A number by which a copy of a task is told from every other one.
+pub(crate) const COPY: &str = "homing-copy";
 /// Why a task is in quarantine, and the queue that it came from.
 pub(crate) const QUARANTINE_REASON: &str = "homing-quarantine-reason";
 pub(crate) const QUARANTINE_QUEUE: &str = "homing-quarantine-queue";

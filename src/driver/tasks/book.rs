@@ -407,6 +407,8 @@ impl<K: Kinds> TaskBook<K> {
             resend: known.marks.resend.max(marks.resend),
             lease: known.marks.lease.max(marks.lease),
             attempt: known.marks.attempt.max(marks.attempt),
+            // Each copy gets one of its own.
+            copy: known.marks.copy,
         };
         out.push(Action::Adopted { task, queue: known.queue.clone(), message: known.message.clone() });
         self.recount(task);

@@ -234,7 +234,7 @@ mod tests {
     use super::*;
     use crate::driver::tasks::Generation;
 
-    const NONE: Marks = Marks { resend: 0, lease: 0, attempt: 0 };
+    const NONE: Marks = Marks { resend: 0, lease: 0, attempt: 0, copy: 0 };
     const AGAIN: Marks = Marks { resend: 1, ..NONE };
 
     fn identity(id: u128) -> Identity {

@@ -141,6 +141,7 @@ impl<K: Kinds> InHand<K> {
 
     /// Guards: two copies that nobody could tell apart.
     pub(super) fn make_marks_new(&mut self) {
+        self.marks.copy = K::copy_number();
         // That many are taken, so that one of these is free.
         for _ in 0..=self.seen.len() + self.unsure.len() {
             let marks = self.marks;

@@ -21,6 +21,11 @@ impl Kinds for Live {
     type Message = TaskMessage;
     type Claim = Claim;
     type Answer = OutgoingReply;
+
+    fn copy_number() -> u64 {
+        let (one, other) = crate::ids::unique().as_u64_pair();
+        one ^ other
+    }
 }
 
 /// A task's message, as it came.
@@ -83,7 +88,12 @@ impl message::Message for TaskMessage {
 
     fn marks(&self) -> Marks {
         let number = |name| headers::number(&self.0.properties, name);
-        Marks { resend: number(headers::RESEND), lease: number(headers::LEASE), attempt: number(headers::ATTEMPT) }
+        Marks {
+            resend: number(headers::RESEND),
+            lease: number(headers::LEASE),
+            attempt: number(headers::ATTEMPT),
+            copy: self.0.properties.number(headers::COPY).unwrap_or(0),
+        }
     }
 
     fn pause_key(&self) -> u64 {
@@ -132,11 +142,14 @@ impl message::Claim for Claim {
 
 /// The headers of a copy.
 pub(crate) fn write_marks(properties: &mut Properties, marks: Marks) {
-    for (name, number) in
-        [(headers::RESEND, marks.resend), (headers::LEASE, marks.lease), (headers::ATTEMPT, marks.attempt)]
-    {
+    for (name, number) in [
+        (headers::RESEND, marks.resend.into()),
+        (headers::LEASE, marks.lease.into()),
+        (headers::ATTEMPT, marks.attempt.into()),
+        (headers::COPY, marks.copy),
+    ] {
         if number > 0 {
-            properties.set_number(name, number.into());
+            properties.set_number(name, number);
         }
     }
 }
@@ -177,7 +190,7 @@ mod tests {
 
     #[test]
     fn marks_are_written_and_read() {
-        let marks = Marks { resend: 1, lease: 0, attempt: 3 };
+        let marks = Marks { resend: 1, lease: 0, attempt: 3, copy: u64::MAX };
         let mut properties = Properties::default();
         write_marks(&mut properties, marks);
         let read = TaskMessage::new(properties, Body::Encoded(bytes::Bytes::new())).marks();

@@ -13,6 +13,9 @@ pub(crate) trait Kinds: Clone + Debug {
     type Claim: Claim;
     /// The outcome for a task's sender. The book only hands it on.
     type Answer: Clone + Debug;
+
+    /// A number that no other copy has, whoever made it; 0 where there is one book alone.
+    fn copy_number() -> u64;
 }
 
 /// What the book needs to know of a message.
@@ -48,6 +51,11 @@ pub(crate) struct Marks {
     pub lease: u32,
     /// `homing-attempt`: which attempt this is, from 2 on.
     pub attempt: u32,
+    /// `homing-copy`: a number drawn for each copy.
+    ///
+    /// Guards: copies by several communicators, or by one for several deliveries. They count from what they know, and so two
+    /// of them may count alike.
+    pub copy: u64,
 }
 
 impl Marks {

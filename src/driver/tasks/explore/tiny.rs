@@ -13,6 +13,10 @@ impl Kinds for Tiny {
     type Message = Note;
     type Claim = Token;
     type Answer = u8;
+
+    fn copy_number() -> u64 {
+        0
+    }
 }
 
 /// A message.
