@@ -600,7 +600,7 @@ impl<K: Kinds> TaskBook<K> {
         if !known.is_ours() {
             return self.leave(task, Leave::Away, out);
         }
-        if matches!(then, Wish::Back) && !known.tickets.is_empty() {
+        if matches!(then, Wish::Back) && known.can_go_back() {
             return self.leave(task, Leave::Returned, out);
         }
         if self.connection.is_none() {
@@ -680,10 +680,12 @@ impl<K: Kinds> TaskBook<K> {
         besides: impl FnOnce(&mut Vec<Action<K>>),
     ) {
         let Some(mut known) = self.take(task) else { return };
-        let mut tickets = std::mem::take(&mut known.tickets).into_iter();
+        let newest = known.newest();
+        let mut tickets = std::mem::take(&mut known.tickets);
         if how == Leave::Returned
-            && let Some((tag, (_, marks))) = tickets.next()
+            && let Some((tag, marks)) = newest
         {
+            tickets.remove(&tag);
             // Guards: an older copy with these marks, whose acknowledgement may have been lost. It would explain this one away.
             if let Some(identity) = known.identity {
                 self.acknowledged.give_back(identity, marks);

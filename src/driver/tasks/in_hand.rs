@@ -139,13 +139,27 @@ impl<K: Kinds> InHand<K> {
         }
     }
 
+    /// Its delivery that was copied last.
+    pub(super) fn newest(&self) -> Option<(DeliveryTag, Marks)> {
+        // The first of those that are equal.
+        self.tickets.iter().rev().map(|(tag, (_, marks))| (*tag, *marks)).max_by_key(|(_, marks)| marks.order())
+    }
+
+    /// Whether the broker may have a delivery back instead of a new copy.
+    ///
+    /// Guards: another communicator that has given up this delivery for a copy of its own, and takes it for superfluous when
+    /// it comes. The newest copy of all is superfluous to nobody, so none but a newer one may take its place.
+    pub(super) fn can_go_back(&self) -> bool {
+        self.newest().is_some_and(|(_, marks)| self.leased.is_none_or(|leased| marks.order() >= leased.order()))
+    }
+
     /// Guards: two copies that nobody could tell apart.
     pub(super) fn make_marks_new(&mut self) {
         self.marks.copy = K::copy_number();
         // That many are taken, so that one of these is free.
         for _ in 0..=self.seen.len() + self.unsure.len() {
-            let marks = self.marks;
-            if !self.seen.contains(&marks) && !self.unsure.contains(&marks) && self.leased != Some(marks) {
+            let order = self.marks.order();
+            if !self.seen.iter().chain(&self.unsure).chain(&self.leased).any(|known| known.order() == order) {
                 return;
             }
             self.marks.resend = self.marks.resend.wrapping_add(1);

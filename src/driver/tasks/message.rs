@@ -59,6 +59,11 @@ pub(crate) struct Marks {
 }
 
 impl Marks {
+    /// A copy comes after those that it was made from.
+    pub(super) fn order(self) -> (u32, u32, u32) {
+        (self.lease, self.attempt, self.resend)
+    }
+
     /// Whether it is marked as a copy.
     pub(crate) fn is_copy(self) -> bool {
         self != Marks::default()
