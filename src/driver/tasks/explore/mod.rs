@@ -8,14 +8,17 @@ mod world;
 
 use std::collections::hash_map::Entry;
 use std::collections::{HashMap, HashSet};
+use std::time::Duration;
 
 use tokio::time::Instant;
 
 use self::print::print;
-use self::tiny::Note;
+use self::tiny::{Note, Tiny};
 use self::world::{Budget, Move, Scene, World};
-use super::Marks;
 use super::faults::Fault;
+use super::input::Delivery;
+use super::message::{Channel, DeliveryTag, Generation};
+use super::{Action, Config, Input, Marks, Settlement, TaskBook};
 
 /// What a search found.
 struct Found {
@@ -293,4 +296,50 @@ fn every_fault_is_found() {
         }
     }
     assert!(missed.is_empty(), "not found: {missed:?}");
+}
+
+/// What the explorer cannot see, for it has one book: another communicator copied the task on lease, and takes the older copy
+/// for superfluous.
+#[test]
+fn of_several_copies_the_newest_goes_back() {
+    let config = Config { attempts: 2, retry_pause: Duration::from_secs(1), long_tasks: None };
+    let (mut book, mut now) = (TaskBook::<Tiny>::new(config), Instant::now());
+    let mut step = |now, input| {
+        let mut out = Vec::new();
+        book.step(now, input, &mut out);
+        (out, book.next_deadline())
+    };
+    step(now, Input::Connected(Generation(1)));
+    let channel = Channel { generation: Generation(1), lane: 1, incarnation: 0 };
+    let copy = |number, lease| Delivery {
+        queue: 0,
+        tag: DeliveryTag { channel, number },
+        message: Note { marks: Marks { lease, ..Marks::default() }, ..note(0, Some(0), 0) },
+        redelivered: true,
+    };
+    let (out, _) = step(now, Input::Pulled(copy(1, 4)));
+    let hand = out.iter().find_map(|action| match action {
+        Action::Hand(handed) => Some(handed.hand),
+        _ => None,
+    });
+    let (out, _) = step(now, Input::Delivered(copy(2, 6)));
+    assert!(out.iter().any(|action| matches!(action, Action::Adopted { .. })), "{out:?}");
+    step(now, Input::Delivered(copy(3, 5)));
+    let requeue = Input::Settled { hand: hand.expect("a task in hand"), settlement: Settlement::Requeue };
+    let (mut out, mut next) = step(now, requeue);
+    while let Some(at) = next {
+        now = at;
+        let (more, then) = step(now, Input::Tick);
+        out.extend(more);
+        next = then.filter(|then| *then > at);
+    }
+    let (mut back, mut acknowledged) = (Vec::new(), Vec::new());
+    for action in &out {
+        match action {
+            Action::Requeue(tag) => back.push(tag.number),
+            Action::Ack(tag) => acknowledged.push(tag.number),
+            _ => {}
+        }
+    }
+    assert_eq!((back, acknowledged), (vec![2], vec![1, 3]), "{out:?}");
 }
