@@ -5,6 +5,7 @@ use std::fmt;
 use std::future::Future;
 use std::marker::PhantomData;
 use std::pin::Pin;
+use std::sync::Arc;
 use std::task::{Context as TaskContext, Poll};
 use std::time::Duration;
 
@@ -15,7 +16,7 @@ use super::body::Body;
 use super::reply::Reply;
 use crate::codec::Value;
 use crate::driver::command::{Command, Expected, Published, QueueName, RawReply, Repeat, Subject, TaskReply, Timeout};
-use crate::driver::port::{Charge, Turn, WhenFull, limit};
+use crate::driver::port::{Charge, Port, Turn, WhenFull, limit};
 use crate::error::{Error, ErrorKind, Result};
 use crate::home::{Home, HomeFuture};
 use crate::serve::Context;
@@ -60,6 +61,11 @@ impl<P, T> Sending<P, T> {
             Sending::Built(parts) => Ok(parts),
             _ => Err(polled_before()),
         }
+    }
+
+    /// The same with another outcome. One that has been polled stays without.
+    fn returning<U>(self) -> Sending<P, U> {
+        self.into_parts().map_or(Sending::Taken, Sending::Built)
     }
 
     fn poll(&mut self, context: &mut TaskContext<'_>, start: impl FnOnce(P) -> Running<T>) -> Poll<Result<T>> {
@@ -138,6 +144,19 @@ impl<F: FnOnce(Expected, Option<Published>) -> Command> Request<F> {
         let turn = context.port.submit(&subject, bytes, command(expected, published), when_full, due)?;
         Ok(Reply::new(context, correlation, turn, future, timeout, subject))
     }
+}
+
+/// Sends a request, and waits until the broker has taken it over.
+async fn confirmed<F: FnOnce(Expected, Option<Published>) -> Command>(
+    port: &Port,
+    what: &'static str,
+    timeout: Timeout,
+    encoded: impl FnOnce() -> Result<Request<F>>,
+) -> Result<Reply> {
+    let (published, taken_over) = port.future(&what, limit(timeout.limit())).await?;
+    let reply = encoded()?.send(Some(published)).await?;
+    taken_over.await.map_err(|end| port.ended(end, what))??;
+    Ok(reply)
 }
 
 /// A call to be sent. Await it for its outcome, as a [`Value`] or as the type [`returning`](RpcSend::returning) names;
@@ -233,7 +252,7 @@ impl<T> RpcSend<T> {
     /// # communicator.close().await.map(drop) }
     /// ```
     pub fn returning<U>(self) -> RpcSend<U> {
-        RpcSend { sending: self.sending.into_parts().map_or(Sending::Taken, Sending::Built), returns: PhantomData }
+        RpcSend { sending: self.sending.returning(), returns: PhantomData }
     }
 
     /// Waits this long for the answer, and again after each `pending`. Default: the communicator's
@@ -277,11 +296,8 @@ impl<T> RpcSend<T> {
     /// Dropped, the call may or may not have been sent; its reply is dropped.
     pub async fn send(self) -> Result<Reply> {
         let call = self.sending.into_parts()?;
-        let port = call.context.port.clone();
-        let (published, taken_over) = port.future(&"a call", limit(call.timeout.limit())).await?;
-        let reply = call.encoded()?.send(Some(published)).await?;
-        taken_over.await.map_err(|end| port.ended(end, "a call"))??;
-        Ok(reply)
+        let port = Arc::clone(&call.context.port);
+        confirmed(&port, "a call", call.timeout, || call.encoded()).await
     }
 }
 
@@ -329,7 +345,7 @@ impl<T> TaskSend<T> {
 
     /// The outcome as a type that serde can read, where it is awaited.
     pub fn returning<U>(self) -> TaskSend<U> {
-        TaskSend { sending: self.sending.into_parts().map_or(Sending::Taken, Sending::Built), returns: PhantomData }
+        TaskSend { sending: self.sending.returning(), returns: PhantomData }
     }
 
     /// Waits this long for the outcome, and again after each `pending`. Default: the communicator's
@@ -369,11 +385,8 @@ impl<T> TaskSend<T> {
     /// Dropped, the task may or may not have been sent; its reply is dropped.
     pub async fn send(self) -> Result<Reply> {
         let task = self.sending.into_parts()?;
-        let port = task.context.port.clone();
-        let (published, taken_over) = port.future(&"a task", limit(task.timeout.limit())).await?;
-        let reply = task.encoded()?.send(Some(published)).await?;
-        taken_over.await.map_err(|end| port.ended(end, "a task"))??;
-        Ok(reply)
+        let port = Arc::clone(&task.context.port);
+        confirmed(&port, "a task", task.timeout, || task.encoded()).await
     }
 }
 
