@@ -9,7 +9,7 @@ use std::sync::Arc;
 
 use super::command::{CallId, RpcDelivery};
 use super::port::Giver;
-use super::tasks::{Channel, Claim, DeliveryTag};
+use super::tasks::{Channel, Claim, ClosedChannels, DeliveryTag};
 use crate::broker::{Body, Delivery};
 
 /// How many of the callers that went last are remembered, for a notice that overtakes its call.
@@ -20,8 +20,7 @@ pub(super) struct Callers {
     in_hand: BTreeMap<CallId, InHand>,
     by_correlation: BTreeSet<(Arc<str>, CallId)>,
     gone: VecDeque<Arc<str>>,
-    /// Of each lane, the channel that was closed last.
-    closed: BTreeMap<u32, Channel>,
+    closed: ClosedChannels,
 }
 
 struct InHand {
@@ -46,9 +45,7 @@ impl Callers {
     /// A call has come for a subscriber here.
     pub(super) fn takes(&mut self, call: CallId, tag: DeliveryTag, delivery: Delivery) -> Taken {
         // Guards: a call that was taken out of its queue by a channel whose end was reported before the call came here.
-        if self.closed.get(&tag.channel.lane).is_some_and(|closed| {
-            closed.generation == tag.channel.generation && tag.channel.incarnation <= closed.incarnation
-        }) {
+        if self.closed.contains(tag.channel) {
             return Taken::Void;
         }
         let (reply_to, correlation) = (delivery.properties.reply_to, delivery.properties.correlation_id);
@@ -119,7 +116,7 @@ impl Callers {
 
     /// The broker closed a channel.
     pub(super) fn channel_closed(&mut self, channel: Channel) {
-        self.closed.insert(channel.lane, channel);
+        self.closed.close(channel);
         self.channel_gone(|gone| gone == channel);
     }
 

@@ -68,7 +68,8 @@ use super::faults::Fault;
 use super::in_hand::{InHand, Making, Ownership, Source, State, Wish};
 use super::input::{Cause, Config, Delivery, Input, Known, LongTasks, Settlement};
 use super::message::{
-    Channel, Claim, DeliveryTag, Generation, HandId, Identity, Kinds, LeaseId, Marks, Message, SubscriberId, TaskId,
+    Channel, Claim, ClosedChannels, DeliveryTag, Generation, HandId, Identity, Kinds, LeaseId, Marks, Message,
+    SubscriberId, TaskId,
 };
 use super::pauses::{self, Pauses};
 use super::timers::{Due, Timers, after};
@@ -88,8 +89,8 @@ pub(crate) struct TaskBook<K: Kinds> {
     pub(super) config: Config,
     pub(super) mode: Mode,
     pub(super) connection: Option<Generation>,
-    /// Of each lane of this connection, the latest incarnation that is closed.
-    pub(super) closed: BTreeMap<u32, u32>,
+    /// Of this connection.
+    pub(super) closed: ClosedChannels,
     pub(super) queues: BTreeMap<K::Queue, Queue>,
     pub(super) in_hand: BTreeMap<TaskId, InHand<K>>,
     pub(super) by_identity: BTreeMap<Identity, BTreeSet<TaskId>>,
@@ -153,7 +154,7 @@ impl<K: Kinds> TaskBook<K> {
             config,
             mode: Mode::Open,
             connection: None,
-            closed: BTreeMap::new(),
+            closed: ClosedChannels::default(),
             queues: BTreeMap::new(),
             in_hand: BTreeMap::new(),
             by_identity: BTreeMap::new(),
@@ -325,8 +326,7 @@ impl<K: Kinds> TaskBook<K> {
 
     fn is_open(&self, channel: Channel) -> bool {
         self.connection == Some(channel.generation)
-            && (self.has(Fault::DeadChannelTrusted)
-                || self.closed.get(&channel.lane).is_none_or(|latest| channel.incarnation > *latest))
+            && (self.has(Fault::DeadChannelTrusted) || !self.closed.contains(channel))
     }
 
     /// Whether this delivery is a copy that a task in hand was to become. It shows that the copy has arrived, whatever the
@@ -749,8 +749,7 @@ impl<K: Kinds> TaskBook<K> {
         if self.connection != Some(channel.generation) {
             return;
         }
-        let latest = self.closed.entry(channel.lane).or_insert(channel.incarnation);
-        *latest = (*latest).max(channel.incarnation);
+        self.closed.close(channel);
         self.gone(|gone| gone.lane == channel.lane && gone.incarnation <= channel.incarnation, out);
     }
 

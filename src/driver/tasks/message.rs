@@ -1,6 +1,7 @@
 //! What the book knows of a message, and the names that it gives to things. The book is generic over the message, so that
 //! its explorer can use small ones.
 
+use std::collections::BTreeMap;
 use std::fmt::Debug;
 
 /// The types that a driver brings along.
@@ -128,6 +129,34 @@ pub(crate) struct Channel {
     pub lane: u32,
     /// How often the lane had been opened before.
     pub incarnation: u32,
+}
+
+/// The channels whose end was reported. A delivery that comes by one of them is void: the broker has it back.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct ClosedChannels(BTreeMap<u32, Channel>);
+
+impl ClosedChannels {
+    /// This one is closed, and those that its lane had before.
+    pub(crate) fn close(&mut self, channel: Channel) {
+        let latest = self.0.entry(channel.lane).or_insert(channel);
+        *latest = (*latest).max(channel);
+    }
+
+    pub(crate) fn contains(&self, channel: Channel) -> bool {
+        self.0
+            .get(&channel.lane)
+            .is_some_and(|latest| latest.generation == channel.generation && channel.incarnation <= latest.incarnation)
+    }
+
+    /// There is another connection.
+    pub(super) fn clear(&mut self) {
+        self.0.clear();
+    }
+
+    #[cfg(test)]
+    pub(super) fn latest(&self) -> impl Iterator<Item = Channel> + '_ {
+        self.0.values().copied()
+    }
 }
 
 /// By what a delivery is acknowledged.

@@ -19,7 +19,9 @@ pub(crate) use in_hand::Ownership;
 pub(crate) use input::{Cause, Config, Delivery, Input, Known, LongTasks, Settlement};
 pub(crate) use live::{Claim, Live, TaskMessage, write_marks};
 pub use message::Attempt;
-pub(crate) use message::{Channel, DeliveryTag, Generation, HandId, LeaseId, Marks, SubscriberId, TaskId};
+pub(crate) use message::{
+    Channel, ClosedChannels, DeliveryTag, Generation, HandId, LeaseId, Marks, SubscriberId, TaskId,
+};
 
 /// A task, for whoever is to work on it.
 pub(crate) type Handed = action::Handed<Live>;

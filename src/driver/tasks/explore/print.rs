@@ -196,8 +196,8 @@ fn print_world(world: &World, ranks: &Ranks, to: &mut Printer) {
 fn print_book(world: &World, ranks: &Ranks, to: &mut Printer) {
     let book = &world.book;
     to.put(book.mode as u64 | u64::from(book.connection.is_some()) << 4);
-    for (lane, latest) in &book.closed {
-        to.put(u64::from(*lane) << 8 | u64::from(world.incarnations[*lane as usize].saturating_sub(*latest)));
+    for Channel { lane, incarnation, .. } in book.closed.latest() {
+        to.put(u64::from(lane) << 8 | u64::from(world.incarnations[lane as usize].saturating_sub(incarnation)));
     }
     let before = |subscriber| world.subscribers.iter().filter(|known| **known <= subscriber).count() as u64;
     for (task, known) in &book.in_hand {
