@@ -17,6 +17,7 @@ use tokio::time::Instant;
 
 use super::command::QueueName;
 use super::port::Port;
+use super::session::SERVICE_LANE;
 use super::tasks::Generation;
 use crate::broker::{Broker, BrokerEvent, ConsumeSpec, Delivery, EventSender, Nack, QueueSpec, Receipt};
 use crate::error::{Error, ErrorKind, Result};
@@ -147,7 +148,11 @@ impl<B: Broker> Connection<B> {
 
     /// A delivery that nobody is here for goes back.
     pub(super) fn give_back(&self, receipt: Receipt) {
-        self.broker.nack(receipt, Nack::Requeue);
+        // Guards: a consumer that was set up half-way. What comes by this lane is not acknowledged, and settling it would have
+        // the broker close the channel.
+        if receipt.lane != SERVICE_LANE {
+            self.broker.nack(receipt, Nack::Requeue);
+        }
     }
 
     /// Gives the connection up as lost: something is in a state that only a new beginning mends.
@@ -330,7 +335,7 @@ impl<B: Broker> Connection<B> {
     }
 
     async fn hand_over_rest(&self, plan: &EndPlan, queue: &str) -> Result<()> {
-        while let Some(delivery) = self.broker.get(queue, super::session::SERVICE_LANE).await? {
+        while let Some(delivery) = self.broker.get(queue, SERVICE_LANE).await? {
             self.deliver(&plan.tag, delivery);
         }
         Ok(())

@@ -12,7 +12,6 @@ use super::command::{
 use super::outbox::{Kind, Stream};
 use super::port::{ChannelCause, Charge, ConnectionState, Event, count, count_many};
 use super::requests::{Arrived, Ended, Next};
-use super::session::SERVICE_LANE;
 use super::subscriptions::{Key, Route, Turn};
 use super::tasks::{self, Cause, Channel, DeliveryTag, Generation, Input, Settlement, TaskMessage};
 use super::{Completer, Driver, End, Phase, RawReply, Result};
@@ -119,11 +118,7 @@ impl<B: Broker> Driver<B> {
         let Some(route) = self.subscriptions.route(consumer) else {
             // Its consumer was ended here, and it was on its way.
             tracing::debug!(consumer, "a delivery for a consumer that has ended goes back");
-            // Guards: a consumer that was set up half-way. What comes by this lane is not acknowledged, and settling it would have
-            // the broker close the channel.
-            if delivery.receipt.lane != SERVICE_LANE
-                && let Some(connection) = self.session.now()
-            {
+            if let Some(connection) = self.session.now() {
                 connection.give_back(delivery.receipt);
             }
             return;
