@@ -7,7 +7,7 @@ use futures_util::StreamExt;
 use tokio::time::Instant;
 
 use super::command::{CloseReport, CodecWork, Command};
-use super::port::{ConnectionState, Event};
+use super::port::{ConnectionEvent, ConnectionState};
 use super::tasks::Input;
 use super::{Driver, End, JobDone, Next, Phase};
 use crate::broker::Broker;
@@ -86,7 +86,7 @@ impl<B: Broker> Driver<B> {
         tracing::info!(?report, "closed");
         let port = std::sync::Arc::clone(&self.port);
         port.set_state(ConnectionState::Closed);
-        port.emit(&Event::Closed);
+        port.emit(&ConnectionEvent::Closed);
         port.close_feed();
         port.set_report(report.clone());
         // Guards: a close that is asked for just now. From here on none comes in, and whoever asks finds the channel closed

@@ -10,7 +10,7 @@ use super::command::{
     TaskReply,
 };
 use super::outbox::{Kind, Stream};
-use super::port::{ChannelCause, Charge, ConnectionState, Event, count, count_many};
+use super::port::{ChannelCause, Charge, ConnectionEvent, ConnectionState, count, count_many};
 use super::requests::{Arrived, Ended, Next};
 use super::subscriptions::{Key, Route, Turn};
 use super::tasks::{self, Cause, Channel, DeliveryTag, Generation, Input, Settlement, TaskMessage};
@@ -100,12 +100,12 @@ impl<B: Broker> Driver<B> {
             BrokerEvent::Blocked { reason } => {
                 tracing::warn!(reason, "the broker reads no messages for now");
                 self.port.set_state(ConnectionState::Blocked);
-                self.emit(&Event::Blocked { reason });
+                self.emit(&ConnectionEvent::Blocked { reason });
             }
             BrokerEvent::Unblocked => {
                 tracing::info!("the broker reads messages again");
                 self.port.set_state(ConnectionState::Connected);
-                self.emit(&Event::Unblocked);
+                self.emit(&ConnectionEvent::Unblocked);
             }
             // Whoever waited for it may have been given up.
             BrokerEvent::Barrier(passed) => drop(passed.send(())),
@@ -541,7 +541,7 @@ impl<B: Broker> Driver<B> {
         let queue = self.subscriptions.channel_closed(consumers, Instant::now()).map(|queue| queue.to_string());
         let cause = ChannelCause::of(&error);
         tracing::warn!(?lane, ?queue, ?cause, %error, "the broker closed a channel");
-        self.emit(&Event::ChannelClosed { queue, cause, error });
+        self.emit(&ConnectionEvent::ChannelClosed { queue, cause, error });
     }
 }
 

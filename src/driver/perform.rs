@@ -8,7 +8,7 @@ use tokio::time::Instant;
 use super::command::TaskDelivery;
 use super::connection::Connection;
 use super::outbox::{Act, CopyId, Kind, Peers, Stream};
-use super::port::{Charge, Event, Signal, count};
+use super::port::{Charge, ConnectionEvent, Signal, count};
 use super::subscriptions::{self, Key};
 use super::tasks::{
     Action, Cause, Destination, Handed, Input, Known, LeaseId, Live, Marks, Ownership, Settlement, SubscriberId,
@@ -202,9 +202,9 @@ impl<B: Broker> Driver<B> {
     fn on_restored(&mut self) {
         let Some(away) = self.away.take() else { return };
         tracing::info!(broker = self.port.broker, ?away, "connected again");
-        self.emit(&Event::Restored { away });
+        self.emit(&ConnectionEvent::Restored { away });
         for identifier in self.subscriptions.broadcast_subscribers() {
-            self.emit(&Event::Gap { identifier, away });
+            self.emit(&ConnectionEvent::Gap { identifier, away });
         }
     }
 
@@ -285,19 +285,19 @@ impl<B: Broker> Driver<B> {
                 let message_id = message.properties().message_id.clone();
                 tracing::warn!(%queue, ?message_id, "the broker has taken back a task that runs here");
                 let message_id = message_id.map(|id| id.to_string());
-                self.emit(&Event::OwnershipLost { queue: queue.to_string(), message_id });
+                self.emit(&ConnectionEvent::OwnershipLost { queue: queue.to_string(), message_id });
             }
             Action::Adopted { task, queue, message } => {
                 let message_id = message.properties().message_id.as_deref().unwrap_or_default().to_owned();
                 tracing::info!(%queue, task = task.0, message_id, "a task that runs here came again, and is not run twice");
                 count(&self.port.counters.tasks_adopted);
-                self.emit(&Event::TaskAdopted { queue: queue.to_string(), message_id });
+                self.emit(&ConnectionEvent::TaskAdopted { queue: queue.to_string(), message_id });
             }
             Action::Quarantined { queue, reason, message } => {
                 count(&self.port.counters.tasks_quarantined);
                 let message_id = &message.properties().message_id;
                 tracing::warn!(%queue, reason, ?message_id, "a task was put into quarantine");
-                self.emit(&Event::Quarantined { queue: queue.to_string(), reason });
+                self.emit(&ConnectionEvent::Quarantined { queue: queue.to_string(), reason });
             }
             Action::MoveFailed { queue, to } => {
                 tracing::error!(%queue, ?to, "a task could not be copied to another queue; it is tried again");

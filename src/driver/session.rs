@@ -16,7 +16,7 @@ use tokio::sync::mpsc;
 use tokio::time::Instant;
 
 use super::connection::Connection;
-use super::port::{ConnectionState, Event, Port};
+use super::port::{ConnectionEvent, ConnectionState, Port};
 use super::tasks::Generation;
 use crate::broker::url::BrokerUrl;
 use crate::broker::{Broker, BrokerEvent, ConnectOptions, EventSender, Lane};
@@ -199,7 +199,7 @@ impl<B: Broker> Session<B> {
         self.backoff.lost_after(connection.age());
         tracing::warn!(%error, "the connection is lost");
         self.port.set_state(ConnectionState::Lost);
-        self.port.emit(&Event::Lost(error.clone()));
+        self.port.emit(&ConnectionEvent::Lost(error.clone()));
         Some(connection)
     }
 
@@ -264,7 +264,7 @@ async fn reconnect<B: Broker>(
         } else {
             tracing::info!(attempt, ?delay, %error, "connecting again");
         }
-        port.emit(&Event::Reconnecting { attempt: attempt.into(), delay, error: error.clone() });
+        port.emit(&ConnectionEvent::Reconnecting { attempt: attempt.into(), delay, error: error.clone() });
         tokio::time::sleep(delay).await;
         port.set_state(ConnectionState::Connecting);
         match connect(&urls, &options).await {

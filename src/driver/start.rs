@@ -11,7 +11,7 @@ use super::answers::Answers;
 use super::callers::Callers;
 use super::command::{CloseReport, Closing, CodecWork, Command};
 use super::outbox::Outbox;
-use super::port::{ConnectionState, Event, Port, home_ended};
+use super::port::{ConnectionEvent, ConnectionState, Port, home_ended};
 use super::requests::Requests;
 use super::session::{self, Made, ReconnectPolicy, Session};
 use super::subscriptions::Subscriptions;
@@ -137,8 +137,8 @@ impl Drop for PanicGuard {
         tracing::error!(%error, "the communicator ends");
         port.refuse_new_work(error.clone());
         port.set_state(ConnectionState::Closed);
-        port.emit(&Event::Lost(error.clone()));
-        port.emit(&Event::Closed);
+        port.emit(&ConnectionEvent::Lost(error.clone()));
+        port.emit(&ConnectionEvent::Closed);
         port.set_report(CloseReport { error: Some(error), ..CloseReport::default() });
         port.close_feed();
     }

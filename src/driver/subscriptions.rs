@@ -35,7 +35,7 @@ use super::command::{PullId, PullWait, QueueName, RpcDelivery, SubscriberName, S
 use super::connection::{ConsumerPlan, EndPlan, NotSetUp, OwnQueue, is_lost};
 use super::lanes::Lanes;
 use super::outbox::Stream;
-use super::port::Event;
+use super::port::ConnectionEvent;
 use super::session::SERVICE_LANE;
 use super::tasks::SubscriberId;
 use crate::broker::Lane;
@@ -120,7 +120,7 @@ pub(super) enum Act<D> {
         queue: QueueName,
         subscriber: SubscriberId,
     },
-    Emit(Event),
+    Emit(ConnectionEvent),
     /// Every service that is wanted stands on this connection.
     Restored,
 }
@@ -376,7 +376,7 @@ impl<D> Subscriptions<D> {
         let Some(key) = self.take_out(id, &Err(gone_while_added())) else { return };
         if stood {
             tracing::warn!(%identifier, "a subscriber was taken out, since its home has ended");
-            self.out.push(Act::Emit(Event::SubscriberGone { identifier }));
+            self.out.push(Act::Emit(ConnectionEvent::SubscriberGone { identifier }));
         } else {
             tracing::debug!(%identifier, "a subscriber was given up before it stood");
         }
@@ -631,7 +631,7 @@ impl<D> Subscriptions<D> {
                 if stays {
                     let name = name_of(key);
                     tracing::warn!(name, %error, "a subscription could not be set up again");
-                    self.out.push(Act::Emit(Event::SubscriptionFailed { name, error: error.clone() }));
+                    self.out.push(Act::Emit(ConnectionEvent::SubscriptionFailed { name, error: error.clone() }));
                 }
             }
         }
@@ -679,7 +679,7 @@ impl<D> Subscriptions<D> {
         if !matches!(key, Key::Pull(_)) {
             let name = name_of(&key);
             tracing::warn!(name, "the broker ended a subscription; was its queue deleted?");
-            self.out.push(Act::Emit(Event::ConsumerCancelled { name }));
+            self.out.push(Act::Emit(ConnectionEvent::ConsumerCancelled { name }));
         }
         if let Key::Tasks(queue) = &key {
             self.out.push(Act::ForgetQueue(queue.clone()));

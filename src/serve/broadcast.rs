@@ -18,7 +18,7 @@ use super::filter::BroadcastFilter;
 use super::registration::Registration;
 use crate::codec::Value;
 use crate::driver::command::Subscription;
-use crate::driver::port::{Event, Mailbox, MailboxSender, MailboxStream, Received, count_many};
+use crate::driver::port::{ConnectionEvent, Mailbox, MailboxSender, MailboxStream, Received, count_many};
 use crate::error::Result;
 use crate::home::Home;
 use crate::wire::broadcast::Content;
@@ -105,7 +105,7 @@ impl Inlet {
         count_many(&port.counters.broadcasts_lagged, missed);
         let identifier = self.identifier.clone();
         tracing::warn!(%identifier, missed, "a broadcast subscriber did not keep up and lost the oldest");
-        port.emit(&Event::Lagged { identifier, missed });
+        port.emit(&ConnectionEvent::Lagged { identifier, missed });
     }
 }
 

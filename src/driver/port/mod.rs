@@ -11,7 +11,6 @@ use tokio::sync::mpsc;
 use tokio::time::Instant;
 use uuid::Uuid;
 
-pub(crate) use events::ConnectionEvent as Event;
 pub use events::{ChannelCause, ConnectionEvent, ConnectionState, Events};
 pub(crate) use mailbox::{Mailbox, MailboxSender, MailboxStream, Received};
 pub(crate) use permits::{Charge, WaiterId, WhenFull};
@@ -370,7 +369,7 @@ impl Port {
     }
 
     /// Emits an event to all who have subscribed.
-    pub(crate) fn emit(&self, event: &Event) {
+    pub(crate) fn emit(&self, event: &ConnectionEvent) {
         self.feed.emit(event);
     }
 
