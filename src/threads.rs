@@ -30,7 +30,8 @@ pub(crate) fn start<F: Future<Output = ()> + 'static>(
         return Ok(ThreadHandle(Kind::Simulated(simulation.start_thread(&name, make))));
     }
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-    let thread = thread::Builder::new().name(name).spawn(move || {
+    // The standard library panics at a name with a NUL in it.
+    let thread = thread::Builder::new().name(name.replace('\0', "\u{fffd}")).spawn(move || {
         let local = LocalSet::new();
         local.block_on(&runtime, async move { make().await });
         drop(local);

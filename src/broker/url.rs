@@ -67,6 +67,12 @@ pub(crate) const SMALLEST_FRAME: u32 = 4096;
 /// No larger frames are agreed on: lapin allocates 64 times this.
 pub(crate) const LARGEST_FRAME: u32 = 1 << 20;
 
+/// A short string of AMQP, which the name of a virtual host is.
+const LONGEST_VHOST: usize = 255;
+
+/// What a connection is called goes into the one frame of the login, of which RabbitMQ reads 4096 bytes.
+pub(crate) const LONGEST_CONNECTION_NAME: usize = 1000;
+
 const EXAMPLE: &str = "a broker's URL looks like amqp://user:password@host:5672/vhost, or memory:";
 
 impl BrokerUrl {
@@ -150,6 +156,12 @@ impl AmqpUrl {
             "" | "/" => "/".to_owned(),
             path => unescape(path, "virtual host")?,
         };
+        if vhost.len() > LONGEST_VHOST {
+            return Err(bad(&format!("its virtual host has {} bytes; AMQP allows {LONGEST_VHOST}", vhost.len())));
+        }
+        if username.contains('\0') || password.contains('\0') {
+            return Err(bad("its user name or password has a zero byte (%00), which ends a name at the login"));
+        }
         let mut url = AmqpUrl {
             transport,
             host,
@@ -208,6 +220,12 @@ impl AmqpUrl {
                 let why = "AMQP asks for the former, and memory is allocated by it";
                 let most = limit(SMALLEST_FRAME.into(), LARGEST_FRAME.into(), why)?;
                 self.frame_max = most.and_then(|most| u32::try_from(most).ok());
+            }
+            "name" if value.len() > LONGEST_CONNECTION_NAME => {
+                return Err(bad(&format!(
+                    "its parameter name has {} bytes; {LONGEST_CONNECTION_NAME} are allowed",
+                    value.len()
+                )));
             }
             "name" => self.connection_name = Some(value.to_owned()),
             "cacertfile" | "cafile" => self.ca_file = Some(value.to_owned()),
@@ -419,6 +437,11 @@ mod tests {
             "amqps://u:sEcret@h?cadata=x",
             "amqp://u:sEcret@[::1%25]",
             "amqp://u:sEcret@[%25lo]",
+            "amqp://u%00x:sEcret@h",
+            "amqp://u:sEcret%00@h",
+            &format!("amqp://u:sEcret@h/{}", "v".repeat(256)),
+            &format!("amqp://u:sEcret@h/{}", "%C3%A9".repeat(128)),
+            &format!("amqp://u:sEcret@h?name={}", "n".repeat(1001)),
         ] {
             let error = BrokerUrl::parse(text).expect_err(text);
             assert_eq!(error.kind(), ErrorKind::InvalidArgument, "{text}");

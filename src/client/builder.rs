@@ -6,12 +6,12 @@ use std::time::Duration;
 
 use super::Communicator;
 use crate::broker::ConnectOptions;
-use crate::broker::url::BrokerUrl;
+use crate::broker::url::{BrokerUrl, LONGEST_CONNECTION_NAME};
 use crate::codec::{Codec, Yaml};
 use crate::driver::port::InFlight;
 use crate::driver::tasks::{Config, LongTasks as Leases};
 use crate::driver::{Limits, ReconnectPolicy};
-use crate::error::Result;
+use crate::error::{Error, ErrorKind, Result};
 use crate::wire::names::{Names, TestingMode};
 
 /// How many tasks a subscriber may have in hand unless told otherwise. kiwipy's default is no limit.
@@ -246,7 +246,7 @@ impl CommunicatorBuilder {
         self
     }
 
-    /// How this connection is called in the broker's lists. Default `homing <process id>`.
+    /// How this connection is called in the broker's lists, in at most 1000 bytes. Default `homing <process id>`.
     pub fn connection_name(mut self, name: impl Into<String>) -> Self {
         self.connect.connection_name = name.into();
         self
@@ -268,6 +268,13 @@ impl CommunicatorBuilder {
     /// Dropping it gives the attempt up; what has been opened is closed in the background.
     pub async fn connect(mut self) -> Result<Communicator> {
         self.names.check()?;
+        let name_length = self.connect.connection_name.len();
+        if name_length > LONGEST_CONNECTION_NAME {
+            return Err(Error::new(
+                ErrorKind::InvalidArgument,
+                format!("the connection's name has {name_length} bytes; {LONGEST_CONNECTION_NAME} are allowed"),
+            ));
+        }
         let urls = BrokerUrl::parse_list(&self.url)?;
         if urls.iter().any(BrokerUrl::is_memory) {
             // Inside one process nothing has to be put on lease.

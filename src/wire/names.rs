@@ -45,15 +45,16 @@ impl Identifier {
             return Err(Error::new(
                 ErrorKind::InvalidArgument,
                 format!(
-                    "the identifier {name:?} cannot be used: as a routing key its word `*` or `#` stands for any word, \
-                     and the subscriber would receive the calls of others; choose a name without it"
+                    "the identifier {:?} cannot be used: as a routing key its word `*` or `#` stands for any word, \
+                     and the subscriber would receive the calls of others; choose a name without it",
+                    shown(name)
                 ),
             ));
         }
         if name.chars().any(char::is_control) {
             return Err(Error::new(
                 ErrorKind::InvalidArgument,
-                format!("the identifier {name:?} cannot be used: it has a control character"),
+                format!("the identifier {:?} cannot be used: it has a control character", shown(name)),
             ));
         }
         let routing_key = [RPC_TOPIC, name].concat();
@@ -139,7 +140,7 @@ fn check_routing_key(key: &str, what: &str, name: &str) -> Result<()> {
     if key.len() <= ROUTING_KEY_MAX {
         return Ok(());
     }
-    let shown: String = name.chars().take(40).collect();
+    let shown = shown(name);
     Err(Error::new(
         ErrorKind::InvalidArgument,
         format!(
@@ -197,6 +198,7 @@ impl Names {
     /// That every name fits where it goes.
     pub(crate) fn check(&self) -> Result<()> {
         for exchange in [&self.message_exchange, &self.task_exchange] {
+            check_name("exchange", exchange)?;
             check_routing_key(&reply_queue_name(exchange, &uuid::Uuid::nil()), "exchange name", exchange)?;
         }
         check_task_queue(&self.task_queue)
@@ -333,10 +335,28 @@ fn reply_queue_name(exchange: &str, id: &uuid::Uuid) -> String {
     format!("{exchange}-reply-{id}")
 }
 
+/// That a name is none that means something of its own to a broker.
+fn check_name(what: &str, name: &str) -> Result<()> {
+    let why = if name.is_empty() {
+        "a broker would choose one by itself"
+    } else if name.starts_with("amq.") {
+        "names that begin with `amq.` belong to the broker"
+    } else if name.chars().any(char::is_control) {
+        "it has a control character"
+    } else {
+        return Ok(());
+    };
+    let name = shown(name);
+    Err(Error::new(ErrorKind::InvalidArgument, format!("no {what} can be named {name:?}: {why}")))
+}
+
+/// As much of a name as goes into an error.
+fn shown(name: &str) -> &str {
+    name.char_indices().nth(40).map_or(name, |(end, _)| &name[..end])
+}
+
 pub(crate) fn check_task_queue(name: &str) -> Result<()> {
-    if name.is_empty() {
-        return Err(Error::new(ErrorKind::InvalidArgument, "a task queue needs a name"));
-    }
+    check_name("task queue", name)?;
     // Its quarantine queue has the longer name.
     check_routing_key(&format!("{name}.quarantine"), "task queue name", name)
 }

@@ -19,7 +19,8 @@ mod shipped {
         stack: usize,
         run: impl FnOnce() + Send + 'static,
     ) -> std::io::Result<JoinHandle<()>> {
-        std::thread::Builder::new().name(name).stack_size(stack).spawn(run)
+        // The standard library panics at a name with a NUL in it.
+        std::thread::Builder::new().name(name.replace('\0', "\u{fffd}")).stack_size(stack).spawn(run)
     }
 
     thread_local! {

@@ -102,7 +102,20 @@ pub(crate) fn handshake(endpoint: &Endpoint, error: &lapin::Error, greeting: &Gr
     }
 }
 
+/// How many bytes the name and the password may have together that every RabbitMQ reads. Before 4.1 it reads 4096 bytes of the
+/// frame that they are in.
+const LOGIN_READ: usize = 2_500;
+
 fn wrong_credentials(endpoint: &Endpoint, why: &str) -> Error {
+    let length = endpoint.username.len() + endpoint.password.len();
+    if length > LOGIN_READ {
+        let text = format!(
+            "{} refused a user name and password of {length} bytes together, which may be more than it reads: RabbitMQ takes a \
+             login of 4096 bytes, and of 8192 from 4.1 on; {why}",
+            endpoint.address()
+        );
+        return Error::new(ErrorKind::AccessRefused, text);
+    }
     Error::new(
         ErrorKind::AccessRefused,
         format!(
