@@ -69,6 +69,14 @@ pub struct CommunicatorBuilder {
     pub(crate) codec: Arc<dyn Codec>,
     pub(crate) connect: ConnectOptions,
     pub(crate) thread_name: String,
+    overrides: Overrides,
+}
+
+/// Which parameters of the URL do not count, since the program has set them.
+#[derive(Clone, Copy, Default)]
+struct Overrides {
+    connect_timeout: bool,
+    connection_name: bool,
 }
 
 impl CommunicatorBuilder {
@@ -94,6 +102,7 @@ impl CommunicatorBuilder {
                 connection_name: format!("homing {}", std::process::id()),
             },
             thread_name: "homing".to_owned(),
+            overrides: Overrides::default(),
         }
     }
 
@@ -164,8 +173,9 @@ impl CommunicatorBuilder {
         self
     }
 
-    /// How long connecting may take. Default 10 s.
+    /// How long connecting may take. Default: what the URL says (`?connection_timeout=10000`, `?timeout=10`), else 10 s.
     pub fn connect_timeout(mut self, time: Duration) -> Self {
+        self.overrides.connect_timeout = true;
         self.connect.connect_timeout = time;
         self
     }
@@ -246,8 +256,10 @@ impl CommunicatorBuilder {
         self
     }
 
-    /// How this connection is called in the broker's lists, in at most 1000 bytes. Default `homing <process id>`.
+    /// How this connection is called in the broker's lists, in at most 1000 bytes. Default: what the URL says (`?name=…`),
+    /// else `homing <process id>`.
     pub fn connection_name(mut self, name: impl Into<String>) -> Self {
+        self.overrides.connection_name = true;
         self.connect.connection_name = name.into();
         self
     }
@@ -256,6 +268,21 @@ impl CommunicatorBuilder {
     pub fn thread_name(mut self, name: impl Into<String>) -> Self {
         self.thread_name = name.into();
         self
+    }
+
+    /// Where to connect to. What the program has set counts, whatever the URL says.
+    ///
+    /// # Errors
+    /// `InvalidArgument` for a URL that cannot be.
+    pub(crate) fn urls(&self) -> Result<Vec<BrokerUrl>> {
+        let mut urls = BrokerUrl::parse_list(&self.url)?;
+        for url in &mut urls {
+            if let BrokerUrl::Amqp(url) = url {
+                url.connect_timeout.take_if(|_| self.overrides.connect_timeout);
+                url.connection_name.take_if(|_| self.overrides.connection_name);
+            }
+        }
+        Ok(urls)
     }
 
     /// Connects.
@@ -275,7 +302,7 @@ impl CommunicatorBuilder {
                 format!("the connection's name has {name_length} bytes; {LONGEST_CONNECTION_NAME} are allowed"),
             ));
         }
-        let urls = BrokerUrl::parse_list(&self.url)?;
+        let urls = self.urls()?;
         if urls.iter().any(BrokerUrl::is_memory) {
             // Inside one process nothing has to be put on lease.
             self.limits.tasks.long_tasks = None;

@@ -37,7 +37,6 @@ pub use tasks::{Depth, Peek, PeekedTask, depth, peek};
 use crate::CommunicatorBuilder;
 use crate::broker::rabbitmq::RabbitMq;
 use crate::broker::rabbitmq::endpoint::Endpoint;
-use crate::broker::url::BrokerUrl;
 use crate::broker::{Broker, BrokerEvent};
 use crate::error::{Error, ErrorKind, Result};
 
@@ -61,14 +60,19 @@ pub async fn inspect(options: &CommunicatorBuilder) -> Result<Report> {
 }
 
 fn endpoint(options: &CommunicatorBuilder) -> Result<Endpoint> {
-    let url = BrokerUrl::parse(&options.url)?;
+    let [url] = &options.urls()?[..] else {
+        return Err(Error::new(
+            ErrorKind::InvalidArgument,
+            "several brokers cannot be looked at at once; give the URL of one",
+        ));
+    };
     if url.is_memory() {
         return Err(Error::new(
             ErrorKind::InvalidArgument,
             "memory: is a broker inside one process, with nothing to look at from outside; give the URL of a RabbitMQ",
         ));
     }
-    Endpoint::from_url(&url)
+    Endpoint::from_url(url)
 }
 
 /// Connects, asks and closes, on a thread of its own.

@@ -13,6 +13,7 @@ use crate::{close_undisturbed, options, pika, run, until};
 
 pub(crate) fn add(suite: &mut Suite) {
     suite.kiwipy("what_homing_adds_is_cut_to_fit", added_text);
+    suite.kiwipy("numbers_in_headers_are_not_trusted", numbers);
     suite.rabbitmq("a_task_that_is_let_go_of_does_not_spin", attempts);
 }
 
@@ -58,6 +59,56 @@ fn added_text(broker: &Broker) -> TestResult {
             assert_eq!(peer.call("get", json!({"queue": quarantine}))?, json!(null));
         }
     }
+    Ok(())
+}
+
+/// Numbers of homing's own headers, as no program of homing writes them.
+fn numbers(broker: &Broker) -> TestResult {
+    let peer = pika(broker)?;
+    let values = [
+        json!("4294967295"),
+        json!("4294967294"),
+        json!("18446744073709551615"),
+        json!("18446744073709551616"),
+        json!("-1"),
+        json!(""),
+        json!("1e9"),
+        json!("x".repeat(100_000)),
+        json!(-1),
+        json!(i64::MAX),
+        json!(null),
+        json!([1, {"a": 1}]),
+        json!({"$bytes": "/w=="}),
+    ];
+    run(async {
+        let communicator =
+            options(broker.url(), broker).task_attempts(ATTEMPTS, Duration::from_millis(1)).connect().await.unwrap();
+        let events = communicator.events();
+        let ran = Arc::new(AtomicUsize::new(0));
+        let counter = ran.clone();
+        let work = TaskSubscriber::closure(move |_: TaskRequest| {
+            counter.fetch_add(1, Ordering::SeqCst);
+            Err::<Value, _>(Failure::TryAgain("not yet".into()))
+        });
+        communicator.add_task_subscriber(work).await.unwrap();
+        let names =
+            ["homing-attempt", "homing-resend", "homing-lease", "homing-copy", "homing-quarantine-queue", "x-death"];
+        for name in names {
+            for (number, value) in values.iter().enumerate() {
+                let message = json!({
+                    "exchange": broker.task_exchange(), "routing_key": broker.task_queue(),
+                    "body": format!("[{name} {number}, true]"), "properties": {"headers": {name: value}},
+                });
+                peer.call("publish", message).unwrap();
+            }
+        }
+        let sent = names.len() * values.len();
+        until("all are in quarantine", || usize::try_from(communicator.counts().tasks_quarantined).unwrap() == sent)
+            .await;
+        let ran = ran.load(Ordering::SeqCst);
+        assert!(ran >= sent && ran <= sent * 3, "{ran} runs of {sent} tasks");
+        close_undisturbed(communicator, events).await;
+    });
     Ok(())
 }
 

@@ -43,6 +43,7 @@ async fn subscribe(communicator: &Communicator, prefetch: Option<NonZeroU16>) ->
 }
 
 fn settings() -> TestResult {
+    silence()?;
     let node = Node::start(Tls::No)?;
     let broker = Broker::at(node.url());
     run(async {
@@ -50,6 +51,32 @@ fn settings() -> TestResult {
         queues(&node, &broker).await?;
         consumers(&node, &broker).await
     })
+}
+
+/// How long connecting takes that cannot end, and what a program has set counts, whatever the URL says.
+fn silence() -> TestResult {
+    let silent = std::net::TcpListener::bind("127.0.0.1:0")?;
+    let address = silent.local_addr()?;
+    let (short, long) = (Duration::from_millis(300), Duration::from_secs(60));
+    for (query, own) in [
+        ("connection_timeout=300", None),
+        ("timeout=0.3", None),
+        ("timeout=60", Some(short)),
+        ("connection_timeout=0", Some(short)),
+        ("", Some(short)),
+    ] {
+        let builder = Communicator::builder(&format!("amqp://{address}/?{query}"));
+        let builder = own.map_or(builder.clone(), |own| builder.connect_timeout(own));
+        let begin = std::time::Instant::now();
+        let error = run(builder.connect()).err().ok_or("nobody answers there")?;
+        assert_eq!(error.kind(), homing::ErrorKind::Connection, "{query}: {error}");
+        assert!(begin.elapsed() >= short && begin.elapsed() < long / 2, "{query}: {:?}", begin.elapsed());
+    }
+    // Without a limit it goes on for longer than by default.
+    let builder = Communicator::builder(&format!("amqp://{address}/?connection_timeout=0"));
+    let waited = run(async { tokio::time::timeout(Duration::from_secs(12), builder.connect()).await });
+    assert!(waited.is_err(), "it gave up");
+    Ok(())
 }
 
 async fn connections(node: &Node) -> TestResult {
@@ -79,6 +106,7 @@ async fn connections(node: &Node) -> TestResult {
         (plain(at("name=from%20the%20URL")), ("60", "131072", "2047", "from the URL", "/", "guest")),
         (plain(at("")).connection_name("of the program"), ("60", "131072", "2047", "of the program", "/", "guest")),
         (plain(format!("{other}a%2Fb%20c")), ("60", "131072", "2047", "homing ", "a/b c", "ü:@")),
+        (plain(at("name=theirs")).connection_name("ours"), ("60", "131072", "2047", "ours", "/", "guest")),
         (plain(format!("{}{long_vhost}", node.url())), ("60", "131072", "2047", "homing ", &long_vhost, "guest")),
         (plain(at("")).connection_name(&long_name), ("60", "131072", "2047", &long_name, "/", "guest")),
         (plain(at(&format!("name={long_name}"))), ("60", "131072", "2047", &long_name, "/", "guest")),
