@@ -40,7 +40,7 @@ impl Failure {
                 ErrorKind::TimedOut => 4,
                 ErrorKind::RemoteException => 5,
                 ErrorKind::Connection | ErrorKind::ConnectionLost => 6,
-                ErrorKind::AccessRefused => 7,
+                ErrorKind::AccessRefused | ErrorKind::PermissionDenied => 7,
                 _ => 1,
             },
         })
@@ -69,9 +69,10 @@ impl Failure {
                     Some("start a subscriber under this identifier, or check --prefix and --message-exchange")
                 }
                 ErrorKind::TimedOut => Some("give more time by --timeout, or check whether the other end is alive"),
-                ErrorKind::Connection | ErrorKind::AccessRefused | ErrorKind::PreconditionFailed => {
-                    Some("`homing doctor` checks the broker and reports what to do")
-                }
+                ErrorKind::Connection
+                | ErrorKind::AccessRefused
+                | ErrorKind::PermissionDenied
+                | ErrorKind::PreconditionFailed => Some("`homing doctor` checks the broker and reports what to do"),
                 ErrorKind::ConnectionLost => Some("--reconnect keeps trying"),
                 _ => None,
             },

@@ -31,6 +31,7 @@ fn main() -> ExitCode {
         .rabbitmq("broadcasts_are_watched_with_filters", broadcasts)
         .rabbitmq("wrong_credentials_and_virtual_hosts_are_said_without_the_password", credentials)
         .rabbitmq("values_that_json_has_not_are_printed_and_read", values)
+        .node("a_refused_permission_exits_with_7_and_names_the_right", permission)
         .node("tls_is_spoken_and_the_server_is_checked", tls)
         .node("a_server_that_demands_a_certificate_gets_one", mutual_tls)
         .node("a_server_that_loses_its_broker_comes_back_unless_told_otherwise", broker_lost);
@@ -234,6 +235,26 @@ fn credentials(broker: &Broker) -> TestResult {
     let nowhere = format!("amqp://guest:guest@{address}/nowhere");
     let (_, err) = exits(&ended(homing(&["--broker", &nowhere, "task", "send", "1"]))?, 7);
     assert!(err.contains("virtual host \"nowhere\"") && err.contains("add_vhost"), "{err}");
+    Ok(())
+}
+
+fn permission() -> TestResult {
+    let node = Node::start(Tls::No)?;
+    node.ctl(&["add_user", "few", "few"])?;
+    node.ctl(&["set_permissions", "-p", "/", "few", "^mine", "^mine", "^mine"])?;
+    let few = node.url().replace("guest:guest@", "few:few@");
+    for arguments in [
+        &["task", "send", "1", "--no-reply"][..],
+        &["rpc", "call", "x", "1"],
+        &["broadcast", "send", "1"],
+        &["task", "work", "--echo", "--count", "1"],
+        &["rpc", "serve", "x", "--echo"],
+    ] {
+        let mut command = homing(&["--broker", &few]);
+        command.args(arguments);
+        let (_, err) = exits(&ended(command)?, 7);
+        assert!(err.contains("permission") || err.contains("refused"), "{arguments:?}: {err}");
+    }
     Ok(())
 }
 

@@ -34,7 +34,7 @@ fn each_row() -> TestResult {
         let names: Vec<&str> = tests.split('`').skip(1).step_by(2).collect();
         assert!(!names.is_empty(), "no test in: {row}");
         for name in names {
-            let is_there = [format!("fn {name}("), format!("\"{name}\"")].iter().any(|place| text.contains(place));
+            let is_there = [format!("fn {name}("), format!("{name}\"")].iter().any(|place| text.contains(place));
             assert!(is_there, "{name} is not there: {row}");
         }
         rows += 1;
