@@ -62,7 +62,7 @@ async fn start(
     let until = match global.broker.reconnect {
         Some(ReconnectPolicy::ForEver) => None,
         Some(ReconnectPolicy::For(time)) => Some(Instant::now() + time),
-        Some(ReconnectPolicy::Never) | None => return Ok(options.connect().await?),
+        _ => return Ok(options.connect().await?),
     };
     let mut pause = FIRST_PAUSE;
     loop {

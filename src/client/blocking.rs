@@ -567,6 +567,9 @@ impl TaskQueue {
 
     /// The tasks that are there, one after the other, until the queue is empty. Each that is dropped without an outcome
     /// goes back, and would be met again.
+    ///
+    /// # Errors
+    /// An item is an error where a task could not be taken, as of [`try_next`](Self::try_next).
     pub fn iter(&self) -> impl Iterator<Item = Result<IncomingTask>> + '_ {
         std::iter::from_fn(move || match self.try_next() {
             Err(error) if error.kind() == ErrorKind::QueueEmpty => None,

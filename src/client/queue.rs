@@ -154,7 +154,10 @@ pub struct Tasks {
 type Pulling = Pin<Box<dyn Future<Output = Result<IncomingTask>> + Send>>;
 
 impl Tasks {
-    /// The next task. Waits for one as long as it takes.
+    /// The next task. Waits for one as long as it takes. `None` after an error.
+    ///
+    /// # Errors
+    /// `ConnectionLost` and `CommunicatorClosed`, as [`TaskQueue::next_task`].
     ///
     /// # Cancel safety
     /// No task is lost when it is dropped.

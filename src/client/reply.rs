@@ -32,6 +32,23 @@ pub enum ReplyStage {
 ///
 /// Await it for the outcome, or look at it [stage](Reply::stage) by stage. Dropping it gives the request up: its place and
 /// its correlation id are free at once, and what still arrives is counted and dropped.
+///
+/// ```
+/// # #[tokio::main(flavor = "current_thread")] async fn main() -> homing::Result<()> {
+/// use homing::{Answer, Communicator, ReplyStage, RpcRequest, RpcSubscriber};
+///
+/// let communicator = Communicator::connect("memory:").await?;
+/// let slow = RpcSubscriber::closure(|_: RpcRequest| Answer::later(async { 42 }));
+/// communicator.add_rpc_subscriber("slow", slow).await?;
+/// let mut reply = communicator.rpc_send("slow", ()).send().await?;
+/// assert_eq!(reply.stage().await?, ReplyStage::Pending);
+/// assert_eq!(reply.outcome().await?.as_i64(), Some(42));
+/// # communicator.close().await.map(drop) }
+/// ```
+///
+/// # Cancel safety
+/// An await on it that is dropped gives the request up, for it takes the reply by value. [`stage`](Reply::stage) does not:
+/// its await may be dropped and made again.
 #[must_use = "dropping it gives the request up"]
 pub struct Reply {
     context: Context,
@@ -129,6 +146,9 @@ impl Reply {
     ///
     /// # Errors
     /// As [`stage`](Self::stage).
+    ///
+    /// # Cancel safety
+    /// Dropped, it gives the request up. Use [`stage`](Self::stage) where the wait may be interrupted.
     pub async fn outcome(mut self) -> Result<Value> {
         loop {
             if let ReplyStage::Done(value) = self.stage().await? {

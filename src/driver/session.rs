@@ -38,6 +38,7 @@ const FAREWELL: Duration = Duration::from_secs(2);
 
 /// What is to be done about a lost connection.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
 pub enum ReconnectPolicy {
     /// It is made again, for as long as it takes, after pauses of 50 ms to 1 s (up to 10 s where connections are made and
     /// lost again at once).

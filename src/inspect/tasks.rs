@@ -58,6 +58,9 @@ pub struct PeekedTask {
 ///
 /// # Errors
 /// `NotFound` when there is no such queue; otherwise as [`CommunicatorBuilder::connect`].
+///
+/// # Cancel safety
+/// Dropping it leaves the question to end by itself, in bounded time.
 pub async fn depth(options: &CommunicatorBuilder, queue: &str) -> Result<Depth> {
     check_task_queue(queue)?;
     let queue = queue.to_owned();
@@ -78,6 +81,9 @@ pub async fn depth(options: &CommunicatorBuilder, queue: &str) -> Result<Depth> 
 ///
 /// # Errors
 /// `NotFound` when there is no such queue; otherwise as [`CommunicatorBuilder::connect`].
+///
+/// # Cancel safety
+/// Dropping it leaves the question to end by itself, in bounded time; the messages are given back.
 pub async fn peek(options: &CommunicatorBuilder, queue: &str, most: usize) -> Result<Peek> {
     check_task_queue(queue)?;
     let queue = queue.to_owned();

@@ -74,6 +74,9 @@ impl Answer {
     ///
     /// # Errors
     /// The failure of the first that fails; a panic is one.
+    ///
+    /// # Cancel safety
+    /// Dropped, it drops the answer that it waits for.
     pub async fn outcome(self) -> std::result::Result<Value, Failure> {
         let mut answer = self;
         loop {

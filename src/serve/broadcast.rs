@@ -178,6 +178,9 @@ impl std::error::Error for Lagged {}
 impl Broadcasts {
     /// The next broadcast, or that some were lost; `None` when the communicator has closed.
     ///
+    /// # Errors
+    /// [`Lagged`] when this receiver did not keep up. The broadcasts that follow are there.
+    ///
     /// # Cancel safety
     /// No broadcast is lost when it is dropped.
     pub async fn next(&mut self) -> Option<std::result::Result<Broadcast, Lagged>> {

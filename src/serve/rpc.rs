@@ -73,6 +73,9 @@ impl RpcRequest {
 
 /// Resolves at its home when nobody waits for the answer any more: the caller is gone, or has been answered, or the
 /// communicator is closed. See [`RpcRequest::caller_gone`].
+///
+/// # Cancel safety
+/// Nothing is lost when it is dropped; another one can be made.
 #[derive(Debug)]
 #[must_use = "a future that is not awaited does nothing; or ask `is_gone`"]
 pub struct CallerGone(Listener);

@@ -118,6 +118,9 @@ impl TaskRequest {
 
 /// Resolves at its home when a task is no longer its handler's own; or has ended, or the communicator has. See
 /// [`TaskRequest::ownership_lost`].
+///
+/// # Cancel safety
+/// Nothing is lost when it is dropped; another one can be made.
 #[derive(Debug)]
 #[must_use = "a future that is not awaited does nothing; or ask `is_lost`"]
 pub struct OwnershipLost(Listener);

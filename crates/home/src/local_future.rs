@@ -28,6 +28,9 @@ use super::outcome::{Outcome, ReserveError};
 /// future.wait().ok();
 /// # Ok::<(), Box<dyn std::error::Error>>(())
 /// ```
+///
+/// # Cancel safety
+/// As of a [`HomeFuture`]: dropping it gives it up.
 #[must_use = "a future that is dropped gives its outcome up"]
 pub struct LocalFuture<T: Send + 'static> {
     future: HomeFuture<T>,

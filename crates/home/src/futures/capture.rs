@@ -43,6 +43,9 @@ impl std::error::Error for Captured {
 /// assert!(matches!(future.wait()?, Err(Captured::Error(error)) if error.to_string().contains("invalid digit")));
 /// # Ok::<(), Box<dyn std::error::Error>>(())
 /// ```
+///
+/// # Errors
+/// None here: an error of `call` goes to the future.
 pub fn capture<T, E>(target: Completer<Result<T, Captured>>, call: impl FnOnce() -> Result<T, E>)
 where
     T: Send + 'static,

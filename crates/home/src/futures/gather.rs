@@ -72,7 +72,10 @@ pub fn as_completed<T: Send + 'static>(
 
 type Numbered<T> = Pin<Box<dyn Future<Output = (usize, Outcome<T>)> + Send>>;
 
-/// The outcomes of several futures, as they come; a [`Stream`].
+/// The outcomes of several futures, as they come; a [`Stream`]. Made by [`as_completed`].
+///
+/// # Cancel safety
+/// A wait for the next outcome may be dropped and made again. Dropped itself, it gives up the futures that have not ended.
 #[must_use = "dropped, it gives the futures up"]
 pub struct AsCompleted<T: Send + 'static>(FuturesUnordered<Numbered<T>>);
 

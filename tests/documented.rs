@@ -1,0 +1,127 @@
+//! What the public items of the library promise in their documentation, read off the source: what a dropped await does, how a
+//! call fails, and which types may grow.
+
+use std::path::{Path, PathBuf};
+
+/// Types that are complete: another variant would be another idea.
+const COMPLETE: [&str; 5] = ["Attempt", "Kind", "Nested", "Ran", "TestingMode"];
+
+/// Public only to the tests and tools of the project.
+const NOT_PUBLIC: [&str; 7] =
+    ["simulation", "fuzzing", "tests", "model.rs", "simulated.rs", "panics.rs", "home/src/audit.rs"];
+
+fn sources(folder: &Path, into: &mut Vec<PathBuf>) {
+    for entry in std::fs::read_dir(folder).unwrap() {
+        let path = entry.unwrap().path();
+        if NOT_PUBLIC.iter().any(|part| path.to_string_lossy().contains(part)) {
+            continue;
+        }
+        match path.is_dir() {
+            true => sources(&path, into),
+            false => into.push(path),
+        }
+    }
+}
+
+/// A public item: where it is, its attributes, its documentation, and its first lines up to the body.
+struct Item {
+    place: String,
+    attributes: String,
+    documentation: String,
+    signature: String,
+}
+
+fn items() -> Vec<Item> {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let mut files = Vec::new();
+    sources(&root.join("src"), &mut files);
+    sources(&root.join("crates/home/src"), &mut files);
+    let mut items = Vec::new();
+    for file in files {
+        let text = std::fs::read_to_string(&file).unwrap();
+        let lines: Vec<&str> = text.lines().map(str::trim).collect();
+        let (mut documentation, mut attributes) = (String::new(), String::new());
+        for (number, line) in lines.iter().enumerate() {
+            if let Some(more) = line.strip_prefix("///") {
+                documentation.push_str(more);
+                documentation.push('\n');
+            } else if line.starts_with("#[") {
+                attributes.push_str(line);
+            } else {
+                // What has no documentation is not public outside of its module: `missing_docs` sees to that.
+                if line.starts_with("pub ") && !documentation.is_empty() {
+                    let head = lines[number..].iter().position(|line| line.contains(['{', ';']));
+                    let signature = lines[number..=number + head.unwrap_or(0)].join(" ");
+                    let place = format!("{}:{}", file.display(), number + 1);
+                    items.push(Item {
+                        place,
+                        attributes: std::mem::take(&mut attributes),
+                        documentation: std::mem::take(&mut documentation),
+                        signature,
+                    });
+                }
+                documentation.clear();
+                attributes.clear();
+            }
+        }
+    }
+    assert!(items.len() > 200, "{} items", items.len());
+    items
+}
+
+#[test]
+fn whatever_is_awaited_says_what_a_dropped_await_does() {
+    let mut awaited = 0;
+    for item in items().iter().filter(|item| item.signature.starts_with("pub async fn")) {
+        awaited += 1;
+        assert!(item.documentation.contains("# Cancel safety"), "{}: {}", item.place, item.signature);
+    }
+    assert!(awaited > 20, "{awaited}");
+    for name in [
+        "HomeFuture",
+        "LocalFuture",
+        "AsCompleted",
+        "Reservation",
+        "RpcSend",
+        "TaskSend",
+        "TaskSendNoReply",
+        "BroadcastSend",
+        "Reply",
+        "CallerGone",
+        "OwnershipLost",
+    ] {
+        let is_it = |item: &&Item| {
+            let after = item.signature.strip_prefix("pub struct ").and_then(|rest| rest.strip_prefix(name));
+            after.is_some_and(|rest| !rest.starts_with(char::is_alphanumeric))
+        };
+        let items = items();
+        let item = items.iter().find(is_it).unwrap_or_else(|| panic!("no {name}"));
+        assert!(item.documentation.contains("# Cancel safety"), "{}: {name}", item.place);
+    }
+}
+
+#[test]
+fn whatever_fails_says_how() {
+    let is_function = |item: &&Item| {
+        ["pub fn ", "pub async fn ", "pub const fn "].iter().any(|head| item.signature.starts_with(head))
+    };
+    for item in items().iter().filter(is_function) {
+        let returned = item.signature.split("->").nth(1).unwrap_or_default();
+        if returned.contains("Result<") {
+            assert!(item.documentation.contains("# Errors"), "{}: {}", item.place, item.signature);
+        }
+    }
+}
+
+#[test]
+fn types_that_may_grow_are_marked() {
+    let mut enums = 0;
+    for item in items() {
+        let Some(rest) = item.signature.strip_prefix("pub enum ") else { continue };
+        let name = rest.split(|c: char| !c.is_alphanumeric()).next().unwrap_or_default();
+        enums += 1;
+        let is_marked = item.attributes.contains("non_exhaustive");
+        assert_ne!(is_marked, COMPLETE.contains(&name), "{}: {name}", item.place);
+    }
+    assert!(enums > 10, "{enums}");
+}
