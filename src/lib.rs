@@ -1,22 +1,4 @@
-//! A communicator runtime: RPC, task queues and broadcasts between programs, over RabbitMQ or inside one process, in
-//! kiwipy's wire format.
-//!
-//! homing logs by `tracing`, never a body or a credential. lapin, which carries the RabbitMQ connection, logs returned
-//! messages with their bodies and, at `trace`, the login: set `lapin=off` in your filter.
-//!
-//! Start with [`Communicator`], or [`blocking::Communicator`] in a program without tokio. [`home`] says who owns a future
-//! and why; [`codec`] what a body can hold.
-//!
-//! ```
-//! # #[tokio::main(flavor = "current_thread")] async fn main() -> homing::Result<()> {
-//! use homing::{Communicator, RpcRequest, RpcSubscriber};
-//!
-//! let communicator = Communicator::connect("memory:").await?;
-//! let echo = RpcSubscriber::closure(|request: RpcRequest| request.into_body());
-//! communicator.add_rpc_subscriber("echo", echo).await?;
-//! assert_eq!(communicator.rpc_send("echo", "hello").await?.as_str(), Some("hello"));
-//! # communicator.close().await.map(drop) }
-//! ```
+#![doc = include_str!("guide.md")]
 
 // The floors, each on those before it.
 mod error;
