@@ -70,6 +70,23 @@ pub enum ErrorKind {
 }
 
 /// An error of homing. Cheap to clone: one lost connection ends many futures.
+///
+/// # Examples
+///
+/// ```
+/// # #[tokio::main(flavor = "current_thread")] async fn main() -> homing::Result<()> {
+/// use homing::ErrorKind;
+/// # let communicator = homing::Communicator::connect("memory:").await?;
+/// match communicator.rpc_send("greeter", "Ada").await {
+///     Ok(greeting) => println!("{greeting}"),
+///     Err(error) => match error.kind() {
+///         ErrorKind::Unroutable => println!("nobody greets"),
+///         ErrorKind::RemoteException => println!("the greeter failed: {:?}", error.remote_text()),
+///         _ => return Err(error),
+///     },
+/// }
+/// # communicator.close().await.map(drop) }
+/// ```
 #[derive(Clone)]
 pub struct Error(Arc<Inner>);
 

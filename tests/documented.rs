@@ -125,3 +125,52 @@ fn types_that_may_grow_are_marked() {
     }
     assert!(enums > 10, "{enums}");
 }
+
+#[test]
+fn what_a_user_starts_from_has_an_example() {
+    let items = items();
+    for (file, name) in [
+        ("client/communicator.rs", "Communicator"),
+        ("client/blocking.rs", "Communicator"),
+        ("client/builder.rs", "CommunicatorBuilder"),
+        ("client/builder.rs", "LongTasks"),
+        ("client/body.rs", "Body"),
+        ("client/queue.rs", "TaskQueue"),
+        ("client/reply.rs", "Reply"),
+        ("client/send.rs", "RpcSend"),
+        ("client/send.rs", "TaskSend"),
+        ("client/send.rs", "BroadcastSend"),
+        ("serve/answer.rs", "Subscriber"),
+        ("serve/answer.rs", "Answer"),
+        ("serve/answer.rs", "Promise"),
+        ("serve/failure.rs", "Failure"),
+        ("serve/failure.rs", "HandlerError"),
+        ("serve/rpc.rs", "RpcRequest"),
+        ("serve/task.rs", "TaskRequest"),
+        ("serve/task.rs", "IncomingTask"),
+        ("serve/broadcast.rs", "Broadcast"),
+        ("serve/broadcast.rs", "Broadcasts"),
+        ("serve/filter.rs", "BroadcastFilter"),
+        ("wire/names.rs", "Identifier"),
+        ("driver/port/events.rs", "Events"),
+        ("codec/value.rs", "Value"),
+        ("codec/json.rs", "Json"),
+        ("codec/yaml/mod.rs", "Yaml"),
+        ("src/error.rs", "Error"),
+        ("src/handle.rs", "Home"),
+        ("src/event_loop.rs", "EventLoop"),
+        ("src/foreign.rs", "ForeignLoop"),
+        ("src/completer.rs", "Completer"),
+    ] {
+        let is_it = |item: &&Item| {
+            let name_is = ["pub struct ", "pub enum "].iter().any(|kind| {
+                let after = item.signature.strip_prefix(kind).and_then(|rest| rest.strip_prefix(name));
+                after.is_some_and(|rest| !rest.starts_with(char::is_alphanumeric))
+            });
+            name_is && item.place.contains(&format!("{file}:"))
+        };
+        let item = items.iter().find(is_it).unwrap_or_else(|| panic!("no {name} in {file}"));
+        let example = item.documentation.split("# Examples").nth(1);
+        assert!(example.is_some_and(|example| example.contains("```")), "{}: {name}", item.place);
+    }
+}

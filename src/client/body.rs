@@ -8,6 +8,8 @@ use crate::error::Result;
 /// The body of a message that is to be sent. Everything that converts to a [`Value`] converts to a body; a type of your own
 /// does by [`Body::of`].
 ///
+/// # Examples
+///
 /// ```
 /// # #[tokio::main(flavor = "current_thread")] async fn main() -> homing::Result<()> {
 /// use homing::{Body, Communicator};

@@ -18,6 +18,18 @@ use crate::wire::names::{Names, TestingMode};
 const DEFAULT_TASK_PREFETCH: u16 = 256;
 
 /// How tasks that run for longer than a broker lets a delivery wait are kept safe; see [`CommunicatorBuilder::long_tasks`].
+///
+/// # Examples
+///
+/// ```no_run
+/// # #[tokio::main(flavor = "current_thread")] async fn main() -> homing::Result<()> {
+/// use std::time::Duration;
+/// use homing::{Communicator, LongTasks};
+///
+/// let long = LongTasks::new().after(Duration::from_secs(300)).lease(Duration::from_secs(60));
+/// let communicator = Communicator::builder("amqp://127.0.0.1").long_tasks(long).connect().await?;
+/// # communicator.close().await.map(drop) }
+/// ```
 #[derive(Clone, Copy, Debug)]
 pub struct LongTasks {
     pub(crate) after: Duration,
@@ -55,6 +67,22 @@ impl LongTasks {
 }
 
 /// Options of a [`Communicator`], to be [connected](CommunicatorBuilder::connect).
+///
+/// # Examples
+///
+/// ```
+/// # #[tokio::main(flavor = "current_thread")] async fn main() -> homing::Result<()> {
+/// use std::num::NonZeroU16;
+/// use std::time::Duration;
+/// use homing::Communicator;
+///
+/// let builder = Communicator::builder("memory:")
+///     .prefix("billing")
+///     .call_timeout(Duration::from_secs(20))
+///     .task_prefetch(NonZeroU16::new(4).expect("not zero"));
+/// let communicator = builder.connect().await?;
+/// # communicator.close().await.map(drop) }
+/// ```
 #[derive(Clone)]
 #[must_use = "a builder does nothing until it is connected"]
 pub struct CommunicatorBuilder {

@@ -30,6 +30,8 @@ use crate::wire::names::{Identifier, IntoIdentifier};
 ///
 /// The communicator closes when the last handle is dropped (without waiting), or by [`close`](Communicator::close).
 ///
+/// # Examples
+///
 /// ```
 /// # #[tokio::main(flavor = "current_thread")] async fn main() -> homing::Result<()> {
 /// use homing::{Communicator, RpcSubscriber};

@@ -18,6 +18,21 @@ use crate::serve::{Context, IncomingTask, TaskSubscriber, add_task_subscriber};
 use crate::wire::names::{Identifier, check_task_queue};
 
 /// One task queue of a communicator. Cheap to clone.
+///
+/// # Examples
+///
+/// ```
+/// # #[tokio::main(flavor = "current_thread")] async fn main() -> homing::Result<()> {
+/// use std::time::Duration;
+/// # let communicator = homing::Communicator::connect("memory:").await?;
+/// let queue = communicator.task_queue("thumbnails")?;
+/// queue.task_send("cat.png").no_reply().await?;
+/// // Taken by hand; a subscriber gets its tasks by itself.
+/// let task = queue.next_task(Duration::from_secs(5)).await?;
+/// assert_eq!(task.body().as_str(), Some("cat.png"));
+/// task.finish("done");
+/// # communicator.close().await.map(drop) }
+/// ```
 #[derive(Clone, Debug)]
 pub struct TaskQueue {
     context: Context,

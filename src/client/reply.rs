@@ -33,6 +33,8 @@ pub enum ReplyStage {
 /// Await it for the outcome, or look at it [stage](Reply::stage) by stage. Dropping it gives the request up: its place and
 /// its correlation id are free at once, and what still arrives is counted and dropped.
 ///
+/// # Examples
+///
 /// ```
 /// # #[tokio::main(flavor = "current_thread")] async fn main() -> homing::Result<()> {
 /// use homing::{Answer, Communicator, ReplyStage, RpcRequest, RpcSubscriber};

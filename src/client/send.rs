@@ -164,6 +164,22 @@ async fn confirmed<F: FnOnce(Expected, Option<Published>) -> Command>(
 ///
 /// It is a future: `tokio::spawn(communicator.rpc_send("name", 1))` runs it as a task. Its options count up to its first poll.
 ///
+/// # Examples
+///
+/// ```
+/// # #[tokio::main(flavor = "current_thread")] async fn main() -> homing::Result<()> {
+/// use std::time::Duration;
+/// use homing::{ErrorKind, RpcRequest, RpcSubscriber};
+/// # let communicator = homing::Communicator::connect("memory:").await?;
+/// let double = RpcSubscriber::closure(|request: RpcRequest| request.body().as_i64().map(|n| 2 * n));
+/// communicator.add_rpc_subscriber("double", double).await?;
+/// let doubled = communicator.rpc_send("double", 21).timeout(Duration::from_secs(5)).await?;
+/// assert_eq!(doubled.as_i64(), Some(42));
+/// let nobody = communicator.rpc_send("nobody", 21).await.unwrap_err();
+/// assert_eq!(nobody.kind(), ErrorKind::Unroutable);
+/// # communicator.close().await.map(drop) }
+/// ```
+///
 /// # Cancel safety
 /// Dropped before it was polled, nothing is sent. Dropped later, the call may or may not have been sent; its reply is dropped,
 /// and a subscriber of homing is notified ([`caller_gone`](crate::RpcRequest::caller_gone)).
@@ -185,6 +201,19 @@ struct Call {
 /// [`send`](TaskSend::send) it and take its reply stage by stage.
 ///
 /// It is a future. Its options count up to its first poll.
+///
+/// # Examples
+///
+/// ```
+/// # #[tokio::main(flavor = "current_thread")] async fn main() -> homing::Result<()> {
+/// use homing::{TaskRequest, TaskSubscriber};
+/// # let communicator = homing::Communicator::connect("memory:").await?;
+/// communicator.add_task_subscriber(TaskSubscriber::closure(TaskRequest::into_body)).await?;
+/// // With its outcome, or without.
+/// assert_eq!(communicator.task_send("work").await?.as_str(), Some("work"));
+/// communicator.task_send("work").no_reply().await?;
+/// # communicator.close().await.map(drop) }
+/// ```
 ///
 /// # Cancel safety
 /// Dropped before it was polled, nothing is sent. Dropped later, the task may or may not have been sent; its reply is dropped.
@@ -209,6 +238,15 @@ struct Task {
 pub struct TaskSendNoReply(Sending<Result<Task>, ()>);
 
 /// A broadcast to be sent. Awaited, it resolves when the broker has taken it over.
+///
+/// # Examples
+///
+/// ```
+/// # #[tokio::main(flavor = "current_thread")] async fn main() -> homing::Result<()> {
+/// # let communicator = homing::Communicator::connect("memory:").await?;
+/// communicator.broadcast_send("finished").subject("job.finished").sender(4).await?;
+/// # communicator.close().await.map(drop) }
+/// ```
 ///
 /// # Cancel safety
 /// Dropped, the broadcast may or may not have been sent.

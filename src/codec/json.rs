@@ -17,6 +17,18 @@ use crate::error::{Error, ErrorKind, Result};
 /// Integers of any size keep all their digits, up to the 4300 that Python reads; mappings keep their order. Tuples are written
 /// as lists. Other values that JSON cannot represent (bytes, sets, tags, non-string keys) are an `Encode` error: a peer would
 /// not understand a form of ours. A lone surrogate, an escape `"\ud800"` without its other half, is a `Decode` error.
+///
+/// # Examples
+///
+/// ```
+/// # #[tokio::main(flavor = "current_thread")] async fn main() -> homing::Result<()> {
+/// use homing::Communicator;
+/// use homing::codec::Json;
+///
+/// // Both ends of a call need the same codec.
+/// let communicator = Communicator::builder("memory:").codec(Json::default()).connect().await?;
+/// # communicator.close().await.map(drop) }
+/// ```
 #[derive(Clone, Debug, Default)]
 pub struct Json {
     limits: Limits,

@@ -39,6 +39,8 @@ pub(super) fn fits_digits(int: &BigInt) -> bool {
 /// strings, `Option`, `Vec`, maps and [`serde_json::Value`] convert by `From`; types of your own by
 /// [`from_serialize`](Self::from_serialize).
 ///
+/// # Examples
+///
 /// ```
 /// use homing::Value;
 ///

@@ -21,6 +21,23 @@ use crate::wire::names::Identifier;
 
 /// A subscriber's answer: a value, or a future that answers later. The caller is notified of the latter at once (`pending` on
 /// the wire), and again as often as futures answer with futures.
+///
+/// # Examples
+///
+/// ```
+/// # #[tokio::main(flavor = "current_thread")] async fn main() -> homing::Result<()> {
+/// use homing::{Answer, HandlerResult, RpcRequest, RpcSubscriber};
+/// # let communicator = homing::Communicator::connect("memory:").await?;
+/// let later = RpcSubscriber::closure(|_: RpcRequest| {
+///     let (promise, answer) = Answer::promise()?;
+///     // From any thread; the caller receives `pending` until then.
+///     std::thread::spawn(move || promise.answer("done"));
+///     HandlerResult::Ok(answer)
+/// });
+/// communicator.add_rpc_subscriber("later", later).await?;
+/// assert_eq!(communicator.rpc_send("later", ()).await?.as_str(), Some("done"));
+/// # communicator.close().await.map(drop) }
+/// ```
 #[derive(Debug)]
 #[non_exhaustive]
 pub enum Answer {
@@ -120,6 +137,8 @@ impl fmt::Debug for Later {
 ///
 /// That it answers once, the compiler sees to:
 ///
+/// # Examples
+///
 /// ```compile_fail,E0382
 /// # fn f() -> homing::Result<()> {
 /// let (promise, _answer) = homing::Answer::promise()?;
@@ -210,6 +229,23 @@ pub(crate) fn answered(returned: impl IntoResponse) -> Answered {
 }
 
 /// What handles messages of type `M`. It runs on the home that it is registered with, each message in a task of its own.
+///
+/// # Examples
+///
+/// ```
+/// use homing::{HandlerResult, RpcRequest, RpcSubscriber, TaskRequest, TaskSubscriber};
+///
+/// // An async function, a closure that returns soon, and one that may block.
+/// async fn greet(request: RpcRequest) -> HandlerResult<String> {
+///     Ok(format!("hello {}", request.decode::<String>()?))
+/// }
+/// let greet = RpcSubscriber::future(greet);
+/// let count = RpcSubscriber::closure(|request: RpcRequest| request.body().as_str().map(str::len));
+/// let read = TaskSubscriber::blocking(|task: TaskRequest| -> HandlerResult<String> {
+///     Ok(std::fs::read_to_string(task.decode::<String>()?)?)
+/// });
+/// # drop((greet, count, read));
+/// ```
 pub struct Subscriber<M> {
     pub(super) handler: Handler<M>,
     pub(super) max_in_flight: usize,

@@ -31,6 +31,19 @@ const BROADCAST_BACKLOG: usize = 1024;
 const HANDLERS_MOST: usize = 256;
 
 /// A broadcast, as its subscribers get it.
+///
+/// # Examples
+///
+/// ```
+/// # #[tokio::main(flavor = "current_thread")] async fn main() -> homing::Result<()> {
+/// use homing::{Broadcast, BroadcastFilter, BroadcastSubscriber};
+/// # let communicator = homing::Communicator::connect("memory:").await?;
+/// let log = BroadcastSubscriber::closure(|broadcast: Broadcast| {
+///     println!("{:?} from {:?}: {}", broadcast.subject(), broadcast.sender(), broadcast.body());
+/// });
+/// communicator.add_broadcast_subscriber(BroadcastFilter::new().subject("job.*")?, log).await?;
+/// # communicator.close().await.map(drop) }
+/// ```
 #[derive(Clone, Debug)]
 pub struct Broadcast(Arc<Content>);
 
@@ -153,6 +166,22 @@ async fn subscribe(
 
 /// Broadcasts as they come; a [`Stream`]. Made by [`Communicator::broadcasts`](crate::Communicator::broadcasts). Dropped, its
 /// subscription ends.
+///
+/// # Examples
+///
+/// ```
+/// # #[tokio::main(flavor = "current_thread")] async fn main() -> homing::Result<()> {
+/// use homing::{BroadcastFilter, Lagged};
+/// # let communicator = homing::Communicator::connect("memory:").await?;
+/// let mut broadcasts = communicator.broadcasts(BroadcastFilter::new()).await?;
+/// communicator.broadcast_send(1).await?;
+/// match broadcasts.next().await {
+///     Some(Ok(broadcast)) => assert_eq!(broadcast.body().as_i64(), Some(1)),
+///     Some(Err(Lagged { missed, .. })) => eprintln!("{missed} were lost"),
+///     None => eprintln!("the communicator has closed"),
+/// }
+/// # communicator.close().await.map(drop) }
+/// ```
 #[must_use = "dropped, its subscription ends"]
 pub struct Broadcasts {
     received: MailboxStream<Broadcast>,

@@ -12,6 +12,19 @@ const SOURCES_MOST: usize = 64;
 ///
 /// It is an error like any other: a handler that returns `anyhow::Error` or a boxed error may return a failure within it, and
 /// its meaning stays.
+///
+/// # Examples
+///
+/// ```
+/// use homing::{Failure, TaskRequest, TaskSubscriber};
+///
+/// let work = TaskSubscriber::closure(|task: TaskRequest| match task.body().as_str() {
+///     None => Err(Failure::Unreadable("a string was expected".into())),
+///     Some("") => Err(Failure::TryAgain("nothing is there yet".into())),
+///     Some(text) => Ok(text.len()),
+/// });
+/// # drop(work);
+/// ```
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Failure {
@@ -115,6 +128,8 @@ impl Failure {
 ///
 /// A [`Failure`] within keeps its meaning. Anything else is an exception with the text of the error and of all its sources.
 ///
+/// # Examples
+///
 /// ```
 /// use homing::{Failure, HandlerResult, TaskRequest, TaskSubscriber};
 ///
@@ -134,6 +149,8 @@ pub struct HandlerError(Failure);
 
 /// What a handler returns that can fail. `HandlerResult::Ok(value)` at the end of a closure names the error type that `?`
 /// needs.
+///
+/// # Examples
 ///
 /// ```
 /// use homing::{HandlerResult, RpcRequest, RpcSubscriber};

@@ -17,6 +17,8 @@ const BACKTRACK_LIMIT: usize = 100_000;
 /// Several filters on one field: any of them may pass. A field without filters passes, and so does a message without the
 /// field.
 ///
+/// # Examples
+///
 /// ```
 /// use homing::BroadcastFilter;
 ///

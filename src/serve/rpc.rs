@@ -21,6 +21,18 @@ use crate::wire::names::{Exchange, Identifier};
 use crate::wire::response::{Host, Response};
 
 /// A call, as its subscriber gets it.
+///
+/// # Examples
+///
+/// ```
+/// use homing::{HandlerResult, RpcRequest, RpcSubscriber};
+///
+/// let sum = RpcSubscriber::future(|request: RpcRequest| async move {
+///     let numbers: Vec<i64> = request.decode()?;
+///     HandlerResult::Ok(numbers.iter().sum::<i64>())
+/// });
+/// # drop(sum);
+/// ```
 #[derive(Clone, Debug)]
 pub struct RpcRequest {
     body: Value,

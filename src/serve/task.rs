@@ -30,6 +30,20 @@ use crate::wire::response::Response;
 use crate::wire::task::{NoReply, decode};
 
 /// A task, as its subscriber gets it.
+///
+/// # Examples
+///
+/// ```
+/// use homing::{TaskRequest, TaskSubscriber};
+///
+/// let work = TaskSubscriber::future(|task: TaskRequest| async move {
+///     if task.is_redelivered() || task.is_resent() {
+///         // It may have run before: a handler that must not do its work twice looks first.
+///     }
+///     task.body().as_i64()
+/// });
+/// # drop(work);
+/// ```
 #[derive(Clone, Debug)]
 pub struct TaskRequest {
     body: Value,
@@ -333,6 +347,17 @@ impl Drop for TaskGuard {
 /// A task that was taken from its queue, to be processed or to go back.
 ///
 /// Dropped without an outcome, it goes back to its queue.
+///
+/// # Examples
+///
+/// ```
+/// # #[tokio::main(flavor = "current_thread")] async fn main() -> homing::Result<()> {
+/// # let communicator = homing::Communicator::connect("memory:").await?;
+/// let queue = communicator.task_queue("thumbnails")?;
+/// queue.task_send(7).no_reply().await?;
+/// queue.try_next().await?.process(|task| task.body().as_i64().map(|n| n * n));
+/// # communicator.close().await.map(drop) }
+/// ```
 #[must_use = "a task that is dropped goes back to its queue"]
 pub struct IncomingTask {
     guard: TaskGuard,

@@ -23,6 +23,8 @@ const TESTING_EXPIRES: Duration = Duration::from_secs(10);
 /// At most 249 bytes (the routing key `[rpc].<identifier>` has room for 255), and no word of it, between dots, may be `*`
 /// or `#`: a subscriber of such a name would receive the calls of others.
 ///
+/// # Examples
+///
 /// ```
 /// use homing::Identifier;
 /// assert!(Identifier::new("process-4").is_ok());

@@ -15,6 +15,8 @@ use super::outcome::{End, Outcome};
 /// Whoever holds the completer holds one of the home's permits: the future counts as open until its completion has been
 /// handled at home, even if the future was dropped long before. [`is_unwanted`](Self::is_unwanted) tells when that is in vain.
 ///
+/// # Examples
+///
 /// ```
 /// let (completer, future) = homing_home::thread_future::<u32>()?;
 /// std::thread::spawn(move || completer.complete(42));

@@ -15,6 +15,8 @@ const STACK: usize = 16 << 20;
 
 /// A thread that is a home: it runs tasks, timers and calls, until it is stopped.
 ///
+/// # Examples
+///
 /// ```
 /// use homing_home::EventLoop;
 ///

@@ -14,6 +14,8 @@ use super::{Completer, DEFAULT_CAPACITY, Home, LocalFuture, ReserveError};
 /// thread and under no lock, and must not block (one that takes over 10 ms is logged). The loop then calls [`run_pending`](ForeignLoop::run_pending) on its own
 /// thread. Waiting in a callback goes on with everything else of this home.
 ///
+/// # Examples
+///
 /// ```
 /// use std::sync::mpsc;
 /// use homing_home::ForeignLoop;

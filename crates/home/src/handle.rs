@@ -15,6 +15,19 @@ use super::{
 };
 
 /// A handle to a home of any kind; cheap to clone, good on any thread.
+///
+/// # Examples
+///
+/// ```
+/// # #[tokio::main(flavor = "current_thread")] async fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// use homing_home::Home;
+///
+/// // A future of the home that this code runs on, and what completes it from anywhere.
+/// let (completer, future) = Home::current().try_future::<u32>()?;
+/// std::thread::spawn(move || completer.complete(7).ok());
+/// assert_eq!(future.await?, 7);
+/// # Ok(()) }
+/// ```
 #[derive(Clone)]
 pub struct Home {
     inbox: Arc<Inbox>,

@@ -29,6 +29,8 @@ pub(super) use read::decode;
 /// unhashable key, two keys that are equal in Python (`1`, `1.0` and `True`), an integer tag on a string. A peer reads an
 /// application's own tag only if its loader knows it. A scalar under such a tag has no kind in YAML: `!x 5` is read as `!x "5"`.
 ///
+/// # Examples
+///
 /// ```
 /// use homing::codec::{Codec, Yaml};
 ///

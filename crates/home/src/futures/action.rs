@@ -10,6 +10,8 @@ type Call<A, T> = Box<dyn FnOnce(A) -> Result<T, Box<dyn std::error::Error + Sen
 /// Something to be done later, once, by whoever holds it. Who asked for it holds its future: dropping that cancels the
 /// action, as long as it has not run. Dropped without being run, it ends the future as abandoned.
 ///
+/// # Examples
+///
 /// ```
 /// # #[tokio::main(flavor = "current_thread")] async fn main() -> Result<(), Box<dyn std::error::Error>> {
 /// use homing_home::futures::{CancellableAction, Ran};
