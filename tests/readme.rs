@@ -34,15 +34,27 @@ fn the_example_is_a_program_when_it_is_copied_in_full() {
 #[test]
 fn there_are_exactly_two_commands_to_set_it_up() {
     let page = include_str!("../README.md");
-    let commands: Vec<&str> =
-        page.split("```sh\n").skip(1).filter_map(|block| block.split_once("```")).map(|(block, _)| block.trim()).collect();
+    let commands: Vec<&str> = page
+        .split("```sh\n")
+        .skip(1)
+        .filter_map(|block| block.split_once("```"))
+        .map(|(block, _)| block.trim())
+        .collect();
     assert_eq!(commands, ["cargo run --release -- demo", "tests/run"]);
 }
 
 #[test]
 fn the_pages_that_it_links_to_are_there() {
     let root = Path::new(env!("CARGO_MANIFEST_DIR"));
-    for page in ["README.md", "CONTRIBUTING.md", "docs/kiwipy.md", "docs/proof.md", "docs/faults.md", "docs/wire.md", "docs/architecture.md"] {
+    for page in [
+        "README.md",
+        "CONTRIBUTING.md",
+        "docs/kiwipy.md",
+        "docs/proof.md",
+        "docs/faults.md",
+        "docs/wire.md",
+        "docs/architecture.md",
+    ] {
         let text = std::fs::read_to_string(root.join(page)).unwrap_or_else(|error| panic!("{page}: {error}"));
         let folder = root.join(page);
         for link in text.split("](").skip(1).filter_map(|rest| rest.split_once(')')).map(|(link, _)| link) {
