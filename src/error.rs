@@ -35,7 +35,7 @@ pub enum ErrorKind {
     TimedOut,
     /// The work was cancelled, here or at the other end.
     Cancelled,
-    /// Whoever was to answer gave up its completer without using it.
+    /// The other side dropped its completer without using it.
     Abandoned,
     /// No connection could be made.
     Connection,

@@ -145,7 +145,7 @@ async fn typed_calls_have_the_options_of_every_call() {
     let communicator = serve().await;
     let sum: Sum = communicator.call("typed", &Ask { a: 40, b: Some(2) }).timeout(LIMIT).await.unwrap();
     assert_eq!(sum, Sum { sum: 42 });
-    let sum = communicator.call::<Sum>("typed", &Ask { a: 40, b: None }).no_timeout().repeatable().await.unwrap();
+    let sum = communicator.call::<Sum>("typed", &Ask { a: 40, b: None }).no_timeout().idempotent().await.unwrap();
     assert_eq!(sum, Sum { sum: 40 });
     let three = communicator.rpc_send("typed anyhow", 5).returning::<[u8; 3]>().timeout(LIMIT).await.unwrap();
     assert_eq!(three, [5, 5, 5]);

@@ -248,7 +248,7 @@ fn caller_killed(broker: &Broker) {
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
     runtime.block_on(async {
         let patience = Duration::from_secs(1);
-        let server = options(broker.url(), broker.prefix()).reply_patience(patience).connect().await.unwrap();
+        let server = options(broker.url(), broker.prefix()).reply_timeout(patience).connect().await.unwrap();
         let runs = Arc::new(std::sync::Mutex::new((Vec::new(), Vec::new())));
         let (calls, tasks) = (Arc::clone(&runs), Arc::clone(&runs));
         let hold = RpcSubscriber::future(move |request: RpcRequest| {

@@ -16,9 +16,8 @@
 //! ```
 //!
 //! Subscribers run on a thread of the communicator's own, `homing-subscribers`, whatever the thread that added them does. That
-//! thread runs one handler at a time; what a handler waits for by this API goes on meanwhile, and so do async handlers while
-//! they wait. For handlers that work side by side, or on a loop of yours, bind a handle to another home
-//! ([`Communicator::bound_to`]). To serve on the calling thread, bind to that and give the thread up to it:
+//! thread runs one handler at a time; while a handler waits by this API, other handlers run on it, and so do async handlers while one of them awaits. For handlers that work side by side, or on a loop of yours, bind a handle to another home
+//! ([`Communicator::bound_to`]). To serve on the calling thread, bind a handle to it and let it serve until a signal comes:
 //!
 //! ```
 //! use homing::blocking::Communicator;
@@ -78,10 +77,9 @@ thread_local! {
     static STANDING: RefCell<Vec<String>> = const { RefCell::new(Vec::new()) };
 }
 
-/// Waits for an async call on the calling thread, whose home goes on meanwhile.
+/// Waits for an async call on the calling thread. Meanwhile the other work of the thread's home goes on.
 ///
-/// Waits within each other end last in, first out: one that only an outer frame can end runs into its deadline, and its
-/// error names both.
+/// Nested waits end last in, first out. A wait that only an outer frame can end runs into its timeout, and its error names both.
 ///
 /// # Errors
 /// `WouldDeadlock` at once in the context of a current-thread tokio runtime, and where waits stand too deep within each
@@ -305,7 +303,7 @@ impl Communicator {
         CommunicatorBuilder::new(url).connect_blocking()
     }
 
-    /// Options first; [`connect_blocking`](CommunicatorBuilder::connect_blocking) then.
+    /// The options of a communicator, to be set before [`connect_blocking`](CommunicatorBuilder::connect_blocking).
     pub fn builder(url: &str) -> CommunicatorBuilder {
         CommunicatorBuilder::new(url)
     }
@@ -321,7 +319,7 @@ impl Communicator {
         self.inner.rpc_send(recipient, body)
     }
 
-    /// A call with types of one's own; [`wait`](RpcSend::wait) for its outcome.
+    /// A call with types of your own; [`wait`](RpcSend::wait) for its outcome.
     pub fn call<T: DeserializeOwned>(
         &self,
         recipient: impl IntoIdentifier,
@@ -330,7 +328,7 @@ impl Communicator {
         self.inner.call(recipient, body)
     }
 
-    /// A handle to the same communicator whose subscribers run on this home, whoever adds them and wherever; see
+    /// A handle to the same communicator whose subscribers run on this home, on whatever thread they are added; see
     /// [`bound_to`](super::Communicator::bound_to). Those of a thread's home run while that thread waits for something, in
     /// [`serve_until`](Self::serve_until) for example.
     #[must_use]
@@ -343,8 +341,8 @@ impl Communicator {
         self.inner.bound_or(|| self.background.home())
     }
 
-    /// Where a subscriber runs that is added now: the home that this handle is bound to, or else the thread
-    /// `homing-subscribers`, which is started with the first that needs it.
+    /// Where a subscriber runs that is added now: the home that this handle is bound to, or else the thread `homing-subscribers`, which
+    /// the first subscriber that needs it starts.
     ///
     /// # Errors
     /// `CommunicatorClosed`; `Internal` when the system gives no thread.
@@ -361,7 +359,7 @@ impl Communicator {
         wait(self.serving()?.add_rpc_subscriber(identifier, subscriber))
     }
 
-    /// Takes a subscriber out.
+    /// Removes a subscriber.
     ///
     /// # Errors
     /// As the async call of this name.
@@ -398,7 +396,7 @@ impl Communicator {
         self.default_task_queue()?.add_task_subscriber(subscriber)
     }
 
-    /// Takes a subscriber of the default queue out.
+    /// Removes a subscriber of the default queue.
     ///
     /// # Errors
     /// As the async call of this name.
@@ -431,7 +429,7 @@ impl Communicator {
         wait(self.inner.broadcasts(filter))
     }
 
-    /// Takes a subscriber out.
+    /// Removes a subscriber.
     ///
     /// # Errors
     /// As the async call of this name.
@@ -439,7 +437,7 @@ impl Communicator {
         wait(self.inner.remove_broadcast_subscriber(identifier))
     }
 
-    /// What the broker says of itself.
+    /// The broker's properties.
     #[must_use]
     pub fn server_properties(&self) -> Vec<(String, String)> {
         self.inner.server_properties()
@@ -457,7 +455,7 @@ impl Communicator {
         self.inner.connection_state()
     }
 
-    /// What was dropped by rule so far.
+    /// Counts of what was dropped or repeated so far.
     #[must_use]
     pub fn counts(&self) -> CommunicatorCounts {
         self.inner.counts()
@@ -469,8 +467,8 @@ impl Communicator {
         self.inner.is_closed()
     }
 
-    /// Gives the calling thread up to its home until a signal comes, which may be any future: subscribers that are bound to
-    /// it run here. Returns the signal's value.
+    /// Runs the calling thread's home until a signal comes, which may be any future: subscribers that are bound to this home run on the
+    /// thread. Returns the signal's value.
     ///
     /// # Errors
     /// `CommunicatorClosed` or `ConnectionLost` when the communicator ends first; `WouldDeadlock` where a wait cannot be.
@@ -494,7 +492,7 @@ impl Communicator {
         self.ended(wait(self.inner.close()))
     }
 
-    /// Closes when what is in hand has ended; see [`drain`](super::Communicator::drain).
+    /// Closes when the work under way has ended; see [`drain`](super::Communicator::drain).
     ///
     /// # Errors
     /// As [`close`](Self::close).
@@ -527,7 +525,7 @@ impl TaskQueue {
         self.inner.task_send(task)
     }
 
-    /// Adds a subscriber. It runs where those of the communicator run that this queue is from.
+    /// Adds a subscriber. It runs where those of the queue's communicator run.
     ///
     /// # Errors
     /// As the async call of this name.
@@ -536,7 +534,7 @@ impl TaskQueue {
         wait(serving.add_task_subscriber(subscriber))
     }
 
-    /// Takes a subscriber out.
+    /// Removes a subscriber.
     ///
     /// # Errors
     /// As the async call of this name.
@@ -565,8 +563,8 @@ impl TaskQueue {
         self.inner.tasks()
     }
 
-    /// The tasks that are there, one after the other, until the queue is empty. Each that is dropped without an outcome
-    /// goes back, and would be met again.
+    /// The tasks that are in the queue, one after the other, until it is empty. A task that is dropped without an outcome goes back,
+    /// and comes again.
     ///
     /// # Errors
     /// An item is an error where a task could not be taken, as of [`try_next`](Self::try_next).

@@ -1,4 +1,4 @@
-//! How a communicator is to be: kiwipy's options, with kiwipy's defaults and meanings where it has them.
+//! The options of a communicator: kiwipy's, with kiwipy's defaults and meanings, and more.
 
 use std::fmt;
 use std::sync::Arc;
@@ -17,7 +17,7 @@ use crate::wire::names::{Names, TestingMode};
 /// How many tasks a subscriber may have in hand unless told otherwise. kiwipy's default is no limit.
 const DEFAULT_TASK_PREFETCH: u16 = 256;
 
-/// How tasks that run for longer than a broker lets a delivery wait are kept safe; see [`CommunicatorBuilder::long_tasks`].
+/// Settings for tasks that run for longer than the broker's delivery timeout; see [`CommunicatorBuilder::long_tasks`].
 ///
 /// # Examples
 ///
@@ -43,22 +43,22 @@ impl Default for LongTasks {
 }
 
 impl LongTasks {
-    /// After 10 minutes in hand, on leases of 2 minutes.
+    /// A task goes on lease after 10 minutes; a lease lasts 2 minutes.
     #[must_use]
     pub fn new() -> Self {
         Self::default()
     }
 
-    /// How long a task is in hand before it goes on lease. It must be less than the broker's delivery timeout, of which the
-    /// shortest default is 15 minutes. Default 10 minutes.
+    /// How long a task runs before it goes on lease. It must be less than the broker's delivery timeout, whose shortest default is
+    /// 15 minutes. Default 10 minutes.
     #[must_use]
     pub fn after(mut self, time: Duration) -> Self {
         self.after = time;
         self
     }
 
-    /// How long a lease lasts that is not renewed: so long after its worker's death a task goes back to its queue. It is
-    /// renewed each third of it. At least 3 s, at most 7 days. Default 2 minutes.
+    /// How long a lease lasts unless it is renewed: a task goes back to its queue this long after its worker has died. It is
+    /// renewed after a third of the time. At least 3 s, at most 7 days. Default 2 minutes.
     #[must_use]
     pub fn lease(mut self, time: Duration) -> Self {
         self.lease = time.clamp(Duration::from_secs(3), Duration::from_secs(7 * 24 * 60 * 60));
@@ -66,7 +66,7 @@ impl LongTasks {
     }
 }
 
-/// Options of a [`Communicator`], to be [connected](CommunicatorBuilder::connect).
+/// The options of a [`Communicator`]; [`connect`](CommunicatorBuilder::connect) makes it.
 ///
 /// # Examples
 ///
@@ -161,7 +161,7 @@ impl CommunicatorBuilder {
             .task_queue(format!("{prefix}.process.queue"))
     }
 
-    /// How many tasks of one queue may be in hand here at once, unless its subscriber has
+    /// How many tasks of one queue this communicator may hold at once, unless its subscriber has
     /// [a prefetch of its own](crate::TaskSubscriber::with_prefetch). Default 256; see also
     /// [`unlimited_task_prefetch`](Self::unlimited_task_prefetch).
     pub fn task_prefetch(mut self, count: std::num::NonZeroU16) -> Self {
@@ -169,13 +169,13 @@ impl CommunicatorBuilder {
         self
     }
 
-    /// As many tasks in hand as the queue has, which is kiwipy's default.
+    /// No limit: all tasks of the queue are delivered at once. This is kiwipy's default.
     pub fn unlimited_task_prefetch(mut self) -> Self {
         self.task_prefetch = 0;
         self
     }
 
-    /// How long a call's queue and a reply's queue live without a user (`x-expires`). Default 60 s.
+    /// How long the queues of calls and replies live without a consumer (`x-expires`). Default 60 s.
     pub fn queue_expires(mut self, time: Duration) -> Self {
         self.names.queue_expires = time;
         self
@@ -187,34 +187,33 @@ impl CommunicatorBuilder {
         self
     }
 
-    /// How long a task may wait in its queue (`x-message-ttl`). Default 7 days. RabbitMQ counts to 49.7 days; longer times of
-    /// queues count as that.
+    /// How long a task may wait in its queue (`x-message-ttl`). Default 7 days. RabbitMQ's limit is 49.7 days; longer times are cut to that.
     pub fn task_ttl(mut self, time: Duration) -> Self {
         self.names.task_ttl = time;
         self
     }
 
-    /// The heartbeat to agree on with the broker, in whole seconds up to 65,535; zero turns heartbeats off. Default: what the
-    /// URL says (`?heartbeat=600`), else what the broker says.
+    /// The heartbeat to agree on with the broker, in whole seconds up to 65,535; zero turns heartbeats off. Default: the URL's (`?heartbeat=600`), else the broker's.
     pub fn heartbeat(mut self, time: Duration) -> Self {
         self.connect.heartbeat = Some(time);
         self
     }
 
-    /// How long connecting may take. Default: what the URL says (`?connection_timeout=10000`, `?timeout=10`), else 10 s.
+    /// How long connecting may take. Default: the URL's (`?connection_timeout=10000` in milliseconds, `?timeout=10` in
+    /// seconds), else 10 s.
     pub fn connect_timeout(mut self, time: Duration) -> Self {
         self.overrides.connect_timeout = true;
         self.connect.connect_timeout = time;
         self
     }
 
-    /// How long the broker may take to answer one question (to declare a queue, say). Default 30 s.
+    /// How long the broker may take to answer one request, such as the declaration of a queue. Default 30 s.
     pub fn operation_timeout(mut self, time: Duration) -> Self {
         self.connect.operation_timeout = time;
         self
     }
 
-    /// How long a call waits for its answer, and again after each `pending`, unless the call says otherwise. Default 60 s.
+    /// How long a call waits for its answer, and again after each `pending`, unless the call has a timeout of its own. Default 60 s.
     pub fn call_timeout(mut self, time: Duration) -> Self {
         self.call_timeout = time;
         self
@@ -226,53 +225,53 @@ impl CommunicatorBuilder {
         self
     }
 
-    /// What is to be done about a lost connection. Default [`ReconnectPolicy::ForEver`]. The first connection is another matter: it
-    /// fails at once when it cannot be made.
+    /// What to do when the connection is lost. Default [`ReconnectPolicy::ForEver`]. It does not apply to the first connection:
+    /// [`connect`](Self::connect) fails at once when that cannot be made.
     pub fn reconnect(mut self, policy: ReconnectPolicy) -> Self {
         self.reconnect = policy;
         self
     }
 
-    /// How many messages may be on their way to the broker at once, and of how many bytes. Whoever sends more waits, as long
-    /// as the message may take; `try_send` says so instead. Default 4096 messages and 256 MiB.
+    /// The in-flight limit: how many messages, and of how many bytes, may wait for the broker's confirmation at once. At the limit,
+    /// a send waits, up to the message's timeout, and [`try_send`](crate::RpcSend::try_send) fails with `Full`. Default 4096
+    /// messages and 256 MiB.
     pub fn under_way(mut self, messages: std::num::NonZeroUsize, bytes: std::num::NonZeroUsize) -> Self {
         self.in_flight = InFlight { messages: messages.get().min(1 << 20), bytes: bytes.get() };
         self
     }
 
-    /// How long a subscriber's reply is tried whose caller is not to be found: it may be connecting again. Default 10 s.
-    pub fn reply_patience(mut self, time: Duration) -> Self {
+    /// How long a reply is sent again whose caller's queue does not exist: the caller may be connecting again. Default 10 s.
+    pub fn reply_timeout(mut self, time: Duration) -> Self {
         self.limits.reply_timeout = time;
         self
     }
 
-    /// How often a task is handed out whose handler [says to try again](crate::Failure::TryAgain), and the pause before the
-    /// second attempt; it doubles up to a minute. Default 5 attempts and 1 s.
+    /// How many attempts a task has whose handler returns [`Failure::TryAgain`](crate::Failure::TryAgain), and the pause before the
+    /// second one. The pause doubles, up to a minute. Default 5 attempts and 1 s.
     pub fn task_attempts(mut self, attempts: std::num::NonZeroU32, first_pause: Duration) -> Self {
         (self.limits.tasks.attempts, self.limits.tasks.retry_pause) = (attempts.get(), first_pause);
         self
     }
 
     /// Lets tasks run for days. RabbitMQ 3.8.15 to 4.2 closes the channel of a delivery that is not acknowledged within its
-    /// delivery timeout (`consumer_timeout`, 30 minutes by default), and hands the task out again while it still runs. With
-    /// this, a task that is long in hand goes on *lease*: a copy of it lies in a durable queue `homing-lease-…`, from which the
-    /// broker puts it back into the task queue unless its worker renews it in time; only then is the original acknowledged.
+    /// delivery timeout (`consumer_timeout`, 30 minutes by default), and hands the task out again while it still runs. With this option, a task that runs for long goes on *lease*: a copy of it is put into a durable queue `homing-lease-…`, and then
+    /// the original is acknowledged. Unless the worker renews the lease in time, the broker puts the copy back into the task
+    /// queue.
     ///
-    /// Off by default, for a task on lease is not in its queue: a peer that counts or looks for it there does not find it. A
-    /// copy that comes back says [`is_redelivered`](crate::TaskRequest::is_redelivered). Of no use, and without effect, on
-    /// `memory:`.
+    /// Off by default, since a task on lease is not in its queue, where other programs may count it. A copy that comes back is
+    /// [`is_redelivered`](crate::TaskRequest::is_redelivered). Without effect on `memory:`.
     pub fn long_tasks(mut self, long_tasks: LongTasks) -> Self {
         self.limits.tasks.long_tasks = Some(Leases { after: long_tasks.after, lease: long_tasks.lease });
         self
     }
 
-    /// How long closing may take. Default 10 s.
+    /// How long [`close`](Communicator::close) may take. Default 10 s.
     pub fn close_timeout(mut self, time: Duration) -> Self {
         self.limits.close_timeout = time;
         self
     }
 
-    /// What writes and reads bodies. Default [`Yaml`], kiwipy's own.
+    /// The codec of bodies. Default [`Yaml`], as in kiwipy.
     pub fn codec(mut self, codec: impl Codec) -> Self {
         self.codec = Arc::new(codec);
         self
@@ -284,15 +283,15 @@ impl CommunicatorBuilder {
         self
     }
 
-    /// How this connection is called in the broker's lists, in at most 1000 bytes. Default: what the URL says (`?name=…`),
-    /// else `homing <process id>`.
+    /// The name of this connection in the broker's lists, of at most 1000 bytes. Default: the URL's (`?name=…`), else
+    /// `homing <process id>`.
     pub fn connection_name(mut self, name: impl Into<String>) -> Self {
         self.overrides.connection_name = true;
         self.connect.connection_name = name.into();
         self
     }
 
-    /// How its threads are called: `<name>-communicator` and `<name>-codec`. Default `homing`.
+    /// The name of its threads: `<name>-communicator` and `<name>-codec`. Default `homing`.
     pub fn thread_name(mut self, name: impl Into<String>) -> Self {
         self.thread_name = name.into();
         self
@@ -301,7 +300,7 @@ impl CommunicatorBuilder {
     /// Where to connect to. What the program has set counts, whatever the URL says.
     ///
     /// # Errors
-    /// `InvalidArgument` for a URL that cannot be.
+    /// `InvalidArgument` for a URL that cannot be used.
     pub(crate) fn urls(&self) -> Result<Vec<BrokerUrl>> {
         let mut urls = BrokerUrl::parse_list(&self.url)?;
         for url in &mut urls {
@@ -316,11 +315,11 @@ impl CommunicatorBuilder {
     /// Connects.
     ///
     /// # Errors
-    /// `InvalidArgument` for a URL or a name that cannot be; `Connection` when nobody answers there as a broker;
-    /// `AccessRefused` for the credentials or the virtual host.
+    /// `InvalidArgument` for a URL or a name that cannot be used; `Connection` when no broker answers there; `AccessRefused` when it
+    /// refuses the credentials or the virtual host.
     ///
     /// # Cancel safety
-    /// Dropping it gives the attempt up; what has been opened is closed in the background.
+    /// Dropped, it gives the attempt up; what has been opened is closed in the background.
     pub async fn connect(mut self) -> Result<Communicator> {
         self.names.check()?;
         let name_length = self.connect.connection_name.len();

@@ -68,7 +68,7 @@ impl Handle {
     }
 }
 
-/// What was dropped by rule rather than by error, since the communicator was connected.
+/// Counts of what was dropped or repeated since the communicator connected.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct CommunicatorCounts {
@@ -106,7 +106,7 @@ impl Communicator {
         Self::builder(url).connect().await
     }
 
-    /// Options first.
+    /// The options of a communicator, to be set before it connects.
     pub fn builder(url: &str) -> CommunicatorBuilder {
         CommunicatorBuilder::new(url)
     }
@@ -168,7 +168,7 @@ impl Communicator {
         RpcSend::new(self.context().clone(), recipient.into_identifier(), body.into())
     }
 
-    /// A call with types of one's own, through serde: [`rpc_send`](Self::rpc_send) with [`Body::of`] and
+    /// A call with types of your own, through serde: [`rpc_send`](Self::rpc_send) with [`Body::of`] and
     /// [`returning`](RpcSend::returning).
     ///
     /// ```
@@ -196,7 +196,7 @@ impl Communicator {
         self.rpc_send(recipient, Body::of(body)).returning()
     }
 
-    /// A handle to the same communicator whose subscribers run on this home, whoever adds them and wherever. It is what
+    /// A handle to the same communicator whose subscribers run on this home, on whatever thread they are added. It is what
     /// plumpy's `LoopCommunicator` is to a loop.
     ///
     /// Without it a subscriber runs on the home that adds it: on the tokio runtime, on the event loop or on the thread.
@@ -237,7 +237,7 @@ impl Communicator {
     /// `HomeEnded`; `ConnectionLost`; `CommunicatorClosed`.
     ///
     /// # Cancel safety
-    /// Dropped before it resolves, the subscriber is taken out again.
+    /// Dropped before it resolves, the subscriber is removed again.
     pub async fn add_rpc_subscriber(
         &self,
         identifier: impl IntoIdentifier,
@@ -248,13 +248,13 @@ impl Communicator {
         Ok(identifier)
     }
 
-    /// Takes a subscriber out. Calls that it has in hand go on to their end.
+    /// Removes a subscriber. Calls that it works on go on to their end.
     ///
     /// # Errors
     /// `InvalidArgument` when there is none of that name.
     ///
     /// # Cancel safety
-    /// Dropped, it is taken out all the same.
+    /// Dropped, the subscriber is removed all the same.
     pub async fn remove_rpc_subscriber(&self, identifier: impl IntoIdentifier) -> Result<()> {
         let name = SubscriberName::Rpc(identifier.into_identifier()?);
         self.port().ask("removing an RPC subscriber", None, |done| Command::Unsubscribe { name, done }).await
@@ -271,18 +271,18 @@ impl Communicator {
     /// See [`TaskQueue::add_task_subscriber`].
     ///
     /// # Cancel safety
-    /// Dropped before it resolves, the subscriber is taken out again.
+    /// Dropped before it resolves, the subscriber is removed again.
     pub async fn add_task_subscriber(&self, subscriber: TaskSubscriber) -> Result<Identifier> {
         self.default_task_queue()?.add_task_subscriber(subscriber).await
     }
 
-    /// Takes a subscriber of the default queue out.
+    /// Removes a subscriber of the default queue.
     ///
     /// # Errors
     /// See [`TaskQueue::remove_task_subscriber`].
     ///
     /// # Cancel safety
-    /// Dropped, it is taken out all the same.
+    /// Dropped, the subscriber is removed all the same.
     pub async fn remove_task_subscriber(&self, identifier: &Identifier) -> Result<()> {
         self.default_task_queue()?.remove_task_subscriber(identifier).await
     }
@@ -303,7 +303,7 @@ impl Communicator {
         TaskQueue::new(self.context().clone(), self.home.clone(), self.port().names.task_queue.clone())
     }
 
-    /// A broadcast to all who subscribe.
+    /// A broadcast to all subscribers.
     pub fn broadcast_send(&self, body: impl Into<Body>) -> BroadcastSend {
         BroadcastSend::new(self.context().clone(), body.into())
     }
@@ -315,7 +315,7 @@ impl Communicator {
     /// `DuplicateSubscriberIdentifier` when its identifier is taken; `HomeEnded`; `ConnectionLost`; `CommunicatorClosed`.
     ///
     /// # Cancel safety
-    /// Dropped before it resolves, the subscriber is taken out again.
+    /// Dropped before it resolves, the subscriber is removed again.
     pub async fn add_broadcast_subscriber(
         &self,
         filter: BroadcastFilter,
@@ -346,24 +346,24 @@ impl Communicator {
     /// `ConnectionLost`; `CommunicatorClosed`.
     ///
     /// # Cancel safety
-    /// Dropped before it resolves, the subscription is taken out again.
+    /// Dropped before it resolves, the subscription is removed again.
     pub async fn broadcasts(&self, filter: BroadcastFilter) -> Result<Broadcasts> {
         broadcast_stream(self.context(), &self.handle.codec, filter).await
     }
 
-    /// Takes a subscriber out.
+    /// Removes a subscriber.
     ///
     /// # Errors
     /// `InvalidArgument` when there is none of that name.
     ///
     /// # Cancel safety
-    /// Dropped, it is taken out all the same.
+    /// Dropped, the subscriber is removed all the same.
     pub async fn remove_broadcast_subscriber(&self, identifier: &Identifier) -> Result<()> {
         let name = SubscriberName::Broadcasts(identifier.clone());
         self.port().ask("removing a broadcast subscriber", None, |done| Command::Unsubscribe { name, done }).await
     }
 
-    /// What the broker says of itself: `product`, `version` and so on.
+    /// The broker's properties: `product`, `version` and so on.
     #[must_use]
     pub fn server_properties(&self) -> Vec<(String, String)> {
         self.port().server_properties()
@@ -375,13 +375,13 @@ impl Communicator {
         self.port().events()
     }
 
-    /// How things stand with the connection just now. [`events`](Self::events) says each change.
+    /// The state of the connection now. [`events`](Self::events) emits each change.
     #[must_use]
     pub fn connection_state(&self) -> ConnectionState {
         self.port().state()
     }
 
-    /// What was dropped by rule so far.
+    /// Counts of what was dropped or repeated so far.
     #[must_use]
     pub fn counts(&self) -> CommunicatorCounts {
         let counters = &self.port().counters;
@@ -417,7 +417,7 @@ impl Communicator {
     /// report.
     ///
     /// # Errors
-    /// As an async call: when the home that it is made at is ending.
+    /// `HomeEnded` when the home that it is called on is ending.
     ///
     /// # Cancel safety
     /// Dropped, the communicator closes all the same.
@@ -425,9 +425,9 @@ impl Communicator {
         driver::close(self.port(), Duration::ZERO).await
     }
 
-    /// Closes when what is in hand has ended: from now on no new work comes in (no call, no task, no broadcast), handlers that
-    /// run may end within `limit`, and what they answer is acknowledged and sent. Then it closes as [`close`](Self::close)
-    /// does; the report says what was left.
+    /// Closes when the work under way has ended: from now on it receives no call, task or broadcast; handlers that run may end within
+    /// `limit`, and their answers are acknowledged and sent. Then it closes as [`close`](Self::close) does; the report has what
+    /// was left.
     ///
     /// # Errors
     /// As [`close`](Self::close).

@@ -73,26 +73,26 @@ impl TaskQueue {
     /// `ConnectionLost`; `CommunicatorClosed`.
     ///
     /// # Cancel safety
-    /// Dropped before it resolves, the subscriber is taken out again.
+    /// Dropped before it resolves, the subscriber is removed again.
     pub async fn add_task_subscriber(&self, subscriber: TaskSubscriber) -> Result<Identifier> {
         let home = self.home.clone().unwrap_or_else(Home::current);
         add_task_subscriber(&self.context, &home, self.name.clone(), subscriber).await
     }
 
-    /// Takes a subscriber out. Tasks that it has in hand go on to their end.
+    /// Removes a subscriber. Tasks that it works on go on to their end.
     ///
     /// # Errors
     /// `InvalidArgument` when there is none of that name.
     ///
     /// # Cancel safety
-    /// Dropped, it is taken out all the same.
+    /// Dropped, the subscriber is removed all the same.
     pub async fn remove_task_subscriber(&self, identifier: &Identifier) -> Result<()> {
         let name = SubscriberName::Tasks(self.name.clone(), identifier.clone());
         let remove = |done| Command::Unsubscribe { name, done };
         self.context.port.ask("removing a task subscriber", None, remove).await
     }
 
-    /// Takes a task out, if there is one: one look at the queue.
+    /// Takes a task, if there is one now.
     ///
     /// # Errors
     /// `QueueEmpty` when there is none.
@@ -103,7 +103,7 @@ impl TaskQueue {
         self.pull(PullWait::No).await?.ok_or_else(|| self.empty("it is empty"))
     }
 
-    /// Takes a task out, and waits this long for one to come.
+    /// Takes a task, and waits up to this long for one.
     ///
     /// # Errors
     /// `QueueEmpty` when none came.

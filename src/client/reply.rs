@@ -18,11 +18,11 @@ use crate::home::HomeFuture;
 use crate::serve::Context;
 use crate::wire::response::Response;
 
-/// What one reply says.
+/// A stage of an answer.
 #[derive(Clone, Debug, PartialEq)]
 #[non_exhaustive]
 pub enum ReplyStage {
-    /// The subscriber took the request and will answer later.
+    /// The subscriber has the request and will answer later.
     Pending,
     /// The outcome. Nothing follows.
     Done(Value),
@@ -30,7 +30,7 @@ pub enum ReplyStage {
 
 /// The answer to a request that the broker has taken over.
 ///
-/// Await it for the outcome, or look at it [stage](Reply::stage) by stage. Dropping it gives the request up: its place and
+/// Await it for the outcome, or take it [stage](Reply::stage) by stage. Dropping it gives the request up: its place and
 /// its correlation id are free at once, and what still arrives is counted and dropped.
 ///
 /// # Examples

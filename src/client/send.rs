@@ -300,21 +300,21 @@ impl<T> RpcSend<T> {
         self
     }
 
-    /// Waits for ever. The broker gives no sign when a recipient dies with the request in hand, so that the wait is reported
-    /// in the log every minute.
+    /// Waits without a limit. The broker does not report that a recipient has died with the request, so the log reports the wait
+    /// every minute.
     pub fn no_timeout(mut self) -> Self {
         self.sending.set(|call| call.timeout = Timeout::Never);
         self
     }
 
-    /// The call may be done twice without harm (it only asks, or sets something to a value): when the connection is lost before
-    /// the broker has confirmed it, it is sent again. Otherwise such a call ends with *connection lost, delivery unknown*.
-    pub fn repeatable(mut self) -> Self {
+    /// The call may run twice without harm, since it reads something or sets it to a value. When the connection is lost before the
+    /// broker has confirmed it, it is sent again. Otherwise such a call ends with *connection lost, delivery unknown*.
+    pub fn idempotent(mut self) -> Self {
         self.sending.set(|call| call.repeat = Repeat::Allowed);
         self
     }
 
-    /// Sends the call if the in-flight limit leaves room for it now. Its fate is the reply's.
+    /// Sends the call if the in-flight limit allows it now. Whether it arrives is known by the reply.
     ///
     /// # Errors
     /// `Full` when the limit on messages or bytes in flight, or that on open futures of the current home, is reached;

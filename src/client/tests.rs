@@ -240,7 +240,7 @@ async fn a_call_that_was_on_the_wire_is_not_sent_again_unless_it_may_be() {
     communicator.rpc_send("echo", 0).await.unwrap();
     fault::set_blocked(&name, Some("memory"));
     let once = tokio::spawn(std::future::IntoFuture::into_future(communicator.rpc_send("echo", 1)));
-    let again = tokio::spawn(std::future::IntoFuture::into_future(communicator.rpc_send("echo", 2).repeatable()));
+    let again = tokio::spawn(std::future::IntoFuture::into_future(communicator.rpc_send("echo", 2).idempotent()));
     tokio::time::sleep(Duration::from_millis(50)).await;
     let mut events = communicator.events();
     fault::lose_connections(&name);
@@ -388,7 +388,7 @@ async fn the_longest_times_are_times_like_others() {
         .task_timeout(Duration::MAX)
         .operation_timeout(Duration::MAX)
         .close_timeout(Duration::MAX)
-        .reply_patience(Duration::MAX)
+        .reply_timeout(Duration::MAX)
         .task_attempts(std::num::NonZeroU32::MAX, Duration::MAX)
         .long_tasks(crate::LongTasks::new().after(Duration::MAX).lease(Duration::MAX))
         .connect()

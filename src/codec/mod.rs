@@ -74,7 +74,7 @@ impl Default for Limits {
     }
 }
 
-/// Reads what a person has typed or a program has printed: JSON if the whole text is JSON, YAML otherwise.
+/// Reads what a person typed or a program printed: JSON if the whole text is JSON, YAML otherwise.
 ///
 /// A JSON text may have the forms of [`Value::to_json`], and its numbers keep all their digits. So `1e22` is a number, alone
 /// as well as in `[1e22]`, while `{n: 1e22}` is YAML 1.1, where it is a string.

@@ -785,7 +785,7 @@ fn call_failed(exchange: &str, recipient: &Identifier, error: Error) -> Error {
             ErrorKind::ConnectionLost,
             format!(
                 "the call to {recipient:?}: connection lost, delivery unknown ({error}); it may have been done, so it is not \
-                 sent again unless it is marked `repeatable`"
+                 sent again unless it is marked `idempotent`"
             ),
             error,
         ),

@@ -36,7 +36,7 @@ const STABLE: Duration = Duration::from_secs(10);
 /// How long a connection that was lost may take to let go of its threads.
 const FAREWELL: Duration = Duration::from_secs(2);
 
-/// What is to be done about a lost connection.
+/// What to do when the connection is lost.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum ReconnectPolicy {

@@ -31,11 +31,11 @@ pub struct Declared {
     pub bound_to: Option<String>,
 }
 
-/// What lasts of what a communicator of these options declares: its exchanges, its task queue and the quarantine queue. (The
+/// The lasting objects that a communicator of these options declares: its exchanges, its task queue and the quarantine queue. (The
 /// queues of calls, broadcasts and replies go with their connection.)
 ///
 /// # Errors
-/// `InvalidArgument` for a name that cannot be.
+/// `InvalidArgument` for a name that cannot be used.
 pub fn declared(options: &CommunicatorBuilder) -> Result<Vec<Declared>> {
     options.names.check()?;
     let (exchanges, queues) = specs(options);
@@ -48,7 +48,7 @@ pub fn declared(options: &CommunicatorBuilder) -> Result<Vec<Declared>> {
     Ok(exchanges.iter().map(exchange).chain(queues).collect())
 }
 
-/// Where options lead, as far as an operator has to know it.
+/// Where options lead: what an operator has to know.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Target {
@@ -61,7 +61,7 @@ pub struct Target {
 /// Reads the URL and the names of these options.
 ///
 /// # Errors
-/// `InvalidArgument` for a URL or a name that cannot be, or for `memory:`.
+/// `InvalidArgument` for a URL or a name that cannot be used, or for `memory:`.
 pub fn target(options: &CommunicatorBuilder) -> Result<Target> {
     options.names.check()?;
     let virtual_host = super::endpoint(options)?.vhost;

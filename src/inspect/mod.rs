@@ -1,7 +1,7 @@
-//! Looks at a broker as an operator would, and into a queue while workers run; creates and changes nothing.
+//! Checks a broker as an operator would, and looks into a queue while workers run. It creates and changes nothing.
 //!
-//! [`inspect`] gives a [`Report`]: is the broker reachable, by what protocol and how fast, does it let us in, what does its
-//! version mean for this program, and is what is declared there what this program would declare. [`depth`] counts a queue,
+//! [`inspect`] gives a [`Report`]: whether the broker can be reached, by which protocol and how fast, whether it accepts the credentials, what its version means
+//! for this program, and whether its exchanges and queues are as this program would declare them. [`depth`] counts a queue,
 //! [`peek`] looks at its messages.
 //!
 //! The connection is made on a thread of its own that ends with the question, so any runtime may ask.
@@ -48,7 +48,7 @@ const FAREWELL: Duration = Duration::from_secs(3);
 /// What is wrong with the broker is in the report, also when it cannot be reached at all.
 ///
 /// # Errors
-/// `InvalidArgument` for a URL or a name that cannot be, or for `memory:`.
+/// `InvalidArgument` for a URL or a name that cannot be used, or for `memory:`.
 ///
 /// # Cancel safety
 /// Dropping it leaves the question to end by itself, in bounded time.
@@ -69,7 +69,7 @@ fn endpoint(options: &CommunicatorBuilder) -> Result<Endpoint> {
     if url.is_memory() {
         return Err(Error::new(
             ErrorKind::InvalidArgument,
-            "memory: is a broker inside one process, with nothing to look at from outside; give the URL of a RabbitMQ",
+            "memory: is a broker inside one process, which cannot be inspected from outside; give the URL of a RabbitMQ",
         ));
     }
     Endpoint::from_url(url)

@@ -4,15 +4,15 @@ use std::fmt;
 
 use crate::codec::{Map, Value};
 
-/// How a finding is to be taken.
+/// What a finding means.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 #[non_exhaustive]
 pub enum Verdict {
     /// As it should be.
     Ok,
-    /// To be known; nothing is wrong.
+    /// Good to know; nothing is wrong.
     Note,
-    /// Wrong, or not to be found out.
+    /// Wrong, or could not be checked.
     Problem,
 }
 
@@ -37,7 +37,7 @@ pub struct Finding {
 }
 
 impl Finding {
-    /// What was looked at, and what was found.
+    /// A check and its result.
     pub fn new(check: impl Into<String>, verdict: Verdict, text: impl Into<String>) -> Self {
         Finding { check: check.into(), verdict, text: text.into(), advice: None, facts: Map::new() }
     }
@@ -56,13 +56,13 @@ impl Finding {
         self
     }
 
-    /// What was looked at: `tcp`, or `queue kiwipy.tasks`.
+    /// What was checked: `tcp`, or `queue kiwipy.tasks`.
     #[must_use]
     pub fn check(&self) -> &str {
         &self.check
     }
 
-    /// How it is to be taken.
+    /// What it means.
     #[must_use]
     pub fn verdict(&self) -> Verdict {
         self.verdict
@@ -97,7 +97,7 @@ impl Finding {
     }
 }
 
-/// What was found, in the order in which it was looked at.
+/// The findings, in the order of the checks.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Report {
     findings: Vec<Finding>,
@@ -116,13 +116,13 @@ impl Report {
         self.findings.push(finding);
     }
 
-    /// Whether a connection was made; without one most was not looked at.
+    /// Whether a connection was made; without one, most was not checked.
     #[must_use]
     pub fn is_connected(&self) -> bool {
         self.connected
     }
 
-    /// How many findings are taken so.
+    /// How many findings have this verdict.
     #[must_use]
     pub fn count(&self, verdict: Verdict) -> usize {
         self.findings.iter().filter(|finding| finding.verdict == verdict).count()

@@ -18,7 +18,7 @@ const MOST_BYTES: usize = 64 << 20;
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Depth {
-    /// Messages that wait. Those in the hands of workers are not among them: AMQP does not count these.
+    /// Messages that wait. Those that workers hold are not counted: AMQP does not report them.
     pub ready: u32,
     /// Who takes messages from it as they come.
     pub consumers: u32,
@@ -42,11 +42,11 @@ pub struct PeekedTask {
     pub message_id: Option<String>,
     /// The sender's mark.
     pub correlation_id: Option<String>,
-    /// True when it had been handed out before, to a worker or to an earlier look.
+    /// True when it was delivered before, to a worker or to an earlier `peek`.
     pub redelivered: bool,
     /// How long ago its sender made it, where it carries a timestamp (kiwipy's do not).
     pub age: Option<Duration>,
-    /// Its headers, for people to read; those of a quarantine queue say why a task is there.
+    /// Its headers, for people to read; those of a quarantine queue have the reason why a task is there.
     pub headers: Vec<(String, String)>,
     /// How long its body is.
     pub bytes: usize,
@@ -74,10 +74,9 @@ pub async fn depth(options: &CommunicatorBuilder, queue: &str) -> Result<Depth> 
 /// Looks at the first `most` messages of a queue.
 ///
 /// # Behavior
-/// AMQP has no look: the messages are got and given back at once, in their order, and **the broker marks them as redelivered**
-/// from then on, although nobody has run them. While the look lasts (milliseconds) workers do not get them. Nothing is lost
-/// when this program dies in between: the broker gives back what was not acknowledged. (kiwipy's queues are classic; a quorum
-/// queue counts each look towards its delivery limit.)
+/// AMQP cannot show messages: they are fetched and given back at once, in their order, and **the broker marks them as redelivered**
+/// from then on, although nobody has run them. Meanwhile (for milliseconds) workers do not get them. Nothing is lost when this
+/// program dies in between: the broker takes back what was not acknowledged. (kiwipy's queues are classic; a quorum queue counts this towards its delivery limit.)
 ///
 /// # Errors
 /// `NotFound` when there is no such queue; otherwise as [`CommunicatorBuilder::connect`].

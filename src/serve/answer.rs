@@ -135,7 +135,7 @@ impl fmt::Debug for Later {
 
 /// Answers a request later, from any thread, once. Dropped without it, the answer is an exception that says so.
 ///
-/// That it answers once, the compiler sees to:
+/// A second answer does not compile:
 ///
 /// # Examples
 ///
@@ -151,7 +151,7 @@ impl fmt::Debug for Later {
 pub struct Promise(Completer<Answered>);
 
 impl Promise {
-    /// Answers. Where the subscriber's home has ended nobody waits any more, and the answer is dropped.
+    /// Answers. If the subscriber's home has ended, nobody waits any more, and the answer is dropped.
     pub fn answer(self, answer: impl Into<Answer>) {
         drop(self.0.complete(Ok(answer.into())));
     }
@@ -228,7 +228,7 @@ pub(crate) fn answered(returned: impl IntoResponse) -> Answered {
     returned.into_response().map_err(Failure::from)
 }
 
-/// What handles messages of type `M`. It runs on the home that it is registered with, each message in a task of its own.
+/// A handler of messages of type `M`. It runs on the home that it is registered with, each message in a task of its own.
 ///
 /// # Examples
 ///
@@ -288,14 +288,14 @@ impl<M: Send + 'static> Subscriber<M> {
         Self::new(Handler::Future(Arc::new(handler)))
     }
 
-    /// A closure that returns soon. On a tokio runtime it runs on a worker, on a loop or a thread in its turn; it should not
-    /// block on the former.
+    /// A closure that returns soon. On a tokio runtime it runs on a worker, which it should not block; on a loop or a thread it runs
+    /// in its turn.
     pub fn closure<R: IntoResponse>(handler: impl Fn(M) -> R + Send + Sync + 'static) -> Self {
         Self::new(Handler::Call(Arc::new(move |message| answered(handler(message)))))
     }
 
-    /// A closure that may block, and may use the [blocking API](crate::blocking). On a tokio runtime it runs on one of the
-    /// threads for that; on a loop or a thread it runs in its turn, and what it waits for goes on meanwhile.
+    /// A closure that may block, and may use the [blocking API](crate::blocking). On a tokio runtime it runs on a thread for blocking
+    /// work; on a loop or a thread it runs in its turn, and while it waits the other work of the home goes on.
     pub fn blocking<R: IntoResponse>(handler: impl Fn(M) -> R + Send + Sync + 'static) -> Self {
         Self::new(Handler::Blocking(Arc::new(move |message| answered(handler(message)))))
     }
@@ -354,7 +354,7 @@ fn unreadable(error: &Error) -> Failure {
 }
 
 impl Subscriber<RpcRequest> {
-    /// How many calls may run side by side; the rest waits at the broker, up to a minute by kiwipy's settings. Default 10,000.
+    /// How many calls may run side by side; the others wait at the broker, up to a minute by kiwipy's settings. Default 10,000.
     #[must_use]
     pub fn with_max_in_flight(mut self, calls: std::num::NonZeroUsize) -> Self {
         self.max_in_flight = calls.get().min(tokio::sync::Semaphore::MAX_PERMITS);

@@ -30,7 +30,7 @@ const BROADCAST_BACKLOG: usize = 1024;
 /// How many handlers of one subscriber run side by side on a runtime; the rest waits in the backlog.
 const HANDLERS_MOST: usize = 256;
 
-/// A broadcast, as its subscribers get it.
+/// A broadcast, as its subscribers receive it.
 ///
 /// # Examples
 ///
@@ -47,7 +47,7 @@ const HANDLERS_MOST: usize = 256;
 #[derive(Clone, Debug)]
 pub struct Broadcast(Arc<Content>);
 
-/// A subscriber to broadcasts. What it answers is not sent to anybody; a failure is logged.
+/// A subscriber to broadcasts. What it returns is not sent to anybody; a failure is logged.
 pub type BroadcastSubscriber = Subscriber<Broadcast>;
 
 impl Broadcast {
@@ -61,7 +61,7 @@ impl Broadcast {
         &self.0.body
     }
 
-    /// The body as a type of one's own.
+    /// The body as a type of your own.
     ///
     /// # Errors
     /// `Decode` when it has another shape.
@@ -75,13 +75,13 @@ impl Broadcast {
         &self.0.sender
     }
 
-    /// What it is about, where the sender named that by a string.
+    /// The subject, if it is a string.
     #[must_use]
     pub fn subject(&self) -> Option<&str> {
         self.0.subject.as_str()
     }
 
-    /// The subject as it came, null where there is none.
+    /// The subject as it was sent, null if there is none.
     #[must_use]
     pub fn subject_value(&self) -> &Value {
         &self.0.subject

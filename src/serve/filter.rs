@@ -12,9 +12,9 @@ use crate::error::{Error, ErrorKind, Result};
 /// How far a pattern may backtrack before it counts as not matching. Patterns are the subscriber's, subjects are not.
 const BACKTRACK_LIMIT: usize = 100_000;
 
-/// Which broadcasts a subscriber hears: those that pass its filters on the subject and on the sender.
+/// Which broadcasts a subscriber receives: those that pass its filters on the subject and on the sender.
 ///
-/// Several filters on one field: any of them may pass. A field without filters passes, and so does a message without the
+/// With several filters on one field, one of them has to pass. A field without filters passes, and so does a message without the
 /// field.
 ///
 /// # Examples
@@ -47,16 +47,16 @@ impl BroadcastFilter {
     /// Lets subjects of this pattern pass.
     ///
     /// # Errors
-    /// `InvalidArgument` for a text that is no regular expression.
+    /// `InvalidArgument` for a string that is not a regular expression.
     pub fn subject(mut self, pattern: &str) -> Result<Self> {
         self.subjects.push(kiwipy_pattern(pattern)?);
         Ok(self)
     }
 
-    /// Lets senders of this pattern pass. A sender that is no text is no match.
+    /// Lets senders of this pattern pass. A sender that is not a string does not match.
     ///
     /// # Errors
-    /// `InvalidArgument` for a text that is no regular expression.
+    /// `InvalidArgument` for a string that is not a regular expression.
     pub fn sender(mut self, pattern: &str) -> Result<Self> {
         self.senders.push(kiwipy_pattern(pattern)?);
         Ok(self)
@@ -65,7 +65,7 @@ impl BroadcastFilter {
     /// Lets subjects pass that this regular expression matches from their start, as a compiled expression does in kiwipy.
     ///
     /// # Errors
-    /// `InvalidArgument` for a text that is no regular expression.
+    /// `InvalidArgument` for a string that is not a regular expression.
     pub fn subject_regex(mut self, expression: &str) -> Result<Self> {
         self.subjects.push(regex(expression, expression)?);
         Ok(self)
@@ -74,7 +74,7 @@ impl BroadcastFilter {
     /// The same for senders.
     ///
     /// # Errors
-    /// `InvalidArgument` for a text that is no regular expression.
+    /// `InvalidArgument` for a string that is not a regular expression.
     pub fn sender_regex(mut self, expression: &str) -> Result<Self> {
         self.senders.push(regex(expression, expression)?);
         Ok(self)

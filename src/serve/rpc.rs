@@ -56,7 +56,7 @@ impl RpcRequest {
         self.body
     }
 
-    /// The body as a type of one's own.
+    /// The body as a type of your own.
     ///
     /// # Errors
     /// `Decode` when it has another shape.
@@ -70,11 +70,11 @@ impl RpcRequest {
         self.correlation_id.as_deref()
     }
 
-    /// Watches whether the caller still waits, so that long work for nobody can be left. Callers of homing send a notice when
+    /// Watches whether the caller still waits, so that a handler can stop work that nobody needs. Callers of homing send a notice when
     /// they drop the call, run into its deadline or close; of any other caller it is known once a `pending` finds its reply
     /// queue gone.
     ///
-    /// It may be asked for any number of times: what is dropped holds nothing.
+    /// It may be called any number of times.
     ///
     /// # Errors
     /// None now; kept so that a limit can be reported.

@@ -29,7 +29,7 @@ use crate::wire::names::{Exchange, Identifier};
 use crate::wire::response::Response;
 use crate::wire::task::{NoReply, decode};
 
-/// A task, as its subscriber gets it.
+/// A task, as its subscriber receives it.
 ///
 /// # Examples
 ///
@@ -72,7 +72,7 @@ impl TaskRequest {
         self.body
     }
 
-    /// The body as a type of one's own.
+    /// The body as a type of your own.
     ///
     /// # Errors
     /// `Decode` when it has another shape.
@@ -86,14 +86,14 @@ impl TaskRequest {
         self.no_reply == NoReply::Yes
     }
 
-    /// True when the broker has handed this task out before; whoever had it may have run it.
+    /// True when the broker has delivered this task before; that worker may have run it.
     #[must_use]
     pub fn is_redelivered(&self) -> bool {
         self.redelivered
     }
 
-    /// True when its sender has sent it more than once, for it could not know whether the first had arrived; whoever had that
-    /// may have run it.
+    /// True when its sender has sent it more than once, since it could not know whether the first had arrived; another worker may
+    /// have run the first.
     #[must_use]
     pub fn is_resent(&self) -> bool {
         self.resent
@@ -105,11 +105,11 @@ impl TaskRequest {
         self.attempt
     }
 
-    /// Watches whether the task is still this handler's own. When the connection is lost the broker takes the task back and
-    /// may hand it to another worker, while this one still runs: a handler that must not run beside another should stop then.
-    /// Where the broker hands it out to this communicator again, the running handler keeps it, and its outcome counts.
+    /// Watches whether the task is still this handler's own. When the connection is lost, the broker takes the task back and may deliver it to another worker while this handler still runs: a
+    /// handler that must not run beside another one should stop then. If the broker delivers the task to this communicator again,
+    /// the handler that runs keeps it, and its outcome counts.
     ///
-    /// It may be asked for any number of times: what is dropped holds nothing.
+    /// It may be called any number of times.
     ///
     /// # Errors
     /// None now; kept so that a limit can be reported.

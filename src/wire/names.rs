@@ -40,7 +40,7 @@ impl Identifier {
     /// An identifier of this name.
     ///
     /// # Errors
-    /// `InvalidArgument` for one that is too long or has a wildcard word.
+    /// `InvalidArgument` for a name that is too long, or has a wildcard word or a control character.
     pub fn new(name: impl AsRef<str>) -> Result<Self> {
         let name = name.as_ref();
         if name.split('.').any(|word| word == "*" || word == "#") {
@@ -99,7 +99,7 @@ impl fmt::Debug for Identifier {
     }
 }
 
-/// What can be an [`Identifier`]: a text, an integer (a process id, as plumpy's `str(pid)`), or one made before.
+/// What converts to an [`Identifier`]: a string, an integer (a process id, as plumpy's `str(pid)`), a UUID, or an identifier.
 pub trait IntoIdentifier {
     /// The identifier.
     ///

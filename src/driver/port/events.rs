@@ -1,4 +1,4 @@
-//! What a communicator says of its connection and its subscribers, as a stream.
+//! The events of a communicator: what happens to its connection and its subscribers, as a stream.
 
 use std::pin::Pin;
 use std::sync::{Arc, Weak};
@@ -16,17 +16,18 @@ use crate::wire::names::Identifier;
 #[derive(Clone, Debug)]
 #[non_exhaustive]
 pub enum ConnectionEvent {
-    /// The broker reads no messages for now (RabbitMQ: a memory or disk alarm). Sending waits.
+    /// The broker accepts no messages for now (RabbitMQ: a memory or disk alarm). Sends wait.
     Blocked {
         /// The broker's reason.
         reason: String,
     },
-    /// The broker reads messages again.
+    /// The broker accepts messages again.
     Unblocked,
-    /// The connection is lost, and why. It is made again as [`CommunicatorBuilder::reconnect`](crate::CommunicatorBuilder::reconnect) says; with
+    /// The connection is lost, and why. Whether it is made again depends on
+    /// [`CommunicatorBuilder::reconnect`](crate::CommunicatorBuilder::reconnect); with
     /// [`ReconnectPolicy::Never`](crate::ReconnectPolicy::Never) the communicator closes.
     Lost(Error),
-    /// An attempt to connect again is to be made.
+    /// Another attempt to connect will be made.
     Reconnecting {
         /// From 1 on.
         attempt: u64,
@@ -59,13 +60,13 @@ pub enum ConnectionEvent {
         /// Of the RPC subscriber, the name of the task queue, `broadcasts`, or `replies`.
         name: String,
     },
-    /// The broker closed a channel: what had been handed out by it is back in its queues. It is opened again.
+    /// The broker closed a channel: the messages that it had delivered are back in their queues. It is opened again.
     ChannelClosed {
         /// The task queue that it was for, if it was for one.
         queue: Option<String>,
         /// What for, where that is known.
         cause: ChannelCause,
-        /// The broker's words.
+        /// The broker's text.
         error: Error,
     },
     /// A task that runs here was taken back by the broker, which may hand it to another worker; see
@@ -76,14 +77,14 @@ pub enum ConnectionEvent {
         /// Of the task.
         message_id: Option<String>,
     },
-    /// A task that runs here was handed out here again: the one that runs keeps it.
+    /// A task that runs here was delivered here again: the handler that runs keeps it.
     TaskAdopted {
         /// The task queue that it came from.
         queue: String,
         /// Of the task.
         message_id: String,
     },
-    /// A subscriber was taken out, since its home has ended.
+    /// A subscriber was removed, since its home has ended.
     SubscriberGone {
         /// Under which it was added.
         identifier: Identifier,
@@ -115,7 +116,7 @@ pub enum ConnectionEvent {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum ChannelCause {
-    /// A task was in hand for longer than the broker's delivery timeout (`consumer_timeout`, 30 minutes unless it was set).
+    /// A task was unacknowledged for longer than the broker's delivery timeout (`consumer_timeout`, 30 minutes unless it was set).
     DeliveryTimeout,
     /// Something else.
     Other,
@@ -130,7 +131,7 @@ impl ChannelCause {
     }
 }
 
-/// How things stand with the connection.
+/// The state of a connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum ConnectionState {
@@ -138,7 +139,7 @@ pub enum ConnectionState {
     Connecting,
     /// There is one.
     Connected,
-    /// There is one, and the broker reads no messages from it.
+    /// There is one, and the broker accepts no messages from it.
     Blocked,
     /// It has just been lost.
     Lost,
