@@ -65,7 +65,7 @@ impl Saved {
             if let Some(file) = file {
                 let file = file
                     .to_str()
-                    .ok_or_else(|| Failure::Usage(format!("the file name {} is no UTF-8", file.display())))?;
+                    .ok_or_else(|| Failure::Usage(format!("the file name {} is not UTF-8", file.display())))?;
                 files.push(format!("{name}={}", percent(file)));
             }
         }
@@ -92,7 +92,7 @@ impl Saved {
                 return Err(Failure::Other(format!("the password command ended with {}", printed.status)));
             }
             String::from_utf8(printed.stdout)
-                .map_err(|_| Failure::Other("the password command printed what is no UTF-8".to_owned()))?
+                .map_err(|_| Failure::Other("the output of the password command is not UTF-8".to_owned()))?
         } else {
             return Ok(None);
         };
@@ -144,7 +144,9 @@ impl Saved {
 /// Puts a password and options into a URL.
 fn completed(url: &str, password: Option<&str>, options: &[String]) -> Result<String, Failure> {
     let Some((scheme, rest)) = url.split_once("://") else {
-        return Err(Failure::Usage("the broker of the context is no URL such as amqps://user@host/vhost".to_owned()));
+        return Err(Failure::Usage(
+            "the broker of the context is not a URL such as amqps://user@host/vhost".to_owned(),
+        ));
     };
     let end = rest.find(['/', '?', '#']).unwrap_or(rest.len());
     let (authority, tail) = rest.split_at(end);

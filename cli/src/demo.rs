@@ -205,10 +205,10 @@ fn broadcasts(communicator: &Communicator, places: &[Place]) -> Result<(), Failu
         heard.insert(thread, subject);
     }
     for (thread, subject) in &heard {
-        show!("   {thread:>13} heard {subject:?}")?;
+        show!("   {thread:>13} received {subject:?}")?;
     }
     if heard.len() != places.len() || heard.values().any(|subject| subject != "state_changed.running.finished") {
-        return Err(Failure::Other("a broadcast was not heard where it should be".to_owned()));
+        return Err(Failure::Other("a broadcast was not received where it should be".to_owned()));
     }
     Ok(())
 }

@@ -128,7 +128,7 @@ impl fmt::Display for Failure {
             Failure::Homing(error) => error.fmt(f),
             Failure::Interrupted(_, Some(stage)) => write!(f, "interrupted {stage}"),
             Failure::Interrupted(_, None) => f.write_str("interrupted"),
-            Failure::ReaderGone => f.write_str("nobody reads standard output"),
+            Failure::ReaderGone => f.write_str("standard output is closed"),
         }
     }
 }

@@ -44,7 +44,7 @@ pub(crate) async fn run(command: List, global: &Global, stop: Stop) -> Result<()
     if peek.tasks.is_empty() {
         note!("nothing waits in {queue:?}");
     } else if peek.too_many_bytes {
-        note!("the look ended after {} messages, whose bodies had 64 MiB", peek.tasks.len());
+        note!("only {} messages are shown, since their bodies have 64 MiB", peek.tasks.len());
     }
     Ok(())
 }
@@ -62,9 +62,8 @@ fn count(queue: &str, depth: inspect::Depth, format: Format) -> Result<(), Failu
         Format::Text => {
             values::print(&Value::from(format!("{queue}: {ready} waiting, {consumers} consumers")), format)?;
             note!(
-                "tasks in the hands of workers are not counted, AMQP does not tell their number. The messages \
-                 themselves are shown with --peek, which gets them and gives them back: the broker then marks them as \
-                 redelivered, as if a worker had had them"
+                "tasks that workers hold are not counted, since AMQP does not report them. --peek shows the messages: it \
+                 fetches them and gives them back, and the broker marks them as redelivered"
             );
             Ok(())
         }
@@ -76,7 +75,7 @@ fn asks_for_more(format: Format) -> Result<bool, Failure> {
     if format == Format::Json || !stdin().is_terminal() || !stderr().is_terminal() {
         return Ok(false);
     }
-    output::write_err(b"Look at them, and have them marked? [y/N] ");
+    output::write_err(b"Show them, and have them marked as redelivered? [y/N] ");
     let mut answer = String::new();
     stdin().read_line(&mut answer)?;
     Ok(matches!(answer.trim(), "y" | "Y" | "yes"))

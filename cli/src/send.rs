@@ -60,11 +60,11 @@ pub(crate) async fn connect_and_look(global: &Global) -> Result<Communicator, Fa
     let communicator = communicator?;
     match looked {
         Ok(Ok(depth)) if depth.consumers == 0 => {
-            note!("nobody works on the queue {queue:?} just now; the task waits there, behind {} others", depth.ready);
+            note!("no worker is connected to the queue {queue:?}; the task waits there, behind {} others", depth.ready);
         }
         Ok(Err(error)) if error.kind() == ErrorKind::NotFound => {
             note!(
-                "the queue {queue:?} did not exist; it is created, and nobody works on it yet (is the prefix right?)"
+                "the queue {queue:?} did not exist and was created; no worker is connected to it yet (is the prefix right?)"
             );
         }
         // The send itself will report what is wrong.

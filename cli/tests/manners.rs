@@ -344,7 +344,7 @@ fn unused_queue(broker: &Broker) -> TestResult {
     let (_, err) = exits(&ended(on(broker, &["task", "send", "1", "--no-reply"]))?, 0);
     assert!(err.contains("did not exist"), "{err}");
     let (_, err) = exits(&ended(on(broker, &["task", "send", "1", "--no-reply"]))?, 0);
-    assert!(err.contains("nobody works on"), "{err}");
+    assert!(err.contains("no worker is connected"), "{err}");
     let (_, err) = exits(&ended(on(broker, &["--quiet", "task", "send", "1", "--no-reply"]))?, 0);
     assert_eq!(err, "");
     let _worker = Running::start(on(broker, &["task", "work", "--echo"]))?;

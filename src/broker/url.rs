@@ -83,7 +83,7 @@ impl BrokerUrl {
     pub(crate) fn parse(text: &str) -> Result<Self> {
         if let Some(name) = text.strip_prefix("memory:") {
             if name.contains('/') {
-                return Err(bad("after memory: comes a plain name, without slashes"));
+                return Err(bad("the name after memory: must not contain a slash"));
             }
             return Ok(BrokerUrl::Memory { name: (!name.is_empty()).then(|| name.to_owned()) });
         }
@@ -97,7 +97,7 @@ impl BrokerUrl {
         let transport = match scheme.to_ascii_lowercase().as_str() {
             "amqp" => Transport::Plain,
             "amqps" => Transport::Tls,
-            _ => return Err(bad("its scheme is none of amqp, amqps and memory")),
+            _ => return Err(bad("its scheme is not amqp, amqps or memory")),
         };
         AmqpUrl::parse(transport, rest).map(|url| BrokerUrl::Amqp(Box::new(url)))
     }
@@ -123,7 +123,7 @@ impl BrokerUrl {
             }
         }
         if urls.iter().any(BrokerUrl::is_memory) && urls.len() > 1 {
-            return Err(bad("a broker inside this process stands in no list"));
+            return Err(bad("memory: cannot be one of several brokers"));
         }
         Ok(urls)
     }
@@ -190,7 +190,7 @@ impl AmqpUrl {
     fn set(&mut self, name: &str, value: &str) -> Result<()> {
         let number = |most: u64| match value.parse::<u64>() {
             Ok(number) if number <= most => Ok(number),
-            _ => Err(bad(&format!("its parameter {name} is no number from 0 to {most}"))),
+            _ => Err(bad(&format!("its parameter {name} is not a number from 0 to {most}"))),
         };
         // Zero is how one leaves it to the server.
         let limit = |least: u64, most: u64, why: &str| match number(u64::MAX)? {
@@ -209,7 +209,7 @@ impl AmqpUrl {
             // aio-pika's, in seconds.
             "timeout" => match value.parse::<f64>().ok().and_then(|time| Duration::try_from_secs_f64(time).ok()) {
                 Some(time) if time <= A_DAY => self.connect_timeout = Some(no_limit_if_zero(time)),
-                _ => return Err(bad("its parameter timeout is no number of seconds from 0 to 86400")),
+                _ => return Err(bad("its parameter timeout is not a number of seconds from 0 to 86400")),
             },
             "channel_max" => {
                 let why = "a communicator needs a channel for each of its kinds of work";
@@ -242,12 +242,12 @@ impl AmqpUrl {
             "auth_mechanism" | "auth" if value.eq_ignore_ascii_case("plain") => {}
             "auth_mechanism" | "auth" => {
                 return Err(bad(
-                    "it asks for another way to log in than by name and password (PLAIN), which is the only one",
+                    "it asks for another way to log in than by name and password (PLAIN), which is the only one here",
                 ));
             }
             "reconnect_interval" | "fail_fast" => {
                 return Err(bad(&format!(
-                    "its parameter {name} is one of aio-pika's reconnecting; here CommunicatorBuilder::reconnect says it"
+                    "its parameter {name} is one of aio-pika's reconnecting; use CommunicatorBuilder::reconnect instead"
                 )));
             }
             "capath" | "cadata" => {
@@ -279,13 +279,13 @@ fn host_and_port(address: &str) -> Result<(String, Option<u16>)> {
         // A zone may follow, as in fe80::1%25eth0 (RFC 6874).
         let (digits, zone) = host.split_once("%25").unwrap_or((host, "zone"));
         if digits.parse::<std::net::Ipv6Addr>().is_err() || zone.is_empty() {
-            return Err(bad("what stands in brackets is no IPv6 address"));
+            return Err(bad("the text in brackets is not an IPv6 address"));
         }
         match rest {
             "" => (host, None),
             rest => match rest.strip_prefix(':') {
                 Some(port) => (host, Some(port)),
-                None => return Err(bad("after the IPv6 address comes something that is no port")),
+                None => return Err(bad("what follows the IPv6 address is not a port")),
             },
         }
     } else {
@@ -297,14 +297,14 @@ fn host_and_port(address: &str) -> Result<(String, Option<u16>)> {
             Ok(port) if port > 0 => Some(port),
             _ => {
                 return Err(bad(
-                    "its port is no number from 1 to 65535; a `:`, `/` or `@` in a password is written %3A, %2F, %40",
+                    "its port is not a number from 1 to 65535; a `:`, `/` or `@` in a password is written %3A, %2F, %40",
                 ));
             }
         },
     };
     let host = unescape(host, "host")?;
     if host.chars().any(|c| c.is_whitespace() || c.is_control()) {
-        return Err(bad("its host has a blank in it"));
+        return Err(bad("its host contains white space or a control character"));
     }
     Ok((if host.is_empty() { "localhost".to_owned() } else { host }, port))
 }

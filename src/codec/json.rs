@@ -388,7 +388,7 @@ impl<'a> Reader<'a> {
                     }
                 }
                 char::from_u32(code).unwrap_or_else(|| {
-                    self.note(start, "an escape stands for a lone surrogate, which a string cannot hold here");
+                    self.note(start, "an escape is a lone surrogate, which a string cannot hold here");
                     char::REPLACEMENT_CHARACTER
                 })
             }

@@ -285,7 +285,7 @@ impl<B: Broker> Connection<B> {
         for binding in &plan.bindings {
             match self.bind(queue, binding).await {
                 Err(error) if binding.need == Need::Extension && !is_lost(&error) => {
-                    tracing::debug!(queue, key = binding.key, %error, "an extension is not to be had, and is done without");
+                    tracing::debug!(queue, key = binding.key, %error, "an extension of homing is refused, and not used");
                 }
                 bound => bound?,
             }

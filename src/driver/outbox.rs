@@ -633,7 +633,7 @@ impl<P> Outbox<P> {
                     )
                 } else {
                     format!(
-                        "{}: it was not sent, for no connection to {} was ready for it in time",
+                        "{}: it was not sent, since no connection to {} was ready in time",
                         describe(entry),
                         self.broker
                     )

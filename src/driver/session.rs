@@ -80,7 +80,7 @@ pub(super) async fn connect<B: Broker>(urls: &[BrokerUrl], options: &ConnectOpti
     // One that somebody has to see to is reported rather than one that may pass.
     let at = errors.iter().position(|error| error.kind() == ErrorKind::AccessRefused).unwrap_or(0);
     if errors.len() < 2 {
-        return Err(errors.pop().unwrap_or_else(|| Error::new(ErrorKind::InvalidArgument, "there is no broker's URL")));
+        return Err(errors.pop().unwrap_or_else(|| Error::new(ErrorKind::InvalidArgument, "no broker's URL is given")));
     }
     let kind = errors.get(at).map_or(ErrorKind::Connection, Error::kind);
     let all: Vec<String> = errors.iter().map(ToString::to_string).collect();
@@ -261,7 +261,7 @@ async fn reconnect<B: Broker>(
         // What repeats is for somebody to see to.
         let repeats = attempt.max(backoff.unstable);
         if repeats >= 4 && repeats.is_power_of_two() {
-            tracing::warn!(attempt, unstable = backoff.unstable, ?delay, %error, "there is still no connection that stands");
+            tracing::warn!(attempt, unstable = backoff.unstable, ?delay, %error, "there is still no stable connection");
         } else {
             tracing::info!(attempt, ?delay, %error, "connecting again");
         }

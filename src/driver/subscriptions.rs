@@ -610,8 +610,8 @@ impl<D> Subscriptions<D> {
                 if !std::mem::replace(&mut self.control_refused, true) {
                     tracing::info!(
                         %error,
-                        "the queue for requests of lost answers is not to be had, and is done without: callers of homing \
-                         whose connection is lost may miss an answer"
+                        "the queue for requests of lost answers is refused, and not used: callers of homing whose connection \
+                         is lost may miss an answer"
                     );
                 }
             }
@@ -925,7 +925,7 @@ impl<D> Subscriptions<D> {
 }
 
 fn unknown(what: &str, identifier: &Identifier) -> Error {
-    Error::new(ErrorKind::InvalidArgument, format!("there is no {what} of the name {:?}", identifier.as_str()))
+    Error::new(ErrorKind::InvalidArgument, format!("there is no {what} named {:?}", identifier.as_str()))
 }
 
 fn gone_while_added() -> Error {

@@ -102,7 +102,7 @@ async fn transport(report: &mut Report, endpoint: &Endpoint, limit: Duration) ->
         let finding = if peer.ip().is_loopback() {
             Finding::new("tls", Verdict::Ok, "not asked for, on this machine")
         } else {
-            Finding::new("tls", Verdict::Note, "not asked for: the password and all bodies can be read on the way")
+            Finding::new("tls", Verdict::Note, "not used: the password and all bodies can be read on the network")
                 .advice("use amqps://, if the broker has a port for it")
         };
         report.push(finding.fact("protocol", Value::Null));
@@ -180,7 +180,7 @@ fn server(report: &mut Report, properties: &[(String, String)]) {
     let (product, version) = (of("product"), of("version"));
     let known = product == "RabbitMQ";
     let text = match (product, version) {
-        ("", _) => "it does not say what it is".to_owned(),
+        ("", _) => "it does not report its product".to_owned(),
         (product, version) => format!("{product} {version}"),
     };
     let mut finding = Finding::new("server", if known { Verdict::Ok } else { Verdict::Note }, text);
@@ -272,9 +272,9 @@ async fn topology(report: &mut Report, broker: &RabbitMq, options: &Communicator
                 (_, 0, _) => None,
                 (true, ..) => Some((
                     format!("{waiting} here that no worker could read"),
-                    format!("look at them: homing task list --queue {} --peek", spec.name),
+                    format!("show them: homing task list --queue {} --peek", spec.name),
                 )),
-                (false, _, 0) => Some((format!("{waiting}, and nobody works on them"), "start a worker".to_owned())),
+                (false, _, 0) => Some((format!("{waiting}, and no worker is connected"), "start a worker".to_owned())),
                 _ => None,
             };
             report.push(finding);
@@ -376,17 +376,17 @@ async fn publishing(report: &mut Report, broker: &RabbitMq, heard: &mut mpsc::Un
             Finding::new(CHECK, Verdict::Ok, text).fact("blocked", false).fact("ms", took)
         }
         Ok(Ok(Outcome::Blocked(reason))) => {
-            let text = format!("the broker blocks whoever publishes: {reason}");
+            let text = format!("the broker blocks publishers: {reason}");
             Finding::new(CHECK, Verdict::Problem, text).fact("blocked", true).advice(advice)
         }
         Ok(Err(error)) if error.kind() == ErrorKind::PermissionDenied => {
             let text =
-                "not looked at: this user may not publish to the default exchange, which homing needs for quarantine";
+                "not checked: this user may not publish to the default exchange, which homing needs for quarantine";
             Finding::new(CHECK, Verdict::Note, text).fact("blocked", Value::Null)
         }
         Ok(Err(error)) => failed(CHECK, &error).fact("blocked", Value::Null),
         Err(_) => {
-            let text = format!("a message was not confirmed within {CONFIRM:?}, and the broker does not say why");
+            let text = format!("a message was not confirmed within {CONFIRM:?}, and the broker gives no reason");
             Finding::new(CHECK, Verdict::Problem, text).fact("blocked", Value::Null).advice(advice)
         }
     });

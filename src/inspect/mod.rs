@@ -63,7 +63,7 @@ fn endpoint(options: &CommunicatorBuilder) -> Result<Endpoint> {
     let [url] = &options.urls()?[..] else {
         return Err(Error::new(
             ErrorKind::InvalidArgument,
-            "several brokers cannot be looked at at once; give the URL of one",
+            "several brokers cannot be inspected at once; give the URL of one",
         ));
     };
     if url.is_memory() {

@@ -16,20 +16,20 @@ pub(crate) enum Broadcast {
         /// What to send: YAML or JSON text, or - for standard input; null if left out.
         #[arg(allow_negative_numbers = true)]
         body: Option<String>,
-        /// What it is about; subscribers filter by it.
+        /// The subject, by which subscribers filter.
         #[arg(long, value_name = "S")]
         subject: Option<String>,
-        /// Who sends it: YAML, so that 4 is a number and '"4"' a string.
+        /// The sender, in YAML: 4 is a number, '"4"' a string.
         #[arg(long, value_name = "S", allow_negative_numbers = true)]
         sender: Option<String>,
-        /// A mark of your own.
+        /// An identifier of your own, for logs.
         #[arg(long, value_name = "C")]
         correlation_id: Option<String>,
-        /// Bounds the whole command, connecting and closing included.
+        /// The time limit of the whole command, including connecting and closing.
         #[arg(long, value_name = "TIME", value_parser = duration)]
         timeout: Option<Duration>,
     },
-    /// Prints broadcasts as they come, until Ctrl-C or SIGTERM. Each has the time at which it came.
+    /// Prints broadcasts as they arrive, each with its time, until Ctrl-C or SIGTERM.
     Watch {
         /// Only subjects that match this glob from start to end: * is any text, ? any character, [a-f] one of these:
         /// 'state_changed.*.finished'.
@@ -38,7 +38,7 @@ pub(crate) enum Broadcast {
         /// Only senders that match this glob; a number also matches the number.
         #[arg(long, value_name = "GLOB", allow_negative_numbers = true)]
         sender: Option<String>,
-        /// Ends after this many.
+        /// Ends after this many broadcasts.
         #[arg(long, value_name = "N")]
         count: Option<NonZeroU64>,
     },

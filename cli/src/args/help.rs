@@ -3,11 +3,11 @@
 /// Behind `homing --help`.
 pub(super) const EXIT_CODES: &str = "\
 Exit codes:
-    0  done; also when the reader of standard output has gone (homing ... | head -1), and when a worker was
-       stopped by one signal and has drained
+    0  done; also when the reader of standard output has gone (homing ... | head -1), and after a worker was
+       stopped by one signal and its tasks had ended
     1  failed
     2  wrong usage
-    3  unroutable: nobody listens there
+    3  unroutable: no subscriber has this identifier
     4  timed out; the error reports whether the message was sent
     5  remote exception: the other end failed
     6  no connection
@@ -17,8 +17,8 @@ Exit codes:
 /// Behind the help of every command that sends a body.
 pub(super) const BODIES: &str = "\
 Bodies:
-  A body is YAML 1.1 or JSON, as kiwipy's Python peers read it. JSON is taken as it is. Without a body, null is sent; `-`
-  reads it from standard input. A body that begins with a dash goes behind `--`: homing task send -- '- a list'.
+  A body is YAML 1.1 or JSON, as kiwipy's Python peers read it. Text that is JSON is read as JSON. Without a body, null is sent; `-`
+  reads it from standard input. Put `--` before a body that begins with a dash: homing task send -- '- a list'.
   YAML 1.1 has surprises: 12:30 is the number 750 (base 60), 010 is 8 (octal), 1_000 is 1000, and yes, no, on and off are
   booleans. Write '\"12:30\"' (quotes within quotes) for the string.";
 
@@ -27,10 +27,10 @@ pub(super) const COMMANDS: &str = "\
 The command of --exec:
   Its standard input is the body as JSON, one line. Its standard output, read as YAML, is the answer; empty is null. Its
   environment has HOMING_KIND (task or call), HOMING_MESSAGE_ID, HOMING_CORRELATION_ID, HOMING_QUEUE, HOMING_IDENTIFIER,
-  HOMING_ATTEMPT and HOMING_REDELIVERED (true or false), each where it is known. It ends when its own process ends: what it
-  has left in the background does not hold up the answer.
+  HOMING_ATTEMPT and HOMING_REDELIVERED (true or false), each where it is known. It has ended when its own process
+  has; processes that it left in the background do not delay the answer.
 Its exit code:
     0   done
-   75   not now (EX_TEMPFAIL): the task is tried again, however often; a caller gets an exception
+   75   not now (EX_TEMPFAIL): the task is tried again, without a limit; a caller gets an exception
   126   not runnable, 127 not found: the worker stops with exit code 1, and the task is back in its queue
   other failed: see --retries and --on-failure; a caller gets an exception with its standard error";

@@ -57,9 +57,9 @@ pub(crate) struct BrokerOptions {
     /// The file of contexts [env: HOMING_CONFIG] [default: ~/.config/homing/config.toml]
     #[arg(long, global = true, value_name = "FILE")]
     pub config: Option<PathBuf>,
-    /// What to do about a connection that is lost: `never`, `for-ever`, or connect again for this long (30, 5m). Given
-    /// explicitly, a broker that is not there yet is waited for too. Commands that serve, work and watch connect again for
-    /// ever unless told otherwise; the others never do.
+    /// What to do when the connection is lost: `never`, `for-ever`, or reconnect for this long (30, 5m). If the option is given,
+    /// the command also waits for a broker that is not there yet. By default, commands that serve, work and watch reconnect for
+    /// ever; the others do not.
     #[arg(long, global = true, value_name = "WHEN", value_parser = reconnect)]
     pub reconnect: Option<ReconnectPolicy>,
 }
@@ -105,7 +105,7 @@ pub(crate) struct Output {
     /// Writes nothing but warnings and errors to standard error.
     #[arg(short, long, global = true, conflicts_with = "verbose")]
     pub quiet: bool,
-    /// Logs more: -v what happens to the connection, -vv every message's way. Or RUST_LOG.
+    /// Logs more: -v the state of the connection, -vv every message. RUST_LOG has more control.
     #[arg(short, long, global = true, action = clap::ArgAction::Count)]
     pub verbose: u8,
 }
@@ -129,20 +129,20 @@ pub(crate) enum Format {
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum Command {
-    /// Shows what homing does, with no broker at all (or over one, with --broker).
+    /// Shows what homing does, without a broker (or over one, with --broker).
     Demo,
-    /// Puts homes of every kind under stress inside this process, and demands that every future ends exactly once and at home.
+    /// Runs homes of every kind under stress in this process, and checks that every future ends exactly once and at its home.
     ///
-    /// Prints the seed, the counts, a rate, and how many events were checked for being at home. Fails when anything is lost,
-    /// doubled, misplaced or stuck. It needs no broker, and ignores HOMING_BROKER.
+    /// Prints the seed, the counts, a rate, and how many events were checked. Fails when anything is lost, doubled, misplaced or
+    /// stuck. Needs no broker, and ignores HOMING_BROKER.
     Stress(Stress),
-    /// Calls a subscriber, or is one.
+    /// Calls a subscriber, or answers calls.
     #[command(subcommand)]
     Rpc(Rpc),
-    /// Sends tasks, works on them, inspects and mends their queues.
+    /// Sends tasks, works on them, inspects and repairs their queues.
     #[command(subcommand)]
     Task(Task),
-    /// Sends broadcasts, or prints them.
+    /// Sends broadcasts, or prints those that arrive.
     #[command(subcommand)]
     Broadcast(Broadcast),
     /// Homing's own workers and servers.
@@ -150,21 +150,20 @@ pub(crate) enum Command {
     Worker(Worker),
     /// Prints what happens to a connection (lost, restored, blocked), until Ctrl-C or SIGTERM.
     Events {
-        /// Ends after this many.
+        /// Ends after this many events.
         #[arg(long, value_name = "N")]
         count: Option<std::num::NonZeroU64>,
     },
-    /// Looks at a broker as an operator would, and reports what is wrong and what to do. Creates and changes nothing.
+    /// Checks the broker, and reports what is wrong and what to do. Creates and changes nothing.
     ///
     /// Exits with 0 when there is no problem, 1 when there is one, 6 when no connection can be made.
     Doctor(Doctor),
-    /// Measures how fast calls, tasks and broadcasts are over a broker, and what limits them: this program, the network or the
-    /// broker.
+    /// Measures the speed of calls, tasks and broadcasts over a broker, and what limits it: this program, the network or the broker.
     ///
-    /// Caller and subscribers are in this one process. It uses names of its own, which are gone ten seconds after it; a broker that
-    /// others use is loaded meanwhile. `--broker memory:` measures without one.
+    /// Callers and subscribers run in this one process. It uses queues of its own, which expire ten seconds after it ends. A broker
+    /// that others use is under load meanwhile. `--broker memory:` measures without a broker.
     Bench(Bench),
-    /// Brokers and names under a name of their own, kept in a file.
+    /// Keeps brokers and their settings in a file, under names.
     #[command(subcommand)]
     Context(Context),
     /// Prints the completions for a shell.
@@ -186,8 +185,8 @@ pub(crate) struct Handler {
     /// Answers with what was sent.
     #[arg(long)]
     pub echo: bool,
-    /// Runs a shell command: the body is its standard input as JSON, its standard output, read as YAML, is the answer (empty
-    /// is null); if it exits with other than 0 the answer is an exception with its standard error.
+    /// Runs a shell command: it reads the body as JSON from standard input, and its standard output, read as YAML, is the answer
+    /// (empty is null). If it exits with another code than 0, the answer is an exception with its standard error.
     #[arg(long, value_name = "CMD")]
     pub exec: Option<String>,
 }

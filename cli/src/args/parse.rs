@@ -9,7 +9,7 @@ const LONGEST: Duration = Duration::from_secs(100 * 365 * 86_400);
 
 /// A time such as `5s`, `1m30s`, `200ms`; a bare number counts seconds.
 fn time(text: &str) -> Result<Duration, String> {
-    let wanted = || format!("{text:?} is no time; a number of seconds is wanted, or a time such as 5s, 1m30s or 200ms");
+    let wanted = || format!("{text:?} is not a time; give a number of seconds, or a time such as 5s, 1m30s or 200ms");
     let time = match text.parse::<f64>() {
         Ok(seconds) => Duration::try_from_secs_f64(seconds).map_err(|_| wanted())?,
         Err(_) => humantime::parse_duration(text).map_err(|_| wanted())?,

@@ -13,20 +13,20 @@ pub(crate) enum Rpc {
     /// Calls a subscriber and prints its answer.
     #[command(after_help = help::BODIES)]
     Call {
-        /// Its identifier: a process id, say.
+        /// The subscriber's identifier, such as a process id.
         recipient: String,
         /// What to send: YAML or JSON text, or - for standard input; null if left out.
         #[arg(allow_negative_numbers = true)]
         body: Option<String>,
-        /// Bounds the whole command, connecting and closing included [default: 60s for the answer, and again after each
+        /// The time limit of the whole command, including connecting and closing [default: 60s for the answer, and again after each
         /// `pending`]
         #[arg(long, value_name = "TIME", value_parser = duration)]
         timeout: Option<Duration>,
     },
     /// Answers calls until Ctrl-C or SIGTERM.
     ///
-    /// Two servers under one identifier both run every call, and the caller gets the first answer: so it is in kiwipy's
-    /// format.
+    /// If two servers use one identifier, both run every call, and the caller gets the first answer. kiwipy's format works that
+    /// way.
     #[command(after_help = help::COMMANDS)]
     Serve(Serve),
 }
@@ -38,20 +38,20 @@ pub(crate) struct Serve {
     pub identifier: String,
     #[command(flatten)]
     pub handler: Handler,
-    /// How many calls run side by side; others wait.
+    /// How many calls run at the same time; others wait.
     #[arg(long, value_name = "N", default_value = "16")]
     pub parallel: NonZeroU16,
-    /// Refuses to start when another server of homing answers under the identifier already. (Without it there is a warning.
-    /// Subscribers of other programs are seen with --management only.)
+    /// Refuses to start when another homing server uses the identifier already. (Without it there is a warning. Subscribers of
+    /// other programs are found with --management only.)
     #[arg(long)]
     pub exclusive: bool,
-    /// Also looks for other subscribers by RabbitMQ's management API.
+    /// Also finds other subscribers by RabbitMQ's management API.
     #[arg(long, value_name = "URL", env = "HOMING_MANAGEMENT", hide_env_values = true)]
     pub management: Option<String>,
-    /// Ends a command that runs for longer, with its whole process group; its caller gets an exception.
+    /// Stops a command that runs for longer, with its whole process group. Its caller gets an exception.
     #[arg(long, value_name = "TIME", value_parser = duration)]
     pub timeout: Option<Duration>,
-    /// How long running calls may go on after the first signal, before their commands are stopped. A second signal stops them
+    /// How long running calls may continue after the first signal, before their commands are stopped. A second signal stops them
     /// at once.
     #[arg(long, value_name = "TIME", default_value = "5s", value_parser = duration_or_zero)]
     pub drain: Duration,

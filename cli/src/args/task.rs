@@ -15,15 +15,15 @@ pub(crate) enum Task {
     Send(Send),
     /// Works on tasks until Ctrl-C or SIGTERM.
     ///
-    /// Writes one line a task to standard error. The first signal drains: no new task is begun, those that run may end within
-    /// --drain; what does not is stopped and goes back to the queue. A second signal stops them at once.
+    /// Writes one line for each task to standard error. At the first signal it starts no new task, and running tasks may end
+    /// within --drain; then they are stopped and go back to the queue. A second signal stops them at once.
     #[command(after_help = help::COMMANDS)]
     Work(Work),
-    /// Shows what waits in the task queue while workers run, and takes nothing away.
+    /// Shows the tasks that wait in the queue, without taking them; workers may run meanwhile.
     List(List),
-    /// Removes tasks for good. Their senders get no answer, and run into their time limits.
+    /// Deletes tasks. Their senders get no answer and time out.
     Purge(Mend),
-    /// Moves tasks to another queue, with everything that they carry.
+    /// Moves tasks to another queue, with all their properties and headers.
     Move {
         #[command(flatten)]
         mend: Mend,
@@ -31,7 +31,7 @@ pub(crate) enum Task {
         #[arg(long, value_name = "NAME")]
         to: String,
     },
-    /// Puts tasks of the quarantine queue back into their queue, to be worked on anew.
+    /// Puts tasks of the quarantine queue back into their queue, so that workers try them again.
     Requeue(Mend),
 }
 
@@ -41,17 +41,17 @@ pub(crate) struct Send {
     /// What to send: YAML or JSON text, or - for standard input; null if left out.
     #[arg(allow_negative_numbers = true, conflicts_with = "lines")]
     pub body: Option<String>,
-    /// Waits for no outcome: done when the broker has the task.
+    /// Does not wait for the outcome; ends when the broker has the task.
     #[arg(long)]
     pub no_reply: bool,
-    /// Bounds the whole command, connecting and closing included [default: 7 days for the outcome, and again after each
+    /// The time limit of the whole command, including connecting and closing [default: 7 days for the outcome, and again after each
     /// `pending`]
     #[arg(long, value_name = "TIME", value_parser = duration)]
     pub timeout: Option<Duration>,
     /// Sends one task for each line of standard input, many at once. Outcomes are printed in the order of the lines.
     #[arg(long, help_heading = "Many tasks")]
     pub lines: bool,
-    /// Sends the task so often.
+    /// Sends the task this many times.
     #[arg(long, value_name = "N", help_heading = "Many tasks", conflicts_with = "lines")]
     pub count: Option<NonZeroU64>,
     /// How many tasks wait for their outcome at once.
@@ -67,31 +67,31 @@ pub(crate) struct Send {
 pub(crate) struct Work {
     #[command(flatten)]
     pub handler: Handler,
-    /// How many tasks run side by side.
+    /// How many tasks run at the same time.
     #[arg(long, value_name = "N", default_value = "1")]
     pub prefetch: NonZeroU16,
-    /// Ends after this many tasks; no more are begun.
+    /// Ends after this many tasks, and starts no more.
     #[arg(long, value_name = "N")]
     pub count: Option<NonZeroU64>,
-    /// How often a task is tried again whose command fails, after pauses of 1 s, 2 s, 4 s and so on.
+    /// How often a failed command is tried again, after pauses of 1 s, 2 s, 4 s and so on.
     #[arg(long, value_name = "N", default_value = "0", help_heading = "Failures", value_parser = clap::value_parser!(u32).range(..1000))]
     pub retries: u32,
-    /// What becomes of a task whose last attempt has failed.
+    /// What happens to a task whose last attempt has failed.
     #[arg(long, value_enum, default_value_t = OnFailure::Quarantine, help_heading = "Failures")]
     pub on_failure: OnFailure,
-    /// Ends a command that runs for longer, with its whole process group: a failed attempt.
+    /// Stops a command that runs for longer, with its whole process group. The attempt has failed then.
     #[arg(long, value_name = "TIME", value_parser = duration, help_heading = "Failures")]
     pub timeout: Option<Duration>,
-    /// How long running tasks may go on after the first signal, before they are stopped and go back.
+    /// How long running tasks may continue after the first signal, before they are stopped and go back.
     #[arg(long, value_name = "TIME", default_value = "5s", value_parser = duration_or_zero)]
     pub drain: Duration,
-    /// For tasks that run for longer than the broker's delivery timeout (30 minutes by default): holds a task that runs for
-    /// long by a lease in a queue of its own, which its worker renews.
+    /// For tasks that run for longer than the broker's delivery timeout (30 minutes by default): a long task is kept in a queue of
+    /// its own, as a lease that the worker renews.
     #[arg(long)]
     pub long_tasks: bool,
 }
 
-/// What becomes of a task that has failed for good.
+/// What happens to a task that has failed for good.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub(crate) enum OnFailure {
     /// Its sender gets the exception; the task is gone.
@@ -105,14 +105,14 @@ pub(crate) enum OnFailure {
 /// What waits in a task queue.
 #[derive(Debug, Args)]
 pub(crate) struct List {
-    /// Another queue than the task queue; NAME.quarantine holds what could not be read.
+    /// The queue, if it is not the task queue. NAME.quarantine has the tasks that could not be read.
     #[arg(long, value_name = "NAME")]
     pub queue: Option<String>,
-    /// Shows the messages, not only their number. It gets them and gives them back at once, in their order: none is lost, but
+    /// Shows the messages, not only their number. It fetches them and gives them back at once, in their order. None is lost, but
     /// the broker marks them as redelivered, and workers do not get them meanwhile.
     #[arg(long)]
     pub peek: bool,
-    /// How many messages at most, from the head of the queue.
+    /// The most messages to show, from the head of the queue.
     #[arg(long, value_name = "N", default_value = "20", requires = "peek")]
     pub limit: NonZeroU16,
 }
@@ -129,7 +129,7 @@ pub(crate) struct Mend {
     /// Only tasks whose reason for being in quarantine matches this glob.
     #[arg(long, value_name = "GLOB", help_heading = "Which tasks")]
     pub reason: Option<String>,
-    /// All tasks. Without it, --id or --reason is wanted.
+    /// All tasks. Without it, --id or --reason is required.
     #[arg(long, help_heading = "Which tasks", conflicts_with_all = ["id", "reason"], required_unless_present_any = ["id", "reason"])]
     pub all: bool,
     /// Shows what would be done, and does nothing. (The broker marks what was shown as redelivered.)

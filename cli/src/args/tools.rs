@@ -10,7 +10,7 @@ use super::parse::duration;
 /// `homing bench`.
 #[derive(Debug, Args)]
 pub(crate) struct Bench {
-    /// How long each of the six pieces of work is done.
+    /// How long each of the six measurements lasts.
     #[arg(long, value_name = "N", default_value = "2", value_parser = duration)]
     pub seconds: Duration,
 }
@@ -21,36 +21,36 @@ pub(crate) struct Doctor {
     /// argument, limits on deliveries set by policy, and alarms.
     #[arg(long, value_name = "URL", env = "HOMING_MANAGEMENT", hide_env_values = true)]
     pub management: Option<String>,
-    /// Says which empty and unused queues and exchanges with other arguments it would delete, so that they can be declared
-    /// anew; with --yes it does.
+    /// Lists the empty and unused queues and exchanges that have other arguments and that it would delete, so that they can be
+    /// declared again. With --yes it deletes them.
     #[arg(long, requires = "management")]
     pub fix: bool,
-    /// Does what --fix says.
+    /// Deletes what --fix lists.
     #[arg(long, requires = "fix")]
     pub yes: bool,
 }
 
 #[derive(Debug, Args)]
 pub(crate) struct Stress {
-    /// Runs this long.
+    /// How long it runs.
     #[arg(long, value_name = "S", default_value = "10", value_parser = duration)]
     pub seconds: Duration,
-    /// Decides what each worker does; a run prints the one that it drew [default: drawn]
+    /// The seed of all decisions; a run prints its seed [default: random]
     #[arg(long, value_name = "N")]
     pub seed: Option<u64>,
-    /// Goes on until so many events were looked at for being at home, ten times the seconds at most; fails when it were fewer.
+    /// Continues until this many events were checked, for at most ten times the seconds; fails if there were fewer.
     #[arg(long, value_name = "N", default_value = "1")]
     pub events: u64,
-    /// How many homes of each kind stand side by side.
+    /// How many homes of each kind there are.
     #[arg(long, value_name = "N", default_value = "3", value_parser = clap::value_parser!(u16).range(1..=64))]
     pub homes: u16,
     /// How many threads complete, cancel and drop.
     #[arg(long, value_name = "N", default_value = "8", value_parser = clap::value_parser!(u16).range(1..=256))]
     pub producers: u16,
-    /// How long anything may stand still before it counts as stuck.
+    /// How long anything may make no progress before it counts as stuck.
     #[arg(long, value_name = "S", default_value = "20", value_parser = duration)]
     pub patience: Duration,
-    /// Puts a fault in, which the run then has to find.
+    /// Adds a fault, which the run then has to find.
     #[arg(long, value_name = "FAULT", hide = true, value_enum)]
     pub seed_fault: Option<crate::stress::Fault>,
 }
@@ -65,7 +65,7 @@ pub(crate) enum Context {
         #[command(flatten)]
         options: ContextOptions,
     },
-    /// Uses a context from now on, where neither --broker nor --context nor HOMING_BROKER is given.
+    /// Makes a context the default, for commands without --broker, --context and HOMING_BROKER.
     Use {
         /// Its name.
         name: String,
@@ -102,10 +102,9 @@ pub(crate) struct ContextOptions {
 /// `homing worker`.
 #[derive(Debug, Subcommand)]
 pub(crate) enum Worker {
-    /// Asks homing's own workers and servers (`task work`, `rpc serve`) to answer, and prints those that do. Others, such as
-    /// AiiDA's daemons, do not know the question.
+    /// Asks homing's own workers and servers (`task work`, `rpc serve`) to answer, and prints those that do. Others, such as AiiDA's daemons, do not answer.
     Ping {
-        /// How long answers are waited for.
+        /// How long to wait for answers.
         #[arg(long, value_name = "TIME", default_value = "1s", value_parser = duration)]
         wait: Duration,
     },

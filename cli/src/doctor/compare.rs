@@ -60,9 +60,9 @@ fn alarms(management: &Management) -> Finding {
             Finding::new(CHECK, Verdict::Problem, text).advice("give the broker more memory or disk, or fewer messages")
         }
         Ok(Answer { status: 401 | 403, .. }) => {
-            Finding::new(CHECK, Verdict::Note, "not looked at: this user lacks the tag `monitoring`")
+            Finding::new(CHECK, Verdict::Note, "not checked: this user lacks the tag `monitoring`")
         }
-        Ok(Answer { status, .. }) => Finding::new(CHECK, Verdict::Note, format!("not looked at: status {status}")),
+        Ok(Answer { status, .. }) => Finding::new(CHECK, Verdict::Note, format!("not checked: status {status}")),
         Err(why) => Finding::new(CHECK, Verdict::Problem, why),
     }
 }
@@ -139,7 +139,7 @@ fn binding(check: &str, management: &Management, vhost: &str, exchange: &str, qu
         }
         Ok(Answer { status: 404, .. }) => false,
         Ok(Answer { status, .. }) => {
-            return Finding::new(check, Verdict::Note, format!("its binding was not looked at: status {status}"));
+            return Finding::new(check, Verdict::Note, format!("its binding was not checked: status {status}"));
         }
         Err(why) => return Finding::new(check, Verdict::Problem, why),
     };

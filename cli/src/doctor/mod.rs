@@ -80,7 +80,7 @@ fn print(report: &Report, fixes: &[Fix], format: Format) -> Result<(), Failure> 
 
 fn conclusion(report: &Report) -> Result<(), Failure> {
     if !report.is_connected() {
-        let text = "no connection to the broker could be made; the last line of its checks says why";
+        let text = "no connection to the broker could be made; the last line of the checks has the reason";
         return Err(Error::new(ErrorKind::Connection, text).into());
     }
     match report.count(Verdict::Problem) {

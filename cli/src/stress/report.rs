@@ -186,8 +186,8 @@ impl Report {
         let checked = checked();
         let counts = off_home();
         let words: Vec<String> = counts.iter().map(|(name, count)| format!("{count} {name}")).collect();
-        self.line(&format!("audit: {checked} events looked at, {}", words.join(", ")));
-        self.demand(checked >= events, &format!("{checked} events looked at, and {events} were wanted"));
+        self.line(&format!("audit: {checked} events checked, {}", words.join(", ")));
+        self.demand(checked >= events, &format!("{checked} events checked, and {events} were required"));
         for (name, count) in counts {
             self.demand(count == 0, &format!("{name}: {count}"));
         }

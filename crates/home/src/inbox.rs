@@ -236,7 +236,7 @@ impl Inbox {
                 guarded(&**hook);
                 let taken = begun.elapsed();
                 if taken > HOOK_LIMIT {
-                    tracing::warn!(?taken, "the wake hook of a foreign loop held up whoever completes a future of it");
+                    tracing::warn!(?taken, "the wake hook of a foreign loop blocked a thread that completes a future");
                 }
             }
         }

@@ -29,7 +29,7 @@ pub enum End {
 impl fmt::Display for End {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
-            End::Abandoned => "whoever was to complete this future dropped its completer",
+            End::Abandoned => "the other end dropped its completer without using it",
             End::Cancelled => "the future was cancelled",
             End::TimedOut => "the deadline of the future passed",
             End::WrongHome => "the future was polled away from its home; await it in the runtime that made it",

@@ -79,7 +79,7 @@ pub(crate) fn handshake(endpoint: &Endpoint, error: &lapin::Error, greeting: &Gr
     }
     let address = endpoint.address();
     match server_said(error) {
-        Some((ACCESS_REFUSED, text)) => wrong_credentials(endpoint, &format!("the server said: {text}")),
+        Some((ACCESS_REFUSED, text)) => wrong_credentials(endpoint, &format!("the server's text: {text}")),
         Some((NOT_ALLOWED, text)) => not_allowed(endpoint, text),
         Some((_, text)) => Error::new(ErrorKind::Connection, format!("{address} refused the connection: {text}")),
         None => match error.kind() {
@@ -163,7 +163,7 @@ fn not_allowed(endpoint: &Endpoint, text: &str) -> Error {
 fn closed_without_a_word(endpoint: &Endpoint, stage: HandshakeStage) -> Error {
     let address = endpoint.address();
     match stage {
-        HandshakeStage::Greeted => wrong_credentials(endpoint, "the server closed the connection and said nothing"),
+        HandshakeStage::Greeted => wrong_credentials(endpoint, "the server closed the connection without a reason"),
         HandshakeStage::Tuned => {
             let asked = |name: &str, value: Option<u64>| value.map(|value| format!("{name}={value}"));
             let settings: Vec<String> = [
@@ -181,7 +181,9 @@ fn closed_without_a_word(endpoint: &Endpoint, stage: HandshakeStage) -> Error {
             };
             Error::new(
                 ErrorKind::Connection,
-                format!("{address} took the credentials and then closed the connection: {settings}; its log says why"),
+                format!(
+                    "{address} accepted the credentials and then closed the connection: {settings}; its log has the reason"
+                ),
             )
         }
         HandshakeStage::Silent => Error::new(
@@ -228,7 +230,7 @@ pub(crate) fn lost(address: &str, error: Option<&lapin::Error>) -> Error {
                 "nothing came from the server for two heartbeats".to_owned()
             }
             (None, lapin::ErrorKind::IOError(cause)) if closed_in_handshake(cause) => {
-                "the other end closed it without a word (a restart, a kill, or the network)".to_owned()
+                "the other end closed it without a reason (a restart, a kill, or the network)".to_owned()
             }
             (None, lapin::ErrorKind::IOError(cause)) => cause.to_string(),
             (None, _) => error.to_string(),

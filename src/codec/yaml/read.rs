@@ -63,7 +63,7 @@ pub(in crate::codec) fn decode(body: &[u8]) -> Result<Cow<'_, str>> {
     }
     let text = char::decode_utf16(units.iter().map(|bytes| unit(*bytes))).collect::<std::result::Result<String, _>>();
     let text = text.map_err(|_| {
-        let why = "the body is UTF-16 with a lone surrogate in it, which is no character";
+        let why = "the body is UTF-16 with a lone surrogate in it, which is not a character";
         Error::new(ErrorKind::Decode, why)
     });
     text.map(Cow::Owned)
@@ -217,13 +217,10 @@ impl<'a> Reader<'a> {
         let (size, height) = match self.anchors.get(name) {
             Some(Anchor::Kept { size, height, .. }) => (*size, *height),
             Some(Anchor::Open) => {
-                return Err(Fault::new(
-                    start,
-                    "an alias stands inside what it stands for; a value cannot contain itself",
-                ));
+                return Err(Fault::new(start, "an alias stands inside its own anchor; a value cannot contain itself"));
             }
             Some(Anchor::Nothing) => return Err(Fault::new(start, "an alias stands for `<<` or `=`")),
-            None => return Err(Fault::new(start, "an alias stands for nothing that came before it")),
+            None => return Err(Fault::new(start, "an alias has no anchor before it")),
         };
         // All before the value is copied.
         self.count(start, size)?;
@@ -326,7 +323,7 @@ impl<'a> Reader<'a> {
                 Key::Value(Value::Map(map)) if map.len() == 1 => {
                     Value::Tuple(map.into_iter().flat_map(|(key, value)| [key, value]).collect())
                 }
-                _ => return Err(Fault::new(start, "this stands in a list of pairs and is not a mapping of one key")),
+                _ => return Err(Fault::new(start, "an item of a list of pairs is not a mapping of one key")),
             }),
             Some(Content::Mapping { pairs, key, is_pair }) => match key.take() {
                 Some(key) => pairs.push((key, no_key(value, start)?)),
@@ -334,7 +331,7 @@ impl<'a> Reader<'a> {
                     if let (Key::Value(value), false) = (&value, *is_pair)
                         && let Some(kind) = resolve::unhashable(value)
                     {
-                        let why = format!("a {kind} stands as a key, which Python cannot have");
+                        let why = format!("a {kind} is used as a key, which Python does not allow");
                         return Err(Fault::new(start, why));
                     }
                     *key = Some(value);
@@ -349,8 +346,8 @@ impl<'a> Reader<'a> {
 fn no_key(value: Key, start: Mark) -> Done<Value> {
     match value {
         Key::Value(value) => Ok(value),
-        Key::Merge => Err(Fault::new(start, "a plain `<<` stands for no value; put it into quotes")),
-        Key::Equals => Err(Fault::new(start, "a plain `=` stands for no value; put it into quotes")),
+        Key::Merge => Err(Fault::new(start, "a plain `<<` is not a value; put it into quotes")),
+        Key::Equals => Err(Fault::new(start, "a plain `=` is not a value; put it into quotes")),
         Key::Pair(..) => Err(Fault::new(start, "a pair stands outside of a list of pairs")),
     }
 }

@@ -283,11 +283,11 @@ impl<'a> Timestamp<'a> {
             _ => 0,
         };
         if self.year == 0 || !(1..=days).contains(&self.day) {
-            return Err("this has the shape of a date, and there is no such day");
+            return Err("this looks like a date, and the day does not exist");
         }
         let Some(time) = &self.time else { return Ok(()) };
         if time.hour > 23 || time.minute > 59 || time.second > 59 {
-            return Err("this has the shape of a time, and there is no such time");
+            return Err("this looks like a time, and the time does not exist");
         }
         if time.offset.is_some_and(|offset| offset.abs() >= 24 * 60) {
             return Err("this has the shape of a time, and its offset from UTC is a day or more");

@@ -868,8 +868,8 @@ impl<'a> Scanner<'a> {
         };
         let character = char::from_u32(code).ok_or_else(|| {
             let why = match code {
-                0xD800..=0xDFFF => "an escape stands for a lone surrogate, which a string cannot hold here",
-                _ => "an escape stands for no character of Unicode",
+                0xD800..=0xDFFF => "an escape is a lone surrogate, which a string cannot hold here",
+                _ => "an escape is not a character of Unicode",
             };
             Fault::new(mark, why)
         })?;
