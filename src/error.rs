@@ -101,9 +101,9 @@ struct Inner {
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[cfg_attr(not(feature = "rabbitmq"), allow(dead_code, reason = "what only a real broker refuses"))]
 pub(crate) enum Detail {
-    /// The kind says it all.
+    /// Nothing beside the kind.
     None,
-    /// What the other end said when it failed.
+    /// The text of the other end's failure.
     Remote(String),
     /// What exists differs from what was declared.
     Differs(Box<Difference>),
@@ -150,18 +150,18 @@ pub(crate) enum Limit {
 }
 
 impl Error {
-    /// An error of this kind that says this. The message names what was tried, on what, why it failed and what to do.
+    /// An error of this kind, with this message. The message names what was tried, on what, why it failed and what to do.
     pub fn new(kind: ErrorKind, message: impl Into<String>) -> Self {
         Self::with_detail(kind, message, Detail::None)
     }
 
-    /// What the other end said when it failed, and what was asked of it.
+    /// The text of the other end's failure, and what was asked of it.
     pub(crate) fn remote_exception(what: &str, text: String) -> Self {
         let message = format!("{what}: the other end failed: {text}");
         Self::with_detail(ErrorKind::RemoteException, message, Detail::Remote(text))
     }
 
-    /// An error that says more to the parts of homing than its kind does.
+    /// An error with details for the other parts of homing.
     pub(crate) fn with_detail(kind: ErrorKind, message: impl Into<String>, detail: Detail) -> Self {
         Error(Arc::new(Inner { kind, message: message.into(), detail, source: None }))
     }
@@ -207,7 +207,7 @@ impl Error {
     }
 
     /// True for an error of the connection as a whole rather than of what was asked: there is none, it went in between, or the
-    /// communicator is closed. [`Communicator::connection_state`](crate::Communicator::connection_state) says how it is now.
+    /// communicator is closed. [`Communicator::connection_state`](crate::Communicator::connection_state) is its state now.
     #[must_use]
     pub fn is_connection(&self) -> bool {
         matches!(

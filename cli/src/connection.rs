@@ -43,7 +43,7 @@ pub(crate) fn options(global: &Global) -> Result<CommunicatorBuilder, Failure> {
     Ok(builder(global, url))
 }
 
-/// Connects for one thing to be done: whoever asked for it can ask again.
+/// Connects for one thing to be done, which its user can start again.
 pub(crate) async fn connect(global: &Global) -> Result<Communicator, Failure> {
     start(global, options(global)?, ReconnectPolicy::Never).await
 }

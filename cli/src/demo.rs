@@ -1,4 +1,4 @@
-//! `homing demo`: homes of three kinds that call each other, share a task queue and hear broadcasts; then the crash that
+//! `homing demo`: homes of three kinds that call each other, share a task queue and receive broadcasts; then the crash that
 //! the project exists for, and what happens instead.
 //!
 //! Every thread name that is printed was observed in this run. When a completion is seen off its home, the demo says so
@@ -185,7 +185,7 @@ fn tasks(communicator: &Communicator, places: &[Place]) -> Result<(), Failure> {
 
 const TASKS_HOMES: usize = 3;
 
-/// One broadcast, heard on three homes.
+/// One broadcast, received on three homes.
 fn broadcasts(communicator: &Communicator, places: &[Place]) -> Result<(), Failure> {
     show!("\n3. Broadcasts: one is sent, every home whose filter lets it pass hears it.")?;
     let (tell, told) = mpsc::channel();

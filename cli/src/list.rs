@@ -70,7 +70,7 @@ fn count(queue: &str, depth: inspect::Depth, format: Format) -> Result<(), Failu
     }
 }
 
-/// A person at a terminal is asked; a script says --peek.
+/// A person at a terminal is asked; a script uses --peek.
 fn asks_for_more(format: Format) -> Result<bool, Failure> {
     if format == Format::Json || !stdin().is_terminal() || !stderr().is_terminal() {
         return Ok(false);

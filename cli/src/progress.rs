@@ -18,7 +18,7 @@ pub(crate) enum Stage {
     Sent,
 }
 
-/// Shared between the work and whoever ends it.
+/// Shared between the work and the code that ends it.
 #[derive(Clone, Debug)]
 pub(crate) struct Progress(Arc<AtomicU8>);
 

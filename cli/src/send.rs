@@ -12,7 +12,7 @@ use crate::progress::{Progress, Stage, bounded};
 use crate::stop::Stop;
 use crate::{batch, note, values};
 
-/// How long the look at the queue may take, which goes on beside connecting.
+/// How long the check of the queue may take, which runs beside connecting.
 const LOOK: Duration = Duration::from_secs(3);
 
 pub(crate) async fn run(command: Send, global: &Global, stop: Stop) -> Result<(), Failure> {

@@ -6,7 +6,7 @@
 //! which the broker said it.
 //!
 //! Not here: what kiwipy puts into queues and bodies (that is the communicator's), and reconnecting (a broker that loses
-//! its connection says so once, and is then finished).
+//! its connection reports it once, and has ended then).
 
 #![cfg_attr(not(feature = "rabbitmq"), allow(dead_code, reason = "what only a real broker says or reads"))]
 
@@ -148,7 +148,7 @@ pub(crate) enum Acknowledge {
     None,
 }
 
-/// Says which delivery is acknowledged. Of use only with the broker (and the opening of the lane) that gave it: an
+/// Names the delivery that is acknowledged. Of use only with the broker (and the opening of the lane) that gave it: an
 /// acknowledgement for a lane that has died since goes nowhere, for the broker has taken the message back.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(crate) struct Receipt {
@@ -181,14 +181,14 @@ pub(crate) enum Nack {
     Discard,
 }
 
-/// What a broker says of its own accord.
+/// What a broker sends without being asked.
 #[derive(Debug)]
 pub(crate) enum BrokerEvent {
     /// The outcome of a publish that [`Broker::publish`] left open; once for each.
     Published { id: PublishId, outcome: Result<()> },
     /// A message for the consumer of this tag.
     Delivery { consumer: Arc<str>, delivery: Delivery },
-    /// The server ended this consumer (its queue was deleted, say). Not sent for [`Broker::cancel`].
+    /// The server ended this consumer (its queue was deleted, for example). Not sent for [`Broker::cancel`].
     ConsumerCancelled { consumer: String },
     /// The server closed this lane; its consumers are gone and what they had unacknowledged is back in the queues.
     LaneClosed { lane: Lane, opening: u32, consumers: Vec<String>, error: Error },
@@ -198,11 +198,11 @@ pub(crate) enum BrokerEvent {
     Unblocked,
     /// Never emitted by a broker: the communicator puts it in, and is notified when all events before it have been handled.
     Barrier(tokio::sync::oneshot::Sender<()>),
-    /// The connection is gone, and this broker with it; said once, as the last event. Never said after [`Broker::close`].
+    /// The connection is gone, and this broker with it; sent once, as the last event. Never sent after [`Broker::close`].
     Lost { error: Error },
 }
 
-/// Where a broker says its events. Unbounded, since what can arrive is bounded by prefetch and by the requests under way.
+/// Where a broker sends its events. Unbounded, since what can arrive is bounded by prefetch and by the requests under way.
 pub(crate) type EventSender = tokio::sync::mpsc::UnboundedSender<BrokerEvent>;
 
 /// How a connection is to be made, beside its URL.
@@ -212,7 +212,7 @@ pub(crate) struct ConnectOptions {
     pub connect_timeout: Duration,
     /// For every question to the server (declare, bind, consume…).
     pub operation_timeout: Duration,
-    /// The heartbeat to ask for; `None` leaves what the URL or the server says.
+    /// The heartbeat to ask for; with `None` the URL's or the server's counts.
     pub heartbeat: Option<Duration>,
     /// Shown in the server's list of connections.
     pub connection_name: String,
@@ -228,13 +228,13 @@ pub(crate) trait Broker: Sized + 'static {
         events: EventSender,
     ) -> impl Future<Output = Result<Self>>;
 
-    /// What the server says of itself: product, version and so on.
+    /// The server's properties: product, version and so on.
     fn server_properties(&self) -> Vec<(String, String)>;
 
     /// Takes a message over. Messages go out in the order of the calls; many may be under way.
     ///
     /// The outcome is the broker's: `Ok` when it has taken the message over (its confirm). `Some` is an outcome that is known
-    /// at once. `None` says that it comes later, exactly once, as [`BrokerEvent::Published`] under this id; unless
+    /// at once. `None` means that it comes later, exactly once, as [`BrokerEvent::Published`] under this id; unless
     /// [`BrokerEvent::Lost`] comes first or the broker is closed, after which whether the message arrived is not known.
     ///
     /// # Errors
@@ -248,10 +248,10 @@ pub(crate) trait Broker: Sized + 'static {
     /// `Encode`, and what homing adds to a message has to fit.
     fn properties_limit(&self) -> usize;
 
-    /// Declares a topic exchange. `PreconditionFailed` says which property differs.
+    /// Declares a topic exchange. `PreconditionFailed` names the property that differs.
     fn declare_exchange(&self, spec: &ExchangeSpec) -> impl Future<Output = Result<()>>;
 
-    /// Declares a queue. `PreconditionFailed` says which argument differs, what the server has and what we asked for.
+    /// Declares a queue. `PreconditionFailed` names the argument that differs, the server's value and ours.
     fn declare_queue(&self, spec: &QueueSpec) -> impl Future<Output = Result<()>>;
 
     /// Binds a queue to an exchange.
@@ -266,7 +266,7 @@ pub(crate) trait Broker: Sized + 'static {
     /// Starts a consumer. The prefetch is per consumer.
     fn consume(&self, spec: &ConsumeSpec) -> impl Future<Output = Result<()>>;
 
-    /// Ends a consumer; resolves when its last delivery has been said. What it has unacknowledged stays so until it is
+    /// Ends a consumer; resolves when its last delivery has been sent as an event. What it has unacknowledged stays so until it is
     /// settled.
     fn cancel(&self, consumer: &str) -> impl Future<Output = Result<()>>;
 

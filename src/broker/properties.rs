@@ -452,7 +452,7 @@ mod tests {
         assert_eq!((properties.header("theirs"), properties.text("homing-cut-headers")), (None, Some("theirs")));
         assert!(properties.text("homing-cut-theirs").is_some_and(|text| text.ends_with('…')));
         assert!(properties.wire_size() <= 600);
-        // A table is left out as a whole, and what cannot be made to fit is said so.
+        // A table is left out as a whole, and what cannot be made to fit is reported.
         let mut properties = Properties::default();
         properties.set("table", HeaderValue::Array(vec![HeaderValue::I64(1); 1000]));
         assert!(properties.fit(500) && properties.header("table").is_none());

@@ -79,7 +79,7 @@ impl BrokerUrl {
     /// Reads a URL.
     ///
     /// # Errors
-    /// `InvalidArgument` that says which part is wrong, and repeats none that could hold a secret.
+    /// `InvalidArgument`, which names the part that is wrong and repeats none that could hold a secret.
     pub(crate) fn parse(text: &str) -> Result<Self> {
         if let Some(name) = text.strip_prefix("memory:") {
             if name.contains('/') {

@@ -44,7 +44,7 @@
 //! # Ok::<(), homing::Error>(())
 //! ```
 //!
-//! In the context of a current-thread tokio runtime a wait would block the only thread that could end it, and says so at
+//! In the context of a current-thread tokio runtime a wait would block the only thread that could end it, and is refused at
 //! once; inside a [blocking subscriber](crate::Subscriber::blocking) it is allowed. On a worker of a multi-thread runtime the
 //! worker's other tasks move away first.
 

@@ -14,7 +14,7 @@ use crate::driver::{Limits, ReconnectPolicy};
 use crate::error::{Error, ErrorKind, Result};
 use crate::wire::names::{Names, TestingMode};
 
-/// How many tasks a subscriber may have in hand unless told otherwise. kiwipy's default is no limit.
+/// The default prefetch of a task queue. kiwipy's default is no limit.
 const DEFAULT_TASK_PREFETCH: u16 = 256;
 
 /// Settings for tasks that run for longer than the broker's delivery timeout; see [`CommunicatorBuilder::long_tasks`].
@@ -297,7 +297,7 @@ impl CommunicatorBuilder {
         self
     }
 
-    /// Where to connect to. What the program has set counts, whatever the URL says.
+    /// Where to connect to. What the program has set counts before the URL.
     ///
     /// # Errors
     /// `InvalidArgument` for a URL that cannot be used.

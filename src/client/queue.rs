@@ -206,7 +206,7 @@ impl fmt::Debug for Tasks {
     }
 }
 
-/// Gives a pull up when whoever waits for it goes. A task that was on its way goes back, unless it has been taken.
+/// Gives a pull up when its caller has gone. A task that was on its way goes back, unless it has been taken.
 struct PullGuard<'a> {
     port: &'a Arc<Port>,
     id: PullId,

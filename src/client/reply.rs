@@ -1,6 +1,6 @@
 //! A caller's side of a request: from the reply as it came, through any number of `pending`, to the outcome.
 //!
-//! It lives at the caller's home, where replies are read. The communicator thread keeps the correlation id until told to
+//! It lives at the caller's home, where replies are read. The communicator thread keeps the correlation id until it is asked to
 //! forget it, so that a reply behind a `pending` is never lost in between.
 
 use std::fmt;

@@ -537,7 +537,7 @@ impl BroadcastSend {
         self
     }
 
-    /// A mark of one's own.
+    /// An identifier of your own, for logs.
     pub fn correlation_id(mut self, correlation_id: impl Into<Value>) -> Self {
         self.0.set(|broadcast| broadcast.correlation_id = correlation_id.into());
         self

@@ -35,7 +35,7 @@ pub trait Codec: Send + Sync + 'static {
     /// Reads a body.
     ///
     /// # Errors
-    /// `Decode`, with the place of the fault. The error does not repeat what stands there.
+    /// `Decode`, with the place of the fault. The error does not repeat the text.
     fn decode(&self, body: &[u8]) -> Result<Value>;
 
     /// Checks that a value can be written. The default writes it and drops the result.

@@ -29,7 +29,7 @@ pub(super) fn fits_digits(int: &BigInt) -> bool {
 /// A value as a body carries it. Python's kinds are kept apart where a peer would see the difference: a tuple is not a list,
 /// bytes are not a string. A tag that is not known is carried with its value; nothing is ever constructed from it.
 ///
-/// Values nest up to 200 levels: deeper ones are neither read nor sent. Whoever nests more by hand does so within the stack
+/// Values nest up to 200 levels: deeper ones are neither read nor sent. A program that nests more by hand does so within the stack
 /// of the thread, for copying, comparing, printing and dropping a value takes some of it for each level.
 ///
 /// Strings are Unicode text. Python's strings can also hold lone surrogates (halves of a character, as in `"\ud800"`); these

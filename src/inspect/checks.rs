@@ -21,9 +21,9 @@ use crate::error::{Detail, Difference, Error, ErrorKind, Limit, Result};
 
 /// How long a publish may take to be confirmed before it counts as held up.
 const CONFIRM: Duration = Duration::from_secs(2);
-/// How long after a confirm the broker may say that it blocks whoever publishes.
+/// How long after a confirm the broker may report that it blocks publishers.
 const BLOCK: Duration = Duration::from_millis(300);
-/// From here on a round trip is worth a word: kiwipy's `task_send` waits for three of them.
+/// A round trip that takes longer is reported: kiwipy's `task_send` waits for three of them.
 const SLOW: Duration = Duration::from_millis(250);
 /// Fewer channels than this are used up by a few task queues.
 const FEW_CHANNELS: u16 = 16;
@@ -70,7 +70,7 @@ fn millis(time: Duration) -> f64 {
     (time.as_secs_f64() * 1e6).round() / 1e3
 }
 
-/// Name, TCP and TLS, on a connection of their own that says nothing of AMQP.
+/// Name, TCP and TLS, on a connection of their own without AMQP.
 async fn transport(report: &mut Report, endpoint: &Endpoint, limit: Duration) -> Result<(), ()> {
     let since = Instant::now();
     match look_up(endpoint, limit).await {
@@ -127,7 +127,7 @@ async fn transport(report: &mut Report, endpoint: &Endpoint, limit: Duration) ->
     }
 }
 
-/// What rustls says, in short, and what to do.
+/// The error of rustls, in short, and what to do.
 fn tls_failure(text: &str) -> (&'static str, &'static str) {
     for (said, why, advice) in [
         (

@@ -68,7 +68,7 @@ pub fn target(options: &CommunicatorBuilder) -> Result<Target> {
     Ok(Target { virtual_host, task_queue: options.names.task_queue.to_string() })
 }
 
-/// What [`declared`] tells, as the broker floor has it; the quarantine queue is the last.
+/// What [`declared`] returns, in the types of the broker floor; the quarantine queue is the last.
 pub(super) fn specs(options: &CommunicatorBuilder) -> (Vec<ExchangeSpec>, Vec<QueueSpec>) {
     let names = &options.names;
     let mut exchanges = vec![names.exchange(Exchange::Message)];

@@ -2,7 +2,7 @@
 //!
 //! [`inspect`] gives a [`Report`]: whether the broker can be reached, by which protocol and how fast, whether it accepts the credentials, what its version means
 //! for this program, and whether its exchanges and queues are as this program would declare them. [`depth`] counts a queue,
-//! [`peek`] looks at its messages.
+//! [`peek`] shows its messages.
 //!
 //! The connection is made on a thread of its own that ends with the question, so any runtime may ask.
 //!
@@ -43,7 +43,7 @@ use crate::error::{Error, ErrorKind, Result};
 /// How long the end of the connection may take.
 const FAREWELL: Duration = Duration::from_secs(3);
 
-/// Looks at the broker of these options, and at what they name there.
+/// Checks the broker of these options, and the exchanges and queues that they name.
 ///
 /// What is wrong with the broker is in the report, also when it cannot be reached at all.
 ///
@@ -109,7 +109,7 @@ async fn on_own_thread<T: Send + 'static>(work: impl AsyncFnOnce() -> Result<T> 
             let result = LocalSet::new().block_on(&runtime, work());
             // A name look-up that is stuck must not keep this thread.
             runtime.shutdown_background();
-            // Whoever asked may have gone.
+            // The caller may have gone.
             let _ = answer.send(result);
         })
         .map_err(failed)?;

@@ -71,7 +71,7 @@ pub async fn depth(options: &CommunicatorBuilder, queue: &str) -> Result<Depth> 
     .await
 }
 
-/// Looks at the first `most` messages of a queue.
+/// Shows the first `most` messages of a queue.
 ///
 /// # Behavior
 /// AMQP cannot show messages: they are fetched and given back at once, in their order, and **the broker marks them as redelivered**

@@ -133,7 +133,7 @@ impl fmt::Debug for Later {
     }
 }
 
-/// Answers a request later, from any thread, once. Dropped without it, the answer is an exception that says so.
+/// Answers a request later, from any thread, once. If it is dropped, the answer is an exception.
 ///
 /// A second answer does not compile:
 ///

@@ -11,7 +11,7 @@ use crate::driver::port::{Port, Transfer};
 use crate::error::{Error, ErrorKind, Result};
 use crate::panics::caught;
 
-/// What a communicator does unless told otherwise for one message or queue.
+/// The defaults of a communicator, for messages and queues without settings of their own.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Defaults {
     pub(crate) call_timeout: Duration,
@@ -34,7 +34,7 @@ impl Context {
 
     /// A body as this broker takes it. Called by the sender, on its own thread. A codec that panics is an error.
     pub(crate) fn encode(&self, value: Value) -> Result<Body> {
-        // Guards: a codec that takes any depth, and the stack of whoever drops the value: here, and at the other end of
+        // Guards: a codec that takes any depth, and the stack of the thread that drops the value: here, and at the other end of
         // `memory:`.
         if value.is_too_deep() {
             value.dispose();

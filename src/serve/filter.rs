@@ -80,7 +80,7 @@ impl BroadcastFilter {
         Ok(self)
     }
 
-    /// Lets this one sender pass: a process id, say.
+    /// Lets this one sender pass, such as a process id.
     #[must_use]
     pub fn sender_is(mut self, sender: impl Into<Value>) -> Self {
         self.senders.push(Check::Equal(sender.into()));

@@ -8,7 +8,7 @@ use crate::driver::tasks::SubscriberId;
 use crate::error::Result;
 use crate::home::Home;
 
-/// The guard of a subscriber. It is where the subscriber's messages are taken in: in whoever adds it at first, then in the
+/// The guard of a subscriber. It is where the subscriber's messages are taken in: in the code that adds it at first, then in the
 /// task that serves it. Dropped, it takes the subscriber out: when adding is given up, when the home ends before it has
 /// polled that task for the first time, or when the task ends.
 pub(crate) struct Registration {

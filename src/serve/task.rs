@@ -1,6 +1,6 @@
 //! The home side of tasks: subscribers that get them pushed, and a task that was taken from its queue.
 //!
-//! A task in hand is settled exactly once, by its outcome, or goes back to its queue when whoever holds it lets it go.
+//! A task in hand is settled exactly once, by its outcome, or goes back to its queue when its holder drops it.
 
 use std::fmt;
 use std::future::Future;

@@ -4,11 +4,11 @@ use crate::broker::Properties;
 
 /// Counts how often a message was sent again, since it was not known whether the one before had arrived.
 pub(crate) const RESEND: &str = "homing-resend";
-/// Counts how often a task has been copied on behalf of a lease. Whoever had it may have run it.
+/// Counts how often a task has been copied on behalf of a lease. That worker may have run it.
 pub(crate) const LEASE: &str = "homing-lease";
 /// Which attempt a copy of a task is, from 2 on.
 pub(crate) const ATTEMPT: &str = "homing-attempt";
-/// A number by which a copy of a task is told from every other one.
+/// A number that tells a copy of a task from all others.
 pub(crate) const COPY: &str = "homing-copy";
 /// Why a task is in quarantine, and the queue that it came from.
 pub(crate) const QUARANTINE_REASON: &str = "homing-quarantine-reason";

@@ -8,7 +8,7 @@ use crate::broker::{Access, AutoDelete, Durability, ExchangeSpec, QueueSpec};
 use crate::error::{Error, ErrorKind, Result};
 
 pub(crate) const RPC_TOPIC: &str = "[rpc].";
-/// homing's own: the word that a caller is gone, for the same name.
+/// homing's own: the notice that a caller is gone, for the same name.
 const GONE_TOPIC: &str = "[gone].";
 /// homing's own: where callers ask for answers that they have lost.
 pub(crate) const ANSWERS_KEY: &str = "[homing].answers";
@@ -80,7 +80,7 @@ impl Identifier {
         Arc::clone(&self.routing_key)
     }
 
-    /// Where the word goes that a caller is gone; `None` for a name that leaves no room for it.
+    /// Where the notice goes that a caller is gone; `None` for a name that leaves no room for it.
     pub(crate) fn gone_key(&self) -> Option<String> {
         let key = format!("{GONE_TOPIC}{}", self.as_str());
         (key.len() <= ROUTING_KEY_MAX).then_some(key)
@@ -318,7 +318,7 @@ impl Names {
         }
     }
 
-    /// Where tasks go that cannot be read. Durable, for somebody is to look at them.
+    /// Where tasks go that cannot be read. Durable, for people to inspect.
     pub(crate) fn quarantine_queue(&self, queue: &str) -> QueueSpec {
         let (durability, expires) = self.lasting();
         QueueSpec {

@@ -1,4 +1,4 @@
-//! What a reply says: kiwipy's response mappings (`rmq/utils.py`), written and read.
+//! The contents of a reply: kiwipy's response mappings (`rmq/utils.py`), written and read.
 
 use crate::codec::{Map, Value};
 use crate::error::{Error, ErrorKind, Result};
@@ -19,7 +19,7 @@ pub(crate) enum Response {
     Pending,
 }
 
-/// Whether a reply says which host it is from. kiwipy's replies to tasks do, those to calls do not.
+/// Whether a reply names its host. kiwipy's replies to tasks do, those to calls do not.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Host {
     Named,

@@ -10,7 +10,7 @@ use serde_json::Value as Json;
 
 use super::http::{Answer, Management, segment};
 
-/// Adds what the API says to the report; what could be fixed is given back.
+/// Adds the API's findings to the report, and returns what could be fixed.
 pub(super) fn look(report: &mut Report, management: &Management, target: &Target, declared: &[Declared]) -> Vec<Fix> {
     const CHECK: &str = "management";
     match management.get("/api/overview") {

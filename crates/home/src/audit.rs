@@ -1,6 +1,6 @@
 //! Counts what happens to futures, and whether it happened at home.
 //!
-//! The invariant holds by construction; this is how a run says so in numbers. The counters are compiled in with the
+//! The invariant holds by construction; this is how a run shows it in numbers. The counters are compiled in with the
 //! feature `audit` (tests, the stress program, the demo) and cost nothing without it.
 
 use super::identity::Identity;

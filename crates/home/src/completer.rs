@@ -12,8 +12,8 @@ use super::outcome::{End, Outcome};
 /// future's side and cannot be used twice. Dropped unused, by a panic for instance, it ends its future as
 /// [`End::Abandoned`].
 ///
-/// Whoever holds the completer holds one of the home's permits: the future counts as open until its completion has been
-/// handled at home, even if the future was dropped long before. [`is_unwanted`](Self::is_unwanted) tells when that is in vain.
+/// The holder of the completer holds one of the home's permits: the future counts as open until its completion has been
+/// handled at home, even if the future was dropped long before. [`is_unwanted`](Self::is_unwanted) is true when that is in vain.
 ///
 /// # Examples
 ///

@@ -39,7 +39,7 @@ pub(crate) enum Envelope {
 }
 
 impl Envelope {
-    /// Its home has ended: what it brings is dropped, and whoever waits for it hears so. On the home only, at its end.
+    /// Its home has ended: what it brings is dropped, and its waiter is notified. On the home only, at its end.
     pub(crate) fn end(self) {
         match self {
             Envelope::Completion(cell) | Envelope::Deadline(cell) | Envelope::Returned(cell) => {

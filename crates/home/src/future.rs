@@ -19,7 +19,7 @@ use super::outcome::{End, Outcome};
 ///
 /// # Cancel safety
 /// Dropping it before it has ended is the way to give up; what arrives later is dropped at home. It counts as open until
-/// its [`Completer`] is used or dropped too: whoever holds the completer holds the home's permit for it.
+/// its [`Completer`] is used or dropped too: the holder of the completer holds the home's permit for it.
 #[must_use = "futures do nothing unless awaited"]
 pub struct HomeFuture<T: Send + 'static> {
     /// `None` once it has ended in the hands of its owner.

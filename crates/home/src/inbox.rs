@@ -1,4 +1,4 @@
-//! A home's inbox: where every completion, wake and call for that home arrives, and the bell that says so.
+//! A home's inbox: where every completion, wake and call for that home arrives, and the bell that rings for it.
 //!
 //! Any thread may [post](Inbox::post), which never blocks and runs no user code but the wake hook of a foreign loop; only the
 //! home takes out. A permit for a future is [taken](Inbox::try_reserve) when the future is made, so that a

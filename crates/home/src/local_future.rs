@@ -93,7 +93,7 @@ impl<T: Send + 'static> LocalFuture<T> {
         home.start(async move { call(self.future.await) }, None);
     }
 
-    /// What ends this future as timed out, for a timer of one's own.
+    /// What ends this future as timed out, for a timer of your own.
     #[doc(hidden)]
     #[must_use]
     pub fn deadline(&self) -> Option<Deadline> {

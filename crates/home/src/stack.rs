@@ -3,7 +3,7 @@
 /// How much a wait needs for itself and for what it goes on with: callbacks, tasks, logging.
 const RESERVE: usize = 128 << 10;
 
-/// How much may lie between waits where the system does not say how large the stack is.
+/// How much may lie between waits where the system does not report the size of the stack.
 const UNKNOWN: usize = 128 << 10;
 
 /// About where the stack of this thread stands.
@@ -24,7 +24,7 @@ fn is_known(limit: usize) -> bool {
     limit == super::EVENT_LOOP_STACK
 }
 
-/// The lowest address that the stack of this thread may grow down to, where the system says so.
+/// The lowest address that the stack of this thread may grow down to, where the system reports it.
 #[cfg(all(target_os = "linux", not(homing_loom)))]
 fn lowest(here: usize) -> Option<usize> {
     use std::cell::Cell;

@@ -2,7 +2,7 @@
 //!
 //! A thread that no runtime drives may always wait: its home goes on meanwhile. A thread that drives a current-thread tokio
 //! runtime may not, since that runtime cannot be entered twice and whatever ends the wait may be one of its tasks: it is
-//! told at once. A worker of a multi-thread runtime may, after its other tasks have moved to another thread, of which a
+//! refused at once. A worker of a multi-thread runtime may, after its other tasks have moved to another thread, of which a
 //! runtime has no endless supply.
 
 use std::fmt;
@@ -11,7 +11,7 @@ use std::fmt;
 pub const MAX_DEPTH: usize = 1000;
 
 /// How many bytes of stack may lie between the outermost wait of a home and the next one before that is refused. On a thread
-/// with less it is refused while 128 KiB are left; where the system does not say what is left, from 128 KiB on. An
+/// with less it is refused while 128 KiB are left; where the system does not report what is left, from 128 KiB on. An
 /// [`EventLoop`](super::EventLoop) brings a larger stack and has [`EVENT_LOOP_STACK`].
 pub const MAX_STACK: usize = 1 << 20;
 
@@ -19,7 +19,7 @@ pub const MAX_STACK: usize = 1 << 20;
 pub const EVENT_LOOP_STACK: usize = 12 << 20;
 
 /// How many workers of one multi-thread tokio runtime may stand in waits at once. Each has another thread of the runtime
-/// work in its place; a runtime has 512 of these unless its builder says otherwise, and blocking subscribers need some too.
+/// work in its place; a runtime has 512 of these unless its builder sets another number, and blocking subscribers need some too.
 pub const MAX_WAITING_WORKERS: usize = 256;
 
 /// Why a wait was not begun, or not gone on with.

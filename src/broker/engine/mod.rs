@@ -1,5 +1,5 @@
 //! A broker as one value: exchanges, queues, bindings, consumers, acknowledgements, expiry and dead letters, as RabbitMQ has
-//! them. Not here: I/O, clocks, locks and threads. Whoever owns an [`Engine`] passes in requests with the time, takes the
+//! them. Not here: I/O, clocks, locks and threads. The owner of an [`Engine`] passes in requests with the time, takes the
 //! [`Effect`]s out, and calls again at [`Engine::next_deadline`].
 //!
 //! The same requests at the same times have the same results and effects in the same order. A request costs the same however
@@ -51,7 +51,7 @@ pub(crate) enum Published {
     Unroutable(Arc<Content>),
 }
 
-/// What a client is to be told of.
+/// What a client is notified of.
 #[derive(Debug)]
 pub(crate) enum Effect {
     /// A message for a consumer.

@@ -71,7 +71,7 @@ pub(crate) async fn connect(plan: Plan<'_>) -> Result<Link> {
         // TLS, if there is any, is inside.
         Ok(AsyncTcpStream::Plain(stream))
     };
-    // lapin's I/O thread takes this span as its cause, so it must say nothing secret either.
+    // lapin's I/O thread takes this span as its cause, so it must not contain a secret either.
     let span = debug_span!("amqp", role = %plan.role, %address);
     let handshake =
         Connection::connector(uri(&plan, wishes), kit(), hand_over, properties(&plan.name)).instrument(span);
@@ -160,7 +160,7 @@ pub(super) async fn secure(endpoint: &Endpoint, socket: Socket) -> Result<AsyncT
     }
 }
 
-/// The heartbeat to agree on, in seconds: what the program asks for, else what the URL says.
+/// The heartbeat to agree on, in seconds: the program's, else the URL's.
 fn heartbeat(plan: &Plan<'_>) -> Option<u16> {
     let wish = plan.heartbeat.or(plan.endpoint.heartbeat)?;
     // AMQP counts 65,535 whole seconds, and 0 means none: a wish of less than one is rounded up to it, and a longer one is the longest.

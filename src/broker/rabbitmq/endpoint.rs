@@ -1,4 +1,4 @@
-//! Where a RabbitMQ broker is and who we are to it. Says nothing secret: its `Debug` hides the password.
+//! Where a RabbitMQ broker is and who we are to it. Its `Debug` hides the password.
 
 use std::fmt;
 use std::time::Duration;
@@ -7,7 +7,7 @@ use crate::broker::url::BrokerUrl;
 pub(crate) use crate::broker::url::Transport;
 use crate::error::{Error, ErrorKind, Result};
 
-/// What a URL said, in the form in which the connector needs it.
+/// A URL's contents, in the form in which the connector needs them.
 #[derive(Clone)]
 #[cfg_attr(not(feature = "tls"), allow(dead_code, reason = "some of it is for TLS only"))]
 pub(crate) struct Endpoint {
@@ -17,7 +17,7 @@ pub(crate) struct Endpoint {
     pub username: String,
     pub password: String,
     pub vhost: String,
-    /// How long connecting may take, where the URL says so.
+    /// How long connecting may take, if the URL limits it.
     pub connect_timeout: Option<Duration>,
     /// The name that the server's certificate has to have, where it is not the host.
     pub server_name: Option<String>,

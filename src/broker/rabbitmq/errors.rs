@@ -1,6 +1,6 @@
-//! What lapin and the server say, as errors that name what was tried, why it failed and what to do.
+//! The errors of lapin and the server, in a form that names what was tried, why it failed and what to do.
 //!
-//! The server's texts are read here and nowhere else; whoever has to know more than the kind of an error asks its
+//! The server's texts are read here and nowhere else; code that needs more than the kind of an error asks its
 //! [`Detail`].
 
 use std::io;
@@ -127,7 +127,7 @@ fn wrong_credentials(endpoint: &Endpoint, why: &str) -> Error {
     )
 }
 
-/// NOT_ALLOWED means one of four things, which only the text tells apart.
+/// NOT_ALLOWED means one of four things, which differ only in the text.
 fn not_allowed(endpoint: &Endpoint, text: &str) -> Error {
     let address = endpoint.address();
     let Endpoint { username, vhost, .. } = endpoint;
@@ -159,7 +159,7 @@ fn not_allowed(endpoint: &Endpoint, text: &str) -> Error {
     Error::with_detail(ErrorKind::AccessRefused, text, Detail::VirtualHost)
 }
 
-/// What a server that closes without a word means depends on how far it came.
+/// Why a server closes without a reason depends on how far the handshake came.
 fn closed_without_a_word(endpoint: &Endpoint, stage: HandshakeStage) -> Error {
     let address = endpoint.address();
     match stage {
@@ -295,7 +295,7 @@ fn refused(what: &str, text: &str) -> Error {
     Error::with_detail(ErrorKind::PermissionDenied, message, Detail::Permission(Box::new(permission)))
 }
 
-/// As in `ACCESS_REFUSED - access to queue 'q' in vhost '/' refused for user 'u'`; newer ones say which right before `access`.
+/// As in `ACCESS_REFUSED - access to queue 'q' in vhost '/' refused for user 'u'`; newer ones have the right before `access`.
 fn permission(what: &str, text: &str) -> Option<Permission> {
     let (before, rest) = text.split_once("access to ")?;
     let (object, rest) = rest.split_once(" '")?;

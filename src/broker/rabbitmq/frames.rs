@@ -2,7 +2,7 @@
 //!
 //! lapin ends the whole connection over one string that is not UTF-8, and its parser calls itself for each table inside a
 //! table. RabbitMQ hands on any bytes and any depth. So every string and every table is walked here before lapin sees it:
-//! [`is_plain`] says whether lapin will read a content header, [`read_properties`] reads those that it will not,
+//! [`is_plain`] checks whether lapin will read a content header, [`read_properties`] reads those that it will not,
 //! [`mend_method`] makes the strings of a method readable.
 
 use crate::broker::{HeaderValue, OddPart, Oddity, Properties};
@@ -81,7 +81,7 @@ const STRINGS_BETWEEN: [(u16, OddPart); 4] = [
 const TIMESTAMP: u16 = 1 << 6;
 const STRINGS_AFTER: [(u16, OddPart); 4] =
     [(1 << 5, OddPart::Type), (1 << 4, OddPart::UserId), (1 << 3, OddPart::AppId), (1 << 2, OddPart::ClusterId)];
-/// The lowest bit says that more flags follow; the next has no meaning.
+/// The lowest bit means that more flags follow; the next has no meaning.
 const UNKNOWN_FLAGS: u16 = 0b11;
 
 /// True for the payload of a content header that lapin reads.

@@ -1,4 +1,4 @@
-//! Looks at a broker and changes nothing: what is behind `homing doctor` and `homing task list`.
+//! Inspects a broker and changes nothing: the part behind `homing doctor` and `homing task list`.
 //!
 //! Each question has a channel of its own, since the server answers a refused one by closing the channel. What exists is
 //! asked for passively; only an object that was there a moment ago is then declared with our arguments, which changes
@@ -80,7 +80,7 @@ pub(crate) struct Negotiated {
     pub frame_max: u32,
 }
 
-/// What a queue says of itself.
+/// What the broker reports of a queue.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Depth {
     pub ready: u32,
@@ -92,9 +92,9 @@ pub(crate) struct Depth {
 pub(crate) enum Object<T> {
     Absent,
     Same(T),
-    /// It exists with other arguments; the error says which.
+    /// It exists with other arguments; the error names them.
     Differs(T, Error),
-    /// The server did not say.
+    /// The server did not report it.
     Unknown(Error),
 }
 
@@ -104,7 +104,7 @@ pub(crate) struct Seen {
     pub message_id: Option<String>,
     pub correlation_id: Option<String>,
     pub redelivered: bool,
-    /// Seconds since 1970, where the sender has said so.
+    /// Seconds since 1970, where the sender has set it.
     pub timestamp: Option<u64>,
     /// Those that are no text as people read them.
     pub headers: Vec<(String, String)>,

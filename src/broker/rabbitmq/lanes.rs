@@ -2,7 +2,7 @@
 //!
 //! A lane is opened at its first use, and again after the server closed it; each opening has a number, which every receipt
 //! carries, for the server's delivery tags begin anew with every channel. Deliveries are forwarded by one task a consumer,
-//! in the server's order. The end of a lane is said when its last consumer has been read to the end, so that it never
+//! in the server's order. The end of a lane is reported when its last consumer has been read to the end, so that it never
 //! overtakes a delivery.
 
 use std::cell::{Cell, RefCell};
@@ -181,7 +181,7 @@ impl Lanes {
         None
     }
 
-    /// A consumer has been read to its end: finds out why, and says it.
+    /// A consumer has been read to its end: finds out why, and reports it.
     fn ended(&self, opening: &Opening, tag: &str, consuming: &Consuming, error: Option<&lapin::Error>) {
         opening.consumers.borrow_mut().remove(tag);
         self.consumers.borrow_mut().remove(tag);
@@ -203,7 +203,7 @@ impl Lanes {
         }
     }
 
-    /// The server closed this opening of a lane. Says so once, when no delivery of it can follow any more.
+    /// The server closed this opening of a lane. Reported once, when no delivery of it can follow any more.
     fn lane_closed(&self, opening: &Opening, error: Option<&lapin::Error>) {
         if opening.closed.borrow().is_none() {
             let what = format!("keep lane {} open", opening.lane.0);
@@ -229,7 +229,7 @@ impl Lanes {
         }
     }
 
-    /// The server closed some channel: finds the lanes that have gone, also those that have no consumer to tell it.
+    /// The server closed some channel: finds the lanes that have gone, also those without a consumer to report it.
     pub(crate) fn channel_closed(&self, error: &lapin::Error) {
         let gone: Vec<Rc<Opening>> = self
             .lanes
@@ -304,7 +304,7 @@ impl Lanes {
         self.acknowledge(receipt, |channel| channel.basic_nack(receipt.tag, options).now_or_never());
     }
 
-    /// lapin puts the frame into its queue at the first poll; what follows only says when it was written.
+    /// lapin puts the frame into its queue at the first poll; what follows only reports when it was written.
     fn acknowledge(&self, receipt: Receipt, write: impl FnOnce(&Channel) -> Option<lapin::Result<()>>) {
         let state = self.lanes.borrow().get(&receipt.lane).cloned();
         let opening = state.and_then(|state| state.open.borrow().clone());

@@ -1,4 +1,4 @@
-//! Whether the broker lives, and what it tells the communicator: one state that every operation looks at, so that none
+//! Whether the connection lives, and its events for the communicator: one state that every operation checks, so that none
 //! waits for a connection that has gone.
 
 use std::cell::{Cell, RefCell};
@@ -15,7 +15,7 @@ pub(crate) struct Life {
     events: EventSender,
     /// Why nothing works any more: the connection was lost, or closed by us.
     over: RefCell<Option<Error>>,
-    /// No event is said any more.
+    /// No event is sent any more.
     silent: Cell<bool>,
     ended: Notify,
 }
@@ -25,7 +25,7 @@ impl Life {
         Life { events, over: RefCell::new(None), silent: Cell::new(false), ended: Notify::new() }
     }
 
-    /// Says an event, unless the last one has been said.
+    /// Sends an event, unless the last one has been sent.
     pub(crate) fn say(&self, event: BrokerEvent) {
         if !self.silent.get() {
             // A receiver that has gone is a communicator that does not care any more.
@@ -43,7 +43,7 @@ impl Life {
         true
     }
 
-    /// Says this as the last event.
+    /// Sends this as the last event.
     pub(crate) fn last_word(&self, event: BrokerEvent) {
         self.say(event);
         self.silent.set(true);

@@ -22,7 +22,7 @@ use crate::error::{Error, ErrorKind, Result};
 pub(crate) enum Role {
     /// Declares, consumes and acknowledges.
     Consuming,
-    /// Publishes and does nothing else, for a broker in alarm stops reading from whoever publishes.
+    /// Publishes and does nothing else, for a broker in alarm stops reading from publishers.
     Publishing,
 }
 
@@ -61,7 +61,7 @@ impl Link {
         Link { role, connection, spare, greeting, diverted, thread_ended, blocked: Cell::new(false) }
     }
 
-    /// What the server says of itself.
+    /// The server's properties.
     pub(crate) fn server_properties(&self) -> Vec<(String, String)> {
         self.greeting.properties()
     }
@@ -110,7 +110,7 @@ impl Link {
     /// Cuts the connection at the socket; its I/O thread ends by itself.
     pub(crate) fn abort(&self) {
         if let Some(spare) = &*self.spare.borrow() {
-            // An error says that it is shut down already.
+            // An error means that it is shut down already.
             let _ = spare.shutdown(Shutdown::Both);
         }
     }

@@ -1,7 +1,7 @@
 //! RabbitMQ, by lapin as a thin wire.
 //!
 //! Two connections: one publishes and does nothing else, one declares, consumes and acknowledges, for a broker in alarm
-//! stops reading from whoever publishes, and acknowledgements must not be stuck behind that. When either is lost, both go,
+//! stops reading from publishers, and acknowledgements must not be stuck behind that. When either is lost, both go,
 //! and the broker is finished.
 //!
 //! lapin runs an I/O thread for each connection; everything else happens on the communicator thread, in its `LocalSet`.
@@ -65,7 +65,7 @@ struct Shared {
 }
 
 impl RabbitMq {
-    /// Connects to where the endpoint says; [`Broker::connect`] with the URL read.
+    /// Connects to the endpoint; [`Broker::connect`] with the URL read.
     pub(crate) async fn connect_to(endpoint: &Endpoint, options: &ConnectOptions, events: EventSender) -> Result<Self> {
         let limit = endpoint.connect_timeout.unwrap_or(options.connect_timeout);
         let deadline = crate::time::from_now(limit);
@@ -126,7 +126,7 @@ impl Shared {
         let mut cause = None;
         loop {
             let event = tokio::select! {
-                // What lapin said before its thread ended is heard first.
+                // What lapin reported before its thread ended comes first.
                 biased;
                 event = events.next() => event,
                 () = link.ended() => None,
@@ -155,7 +155,7 @@ impl Shared {
                 None => break,
             }
         }
-        // The thread may still wait for something; nothing more is to be had from it.
+        // The thread may still wait for something; it has nothing more to give.
         link.abort();
         let error = errors::lost(&self.address, cause.as_ref());
         if !self.life.end(error.clone()) {
@@ -172,7 +172,7 @@ impl Shared {
         if let Err(error) = other.close(crate::time::from_now(FAREWELL)).await {
             debug!(%error, "while closing the other connection");
         }
-        // What had arrived before is still told.
+        // What had arrived before is still passed on.
         if tokio::time::timeout(FAREWELL, self.lanes.drained()).await.is_err() {
             debug!("some consumers of a lost connection have not ended");
         }

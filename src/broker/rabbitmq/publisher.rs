@@ -182,7 +182,7 @@ impl Publisher {
             socket: Rc::clone(&self.socket),
             begun: false,
         });
-        // The waker is the task's, so that it hears of what is polled here.
+        // The waker is the task's, so that it is woken for what is polled here.
         let waker = self.task.borrow().clone();
         while self.socket.begun.get() < all_begun {
             // Others may come first, and may have ended.
@@ -287,7 +287,7 @@ impl Publisher {
         self.returns.len()
     }
 
-    /// The channel ended under a publish. `None` when the connection did, which is said once for all.
+    /// The channel ended under a publish. `None` when the connection did, which is reported once for all.
     fn failed(&self, message: &Message, error: &lapin::Error) -> Option<Error> {
         if !errors::ends_a_channel(error) {
             debug!(%error, "a publish ended with its connection");

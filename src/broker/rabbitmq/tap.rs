@@ -13,7 +13,7 @@
 //! - the server's `connection.tune` is set to what was asked for, where lapin would take something else, and never lets a
 //!   frame be larger than [`LARGEST_FRAME`], for lapin allocates 64 times that.
 //!
-//! It also says when the peer is no AMQP server at all, which lapin would take for a frame that is still to be completed.
+//! It also recognises a peer that is not an AMQP server, which lapin would take for an incomplete frame.
 //!
 //! Frames are those of AMQP 0-9-1, section 4.2.3: type, channel, size, payload, end octet.
 
@@ -41,7 +41,7 @@ pub(crate) const USUAL_FRAME: u32 = 131_072;
 
 /// No greeting and no other method comes near this; a length beyond it is not a frame but something else.
 const LARGEST_METHOD: usize = 1 << 20;
-/// The same for the properties of a message, which may be as large as the frames of whoever sent it.
+/// The same for the properties of a message, which may be as large as the frames of its sender.
 const LARGEST_HEADER: usize = 1 << 24;
 
 /// The messages that came back, by their `message_id`, until the confirm of their publish takes them.
@@ -118,7 +118,7 @@ pub(crate) struct Wishes {
     pub frame_max: Option<u32>,
 }
 
-/// What the server said first.
+/// The first bytes of the server.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Greeting(Arc<Mutex<Hello>>);
 
@@ -160,7 +160,7 @@ impl Greeting {
 /// How far a handshake came.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum HandshakeStage {
-    /// The server has said nothing.
+    /// The server has sent nothing.
     Silent,
     /// It has greeted, and was sent the credentials.
     Greeted,
@@ -171,7 +171,7 @@ pub(crate) enum HandshakeStage {
 /// Why nothing more is read from a peer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Refused {
-    /// It does not speak AMQP; what it said is in the [`Greeting`].
+    /// It does not speak AMQP; what it sent is in the [`Greeting`].
     NotAmqp,
     /// Its greeting cannot be read.
     Greeting,
@@ -265,7 +265,7 @@ impl Tap {
                 }
                 Stage::Greeting => {
                     self.hold(bytes, &mut at, PREFIX);
-                    // "AMQP" and a version is how a server refuses ours; lapin reads that and says so.
+                    // "AMQP" and a version is how a server refuses ours; lapin reads that and reports it.
                     if self.held.starts_with(b"AMQP") {
                         self.stage = Stage::Open;
                         out.append(&mut self.held);

@@ -7,7 +7,7 @@ use super::capture::{Captured, caught};
 
 type Call<A, T> = Box<dyn FnOnce(A) -> Result<T, Box<dyn std::error::Error + Send + Sync>> + Send>;
 
-/// Something to be done later, once, by whoever holds it. Who asked for it holds its future: dropping that cancels the
+/// Something to be done later, once, by its holder. Whoever asked for it holds its future: dropping that cancels the
 /// action, as long as it has not run. Dropped without being run, it ends the future as abandoned.
 ///
 /// # Examples
