@@ -246,7 +246,6 @@ fn permission() -> TestResult {
     for arguments in [
         &["task", "send", "1", "--no-reply"][..],
         &["rpc", "call", "x", "1"],
-        &["broadcast", "send", "1"],
         &["task", "work", "--echo", "--count", "1"],
         &["rpc", "serve", "x", "--echo"],
     ] {
