@@ -18,6 +18,18 @@ use crate::wire::names::{Exchange, Identifier};
 /// The name of a task queue.
 pub(crate) type QueueName = Arc<str>;
 
+/// Which set-up or end of a consumer; the outcome of an older one is ignored.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) struct Turn(u64);
+
+impl Turn {
+    /// The one after this, which it becomes.
+    pub(super) fn next(&mut self) -> Turn {
+        self.0 += 1;
+        *self
+    }
+}
+
 /// A reply as it came, to be read at the caller's home; or why there will be none.
 pub(crate) type RawReply = Result<Body>;
 

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
+use super::command::Turn;
 use super::command::{
     BroadcastOutcome, Closing, CodecWork, Command, Expected, PullId, QueueName, Repeat, RequestEnd, TaskDelivery,
     TaskReply,
@@ -12,7 +13,7 @@ use super::command::{
 use super::outbox::{Kind, Stream};
 use super::port::{ChannelCause, Charge, ConnectionEvent, ConnectionState, count, count_many};
 use super::requests::{Arrived, Ended, Next};
-use super::subscriptions::{Key, Route, Turn};
+use super::subscriptions::{Key, Probed, Route};
 use super::tasks::{self, Cause, Channel, DeliveryTag, Generation, Input, Settlement, TaskMessage};
 use super::{Completer, Driver, End, Phase, RawReply, Result};
 use crate::broker::{
@@ -385,13 +386,10 @@ impl<B: Broker> Driver<B> {
     /// Writes to itself by each way that others write to it: what comes back shows that a binding is gone, of which no broker
     /// tells.
     pub(super) fn probe(&mut self) {
-        let control = self.subscriptions.control_queue().map(|queue| (Exchange::Message, queue.to_owned()));
-        let replies = self.subscriptions.current_replies();
-        let replies = replies.into_iter().map(|(exchange, queue)| (exchange, queue.to_string()));
-        for (exchange, queue) in replies.chain(control) {
+        for Probed { exchange, queue, turn } in self.subscriptions.probed() {
             let message =
-                self.message(exchange, queue.into(), Control::Probe.properties(), Body::Encoded(bytes::Bytes::new()));
-            self.outbox.send(Stream::Direct, Kind::Probe, message, Charge::NOTHING, None);
+                self.message(exchange, queue, Control::Probe.properties(), Body::Encoded(bytes::Bytes::new()));
+            self.outbox.send(Stream::Direct, Kind::Probe(turn), message, Charge::NOTHING, None);
         }
     }
 

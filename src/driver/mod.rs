@@ -33,13 +33,13 @@ use tokio::time::Instant;
 
 use self::answers::Answers;
 use self::callers::Callers;
-use self::command::{Command, PullId, QueueName, RawReply, TaskDelivery};
+use self::command::{Command, PullId, QueueName, RawReply, TaskDelivery, Turn};
 use self::connection::{Connection, NotSetUp};
 use self::outbox::{CopyId, Outbox, Stream};
 use self::port::{Giver, Port};
 use self::requests::Requests;
 use self::session::{Happened, Made, Session};
-use self::subscriptions::{Key, Subscriptions, Turn};
+use self::subscriptions::{Key, Subscriptions};
 use self::tasks::{Action, Claim, Config, DeliveryTag, Generation, HandId, Known, LeaseId, Live, TaskBook, TaskId};
 use self::timers::Timers;
 use crate::broker::{Broker, BrokerEvent, Delivery, Message};

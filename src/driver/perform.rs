@@ -122,7 +122,9 @@ impl<B: Broker> Driver<B> {
             Act::CallerGone(correlation) => self.callers.gone(correlation),
             Act::ReplyUndeliverable => count(&self.port.counters.replies_unroutable),
             Act::Copied { copy, known } => self.copied(copy, known),
-            Act::BindingGone(error) => {
+            // Guards: a probe of a queue that was deleted on purpose, or set up again, while it was on its way.
+            Act::BindingGone { bound, .. } if !self.subscriptions.stands_since(bound) => {}
+            Act::BindingGone { error, .. } => {
                 let text = format!("the exchange of this communicator's bindings was deleted: {error}");
                 if let Some(connection) = self.session.now() {
                     connection.give_up(Error::with_source(ErrorKind::ConnectionLost, text, error));
