@@ -5,10 +5,9 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-use super::command::Turn;
 use super::command::{
     BroadcastOutcome, Closing, CodecWork, Command, Expected, PullId, QueueName, Repeat, RequestEnd, TaskDelivery,
-    TaskReply,
+    TaskReply, Turn,
 };
 use super::outbox::{Kind, Stream};
 use super::port::{ChannelCause, Charge, ConnectionEvent, ConnectionState, count, count_many};
