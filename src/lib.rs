@@ -32,6 +32,8 @@ mod wire;
 
 mod driver;
 
+mod observe;
+
 mod serve;
 
 mod client;
@@ -55,11 +57,13 @@ pub use error::{Error, ErrorKind, Result};
 #[doc(inline)]
 pub use homing_home as home;
 pub use homing_home::futures;
+pub use observe::TraceContext;
 pub use serve::{
-    Answer, Broadcast, BroadcastFilter, BroadcastSubscriber, Broadcasts, CallerGone, Failure, HandlerError,
-    HandlerResult, IncomingTask, IntoResponse, Lagged, Later, OwnershipLost, Promise, RpcRequest, RpcSubscriber,
-    Subscriber, TaskRequest, TaskSubscriber,
+    Answer, Broadcast, BroadcastFilter, BroadcastSubscriber, Broadcasts, CallerGone, ErrorDetails, Failure,
+    HandlerError, HandlerResult, IncomingTask, IntoResponse, Lagged, Later, OwnershipLost, Promise, RpcRequest,
+    RpcSubscriber, Subscriber, TaskRequest, TaskSubscriber,
 };
+pub use wire::headers::TraceHeaders;
 pub use wire::names::{Identifier, IntoIdentifier, TestingMode};
 
 #[cfg(doctest)]

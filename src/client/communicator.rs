@@ -129,7 +129,7 @@ impl Communicator {
             task_timeout: builder.task_timeout,
             task_prefetch: builder.task_prefetch,
         };
-        let context = Context::new(Arc::clone(&port), defaults, builder.codec);
+        let context = Context::new(Arc::clone(&port), defaults, builder.codec, builder.trace_context);
         let (codec, work) = mpsc::unbounded_channel();
         let codec_loop = {
             let (context, codec) = (context.clone(), codec.clone());

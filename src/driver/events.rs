@@ -6,8 +6,8 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 use super::command::{
-    BroadcastOutcome, Closing, CodecWork, Command, Expected, PullId, QueueName, Repeat, RequestEnd, TaskDelivery,
-    TaskReply, Turn,
+    BroadcastOutcome, Closing, CodecWork, Command, Expected, Extras, PullId, QueueName, Repeat, RequestEnd,
+    TaskDelivery, TaskReply, Turn,
 };
 use super::outbox::{Kind, Stream};
 use super::port::{ChannelCause, Charge, ConnectionEvent, ConnectionState, count, count_many};
@@ -19,7 +19,7 @@ use crate::broker::{
     Body, Broker, BrokerEvent, Delivery, Durability, Lane, Message, Nack, Properties, Receipt, Routing,
 };
 use crate::error::{Error, ErrorKind};
-use crate::wire::headers::Control;
+use crate::wire::headers::{Control, TraceHeaders};
 use crate::wire::names::{ANSWERS_KEY, Exchange, Identifier};
 
 /// How many answers are asked for in one message.
@@ -29,15 +29,17 @@ impl<B: Broker> Driver<B> {
     pub(super) fn on_command(&mut self, command: Command) -> Option<End> {
         let now = Instant::now();
         match command {
-            Command::Call { recipient, body, expected, published, repeat, charge } => {
-                self.send_call(recipient, body, expected, published, repeat, charge);
+            Command::Call { recipient, body, expected, published, repeat, charge, extras } => {
+                self.send_call(recipient, body, expected, published, repeat, charge, extras);
             }
-            Command::Task { queue, body, reply, published, charge } => {
-                self.send_task(queue, body, reply, published, charge);
+            Command::Task { queue, body, reply, published, charge, extras } => {
+                self.send_task(queue, body, reply, published, charge, extras);
             }
-            Command::Broadcast { body, published, until, charge } => {
+            Command::Broadcast { body, published, until, charge, extras } => {
                 let kind = Kind::Broadcast { published };
-                let message = self.message(Exchange::Message, Arc::clone(&self.broadcast_key), request(None), body);
+                let mut properties = request(None);
+                extras.write(&mut properties);
+                let message = self.message(Exchange::Message, Arc::clone(&self.broadcast_key), properties, body);
                 let message = Message { routing: Routing::Optional, ..message };
                 self.send(Stream::Broadcasts, kind, message, charge, Some(until));
             }
@@ -128,7 +130,8 @@ impl<B: Broker> Driver<B> {
             Route::Control => self.on_control(&delivery),
             Route::Broadcasts => {
                 if let Some(tag) = self.tag(delivery.receipt) {
-                    self.codec.hand(CodecWork::Broadcast { tag, body: delivery.body });
+                    let trace = TraceHeaders::of(&delivery.properties);
+                    self.codec.hand(CodecWork::Broadcast { tag, body: delivery.body, trace });
                 }
             }
             Route::Rpc(identifier) => {
@@ -182,16 +185,14 @@ impl<B: Broker> Driver<B> {
         published: Option<super::Done>,
         repeat: Repeat,
         charge: Charge,
+        extras: Extras,
     ) {
         let correlation = expected.correlation;
         let subject = super::command::Subject::Call(recipient.clone());
         if self.expect(subject, expected) {
-            let message = self.message(
-                Exchange::Message,
-                recipient.routing_key(),
-                request(Some(crate::ids::text(correlation))),
-                body,
-            );
+            let mut properties = request(Some(crate::ids::text(correlation)));
+            extras.write(&mut properties);
+            let message = self.message(Exchange::Message, recipient.routing_key(), properties, body);
             let kind = Kind::Call { correlation, recipient, repeat, published };
             self.send(Stream::Calls, kind, message, charge, None);
         } else {
@@ -206,6 +207,7 @@ impl<B: Broker> Driver<B> {
         reply: TaskReply,
         published: Option<super::Done>,
         charge: Charge,
+        extras: Extras,
     ) {
         // A task is wanted even when its sender has gone: others may have gone on because of it.
         let (correlation, until) = match reply {
@@ -223,11 +225,20 @@ impl<B: Broker> Driver<B> {
         }
         // kiwipy names a correlation id even where no reply is wanted.
         let id = crate::ids::text(correlation.unwrap_or_else(crate::ids::unique));
-        let message = Message {
+        let mut properties = request(Some(id));
+        let first_to = extras.write(&mut properties);
+        let mut message = Message {
             durability: Durability::Durable,
-            ..self.message(Exchange::Task, queue.clone(), request(Some(id)), body)
+            ..self.message(Exchange::Task, first_to.clone().unwrap_or(queue.clone()), properties, body)
         };
-        self.send(Stream::Tasks(queue), Kind::Task { correlation, published }, message, charge, until);
+        if let Some(delay_queue) = &first_to {
+            // By the default exchange, which routes by the queue's name.
+            message.exchange = "".into();
+            // Guards: a delay queue that expires with what lies in it. Only a declaration counts as its use.
+            self.outbox.close_stream_of(delay_queue);
+        }
+        let stream = Stream::Tasks(first_to.unwrap_or(queue));
+        self.send(stream, Kind::Task { correlation, published }, message, charge, until);
     }
 
     /// Registers a request. False when the communicator takes nothing new any more.

@@ -353,6 +353,7 @@ impl<B: Broker> Driver<B> {
     fn down(&mut self, error: &Error) {
         let now = Instant::now();
         let Some(connection) = self.session.down(error) else { return };
+        port::count(&self.port.counters.losses);
         let generation = connection.generation;
         self.next_probe = None;
         self.pulled.clear();
@@ -402,6 +403,7 @@ impl<B: Broker> Driver<B> {
             match expiry {
                 command::Expiry::Permit(waiter) => self.port.expire(waiter),
                 command::Expiry::Place(place) => drop(place),
+                command::Expiry::Handler(over) => drop(over.complete(())),
                 command::Expiry::LongPlace { what, since, place } => {
                     let waited = now.saturating_duration_since(since);
                     tracing::warn!(what, ?waited, "still waiting for a place at its home, which is full");
