@@ -113,12 +113,11 @@ fn without_comment(line: &str) -> &str {
     line
 }
 
-fn reading() -> TestResult {
+fn reading() {
     let document = "```text\nhoming demo    # no broker\n┌──┐\n```\n\n```sh\n$ cargo run -- demo\n# only words\n```\n```toml\nhoming = \"1\"\n```";
     assert_eq!(blocks(document), [vec!["homing demo"], vec!["cargo run -- demo"]]);
     assert_eq!(without_comment("homing rpc call x '{a: \"#1\"}' # why"), "homing rpc call x '{a: \"#1\"}' ");
     assert_eq!(without_comment("a#b"), "a#b");
-    Ok(())
 }
 
 /// Where the commands find what they name: a script to run, a file of bodies, `jq`.
