@@ -13,6 +13,7 @@ mod events;
 mod exec;
 mod failure;
 mod glob;
+mod in_hand;
 mod list;
 mod logs;
 mod manual;
@@ -21,6 +22,7 @@ mod output;
 mod presence;
 mod progress;
 mod send;
+mod servers;
 mod settings;
 mod stop;
 mod stress;
@@ -163,6 +165,7 @@ fn run(cli: Cli) -> Result<(), Failure> {
 async fn dispatch(command: Command, global: &Global, stop: Stop) -> Result<(), Failure> {
     match command {
         Command::Rpc(Rpc::Call { recipient, body, timeout }) => call::run(recipient, body, timeout, global, stop).await,
+        Command::Rpc(Rpc::List { wait, management }) => servers::run(wait, management.as_deref(), global, stop).await,
         Command::Rpc(Rpc::Serve(command)) => worker::serve::run(command, global, stop).await,
         Command::Task(Task::Send(command)) => send::run(command, global, stop).await,
         Command::Task(Task::Work(command)) => worker::tasks::run(command, global, stop).await,

@@ -25,15 +25,22 @@ use crate::wire::names::{ANSWERS_KEY, Exchange, Identifier};
 /// How many answers are asked for in one message.
 const ASKED_AT_ONCE: usize = 1000;
 
+/// What a message has beside its content.
+struct Sending {
+    published: Option<super::Done>,
+    charge: Charge,
+    extras: Extras,
+}
+
 impl<B: Broker> Driver<B> {
     pub(super) fn on_command(&mut self, command: Command) -> Option<End> {
         let now = Instant::now();
         match command {
             Command::Call { recipient, body, expected, published, repeat, charge, extras } => {
-                self.send_call(recipient, body, expected, published, repeat, charge, extras);
+                self.send_call(recipient, body, expected, repeat, Sending { published, charge, extras });
             }
             Command::Task { queue, body, reply, published, charge, extras } => {
-                self.send_task(queue, body, reply, published, charge, extras);
+                self.send_task(queue, body, reply, Sending { published, charge, extras });
             }
             Command::Broadcast { body, published, until, charge, extras } => {
                 let kind = Kind::Broadcast { published };
@@ -182,10 +189,8 @@ impl<B: Broker> Driver<B> {
         recipient: Identifier,
         body: Body,
         expected: Expected,
-        published: Option<super::Done>,
         repeat: Repeat,
-        charge: Charge,
-        extras: Extras,
+        Sending { published, charge, extras }: Sending,
     ) {
         let correlation = expected.correlation;
         let subject = super::command::Subject::Call(recipient.clone());
@@ -205,9 +210,7 @@ impl<B: Broker> Driver<B> {
         queue: QueueName,
         body: Body,
         reply: TaskReply,
-        published: Option<super::Done>,
-        charge: Charge,
-        extras: Extras,
+        Sending { published, charge, extras }: Sending,
     ) {
         // A task is wanted even when its sender has gone: others may have gone on because of it.
         let (correlation, until) = match reply {

@@ -8,7 +8,7 @@ use futures_util::future::{Either, select};
 
 use super::answer::Answered;
 use super::context::Context;
-use super::failure::HandlerError;
+use super::failure::{Failure, HandlerError};
 use crate::home::Home;
 
 /// What a handler answers within its time; a failure when the time is over, whatever it does then. A future is dropped.
@@ -20,7 +20,11 @@ pub(super) async fn within(
     let Some(limit) = limit else { return handled.await };
     let (completer, over) = match Home::current().try_future::<()>() {
         Ok(pair) => pair,
-        Err(error) => return Err(HandlerError::exception(format!("the subscriber cannot run: {error}"))),
+        // Another attempt may find a place.
+        Err(error) => {
+            let why = format!("the time of the handler could not be kept: {error}");
+            return Err(HandlerError::of_failure(Failure::TryAgain(why)));
+        }
     };
     let timer = context.port.handler_timer(crate::time::from_now(limit), completer);
     // The handler first: an answer that is there counts.

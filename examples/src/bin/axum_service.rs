@@ -58,16 +58,16 @@ async fn main() -> anyhow::Result<()> {
 async fn square(State(app): State<App>, Path(number): Path<i64>) -> Result<Json<i64>, (StatusCode, String)> {
     app.visits.fetch_add(1, Ordering::Relaxed);
     let call = app.communicator.rpc_send("squares", number).timeout(Duration::from_secs(5)).returning();
-    call.await.map(Json).map_err(status)
+    call.await.map(Json).map_err(|error| status(&error))
 }
 
 /// Asks itself, by a call like any other program's.
 async fn asked(State(app): State<App>) -> Result<Json<u64>, (StatusCode, String)> {
-    app.communicator.rpc_send("visits", ()).returning().await.map(Json).map_err(status)
+    app.communicator.rpc_send("visits", ()).returning().await.map(Json).map_err(|error| status(&error))
 }
 
 /// What an error of a call is to whoever asked by HTTP.
-fn status(error: homing::Error) -> (StatusCode, String) {
+fn status(error: &homing::Error) -> (StatusCode, String) {
     let status = match error.kind() {
         ErrorKind::TimedOut => StatusCode::GATEWAY_TIMEOUT,
         ErrorKind::Unroutable | ErrorKind::ConnectionLost | ErrorKind::CommunicatorClosed => {
