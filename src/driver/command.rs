@@ -268,6 +268,8 @@ pub(crate) enum Expiry {
     Place(ExpireOnDrop),
     /// The same without a deadline: it is reported, and goes on.
     LongPlace { what: String, since: Instant, place: ExpireOnDrop },
+    /// A pause of somebody at a home.
+    Pause(Completer<()>),
 }
 
 /// What became of a broadcast on the codec thread.

@@ -402,6 +402,8 @@ impl<B: Broker> Driver<B> {
             match expiry {
                 command::Expiry::Permit(waiter) => self.port.expire(waiter),
                 command::Expiry::Place(place) => drop(place),
+                // Whoever paused may be gone.
+                command::Expiry::Pause(pause) => drop(pause.complete(())),
                 command::Expiry::LongPlace { what, since, place } => {
                     let waited = now.saturating_duration_since(since);
                     tracing::warn!(what, ?waited, "still waiting for a place at its home, which is full");

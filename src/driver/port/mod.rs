@@ -216,6 +216,22 @@ impl Port {
         })
     }
 
+    /// Ends after this time, by the communicator's clock.
+    ///
+    /// # Errors
+    /// `HomeEnded`; why the communicator has ended.
+    pub(crate) async fn pause(&self, time: Duration) -> Result<()> {
+        const WHAT: &str = "a pause";
+        let at = crate::time::from_now(time);
+        let (rings, rung) = match self.future(&WHAT, Some(at)).await {
+            // A home that was full all the time has paused too.
+            Err(error) if error.kind() == ErrorKind::TimedOut => return Ok(()),
+            place => place?,
+        };
+        let _timer = self.timer(at, Expiry::Pause(rings));
+        rung.await.map_err(|end| self.ended(end, WHAT))
+    }
+
     /// Sends a message's command when there is room for it, and no earlier than those before it. A wait for room ends at the
     /// limit: then, and when the communicator ends, the command's completers are completed with the reason.
     ///
