@@ -10,9 +10,9 @@ pub trait ControlRequest: sealed::Sealed + Send + Unpin + 'static {
     /// What comes of it.
     type Outcome: Send + 'static;
 
-    /// As in "the request to pause".
+    /// What stands between "the request" and "process 4".
     #[doc(hidden)]
-    const VERB: &'static str;
+    const PURPOSE: &'static str;
 
     /// Whether another answer to a status request is an answer to this.
     #[doc(hidden)]
@@ -91,13 +91,13 @@ fn done(answer: &Value) -> Result<ControlOutcome> {
 }
 
 macro_rules! requests {
-    ($($request:ty, $verb:literal, $outcome:ty, $way:expr, $read:expr $(, $status:literal)?;)*) => {$(
+    ($($request:ty, $purpose:literal, $outcome:ty, $way:expr, $read:expr $(, $status:literal)?;)*) => {$(
         impl sealed::Sealed for $request {}
 
         impl ControlRequest for $request {
             type Outcome = $outcome;
 
-            const VERB: &'static str = $verb;
+            const PURPOSE: &'static str = $purpose;
             $(const IS_STATUS: bool = $status;)?
 
             fn way(self) -> Way {
@@ -120,17 +120,17 @@ fn task(message: impl Into<Value>) -> Way {
 }
 
 requests! {
-    AskStatus, "tell its status", Status, call, Status::try_from, true;
-    Pause, "pause", ControlOutcome, call, |answer| done(&answer);
-    Play, "play", ControlOutcome, call, |answer| done(&answer);
-    Kill, "kill", ControlOutcome, call, |answer| done(&answer);
-    Launch, "launch", Value, task, Ok;
-    NoWait<Launch>, "launch", Pid, |request: Self| task(request.0.nowait()), |answer| Pid::try_from(&answer);
-    Create, "create", Pid, task, |answer| Pid::try_from(&answer);
-    Continue, "continue", Value, task, Ok;
-    NoWait<Continue>, "continue", Pid, |request: Self| task(request.0.nowait()), |answer| Pid::try_from(&answer);
-    Execute, "execute", Value, |request: Self| Way::Execute { create: request.0.into(), nowait: false }, Ok;
-    NoWait<Execute>, "execute", Pid, |request: Self| Way::Execute { create: request.0.0.into(), nowait: true },
+    AskStatus, "for the status of", Status, call, Status::try_from, true;
+    Pause, "to pause", ControlOutcome, call, |answer| done(&answer);
+    Play, "to play", ControlOutcome, call, |answer| done(&answer);
+    Kill, "to kill", ControlOutcome, call, |answer| done(&answer);
+    Launch, "to launch", Value, task, Ok;
+    NoWait<Launch>, "to launch", Pid, |request: Self| task(request.0.nowait()), |answer| Pid::try_from(&answer);
+    Create, "to create", Pid, task, |answer| Pid::try_from(&answer);
+    Continue, "to continue", Value, task, Ok;
+    NoWait<Continue>, "to continue", Pid, |request: Self| task(request.0.nowait()), |answer| Pid::try_from(&answer);
+    Execute, "to execute", Value, |request: Self| Way::Execute { create: request.0.into(), nowait: false }, Ok;
+    NoWait<Execute>, "to execute", Pid, |request: Self| Way::Execute { create: request.0.0.into(), nowait: true },
         |answer| Pid::try_from(&answer);
 }
 

@@ -299,8 +299,8 @@ impl<Q: ControlRequest> Parts<Q> {
 /// What was asked of whom, for errors.
 fn about<Q: ControlRequest>(pid: Option<&Pid>) -> String {
     match pid {
-        Some(pid) => format!("the request to {} process {pid}", Q::VERB),
-        None => format!("the request to {} a process", Q::VERB),
+        Some(pid) => format!("the request {} process {pid}", Q::PURPOSE),
+        None => format!("the request {} a process", Q::PURPOSE),
     }
 }
 
@@ -310,9 +310,8 @@ fn unreachable(pid: &Pid, about: &str, error: Error) -> Error {
         return named(about, error);
     }
     let text = format!(
-        "process {pid} cannot be reached: it has ended, or no worker runs it now. Check that its worker runs and that the \
-         names on the broker (prefix, exchange) are those of the worker; a process that no worker has is run again by a \
-         continue task"
+        "process {pid} cannot be reached: it has ended, or no worker runs it now. Check its worker and the names on the broker \
+         (the prefix), or have it continued"
     );
     Error::with_source(ErrorKind::Unroutable, text, error)
 }
@@ -340,7 +339,7 @@ impl<Q: ControlRequest> fmt::Debug for ControlSend<Q> {
             State::Built(parts) => parts.pid.as_ref(),
             _ => None,
         };
-        f.debug_struct("ControlSend").field("to", &Q::VERB).field("pid", &pid).finish_non_exhaustive()
+        f.debug_struct("ControlSend").field("purpose", &Q::PURPOSE).field("pid", &pid).finish_non_exhaustive()
     }
 }
 

@@ -92,16 +92,25 @@ async fn any_number_of_pending_replies_is_one_stage() {
     communicator.close().await.unwrap();
 }
 
+/// What a process answers in the end.
+fn due(message: &ControlMessage) -> Value {
+    match message {
+        ControlMessage::Status(_) => waiting(false),
+        _ => true.into(),
+    }
+}
+
 /// An idle process of plumpy: the answer to a request goes out when the next one comes.
 async fn idle_process(communicator: &Communicator) -> Log<ControlMessage> {
-    let kept: Arc<Mutex<Option<Promise>>> = Arc::default();
-    process(communicator, 7, move |_| {
-        if let Some(promise) = kept.lock().unwrap().take() {
-            promise.answer(true);
-            return HandlerResult::Ok(waiting(false).into());
+    let kept: Mutex<Option<(Promise, Value)>> = Mutex::default();
+    process(communicator, 7, move |message| {
+        let mut kept = kept.lock().unwrap();
+        if let Some((promise, answer)) = kept.take() {
+            promise.answer(answer);
+            return HandlerResult::Ok(due(message).into());
         }
         let (promise, answer) = Answer::promise()?;
-        *kept.lock().unwrap() = Some(promise);
+        *kept = Some((promise, due(message)));
         HandlerResult::Ok(answer)
     })
     .await
@@ -114,10 +123,27 @@ async fn a_process_that_keeps_its_answer_is_woken_by_a_status_request() {
     let wake_up = Duration::from_millis(20);
     assert_eq!(controller.pause(7).wake_up_after(wake_up).await.unwrap(), ControlOutcome::Done);
     assert_eq!(taken(&log), [ControlMessage::Pause(Pause::new()), ControlMessage::Status(AskStatus)]);
-    // The second answer is as good as the first, and the first is no status at all.
     let status = controller.status(7).wake_up_after(wake_up).await.unwrap();
     assert_eq!(status.state(), ProcessState::Waiting);
     assert_eq!(taken(&log).len(), 2);
+    communicator.close().await.unwrap();
+}
+
+#[tokio::test]
+async fn the_second_answer_to_a_status_request_is_as_good_as_the_first() {
+    let (communicator, controller) = connected().await;
+    let kept: Mutex<Vec<Promise>> = Mutex::default();
+    process(&communicator, 7, move |message| {
+        let (promise, answer) = Answer::promise()?;
+        kept.lock().unwrap().push(promise);
+        match kept.lock().unwrap().len() {
+            1 => HandlerResult::Ok(answer),
+            _ => HandlerResult::Ok(due(message).into()),
+        }
+    })
+    .await;
+    let status = controller.status(7).wake_up_after(Duration::from_millis(20)).await.unwrap();
+    assert_eq!(status.state(), ProcessState::Waiting);
     communicator.close().await.unwrap();
 }
 
