@@ -310,8 +310,8 @@ fn unreachable(pid: &Pid, about: &str, error: Error) -> Error {
         return named(about, error);
     }
     let text = format!(
-        "process {pid} cannot be reached: it has ended, or no worker runs it now. Check its worker and the names on the broker \
-         (the prefix), or have it continued"
+        "process {pid} cannot be reached: it has ended, or no worker runs it now; check its worker and the prefix, or have it \
+         continued"
     );
     Error::with_source(ErrorKind::Unroutable, text, error)
 }
