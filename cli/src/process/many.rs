@@ -65,6 +65,8 @@ pub(super) async fn all<T, W: Future<Output = Result<T, Failure>>>(
     let mut is_patient = true;
     let (mut worst, mut failed) = (0, 0);
     let mut is_unreachable = false;
+    // Guards: `kill 1 2 3 | head -1`. What cannot be printed is done all the same.
+    let mut printed = Ok(());
     loop {
         tokio::select! {
             biased;
@@ -72,12 +74,13 @@ pub(super) async fn all<T, W: Future<Output = Result<T, Failure>>>(
                 let Some((pid, ended)) = next else { break };
                 shared.counts.done.set(shared.counts.done.get() + 1);
                 match ended {
-                    Ok(outcome) => print(&pid, outcome)?,
+                    Ok(outcome) if printed.is_ok() => printed = print(&pid, outcome),
+                    Ok(_) => {}
                     Err(failure) => {
                         (worst, failed) = (worst.max(failure.code()), failed + 1);
                         is_unreachable |= failure.code() == 3;
-                        if shared.format == Format::Json {
-                            print_failure(&pid, &failure)?;
+                        if shared.format == Format::Json && printed.is_ok() {
+                            printed = print_failure(&pid, &failure);
                         }
                         if many == 1 {
                             if is_unreachable {
@@ -100,13 +103,14 @@ pub(super) async fn all<T, W: Future<Output = Result<T, Failure>>>(
                 is_patient = false;
                 let open = many - shared.counts.done.get();
                 let received = shared.counts.received.get();
-                note!("waiting for {open} of {many}; {received} received the request, and answer when their step has ended");
+                note!("waiting for {open} of {many}, of which {received} have received the request");
             }
         }
     }
     if is_unreachable {
         unreachable_note();
     }
+    printed?;
     match failed {
         0 => Ok(()),
         _ => Err(Failure::Several(worst, format!("{failed} of {many} requests failed"))),
