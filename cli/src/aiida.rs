@@ -218,13 +218,13 @@ mod tests {
         folder(|wanted| variables.iter().find(|(name, _)| *name == wanted).map(|(_, value)| value.to_path_buf())).ok()
     }
 
-    fn with(control: Value) -> String {
+    fn with(control: &Value) -> String {
         json!({"default_profile": "main", "profiles": {"main": {"PROFILE_UUID": "0f-AB", "process_control": control}}})
             .to_string()
     }
 
-    fn rabbitmq(config: Value) -> Result<Profile, String> {
-        read(&with(json!({"backend": "core.rabbitmq", "config": config})), None)
+    fn rabbitmq(config: &Value) -> Result<Profile, String> {
+        read(&with(&json!({"backend": "core.rabbitmq", "config": config})), None)
     }
 
     #[test]
@@ -252,7 +252,7 @@ mod tests {
                 query.sort();
                 (address.to_owned(), query)
             };
-            let profile = rabbitmq(config.clone()).unwrap();
+            let profile = rabbitmq(&config).unwrap();
             assert_eq!(sorted(&profile.url), sorted(expected), "{config}");
             assert_eq!((profile.prefix.as_str(), profile.testing), ("aiida-0f-AB", false));
         }
@@ -266,42 +266,42 @@ mod tests {
 
     #[test]
     fn what_is_wrong_is_named_with_what_to_do_and_no_secret() {
-        let profile = |profile: Value| json!({"default_profile": "main", "profiles": {"main": profile}}).to_string();
+        let profile = |profile: &Value| json!({"default_profile": "main", "profiles": {"main": profile}}).to_string();
         for (text, name, parts) in [
             (
-                with(json!({"backend": "core.zeromq", "config": {"k": "sEcret"}})),
+                with(&json!({"backend": "core.zeromq", "config": {"k": "sEcret"}})),
                 None,
                 &["core.zeromq", "configure-broker"][..],
             ),
-            (with(json!({"backend": null, "config": {}})), None, &["no broker", "verdi -p main"]),
-            (with(json!({})), None, &["no broker"]),
-            (with(json!(null)), None, &["no broker"]),
-            (with(json!({"backend": 5})), None, &["process_control.backend"]),
-            (with(json!({"backend": "core.rabbitmq", "config": ["sEcret"]})), None, &["process_control.config"]),
+            (with(&json!({"backend": null, "config": {}})), None, &["no broker", "verdi -p main"]),
+            (with(&json!({})), None, &["no broker"]),
+            (with(&json!(null)), None, &["no broker"]),
+            (with(&json!({"backend": 5})), None, &["process_control.backend"]),
+            (with(&json!({"backend": "core.rabbitmq", "config": ["sEcret"]})), None, &["process_control.config"]),
             (
-                with(json!({"backend": "core.rabbitmq", "config": {"broker_password": ["sEcret"]}})),
+                with(&json!({"backend": "core.rabbitmq", "config": {"broker_password": ["sEcret"]}})),
                 None,
                 &["broker_password"],
             ),
-            (with(json!({"backend": "core.rabbitmq", "config": {"broker_port": "sEcret"}})), None, &["broker_port"]),
+            (with(&json!({"backend": "core.rabbitmq", "config": {"broker_port": "sEcret"}})), None, &["broker_port"]),
             (
-                with(json!({"backend": "core.rabbitmq", "config": {"broker_protocol": "sEcret"}})),
+                with(&json!({"backend": "core.rabbitmq", "config": {"broker_protocol": "sEcret"}})),
                 None,
                 &["broker_protocol"],
             ),
             (
-                with(json!({"backend": "core.rabbitmq", "config": {"broker_parameters": "sEcret"}})),
+                with(&json!({"backend": "core.rabbitmq", "config": {"broker_parameters": "sEcret"}})),
                 None,
                 &["broker_parameters"],
             ),
             (
-                with(json!({"backend": "core.rabbitmq", "config": {"broker_parameters": {"x": ["sEcret"]}}})),
+                with(&json!({"backend": "core.rabbitmq", "config": {"broker_parameters": {"x": ["sEcret"]}}})),
                 None,
                 &["broker_parameters.x"],
             ),
-            (with(json!({"backend": "core.rabbitmq"})), Some("other"), &["\"other\"", "main"]),
-            (profile(json!({"process_control": {"backend": "core.rabbitmq"}})), None, &["PROFILE_UUID"]),
-            (profile(json!("sEcret")), None, &["PROFILE_UUID"]),
+            (with(&json!({"backend": "core.rabbitmq"})), Some("other"), &["\"other\"", "main"]),
+            (profile(&json!({"process_control": {"backend": "core.rabbitmq"}})), None, &["PROFILE_UUID"]),
+            (profile(&json!("sEcret")), None, &["PROFILE_UUID"]),
             (json!({"profiles": {"a": {}, "b": {}}}).to_string(), None, &["--profile", "a, b"]),
             (json!({"profiles": {"a": {}}, "default_profile": null}).to_string(), None, &["--profile"]),
             (json!({"profiles": {"a": {}}, "default_profile": "gone"}).to_string(), None, &["\"gone\""]),

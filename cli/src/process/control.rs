@@ -105,15 +105,21 @@ async fn one(
             return outcome(shared, Some(&pid), controller.status(&pid).send()).await.map(Answer::Status);
         }
         Request::Pause(message) => {
-            let pause = controller.pause(&pid);
-            let pause = message.iter().fold(pause, |pause, message| pause.message(message));
+            let mut pause = controller.pause(&pid);
+            if let Some(message) = message {
+                pause = pause.message(message);
+            }
             outcome(shared, Some(&pid), pause.send()).await?
         }
         Request::Play => outcome(shared, Some(&pid), controller.play(&pid).send()).await?,
         Request::Kill { message, force } => {
-            let kill = controller.kill(&pid);
-            let kill = message.iter().fold(kill, |kill, message| kill.message(message));
-            let kill = if *force { kill.force() } else { kill };
+            let mut kill = controller.kill(&pid);
+            if let Some(message) = message {
+                kill = kill.message(message);
+            }
+            if *force {
+                kill = kill.force();
+            }
             outcome(shared, Some(&pid), kill.send()).await?
         }
     };
@@ -126,13 +132,19 @@ async fn one(
 async fn to_all(controller: &ProcessController, request: &Request) -> Result<(), Failure> {
     match request {
         Request::Pause(message) => {
-            let pause = controller.pause_all();
-            message.iter().fold(pause, |pause, message| pause.message(message)).await?;
+            let mut pause = controller.pause_all();
+            if let Some(message) = message {
+                pause = pause.message(message);
+            }
+            pause.await?;
         }
         Request::Play => controller.play_all().await?,
         Request::Kill { message, .. } => {
-            let kill = controller.kill_all();
-            message.iter().fold(kill, |kill, message| kill.message(message)).await?;
+            let mut kill = controller.kill_all();
+            if let Some(message) = message {
+                kill = kill.message(message);
+            }
+            kill.await?;
         }
         Request::Status => {}
     }

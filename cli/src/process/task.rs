@@ -86,8 +86,10 @@ pub(super) async fn continue_all(command: Process, global: &Global, stop: Stop) 
     let counts = Counts::default();
     let shared = Shared { purpose: "to continue", format, deadline, counts: &counts };
     let one = async |pid: Pid| -> Result<Option<Value>, Failure> {
-        let request = controller.continue_process(&pid);
-        let request = tag.iter().fold(request, |request, tag| request.tag(tag));
+        let mut request = controller.continue_process(&pid);
+        if let Some(tag) = &tag {
+            request = request.tag(tag);
+        }
         if nowait {
             outcome(&shared, Some(&pid), request.nowait().send()).await?;
             return Ok(None);
