@@ -5,7 +5,7 @@ use std::future::IntoFuture;
 use std::pin::Pin;
 
 use super::Pid;
-use crate::error::{Error, ErrorKind, Result};
+use crate::error::{Detail, Error, ErrorKind, Result};
 use crate::{Reply, ReplyStage, RpcSend, Value};
 
 /// How far a request has come that was [sent](super::ControlSend::send).
@@ -185,6 +185,12 @@ impl<T> ControlReply<T> {
 /// The error with what was asked before it.
 pub(super) fn named(about: &str, error: Error) -> Error {
     match error.remote_text() {
+        // Python's exceptions may have no text: plumpy's about a process that was killed has none.
+        Some("") => Error::with_detail(
+            ErrorKind::RemoteException,
+            format!("{about}: the other end failed and gave no reason, as it does where the process was killed"),
+            Detail::Remote(String::new()),
+        ),
         Some(text) => Error::remote_exception(about, text.to_owned()),
         None => Error::with_source(error.kind(), format!("{about}: {error}"), error),
     }

@@ -90,6 +90,17 @@ fn done(answer: &Value) -> Result<ControlOutcome> {
     }
 }
 
+/// What AiiDA's workers answer about a process that they do not have is `False`.
+fn known(answer: Value) -> Result<Value> {
+    match answer {
+        Value::Bool(false) => {
+            let text = "the worker answered false: it has no process of this id".to_owned();
+            Err(Error::remote_exception("the request to continue a process", text))
+        }
+        answer => Ok(answer),
+    }
+}
+
 macro_rules! requests {
     ($($request:ty, $purpose:literal, $outcome:ty, $way:expr, $read:expr $(, $status:literal)?;)*) => {$(
         impl sealed::Sealed for $request {}
@@ -127,8 +138,9 @@ requests! {
     Launch, "to launch", Value, task, Ok;
     NoWait<Launch>, "to launch", Pid, |request: Self| task(request.0.nowait()), |answer| Pid::try_from(&answer);
     Create, "to create", Pid, task, |answer| Pid::try_from(&answer);
-    Continue, "to continue", Value, task, Ok;
-    NoWait<Continue>, "to continue", Pid, |request: Self| task(request.0.nowait()), |answer| Pid::try_from(&answer);
+    Continue, "to continue", Value, task, known;
+    NoWait<Continue>, "to continue", Pid, |request: Self| task(request.0.nowait()),
+        |answer| known(answer).and_then(|answer| Pid::try_from(&answer));
     Execute, "to execute", Value, |request: Self| Way::Execute { create: request.0.into(), nowait: false }, Ok;
     NoWait<Execute>, "to execute", Pid, |request: Self| Way::Execute { create: request.0.0.into(), nowait: true },
         |answer| Pid::try_from(&answer);

@@ -148,6 +148,22 @@ async fn the_second_answer_to_a_status_request_is_as_good_as_the_first() {
 }
 
 #[tokio::test]
+async fn the_answer_to_the_status_request_is_no_answer_to_another_request() {
+    let (communicator, controller) = connected().await;
+    let log = process(&communicator, 7, |message| match message {
+        ControlMessage::Status(_) => HandlerResult::Ok(waiting(false).into()),
+        _ => HandlerResult::Ok(Answer::later(async {
+            tokio::time::sleep(SHORT).await;
+            true
+        })),
+    })
+    .await;
+    assert_eq!(controller.pause(7).wake_up_after(Duration::ZERO).await.unwrap(), ControlOutcome::Done);
+    assert_eq!(taken(&log), [ControlMessage::Pause(Pause::new()), ControlMessage::Status(AskStatus)]);
+    communicator.close().await.unwrap();
+}
+
+#[tokio::test]
 async fn a_process_is_woken_once_and_a_failure_of_that_is_no_error() {
     let (communicator, controller) = connected().await;
     let log = process(&communicator, 7, |message| match message {
@@ -272,6 +288,31 @@ async fn tasks_are_plumpys_and_their_outcomes_have_types() {
 }
 
 #[tokio::test]
+async fn a_worker_that_cannot_continue_a_process_says_so() {
+    let (communicator, controller) = connected().await;
+    worker(&communicator, |task| match task {
+        // AiiDA's, about a process that is not there.
+        ProcessTask::Continue(request) if request.pid() == &Pid::from(1) => HandlerResult::Ok(false.into()),
+        // And about one that was killed.
+        _ => HandlerResult::Err(Failure::Exception(String::new()).into()),
+    })
+    .await;
+    for error in
+        [controller.continue_process(1).await.unwrap_err(), controller.continue_process(1).nowait().await.unwrap_err()]
+    {
+        assert_eq!(error.kind(), ErrorKind::RemoteException);
+        assert!(
+            error.to_string().contains("no process of this id") && error.to_string().contains("process 1"),
+            "{error}"
+        );
+    }
+    let error = controller.continue_process(2).await.unwrap_err();
+    assert_eq!((error.kind(), error.remote_text()), (ErrorKind::RemoteException, Some("")));
+    assert!(error.to_string().contains("gave no reason"), "{error}");
+    communicator.close().await.unwrap();
+}
+
+#[tokio::test]
 async fn a_process_that_was_created_and_does_not_run_is_named() {
     let (communicator, controller) = connected().await;
     worker(&communicator, |task| match task {
@@ -391,7 +432,7 @@ async fn requests_leave_nothing_behind() {
     process(&communicator, 7, |_| HandlerResult::Ok(true.into())).await;
     process(&communicator, 8, |_| HandlerResult::Ok(Answer::later(std::future::pending::<Value>()))).await;
     for _ in 0..200 {
-        assert!(controller.pause(7).await.is_ok());
+        assert!(controller.pause(7).wake_up_after(Duration::MAX).await.is_ok());
         // Given up before it is woken, and after.
         let reply = controller.pause(8).wake_up_after(Duration::from_micros(10)).send().await.unwrap();
         let _ = tokio::time::timeout(Duration::from_millis(1), reply.outcome()).await;
