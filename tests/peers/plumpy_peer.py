@@ -121,7 +121,9 @@ class PlumpyPeer(kiwipy_peer.Peer):
         pid = from_json(pid)
 
         async def make():
-            process = KINDS[kind](pid=pid, communicator=self.communicator, loop=loop.loop)
+            # As AiiDA's runners have it: what comes in runs on the process's own loop.
+            communicator = plumpy.wrap_communicator(self.communicator, loop.loop)
+            process = KINDS[kind](pid=pid, communicator=communicator, loop=loop.loop)
             self.processes[str(process.pid)] = process
             loop.loop.create_task(process.step_until_terminated())
             return process.pid
