@@ -474,7 +474,7 @@ fn plain_threads_wait_and_are_woken_by_the_communicators_clock() {
     controller.kill_all().timeout(LONG).wait().unwrap();
     assert_eq!(controller.status(8).wait().unwrap_err().kind(), ErrorKind::Unroutable);
     let begun = std::time::Instant::now();
-    crate::blocking::wait(communicator.to_async().sleep(SHORT)).unwrap();
+    communicator.sleep(SHORT).unwrap();
     assert!(begun.elapsed() >= SHORT);
     let waits = communicator.to_async().sleep(Duration::MAX);
     let closing = std::thread::spawn({
