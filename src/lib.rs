@@ -38,6 +38,8 @@ mod serve;
 
 mod client;
 
+pub mod process;
+
 #[cfg(any(test, fuzzing))]
 #[doc(hidden)]
 pub mod fuzzing;

@@ -1,5 +1,6 @@
 //! The command `homing`: call, serve, send, work and watch from a shell, and a demonstration that needs no broker.
 
+mod aiida;
 mod args;
 mod batch;
 mod bench;
@@ -20,6 +21,7 @@ mod manual;
 mod mend;
 mod output;
 mod presence;
+mod process;
 mod progress;
 mod send;
 mod servers;
@@ -172,6 +174,7 @@ async fn dispatch(command: Command, global: &Global, stop: Stop) -> Result<(), F
         Command::Task(Task::List(command)) => list::run(command, global, stop).await,
         Command::Task(command) => or_interrupted(stop, mend::run(command, global)).await,
         Command::Broadcast(command) => broadcast::run(command, global, stop).await,
+        Command::Process(command) => process::run(command, global, stop).await,
         Command::Worker(command) => presence::run(command, global, stop).await,
         Command::Events { count } => events::run(count.map(u64::from), global, stop).await,
         Command::Bench(command) => {

@@ -361,6 +361,28 @@ impl Communicator {
         self.port().ask("removing a broadcast subscriber", None, |done| Command::Unsubscribe { name, done }).await
     }
 
+    /// Resolves after this time, from its first poll on, by the communicator's clock: on every home, one without timers
+    /// included. It does not keep the communicator open.
+    ///
+    /// ```
+    /// # #[tokio::main(flavor = "current_thread")] async fn main() -> homing::Result<()> {
+    /// use std::time::Duration;
+    ///
+    /// let communicator = homing::Communicator::connect("memory:").await?;
+    /// communicator.sleep(Duration::from_millis(5)).await?;
+    /// # communicator.close().await.map(drop) }
+    /// ```
+    ///
+    /// # Errors
+    /// `HomeEnded`; `ConnectionLost` or `CommunicatorClosed` as soon as the communicator ends.
+    ///
+    /// # Cancel safety
+    /// Dropped, its timer is taken back.
+    pub fn sleep(&self, time: Duration) -> impl Future<Output = Result<()>> + Send + use<> {
+        let port = Arc::clone(self.port());
+        async move { port.pause(time).await }
+    }
+
     /// What the broker says of itself: `product`, `version` and so on.
     #[must_use]
     pub fn server_properties(&self) -> Vec<(String, String)> {

@@ -325,8 +325,8 @@ pub(crate) enum Expiry {
     Place(ExpireOnDrop),
     /// The same without a deadline: it is reported, and goes on.
     LongPlace { what: String, since: Instant, place: ExpireOnDrop },
-    /// The time of a handler.
-    Handler(Completer<()>),
+    /// A pause of somebody at a home, or the time that a handler has.
+    Alarm(Completer<()>),
 }
 
 /// What became of a broadcast on the codec thread.

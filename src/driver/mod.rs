@@ -403,7 +403,8 @@ impl<B: Broker> Driver<B> {
             match expiry {
                 command::Expiry::Permit(waiter) => self.port.expire(waiter),
                 command::Expiry::Place(place) => drop(place),
-                command::Expiry::Handler(over) => drop(over.complete(())),
+                // Whoever waited for it may be gone.
+                command::Expiry::Alarm(alarm) => drop(alarm.complete(())),
                 command::Expiry::LongPlace { what, since, place } => {
                     let waited = now.saturating_duration_since(since);
                     tracing::warn!(what, ?waited, "still waiting for a place at its home, which is full");

@@ -171,7 +171,7 @@ impl Port {
 
     /// The time that a handler has. It ends without its completer being used where the communicator does.
     pub(crate) fn handler_timer(&self, at: Instant, over: Completer<()>) -> Timer<'_> {
-        self.timer(at, Expiry::Handler(over))
+        self.timer(at, Expiry::Alarm(over))
     }
 
     /// A number that nothing else of this communicator has.
@@ -247,6 +247,22 @@ impl Port {
             ReserveError::WrongHome => Error::with_source(ErrorKind::WrongHome, format!("{what}: {error}"), error),
             _ => home_ended(what),
         })
+    }
+
+    /// Ends after this time, by the communicator's clock.
+    ///
+    /// # Errors
+    /// `HomeEnded`; why the communicator has ended.
+    pub(crate) async fn pause(&self, time: Duration) -> Result<()> {
+        const WHAT: &str = "a pause";
+        let at = crate::time::from_now(time);
+        let (rings, rung) = match self.future(&WHAT, Some(at)).await {
+            // A home that was full all the time has paused too.
+            Err(error) if error.kind() == ErrorKind::TimedOut => return Ok(()),
+            place => place?,
+        };
+        let _timer = self.timer(at, Expiry::Alarm(rings));
+        rung.await.map_err(|end| self.ended(end, WHAT))
     }
 
     /// Sends a message's command when there is room for it, and no earlier than those before it. A wait for room ends at the
