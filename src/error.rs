@@ -3,6 +3,7 @@
 //! It is opaque on purpose: programs match on [`Error::kind`], people read the text, and neither breaks when a cause is
 //! added. No credential and no message body ever enters an error.
 
+use std::any::Any;
 use std::fmt;
 use std::sync::Arc;
 
@@ -95,6 +96,8 @@ struct Inner {
     message: String,
     detail: Detail,
     source: Option<Box<dyn std::error::Error + Send + Sync>>,
+    /// What a floor above knows of it, by its type.
+    attached: Option<Box<dyn Any + Send + Sync>>,
 }
 
 /// What an error is about, for the parts of homing that have to know more than its kind. Nobody reads it out of the text.
@@ -155,15 +158,22 @@ impl Error {
         Self::with_detail(kind, message, Detail::None)
     }
 
-    /// The text of the other end's failure, and what was asked of it.
-    pub(crate) fn remote_exception(what: &str, text: String) -> Self {
+    /// The text of the other end's failure, and what was asked of it; with what else came of it, if anything did.
+    pub(crate) fn remote_exception<T: Any + Send + Sync>(what: &str, text: String, attached: Option<T>) -> Self {
         let message = format!("{what}: the other end failed: {text}");
-        Self::with_detail(ErrorKind::RemoteException, message, Detail::Remote(text))
+        let attached = attached.map(|attached| Box::new(attached) as Box<dyn Any + Send + Sync>);
+        let detail = Detail::Remote(text);
+        Error(Arc::new(Inner { kind: ErrorKind::RemoteException, message, detail, source: None, attached }))
+    }
+
+    /// What is attached, if it has this type.
+    pub(crate) fn attached<T: Any>(&self) -> Option<&T> {
+        self.0.attached.as_deref()?.downcast_ref()
     }
 
     /// An error with details for the other parts of homing.
     pub(crate) fn with_detail(kind: ErrorKind, message: impl Into<String>, detail: Detail) -> Self {
-        Error(Arc::new(Inner { kind, message: message.into(), detail, source: None }))
+        Error(Arc::new(Inner { kind, message: message.into(), detail, source: None, attached: None }))
     }
 
     pub(crate) fn detail(&self) -> &Detail {
@@ -177,7 +187,8 @@ impl Error {
         message: impl Into<String>,
         source: impl Into<Box<dyn std::error::Error + Send + Sync>>,
     ) -> Self {
-        Error(Arc::new(Inner { kind, message: message.into(), detail: Detail::None, source: Some(source.into()) }))
+        let (message, source) = (message.into(), Some(source.into()));
+        Error(Arc::new(Inner { kind, message, detail: Detail::None, source, attached: None }))
     }
 
     /// Why a home had no place for something: it is full, or it has ended.

@@ -14,9 +14,13 @@ mod wire;
 
 mod driver;
 
+mod observe;
+
 mod serve;
 
 mod client;
+
+pub mod process;
 
 #[cfg(any(test, fuzzing))]
 #[doc(hidden)]
@@ -37,13 +41,19 @@ pub use error::{Error, ErrorKind, Result};
 #[doc(inline)]
 pub use homing_home as home;
 pub use homing_home::futures;
+pub use observe::TraceContext;
 pub use serve::{
-    Answer, Broadcast, BroadcastFilter, BroadcastSubscriber, Broadcasts, CallerGone, Failure, HandlerError,
-    HandlerResult, IncomingTask, IntoResponse, Lagged, Later, OwnershipLost, Promise, RpcRequest, RpcSubscriber,
-    Subscriber, TaskRequest, TaskSubscriber,
+    Answer, Broadcast, BroadcastFilter, BroadcastSubscriber, Broadcasts, CallerGone, ErrorDetails, Failure,
+    HandlerError, HandlerResult, IncomingTask, IntoResponse, Lagged, Later, OwnershipLost, Promise, RpcRequest,
+    RpcSubscriber, Subscriber, TaskRequest, TaskSubscriber,
 };
+pub use wire::headers::TraceHeaders;
 pub use wire::names::{Identifier, IntoIdentifier, TestingMode};
 
 #[cfg(doctest)]
 #[doc = include_str!("../README.md")]
 struct Readme;
+
+#[cfg(doctest)]
+#[doc = include_str!("../docs/processes.md")]
+struct Processes;

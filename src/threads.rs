@@ -31,7 +31,8 @@ pub(crate) fn start<F: Future<Output = ()> + 'static>(
     }
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     // The standard library panics at a name with a NUL in it.
-    let thread = thread::Builder::new().name(name.replace('\0', "\u{fffd}")).spawn(move || {
+    let name = if name.contains('\0') { name.replace('\0', "\u{fffd}") } else { name };
+    let thread = thread::Builder::new().name(name).spawn(move || {
         let local = LocalSet::new();
         local.block_on(&runtime, async move { make().await });
         drop(local);

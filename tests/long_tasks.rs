@@ -28,6 +28,11 @@ fn main() -> ExitCode {
     suite.rabbitmq("a_task_whose_worker_is_gone_goes_to_another", |broker| on_a_runtime(another(broker.clone())));
     suite.rabbitmq("a_close_gives_a_task_on_lease_back_at_once", |broker| on_a_runtime(given_back(broker.clone())));
     suite.rabbitmq("a_failure_on_lease_ends_it_too", |broker| on_a_runtime(tried_again(broker.clone())));
+    suite.deadline(Duration::from_secs(150));
+    suite.node("a_task_that_is_held_back_outlives_its_sender_and_the_broker", || {
+        let node = Node::start(Tls::No).unwrap();
+        on_a_runtime(held_back(&node));
+    });
     suite.deadline(Duration::from_secs(600));
     suite.with("full: on a node with a delivery timeout of a minute", &[Need::Node, Need::Full], || {
         let node = Node::start(Tls::No).unwrap();
@@ -262,4 +267,34 @@ async fn tried_again(broker: Broker) {
     assert_eq!(runs.load(Ordering::SeqCst), 2);
     assert!(is_empty(&communicator).await);
     communicator.close().await.unwrap();
+}
+
+/// A durable queue holds it, and nobody else: its sender is gone, and the broker is started again on its data.
+async fn held_back(node: &Node) {
+    let broker = Broker::at(node.url());
+    let options = || Communicator::builder(broker.url()).prefix(broker.prefix()).task_timeout(Duration::from_secs(60));
+    let sender = options().connect().await.unwrap();
+    let begun = std::time::SystemTime::now();
+    let wait = Duration::from_secs(8);
+    sender.task_send("after").delay(wait).no_reply().await.unwrap();
+    sender.task_send("at").at(begun + wait).no_reply().await.unwrap();
+    sender.close().await.unwrap();
+    node.kill().unwrap();
+    node.restart().unwrap();
+    let worker = options().connect().await.unwrap();
+    let (tell, mut told) = unbounded_channel();
+    let work = TaskSubscriber::closure(move |task: TaskRequest| {
+        tell.send((task.into_body(), begun.elapsed().unwrap())).ok();
+    });
+    worker.add_task_subscriber(work).await.unwrap();
+    let mut came = Vec::new();
+    for _ in 0..2 {
+        let (body, after) = told.recv().await.unwrap();
+        came.push(body.as_str().unwrap().to_owned());
+        // One whose time counts in its queue may begin anew where the broker was away; none comes too early.
+        assert!(after + Duration::from_millis(2) >= wait, "{body:?} came after {after:?}");
+    }
+    came.sort_unstable();
+    assert_eq!(came, ["after", "at"]);
+    worker.close().await.unwrap();
 }

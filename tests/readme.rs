@@ -51,6 +51,7 @@ fn the_pages_that_it_links_to_are_there() {
         "CONTRIBUTING.md",
         "docs/kiwipy.md",
         "docs/proof.md",
+        "docs/processes.md",
         "docs/faults.md",
         "docs/wire.md",
         "docs/architecture.md",

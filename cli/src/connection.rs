@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use homing::{Communicator, CommunicatorBuilder, ConnectionEvent, ErrorKind, Events, ReconnectPolicy};
+use homing::{Communicator, CommunicatorBuilder, ConnectionEvent, ErrorKind, Events, ReconnectPolicy, TestingMode};
 
 use crate::args::Global;
 use crate::failure::Failure;
@@ -26,6 +26,9 @@ pub(crate) fn builder(global: &Global, url: &str) -> CommunicatorBuilder {
     }
     if let Some(name) = &global.names.task_queue {
         builder = builder.task_queue(name);
+    }
+    if global.names.testing {
+        builder = builder.testing(TestingMode::Yes);
     }
     builder
 }

@@ -264,6 +264,13 @@ pub(crate) fn run(command: Context, global: &Global) -> Result<(), Failure> {
     match command {
         Context::Add { name, options } => {
             check(&name)?;
+            if global.broker.profile.is_some() || global.broker.aiida {
+                return Err(Failure::Usage(
+                    "a context holds a broker and names; a profile of AiiDA needs none: --profile or --aiida reads AiiDA's \
+                     own configuration each time"
+                        .to_owned(),
+                ));
+            }
             let saved = saved(global, options)?;
             saved.broker.as_deref().map(check_url).transpose()?;
             let old = file.contexts.insert(name.clone(), saved);

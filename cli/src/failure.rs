@@ -22,14 +22,22 @@ pub(crate) enum Failure {
     Interrupted(Interruption, Option<&'static str>),
     /// Nobody reads standard output any more: nothing is left to do, and nothing to report.
     ReaderGone,
+    /// Of several things some failed; with the exit code of the worst.
+    Several(u8, String),
     /// Something else.
     Other(String),
 }
 
 impl Failure {
     pub(crate) fn exit_code(&self) -> ExitCode {
-        ExitCode::from(match self {
+        ExitCode::from(self.code())
+    }
+
+    /// The exit code as a number.
+    pub(crate) fn code(&self) -> u8 {
+        match self {
             Failure::ReaderGone => 0,
+            Failure::Several(code, _) => *code,
             Failure::Usage(_) => 2,
             Failure::TimedOut(_) => 4,
             Failure::Interrupted(signal, _) => signal.exit_code(),
@@ -43,7 +51,7 @@ impl Failure {
                 ErrorKind::AccessRefused | ErrorKind::PermissionDenied => 7,
                 _ => 1,
             },
-        })
+        }
     }
 
     /// A word for programs.
@@ -53,7 +61,7 @@ impl Failure {
             Failure::Usage(_) => "usage".to_owned(),
             Failure::TimedOut(_) => "timed_out".to_owned(),
             Failure::Interrupted(..) => "interrupted".to_owned(),
-            Failure::Other(_) => "failed".to_owned(),
+            Failure::Other(_) | Failure::Several(..) => "failed".to_owned(),
             Failure::Homing(error) => snake_case(&format!("{:?}", error.kind())),
         }
     }
@@ -124,7 +132,9 @@ impl From<std::io::Error> for Failure {
 impl fmt::Display for Failure {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Failure::Usage(text) | Failure::Other(text) | Failure::TimedOut(text) => f.write_str(text),
+            Failure::Usage(text) | Failure::Other(text) | Failure::TimedOut(text) | Failure::Several(_, text) => {
+                f.write_str(text)
+            }
             Failure::Homing(error) => error.fmt(f),
             Failure::Interrupted(_, Some(stage)) => write!(f, "interrupted {stage}"),
             Failure::Interrupted(_, None) => f.write_str("interrupted"),

@@ -8,7 +8,9 @@ use homing::inspect::{self, PeekedTask};
 
 use crate::args::{Format, Global, List};
 use crate::connection::options;
+use crate::doctor::Management;
 use crate::failure::Failure;
+use crate::in_hand::{self, Consumer, InHand};
 use crate::stop::{Stop, or_interrupted};
 use crate::{note, output, values};
 
@@ -21,6 +23,8 @@ pub(crate) async fn run(command: List, global: &Global, stop: Stop) -> Result<()
         Some(queue) => queue,
         None => inspect::target(&options)?.task_queue,
     };
+    // Before anything is asked of a broker.
+    let management = command.management.as_deref().map(Management::at).transpose()?;
     if command.peek {
         note!(
             "getting up to {} messages of {queue:?} and giving them back; the broker marks them as redelivered",
@@ -28,7 +32,14 @@ pub(crate) async fn run(command: List, global: &Global, stop: Stop) -> Result<()
         );
     } else {
         let depth = or_interrupted(stop.clone(), async { Ok(inspect::depth(&options, &queue).await?) }).await?;
-        count(&queue, depth, global.output.format)?;
+        let in_hand = match management {
+            Some(management) => {
+                let asked = in_hand::of_queue(&options, management, &queue);
+                Some(or_interrupted(stop.clone(), asked).await?)
+            }
+            None => None,
+        };
+        count(&queue, depth, in_hand.as_ref(), global.output.format)?;
         if depth.ready == 0 || !asks_for_more(global.output.format)? {
             return Ok(());
         }
@@ -49,7 +60,7 @@ pub(crate) async fn run(command: List, global: &Global, stop: Stop) -> Result<()
     Ok(())
 }
 
-fn count(queue: &str, depth: inspect::Depth, format: Format) -> Result<(), Failure> {
+fn count(queue: &str, depth: inspect::Depth, in_hand: Option<&InHand>, format: Format) -> Result<(), Failure> {
     let (ready, consumers) = (depth.ready, depth.consumers);
     match format {
         Format::Json => {
@@ -57,13 +68,32 @@ fn count(queue: &str, depth: inspect::Depth, format: Format) -> Result<(), Failu
             map.insert("queue", queue);
             map.insert("ready", i64::from(ready));
             map.insert("consumers", i64::from(consumers));
+            if let Some(InHand { unacknowledged, workers }) = in_hand {
+                map.insert("unacknowledged", *unacknowledged);
+                let worker = |(consumer, held): &(Consumer, u64)| {
+                    let mut map = consumer.to_map();
+                    map.insert("unacknowledged", *held);
+                    Value::Map(map)
+                };
+                map.insert("workers", workers.iter().map(worker).collect::<Vec<_>>());
+            }
             values::print(&Value::Map(map), format)
         }
         Format::Text => {
-            values::print(&Value::from(format!("{queue}: {ready} waiting, {consumers} consumers")), format)?;
+            let held =
+                in_hand.map_or(String::new(), |held| format!(", {} in the hands of workers", held.unacknowledged));
+            let mut text = format!("{queue}: {ready} waiting{held}, {consumers} consumers");
+            for (consumer, held) in in_hand.iter().flat_map(|in_hand| &in_hand.workers) {
+                text.push_str(&format!("\n  {} at {}: {held}", consumer.user, consumer.peer));
+            }
+            values::print(&Value::from(text), format)?;
+            if in_hand.is_some() {
+                note!("the numbers of what workers have are the management API's, which are some seconds old");
+                return Ok(());
+            }
             note!(
-                "tasks that workers hold are not counted, since AMQP does not report them. --peek shows the messages: it \
-                 fetches them and gives them back, and the broker marks them as redelivered"
+                "tasks that workers hold are not counted, since AMQP does not report them; --management URL does. --peek shows the \
+                 messages: it fetches them and gives them back, and the broker marks them as redelivered"
             );
             Ok(())
         }

@@ -1,5 +1,6 @@
 //! The command `homing`: call, serve, send, work and watch from a shell, and a demonstration that needs no broker.
 
+mod aiida;
 mod args;
 mod batch;
 mod bench;
@@ -13,14 +14,17 @@ mod events;
 mod exec;
 mod failure;
 mod glob;
+mod in_hand;
 mod list;
 mod logs;
 mod manual;
 mod mend;
 mod output;
 mod presence;
+mod process;
 mod progress;
 mod send;
+mod servers;
 mod settings;
 mod stop;
 mod stress;
@@ -163,12 +167,14 @@ fn run(cli: Cli) -> Result<(), Failure> {
 async fn dispatch(command: Command, global: &Global, stop: Stop) -> Result<(), Failure> {
     match command {
         Command::Rpc(Rpc::Call { recipient, body, timeout }) => call::run(recipient, body, timeout, global, stop).await,
+        Command::Rpc(Rpc::List { wait, management }) => servers::run(wait, management.as_deref(), global, stop).await,
         Command::Rpc(Rpc::Serve(command)) => worker::serve::run(command, global, stop).await,
         Command::Task(Task::Send(command)) => send::run(command, global, stop).await,
         Command::Task(Task::Work(command)) => worker::tasks::run(command, global, stop).await,
         Command::Task(Task::List(command)) => list::run(command, global, stop).await,
         Command::Task(command) => or_interrupted(stop, mend::run(command, global)).await,
         Command::Broadcast(command) => broadcast::run(command, global, stop).await,
+        Command::Process(command) => process::run(command, global, stop).await,
         Command::Worker(command) => presence::run(command, global, stop).await,
         Command::Events { count } => events::run(count.map(u64::from), global, stop).await,
         Command::Bench(command) => {

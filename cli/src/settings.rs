@@ -2,6 +2,7 @@
 
 use std::env;
 
+use crate::aiida;
 use crate::args::{BrokerOptions, Global, Names};
 use crate::contexts::{self, Saved};
 use crate::failure::Failure;
@@ -15,15 +16,22 @@ pub(crate) enum Asked {
 
 /// Whether the command line asks for a broker.
 pub(crate) fn asked(options: &BrokerOptions) -> Asked {
-    if options.broker.is_some() || options.context.is_some() { Asked::Explicitly } else { Asked::BySurroundings }
+    let explicit = options.broker.is_some() || options.context.is_some() || options.profile.is_some() || options.aiida;
+    if explicit { Asked::Explicitly } else { Asked::BySurroundings }
 }
 
 /// Fills in what the command line leaves open.
 ///
 /// # Errors
-/// `Usage` for an empty option or a context that is not there.
+/// `Usage` for an empty option, and for a context or a profile of AiiDA that is not there.
 pub(crate) fn resolve(global: &Global) -> Result<Global, Failure> {
     let mut global = global.clone();
+    if global.broker.profile.is_some() || global.broker.aiida {
+        let found = aiida::profile(global.broker.profile.as_deref())?;
+        global.broker.broker = Some(found.url);
+        global.names = Names { prefix: Some(found.prefix), testing: found.testing, ..Names::default() };
+        return Ok(global);
+    }
     if global.broker.broker.as_deref() == Some("") {
         return Err(Failure::Usage("--broker is empty; give the URL of a broker, or leave it out".to_owned()));
     }
@@ -64,7 +72,7 @@ fn apply(global: &mut Global, saved: Saved) -> Result<(), Failure> {
     global.broker.broker = saved.url()?;
     if !global.names.any() {
         let Saved { prefix, message_exchange, task_exchange, task_queue, .. } = saved;
-        global.names = Names { prefix, message_exchange, task_exchange, task_queue };
+        global.names = Names { prefix, message_exchange, task_exchange, task_queue, testing: false };
     }
     Ok(())
 }

@@ -29,8 +29,13 @@ fn main() -> ExitCode {
         .rabbitmq("peek_says_what_it_does_shows_the_tasks_and_keeps_their_order", peeked)
         .rabbitmq("peek_shows_what_cannot_be_read_and_why_it_is_in_quarantine", unreadable)
         .rabbitmq("peek_that_is_killed_while_it_holds_tasks_loses_none", killed)
+        // A node starts for some seconds, and its tools do.
+        .deadline(Duration::from_secs(180))
         .node("doctor_checks_certificates", certificates)
         .node("doctor_asks_the_management_api_and_fixes_what_is_empty", management)
+        .node("doctor_asks_the_management_api_over_https", management_tls)
+        .node("doctor_finds_limits_and_topic_permissions", limits)
+        .node("lists_show_who_has_tasks_and_who_answers_calls", in_hand)
         .node("doctor_finds_a_broker_in_alarm", alarm);
     suite.run()
 }
@@ -144,7 +149,8 @@ fn usage() -> TestResult {
     for (arguments, part) in [
         (&["doctor", "--fix"][..], "--management"),
         (&["doctor", "--yes", "--management", "http://h"], "--fix"),
-        (&["doctor", "--management", "https://u:sEcret@h"], "https is not spoken"),
+        (&["doctor", "--management", "ftp://u:sEcret@h"], "neither with https"),
+        (&["task", "list", "--management", "https://u:sEcret@h?cacertfile=/no/such"], "/no/such"),
         (&["doctor", "--management", "http://u:sEcret@h:port"], "host or port"),
         (&["doctor", "--broker", "memory:"], "only `homing demo`"),
         (&["doctor", "--broker", "nonsense"], "broker's URL"),
@@ -424,6 +430,138 @@ fn with_management(node: &Node) -> Result<String, libtest_mimic::Failed> {
         ),
     ])?;
     Ok(format!("http://guest:guest@127.0.0.1:{port}"))
+}
+
+/// The same over TLS, with the certificate that the node has for AMQP.
+fn with_management_tls(node: &Node) -> Result<String, libtest_mimic::Failed> {
+    let port = std::net::TcpListener::bind("127.0.0.1:0")?.local_addr()?.port();
+    node.ctl(&[
+        "eval",
+        &format!(
+            "{{ok, Tls}} = application:get_env(rabbit, ssl_options), \
+             Listen = [{{port, {port}}}, {{ip, \"127.0.0.1\"}}, {{ssl, true}}, {{ssl_opts, Tls}}], \
+             application:set_env(rabbitmq_management, tcp_config, Listen, [{{persistent, true}}]), \
+             {{ok, F}} = application:get_env(rabbit, enabled_plugins_file), \
+             ok = file:write_file(F, \"[rabbitmq_management].\"), {{ok, _, _}} = rabbit_plugins:ensure(F)."
+        ),
+    ])?;
+    Ok(format!("https://guest:guest@localhost:{port}"))
+}
+
+fn management_tls() -> TestResult {
+    let node = Node::start(Tls::Yes)?;
+    let api = with_management_tls(&node)?;
+    let ca = node.described("NODE_TLS_CA").ok_or("no CA")?;
+    let broker = Broker::at(node.url());
+    let report = doctor(&broker, &["--management", &format!("{api}?cacertfile={ca}")], 0)?;
+    finding(&report, "ok", "management");
+    // Nobody whom the system does not trust gets the password.
+    let report = doctor(&broker, &["--management", &api], 1)?;
+    let found = finding(&report, "problem", "management");
+    assert!(found["text"].as_str().is_some_and(|text| text.contains("certificate")), "{found}");
+    let wrong = api.replace("localhost", "127.0.0.2");
+    let report = doctor(&broker, &["--management", &format!("{wrong}?cacertfile={ca}")], 1)?;
+    finding(&report, "problem", "management");
+    Ok(())
+}
+
+fn limits() -> TestResult {
+    let node = Node::start(Tls::No)?;
+    let api = with_management(&node)?;
+    let broker = Broker::at(node.url());
+    connected(&broker)?.task_send(Value::Null).no_reply().wait()?;
+    let (peer, exchange) = (connected(&broker)?, format!("{}.messages", broker.prefix()));
+    peer.broadcast_send(Value::Null).wait()?;
+    peer.close()?;
+    let check = ["--management", api.as_str()];
+    let report = doctor(&broker, &check, 0)?;
+    finding(&report, "ok", "limits set");
+    finding(&report, "ok", "topic permissions");
+    assert_eq!(finding(&report, "ok", "connections")["facts"]["connections"], 2);
+    finding(&report, "ok", &format!("routing keys of {exchange}"));
+    // Limits that leave enough, and that do not.
+    let limit = |path: &str, value: i64| request(&api, "PUT", path, &format!(r#"{{"value": {value}}}"#));
+    limit("/api/vhost-limits/%2F/max-connections", 50)?;
+    limit("/api/vhost-limits/%2F/max-queues", 1000)?;
+    limit("/api/user-limits/guest/max-channels", 9)?;
+    let report = doctor(&broker, &check, 1)?;
+    let found = finding(&report, "problem", "limits set");
+    assert_eq!((&found["facts"]["limit"], &found["facts"]["value"]), (&"max-channels".into(), &9.into()), "{found}");
+    let all = report["findings"].as_array().ok_or("no findings")?;
+    let notes = all.iter().filter(|one| one["check"] == "limits set" && one["verdict"] == "note").count();
+    assert_eq!(notes, 2, "{report:#}");
+    request(&api, "DELETE", "/api/user-limits/guest/max-channels", "")?;
+    // One connection is not enough.
+    limit("/api/vhost-limits/%2F/max-connections", 1)?;
+    let report = doctor(&broker, &[], 6)?;
+    let found = finding(&report, "problem", "connections");
+    assert!(found["advice"].as_str().is_some_and(|advice| advice.contains("two connections")), "{found}");
+    request(&api, "DELETE", "/api/vhost-limits/%2F/max-connections", "")?;
+    // A user who may write to the exchange, and not by the keys of calls.
+    let keys = format!(r#"{{"exchange": "{exchange}", "write": "^only-this$", "read": ".*"}}"#);
+    request(&api, "PUT", "/api/topic-permissions/%2F/guest", &keys)?;
+    let report = doctor(&broker, &check, 1)?;
+    let found = finding(&report, "problem", &format!("routing keys of {exchange}"));
+    assert!(found["advice"].as_str().is_some_and(|advice| advice.contains("set_topic_permissions")), "{found}");
+    let found = finding(&report, "note", "topic permissions");
+    assert!(found["text"].as_str().is_some_and(|text| text.contains("only-this")), "{found}");
+    Ok(())
+}
+
+fn in_hand() -> TestResult {
+    let node = Node::start(Tls::No)?;
+    let api = with_management(&node)?;
+    let broker = Broker::at(node.url());
+    send(&broker, (0..3).map(Value::from))?;
+    let worker = connected(&broker)?;
+    let (begun, held) = std::sync::mpsc::channel();
+    let keeps = homing::TaskSubscriber::future(move |_: homing::TaskRequest| {
+        begun.send(()).ok();
+        std::future::pending::<Value>()
+    });
+    worker.add_task_subscriber(keeps.with_prefetch(2.try_into()?))?;
+    for _ in 0..2 {
+        held.recv_timeout(LONG)?;
+    }
+    let answers = homing::RpcSubscriber::closure(homing::RpcRequest::into_body);
+    worker.add_rpc_subscriber("a-library", answers)?;
+    let mut server = on(&broker, &["rpc", "serve", "a-command", "--exec", "cat"]).stderr(Stdio::null()).spawn()?;
+    let arguments = ["--format", "json", "task", "list", "--management", api.as_str()];
+    let until = Instant::now() + LONG;
+    let listed = loop {
+        // The API's numbers lag some seconds behind.
+        let (out, _) = exits(&ended(on(&broker, &arguments))?, 0);
+        let listed: Json = serde_json::from_str(&out)?;
+        if listed["unacknowledged"] == 2 && listed["workers"][0]["unacknowledged"] == 2 {
+            break listed;
+        }
+        assert!(Instant::now() < until, "{listed}");
+        std::thread::sleep(Duration::from_millis(300));
+    };
+    assert_eq!((&listed["ready"], &listed["workers"][0]["user"]), (&1.into(), &"guest".into()), "{listed}");
+    let (out, _) = exits(&ended(on(&broker, &["task", "list", "--management", &api]))?, 0);
+    assert!(
+        out.contains("1 waiting, 2 in the hands of workers, 1 consumers") && out.contains("guest at 127.0.0.1"),
+        "{out}"
+    );
+    // Without the API only what answers by itself is known.
+    let until = Instant::now() + LONG;
+    while !exits(&ended(on(&broker, &["rpc", "list"]))?, 0).0.starts_with("a-command  homing process") {
+        assert!(Instant::now() < until, "the server does not answer");
+    }
+    let (out, _) = exits(&ended(on(&broker, &["--format", "json", "rpc", "list", "--management", &api]))?, 0);
+    let all: Vec<Json> = out.lines().map(serde_json::from_str).collect::<Result<_, _>>()?;
+    let names: Vec<&str> = all.iter().filter_map(|one| one["identifier"].as_str()).collect();
+    assert_eq!(names, ["a-command", "a-library"]);
+    assert_eq!(all[0]["homing"][0]["process_id"], server.id());
+    assert_eq!(
+        (all[1]["homing"].as_array().map(Vec::len), &all[1]["subscribers"][0]["user"]),
+        (Some(0), &"guest".into())
+    );
+    signal(server.id(), "TERM");
+    server.wait()?;
+    worker.close()?;
+    Ok(())
 }
 
 /// Asks the management API for what a peer or an operator would do.

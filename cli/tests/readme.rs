@@ -26,7 +26,7 @@ fn words(line: &str) -> Vec<String> {
 fn every_command_line_of_the_pages_is_understood() {
     let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("..");
     let mut commands = 0;
-    for page in ["README.md", "docs/kiwipy.md"] {
+    for page in ["README.md", "docs/kiwipy.md", "docs/processes.md"] {
         let text = std::fs::read_to_string(root.join(page)).expect(page);
         let blocks = text.split("```text\n").skip(1).filter_map(|block| block.split_once("```"));
         for line in blocks.flat_map(|(block, _)| block.lines()).filter(|line| line.starts_with("homing ")) {

@@ -96,6 +96,7 @@ fn queue(name: &str) -> QueueSpec {
         message_ttl: None,
         expires: Some(Duration::from_secs(60)),
         dead_letter_to: None,
+        priorities: None,
     }
 }
 

@@ -50,6 +50,14 @@ impl Body {
             Body::Value(value) => value.weight(),
         }
     }
+
+    /// How many bytes it has on the wire; `None` for one that stays in this process.
+    pub(crate) fn encoded_size(&self) -> Option<usize> {
+        match self {
+            Body::Encoded(bytes) => Some(bytes.len()),
+            Body::Value(_) => None,
+        }
+    }
 }
 
 /// A message to be published.
@@ -115,6 +123,8 @@ pub(crate) struct QueueSpec {
     pub expires: Option<Duration>,
     /// `x-dead-letter-routing-key`: the queue that a message goes to (by the default exchange) when its time here is over.
     pub dead_letter_to: Option<String>,
+    /// `x-max-priority`: how many levels of priority its messages have above 0.
+    pub priorities: Option<u8>,
 }
 
 /// A time of a queue, as a broker takes it. RabbitMQ counts to 2^32 - 1 milliseconds (49.7 days) and refuses more.

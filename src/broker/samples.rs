@@ -34,5 +34,6 @@ pub(crate) fn queue(name: &str) -> QueueSpec {
         message_ttl: None,
         expires: None,
         dead_letter_to: None,
+        priorities: None,
     }
 }

@@ -437,6 +437,14 @@ impl Communicator {
         wait(self.inner.remove_broadcast_subscriber(identifier))
     }
 
+    /// Waits this long, while the calling thread's home goes on.
+    ///
+    /// # Errors
+    /// As the async call of this name.
+    pub fn sleep(&self, time: Duration) -> Result<()> {
+        wait(self.inner.sleep(time))
+    }
+
     /// The broker's properties.
     #[must_use]
     pub fn server_properties(&self) -> Vec<(String, String)> {

@@ -12,6 +12,7 @@ use crate::driver::port::InFlight;
 use crate::driver::tasks::{Config, LongTasks as Leases};
 use crate::driver::{Limits, ReconnectPolicy};
 use crate::error::{Error, ErrorKind, Result};
+use crate::observe::TraceContext;
 use crate::wire::names::{Names, TestingMode};
 
 /// The default prefetch of a task queue. kiwipy's default is no limit.
@@ -95,6 +96,7 @@ pub struct CommunicatorBuilder {
     pub(crate) limits: Limits,
     pub(crate) in_flight: InFlight,
     pub(crate) codec: Arc<dyn Codec>,
+    pub(crate) trace_context: Option<Arc<dyn TraceContext>>,
     pub(crate) connect: ConnectOptions,
     pub(crate) thread_name: String,
     overrides: Overrides,
@@ -123,6 +125,7 @@ impl CommunicatorBuilder {
             },
             in_flight: InFlight { messages: 4096, bytes: 256 << 20 },
             codec: Arc::new(Yaml::default()),
+            trace_context: None,
             connect: ConnectOptions {
                 connect_timeout: Duration::from_secs(10),
                 operation_timeout: Duration::from_secs(30),
@@ -190,6 +193,16 @@ impl CommunicatorBuilder {
     /// How long a task may wait in its queue (`x-message-ttl`). Default 7 days. RabbitMQ's limit is 49.7 days; longer times are cut to that.
     pub fn task_ttl(mut self, time: Duration) -> Self {
         self.names.task_ttl = time;
+        self
+    }
+
+    /// Declares task queues with this many levels of priority above 0 (`x-max-priority`), so that
+    /// [`TaskSend::priority`](crate::TaskSend::priority) counts; RabbitMQ advises up to 5. Default: none, as kiwipy.
+    ///
+    /// All who use a queue must declare it alike, and a queue that is there cannot be changed: kiwipy's programs, and those of
+    /// homing without this option, are refused by a queue with priorities (`PreconditionFailed`). It is for queues of your own.
+    pub fn task_priorities(mut self, levels: std::num::NonZeroU8) -> Self {
+        self.names.task_priorities = Some(levels.get());
         self
     }
 
@@ -274,6 +287,13 @@ impl CommunicatorBuilder {
     /// The codec of bodies. Default [`Yaml`], as in kiwipy.
     pub fn codec(mut self, codec: impl Codec) -> Self {
         self.codec = Arc::new(codec);
+        self
+    }
+
+    /// Has each message carry the trace that it is part of, in the headers of W3C trace context. Default: none is written, and
+    /// what comes in is not read. Peers that do not know the headers ignore them.
+    pub fn trace_context(mut self, context: impl TraceContext) -> Self {
+        self.trace_context = Some(Arc::new(context));
         self
     }
 

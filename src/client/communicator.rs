@@ -131,7 +131,7 @@ impl Communicator {
             task_timeout: builder.task_timeout,
             task_prefetch: builder.task_prefetch,
         };
-        let context = Context::new(Arc::clone(&port), defaults, builder.codec);
+        let context = Context::new(Arc::clone(&port), defaults, builder.codec, builder.trace_context);
         let (codec, work) = mpsc::unbounded_channel();
         let codec_loop = {
             let (context, codec) = (context.clone(), codec.clone());
@@ -361,6 +361,28 @@ impl Communicator {
     pub async fn remove_broadcast_subscriber(&self, identifier: &Identifier) -> Result<()> {
         let name = SubscriberName::Broadcasts(identifier.clone());
         self.port().ask("removing a broadcast subscriber", None, |done| Command::Unsubscribe { name, done }).await
+    }
+
+    /// Resolves after this time, from its first poll on, by the communicator's clock: on every home, one without timers
+    /// included. It does not keep the communicator open.
+    ///
+    /// ```
+    /// # #[tokio::main(flavor = "current_thread")] async fn main() -> homing::Result<()> {
+    /// use std::time::Duration;
+    ///
+    /// let communicator = homing::Communicator::connect("memory:").await?;
+    /// communicator.sleep(Duration::from_millis(5)).await?;
+    /// # communicator.close().await.map(drop) }
+    /// ```
+    ///
+    /// # Errors
+    /// `HomeEnded`; `ConnectionLost` or `CommunicatorClosed` as soon as the communicator ends.
+    ///
+    /// # Cancel safety
+    /// Dropped, its timer is taken back.
+    pub fn sleep(&self, time: Duration) -> impl Future<Output = Result<()>> + Send + use<> {
+        let port = Arc::clone(self.port());
+        async move { port.pause(time).await }
     }
 
     /// The broker's properties: `product`, `version` and so on.

@@ -145,7 +145,7 @@ impl TaskQueue {
             let (id, queue) = (guard.id, self.name.clone());
             let pull = |done| Command::Pull { id, queue, wait, done };
             let Some(delivery) = port.ask("waiting for a task", limit, pull).await? else { return Ok(None) };
-            if let Some(task) = IncomingTask::take(&self.context, delivery) {
+            if let Some(task) = IncomingTask::take(&self.context, &self.name, delivery) {
                 return Ok(Some(task));
             }
         }

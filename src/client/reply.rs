@@ -8,6 +8,7 @@ use std::future::{Future, IntoFuture};
 use std::pin::Pin;
 
 use tokio::time::Instant;
+use tracing::Instrument;
 use uuid::Uuid;
 
 use crate::codec::Value;
@@ -15,6 +16,7 @@ use crate::driver::command::{Command, RawReply, RequestEnd, Subject, Timeout};
 use crate::driver::port::{Turn, limit};
 use crate::error::{Error, ErrorKind, Result};
 use crate::home::HomeFuture;
+use crate::observe::Outgoing;
 use crate::serve::Context;
 use crate::wire::response::Response;
 
@@ -65,6 +67,7 @@ pub struct Reply {
     /// What was asked of whom, for errors.
     subject: Subject,
     finished: bool,
+    outgoing: Outgoing,
     /// Whether its recipient is to be notified that its caller is gone.
     end: RequestEnd,
 }
@@ -77,6 +80,7 @@ impl Reply {
         next: HomeFuture<RawReply>,
         timeout: Timeout,
         subject: Subject,
+        outgoing: Outgoing,
     ) -> Self {
         Reply {
             context,
@@ -87,6 +91,7 @@ impl Reply {
             place_by: None,
             subject,
             finished: false,
+            outgoing,
             end: RequestEnd::GivenUp,
         }
     }
@@ -108,9 +113,11 @@ impl Reply {
         if self.finished {
             return Err(Error::new(ErrorKind::InvalidState, format!("{}: its outcome was taken before", self.subject)));
         }
-        let outcome = self.read_one().await;
+        let span = self.outgoing.span().clone();
+        let outcome = self.read_one().instrument(span).await;
         if !matches!(outcome, Ok(ReplyStage::Pending)) {
             self.finished = true;
+            self.outgoing.end(&outcome);
         }
         outcome
     }
@@ -140,7 +147,9 @@ impl Reply {
             Response::Cancelled => {
                 Err(Error::new(ErrorKind::Cancelled, format!("{}: it was cancelled at the other end", self.subject)))
             }
-            Response::Exception(text) => Err(Error::remote_exception(&self.subject.to_string(), text)),
+            Response::Exception(text, details) => {
+                Err(Error::remote_exception(&self.subject.to_string(), text, details.map(|details| *details)))
+            }
         }
     }
 

@@ -7,21 +7,27 @@ use std::marker::PhantomData;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context as TaskContext, Poll};
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use serde::de::DeserializeOwned;
 use tokio::time::Instant;
+use tracing::Instrument;
+use uuid::Uuid;
 
 use super::body::Body;
 use super::reply::Reply;
 use crate::codec::Value;
-use crate::driver::command::{Command, Expected, Published, QueueName, RawReply, Repeat, Subject, TaskReply, Timeout};
+use crate::driver::command::{
+    Command, Expected, Extra, Extras, Published, QueueName, RawReply, Repeat, Subject, TaskReply, Timeout,
+};
 use crate::driver::port::{Charge, Port, Turn, WhenFull, limit};
 use crate::error::{Error, ErrorKind, Result};
 use crate::home::{Home, HomeFuture};
+use crate::observe::{MessageKind, Outgoing};
 use crate::serve::Context;
 use crate::wire::broadcast::Content;
-use crate::wire::names::Identifier;
+use crate::wire::delay::Delay;
+use crate::wire::names::{BROADCAST_TOPIC, Identifier};
 use crate::wire::task::{NoReply, encode};
 
 type Running<T> = Pin<Box<dyn Future<Output = Result<T>> + Send>>;
@@ -98,15 +104,20 @@ fn typed<T: DeserializeOwned + 'static>(value: Value) -> Result<T> {
 }
 
 /// A future for the reply to a request, and what the driver needs of it. From here on the request's time runs.
-async fn expect(context: &Context, subject: &Subject, timeout: Timeout) -> Result<(Expected, HomeFuture<RawReply>)> {
-    let due = limit(timeout.limit());
+async fn expect(
+    context: &Context,
+    subject: &Subject,
+    timeout: Timeout,
+    held_back: Duration,
+) -> Result<(Expected, HomeFuture<RawReply>)> {
+    let due = limit(timeout.limit().map(|time| time.saturating_add(held_back)));
     let (reply, future) = context.port.future(subject, due).await?;
     Ok((Expected { correlation: crate::ids::unique(), reply, timeout, due }, future))
 }
 
 /// The same without waiting.
-fn try_expect(subject: &Subject, timeout: Timeout) -> Result<(Expected, HomeFuture<RawReply>)> {
-    let due = limit(timeout.limit());
+fn try_expect(subject: &Subject, timeout: Timeout, held_back: Duration) -> Result<(Expected, HomeFuture<RawReply>)> {
+    let due = limit(timeout.limit().map(|time| time.saturating_add(held_back)));
     let (reply, future) = Home::current().try_future().map_err(|error| Error::reserve(subject, error))?;
     Ok((Expected { correlation: crate::ids::unique(), reply, timeout, due }, future))
 }
@@ -117,19 +128,21 @@ struct Request<F> {
     subject: Subject,
     bytes: usize,
     timeout: Timeout,
+    /// How long a task is held back before its time to answer begins.
+    held_back: Duration,
     command: F,
 }
 
 impl<F: FnOnce(Expected, Option<Published>) -> Command> Request<F> {
     /// If there is room for it just now.
     fn try_send(self) -> Result<Reply> {
-        let expected = try_expect(&self.subject, self.timeout)?;
+        let expected = try_expect(&self.subject, self.timeout, self.held_back)?;
         self.submit(expected, None, WhenFull::Refuse)
     }
 
     /// When there is room for it.
     async fn send(self, published: Option<Published>) -> Result<Reply> {
-        let expected = expect(&self.context, &self.subject, self.timeout).await?;
+        let expected = expect(&self.context, &self.subject, self.timeout, self.held_back).await?;
         self.submit(expected, published, WhenFull::Wait)
     }
 
@@ -139,10 +152,15 @@ impl<F: FnOnce(Expected, Option<Published>) -> Command> Request<F> {
         published: Option<Published>,
         when_full: WhenFull,
     ) -> Result<Reply> {
-        let Request { context, subject, bytes, timeout, command } = self;
+        let Request { context, subject, bytes, timeout, command, .. } = self;
         let (correlation, due) = (expected.correlation, expected.due);
-        let turn = context.port.submit(&subject, bytes, command(expected, published), when_full, due)?;
-        Ok(Reply::new(context, correlation, turn, future, timeout, subject))
+        let mut outgoing = subject.outgoing(&context, Some(correlation), bytes);
+        let command = command(expected, published).traced(outgoing.trace(&context));
+        let submitted = context.port.submit(&subject, bytes, command, when_full, due);
+        if submitted.is_err() {
+            outgoing.end(&submitted);
+        }
+        Ok(Reply::new(context, correlation, submitted?, future, timeout, subject, outgoing))
     }
 }
 
@@ -228,6 +246,8 @@ struct Task {
     queue: QueueName,
     body: Body,
     timeout: Timeout,
+    delay: Option<Delay>,
+    priority: Option<u8>,
 }
 
 /// A task to be sent whose outcome nobody waits for. Awaited, it resolves when the broker has taken it over.
@@ -353,8 +373,9 @@ impl Call {
             published,
             repeat,
             charge: Charge::NOTHING,
+            extras: Extras::default(),
         };
-        Ok(Request { context, subject, bytes, timeout, command })
+        Ok(Request { context, subject, bytes, timeout, held_back: Duration::ZERO, command })
     }
 }
 
@@ -371,7 +392,8 @@ impl<T: DeserializeOwned + 'static> Future for RpcSend<T> {
 impl TaskSend {
     pub(super) fn new(context: Context, queue: QueueName, body: Body) -> Self {
         let timeout = Timeout::After(context.defaults.task_timeout);
-        TaskSend { sending: Sending::Built(Task { context, queue, body, timeout }), returns: PhantomData }
+        let task = Task { context, queue, body, timeout, delay: None, priority: None };
+        TaskSend { sending: Sending::Built(task), returns: PhantomData }
     }
 }
 
@@ -396,6 +418,46 @@ impl<T> TaskSend<T> {
     /// Waits for ever; reported in the log every minute.
     pub fn no_timeout(mut self) -> Self {
         self.sending.set(|task| task.timeout = Timeout::Never);
+        self
+    }
+
+    /// Holds the task back for this long: only then does it come into its queue, be there a worker or not. A time that the
+    /// reply is waited for begins only then.
+    ///
+    /// It lies in a durable queue at the broker meanwhile, and needs nobody: a sender that ends, and a broker that is started
+    /// again, lose none. All that is needed is what RabbitMQ comes with; the queue, `homing-delay-…`, is for all tasks that wait
+    /// equally long for the same task queue, and goes by itself. At most 45 days. A task queue that is deleted before the time
+    /// is over loses what was held back for it.
+    ///
+    /// ```
+    /// # #[tokio::main(flavor = "current_thread")] async fn main() -> homing::Result<()> {
+    /// use std::time::Duration;
+    /// use homing::{Communicator, TaskRequest, TaskSubscriber};
+    ///
+    /// let communicator = Communicator::connect("memory:").await?;
+    /// communicator.add_task_subscriber(TaskSubscriber::closure(|task: TaskRequest| task.into_body())).await?;
+    /// let begun = std::time::Instant::now();
+    /// communicator.task_send("later").delay(Duration::from_millis(50)).await?;
+    /// assert!(begun.elapsed() >= Duration::from_millis(50));
+    /// # communicator.close().await.map(drop) }
+    /// ```
+    pub fn delay(mut self, time: Duration) -> Self {
+        self.sending.set(|task| task.delay = Some(Delay::After(time)));
+        self
+    }
+
+    /// Holds the task back until this time, by the clock of this machine; otherwise as [`delay`](Self::delay). A time that has
+    /// passed is now. Tasks for the same time share a queue, `homing-until-…`.
+    pub fn at(mut self, time: SystemTime) -> Self {
+        self.sending.set(|task| task.delay = Some(Delay::At(time)));
+        self
+    }
+
+    /// How urgent the task is, from 0, the default, up. It counts in a queue that has priorities, which is decided where the queue
+    /// is declared first ([`task_priorities`](super::CommunicatorBuilder::task_priorities)); in another one it has no effect.
+    /// While a task is held back it waits with all others.
+    pub fn priority(mut self, priority: u8) -> Self {
+        self.sending.set(|task| task.priority = Some(priority));
         self
     }
 
@@ -430,7 +492,8 @@ impl<T> TaskSend<T> {
 
 impl Task {
     fn encoded(self) -> Result<Request<impl FnOnce(Expected, Option<Published>) -> Command>> {
-        let Task { context, queue, body, timeout } = self;
+        let (extras, held_back) = self.extras()?;
+        let Task { context, queue, body, timeout, .. } = self;
         let subject = Subject::Task(queue.clone());
         let body = context.encode(encode(body.into_value()?, NoReply::No))?;
         let bytes = body.size();
@@ -440,22 +503,41 @@ impl Task {
             reply: TaskReply::Expected(expected),
             published,
             charge: Charge::NOTHING,
+            extras,
         };
-        Ok(Request { context, subject, bytes, timeout, command })
+        Ok(Request { context, subject, bytes, timeout, held_back, command })
+    }
+
+    /// What goes along with the message, and for how long it is held back.
+    fn extras(&self) -> Result<(Extras, Duration)> {
+        let first_to = match self.delay {
+            Some(delay) => delay.first_to(&self.queue, SystemTime::now())?,
+            None => None,
+        };
+        if first_to.is_none() && self.priority.is_none() {
+            return Ok((Extras::default(), Duration::ZERO));
+        }
+        let held_back = first_to.as_ref().map_or(Duration::ZERO, |first| first.wait);
+        let (first_to, due) = first_to.map_or((None, None), |first| (Some(first.queue), first.due));
+        let extra = Extra { trace: None, priority: self.priority, first_to, due };
+        Ok((Extras(Some(Box::new(extra))), held_back))
     }
 
     async fn without_reply(self) -> Result<()> {
+        let (extras, _) = self.extras()?;
         let Task { context, queue, body, .. } = self;
         let subject = Subject::Task(queue.clone());
         let body = context.encode(encode(body.into_value()?, NoReply::Yes))?;
         let until = crate::time::from_now(context.defaults.call_timeout);
         let bytes = body.size();
-        taken_over(&context, &subject, bytes, until, |published| Command::Task {
+        let outgoing = subject.outgoing(&context, None, bytes);
+        taken_over(&context, &subject, bytes, until, outgoing, |published| Command::Task {
             queue,
             body,
             reply: TaskReply::NotWanted { until },
             published: Some(published),
             charge: Charge::NOTHING,
+            extras,
         })
         .await
     }
@@ -495,13 +577,36 @@ async fn taken_over(
     what: &(impl std::fmt::Display + Sync),
     bytes: usize,
     until: Instant,
+    mut outgoing: Outgoing,
     command: impl FnOnce(Published) -> Command,
 ) -> Result<()> {
-    let port = &context.port;
-    let (published, outcome) = port.future(what, Some(until)).await?;
-    let turn = port.submit(what, bytes, command(published), WhenFull::Wait, Some(until))?;
-    let _leave = turn.map(|turn| Leave(context, turn));
-    outcome.await.map_err(|end| port.ended(end, what))?
+    let trace = outgoing.trace(context);
+    let sending = async {
+        let port = &context.port;
+        let (published, outcome) = port.future(what, Some(until)).await?;
+        let turn = port.submit(what, bytes, command(published).traced(trace), WhenFull::Wait, Some(until))?;
+        let _leave = turn.map(|turn| Leave(context, turn));
+        outcome.await.map_err(|end| port.ended(end, what))?
+    };
+    let outcome = sending.instrument(outgoing.span().clone()).await;
+    outgoing.end(&outcome);
+    outcome
+}
+
+impl Subject {
+    /// What an operator sees of it from here on.
+    fn outgoing(&self, context: &Context, correlation: Option<Uuid>, bytes: usize) -> Outgoing {
+        let names = &context.port.names;
+        match self {
+            Subject::Call(recipient) => {
+                let (exchange, key) = (&names.message_exchange, recipient.routing_key());
+                Outgoing::new(context, MessageKind::Call, exchange, &key, correlation, bytes)
+            }
+            Subject::Task(queue) => {
+                Outgoing::new(context, MessageKind::Task, &names.task_exchange, queue, correlation, bytes)
+            }
+        }
+    }
 }
 
 /// Takes a message that waits for its turn back when its sender goes.
@@ -551,11 +656,14 @@ impl Broadcast {
         let body = context.encode(content.encode())?;
         let until = crate::time::from_now(context.defaults.call_timeout);
         let bytes = body.size();
-        taken_over(&context, &"a broadcast", bytes, until, |published| Command::Broadcast {
+        let exchange = &context.port.names.message_exchange;
+        let outgoing = Outgoing::new(&context, MessageKind::Broadcast, exchange, BROADCAST_TOPIC, None, bytes);
+        taken_over(&context, &"a broadcast", bytes, until, outgoing, |published| Command::Broadcast {
             body,
             published,
             until,
             charge: Charge::NOTHING,
+            extras: Extras::default(),
         })
         .await
     }

@@ -11,6 +11,7 @@ use super::command::{CallId, RpcDelivery};
 use super::port::Giver;
 use super::tasks::{Channel, Claim, ClosedChannels, DeliveryTag};
 use crate::broker::{Body, Delivery};
+use crate::wire::headers::TraceHeaders;
 
 /// How many of the callers that went last are remembered, for a notice that overtakes its call.
 const REMEMBERED: usize = 1024;
@@ -48,6 +49,7 @@ impl Callers {
         if self.closed.contains(tag.channel) {
             return Taken::Void;
         }
+        let trace = TraceHeaders::of(&delivery.properties);
         let (reply_to, correlation) = (delivery.properties.reply_to, delivery.properties.correlation_id);
         // Guards: a call that its subscriber had taken, and whose acknowledgement went with its channel.
         let same = |known: &InHand| known.reply_to == reply_to && known.claim.is_taken();
@@ -81,6 +83,7 @@ impl Callers {
             body: delivery.body,
             reply_to,
             correlation_id: correlation,
+            trace,
             claim,
             caller_gone,
         })
@@ -143,6 +146,7 @@ impl Callers {
             body: Body::Encoded(bytes::Bytes::new()),
             reply_to: in_hand.reply_to.clone(),
             correlation_id: in_hand.correlation.clone(),
+            trace: None,
             claim: in_hand.claim.clone(),
             caller_gone: in_hand.caller_gone.signal(),
         };

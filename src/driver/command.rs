@@ -10,13 +10,26 @@ use uuid::Uuid;
 
 use super::port::{Charge, ExpireOnDrop, MailboxSender, Signal, WaiterId};
 use super::tasks::{Claim, DeliveryTag, Handed, Settlement, SubscriberId};
-use crate::broker::Body;
+use crate::broker::{Body, Properties};
 use crate::error::{Error, ErrorKind, Result};
 use crate::home::Completer;
+use crate::wire::headers::{self, TraceHeaders};
 use crate::wire::names::{Exchange, Identifier};
 
 /// The name of a task queue.
 pub(crate) type QueueName = Arc<str>;
+
+/// Which set-up or end of a consumer; the outcome of an older one is ignored.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) struct Turn(u64);
+
+impl Turn {
+    /// The one after this, which it becomes.
+    pub(super) fn next(&mut self) -> Turn {
+        self.0 += 1;
+        *self
+    }
+}
 
 /// A reply as it came, to be read at the caller's home; or why there will be none.
 pub(crate) type RawReply = Result<Body>;
@@ -75,6 +88,7 @@ pub(crate) enum Command {
         published: Option<Published>,
         repeat: Repeat,
         charge: Charge,
+        extras: Extras,
     },
     Task {
         queue: QueueName,
@@ -82,12 +96,14 @@ pub(crate) enum Command {
         reply: TaskReply,
         published: Option<Published>,
         charge: Charge,
+        extras: Extras,
     },
     Broadcast {
         body: Body,
         published: Published,
         until: Instant,
         charge: Charge,
+        extras: Extras,
     },
     /// The caller saw `pending` and waits for the next reply.
     NextReply {
@@ -171,6 +187,18 @@ impl Command {
         self
     }
 
+    /// The same, for a message, with what is known of the trace that it is part of.
+    pub(crate) fn traced(mut self, trace: Option<Box<TraceHeaders>>) -> Self {
+        if let (
+            Some(trace),
+            Command::Call { extras, .. } | Command::Task { extras, .. } | Command::Broadcast { extras, .. },
+        ) = (trace, &mut self)
+        {
+            extras.0.get_or_insert_default().trace = Some(trace);
+        }
+        self
+    }
+
     /// Ends whoever waits for this message, which is not sent.
     pub(super) fn refuse(self, error: &Error) {
         let (published, expected, what) = match self {
@@ -197,6 +225,35 @@ impl Command {
         if let Some(expected) = expected {
             drop(expected.reply.complete(Err(error)));
         }
+    }
+}
+
+/// What few messages have beside their body.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Extras(pub(crate) Option<Box<Extra>>);
+
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Extra {
+    pub(crate) trace: Option<Box<TraceHeaders>>,
+    pub(crate) priority: Option<u8>,
+    /// The delay queue that the message goes to first.
+    pub(crate) first_to: Option<QueueName>,
+    /// When it is due, in milliseconds since 1970, where it is sent with a time.
+    pub(crate) due: Option<u64>,
+}
+
+impl Extras {
+    /// Writes them to the properties of the message. Returns the delay queue.
+    pub(super) fn write(self, properties: &mut Properties) -> Option<QueueName> {
+        let Extra { trace, priority, first_to, due } = *self.0?;
+        if let Some(trace) = trace {
+            trace.write(properties);
+        }
+        if let Some(due) = due {
+            properties.set_number(headers::DUE, due);
+        }
+        properties.priority = priority.or(properties.priority);
+        first_to
     }
 }
 
@@ -268,6 +325,8 @@ pub(crate) enum Expiry {
     Place(ExpireOnDrop),
     /// The same without a deadline: it is reported, and goes on.
     LongPlace { what: String, since: Instant, place: ExpireOnDrop },
+    /// A pause of somebody at a home, or the time that a handler has.
+    Alarm(Completer<()>),
 }
 
 /// What became of a broadcast on the codec thread.
@@ -324,6 +383,7 @@ pub(crate) struct RpcDelivery {
     pub(crate) body: Body,
     pub(crate) reply_to: Option<Arc<str>>,
     pub(crate) correlation_id: Option<Arc<str>>,
+    pub(crate) trace: Option<Box<TraceHeaders>>,
     /// Taken before the handler begins.
     pub(crate) claim: Claim,
     pub(crate) caller_gone: Signal,
@@ -340,7 +400,7 @@ pub(crate) struct TaskDelivery {
 #[derive(Debug)]
 pub(crate) enum CodecWork {
     /// To be decoded and handed to those whose filters it passes.
-    Broadcast { tag: DeliveryTag, body: Body },
+    Broadcast { tag: DeliveryTag, body: Body, trace: Option<Box<TraceHeaders>> },
     /// A call that nobody serves is answered by an exception.
     Refuse(RpcDelivery),
     /// The communicator ends.

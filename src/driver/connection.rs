@@ -228,6 +228,13 @@ impl<B: Broker> Connection<B> {
         cell.get_or_try_init(declare).await.copied()
     }
 
+    /// A queue in which tasks wait for their time, and the task queue that they go to then: what has nowhere to go is lost.
+    pub(super) async fn delay_queue(&self, spec: &QueueSpec, to: &QueueName) -> Result<()> {
+        self.forget_task_queue(to);
+        self.task_queue(to).await?;
+        self.broker.declare_queue(spec).await
+    }
+
     /// The queue may be gone: it is declared again at its next use.
     pub(super) fn forget_task_queue(&self, name: &QueueName) {
         self.task_queues.borrow_mut().remove(name);

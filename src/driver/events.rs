@@ -6,38 +6,47 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 use super::command::{
-    BroadcastOutcome, Closing, CodecWork, Command, Expected, PullId, QueueName, Repeat, RequestEnd, TaskDelivery,
-    TaskReply,
+    BroadcastOutcome, Closing, CodecWork, Command, Expected, Extras, PullId, QueueName, Repeat, RequestEnd,
+    TaskDelivery, TaskReply, Turn,
 };
 use super::outbox::{Kind, Stream};
 use super::port::{ChannelCause, Charge, ConnectionEvent, ConnectionState, count, count_many};
 use super::requests::{Arrived, Ended, Next};
-use super::subscriptions::{Key, Route, Turn};
+use super::subscriptions::{Key, Probed, Route};
 use super::tasks::{self, Cause, Channel, DeliveryTag, Generation, Input, Settlement, TaskMessage};
 use super::{Completer, Driver, End, Phase, RawReply, Result};
 use crate::broker::{
     Body, Broker, BrokerEvent, Delivery, Durability, Lane, Message, Nack, Properties, Receipt, Routing,
 };
 use crate::error::{Error, ErrorKind};
-use crate::wire::headers::Control;
+use crate::wire::headers::{Control, TraceHeaders};
 use crate::wire::names::{ANSWERS_KEY, Exchange, Identifier};
 
 /// How many answers are asked for in one message.
 const ASKED_AT_ONCE: usize = 1000;
 
+/// What a message has beside its content.
+struct Sending {
+    published: Option<super::Done>,
+    charge: Charge,
+    extras: Extras,
+}
+
 impl<B: Broker> Driver<B> {
     pub(super) fn on_command(&mut self, command: Command) -> Option<End> {
         let now = Instant::now();
         match command {
-            Command::Call { recipient, body, expected, published, repeat, charge } => {
-                self.send_call(recipient, body, expected, published, repeat, charge);
+            Command::Call { recipient, body, expected, published, repeat, charge, extras } => {
+                self.send_call(recipient, body, expected, repeat, Sending { published, charge, extras });
             }
-            Command::Task { queue, body, reply, published, charge } => {
-                self.send_task(queue, body, reply, published, charge);
+            Command::Task { queue, body, reply, published, charge, extras } => {
+                self.send_task(queue, body, reply, Sending { published, charge, extras });
             }
-            Command::Broadcast { body, published, until, charge } => {
+            Command::Broadcast { body, published, until, charge, extras } => {
                 let kind = Kind::Broadcast { published };
-                let message = self.message(Exchange::Message, Arc::clone(&self.broadcast_key), request(None), body);
+                let mut properties = request(None);
+                extras.write(&mut properties);
+                let message = self.message(Exchange::Message, Arc::clone(&self.broadcast_key), properties, body);
                 let message = Message { routing: Routing::Optional, ..message };
                 self.send(Stream::Broadcasts, kind, message, charge, Some(until));
             }
@@ -128,7 +137,8 @@ impl<B: Broker> Driver<B> {
             Route::Control => self.on_control(&delivery),
             Route::Broadcasts => {
                 if let Some(tag) = self.tag(delivery.receipt) {
-                    self.codec.hand(CodecWork::Broadcast { tag, body: delivery.body });
+                    let trace = TraceHeaders::of(&delivery.properties);
+                    self.codec.hand(CodecWork::Broadcast { tag, body: delivery.body, trace });
                 }
             }
             Route::Rpc(identifier) => {
@@ -179,19 +189,15 @@ impl<B: Broker> Driver<B> {
         recipient: Identifier,
         body: Body,
         expected: Expected,
-        published: Option<super::Done>,
         repeat: Repeat,
-        charge: Charge,
+        Sending { published, charge, extras }: Sending,
     ) {
         let correlation = expected.correlation;
         let subject = super::command::Subject::Call(recipient.clone());
         if self.expect(subject, expected) {
-            let message = self.message(
-                Exchange::Message,
-                recipient.routing_key(),
-                request(Some(crate::ids::text(correlation))),
-                body,
-            );
+            let mut properties = request(Some(crate::ids::text(correlation)));
+            extras.write(&mut properties);
+            let message = self.message(Exchange::Message, recipient.routing_key(), properties, body);
             let kind = Kind::Call { correlation, recipient, repeat, published };
             self.send(Stream::Calls, kind, message, charge, None);
         } else {
@@ -204,8 +210,7 @@ impl<B: Broker> Driver<B> {
         queue: QueueName,
         body: Body,
         reply: TaskReply,
-        published: Option<super::Done>,
-        charge: Charge,
+        Sending { published, charge, extras }: Sending,
     ) {
         // A task is wanted even when its sender has gone: others may have gone on because of it.
         let (correlation, until) = match reply {
@@ -223,11 +228,20 @@ impl<B: Broker> Driver<B> {
         }
         // kiwipy names a correlation id even where no reply is wanted.
         let id = crate::ids::text(correlation.unwrap_or_else(crate::ids::unique));
-        let message = Message {
+        let mut properties = request(Some(id));
+        let first_to = extras.write(&mut properties);
+        let mut message = Message {
             durability: Durability::Durable,
-            ..self.message(Exchange::Task, queue.clone(), request(Some(id)), body)
+            ..self.message(Exchange::Task, first_to.clone().unwrap_or(queue.clone()), properties, body)
         };
-        self.send(Stream::Tasks(queue), Kind::Task { correlation, published }, message, charge, until);
+        if let Some(delay_queue) = &first_to {
+            // By the default exchange, which routes by the queue's name.
+            message.exchange = "".into();
+            // Guards: a delay queue that expires with what lies in it. Only a declaration counts as its use.
+            self.outbox.close_stream_of(delay_queue);
+        }
+        let stream = Stream::Tasks(first_to.unwrap_or(queue));
+        self.send(stream, Kind::Task { correlation, published }, message, charge, until);
     }
 
     /// Registers a request. False when the communicator takes nothing new any more.
@@ -385,13 +399,10 @@ impl<B: Broker> Driver<B> {
     /// Writes to itself by each way that others write to it: what comes back shows that a binding is gone, of which no broker
     /// tells.
     pub(super) fn probe(&mut self) {
-        let control = self.subscriptions.control_queue().map(|queue| (Exchange::Message, queue.to_owned()));
-        let replies = self.subscriptions.current_replies();
-        let replies = replies.into_iter().map(|(exchange, queue)| (exchange, queue.to_string()));
-        for (exchange, queue) in replies.chain(control) {
+        for Probed { exchange, queue, turn } in self.subscriptions.probed() {
             let message =
-                self.message(exchange, queue.into(), Control::Probe.properties(), Body::Encoded(bytes::Bytes::new()));
-            self.outbox.send(Stream::Direct, Kind::Probe, message, Charge::NOTHING, None);
+                self.message(exchange, queue, Control::Probe.properties(), Body::Encoded(bytes::Bytes::new()));
+            self.outbox.send(Stream::Direct, Kind::Probe(turn), message, Charge::NOTHING, None);
         }
     }
 

@@ -33,13 +33,13 @@ use tokio::time::Instant;
 
 use self::answers::Answers;
 use self::callers::Callers;
-use self::command::{Command, PullId, QueueName, RawReply, TaskDelivery};
+use self::command::{Command, PullId, QueueName, RawReply, TaskDelivery, Turn};
 use self::connection::{Connection, NotSetUp};
 use self::outbox::{CopyId, Outbox, Stream};
 use self::port::{Giver, Port};
 use self::requests::Requests;
 use self::session::{Happened, Made, Session};
-use self::subscriptions::{Key, Subscriptions, Turn};
+use self::subscriptions::{Key, Subscriptions};
 use self::tasks::{Action, Claim, Config, DeliveryTag, Generation, HandId, Known, LeaseId, Live, TaskBook, TaskId};
 use self::timers::Timers;
 use crate::broker::{Broker, BrokerEvent, Delivery, Message};
@@ -353,6 +353,7 @@ impl<B: Broker> Driver<B> {
     fn down(&mut self, error: &Error) {
         let now = Instant::now();
         let Some(connection) = self.session.down(error) else { return };
+        port::count(&self.port.counters.losses);
         let generation = connection.generation;
         self.next_probe = None;
         self.pulled.clear();
@@ -402,6 +403,8 @@ impl<B: Broker> Driver<B> {
             match expiry {
                 command::Expiry::Permit(waiter) => self.port.expire(waiter),
                 command::Expiry::Place(place) => drop(place),
+                // Whoever waited for it may be gone.
+                command::Expiry::Alarm(alarm) => drop(alarm.complete(())),
                 command::Expiry::LongPlace { what, since, place } => {
                     let waited = now.saturating_duration_since(since);
                     tracing::warn!(what, ?waited, "still waiting for a place at its home, which is full");

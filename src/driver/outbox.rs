@@ -27,7 +27,7 @@ use std::time::Duration;
 use tokio::time::Instant;
 use uuid::Uuid;
 
-use super::command::{QueueName, Repeat, ReplyStage};
+use super::command::{QueueName, Repeat, ReplyStage, Turn};
 use super::port::Charge;
 use super::requests::ById;
 use super::tasks::Known;
@@ -84,8 +84,8 @@ pub(super) enum Kind<P> {
     },
     /// Worth nothing on a later connection, and nobody waits for it.
     Notice,
-    /// From the communicator to itself: one that comes back shows that a binding is gone.
-    Probe,
+    /// From the communicator to itself: one that comes back shows that what was bound in this turn is gone.
+    Probe(Turn),
     /// A copy of a task.
     Copy(CopyId),
 }
@@ -134,8 +134,11 @@ pub(super) enum Act<P> {
         copy: CopyId,
         known: Known,
     },
-    /// A binding of ours is gone.
-    BindingGone(Error),
+    /// What was bound in this turn is bound no more.
+    BindingGone {
+        bound: Turn,
+        error: Error,
+    },
 }
 
 struct Entry<P> {
@@ -218,8 +221,8 @@ impl StreamState {
 enum Open {
     #[default]
     No,
-    /// It was asked for.
-    Opening,
+    /// It was asked for, when this was the last message.
+    Opening(PublishId),
     /// Its exchange is gone, and is being declared again.
     Vanished,
     /// With the queue that replies come to, where there are some.
@@ -336,7 +339,7 @@ impl<P> Outbox<P> {
         if let Some(until) = until {
             self.due.insert((until, id));
         }
-        let aside = if matches!(kind, Kind::Probe) { Aside::Yes } else { Aside::No };
+        let aside = if matches!(kind, Kind::Probe(_)) { Aside::Yes } else { Aside::No };
         self.aside += usize::from(aside == Aside::Yes);
         let connected = self.connected;
         let state = self.stream(&stream);
@@ -385,18 +388,19 @@ impl<P> Outbox<P> {
         if !self.connected {
             return;
         }
+        let last = PublishId(self.last);
         let state = self.stream(stream);
         if state.waiting.is_empty() {
             return;
         }
         match &state.open {
-            Open::Opening | Open::Vanished => {}
+            Open::Opening(_) | Open::Vanished => {}
             Open::No if *stream == Stream::Direct => {
                 state.open = Open::Yes(None);
                 self.hand_over(stream, None);
             }
             Open::No => {
-                state.open = Open::Opening;
+                state.open = Open::Opening(last);
                 self.out.push(Act::Open(stream.clone()));
             }
             Open::Yes(reply_to) => {
@@ -425,13 +429,16 @@ impl<P> Outbox<P> {
                 self.pump(stream);
             }
             Err(error) => {
-                state.open = Open::No;
+                let opened_for = match std::mem::take(&mut state.open) {
+                    Open::Opening(last) => last,
+                    _ => PublishId(u64::MAX),
+                };
                 if error.kind() == ErrorKind::ConnectionLost {
                     // The next connection opens it.
                     return;
                 }
-                let waiting: Vec<PublishId> = state.waiting.iter().copied().collect();
-                for id in waiting {
+                let failed: Vec<PublishId> = state.waiting.range(..=opened_for).copied().collect();
+                for id in failed {
                     // Guards: an answer whose request is done and acknowledged, and which nobody could ask for again.
                     if self.entries.get(&id).is_some_and(Entry::is_last_reply) {
                         self.stream(stream).waiting.remove(&id);
@@ -440,6 +447,8 @@ impl<P> Outbox<P> {
                         self.finish(id, Err(error.clone()));
                     }
                 }
+                // Guards: a message that came at the end of an attempt that was begun long before: it gets one of its own.
+                self.pump(stream);
             }
         }
     }
@@ -448,7 +457,7 @@ impl<P> Outbox<P> {
     pub(super) fn close_stream(&mut self, stream: &Stream) {
         let state = self.stream(stream);
         // One that is being opened just now will be.
-        if state.open != Open::Opening {
+        if !matches!(state.open, Open::Opening(_)) {
             state.open = Open::No;
         }
         self.pump(stream);
@@ -484,7 +493,7 @@ impl<P> Outbox<P> {
             let handed = entry.state == State::Handed;
             match (&entry.kind, handed) {
                 (Kind::Copy(_), true) => self.finish(id, Err(unknown("a copy of a task"))),
-                (Kind::Copy(_) | Kind::Notice | Kind::Probe, _) => self.finish(id, Err(not_sent())),
+                (Kind::Copy(_) | Kind::Notice | Kind::Probe(_), _) => self.finish(id, Err(not_sent())),
                 (Kind::Call { repeat: Repeat::Never, .. }, true) => self.finish(id, Err(lost_under_way())),
                 (_, true) => {
                     entry.may_have_arrived = true;
@@ -524,13 +533,13 @@ impl<P> Outbox<P> {
         match error.kind() {
             // It was not sent: the connection went before.
             ErrorKind::ConnectionLost => match entry.kind {
-                Kind::Copy(_) | Kind::Notice | Kind::Probe => self.finish(id, Err(not_sent())),
+                Kind::Copy(_) | Kind::Notice | Kind::Probe(_) => self.finish(id, Err(not_sent())),
                 _ => {
                     self.stream(&stream).open = Open::No;
                     self.wait_again(id);
                 }
             },
-            ErrorKind::NotFound if matches!(entry.kind, Kind::Probe) => self.finish(id, Err(error)),
+            ErrorKind::NotFound if matches!(entry.kind, Kind::Probe(_)) => self.finish(id, Err(error)),
             // It was not taken: there was nothing to take it.
             ErrorKind::NotFound if again && stream != Stream::Direct => {
                 entry.tries += 1;
@@ -542,7 +551,7 @@ impl<P> Outbox<P> {
             ErrorKind::Unroutable => self.unroutable(id, error, peers, now),
             // A nack, or the end of the channel: it may have arrived.
             ErrorKind::DeliveryFailed => match entry.kind {
-                Kind::Copy(_) | Kind::Notice | Kind::Probe | Kind::Call { repeat: Repeat::Never, .. } => {
+                Kind::Copy(_) | Kind::Notice | Kind::Probe(_) | Kind::Call { repeat: Repeat::Never, .. } => {
                     self.finish(id, Err(error));
                 }
                 _ if again => {
@@ -686,11 +695,11 @@ impl<P> Outbox<P> {
                     tracing::debug!(%error, "a notice to a peer could not be sent");
                 }
             }
-            Kind::Probe => {
+            Kind::Probe(bound) => {
                 if let Err(error) = outcome
                     && matches!(error.kind(), ErrorKind::Unroutable | ErrorKind::NotFound)
                 {
-                    self.out.push(Act::BindingGone(error));
+                    self.out.push(Act::BindingGone { bound, error });
                 }
             }
             Kind::Copy(copy) => {

@@ -17,6 +17,7 @@ use super::tasks::{
 use super::{CopyOf, Done, Driver, JobDone, QueueName};
 use crate::broker::{Broker, Durability, Message, Nack, QueueSpec, Routing};
 use crate::error::{Error, ErrorKind, Result};
+use crate::wire::delay;
 use crate::wire::headers;
 use crate::wire::names::Exchange;
 
@@ -88,7 +89,7 @@ impl<B: Broker> Driver<B> {
                     self.requests.replies_to(correlation, exchange, &queue);
                 }
                 let decided = match self.session.now() {
-                    Some(connection) => connection.broker.publish(id, message),
+                    Some(connection) => connection.broker.publish(id, delay::expiring(message)),
                     None => Some(Err(Error::new(ErrorKind::ConnectionLost, "there is no connection"))),
                 };
                 if let Some(outcome) = decided {
@@ -122,7 +123,9 @@ impl<B: Broker> Driver<B> {
             Act::CallerGone(correlation) => self.callers.gone(correlation),
             Act::ReplyUndeliverable => count(&self.port.counters.replies_unroutable),
             Act::Copied { copy, known } => self.copied(copy, known),
-            Act::BindingGone(error) => {
+            // Guards: a probe of a queue that was deleted on purpose, or set up again, while it was on its way.
+            Act::BindingGone { bound, .. } if !self.subscriptions.stands_since(bound) => {}
+            Act::BindingGone { error, .. } => {
                 let text = format!("the exchange of this communicator's bindings was deleted: {error}");
                 if let Some(connection) = self.session.now() {
                     connection.give_up(Error::with_source(ErrorKind::ConnectionLost, text, error));
@@ -139,9 +142,13 @@ impl<B: Broker> Driver<B> {
             Stream::Replies(exchange) => self.declare(stream, exchange),
             Stream::Tasks(ref queue) => {
                 let queue = queue.clone();
+                let delayed = self.port.names.delay_queue(&queue);
                 self.job(|connection| async move {
                     let generation = connection.generation;
-                    let outcome = connection.task_queue(&queue).await;
+                    let outcome = match delayed {
+                        None => connection.task_queue(&queue).await,
+                        Some((spec, to)) => connection.delay_queue(&spec, &to).await,
+                    };
                     JobDone::Declared { stream, generation, outcome }
                 });
             }
@@ -201,6 +208,7 @@ impl<B: Broker> Driver<B> {
 
     fn on_restored(&mut self) {
         let Some(away) = self.away.take() else { return };
+        count(&self.port.counters.reconnects);
         tracing::info!(broker = self.port.broker, ?away, "connected again");
         self.emit(&ConnectionEvent::Restored { away });
         for identifier in self.subscriptions.broadcast_subscribers() {

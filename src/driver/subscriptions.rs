@@ -31,7 +31,7 @@ use std::time::Duration;
 use tokio::sync::mpsc;
 use tokio::time::Instant;
 
-use super::command::{PullId, PullWait, QueueName, RpcDelivery, SubscriberName, Subscription, TaskDelivery};
+use super::command::{PullId, PullWait, QueueName, RpcDelivery, SubscriberName, Subscription, TaskDelivery, Turn};
 use super::connection::{ConsumerPlan, EndPlan, NotSetUp, OwnQueue, is_lost};
 use super::lanes::Lanes;
 use super::outbox::Stream;
@@ -66,12 +66,6 @@ pub(super) enum Key {
     /// Requests of callers of homing that have lost answers.
     Control,
 }
-
-/// Which set-up or end of a service; the outcome of an older one is ignored.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
-pub(super) struct Turn(u64);
-
-const FIRST_TURN: Turn = Turn(1);
 
 /// What is to be done.
 pub(super) enum Act<D> {
@@ -125,10 +119,19 @@ pub(super) enum Act<D> {
     Restored,
 }
 
+/// A queue of our own, bound under its name in this turn.
+pub(super) struct Probed {
+    pub(super) exchange: Exchange,
+    pub(super) queue: Arc<str>,
+    pub(super) turn: Turn,
+}
+
 struct Service<D> {
     wanted: Wanted<D>,
     actual: Actual,
     turn: Turn,
+    /// How often it was set up.
+    starts: u32,
     lane: Option<Lane>,
     /// Its own queue on this connection, which keeps its name, and what is in it, while it is set up again. There is none at
     /// the broker where this is `None`.
@@ -166,6 +169,12 @@ enum AtEnd {
     Stays,
 }
 
+impl<D> Service<D> {
+    fn stands(&self) -> bool {
+        matches!(self.actual, Actual::Stands { .. })
+    }
+}
+
 pub(super) struct Subscriptions<D> {
     names: Names,
     services: BTreeMap<Key, Service<D>>,
@@ -173,6 +182,10 @@ pub(super) struct Subscriptions<D> {
     by_id: BTreeMap<SubscriberId, SubscriberName>,
     by_name: BTreeMap<SubscriberName, SubscriberId>,
     lanes: Lanes,
+    /// No two services share a turn, nor do two of one name.
+    ///
+    /// Guards: the outcome of a set-up of a service that is gone, taken for that of its successor.
+    last_turn: Turn,
     /// When services want attention. An entry may be out of date, which harms nothing.
     due: BTreeSet<(Instant, Key)>,
     /// How many services for calls and tasks stand.
@@ -197,6 +210,7 @@ impl<D> Subscriptions<D> {
             by_id: BTreeMap::new(),
             by_name: BTreeMap::new(),
             lanes: Lanes::default(),
+            last_turn: Turn::default(),
             due: BTreeSet::new(),
             working: 0,
             restoring: None,
@@ -257,19 +271,25 @@ impl<D> Subscriptions<D> {
         }
     }
 
-    /// The reply queues of this connection.
-    pub(super) fn current_replies(&self) -> Vec<(Exchange, Arc<str>)> {
-        let stands = |service: &Service<D>| matches!(service.actual, Actual::Stands { .. });
-        self.replies()
-            .filter(|(_, service, replies)| replies.current && stands(service))
-            .map(|(name, _, replies)| (replies.exchange, Arc::clone(name)))
-            .collect()
+    /// The queues of our own that others write to by a binding which a probe can look for.
+    pub(super) fn probed(&self) -> Vec<Probed> {
+        let replies = self.replies().filter(|(_, service, replies)| replies.current && service.stands());
+        let replies = replies.map(|(name, service, replies)| Probed {
+            exchange: replies.exchange,
+            queue: Arc::clone(name),
+            turn: service.turn,
+        });
+        let control = self.services.get(&Key::Control).filter(|service| service.stands());
+        let control = control.and_then(|service| {
+            let queue = service.queue.as_deref()?.into();
+            Some(Probed { exchange: Exchange::Message, queue, turn: service.turn })
+        });
+        replies.chain(control).collect()
     }
 
-    /// The queue for requests of lost answers, if it stands.
-    pub(super) fn control_queue(&self) -> Option<&str> {
-        let service = self.services.get(&Key::Control)?;
-        matches!(service.actual, Actual::Stands { .. }).then_some(service.queue.as_deref()).flatten()
+    /// True when what was bound in this turn ought to be bound still.
+    pub(super) fn stands_since(&self, turn: Turn) -> bool {
+        self.services.values().any(|service| service.turn == turn && service.stands())
     }
 
     /// The reply queues come first among the services.
@@ -303,6 +323,7 @@ impl<D> Subscriptions<D> {
             wanted: make(),
             actual: Actual::Absent,
             turn: Turn::default(),
+            starts: 0,
             lane: None,
             queue: None,
             pause: FIRST_PAUSE,
@@ -312,7 +333,7 @@ impl<D> Subscriptions<D> {
 
     /// Adds a subscriber. `done` is completed when it stands, or cannot.
     pub(super) fn subscribe(&mut self, id: SubscriberId, subscription: Subscription, done: D, now: Instant) {
-        let until = after(now, self.operation_timeout);
+        let (until, after_turn) = (after(now, self.operation_timeout), self.last_turn);
         let name = subscription.name();
         let key = name.key();
         let joined = self.service(&key, || Wanted::nobody(&subscription)).wanted.join(id, subscription);
@@ -330,7 +351,7 @@ impl<D> Subscriptions<D> {
             // It joins a service that stands.
             self.out.push(Act::Complete { done, outcome: Ok(()) });
         } else {
-            service.wanted.await_standing(&identifier, Adding { done, until });
+            service.wanted.await_standing(&identifier, Adding { done, until, after_turn });
             self.due.insert((until, key.clone()));
         }
         self.try_now(&key);
@@ -529,7 +550,7 @@ impl<D> Subscriptions<D> {
         self.working = 0;
         for service in self.services.values_mut() {
             service.actual = Actual::Absent;
-            service.turn.0 += 1;
+            service.turn = self.last_turn.next();
             service.queue = None;
             service.pause = FIRST_PAUSE;
             if let Wanted::Replies(replies) = &mut service.wanted {
@@ -553,8 +574,8 @@ impl<D> Subscriptions<D> {
             // Guards: the report of the end of an older consumer, which had the same tag. This one may stand, and would be in the
             // way of the next.
             Ok(()) => {
-                service.turn.0 += 1;
-                let turn = service.turn;
+                let turn = self.last_turn.next();
+                service.turn = turn;
                 let plan = plans::end_of_consumer(tag.clone());
                 self.set(key, Actual::Ending { tag, queue: AtEnd::Stays });
                 self.out.push(Act::End { key: key.clone(), turn, plan });
@@ -579,7 +600,7 @@ impl<D> Subscriptions<D> {
                 acts.push(Act::StreamReady { stream, outcome: Ok(Some(Arc::clone(name))) });
             }
             // Replies may have gone with the consumer before this one.
-            if replies.needed || service.turn > FIRST_TURN {
+            if replies.needed || service.starts > 1 {
                 acts.push(Act::Reclaimed(Arc::clone(name)));
             }
         }
@@ -588,7 +609,8 @@ impl<D> Subscriptions<D> {
         self.restored(key);
     }
 
-    /// A set-up has failed. Those who are being added get the error; those who were there before are tried again.
+    /// A set-up has failed. Those for whom it was begun get the error; those who were there before are tried again, and so
+    /// are those who came while it was under way.
     fn failed(&mut self, key: &Key, error: &Error, now: Instant) {
         self.pause(key, now);
         if is_lost(error) {
@@ -623,9 +645,18 @@ impl<D> Subscriptions<D> {
                 }
             }
             Wanted::Rpc(_) | Wanted::Broadcasts(_) | Wanted::Tasks(_) => {
-                let ids = service.wanted.adding();
-                for id in ids {
+                let turn = service.turn;
+                // Guards: one that is added at the end of a set-up that was begun long before, and had no part in what went
+                // wrong.
+                let (failed, later): (Vec<_>, Vec<_>) =
+                    service.wanted.adding().into_iter().partition(|(_, adding)| adding.after_turn < turn);
+                let failed: Vec<SubscriberId> = failed.into_iter().map(|(id, _)| id).collect();
+                let somebody_waits = !later.is_empty();
+                for id in failed {
                     self.take_out(id, &Err(error.clone()));
+                }
+                if somebody_waits {
+                    self.try_now(key);
                 }
                 let stays = self.services.get(key).is_some_and(|service| self.is_wanted(service));
                 if stays {
@@ -853,7 +884,10 @@ impl<D> Subscriptions<D> {
         let Some(service) = self.services.get_mut(key) else { return };
         let leaving = std::mem::take(&mut service.leaving);
         // Nobody is added any more while it drains. Those who were there end with the communicator.
-        let adding = if self.draining { service.wanted.adding() } else { Vec::new() };
+        let adding: Vec<SubscriberId> = match self.draining {
+            true => service.wanted.adding().into_iter().map(|(id, _)| id).collect(),
+            false => Vec::new(),
+        };
         if let (Wanted::Pull(pull), Key::Pull(id)) = (&mut service.wanted, key)
             && std::mem::replace(&mut pull.wanted, false)
         {
@@ -879,8 +913,9 @@ impl<D> Subscriptions<D> {
             Key::Replies(_) | Key::Control => SERVICE_LANE,
             _ => *service.lane.get_or_insert_with(|| self.lanes.take()),
         };
-        service.turn.0 += 1;
-        let turn = service.turn;
+        let turn = self.last_turn.next();
+        service.turn = turn;
+        service.starts = service.starts.saturating_add(1);
         if let Wanted::Pull(Pull { queue, wait: PullWait::No, .. }) = &service.wanted {
             service.actual = Actual::Starting { tag: String::new(), places: 1, broken: false };
             let queue = queue.clone();
@@ -908,8 +943,8 @@ impl<D> Subscriptions<D> {
             }
             _ => return,
         };
-        service.turn.0 += 1;
-        let turn = service.turn;
+        let turn = self.last_turn.next();
+        service.turn = turn;
         let plan = plans::end(key, &service.wanted, tag, service.queue.clone());
         self.set(key, Actual::Ending { tag: plan.tag.clone(), queue: AtEnd::Goes });
         self.out.push(Act::End { key: key.clone(), turn, plan });

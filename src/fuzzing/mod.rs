@@ -47,7 +47,7 @@ pub fn reply(data: &[u8]) {
         let again = again.and_then(|value| Response::from_value(value).ok());
         let same = match (&response, &again) {
             (Response::Cancelled, Some(Response::Cancelled)) | (Response::Pending, Some(Response::Pending)) => true,
-            (Response::Exception(text), Some(Response::Exception(again))) => text == again,
+            (Response::Exception(text, _), Some(Response::Exception(again, _))) => text == again,
             (Response::Result(value), Some(Response::Result(again))) => value == again,
             _ => false,
         };

@@ -49,12 +49,16 @@ pub(super) async fn run(endpoint: &Endpoint, options: &CommunicatorBuilder) -> R
     let vhost = &*endpoint.vhost;
     let text = format!("{vhost:?}, and {user} may enter it");
     report.push(Finding::new("virtual host", Verdict::Ok, text).fact("virtual_host", vhost));
+    let text = "two are to be had, one to publish and one to consume";
+    report.push(Finding::new("connections", Verdict::Ok, text).fact("connections", 2_i64));
     server(&mut report, &broker.server_properties());
     handshake(&mut report, &broker);
     round_trip(&mut report, &broker).await;
     topology(&mut report, &broker, options).await;
     // Last, since a connection that the broker blocks answers nothing more.
-    publishing(&mut report, &broker, &mut heard).await;
+    if publishing(&mut report, &broker, &mut heard).await == Publishes::Yes {
+        routing_keys(&mut report, &broker, options, &mut heard).await;
+    }
     if let Err(error) = broker.close(super::FAREWELL).await {
         report.push(Finding::new("closing", Verdict::Note, error.to_string()));
     }
@@ -323,8 +327,77 @@ fn object<T>(check: String, kind: &str, compared: &Object<T>, shown: impl FnOnce
     }
 }
 
+/// Whether the broker takes what is published.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Publishes {
+    Yes,
+    No,
+}
+
+/// Publishes to keys that no queue is bound by: an exchange may be open to a user, and a routing key not.
+async fn routing_keys(
+    report: &mut Report,
+    broker: &RabbitMq,
+    options: &CommunicatorBuilder,
+    heard: &mut mpsc::UnboundedReceiver<BrokerEvent>,
+) {
+    let names = &options.names;
+    let nobody = format!("homing-doctor-{}", uuid::Uuid::new_v4());
+    let keys = [(&names.message_exchange, format!("[rpc].{nobody}")), (&names.task_exchange, nobody)];
+    for (id, (exchange, key)) in (1..).zip(keys) {
+        let message = Message {
+            exchange: exchange.clone(),
+            routing_key: key.as_str().into(),
+            properties: Properties::default(),
+            body: Body::Encoded(Bytes::new()),
+            routing: Routing::Optional,
+            durability: Durability::Transient,
+        };
+        let outcome = async {
+            if let Some(outcome) = broker.publish(PublishId(id), Rc::new(message)) {
+                return outcome;
+            }
+            loop {
+                match heard.recv().await {
+                    Some(BrokerEvent::Published { id: known, outcome }) if known == PublishId(id) => return outcome,
+                    Some(BrokerEvent::Lost { error }) => return Err(error),
+                    Some(_) => {}
+                    None => std::future::pending().await,
+                }
+            }
+        };
+        let check = format!("routing keys of {exchange}");
+        match timeout(CONFIRM, outcome).await {
+            Ok(Ok(())) => {
+                let finding = Finding::new(check, Verdict::Ok, "may be written");
+                report.push(finding.fact("key", key).fact("allowed", true));
+            }
+            // It is not there yet.
+            Ok(Err(error)) if error.kind() == ErrorKind::NotFound => {}
+            Err(_) => {
+                let text = format!("a message was not confirmed within {CONFIRM:?}");
+                report.push(Finding::new(check, Verdict::Note, text).fact("key", key).fact("allowed", Value::Null));
+            }
+            Ok(Err(error)) => {
+                let topic = matches!(error.detail(), Detail::Permission(permission) if permission.object == "topic");
+                let advice = if topic {
+                    "rabbitmqctl set_topic_permissions gives the right to write routing keys: [rpc].NAME and [broadcast], and \
+                     the names of reply and task queues"
+                } else {
+                    "rabbitmqctl set_permissions gives the right to write to the exchange"
+                };
+                report.push(failed(check, &error).fact("key", key).fact("allowed", false).advice(advice));
+            }
+        }
+    }
+}
+
 /// Publishes one message that no queue takes, since a broker in alarm blocks a connection only when it publishes.
-async fn publishing(report: &mut Report, broker: &RabbitMq, heard: &mut mpsc::UnboundedReceiver<BrokerEvent>) {
+async fn publishing(
+    report: &mut Report,
+    broker: &RabbitMq,
+    heard: &mut mpsc::UnboundedReceiver<BrokerEvent>,
+) -> Publishes {
     const CHECK: &str = "publishing";
     enum Outcome {
         Confirmed(Duration),
@@ -369,7 +442,13 @@ async fn publishing(report: &mut Report, broker: &RabbitMq, heard: &mut mpsc::Un
     };
     let advice =
         "the broker is short of memory or disk: rabbitmq-diagnostics check_local_alarms; publishers wait until then";
-    report.push(match timeout(CONFIRM, confirmed).await {
+    let outcome = timeout(CONFIRM, confirmed).await;
+    let publishes = match &outcome {
+        Ok(Ok(Outcome::Confirmed(_))) => Publishes::Yes,
+        Ok(Err(error)) if error.kind() == ErrorKind::PermissionDenied => Publishes::Yes,
+        _ => Publishes::No,
+    };
+    report.push(match outcome {
         Ok(Ok(Outcome::Confirmed(took))) => {
             let took = millis(took);
             let text = format!("not blocked; a message to nobody was confirmed in {took} ms");
@@ -390,4 +469,5 @@ async fn publishing(report: &mut Report, broker: &RabbitMq, heard: &mut mpsc::Un
             Finding::new(CHECK, Verdict::Problem, text).fact("blocked", Value::Null).advice(advice)
         }
     });
+    publishes
 }

@@ -56,6 +56,8 @@ pub struct Target {
     pub virtual_host: String,
     /// The task queue.
     pub task_queue: String,
+    /// Who logs in.
+    pub user: String,
 }
 
 /// Reads the URL and the names of these options.
@@ -64,8 +66,9 @@ pub struct Target {
 /// `InvalidArgument` for a URL or a name that cannot be used, or for `memory:`.
 pub fn target(options: &CommunicatorBuilder) -> Result<Target> {
     options.names.check()?;
-    let virtual_host = super::endpoint(options)?.vhost;
-    Ok(Target { virtual_host, task_queue: options.names.task_queue.to_string() })
+    let endpoint = super::endpoint(options)?;
+    let task_queue = options.names.task_queue.to_string();
+    Ok(Target { virtual_host: endpoint.vhost, task_queue, user: endpoint.username })
 }
 
 /// What [`declared`] returns, in the types of the broker floor; the quarantine queue is the last.
@@ -96,6 +99,9 @@ fn queue(spec: QueueSpec, bound_to: Option<String>) -> Declared {
         if let Some(time) = time {
             arguments.insert(name, i64::from(queue_milliseconds(time)));
         }
+    }
+    if let Some(priorities) = spec.priorities {
+        arguments.insert("x-max-priority", i64::from(priorities));
     }
     Declared { kind: Kind::Queue, name: spec.name, properties, arguments, bound_to }
 }

@@ -6,6 +6,7 @@ use std::num::NonZeroU16;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::pin::Pin;
 use std::sync::Arc;
+use std::time::Duration;
 
 use futures_util::FutureExt;
 use serde::Serialize;
@@ -48,7 +49,7 @@ pub enum Answer {
 }
 
 /// How a handler has ended, or the future that it answered with.
-pub(crate) type Answered = std::result::Result<Answer, Failure>;
+pub(crate) type Answered = std::result::Result<Answer, HandlerError>;
 
 impl Answer {
     /// A value of any type that serde can write.
@@ -80,8 +81,8 @@ impl Answer {
         let later = Later::new(async move {
             match future.await {
                 Ok(answered) => answered,
-                Err(End::Cancelled) => Err(Failure::Cancelled),
-                Err(end) => Err(Failure::Exception(end.to_string())),
+                Err(End::Cancelled) => Err(HandlerError::of_failure(Failure::Cancelled)),
+                Err(end) => Err(HandlerError::exception(end.to_string())),
             }
         });
         Ok((Promise(completer), Answer::Later(later)))
@@ -99,7 +100,7 @@ impl Answer {
         loop {
             match answer {
                 Answer::Value(value) => return Ok(value),
-                Answer::Later(later) => answer = later.answered().await?,
+                Answer::Later(later) => answer = later.answered().await.map_err(Failure::from)?,
             }
         }
     }
@@ -158,7 +159,7 @@ impl Promise {
 
     /// Fails.
     pub fn fail(self, error: impl Into<HandlerError>) {
-        drop(self.0.complete(Err(error.into().into())));
+        drop(self.0.complete(Err(error.into())));
     }
 
     /// Answers with what a call returns; its error or its panic fails the promise. The caller of this goes on either way.
@@ -225,7 +226,7 @@ impl<T: Into<Value>> From<T> for Answer {
 
 /// How a handler has ended that returned this.
 pub(crate) fn answered(returned: impl IntoResponse) -> Answered {
-    returned.into_response().map_err(Failure::from)
+    returned.into_response()
 }
 
 /// A handler of messages of type `M`. It runs on the home that it is registered with, each message in a task of its own.
@@ -251,7 +252,41 @@ pub struct Subscriber<M> {
     pub(super) max_in_flight: usize,
     pub(super) identifier: Option<Identifier>,
     pub(super) prefetch: Option<NonZeroU16>,
+    pub(super) time_limit: Option<Duration>,
 }
+
+macro_rules! time_limit {
+    ($($message:ty),*) => {$(
+        impl Subscriber<$message> {
+            /// How long a handler may take for one message, with what it answers later. Then its future is dropped, and the sender
+            /// gets an exception. Default: no limit.
+            ///
+            /// A closure cannot be stopped: where it blocks a thread it goes on, and what it returns is dropped. What it waits
+            /// for by a future of its own ends with it.
+            ///
+            /// ```
+            /// # #[tokio::main(flavor = "current_thread")] async fn main() -> homing::Result<()> {
+            /// use std::time::Duration;
+            /// use homing::{Communicator, RpcRequest, RpcSubscriber};
+            ///
+            /// let communicator = Communicator::connect("memory:").await?;
+            /// let stuck = RpcSubscriber::future(|_: RpcRequest| std::future::pending::<i64>());
+            /// let limited = stuck.with_time_limit(Duration::from_millis(20));
+            /// communicator.add_rpc_subscriber("stuck", limited).await?;
+            /// let error = communicator.rpc_send("stuck", ()).await.unwrap_err();
+            /// assert!(error.to_string().contains("longer than its time limit"));
+            /// # communicator.close().await.map(drop) }
+            /// ```
+            #[must_use]
+            pub fn with_time_limit(mut self, limit: Duration) -> Self {
+                self.time_limit = Some(limit);
+                self
+            }
+        }
+    )*};
+}
+
+time_limit!(RpcRequest, TaskRequest);
 
 /// How many calls of one subscriber run side by side, unless it allows another number.
 const MAX_IN_FLIGHT: usize = 10_000;
@@ -301,7 +336,7 @@ impl<M: Send + 'static> Subscriber<M> {
     }
 
     fn new(handler: Handler<M>) -> Self {
-        Subscriber { handler, max_in_flight: MAX_IN_FLIGHT, identifier: None, prefetch: None }
+        Subscriber { handler, max_in_flight: MAX_IN_FLIGHT, identifier: None, prefetch: None, time_limit: None }
     }
 }
 
@@ -407,15 +442,18 @@ impl<M: Send + 'static> Handler<M> {
             Handler::Blocking(handler) => {
                 let (completer, future) = match home.try_future::<Answered>() {
                     Ok(pair) => pair,
-                    Err(error) => return Err(Failure::Exception(format!("the subscriber cannot run: {error}"))),
+                    Err(error) => return Err(HandlerError::exception(format!("the subscriber cannot run: {error}"))),
                 };
+                let span = tracing::Span::current();
                 home.spawn_blocking(move || {
                     let _allowed = crate::home::allow();
-                    let answered = caught(move || handler(message));
+                    let answered = span.in_scope(|| caught(move || handler(message)));
+                    // At home, or on a thread of it, as all that is a program's own.
+                    drop(span);
                     // Where the home has ended, its subscriber's requests are answered by their own drop.
                     drop(completer.complete(answered));
                 });
-                future.await.unwrap_or_else(|end| Err(Failure::Exception(end.to_string())))
+                future.await.unwrap_or_else(|end| Err(HandlerError::exception(end.to_string())))
             }
         }
     }
@@ -425,6 +463,6 @@ pub(super) fn caught(call: impl FnOnce() -> Answered) -> Answered {
     catch_unwind(AssertUnwindSafe(call)).unwrap_or_else(|panic| Err(panicked(panic)))
 }
 
-fn panicked(panic: Box<dyn std::any::Any + Send>) -> Failure {
-    Failure::Exception(format!("the subscriber panicked: {}", panics::text(panic)))
+fn panicked(panic: Box<dyn std::any::Any + Send>) -> HandlerError {
+    HandlerError::exception(format!("the subscriber panicked: {}", panics::text(panic)))
 }

@@ -10,6 +10,7 @@ use futures_util::StreamExt;
 use futures_util::stream::FuturesUnordered;
 use serde::de::DeserializeOwned;
 use tokio::sync::mpsc;
+use tracing::Instrument;
 
 use super::answer::{Answer, Handler, Subscriber};
 use super::codec_loop::CodecInput;
@@ -21,8 +22,10 @@ use crate::driver::command::Subscription;
 use crate::driver::port::{ConnectionEvent, Mailbox, MailboxSender, MailboxStream, Received, count_many};
 use crate::error::Result;
 use crate::home::Home;
+use crate::observe::{Handling, Incoming, MessageKind};
 use crate::wire::broadcast::Content;
-use crate::wire::names::Identifier;
+use crate::wire::headers::TraceHeaders;
+use crate::wire::names::{BROADCAST_TOPIC, Identifier};
 
 /// How many broadcasts wait for one subscriber's home before the oldest is dropped.
 const BROADCAST_BACKLOG: usize = 1024;
@@ -45,20 +48,27 @@ const HANDLERS_MOST: usize = 256;
 /// # communicator.close().await.map(drop) }
 /// ```
 #[derive(Clone, Debug)]
-pub struct Broadcast(Arc<Content>);
+pub struct Broadcast(Arc<Arrived>);
+
+#[derive(Debug)]
+struct Arrived {
+    content: Content,
+    bytes: Option<usize>,
+    trace: Option<Box<TraceHeaders>>,
+}
 
 /// A subscriber to broadcasts. What it returns is not sent to anybody; a failure is logged.
 pub type BroadcastSubscriber = Subscriber<Broadcast>;
 
 impl Broadcast {
-    pub(super) fn new(content: Content) -> Self {
-        Broadcast(Arc::new(content))
+    pub(super) fn new(content: Content, bytes: Option<usize>, trace: Option<Box<TraceHeaders>>) -> Self {
+        Broadcast(Arc::new(Arrived { content, bytes, trace }))
     }
 
     /// What was sent.
     #[must_use]
     pub fn body(&self) -> &Value {
-        &self.0.body
+        &self.0.content.body
     }
 
     /// The body as a type of your own.
@@ -66,31 +76,31 @@ impl Broadcast {
     /// # Errors
     /// `Decode` when it has another shape.
     pub fn decode<T: DeserializeOwned>(&self) -> Result<T> {
-        self.0.body.deserialize()
+        self.0.content.body.deserialize()
     }
 
     /// Who sent it: a process id of any type, or null.
     #[must_use]
     pub fn sender(&self) -> &Value {
-        &self.0.sender
+        &self.0.content.sender
     }
 
     /// The subject, if it is a string.
     #[must_use]
     pub fn subject(&self) -> Option<&str> {
-        self.0.subject.as_str()
+        self.0.content.subject.as_str()
     }
 
     /// The subject as it was sent, null if there is none.
     #[must_use]
     pub fn subject_value(&self) -> &Value {
-        &self.0.subject
+        &self.0.content.subject
     }
 
     /// The sender's mark, or null.
     #[must_use]
     pub fn correlation_id(&self) -> &Value {
-        &self.0.correlation_id
+        &self.0.content.correlation_id
     }
 }
 
@@ -262,7 +272,8 @@ async fn serve(home: Home, handler: Handler<Broadcast>, inlet: Inlet) {
         };
         match received {
             Some(Received::Item(broadcast)) => {
-                let handled = handle(home.clone(), inlet.identifier.clone(), handler.clone(), broadcast);
+                let context = inlet.context.clone();
+                let handled = handle(context, home.clone(), inlet.identifier.clone(), handler.clone(), broadcast);
                 // On a runtime, tasks of their own could start in any order. On a thread they start in order, and must be
                 // tasks of their own, since one that waits there stands on the stack and cannot be polled.
                 if home.is_runtime() {
@@ -279,17 +290,43 @@ async fn serve(home: Home, handler: Handler<Broadcast>, inlet: Inlet) {
     while running.next().await.is_some() {}
 }
 
-async fn handle(home: Home, identifier: Identifier, handler: Handler<Broadcast>, broadcast: Broadcast) {
+async fn handle(
+    context: Context,
+    home: Home,
+    identifier: Identifier,
+    handler: Handler<Broadcast>,
+    broadcast: Broadcast,
+) {
     let correlation_id = broadcast.correlation_id().clone();
-    let mut answered = handler.run(&home, broadcast).await;
-    while let Ok(Answer::Later(later)) = answered {
-        answered = later.answered().await;
-    }
-    if let Ok(Answer::Value(value)) = answered {
-        value.dispose();
-    } else if let Err(failure) = answered
-        && failure.is_fault()
-    {
-        tracing::warn!(%identifier, %correlation_id, %failure, "a broadcast failed in its handler");
-    }
+    let mut handling = Handling::new(
+        &context,
+        &Incoming {
+            kind: MessageKind::Broadcast,
+            exchange: &context.port.names.message_exchange,
+            key: BROADCAST_TOPIC,
+            identifier: Some(identifier.as_str()),
+            message_id: None,
+            conversation: broadcast.correlation_id().as_str(),
+            bytes: broadcast.0.bytes,
+            attempt: None,
+            redelivered: false,
+            trace: broadcast.0.trace.as_deref(),
+        },
+    );
+    let span = handling.span().clone();
+    let handled = async {
+        let mut answered = handler.run(&home, broadcast).await;
+        while let Ok(Answer::Later(later)) = answered {
+            answered = later.answered().await;
+        }
+        handling.end(&answered);
+        if let Ok(Answer::Value(value)) = answered {
+            value.dispose();
+        } else if let Err(error) = answered
+            && error.failure().is_fault()
+        {
+            tracing::warn!(%identifier, %correlation_id, failure = %error, "a broadcast failed in its handler");
+        }
+    };
+    handled.instrument(span).await;
 }

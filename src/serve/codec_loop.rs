@@ -20,6 +20,7 @@ use crate::driver::port::{Mailbox, count};
 use crate::panics::caught;
 use crate::threads;
 use crate::wire::broadcast::Content;
+use crate::wire::headers::TraceHeaders;
 
 /// What the codec thread is given.
 pub(crate) enum CodecInput {
@@ -59,7 +60,8 @@ pub(crate) fn start(
 
 async fn run(context: Context, mut inputs: mpsc::UnboundedReceiver<CodecInput>) {
     let mut sinks: BTreeMap<u64, Sink> = BTreeMap::new();
-    while let Some(input) = inputs.recv().await {
+    let mut ticks = Ticks::new(&context);
+    while let Some(input) = ticks.next(&mut inputs).await {
         if matches!(input, CodecInput::FromDriver(CodecWork::End)) {
             return;
         }
@@ -79,18 +81,64 @@ async fn run(context: Context, mut inputs: mpsc::UnboundedReceiver<CodecInput>) 
     }
 }
 
+/// Reads figures off in between, where there is somebody to read them.
+#[cfg(all(feature = "metrics", not(test)))]
+struct Ticks {
+    interval: tokio::time::Interval,
+    sampler: crate::observe::meter::Sampler,
+}
+
+#[cfg(all(feature = "metrics", not(test)))]
+impl Ticks {
+    fn new(context: &Context) -> Self {
+        let interval = tokio::time::interval(std::time::Duration::from_secs(1));
+        Ticks { interval, sampler: crate::observe::meter::Sampler::new(&context.port) }
+    }
+
+    async fn next(&mut self, inputs: &mut mpsc::UnboundedReceiver<CodecInput>) -> Option<CodecInput> {
+        loop {
+            tokio::select! {
+                biased;
+                _ = self.interval.tick() => self.sampler.take(),
+                input = inputs.recv() => return input,
+            }
+        }
+    }
+}
+
+/// The clock of the simulation is left alone.
+#[cfg(not(all(feature = "metrics", not(test))))]
+struct Ticks;
+
+#[cfg(not(all(feature = "metrics", not(test))))]
+impl Ticks {
+    fn new(_: &Context) -> Self {
+        Ticks
+    }
+
+    async fn next(&mut self, inputs: &mut mpsc::UnboundedReceiver<CodecInput>) -> Option<CodecInput> {
+        inputs.recv().await
+    }
+}
+
 fn handle(context: &Context, sinks: &mut BTreeMap<u64, Sink>, input: CodecInput) -> BroadcastOutcome {
     match input {
         CodecInput::Add { number, filter, mailbox } => drop(sinks.insert(number, Sink { filter, mailbox })),
         CodecInput::Remove { number } => drop(sinks.remove(&number)),
-        CodecInput::FromDriver(CodecWork::Broadcast { body, .. }) => return spread(context, sinks, body),
+        CodecInput::FromDriver(CodecWork::Broadcast { body, trace, .. }) => return spread(context, sinks, body, trace),
         CodecInput::FromDriver(CodecWork::Refuse(delivery)) => rpc::refuse(context, &delivery),
         CodecInput::FromDriver(CodecWork::End) => {}
     }
     BroadcastOutcome::HandedOut
 }
 
-fn spread(context: &Context, sinks: &BTreeMap<u64, Sink>, body: Body) -> BroadcastOutcome {
+fn spread(
+    context: &Context,
+    sinks: &BTreeMap<u64, Sink>,
+    body: Body,
+    trace: Option<Box<TraceHeaders>>,
+) -> BroadcastOutcome {
+    let bytes = body.encoded_size();
     let value = match context.decode(body) {
         Ok(value) => value,
         Err(error) => {
@@ -101,7 +149,7 @@ fn spread(context: &Context, sinks: &BTreeMap<u64, Sink>, body: Body) -> Broadca
     };
     match Content::decode(value) {
         Ok(content) => {
-            let broadcast = Broadcast::new(content);
+            let broadcast = Broadcast::new(content, bytes, trace);
             for sink in sinks.values() {
                 if sink.filter.passes(broadcast.subject_value(), broadcast.sender()) {
                     sink.mailbox.put(broadcast.clone());

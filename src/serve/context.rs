@@ -9,6 +9,7 @@ use crate::broker::Body;
 use crate::codec::{Codec, TOO_DEEP, Value};
 use crate::driver::port::{Port, Transfer};
 use crate::error::{Error, ErrorKind, Result};
+use crate::observe::TraceContext;
 use crate::panics::caught;
 
 /// The defaults of a communicator, for messages and queues without settings of their own.
@@ -25,11 +26,18 @@ pub(crate) struct Context {
     pub(crate) port: Arc<Port>,
     pub(crate) defaults: Defaults,
     codec: Arc<dyn Codec>,
+    /// How a trace goes along with messages; a user's, as the codec is.
+    pub(crate) trace: Option<Arc<dyn TraceContext>>,
 }
 
 impl Context {
-    pub(crate) fn new(port: Arc<Port>, defaults: Defaults, codec: Arc<dyn Codec>) -> Self {
-        Context { port, defaults, codec }
+    pub(crate) fn new(
+        port: Arc<Port>,
+        defaults: Defaults,
+        codec: Arc<dyn Codec>,
+        trace: Option<Arc<dyn TraceContext>>,
+    ) -> Self {
+        Context { port, defaults, codec, trace }
     }
 
     /// A body as this broker takes it. Called by the sender, on its own thread. A codec that panics is an error.

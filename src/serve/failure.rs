@@ -4,6 +4,8 @@ use std::error::Error as StdError;
 use std::fmt;
 
 use super::answer::Answer;
+use crate::codec::Value;
+use crate::wire::response::ErrorDetails;
 
 /// How many sources of an error are read. An error may be its own source.
 const SOURCES_MOST: usize = 64;
@@ -93,22 +95,23 @@ impl StdError for Meaning {}
 
 impl Failure {
     /// True for what somebody should see to. A rejected task is for another subscriber, and a cancellation was asked for.
-    pub(super) fn is_fault(&self) -> bool {
+    pub(crate) fn is_fault(&self) -> bool {
         !matches!(self, Failure::Rejected(_) | Failure::Cancelled)
     }
 
     /// The failure that an error is: one that is wrapped somewhere in it, or else an exception. Its text is that of the error
-    /// and of all its sources.
-    fn of(error: &(dyn StdError + 'static)) -> Self {
+    /// and of all its sources. And the texts of the sources.
+    fn of(error: &(dyn StdError + 'static)) -> (Self, Vec<String>) {
         let mut text = error.to_string();
+        let mut chain = Vec::new();
         let mut next = error.source();
         for _ in 0..SOURCES_MOST {
             let Some(source) = next else { break };
             match source.downcast_ref() {
-                Some(Meaning::Rejected) => return Failure::Rejected(text),
-                Some(Meaning::TryAgain) => return Failure::TryAgain(text),
-                Some(Meaning::Unreadable) => return Failure::Unreadable(text),
-                Some(Meaning::Cancelled) => return Failure::Cancelled,
+                Some(Meaning::Rejected) => return (Failure::Rejected(text), chain),
+                Some(Meaning::TryAgain) => return (Failure::TryAgain(text), chain),
+                Some(Meaning::Unreadable) => return (Failure::Unreadable(text), chain),
+                Some(Meaning::Cancelled) => return (Failure::Cancelled, chain),
                 None => {}
             }
             let (following, source) = (source.source(), source.to_string());
@@ -117,10 +120,23 @@ impl Failure {
                 text.push_str(": ");
                 text.push_str(&source);
             }
+            chain.push(source);
             next = following;
         }
-        Failure::Exception(text)
+        (Failure::Exception(text), chain)
     }
+}
+
+/// The name of an error's type, unless it is one that hides another error or holds a text alone.
+fn type_name<E>() -> Option<&'static str> {
+    let name = std::any::type_name::<E>();
+    let tells_nothing = name.contains("dyn ")
+        || name.ends_with("str")
+        || name.ends_with("::String")
+        || name.starts_with("alloc::borrow::Cow")
+        || name == "anyhow::Error"
+        || name == "eyre::Report";
+    (!tells_nothing).then_some(name)
 }
 
 /// The error of a handler: made by `?` from any error, `anyhow::Error`, `Box<dyn Error + Send + Sync>`, a [`Failure`] or a
@@ -128,6 +144,8 @@ impl Failure {
 ///
 /// A [`Failure`] within keeps its meaning. Anything else is an exception with the text of the error and of all its sources.
 ///
+/// A caller of homing gets more than the text: the error's type, its own message, those of its sources, and what
+/// [`with_data`](Self::with_data) adds ([`Error::remote_details`](crate::Error::remote_details)). kiwipy's callers get the text.
 /// # Examples
 ///
 /// ```
@@ -144,8 +162,11 @@ impl Failure {
 ///
 /// let subscriber = TaskSubscriber::future(count_lines);
 /// ```
-#[derive(Clone, PartialEq, Eq)]
-pub struct HandlerError(Failure);
+#[derive(Clone, PartialEq)]
+pub struct HandlerError {
+    failure: Failure,
+    details: Option<Box<ErrorDetails>>,
+}
 
 /// What a handler returns that can fail. `HandlerResult::Ok(value)` at the end of a closure names the error type that `?`
 /// needs.
@@ -163,35 +184,86 @@ pub struct HandlerError(Failure);
 pub type HandlerResult<T = Answer> = Result<T, HandlerError>;
 
 impl HandlerError {
+    /// An exception with this text.
+    #[must_use]
+    pub fn exception(message: impl Into<String>) -> Self {
+        Self::of_failure(Failure::Exception(message.into()))
+    }
+
+    pub(crate) fn of_failure(failure: Failure) -> Self {
+        HandlerError { failure, details: None }
+    }
+
+    /// What kind of error it is, for the caller's program: a name of your own, in place of that of the Rust type.
+    #[must_use]
+    pub fn with_type(mut self, name: impl Into<String>) -> Self {
+        self.details_mut().type_name = Some(name.into());
+        self
+    }
+
+    /// What the caller's program is to know beside the text.
+    #[must_use]
+    pub fn with_data(mut self, data: impl Into<Value>) -> Self {
+        self.details_mut().data = data.into();
+        self
+    }
+
+    fn details_mut(&mut self) -> &mut ErrorDetails {
+        let failure = &self.failure;
+        self.details.get_or_insert_with(|| {
+            let (message, chain) = (failure.to_string(), Vec::new());
+            Box::new(ErrorDetails { type_name: None, message, chain, data: Value::Null })
+        })
+    }
+
     /// What it means for the message.
     #[must_use]
     pub fn failure(&self) -> &Failure {
-        &self.0
+        &self.failure
+    }
+
+    /// What the caller gets beside the text.
+    pub(crate) fn details(&self) -> Option<&ErrorDetails> {
+        self.details.as_deref()
+    }
+
+    /// Its meaning, and what the caller gets beside the text.
+    pub(crate) fn into_parts(self) -> (Failure, Option<Box<ErrorDetails>>) {
+        (self.failure, self.details)
     }
 }
 
 impl<E: Into<Box<dyn StdError + Send + Sync>>> From<E> for HandlerError {
     fn from(error: E) -> Self {
-        let failure = error.into().downcast::<Failure>();
-        HandlerError(failure.map_or_else(|error| Failure::of(&*error), |failure| *failure))
+        let error = match error.into().downcast::<Failure>() {
+            Ok(failure) => return Self::of_failure(*failure),
+            Err(error) => error,
+        };
+        let (failure, chain) = Failure::of(&*error);
+        let type_name = type_name::<E>();
+        let details = (type_name.is_some() || !chain.is_empty()).then(|| {
+            let (type_name, message) = (type_name.map(str::to_owned), error.to_string());
+            Box::new(ErrorDetails { type_name, message, chain, data: Value::Null })
+        });
+        HandlerError { failure, details }
     }
 }
 
 impl From<HandlerError> for Failure {
     fn from(error: HandlerError) -> Self {
-        error.0
+        error.failure
     }
 }
 
 impl fmt::Display for HandlerError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        self.0.fmt(f)
+        self.failure.fmt(f)
     }
 }
 
 impl fmt::Debug for HandlerError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        fmt::Debug::fmt(&self.0, f)
+        fmt::Debug::fmt(&self.failure, f)
     }
 }
 
@@ -222,6 +294,26 @@ mod tests {
 
     fn failure(error: impl Into<HandlerError>) -> Failure {
         error.into().into()
+    }
+
+    #[test]
+    fn a_caller_gets_the_type_the_message_and_the_chain_of_an_error() {
+        let details = |error: HandlerError| error.into_parts().1.map(|details| *details);
+        let within = Outer { repeats: false, source: io::Error::other("innermost").into() };
+        let known = details(within.into()).expect("details");
+        assert!(known.type_name().is_some_and(|name| name.ends_with("::Outer")), "{known:?}");
+        assert_eq!((known.message(), known.chain()), ("outer", ["innermost".to_owned()].as_slice()));
+        // What holds a text alone has no type that a caller could use.
+        assert_eq!(details("a text".into()), None);
+        assert_eq!(details(String::from("a text").into()), None);
+        assert_eq!(details(Failure::TryAgain("later".into()).into()), None);
+        let wrapped = anyhow::Error::new(io::Error::other("innermost")).context("outside");
+        let known = details(wrapped.into()).expect("details");
+        assert_eq!((known.type_name(), known.chain()), (None, ["innermost".to_owned()].as_slice()));
+        let named = HandlerError::exception("no funds").with_type("Funds").with_data(3);
+        assert_eq!(named.failure(), &exception("no funds"));
+        let known = details(named).expect("details");
+        assert_eq!((known.type_name(), known.message(), known.data().as_i64()), (Some("Funds"), "no funds", Some(3)));
     }
 
     fn exception(text: &str) -> Failure {

@@ -12,7 +12,12 @@ mod filter;
 mod registration;
 mod rpc;
 mod task;
+mod time_limit;
+#[cfg(feature = "tower")]
+mod tower;
 
+pub use crate::wire::response::ErrorDetails;
+pub(crate) use answer::Answered;
 pub use answer::{Answer, IntoResponse, Later, Promise, Subscriber};
 pub(crate) use broadcast::stream as broadcast_stream;
 pub use broadcast::{Broadcast, BroadcastSubscriber, Broadcasts, Lagged};

@@ -28,6 +28,7 @@ impl Registration {
     pub(crate) async fn add(&self, home: &Home, what: &str, subscription: Subscription) -> Result<()> {
         let id = self.id;
         self.port.ask(what, None, |done| Command::Subscribe { id, subscription, done }).await?;
+        self.port.runs_at(home);
         // Nothing would serve it there. This guard takes it out again.
         if home.has_ended() { Err(home_ended(what)) } else { Ok(()) }
     }

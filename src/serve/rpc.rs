@@ -4,19 +4,23 @@ use std::future::Future;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context as TaskContext, Poll};
+use std::time::Duration;
 
 use serde::de::DeserializeOwned;
 use tokio::sync::{Semaphore, mpsc};
+use tracing::Instrument;
 
 use super::answer::{Answer, Answered, Subscriber};
 use super::context::Context;
-use super::failure::Failure;
+use super::failure::{Failure, HandlerError};
 use super::registration::Registration;
+use super::time_limit::within;
 use crate::codec::{Codec, Value, Yaml};
 use crate::driver::command::{CallId, Command, OutgoingReply, ReplyStage, RpcDelivery, Subscription};
 use crate::driver::port::{Listener, Signal, count};
 use crate::error::Result;
 use crate::home::{Completer, Home, HomeFuture};
+use crate::observe::{Handling, Incoming, MessageKind};
 use crate::wire::names::{Exchange, Identifier};
 use crate::wire::response::{Host, Response};
 
@@ -158,7 +162,7 @@ impl Drop for Inlet {
 async fn serve(home: Home, subscriber: RpcSubscriber, mut inlet: Inlet) {
     let context = inlet.context.clone();
     let running = Arc::new(Semaphore::new(subscriber.max_in_flight));
-    let handler = subscriber.handler;
+    let (handler, time_limit) = (subscriber.handler, subscriber.time_limit);
     loop {
         // Closed by nobody.
         let Ok(permit) = Arc::clone(&running).acquire_owned().await else { return };
@@ -174,16 +178,42 @@ async fn serve(home: Home, subscriber: RpcSubscriber, mut inlet: Inlet) {
         let at = home.clone();
         // In a box: tokio moves a task several times before it runs.
         home.spawn_uncounted(Box::pin(async move {
+            let mut handling = Handling::new(&context, &incoming(&context, &identifier, &delivery));
+            let span = handling.span().clone();
             let RpcDelivery { body, correlation_id, caller_gone, .. } = delivery;
-            tracing::debug!(%identifier, ?correlation_id, "handling a call");
-            let answered = match context.decode(body) {
-                Ok(body) => handler.run(&at, RpcRequest { body, correlation_id, caller_gone }).await,
-                Err(error) => Err(Failure::Unreadable(format!("the call's body cannot be read: {error}"))),
+            let handled = async {
+                tracing::debug!(%identifier, ?correlation_id, "handling a call");
+                let handled = async {
+                    match context.decode(body) {
+                        Ok(body) => handler.run(&at, RpcRequest { body, correlation_id, caller_gone }).await,
+                        Err(error) => Err(unreadable(format!("the call's body cannot be read: {error}"))),
+                    }
+                };
+                caller.answer(&identifier, handled, time_limit, &mut handling).await;
             };
-            caller.answer(&identifier, answered).await;
-            drop(permit);
+            handled.instrument(span).await;
+            drop((handling, permit));
         }));
     }
+}
+
+fn incoming<'a>(context: &'a Context, identifier: &'a Identifier, delivery: &'a RpcDelivery) -> Incoming<'a> {
+    Incoming {
+        kind: MessageKind::Call,
+        exchange: &context.port.names.message_exchange,
+        key: identifier.routing_key_str(),
+        identifier: Some(identifier.as_str()),
+        message_id: None,
+        conversation: delivery.correlation_id.as_deref(),
+        bytes: delivery.body.encoded_size(),
+        attempt: None,
+        redelivered: false,
+        trace: delivery.trace.as_deref(),
+    }
+}
+
+fn unreadable(reason: String) -> HandlerError {
+    HandlerError::of_failure(Failure::Unreadable(reason))
 }
 
 /// Answers a call that nobody serves.
@@ -220,25 +250,41 @@ impl Caller {
         }
     }
 
-    async fn answer(mut self, identifier: &Identifier, mut answered: Answered) {
-        let mut pending = Pending::default();
-        loop {
-            answered = match answered {
-                Ok(Answer::Value(value)) => return self.finish(Response::Result(value)),
-                Ok(Answer::Later(later)) => {
-                    let sent = pending.next().await;
-                    self.send(Response::Pending, sent);
-                    later.answered().await
-                }
-                Err(Failure::Cancelled) => return self.finish(Response::Cancelled),
-                Err(failure) => {
-                    if failure.is_fault() {
-                        tracing::warn!(%identifier, correlation_id = ?self.correlation_id, %failure, "a call failed in its handler");
-                    }
-                    return self.finish(Response::Exception(failure.to_string()));
-                }
+    /// Answers with what the handler does, and with what the futures bring that it answers with.
+    async fn answer(
+        mut self,
+        identifier: &Identifier,
+        handled: impl Future<Output = Answered>,
+        time_limit: Option<Duration>,
+        handling: &mut Handling,
+    ) {
+        let context = self.context.clone();
+        let outcome = within(&context, time_limit, async {
+            let mut pending = Pending::default();
+            let mut answered = handled.await;
+            while let Ok(Answer::Later(later)) = answered {
+                let sent = pending.next().await;
+                self.send(Response::Pending, sent);
+                answered = later.answered().await;
             }
+            answered
+        })
+        .await;
+        handling.end(&outcome);
+        let error = match outcome {
+            Ok(Answer::Value(value)) => return self.finish(Response::Result(value)),
+            // There is none that is not awaited above.
+            Ok(Answer::Later(_)) => return,
+            Err(error) => error,
+        };
+        let (failure, details) = error.into_parts();
+        if failure == Failure::Cancelled {
+            return self.finish(Response::Cancelled);
         }
+        if failure.is_fault() {
+            tracing::warn!(%identifier, correlation_id = ?self.correlation_id, %failure, "a call failed in its handler");
+        }
+        self.finish(Response::Exception(failure.to_string(), details));
     }
 
     fn finish(&mut self, response: Response) {
@@ -262,7 +308,7 @@ impl Caller {
 impl Drop for Caller {
     fn drop(&mut self) {
         if !self.answered {
-            self.finish(Response::Exception("the subscriber ended before it had answered".to_owned()));
+            self.finish(Response::exception("the subscriber ended before it had answered"));
         }
     }
 }
@@ -305,8 +351,16 @@ pub(super) fn outgoing(
         Exchange::Message => Host::Unnamed,
         Exchange::Task => Host::Named,
     };
-    let exception = |text: String| Response::Exception(text).into_value(host);
+    let exception = |text: String| Response::exception(text).into_value(host);
+    // What an error brings along may be what cannot be encoded; its text always can.
+    let plain = match &response {
+        Response::Exception(text, Some(_)) => Some(text.clone()),
+        _ => None,
+    };
     let body = context.encode(response.into_value(host)).or_else(|error| {
+        if let Some(text) = plain {
+            return context.encode(exception(text));
+        }
         let text = format!("the subscriber's result cannot be encoded: {error}");
         context.encode(exception(text.clone())).or_else(|_| {
             Yaml::default().encode(&exception(text)).map(|bytes| crate::broker::Body::Encoded(bytes.into()))

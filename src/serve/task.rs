@@ -8,15 +8,18 @@ use std::num::NonZeroU16;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context as TaskContext, Poll};
+use std::time::Duration;
 
 use serde::de::DeserializeOwned;
 use tokio::sync::mpsc;
+use tracing::Instrument;
 
 use super::answer::{Answer, Answered, Handler, IntoResponse, Subscriber, answered, caught};
 use super::context::Context;
-use super::failure::Failure;
+use super::failure::{Failure, HandlerError, HandlerResult};
 use super::registration::Registration;
 use super::rpc::{Pending, outgoing};
+use super::time_limit::within;
 use crate::codec::Value;
 pub use crate::driver::Attempt;
 use crate::driver::command::{Command, OutgoingReply, QueueName, Subscription, TaskDelivery};
@@ -24,7 +27,8 @@ use crate::driver::port::{Listener, Signal, count};
 use crate::driver::tasks::{Cause, HandId, Settlement, TaskMessage};
 use crate::error::Result;
 use crate::home::Home;
-use crate::wire::headers;
+use crate::observe::{Handling, Incoming, MessageKind};
+use crate::wire::headers::{self, TraceHeaders};
 use crate::wire::names::{Exchange, Identifier};
 use crate::wire::response::Response;
 use crate::wire::task::{NoReply, decode};
@@ -170,6 +174,7 @@ pub(crate) async fn add(
     let (sink, tasks) = mpsc::unbounded_channel();
     let inlet = Inlet {
         context: context.clone(),
+        queue: queue.clone(),
         identifier: identifier.clone(),
         tasks,
         registration: Registration::new(&context.port),
@@ -179,33 +184,37 @@ pub(crate) async fn add(
         .registration
         .add(home, &what, Subscription::Tasks { queue, prefetch, identifier: identifier.clone(), sink })
         .await?;
-    home.spawn_uncounted(serve(home.clone(), subscriber.handler, inlet));
+    home.spawn_uncounted(serve(home.clone(), subscriber.handler, subscriber.time_limit, inlet));
     Ok(identifier)
 }
 
 /// Where a subscriber's tasks come in. Dropped, it takes the subscriber out; tasks that nobody has begun go back by that.
 struct Inlet {
     context: Context,
+    queue: QueueName,
     identifier: Identifier,
     tasks: mpsc::UnboundedReceiver<TaskDelivery>,
     registration: Registration,
 }
 
 /// The task of one subscriber at its home. Each task of the queue has a task of its own here, up to the prefetch.
-async fn serve(home: Home, handler: Handler<TaskRequest>, mut inlet: Inlet) {
+async fn serve(home: Home, handler: Handler<TaskRequest>, time_limit: Option<Duration>, mut inlet: Inlet) {
     while let Some(delivery) = inlet.tasks.recv().await {
         let (context, handler, identifier) = (inlet.context.clone(), handler.clone(), inlet.identifier.clone());
+        let queue = inlet.queue.clone();
         let at = home.clone();
         home.spawn_uncounted(async move {
-            let Some(guard) = TaskGuard::take(&context, delivery, Some(identifier.clone()), Cause::HomeEnded) else {
-                return;
+            let taken = TaskGuard::take(&context, &queue, delivery, Some(identifier.clone()), Cause::HomeEnded);
+            let Some(guard) = taken else { return };
+            let span = guard.handling.span().clone();
+            let handled = async {
+                let message_id = &guard.message.properties().message_id;
+                tracing::debug!(%identifier, ?message_id, redelivered = guard.redelivered, "handling a task");
+                if let Some((guard, request)) = guard.read() {
+                    guard.answer(handler.run(&at, request), time_limit).await;
+                }
             };
-            let message_id = &guard.message.properties().message_id;
-            tracing::debug!(%identifier, ?message_id, redelivered = guard.redelivered, "handling a task");
-            if let Some((guard, request)) = guard.read() {
-                let answered = handler.run(&at, request).await;
-                guard.answer(answered).await;
-            }
+            handled.instrument(span).await;
         });
     }
 }
@@ -222,15 +231,42 @@ struct TaskGuard {
     no_reply: NoReply,
     ownership_lost: Signal,
     settled: bool,
+    handling: Handling,
     /// What a drop means, where nothing panics.
     dropped: Cause,
 }
 
 impl TaskGuard {
     /// Begins with a task. `None` where it was withdrawn.
-    fn take(context: &Context, delivery: TaskDelivery, identifier: Option<Identifier>, dropped: Cause) -> Option<Self> {
+    fn take(
+        context: &Context,
+        queue: &QueueName,
+        delivery: TaskDelivery,
+        identifier: Option<Identifier>,
+        dropped: Cause,
+    ) -> Option<Self> {
         let TaskDelivery { handed, ownership_lost } = delivery;
-        handed.claim.take().then(|| TaskGuard {
+        if !handed.claim.take() {
+            return None;
+        }
+        let properties = handed.message.properties();
+        let trace = TraceHeaders::of(properties);
+        let handling = Handling::new(
+            context,
+            &Incoming {
+                kind: MessageKind::Task,
+                exchange: &context.port.names.task_exchange,
+                key: queue,
+                identifier: identifier.as_ref().map(Identifier::as_str),
+                message_id: properties.message_id.as_deref(),
+                conversation: properties.correlation_id.as_deref(),
+                bytes: handed.message.body().encoded_size(),
+                attempt: Some(handed.attempt.number()),
+                redelivered: handed.redelivered,
+                trace: trace.as_deref(),
+            },
+        );
+        Some(TaskGuard {
             context: context.clone(),
             identifier,
             hand: handed.hand,
@@ -240,6 +276,7 @@ impl TaskGuard {
             no_reply: NoReply::No,
             ownership_lost,
             settled: false,
+            handling,
             dropped,
         })
     }
@@ -273,27 +310,39 @@ impl TaskGuard {
             }
             Err(error) => {
                 let reason = format!("the task's body cannot be read: {error}");
-                let answer = self.reply(Response::Exception(reason.clone()));
+                let answer = self.reply(Response::exception(reason.clone()));
+                self.handling.end(&Err(HandlerError::of_failure(Failure::Unreadable(reason.clone()))));
                 self.settle(Settlement::Quarantine { reason, answer });
                 None
             }
         }
     }
 
-    async fn answer(mut self, mut answered: Answered) {
-        let mut pending = Pending::default();
-        while let Ok(Answer::Later(later)) = answered {
-            if let Some(reply) = self.reply(Response::Pending) {
-                let sent = pending.next().await;
-                self.context.port.notify(Command::Reply { reply, sent });
+    /// Settles the task by what the handler answers, and by what the futures bring that it answers with.
+    async fn answer(mut self, handled: impl Future<Output = Answered>, time_limit: Option<Duration>) {
+        let outcome = within(&self.context, time_limit, async {
+            let mut pending = Pending::default();
+            let mut answered = handled.await;
+            while let Ok(Answer::Later(later)) = answered {
+                if let Some(reply) = self.reply(Response::Pending) {
+                    let sent = pending.next().await;
+                    self.context.port.notify(Command::Reply { reply, sent });
+                }
+                answered = later.answered().await;
             }
-            answered = later.answered().await;
-        }
-        self.end(answered);
+            answered
+        })
+        .await;
+        self.end(outcome);
     }
 
     /// Settles the task by an outcome that is there.
     fn end(&mut self, answered: Answered) {
+        self.handling.end(&answered);
+        let (answered, details) = match answered.map_err(HandlerError::into_parts) {
+            Ok(answer) => (Ok(answer), None),
+            Err((failure, details)) => (Err(failure), details),
+        };
         // What cannot be read is reported as it goes into quarantine.
         if let Err(failure) = &answered
             && failure.is_fault()
@@ -305,15 +354,15 @@ impl TaskGuard {
         }
         let response = match answered {
             Ok(Answer::Value(value)) => Response::Result(value),
-            Err(Failure::Exception(text)) => Response::Exception(text),
+            Err(Failure::Exception(text)) => Response::Exception(text, details),
             Err(Failure::Rejected(_)) => return self.settle(Settlement::Rejected),
             Err(Failure::Unreadable(reason)) => {
-                let answer = self.reply(Response::Exception(reason.clone()));
+                let answer = self.reply(Response::Exception(reason.clone(), details));
                 return self.settle(Settlement::Quarantine { reason, answer });
             }
             Err(Failure::TryAgain(reason)) => {
                 let text = format!("it was tried as often as may be; at last: {reason}");
-                let answer = self.reply(Response::Exception(text));
+                let answer = self.reply(Response::Exception(text, details));
                 return self.settle(Settlement::TryAgain { reason, answer });
             }
             // kiwipy nacks at once and spins; the pause is ours.
@@ -366,8 +415,8 @@ pub struct IncomingTask {
 
 impl IncomingTask {
     /// Begins with a task that was pulled; `None` when it went to the quarantine queue instead, or was withdrawn.
-    pub(crate) fn take(context: &Context, delivery: TaskDelivery) -> Option<Self> {
-        let guard = TaskGuard::take(context, delivery, None, Cause::LetGo)?;
+    pub(crate) fn take(context: &Context, queue: &QueueName, delivery: TaskDelivery) -> Option<Self> {
+        let guard = TaskGuard::take(context, queue, delivery, None, Cause::LetGo)?;
         guard.read().map(|(guard, request)| IncomingTask { guard, request })
     }
 
@@ -390,7 +439,10 @@ impl IncomingTask {
         let IncomingTask { mut guard, .. } = self;
         let outcome = answered(outcome);
         match outcome {
-            Ok(Answer::Later(_)) => Home::current().spawn_uncounted(guard.answer(outcome)),
+            Ok(Answer::Later(_)) => {
+                let span = guard.handling.span().clone();
+                Home::current().spawn_uncounted(guard.answer(std::future::ready(outcome), None).instrument(span));
+            }
             outcome => guard.end(outcome),
         }
     }
@@ -399,9 +451,10 @@ impl IncomingTask {
     /// the sender; nothing is handed to the caller.
     pub fn process<R: IntoResponse>(self, handler: impl FnOnce(&TaskRequest) -> R) {
         let request = self.request.clone();
-        match caught(|| answered(handler(&request))) {
+        let span = self.guard.handling.span().clone();
+        match span.in_scope(|| caught(|| answered(handler(&request)))) {
             Ok(answer) => self.finish(answer),
-            Err(failure) => self.finish(Err::<Answer, _>(failure)),
+            Err(error) => self.finish(HandlerResult::<Answer>::Err(error)),
         }
     }
 

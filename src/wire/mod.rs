@@ -2,6 +2,7 @@
 //! our own. Data, and functions on data.
 
 pub(crate) mod broadcast;
+pub(crate) mod delay;
 pub(crate) mod headers;
 pub(crate) mod names;
 pub(crate) mod response;

@@ -76,6 +76,10 @@ impl Identifier {
         self.routing_key.get(RPC_TOPIC.len()..).unwrap_or_default()
     }
 
+    pub(crate) fn routing_key_str(&self) -> &str {
+        &self.routing_key
+    }
+
     pub(crate) fn routing_key(&self) -> Arc<str> {
         Arc::clone(&self.routing_key)
     }
@@ -179,6 +183,7 @@ pub(crate) struct Names {
     pub queue_expires: Duration,
     pub message_ttl: Duration,
     pub task_ttl: Duration,
+    pub task_priorities: Option<u8>,
     pub testing: TestingMode,
 }
 
@@ -191,6 +196,7 @@ impl Default for Names {
             queue_expires: Duration::from_secs(60),
             message_ttl: Duration::from_secs(66),
             task_ttl: Duration::from_secs(7 * 24 * 60 * 60),
+            task_priorities: None,
             testing: TestingMode::No,
         }
     }
@@ -237,6 +243,7 @@ impl Names {
             message_ttl: Some(self.message_ttl),
             expires: Some(self.queue_expires),
             dead_letter_to: None,
+            priorities: None,
         }
     }
 
@@ -249,6 +256,7 @@ impl Names {
             message_ttl: Some(self.message_ttl),
             expires: None,
             dead_letter_to: None,
+            priorities: None,
         }
     }
 
@@ -264,6 +272,7 @@ impl Names {
             // Long after the message has gone: a queue that expires takes with it what is in it.
             expires: Some(lease.saturating_mul(2).saturating_add(Duration::from_secs(300))),
             dead_letter_to: Some(queue.to_owned()),
+            priorities: None,
         }
     }
 
@@ -277,6 +286,7 @@ impl Names {
             message_ttl: Some(self.message_ttl),
             expires: None,
             dead_letter_to: None,
+            priorities: None,
         }
     }
 
@@ -294,6 +304,7 @@ impl Names {
             message_ttl: None,
             expires: Some(self.queue_expires),
             dead_letter_to: None,
+            priorities: None,
         }
     }
 
@@ -307,11 +318,12 @@ impl Names {
             message_ttl: Some(self.task_ttl),
             expires,
             dead_letter_to: None,
+            priorities: self.task_priorities,
         }
     }
 
     /// What a queue is that is to outlive its users, outside of testing mode.
-    fn lasting(&self) -> (Durability, Option<Duration>) {
+    pub(super) fn lasting(&self) -> (Durability, Option<Duration>) {
         match self.testing {
             TestingMode::No => (Durability::Durable, None),
             TestingMode::Yes => (Durability::Transient, Some(TESTING_EXPIRES)),
@@ -329,6 +341,7 @@ impl Names {
             message_ttl: None,
             expires,
             dead_letter_to: None,
+            priorities: None,
         }
     }
 }

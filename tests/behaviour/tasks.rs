@@ -5,7 +5,7 @@ use std::future::IntoFuture;
 use std::num::NonZeroU16;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
 use homing::{Answer, Error, ErrorKind, Failure, ReplyStage, TaskRequest, TaskSubscriber, Value};
 
@@ -34,6 +34,14 @@ pub fn add(suite: &mut Suite) {
         a_queue_can_be_gone_through,
         the_order_of_tasks_is_kept,
         a_taken_task_can_be_answered_later,
+        a_task_that_is_held_back_comes_at_its_time_and_not_before,
+        a_task_that_is_held_back_needs_no_sender,
+        a_task_whose_time_has_passed_comes_at_once,
+        a_delay_that_no_queue_can_keep_is_refused,
+        urgent_tasks_come_first_where_the_queue_has_priorities,
+        in_a_queue_without_priorities_none_has_an_effect,
+        a_queue_with_priorities_is_not_taken_for_one_without,
+        a_task_that_takes_too_long_ends_with_an_exception,
     );
 }
 
@@ -352,4 +360,139 @@ async fn a_taken_task_can_be_answered_later(broker: Broker) {
     assert_eq!(reply.stage().await.unwrap(), ReplyStage::Pending);
     std::thread::spawn(move || promise.answer("later"));
     assert_eq!(reply.stage().await.unwrap(), ReplyStage::Done(Value::from("later")));
+}
+
+/// The bodies of tasks in the order in which a worker gets them, and when.
+async fn recorded(communicator: &homing::Communicator) -> tokio::sync::mpsc::UnboundedReceiver<(Value, Instant)> {
+    let (tell, told) = tokio::sync::mpsc::unbounded_channel();
+    let worker = TaskSubscriber::closure(move |task: TaskRequest| {
+        tell.send((task.into_body(), Instant::now())).ok();
+    });
+    let one = NonZeroU16::new(1).unwrap();
+    communicator.add_task_subscriber(worker.with_prefetch(one)).await.unwrap();
+    told
+}
+
+async fn a_task_that_is_held_back_comes_at_its_time_and_not_before(broker: Broker) {
+    const WAIT: Duration = Duration::from_millis(700);
+    let communicator = connect(&broker).await;
+    let mut told = recorded(&communicator).await;
+    let begun = Instant::now();
+    let after = communicator.task_send("after").delay(WAIT).send().await.unwrap();
+    let at = communicator.task_send("at").at(SystemTime::now() + 2 * WAIT).send().await.unwrap();
+    // It shares the queue of the first, which has to last for this one too.
+    tokio::time::sleep(WAIT / 2).await;
+    let second = communicator.task_send("second").delay(WAIT).send().await.unwrap();
+    communicator.task_send("now").await.unwrap();
+    for (body, earliest) in [("now", Duration::ZERO), ("after", WAIT), ("second", WAIT + WAIT / 2), ("at", 2 * WAIT)] {
+        let (came, when) = told.recv().await.unwrap();
+        assert_eq!(came, Value::from(body));
+        // A broker counts in milliseconds.
+        let waited = when - begun + Duration::from_millis(2);
+        assert!(waited >= earliest, "{body} came after {waited:?}");
+    }
+    for reply in [after, at, second] {
+        reply.await.unwrap();
+    }
+}
+
+async fn a_task_that_is_held_back_needs_no_sender(broker: Broker) {
+    let (sender, worker) = (connect(&broker).await, connect(&broker).await);
+    let until = SystemTime::now() + Duration::from_millis(400);
+    sender.task_send("late").delay(Duration::from_millis(400)).no_reply().await.unwrap();
+    sender.task_send("late").at(until).no_reply().await.unwrap();
+    sender.close().await.unwrap();
+    let mut told = recorded(&worker).await;
+    assert_eq!(told.recv().await.unwrap().0, Value::from("late"));
+    assert_eq!(told.recv().await.unwrap().0, Value::from("late"));
+}
+
+async fn a_task_whose_time_has_passed_comes_at_once(broker: Broker) {
+    let communicator = connect(&broker).await;
+    communicator.add_task_subscriber(echo()).await.unwrap();
+    let past = SystemTime::now() - Duration::from_secs(5);
+    assert_eq!(communicator.task_send(1).at(past).await.unwrap(), Value::from(1));
+    assert_eq!(communicator.task_send(2).delay(Duration::ZERO).await.unwrap(), Value::from(2));
+}
+
+async fn a_delay_that_no_queue_can_keep_is_refused(broker: Broker) {
+    let communicator = connect(&broker).await;
+    assert_eq!(kind(communicator.task_send(1).delay(Duration::MAX).await), ErrorKind::InvalidArgument);
+    let far = SystemTime::now() + Duration::from_secs(46 * 24 * 60 * 60);
+    assert_eq!(kind(communicator.task_send(1).at(far).no_reply().await), ErrorKind::InvalidArgument);
+    assert!(
+        matches!(communicator.task_send(1).delay(Duration::MAX).try_send(), Err(error) if error.kind() == ErrorKind::InvalidArgument)
+    );
+}
+
+async fn urgent_tasks_come_first_where_the_queue_has_priorities(broker: Broker) {
+    let communicator = options(&broker).task_priorities(3.try_into().unwrap()).connect().await.unwrap();
+    for (body, priority) in [("a", 0), ("b", 3), ("c", 1), ("d", 3), ("e", 200)] {
+        communicator.task_send(body).priority(priority).no_reply().await.unwrap();
+    }
+    let mut told = recorded(&communicator).await;
+    let mut order = String::new();
+    for _ in 0..5 {
+        order.push_str(told.recv().await.unwrap().0.as_str().unwrap());
+    }
+    // What is more urgent than the queue knows is as urgent as it knows.
+    assert_eq!(order, "bdeca");
+}
+
+async fn in_a_queue_without_priorities_none_has_an_effect(broker: Broker) {
+    let communicator = connect(&broker).await;
+    for (body, priority) in [("a", 0), ("b", 9), ("c", 1)] {
+        communicator.task_send(body).priority(priority).no_reply().await.unwrap();
+    }
+    let mut told = recorded(&communicator).await;
+    for body in ["a", "b", "c"] {
+        assert_eq!(told.recv().await.unwrap().0, Value::from(body));
+    }
+}
+
+async fn a_queue_with_priorities_is_not_taken_for_one_without(broker: Broker) {
+    let with = options(&broker).task_priorities(3.try_into().unwrap()).connect().await.unwrap();
+    let without = connect(&broker).await;
+    with.task_send(1).no_reply().await.unwrap();
+    let error = without.task_send(2).no_reply().await.unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::PreconditionFailed);
+    assert!(error.to_string().contains("x-max-priority"), "{error}");
+}
+
+async fn a_task_that_takes_too_long_ends_with_an_exception(broker: Broker) {
+    /// Notes that a future was dropped.
+    struct Dropped(Arc<AtomicUsize>);
+    impl Drop for Dropped {
+        fn drop(&mut self) {
+            self.0.fetch_add(1, Ordering::SeqCst);
+        }
+    }
+    let communicator = connect(&broker).await;
+    let dropped = Arc::new(AtomicUsize::new(0));
+    let count = dropped.clone();
+    let worker = TaskSubscriber::future(move |task: TaskRequest| {
+        let noted = Dropped(count.clone());
+        async move {
+            if task.body().as_str() == Some("slow") {
+                std::future::pending::<()>().await;
+            }
+            drop(noted);
+            Answer::later(async move {
+                if task.body().as_str() == Some("slow later") {
+                    std::future::pending::<()>().await;
+                }
+                "in time"
+            })
+        }
+    });
+    communicator.add_task_subscriber(worker.with_time_limit(Duration::from_millis(300))).await.unwrap();
+    assert_eq!(communicator.task_send("quick").await.unwrap(), Value::from("in time"));
+    for slow in ["slow", "slow later"] {
+        let error = communicator.task_send(slow).await.unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::RemoteException);
+        assert_eq!(error.remote_details().and_then(|details| details.type_name()), Some("homing::TimeLimit"));
+    }
+    assert_eq!(dropped.load(Ordering::SeqCst), 3, "nothing runs on");
+    // It was acknowledged, and does not come again.
+    assert_eq!(communicator.task_send("quick").await.unwrap(), Value::from("in time"));
 }

@@ -5,7 +5,9 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use homing::codec::{Codec, Tagged};
-use homing::{Answer, ErrorKind, Failure, HandlerResult, ReplyStage, Result, RpcRequest, RpcSubscriber, Value};
+use homing::{
+    Answer, ErrorKind, Failure, HandlerError, HandlerResult, ReplyStage, Result, RpcRequest, RpcSubscriber, Value,
+};
 use serde_json::json;
 
 use crate::support::{Broker, Peer, TestResult};
@@ -17,6 +19,7 @@ pub(crate) fn add(table: &mut Table<'_>) {
         homing_calls_kiwipy,
         a_call_is_acknowledged_before_its_handler_runs,
         exceptions_cross_in_both_directions,
+        kiwipy_reads_an_error_with_details_as_its_text,
         pending_and_nested_pending_cross_in_both_directions,
         a_cancelled_future_is_heard_by_a_kiwipy_caller,
         a_bad_reply_fails_the_caller,
@@ -89,6 +92,23 @@ fn exceptions_cross_in_both_directions(broker: &Broker) -> TestResult {
     assert_eq!((error.kind(), error.remote_text()), (ErrorKind::RemoteException, Some("boom: äöü")));
     peer.call("add_rpc_subscriber", json!({"identifier": "empty", "behaviour": "raise-empty"}))?;
     assert_eq!(rust.run(rust.communicator.rpc_send("empty", 1)).unwrap_err().remote_text(), Some(""));
+    Ok(())
+}
+
+fn kiwipy_reads_an_error_with_details_as_its_text(broker: &Broker) -> TestResult {
+    let (rust, peer) = (Rust::connect(broker), python(broker)?);
+    let fails = RpcSubscriber::closure(|_: RpcRequest| -> HandlerResult<Value> {
+        Err(HandlerError::exception("3 are missing").with_type("InsufficientFunds").with_data(vec![1, 2]))
+    });
+    rust.run(rust.communicator.add_rpc_subscriber("rust", fails))?;
+    is_exception(&peer.call("rpc_send", json!({"recipient": "rust", "body": 1}))?, "RemoteException", "3 are missing")?;
+    // homing gets the rest too, over the same wire; from kiwipy there is none.
+    let error = rust.run(rust.communicator.rpc_send("rust", 1)).unwrap_err();
+    let details = error.remote_details().expect("sent by homing");
+    assert_eq!((details.type_name(), details.data()), (Some("InsufficientFunds"), &Value::from(vec![1, 2])));
+    peer.call("add_rpc_subscriber", json!({"identifier": "python", "behaviour": "raise", "text": "boom"}))?;
+    let error = rust.run(rust.communicator.rpc_send("python", 1)).unwrap_err();
+    assert_eq!((error.remote_text(), error.remote_details()), (Some("boom"), None));
     Ok(())
 }
 

@@ -8,6 +8,7 @@ mod support;
 
 mod broadcasts;
 mod calls;
+mod process;
 mod tasks;
 
 use std::collections::BTreeSet;
@@ -86,6 +87,7 @@ fn main() -> ExitCode {
     calls::add(&mut table);
     tasks::add(&mut table);
     broadcasts::add(&mut table);
+    process::add(&mut table);
     let covered = Arc::new(table.covered);
     suite.plain("every_row_of_the_wire_has_a_test_with_a_live_kiwipy", move || every_row(&covered));
     suite.run()

@@ -701,8 +701,7 @@ def filters(value):
     return [from_json(value)]
 
 
-def main():
-    peer = Peer()
+def main(peer):
     output = threading.Lock()
 
     def write(answer):
@@ -744,4 +743,4 @@ def main():
 
 
 if __name__ == "__main__":
-    main()
+    main(Peer())

@@ -73,7 +73,10 @@ impl Peer {
     /// When there is no Python with kiwipy, or the script cannot be started.
     pub fn start(script: &str) -> Peer {
         let python = super::python().expect("HOMING_TEST_PYTHON is not set: run tests/run");
-        let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/peers").join(script);
+        // The tests of the command share them.
+        let folders =
+            ["tests/peers", "../tests/peers"].map(|folder| Path::new(env!("CARGO_MANIFEST_DIR")).join(folder));
+        let path = folders.iter().map(|folder| folder.join(script)).find(|path| path.exists()).expect("no such peer");
         let mut child = Command::new(&python)
             .arg(&path)
             .stdin(Stdio::piped())

@@ -12,7 +12,22 @@ Exit codes:
     5  remote exception: the other end failed
     6  no connection
     7  access refused: the credentials, the virtual host, or a permission
-  130  interrupted (Ctrl-C); 143 by SIGTERM";
+  130  interrupted (Ctrl-C); 143 by SIGTERM
+A command about several processes ends with the highest of their codes.";
+
+/// Behind the help of the commands about processes.
+pub(super) const PIDS: &str = "\
+Processes:
+  A PID is a number (AiiDA's pk), a UUID (what plumpy draws) or a name. A name that looks like a number or a UUID goes into
+  double quotes: '\"1234\"'. Several are asked side by side, and each gets a line.
+  AiiDA's processes are reached with --aiida (its default profile) or --profile NAME.";
+
+/// Behind the help of `process launch`.
+pub(super) const CONSTRUCTORS: &str = "\
+Arguments:
+  homing process launch jobs:Relax inputs='{structure: Si, steps: 20}' pid=4711
+  makes jobs.Relax(inputs={'structure': 'Si', 'steps': 20}, pid=4711). A positional argument with a = in it, or one that
+  begins with a dash, is written as JSON or YAML that hides it: '\"a=b\"'.";
 
 /// Behind the help of every command that sends a body.
 pub(super) const BODIES: &str = "\

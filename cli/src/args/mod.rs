@@ -3,6 +3,7 @@
 mod broadcast;
 mod help;
 mod parse;
+mod process;
 mod rpc;
 mod task;
 mod tools;
@@ -13,6 +14,7 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 use homing::ReconnectPolicy;
 
 pub(crate) use broadcast::Broadcast;
+pub(crate) use process::{Process, Targets};
 pub(crate) use rpc::{Rpc, Serve};
 pub(crate) use task::{List, Mend, OnFailure, Send, Task, Work};
 pub(crate) use tools::{Bench, Context, ContextOptions, Doctor, Man, Stress, Worker};
@@ -54,6 +56,21 @@ pub(crate) struct BrokerOptions {
     /// The broker and the names of this context; see `homing context` [env: HOMING_CONTEXT]
     #[arg(long, global = true, value_name = "NAME", conflicts_with = "broker")]
     pub context: Option<String>,
+    /// The broker and the names of this profile of AiiDA, from AiiDA's own configuration (AIIDA_PATH, else ~/.aiida)
+    #[arg(
+        long,
+        global = true,
+        value_name = "NAME",
+        conflicts_with_all = ["broker", "context", "prefix", "message_exchange", "task_exchange", "task_queue"]
+    )]
+    pub profile: Option<String>,
+    /// The same of AiiDA's default profile
+    #[arg(
+        long,
+        global = true,
+        conflicts_with_all = ["profile", "broker", "context", "prefix", "message_exchange", "task_exchange", "task_queue"]
+    )]
+    pub aiida: bool,
     /// The file of contexts [env: HOMING_CONFIG] [default: ~/.config/homing/config.toml]
     #[arg(long, global = true, value_name = "FILE")]
     pub config: Option<PathBuf>,
@@ -80,6 +97,9 @@ pub(crate) struct Names {
     /// The task queue [default: kiwipy.tasks]
     #[arg(long, global = true, value_name = "NAME")]
     pub task_queue: Option<String>,
+    /// Of a profile that is for tests: what it declares vanishes when it is not used.
+    #[arg(skip)]
+    pub testing: bool,
 }
 
 impl Names {
@@ -145,6 +165,9 @@ pub(crate) enum Command {
     /// Sends broadcasts, or prints those that arrive.
     #[command(subcommand)]
     Broadcast(Broadcast),
+    /// Controls long-running processes: plumpy's, AiiDA's and homing's.
+    #[command(subcommand)]
+    Process(Process),
     /// Homing's own workers and servers.
     #[command(subcommand)]
     Worker(Worker),

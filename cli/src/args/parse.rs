@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use homing::ReconnectPolicy;
+use homing::process::Pid;
 
 /// A hundred years, which no command lasts.
 const LONGEST: Duration = Duration::from_secs(100 * 365 * 86_400);
@@ -43,6 +44,11 @@ pub(super) fn reconnect(text: &str) -> Result<ReconnectPolicy, String> {
             .map(ReconnectPolicy::For)
             .map_err(|_| "it is never, for-ever, or a time such as 30 (seconds) or 5m".to_owned()),
     }
+}
+
+/// A process id as it is typed.
+pub(super) fn pid(text: &str) -> Result<Pid, String> {
+    text.parse::<Pid>().map_err(|error| error.to_string())
 }
 
 #[cfg(test)]

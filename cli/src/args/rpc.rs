@@ -23,6 +23,17 @@ pub(crate) enum Rpc {
         #[arg(long, value_name = "TIME", value_parser = duration)]
         timeout: Option<Duration>,
     },
+    /// Shows who answers calls, where that can be known.
+    ///
+    /// Servers of homing answer when they are asked. Those of other programs are known to RabbitMQ's management API alone.
+    List {
+        /// How long to wait for answers.
+        #[arg(long, value_name = "TIME", default_value = "1s", value_parser = duration)]
+        wait: Duration,
+        /// Also asks RabbitMQ's management API, which knows every subscriber: https://USER:PASSWORD@HOST:15671
+        #[arg(long, value_name = "URL", env = "HOMING_MANAGEMENT", hide_env_values = true)]
+        management: Option<String>,
+    },
     /// Answers calls until Ctrl-C or SIGTERM.
     ///
     /// If two servers use one identifier, both run every call, and the caller gets the first answer. kiwipy's format works that

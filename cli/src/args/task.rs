@@ -108,6 +108,10 @@ pub(crate) struct List {
     /// The queue, if it is not the task queue. NAME.quarantine has the tasks that could not be read.
     #[arg(long, value_name = "NAME")]
     pub queue: Option<String>,
+    /// Also asks RabbitMQ's management API, which knows how many are in the hands of workers, and of which:
+    /// https://USER:PASSWORD@HOST:15671
+    #[arg(long, value_name = "URL", env = "HOMING_MANAGEMENT", hide_env_values = true)]
+    pub management: Option<String>,
     /// Shows the messages, not only their number. It fetches them and gives them back at once, in their order. None is lost, but
     /// the broker marks them as redelivered, and workers do not get them meanwhile.
     #[arg(long)]

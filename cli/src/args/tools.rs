@@ -17,8 +17,8 @@ pub(crate) struct Bench {
 
 #[derive(Debug, Args)]
 pub(crate) struct Doctor {
-    /// Also asks RabbitMQ's management API: http://USER:PASSWORD@HOST:15672 (no https: go through a tunnel). It knows every
-    /// argument, limits on deliveries set by policy, and alarms.
+    /// Also asks RabbitMQ's management API: https://USER:PASSWORD@HOST:15671 or http://USER:PASSWORD@HOST:15672; an authority of
+    /// your own by ?cacertfile=FILE. It knows every argument, limits on deliveries, connections and channels, and alarms.
     #[arg(long, value_name = "URL", env = "HOMING_MANAGEMENT", hide_env_values = true)]
     pub management: Option<String>,
     /// Lists the empty and unused queues and exchanges that have other arguments and that it would delete, so that they can be

@@ -40,6 +40,9 @@ pub(super) fn look(report: &mut Report, management: &Management, target: &Target
     }
     report.push(alarms(management));
     let vhost = segment(&target.virtual_host);
+    let user = segment(&target.user);
+    limits(report, management, &vhost, &user);
+    report.push(topics(management, &vhost, &user, declared));
     declared.iter().filter_map(|object| compare(report, management, &vhost, object)).collect()
 }
 
@@ -65,6 +68,88 @@ fn alarms(management: &Management) -> Finding {
         Ok(Answer { status, .. }) => Finding::new(CHECK, Verdict::Note, format!("not checked: status {status}")),
         Err(why) => Finding::new(CHECK, Verdict::Problem, why),
     }
+}
+
+/// How many connections the communicator has.
+const CONNECTIONS: i64 = 2;
+/// Fewer channels than this are used up by a few task queues.
+const FEW_CHANNELS: i64 = 16;
+
+/// What an administrator has set for the virtual host and for the user.
+fn limits(report: &mut Report, management: &Management, vhost: &str, user: &str) {
+    let asked = [("virtual host", format!("/api/vhost-limits/{vhost}")), ("user", format!("/api/user-limits/{user}"))];
+    let mut known = Vec::new();
+    for (whose, path) in asked {
+        let body = match management.get(&path) {
+            Ok(Answer { status: 200, body }) => body,
+            Ok(Answer { status: 404, .. }) => Json::Null,
+            Ok(Answer { status, .. }) => {
+                let text = format!("those of the {whose} were not looked at: status {status}");
+                report.push(Finding::new("limits set", Verdict::Note, text));
+                continue;
+            }
+            Err(why) => {
+                report.push(Finding::new("limits set", Verdict::Problem, why));
+                continue;
+            }
+        };
+        for limits in body.as_array().map(Vec::as_slice).unwrap_or_default() {
+            for name in ["max-connections", "max-channels", "max-queues"] {
+                // Below zero is none.
+                if let Some(limit) = limits["value"][name].as_i64().filter(|limit| *limit >= 0) {
+                    known.push((whose, name, limit));
+                }
+            }
+        }
+    }
+    if known.is_empty() {
+        report.push(Finding::new("limits set", Verdict::Ok, "none on connections, channels or queues"));
+    }
+    for (whose, name, limit) in known {
+        let text = format!("{name} of the {whose} is {limit}");
+        let finding = match name {
+            "max-connections" if limit < CONNECTIONS => Finding::new("limits set", Verdict::Problem, text)
+                .advice("each communicator has two connections, one to publish and one to consume: raise the limit"),
+            "max-connections" => Finding::new("limits set", Verdict::Note, text)
+                .advice("each communicator has two connections, one to publish and one to consume"),
+            "max-channels" if limit < FEW_CHANNELS => Finding::new("limits set", Verdict::Problem, text)
+                .advice("each task queue needs up to two channels, and all connections of the user share them"),
+            "max-queues" => Finding::new("limits set", Verdict::Note, text)
+                .advice("each communicator has queues of its own for replies, calls and broadcasts"),
+            _ => Finding::new("limits set", Verdict::Note, text),
+        };
+        report.push(finding.fact("limit", name).fact("of", whose).fact("value", limit));
+    }
+}
+
+/// What routing keys the user may use. That they suffice is tried over AMQP.
+fn topics(management: &Management, vhost: &str, user: &str, declared: &[Declared]) -> Finding {
+    const CHECK: &str = "topic permissions";
+    let body = match management.get(&format!("/api/topic-permissions/{vhost}/{user}")) {
+        Ok(Answer { status: 200, body }) => body,
+        Ok(Answer { status: 404, .. }) => Json::Null,
+        Ok(Answer { status: 401 | 403, .. }) => {
+            return Finding::new(CHECK, Verdict::Note, "not looked at: this user lacks the tag `administrator`");
+        }
+        Ok(Answer { status, .. }) => {
+            return Finding::new(CHECK, Verdict::Note, format!("not looked at: status {status}"));
+        }
+        Err(why) => return Finding::new(CHECK, Verdict::Problem, why),
+    };
+    let all = body.as_array().map(Vec::as_slice).unwrap_or_default();
+    let concerns = |one: &&Json| declared.iter().any(|object| one["exchange"] == object.name.as_str());
+    let set: Vec<String> = all
+        .iter()
+        .filter(concerns)
+        .map(|one| format!("{}: write {}, read {}", one["exchange"], one["write"], one["read"]))
+        .collect();
+    if set.is_empty() {
+        return Finding::new(CHECK, Verdict::Ok, "none set: every routing key may be used");
+    }
+    let facts: Vec<Value> = set.iter().map(|one| Value::from(one.as_str())).collect();
+    Finding::new(CHECK, Verdict::Note, format!("routing keys are restricted: {}", set.join("; ")))
+        .fact("set", facts)
+        .advice("homing writes and binds [rpc].NAME, [broadcast] and the names of reply and task queues")
 }
 
 fn compare(report: &mut Report, management: &Management, vhost: &str, object: &Declared) -> Option<Fix> {

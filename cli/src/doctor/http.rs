@@ -1,10 +1,12 @@
-//! RabbitMQ's management API, by plain HTTP: no redirects, no proxies, and never a credential in a text.
+//! RabbitMQ's management API, by HTTP or HTTPS: no redirects, no proxies, and never a credential in a text.
 
 use std::time::Duration;
 
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD as BASE64;
 use serde_json::Value as Json;
+use ureq::tls::{Certificate, PemItem, RootCerts, TlsConfig};
+use url::Url;
 
 use crate::failure::Failure;
 
@@ -14,7 +16,7 @@ const QUESTION: Duration = Duration::from_secs(10);
 const LARGEST: u64 = 16 << 20;
 
 #[derive(Clone)]
-pub(super) struct Management {
+pub(crate) struct Management {
     agent: ureq::Agent,
     /// Without credentials, and without a slash at its end.
     base: String,
@@ -22,56 +24,70 @@ pub(super) struct Management {
 }
 
 /// What the API answered.
-pub(super) struct Answer {
+pub(crate) struct Answer {
     pub status: u16,
     /// Null where it was no JSON.
     pub body: Json,
 }
 
 impl Management {
-    /// Reads `http://USER:PASSWORD@HOST:PORT`; the port is 15672 unless given, the user guest.
-    pub(super) fn at(url: &str) -> Result<Self, Failure> {
+    /// Reads `https://USER:PASSWORD@HOST:PORT`, or `http://…`; the port is 15671 or 15672 unless given, the user guest. An authority
+    /// of one's own is given by `?cacertfile=FILE`, beside those that the system trusts.
+    pub(crate) fn at(url: &str) -> Result<Self, Failure> {
+        // No part of it is repeated, for it may hold a password.
         let bad = |why: &str| {
             Failure::Usage(format!(
-                "the management URL cannot be used: {why}; it looks like http://user:password@host:15672"
+                "the management URL cannot be used: {why}; it looks like https://user:password@host:15671 or \
+                 http://user:password@host:15672"
             ))
         };
-        let rest = match url.split_once("://") {
-            Some(("http", rest)) => rest,
-            Some(("https", _)) => {
-                return Err(bad(
-                    "https is not spoken here; go through a tunnel (ssh -L), or ask on the broker's machine",
-                ));
-            }
-            _ => return Err(bad("it does not begin with http://")),
+        let secure = match url.split_once("://") {
+            Some(("https", _)) => true,
+            Some(("http", _)) => false,
+            _ => return Err(bad("it begins neither with https:// nor with http://")),
         };
-        let (authority, path) = rest.split_once('/').unwrap_or((rest, ""));
-        let (user, address) = authority.rsplit_once('@').unwrap_or(("guest:guest", authority));
-        let (name, password) = user.split_once(':').unwrap_or((user, ""));
-        let name = unescape(name).ok_or_else(|| bad("its user name has a wrong %"))?;
-        let password = unescape(password).ok_or_else(|| bad("its password has a wrong %"))?;
-        let port = address.rsplit_once(':').filter(|(_, port)| !port.contains(']')).map(|(_, port)| port);
-        if address.is_empty() || port.is_some_and(|port| port.parse::<u16>().is_err()) {
-            // An unescaped `/` or `@` in the password ends here.
-            return Err(bad("its host or port is wrong; a `/` or `@` in a password is written %2F, %40"));
+        // An unescaped `/` or `@` in the password ends here.
+        let read = Url::parse(url)
+            .map_err(|_| bad("its host or port is wrong; a `/` or `@` in a password is written %2F, %40"))?;
+        let text = |part: &str, why: &str| unescape(part).ok_or_else(|| bad(why));
+        let credentials = match (read.username(), read.password()) {
+            ("", None) => b"guest:guest".to_vec(),
+            (name, password) => {
+                let name = text(name, "its user name has a wrong %")?;
+                let password = text(password.unwrap_or(""), "its password has a wrong %")?;
+                [name.as_slice(), b":", password.as_slice()].concat()
+            }
+        };
+        let host = read.host_str().filter(|host| !host.is_empty()).ok_or_else(|| bad("it has no host"))?;
+        let port = read.port().unwrap_or_else(|| default_port(url, secure));
+        let scheme = if secure { "https" } else { "http" };
+        let base = format!("{scheme}://{host}:{port}{}", read.path().trim_end_matches('/'));
+        let mut authorities = None;
+        for (name, value) in read.query_pairs() {
+            match &*name {
+                "cacertfile" if secure => authorities = Some(certificates(&value)?),
+                _ => return Err(bad("of what may stand behind a `?` it takes cacertfile, with https")),
+            }
         }
-        let address = if port.is_some() { address.to_owned() } else { format!("{address}:15672") };
-        let path = path.trim_end_matches('/');
-        let base = if path.is_empty() { format!("http://{address}") } else { format!("http://{address}/{path}") };
-        let credentials = [name.as_slice(), b":", password.as_slice()].concat();
-        let config = ureq::Agent::config_builder()
+        let mut config = ureq::Agent::config_builder()
             .timeout_global(Some(QUESTION))
             .http_status_as_error(false)
             // The credentials go to that host and to no other.
             .max_redirects(0)
             .max_redirects_will_error(false)
-            .proxy(None)
-            .build();
+            .proxy(None);
+        if secure {
+            // What the broker's own connection trusts.
+            let system = rustls_native_certs::load_native_certs().certs;
+            let system = system.iter().map(|der| Certificate::from_der(der).to_owned());
+            let trusted: Vec<_> = authorities.into_iter().flatten().chain(system).collect();
+            config = config.tls_config(TlsConfig::builder().root_certs(RootCerts::new_with_certs(&trusted)).build());
+        }
         let authorization = format!("Basic {}", BASE64.encode(credentials));
-        Ok(Management { agent: config.into(), base, authorization })
+        Ok(Management { agent: config.build().into(), base, authorization })
     }
 
-    pub(super) fn get(&self, path: &str) -> Result<Answer, String> {
+    pub(crate) fn get(&self, path: &str) -> Result<Answer, String> {
         let asked = self.agent.get(format!("{}{path}", self.base)).header("Authorization", &self.authorization).call();
         self.read(asked)
     }
@@ -91,8 +107,33 @@ impl Management {
     }
 }
 
+/// The port of a URL that names none, or that which HTTP has by default, which `url` leaves out.
+fn default_port(url: &str, secure: bool) -> u16 {
+    let authority = url.split_once("://").map_or(url, |(_, rest)| rest);
+    let authority = authority.split(['/', '?', '#']).next().unwrap_or_default();
+    match (secure, secure && authority.ends_with(":443"), !secure && authority.ends_with(":80")) {
+        (_, true, _) => 443,
+        (_, _, true) => 80,
+        (true, ..) => 15671,
+        (false, ..) => 15672,
+    }
+}
+
+/// The certificates in a file.
+fn certificates(file: &str) -> Result<Vec<Certificate<'static>>, Failure> {
+    let bad = |why: String| Failure::Usage(format!("the file {file:?} of the management URL cannot be used: {why}"));
+    let pem = std::fs::read(file).map_err(|error| bad(error.to_string()))?;
+    let mut certificates = Vec::new();
+    for item in ureq::tls::parse_pem(&pem) {
+        if let PemItem::Certificate(certificate) = item.map_err(|error| bad(error.to_string()))? {
+            certificates.push(certificate);
+        }
+    }
+    if certificates.is_empty() { Err(bad("it holds no certificate".to_owned())) } else { Ok(certificates) }
+}
+
 /// A name as one segment of a path.
-pub(super) fn segment(name: &str) -> String {
+pub(crate) fn segment(name: &str) -> String {
     let mut out = String::with_capacity(name.len());
     for byte in name.bytes() {
         if byte.is_ascii_alphanumeric() || b"-._~".contains(&byte) {
@@ -130,6 +171,9 @@ mod tests {
             ("http://u:p%40%2F@h:1/", "http://h:1", "u:p@/"),
             ("http://h", "http://h:15672", "guest:guest"),
             ("http://u@[::1]/rabbit/", "http://[::1]:15672/rabbit", "u:"),
+            ("https://u:p@h", "https://h:15671", "u:p"),
+            ("https://u:p@h:443/api/", "https://h:443/api", "u:p"),
+            ("http://u:p%3A80@h:80", "http://h:80", "u:p:80"),
         ] {
             let Ok(management) = Management::at(url) else { panic!("{url} was refused") };
             assert_eq!(management.base, base);
@@ -139,9 +183,16 @@ mod tests {
 
     #[test]
     fn a_wrong_management_url_is_refused_without_being_repeated() {
-        for url in
-            ["https://u:sEcret@h", "u:sEcret@h", "http://u:sEcret@h:port", "http://u:s/Ecret@h", "http://u:sEcret%@h"]
-        {
+        for url in [
+            "ftp://u:sEcret@h",
+            "u:sEcret@h",
+            "http://u:sEcret@h:port",
+            "http://u:s/Ecret@h",
+            "http://u:sEcret%@h",
+            "https://u:sEcret@h?cacertfile=/no/such/file",
+            "http://u:sEcret@h?cacertfile=x",
+            "https://u:sEcret@h?x=sEcret",
+        ] {
             let Err(failure) = Management::at(url) else { panic!("{url} was taken") };
             assert!(!failure.to_string().contains("Ecret"), "{failure}");
         }

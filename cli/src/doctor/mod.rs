@@ -9,8 +9,7 @@ use homing::inspect::{self, Kind, Report, Verdict};
 use homing::{CommunicatorBuilder, Error, ErrorKind, Identifier};
 
 use self::compare::Fix;
-use self::http::Management;
-pub(crate) use self::http::unescape;
+pub(crate) use self::http::{Answer, Management, segment, unescape};
 use crate::args::{Doctor, Format, Global};
 use crate::connection::options;
 use crate::failure::Failure;
@@ -51,7 +50,7 @@ async fn look(options: &CommunicatorBuilder, management: Option<Management>) -> 
 }
 
 /// The HTTP client blocks.
-async fn in_background<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> Result<T, Failure> {
+pub(crate) async fn in_background<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> Result<T, Failure> {
     tokio::task::spawn_blocking(work).await.map_err(|error| Failure::Other(error.to_string()))
 }
 
@@ -102,17 +101,17 @@ pub(crate) async fn listeners(
     let management = Management::at(management)?;
     let exchange = inspect::declared(options)?.into_iter().find(|declared| declared.kind == Kind::Exchange);
     let Some(exchange) = exchange else { return Ok(0) };
-    let vhost = http::segment(&inspect::target(options)?.virtual_host);
-    let path = format!("/api/exchanges/{vhost}/{}/bindings/source", http::segment(&exchange.name));
+    let vhost = segment(&inspect::target(options)?.virtual_host);
+    let path = format!("/api/exchanges/{vhost}/{}/bindings/source", segment(&exchange.name));
     let key = format!("[rpc].{}", identifier.as_str());
     in_background(move || match management.get(&path) {
-        Ok(http::Answer { status: 200, body }) => {
+        Ok(Answer { status: 200, body }) => {
             let bindings = body.as_array().map(Vec::as_slice).unwrap_or_default();
             Ok(bindings.iter().filter(|binding| binding["routing_key"] == key.as_str()).count())
         }
         // Nobody has declared it.
-        Ok(http::Answer { status: 404, .. }) => Ok(0),
-        Ok(http::Answer { status, .. }) => {
+        Ok(Answer { status: 404, .. }) => Ok(0),
+        Ok(Answer { status, .. }) => {
             Err(Failure::Other(format!("the management API answers with status {status} when asked for bindings")))
         }
         Err(why) => Err(Failure::Other(why)),

@@ -7,7 +7,7 @@
 mod wire;
 
 use homing::codec::Map;
-use homing::{Value, inspect};
+use homing::{ErrorKind, Value, inspect};
 
 use crate::args::{Format, Global, Mend, Task};
 use crate::connection::options;
@@ -46,11 +46,19 @@ pub(crate) async fn run(command: Task, global: &Global) -> Result<(), Failure> {
     if matches!(&deed, Deed::Move(to) if *to == from) {
         return Err(Failure::Usage(format!("the tasks of {from:?} are there already; give another queue by --to")));
     }
+    let is_quarantine = mend.queue.is_none() && matches!(deed, Deed::Requeue(_));
     let url = global.broker.broker.as_deref().unwrap_or(DEFAULT_BROKER);
     let wire = Wire::connect(url).await?;
     let walked = walk(&wire, &from, &mend, &deed, global.output.format).await;
     let closed = wire.close().await;
-    let (done, seen) = walked?;
+    let (done, seen) = match walked {
+        // The first task that cannot be read makes it.
+        Err(Failure::Homing(error)) if error.kind() == ErrorKind::NotFound && is_quarantine => {
+            note!("nothing is in quarantine: there is no queue {from:?}");
+            return closed;
+        }
+        walked => walked?,
+    };
     let done_to_them = match (&deed, mend.dry_run) {
         (_, true) => "would be mended",
         (Deed::Purge, false) => "purged",

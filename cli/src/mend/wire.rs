@@ -3,6 +3,7 @@
 //! The library's tasks are decoded, and answered to their senders, which is not wanted here. So this one file speaks AMQP by
 //! lapin, as the library does.
 
+use homing::{Error, ErrorKind};
 use lapin::message::Delivery;
 use lapin::options::{
     BasicAckOptions, BasicGetOptions, BasicPublishOptions, ConfirmSelectOptions, QueueDeclareOptions,
@@ -57,7 +58,13 @@ impl Wire {
     pub(super) async fn depth(&self, queue: &str) -> Result<u32, Failure> {
         let options = QueueDeclareOptions { passive: true, ..QueueDeclareOptions::default() };
         let declared = self.channel.queue_declare(queue.into(), options, FieldTable::default()).await;
-        Ok(declared.map_err(failed)?.message_count())
+        let declared = declared.map_err(|error| match failed(error) {
+            Failure::Homing(error) if error.kind() == ErrorKind::NotFound => {
+                Failure::Homing(Error::with_source(ErrorKind::NotFound, format!("there is no queue {queue:?}"), error))
+            }
+            failure => failure,
+        })?;
+        Ok(declared.message_count())
     }
 
     pub(super) async fn get(&self, queue: &str) -> Result<Option<Got>, Failure> {

@@ -14,6 +14,18 @@ use super::{
     Completer, HomeFuture, LocalHome, Reservation, ReserveError, SpawnError, current, future, reserve, runtime,
 };
 
+/// How full a home is; see [`Home::occupancy`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Occupancy {
+    /// How many futures, calls and tasks are open.
+    pub open: usize,
+    /// How many may be.
+    pub capacity: usize,
+    /// How many envelopes wait in the inbox: what has arrived, and the home has not turned to.
+    pub queued: usize,
+}
+
 /// A handle to a home of any kind; cheap to clone, good on any thread.
 ///
 /// # Examples
@@ -99,6 +111,19 @@ impl Home {
     /// begin with). What is open stays open, though it be more.
     pub fn set_capacity(&self, capacity: usize) {
         self.inbox.set_capacity(capacity);
+    }
+
+    /// How much is open and waits here just now.
+    #[must_use]
+    pub fn occupancy(&self) -> Occupancy {
+        let (open, capacity) = self.inbox.open();
+        Occupancy { open, capacity, queued: self.inbox.queued() }
+    }
+
+    /// True when both are handles to one home.
+    #[must_use]
+    pub fn is_same(&self, other: &Home) -> bool {
+        Arc::ptr_eq(&self.inbox, &other.inbox)
     }
 
     /// True when this home has ended.

@@ -115,6 +115,16 @@ impl Inbox {
         self.answer(call);
     }
 
+    /// How many permits are taken, of how many.
+    pub(crate) fn open(&self) -> (usize, usize) {
+        self.permits.taken()
+    }
+
+    /// How many envelopes wait.
+    pub(crate) fn queued(&self) -> usize {
+        self.state.lock().queue.len()
+    }
+
     /// A permit for one more future, call or task, if there is one.
     pub(crate) fn try_reserve(self: &Arc<Self>) -> Result<Permit, ReserveError> {
         self.permits.take()?;

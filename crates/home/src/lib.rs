@@ -70,7 +70,7 @@ pub use current::thread_future;
 pub use event_loop::{EventLoop, EventLoopHandle};
 pub use foreign::ForeignLoop;
 pub use future::{Deadline, HomeFuture};
-pub use handle::Home;
+pub use handle::{Home, Occupancy};
 // What may change is not part of the interface; the tests need it.
 #[doc(hidden)]
 pub use inbox::DEFAULT_CAPACITY;

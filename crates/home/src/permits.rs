@@ -115,6 +115,12 @@ impl Permits {
         state.call()
     }
 
+    /// How many are taken, of how many.
+    pub(crate) fn taken(&self) -> (usize, usize) {
+        let state = self.state.lock();
+        (state.taken, state.capacity)
+    }
+
     /// A permit, unless none is free or others wait for one.
     pub(crate) fn take(&self) -> Result<(), ReserveError> {
         self.state.lock().take()

@@ -20,7 +20,8 @@ mod shipped {
         run: impl FnOnce() + Send + 'static,
     ) -> std::io::Result<JoinHandle<()>> {
         // The standard library panics at a name with a NUL in it.
-        std::thread::Builder::new().name(name.replace('\0', "\u{fffd}")).stack_size(stack).spawn(run)
+        let name = if name.contains('\0') { name.replace('\0', "\u{fffd}") } else { name };
+        std::thread::Builder::new().name(name).stack_size(stack).spawn(run)
     }
 
     thread_local! {

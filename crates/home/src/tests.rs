@@ -672,3 +672,19 @@ fn a_stop_that_is_asked_for_again_and_again_is_one_envelope() {
     assert_eq!(home.turn(1000), 1);
     assert_eq!(home.block_on(std::future::pending::<()>()), Err(WaitRefused::Stopped));
 }
+
+#[test]
+fn a_home_tells_how_much_is_open_and_waits_there() {
+    let home = Home::current();
+    home.set_capacity(8);
+    let before = home.occupancy();
+    assert_eq!((before.open, before.capacity, before.queued), (0, 8, 0));
+    let (completer, future) = thread_future::<u32>().unwrap();
+    assert_eq!(home.occupancy().open, 1);
+    std::thread::spawn(move || completer.complete(7).unwrap()).join().unwrap();
+    assert_eq!(home.occupancy().queued, 1, "it has arrived, and nobody has looked");
+    assert_eq!(future.wait(), Ok(7));
+    let after = home.occupancy();
+    assert_eq!((after.open, after.queued), (0, 0));
+    assert!(home.is_same(&Home::current()) && !home.is_same(&EventLoop::start("other").unwrap().handle().home()));
+}

@@ -1,6 +1,7 @@
 //! A message inside the engine: one content, shared by the queues that hold it.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use tokio::time::Instant;
 
@@ -55,6 +56,11 @@ impl Content {
         Arc::new(Content { exchange, routing_key, properties, body, deaths: Vec::new(), weight })
     }
 
+    /// How long it may wait by its own property. One that is no number acts not at all.
+    pub(super) fn time_to_live(&self) -> Option<Duration> {
+        self.properties.rest()?.expiration.as_deref()?.parse().ok().map(Duration::from_millis)
+    }
+
     /// About how many bytes it takes in memory, with the place that it has in a queue.
     pub(super) fn weight(&self) -> usize {
         self.weight
@@ -79,6 +85,10 @@ impl Content {
                 content.properties.set_text(name, value);
                 content.weight += name.len() + value.len() + size_of::<[String; 2]>();
             }
+        }
+        // Its own time has acted.
+        if let Some(rest) = content.properties.rest.as_mut() {
+            rest.expiration = None;
         }
         // Dead letters go by the default exchange.
         content.exchange = "".into();

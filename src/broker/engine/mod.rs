@@ -244,12 +244,14 @@ impl Engine {
         let millis =
             |time: Option<std::time::Duration>| time.map_or("none".to_owned(), |time| time.as_millis().to_string());
         let letters = |spec: &QueueSpec| spec.dead_letter_to.clone().unwrap_or_else(|| "none".to_owned());
+        let levels = |spec: &QueueSpec| spec.priorities.map_or("none".to_owned(), |most| most.to_string());
         let pairs = [
             ("durable", durable(known.spec.durability), durable(spec.durability)),
             ("auto_delete", auto_delete(known.spec.auto_delete), auto_delete(spec.auto_delete)),
             ("x-message-ttl", millis(known.spec.message_ttl), millis(spec.message_ttl)),
             ("x-expires", millis(known.spec.expires), millis(spec.expires)),
             ("x-dead-letter-routing-key", letters(&known.spec), letters(spec)),
+            ("x-max-priority", levels(&known.spec), levels(spec)),
         ];
         first_difference("queue", &spec.name, pairs)?;
         known.last_used = now;
@@ -502,12 +504,16 @@ impl Engine {
     /// A message comes into a queue. A consumer that waits has it at once; it never lies in the queue then, whatever its time.
     fn arrive(&mut self, key: Key<Queue>, content: Arc<Content>) {
         let Some(queue) = self.queues.get_mut(key) else { return };
-        let (place, expires) = queue.admit(self.now);
+        let (place, expires) = queue.admit(self.now, &content);
         let message = Stored { place, redelivered: false, expires, content };
         self.bytes += message.content.weight();
         // Where something waits, no consumer takes more.
         if queue.has_messages() {
+            let first_may_change = queue.spec.priorities.is_some();
             queue.push(message);
+            if first_may_change {
+                self.plan(key);
+            }
         } else if let Some(consumer) = queue.next_consumer(&mut self.consumers) {
             self.hand_to(consumer, key, message);
         } else {

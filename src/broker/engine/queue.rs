@@ -1,5 +1,6 @@
 //! A queue: what waits in it, in order, and who is to get it.
 
+use std::cmp::Reverse;
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;
@@ -8,9 +9,12 @@ use tokio::time::Instant;
 
 use super::SessionId;
 use super::exchange::Exchange;
-use super::message::Stored;
+use super::message::{Content, Stored};
 use super::table::{Key, Table};
 use crate::broker::{AutoDelete, Lane, QueueSpec};
+
+/// The order in a queue: what is more urgent comes first, and of what is as urgent the first that came.
+type Rank = (Reverse<u8>, u64);
 
 /// A consumer of a queue.
 pub(super) struct Consumer {
@@ -55,8 +59,9 @@ pub(super) struct Queue {
     next_turn: u64,
     /// What has not been handed out yet, by place.
     fresh: VecDeque<Stored>,
-    /// What came back, by place: any of it may come before or between the fresh.
-    returned: BTreeMap<u64, Stored>,
+    /// What came back, by place: any of it may come before or between the fresh. In a queue with priorities everything lies
+    /// here.
+    returned: BTreeMap<Rank, Stored>,
     next_place: u64,
     pub(super) last_used: Instant,
     /// When the engine sees to it. May be earlier than there is something to do, never later.
@@ -89,25 +94,34 @@ impl Queue {
         }
     }
 
-    /// The place and the time of a message that comes in now. Neither ever goes backwards, so that what comes first also
-    /// expires first.
-    pub(super) fn admit(&mut self, now: Instant) -> (u64, Option<Instant>) {
+    /// The place and the time of a message that comes in now. By the queue's own time, what comes first also expires first; a
+    /// message with less time of its own waits until it is at the head, as in RabbitMQ.
+    pub(super) fn admit(&mut self, now: Instant, content: &Content) -> (u64, Option<Instant>) {
         let place = self.next_place;
         self.next_place += 1;
-        (place, self.spec.message_ttl.and_then(|ttl| later(now, ttl)))
+        let ttl = [self.spec.message_ttl, content.time_to_live()].into_iter().flatten().min();
+        (place, ttl.and_then(|ttl| later(now, ttl)))
     }
 
-    /// Puts a message behind all others.
+    fn rank(&self, message: &Stored) -> Rank {
+        let most = self.spec.priorities.unwrap_or(0);
+        (Reverse(message.content.properties.priority.unwrap_or(0).min(most)), message.place)
+    }
+
+    /// Puts a message behind all others, or behind those that are as urgent.
     pub(super) fn push(&mut self, message: Stored) {
         self.waiting_bytes += message.content.weight();
-        self.fresh.push_back(message);
+        match self.spec.priorities {
+            None => self.fresh.push_back(message),
+            Some(_) => drop(self.returned.insert(self.rank(&message), message)),
+        }
     }
 
     /// Puts a message back to where it was.
     pub(super) fn put_back(&mut self, mut message: Stored) {
         message.redelivered = true;
         self.waiting_bytes += message.content.weight();
-        self.returned.insert(message.place, message);
+        self.returned.insert(self.rank(&message), message);
     }
 
     pub(super) fn has_messages(&self) -> bool {
@@ -116,7 +130,7 @@ impl Queue {
 
     fn returned_is_first(&self) -> bool {
         match (self.returned.first_key_value(), self.fresh.front()) {
-            (Some((place, _)), Some(fresh)) => *place < fresh.place,
+            (Some(((_, place), _)), Some(fresh)) => *place < fresh.place,
             (returned, _) => returned.is_some(),
         }
     }
@@ -242,6 +256,7 @@ pub(super) fn a_key() -> Key<Queue> {
         message_ttl: None,
         expires: None,
         dead_letter_to: None,
+        priorities: None,
     };
     Table::default().insert(Queue::new(spec, None, Instant::now()))
 }

@@ -61,6 +61,9 @@ impl Topology {
                 arguments.insert(argument.into(), milliseconds(wish));
             }
         }
+        if let Some(priorities) = spec.priorities {
+            arguments.insert("x-max-priority".into(), AMQPValue::LongInt(priorities.into()));
+        }
         if let Some(queue) = &spec.dead_letter_to {
             arguments.insert("x-dead-letter-exchange".into(), AMQPValue::LongString("".into()));
             arguments.insert("x-dead-letter-routing-key".into(), AMQPValue::LongString(queue.as_str().into()));

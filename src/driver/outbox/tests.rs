@@ -64,6 +64,25 @@ fn a_stream_is_opened_once_and_keeps_its_order() {
     assert_eq!(ids, [1, 2, 3]);
 }
 
+/// Guards: a message that came at the end of an attempt that was begun long before, failed with it.
+#[test]
+fn a_stream_that_cannot_be_opened_fails_those_for_whom_it_was_tried() {
+    let mut outbox = outbox();
+    outbox.up();
+    broadcast(&mut outbox, 1);
+    outbox.acts();
+    broadcast(&mut outbox, 2);
+    let no_answer = || Err(crate::error::Error::new(ErrorKind::TimedOut, "no answer"));
+    outbox.opened(&Stream::Broadcasts, no_answer(), Instant::now());
+    let acts = outbox.acts();
+    assert_eq!(completed(&acts), [(1, Some(ErrorKind::TimedOut))]);
+    assert!(acts.iter().any(|act| matches!(act, Act::Open(_))), "it is tried again for the second");
+    outbox.opened(&Stream::Broadcasts, no_answer(), Instant::now());
+    let acts = outbox.acts();
+    assert_eq!(completed(&acts), [(2, Some(ErrorKind::TimedOut))]);
+    assert!(!acts.iter().any(|act| matches!(act, Act::Open(_))), "nothing waits for it");
+}
+
 #[test]
 fn what_was_with_the_broker_is_sent_again_first_and_marked() {
     let mut outbox = outbox();

@@ -42,7 +42,7 @@ pub(crate) struct Port {
     /// Unbounded, since what goes in is bounded otherwise: new work holds a charge, everything else answers a delivery.
     commands: mpsc::UnboundedSender<Command>,
     permits: Permits<Command>,
-    #[cfg(test)]
+    #[cfg(any(test, feature = "metrics"))]
     in_flight: InFlight,
     pub(crate) names: Names,
     pub(crate) transfer: Transfer,
@@ -50,6 +50,9 @@ pub(crate) struct Port {
     pub(crate) broker: String,
     pub(crate) counters: Counters,
     feed: Feed,
+    /// Where something of this communicator runs, to be read off.
+    #[cfg(feature = "metrics")]
+    homes: Mutex<Vec<Home>>,
     status: Mutex<Status>,
     /// Why nothing can be asked of it any more, from the moment that it takes no new work.
     end: OnceLock<Error>,
@@ -79,6 +82,8 @@ pub(crate) struct Counters {
     pub(crate) late_replies: AtomicU64,
     pub(crate) replies_unroutable: AtomicU64,
     pub(crate) replies_not_wanted: AtomicU64,
+    pub(crate) losses: AtomicU64,
+    pub(crate) reconnects: AtomicU64,
     pub(crate) broadcasts_unreadable: AtomicU64,
     pub(crate) broadcasts_lagged: AtomicU64,
     pub(crate) tasks_quarantined: AtomicU64,
@@ -116,8 +121,10 @@ impl Port {
         Port {
             commands,
             permits: Permits::new(in_flight.messages, in_flight.bytes),
-            #[cfg(test)]
+            #[cfg(any(test, feature = "metrics"))]
             in_flight,
+            #[cfg(feature = "metrics")]
+            homes: Mutex::default(),
             names,
             transfer,
             broker,
@@ -139,6 +146,32 @@ impl Port {
     /// What nobody else has, for the names of queues.
     pub(super) fn id(&self) -> Uuid {
         self.id
+    }
+
+    /// Something of this communicator runs at this home.
+    #[cfg_attr(not(feature = "metrics"), allow(unused_variables, clippy::unused_self, reason = "nobody asks"))]
+    pub(crate) fn runs_at(&self, home: &Home) {
+        #[cfg(feature = "metrics")]
+        {
+            let mut homes = self.homes.lock();
+            homes.retain(|known| !known.has_ended());
+            if !homes.iter().any(|known| known.is_same(home)) {
+                homes.push(home.clone());
+            }
+        }
+    }
+
+    /// How full the homes are that this communicator runs something at.
+    #[cfg(all(feature = "metrics", not(test)))]
+    pub(crate) fn homes(&self) -> Vec<crate::home::Occupancy> {
+        let mut homes = self.homes.lock();
+        homes.retain(|known| !known.has_ended());
+        homes.iter().map(Home::occupancy).collect()
+    }
+
+    /// The time that a handler has. It ends without its completer being used where the communicator does.
+    pub(crate) fn handler_timer(&self, at: Instant, over: Completer<()>) -> Timer<'_> {
+        self.timer(at, Expiry::Alarm(over))
     }
 
     /// A number that nothing else of this communicator has.
@@ -214,6 +247,22 @@ impl Port {
             ReserveError::WrongHome => Error::with_source(ErrorKind::WrongHome, format!("{what}: {error}"), error),
             _ => home_ended(what),
         })
+    }
+
+    /// Ends after this time, by the communicator's clock.
+    ///
+    /// # Errors
+    /// `HomeEnded`; why the communicator has ended.
+    pub(crate) async fn pause(&self, time: Duration) -> Result<()> {
+        const WHAT: &str = "a pause";
+        let at = crate::time::from_now(time);
+        let (rings, rung) = match self.future(&WHAT, Some(at)).await {
+            // A home that was full all the time has paused too.
+            Err(error) if error.kind() == ErrorKind::TimedOut => return Ok(()),
+            place => place?,
+        };
+        let _timer = self.timer(at, Expiry::Alarm(rings));
+        rung.await.map_err(|end| self.ended(end, WHAT))
     }
 
     /// Sends a message's command when there is room for it, and no earlier than those before it. A wait for room ends at the
@@ -332,8 +381,8 @@ impl Port {
     }
 
     /// How many messages hold room, and how many wait.
-    #[cfg(test)]
-    pub(super) fn held(&self) -> (u64, usize) {
+    #[cfg(any(test, feature = "metrics"))]
+    pub(crate) fn held(&self) -> (u64, usize) {
         self.permits.held(self.in_flight.messages.max(1))
     }
 
@@ -429,7 +478,7 @@ pub(crate) struct Turn {
 }
 
 /// Takes its timer back when dropped.
-struct Timer<'a> {
+pub(crate) struct Timer<'a> {
     port: &'a Port,
     id: TimerId,
 }

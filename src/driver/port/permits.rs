@@ -126,7 +126,7 @@ impl<C> Permits<C> {
     }
 
     /// How many messages hold room, of so many that may, and how many wait.
-    #[cfg(test)]
+    #[cfg(any(test, feature = "metrics"))]
     pub(crate) fn held(&self, most: usize) -> (u64, usize) {
         let state = self.state.lock();
         (most as u64 - state.messages, state.waiters.len())

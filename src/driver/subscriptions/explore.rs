@@ -20,6 +20,8 @@ enum Move {
     Down,
     /// The oldest job ends so.
     Job(Fate),
+    /// The oldest job of a lost connection ends so.
+    Late(Fate),
     /// The broker ends the oldest consumer.
     Cancel,
     /// The broker closes a channel.
@@ -57,6 +59,8 @@ struct World {
     /// Queues of services there.
     queues: BTreeSet<String>,
     jobs: Vec<Job>,
+    /// Those of a connection that is lost, whose outcomes are not known here yet.
+    late: Vec<Job>,
     /// The registrations that stand, from outside.
     caller: Option<SubscriberId>,
     worker: Option<SubscriberId>,
@@ -76,6 +80,7 @@ impl sequences::World for World {
             broker: BTreeMap::new(),
             queues: BTreeSet::new(),
             jobs: Vec::new(),
+            late: Vec::new(),
             caller: None,
             worker: None,
             ids: 0,
@@ -95,6 +100,9 @@ impl sequences::World for World {
         }
         if !self.jobs.is_empty() {
             moves.extend([Fate::Done, Fate::Refused, Fate::HalfDone, Fate::Lost].map(Move::Job));
+        }
+        if !self.late.is_empty() {
+            moves.extend([Fate::Done, Fate::Lost].map(Move::Late));
         }
         if !self.broker.is_empty() {
             moves.extend([Move::Cancel, Move::Close]);
@@ -142,10 +150,11 @@ impl sequences::World for World {
                 self.connected = false;
                 self.broker.clear();
                 self.queues.clear();
-                self.jobs.clear();
+                self.late.append(&mut self.jobs);
                 self.book.down(self.now);
             }
             Move::Job(fate) => self.job(fate),
+            Move::Late(fate) => self.late(fate),
             Move::Cancel => {
                 if let Some((tag, _)) = self.broker.pop_first() {
                     self.book.cancelled(&tag, self.now);
@@ -260,6 +269,21 @@ impl World {
         }
     }
 
+    /// The outcome of a job comes after the end of its connection, with which all went that it had done.
+    fn late(&mut self, fate: Fate) {
+        match self.late.remove(0) {
+            Job::SetUp { key, turn, .. } => {
+                let lost = || NotSetUp {
+                    error: Error::new(ErrorKind::ConnectionLost, "on purpose"),
+                    queue: OwnQueue::Missing,
+                };
+                let outcome = if fate == Fate::Done { Ok(()) } else { Err(lost()) };
+                self.book.set_up(&key, turn, outcome, self.now);
+            }
+            Job::End { key, turn, .. } => self.book.ended(&key, turn, self.now),
+        }
+    }
+
     fn settle(&mut self) {
         for act in self.book.acts() {
             match act {
@@ -302,6 +326,101 @@ impl World {
 fn what_stands_comes_to_what_is_wanted_after_every_short_sequence() {
     let sequences = sequences::explore::<World>(5);
     assert!(sequences > 5_000, "{sequences}");
+}
+
+/// Plays these moves, in this order, to a calm end.
+fn play(moves: &[Move]) {
+    let mut world = <World as sequences::World>::new(Instant::now());
+    moves.iter().for_each(|next| sequences::World::step(&mut world, *next));
+    sequences::World::end(world);
+}
+
+#[test]
+fn an_outcome_of_a_lost_connection_is_not_taken_for_that_of_a_successor() {
+    for fate in [Fate::Done, Fate::Lost] {
+        let begun = [Move::Add(Who::Caller), Move::Up, Move::Ends(Who::Caller), Move::Down];
+        let again = [Move::Add(Who::Caller), Move::Up, Move::Late(fate)];
+        for then in [Fate::Done, Fate::HalfDone] {
+            play(&[&begun[..], &again[..], &[Move::Job(then)]].concat());
+        }
+    }
+}
+
+/// A subscriber that comes while a set-up is under way, and shares it, gets an attempt of its own.
+#[test]
+fn a_set_up_that_was_begun_before_it_came_fails_no_subscriber() {
+    let mut book: Subscriptions<u32> = Subscriptions::new(Names::default(), Duration::from_secs(1));
+    let now = Instant::now();
+    book.up(now);
+    let add = |book: &mut Subscriptions<u32>, n: u32| {
+        let identifier = Identifier::new(n.to_string()).expect("a name");
+        let sink = mpsc::unbounded_channel().0;
+        let subscription = Subscription::Tasks { queue: "q".into(), prefetch: 2, identifier, sink };
+        book.subscribe(SubscriberId(n.into()), subscription, n, now);
+    };
+    let started = |acts: Vec<Act<u32>>| {
+        acts.into_iter().find_map(|act| match act {
+            Act::SetUp { key: key @ Key::Tasks(_), turn, .. } => Some((key, turn)),
+            _ => None,
+        })
+    };
+    let completed = |acts: &[Act<u32>]| -> Vec<(u32, Option<ErrorKind>)> {
+        let done = |act: &Act<u32>| match act {
+            Act::Complete { done, outcome } => Some((*done, outcome.as_ref().err().map(Error::kind))),
+            _ => None,
+        };
+        acts.iter().filter_map(done).collect()
+    };
+    add(&mut book, 1);
+    let (key, first) = started(book.acts()).expect("a set-up");
+    add(&mut book, 2);
+    assert!(started(book.acts()).is_none(), "it shares the set-up that is under way");
+    let failed = |kind| Err(NotSetUp { error: Error::new(kind, "on purpose"), queue: OwnQueue::Missing });
+    book.set_up(&key, first, failed(ErrorKind::TimedOut), now);
+    let acts = book.acts();
+    assert_eq!(completed(&acts), [(1, Some(ErrorKind::TimedOut))]);
+    let (_, second) = started(acts).expect("another attempt, at once");
+    // This one was made for it.
+    book.set_up(&key, second, failed(ErrorKind::AccessRefused), now);
+    assert_eq!(completed(&book.acts()), [(2, Some(ErrorKind::AccessRefused))]);
+    assert_eq!(book.leftovers(), 0);
+}
+
+/// Everything that is asked for is set up.
+fn set_up_all(book: &mut Subscriptions<u32>, now: Instant) {
+    loop {
+        let acts = book.acts();
+        if acts.is_empty() {
+            return;
+        }
+        for act in acts {
+            if let Act::SetUp { key, turn, .. } = act {
+                book.set_up(&key, turn, Ok(()), now);
+            }
+        }
+    }
+}
+
+/// Guards: a probe of a queue that was deleted on purpose while it was on its way, which would cost the connection.
+#[test]
+fn what_was_bound_in_a_turn_stands_until_its_end_begins() {
+    let mut book: Subscriptions<u32> = Subscriptions::new(Names::default(), Duration::from_secs(1));
+    let now = Instant::now();
+    book.up(now);
+    book.replies_for(Exchange::Message, Stream::Calls, now);
+    set_up_all(&mut book, now);
+    let sink = mpsc::unbounded_channel().0;
+    let identifier = Identifier::new("x").expect("a name");
+    book.subscribe(SubscriberId(1), Subscription::Rpc { identifier, sink }, 1, now);
+    set_up_all(&mut book, now);
+    let turns: Vec<Turn> = book.probed().iter().map(|probed| probed.turn).collect();
+    assert_eq!(turns.len(), 2, "the replies and the control queue");
+    assert!(turns.iter().all(|turn| book.stands_since(*turn)));
+    book.subscriber_ended(SubscriberId(1), now);
+    assert_eq!(turns.iter().filter(|turn| book.stands_since(**turn)).count(), 1, "the control queue is being deleted");
+    book.down(now);
+    book.up(now);
+    assert!(!turns.iter().any(|turn| book.stands_since(*turn)));
 }
 
 #[test]

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use tokio::sync::mpsc;
 use tokio::time::Instant;
 
-use super::super::command::{PullWait, QueueName, RpcDelivery, SubscriberName, Subscription, TaskDelivery};
+use super::super::command::{PullWait, QueueName, RpcDelivery, SubscriberName, Subscription, TaskDelivery, Turn};
 use super::super::outbox::Stream;
 use super::super::port::MailboxSender;
 use super::super::tasks::SubscriberId;
@@ -76,6 +76,8 @@ pub(super) struct Adding<D> {
     pub(super) done: D,
     /// Until when there may be no connection.
     pub(super) until: Instant,
+    /// A set-up after this turn is made for it too.
+    pub(super) after_turn: Turn,
 }
 
 impl<D> Tasks<D> {
@@ -228,8 +230,8 @@ impl<D> Wanted<D> {
         self.members_mut().into_iter().filter_map(|member| member.adding.take()).map(|adding| adding.done).collect()
     }
 
-    pub(super) fn adding(&self) -> Vec<SubscriberId> {
-        self.members().into_iter().filter(|member| member.adding.is_some()).map(|member| member.id).collect()
+    pub(super) fn adding(&self) -> Vec<(SubscriberId, &Adding<D>)> {
+        self.members().into_iter().filter_map(|member| Some((member.id, member.adding.as_ref()?))).collect()
     }
 
     pub(super) fn late(&self, now: Instant) -> Vec<SubscriberId> {

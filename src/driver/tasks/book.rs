@@ -124,8 +124,8 @@ pub(super) struct Queue {
     pub tasks: usize,
     /// Of those, how many its consumer does not count.
     pub taken: usize,
-    /// What was last announced of that.
-    pub announced: usize,
+    /// What its subscribers' consumer was last told of that, if anything.
+    pub announced: Option<usize>,
 }
 
 /// A lease queue on the way out.
@@ -253,7 +253,14 @@ impl<K: Kinds> TaskBook<K> {
     // Subscribers.
 
     fn subscribed(&mut self, queue: K::Queue, subscriber: SubscriberId) {
-        self.queues.entry(queue).or_default().subscribers.insert(subscriber);
+        let entry = self.queues.entry(queue.clone()).or_default();
+        if entry.subscribers.is_empty() {
+            // Guards: a consumer that begins anew, or that remembers how many places were taken when it last had a
+            // subscriber: with one place, it would wait for ever for the end of a task that has ended.
+            entry.announced = None;
+            self.unfitted.insert(queue);
+        }
+        entry.subscribers.insert(subscriber);
     }
 
     fn unsubscribed(&mut self, now: Instant, queue: &K::Queue, subscriber: SubscriberId, out: &mut Vec<Action<K>>) {
@@ -1142,12 +1149,11 @@ impl<K: Kinds> TaskBook<K> {
         }
         for name in std::mem::take(&mut self.unfitted) {
             if let Some(queue) = self.queues.get_mut(&name)
-                && queue.taken != queue.announced
+                && !queue.subscribers.is_empty()
+                && queue.announced != Some(queue.taken)
             {
-                queue.announced = queue.taken;
-                if !queue.subscribers.is_empty() {
-                    out.push(Action::Fit { queue: name, taken: queue.taken });
-                }
+                queue.announced = Some(queue.taken);
+                out.push(Action::Fit { queue: name, taken: queue.taken });
             }
         }
     }

@@ -8,17 +8,20 @@ use std::time::Duration;
 
 use futures_util::future::join_all;
 
-use super::workers::{answerer, listener, worker};
+use super::workers::{answerer, is_marked, listener, worker};
 use super::{CALL_TIMEOUT, OPERATION_TIMEOUT, REGISTRATION, SLACK, TASK_TIMEOUT, World};
 use crate::codec::Value;
 use crate::simulation::executor::{choose, note, one_in, sleep_ms};
-use crate::simulation::ledger::{Subscription, number_in};
-use crate::{Attempt, BroadcastFilter, Error, ErrorKind, Identifier, Result};
+use crate::simulation::ledger::{Books, Subscription, number_in};
+use crate::{BroadcastFilter, Error, ErrorKind, Identifier, Result};
 
 /// The outcome of a request as a string, for the ledger.
 pub(super) fn text(outcome: &Result<Value>) -> std::result::Result<Option<&str>, &Error> {
     outcome.as_ref().map(Value::as_str)
 }
+
+/// The subscribers of one kind.
+type List = fn(&mut Books) -> &mut Vec<Subscription>;
 
 /// One thing that a user does.
 async fn act(world: &Rc<World>, n: usize) {
@@ -36,6 +39,19 @@ async fn act(world: &Rc<World>, n: usize) {
         if let Err(error) = outcome {
             wrong(what, error);
         }
+    };
+    let note_added = |list: List, subscriber: String, added: Option<Result<Identifier>>| match added {
+        Some(Ok(_)) if stands() && !communicator.is_closed() => {
+            list(&mut ledger.books()).push(Subscription { communicator: n, name: subscriber, home: workers });
+        }
+        Some(Err(error)) => wrong(&format!("c{n} adds {subscriber}"), &error),
+        _ => {}
+    };
+    let take = |list: List| {
+        let mut books = ledger.books();
+        let subscriptions = list(&mut books);
+        let at = subscriptions.iter().position(|subscription| subscription.communicator == n)?;
+        Some(subscriptions.remove(at).name)
     };
     match choose(20) {
         1..=3 => {
@@ -77,22 +93,10 @@ async fn act(world: &Rc<World>, n: usize) {
             let bound = communicator.bound_to(&home);
             let add = bound.add_task_subscriber(worker(world, &subscriber).with_identifier(identifier));
             let added = ledger.within(n, &format!("c{n} adds {subscriber}"), REGISTRATION, world.treated(add)).await;
-            match added {
-                Some(Ok(_)) if stands() && !communicator.is_closed() => {
-                    let subscription = Subscription { communicator: n, name: subscriber, home: workers };
-                    ledger.books().task_subscribers.push(subscription);
-                }
-                Some(Err(error)) => wrong(&format!("c{n} adds {subscriber}"), &error),
-                _ => {}
-            }
+            note_added(|books| &mut books.task_subscribers, subscriber, added);
         }
         8 => {
-            let taken = {
-                let mut books = ledger.books();
-                let at = books.task_subscribers.iter().position(|subscription| subscription.communicator == n);
-                at.map(|at| books.task_subscribers.remove(at))
-            };
-            if let Some(Subscription { name: subscriber, .. }) = taken
+            if let Some(subscriber) = take(|books| &mut books.task_subscribers)
                 && let Ok(identifier) = Identifier::new(&subscriber)
             {
                 note(|| format!("c{n} removes the task subscriber {subscriber}"));
@@ -110,9 +114,7 @@ async fn act(world: &Rc<World>, n: usize) {
                     let Some(id) = task.body().as_str().and_then(|body| number_in(body, "task")) else {
                         return ledger.fault(format!("wrong body: a task was taken as {:?}", task.body()));
                     };
-                    let request = task.request();
-                    let marked =
-                        request.is_redelivered() || request.is_resent() || request.attempt() != Attempt::Exactly(1);
+                    let marked = is_marked(task.request());
                     note(|| format!("c{n} took task {id}{}", if marked { ", marked" } else { "" }));
                     sleep_ms(choose(100)).await;
                     if one_in(3) {
@@ -140,24 +142,14 @@ async fn act(world: &Rc<World>, n: usize) {
             let bound = communicator.bound_to(&home);
             let add = bound.add_rpc_subscriber(identifier, answerer(world, &subscriber, &incarnation));
             let added = ledger.within(n, &format!("c{n} adds {subscriber}"), REGISTRATION, world.treated(add)).await;
-            match added {
-                Some(Ok(_)) if stands() && !communicator.is_closed() => {
-                    let subscription = Subscription { communicator: n, name: subscriber, home: workers };
-                    ledger.books().rpc_subscribers.push(subscription);
-                }
-                Some(Err(error)) if error.kind() != ErrorKind::DuplicateSubscriberIdentifier => {
-                    wrong(&format!("c{n} adds {subscriber}"), &error);
-                }
-                _ => {}
+            // Another user of this communicator may have it there already.
+            let is_there = |error: &Error| error.kind() == ErrorKind::DuplicateSubscriberIdentifier;
+            if !matches!(&added, Some(Err(error)) if is_there(error)) {
+                note_added(|books| &mut books.rpc_subscribers, subscriber, added);
             }
         }
         12 => {
-            let taken = {
-                let mut books = ledger.books();
-                let at = books.rpc_subscribers.iter().position(|subscription| subscription.communicator == n);
-                at.map(|at| books.rpc_subscribers.remove(at))
-            };
-            if let Some(Subscription { name: subscriber, .. }) = taken {
+            if let Some(subscriber) = take(|books| &mut books.rpc_subscribers) {
                 note(|| format!("c{n} removes the RPC subscriber {subscriber}"));
                 let remove = communicator.remove_rpc_subscriber(subscriber.as_str());
                 drop(ledger.within(n, &format!("c{n} removes {subscriber}"), REGISTRATION, remove).await);
@@ -196,22 +188,10 @@ async fn act(world: &Rc<World>, n: usize) {
             let bound = communicator.bound_to(&home);
             let add = bound.add_broadcast_subscriber(filter, listener(world, &subscriber).with_identifier(identifier));
             let added = ledger.within(n, &format!("c{n} adds {subscriber}"), REGISTRATION, world.treated(add)).await;
-            match added {
-                Some(Ok(_)) if stands() && !communicator.is_closed() => {
-                    let subscription = Subscription { communicator: n, name: subscriber, home: workers };
-                    ledger.books().broadcast_subscribers.push(subscription);
-                }
-                Some(Err(error)) => wrong(&format!("c{n} adds {subscriber}"), &error),
-                _ => {}
-            }
+            note_added(|books| &mut books.broadcast_subscribers, subscriber, added);
         }
         18 => {
-            let taken = {
-                let mut books = ledger.books();
-                let at = books.broadcast_subscribers.iter().position(|subscription| subscription.communicator == n);
-                at.map(|at| books.broadcast_subscribers.remove(at))
-            };
-            if let Some(Subscription { name: subscriber, .. }) = taken
+            if let Some(subscriber) = take(|books| &mut books.broadcast_subscribers)
                 && let Ok(identifier) = Identifier::new(&subscriber)
             {
                 let remove = communicator.remove_broadcast_subscriber(&identifier);

@@ -13,6 +13,11 @@ use crate::{
     Answer, Attempt, Broadcast, BroadcastSubscriber, Failure, RpcRequest, RpcSubscriber, TaskRequest, TaskSubscriber,
 };
 
+/// Whether somebody may have run it before.
+pub(super) fn is_marked(request: &TaskRequest) -> bool {
+    request.is_redelivered() || request.is_resent() || request.attempt() != Attempt::Exactly(1)
+}
+
 pub(super) fn worker(world: &World, name: &str) -> TaskSubscriber {
     let (ledger, plan) = (world.ledger.clone(), world.plan);
     let owned = Arc::new(Owned(ledger.clone(), "a subscriber was dropped"));
@@ -26,7 +31,7 @@ pub(super) fn worker(world: &World, name: &str) -> TaskSubscriber {
                 ledger.fault(format!("wrong body: a task came as {:?}", request.body()));
                 return Ok(Answer::from("?"));
             };
-            let marked = request.is_redelivered() || request.is_resent() || request.attempt() != Attempt::Exactly(1);
+            let marked = is_marked(&request);
             let start = ledger.task_begins(id, marked, &name);
             note(|| format!("{name} begins task {id}{}", if marked { ", marked" } else { "" }));
             let whom = (id as u64) << 8 | u64::from(start);

@@ -246,6 +246,7 @@ fn what_the_url_says_is_what_the_server_has_and_its_limits_are_named() {
             message_ttl: None,
             expires: None,
             dead_letter_to: None,
+            priorities: None,
         };
         broker.declare_queue(&queue).await.expect("it may");
         let other = crate::broker::QueueSpec { name: "other".to_owned(), ..queue };

@@ -24,6 +24,7 @@ fn queue_spec(name: String) -> QueueSpec {
         message_ttl: None,
         expires: None,
         dead_letter_to: None,
+        priorities: None,
     }
 }
 

@@ -520,9 +520,11 @@ impl World {
             Move::Subscribe => {
                 self.last_subscriber += 1;
                 let subscriber = SubscriberId(self.last_subscriber);
+                if self.subscribers.is_empty() {
+                    // What the consumer's side knew is of no use: it may have begun anew, or remember an earlier time.
+                    self.fitted = usize::MAX;
+                }
                 self.subscribers.insert(subscriber);
-                // Whoever starts a consumer asks for its places.
-                self.fitted = self.book.places_taken(&QUEUE);
                 self.step(Input::Subscribed { queue: QUEUE, subscriber });
             }
             Move::Unsubscribe(subscriber) => {

@@ -1,0 +1,196 @@
+//! `homing process status`, `pause`, `play` and `kill`.
+
+use std::time::Duration;
+
+use homing::process::{Pid, ProcessController, Status};
+use homing::{Communicator, Value};
+use tokio::time::Instant;
+
+use super::many::{self, Counts, Shared, line, object, outcome};
+use crate::args::{Format, Global, Process, Targets};
+use crate::connection::connect;
+use crate::failure::Failure;
+use crate::progress::{Progress, Stage, bounded};
+use crate::stop::Stop;
+use crate::{note, out};
+
+/// What is asked of them.
+enum Request {
+    Status,
+    Pause(Option<String>),
+    Play,
+    Kill { message: Option<String>, force: bool },
+}
+
+impl Request {
+    /// What stands between "the request" and "process 4".
+    fn purpose(&self) -> &'static str {
+        match self {
+            Request::Status => "for the status of",
+            Request::Pause(_) => "to pause",
+            Request::Play => "to play",
+            Request::Kill { .. } => "to kill",
+        }
+    }
+
+    /// What a process is when it is done.
+    fn result(&self) -> &'static str {
+        match self {
+            Request::Status => "",
+            Request::Pause(_) => "paused",
+            Request::Play => "playing",
+            Request::Kill { .. } => "killed",
+        }
+    }
+}
+
+/// What a process answers.
+enum Answer {
+    Status(Status),
+    Done,
+}
+
+pub(super) async fn run(command: Process, global: &Global, stop: Stop) -> Result<(), Failure> {
+    let (request, targets) = match command {
+        Process::Status { pids, timeout } => (Request::Status, Targets { pids, all: false, timeout }),
+        Process::Pause { targets, message } => (Request::Pause(message), targets),
+        Process::Play { targets } => (Request::Play, targets),
+        Process::Kill { targets, message, force } => (Request::Kill { message, force }, targets),
+        // They are asked for elsewhere.
+        _ => return Ok(()),
+    };
+    let Targets { pids, all, timeout } = targets;
+    let deadline = timeout.map(|timeout| Instant::now() + timeout);
+    let progress = Progress::default();
+    progress.at(Stage::Connecting);
+    let communicator: Communicator = bounded(timeout, stop.clone(), &progress, async { connect(global).await }).await?;
+    let controller = ProcessController::new(&communicator);
+    let format = global.output.format;
+    let asked = if all {
+        progress.at(Stage::Sending);
+        let left = deadline.map(|deadline| deadline.saturating_duration_since(Instant::now()));
+        let sending = async { to_all(&controller, &request).await };
+        bounded(left.map(at_least_something), stop.clone(), &progress, sending)
+            .await
+            .and_then(|()| print_all(&request, format))
+    } else {
+        let counts = Counts::default();
+        let shared = Shared { purpose: request.purpose(), format, deadline, counts: &counts };
+        let width = pids.iter().map(|pid| pid.to_string().chars().count()).max().unwrap_or(0);
+        let ask = |pid| one(&shared, &controller, &request, pid);
+        many::all(&shared, pids, stop.clone(), ask, |pid, answer| print(&request, pid, answer, format, width)).await
+    };
+    if let (Request::Kill { force: false, .. }, Err(failure)) = (&request, &asked)
+        && failure.code() == 4
+    {
+        note!("--force kills a process at once whose kill does not come to an end");
+    }
+    many::finish(&communicator, &asked, deadline, stop).await;
+    asked
+}
+
+/// A time that has passed is one that passes at once.
+fn at_least_something(time: Duration) -> Duration {
+    time.max(Duration::from_millis(1))
+}
+
+async fn one(
+    shared: &Shared<'_>,
+    controller: &ProcessController,
+    request: &Request,
+    pid: Pid,
+) -> Result<Answer, Failure> {
+    let done = match request {
+        Request::Status => {
+            return outcome(shared, Some(&pid), controller.status(&pid).send()).await.map(Answer::Status);
+        }
+        Request::Pause(message) => {
+            let mut pause = controller.pause(&pid);
+            if let Some(message) = message {
+                pause = pause.message(message);
+            }
+            outcome(shared, Some(&pid), pause.send()).await?
+        }
+        Request::Play => outcome(shared, Some(&pid), controller.play(&pid).send()).await?,
+        Request::Kill { message, force } => {
+            let mut kill = controller.kill(&pid);
+            if let Some(message) = message {
+                kill = kill.message(message);
+            }
+            if *force {
+                kill = kill.force();
+            }
+            outcome(shared, Some(&pid), kill.send()).await?
+        }
+    };
+    if done.is_done() {
+        return Ok(Answer::Done);
+    }
+    Err(Failure::Other(format!("process {pid} refused to be {}: it has ended", request.result())))
+}
+
+async fn to_all(controller: &ProcessController, request: &Request) -> Result<(), Failure> {
+    match request {
+        Request::Pause(message) => {
+            let mut pause = controller.pause_all();
+            if let Some(message) = message {
+                pause = pause.message(message);
+            }
+            pause.await?;
+        }
+        Request::Play => controller.play_all().await?,
+        Request::Kill { message, .. } => {
+            let mut kill = controller.kill_all();
+            if let Some(message) = message {
+                kill = kill.message(message);
+            }
+            kill.await?;
+        }
+        Request::Status => {}
+    }
+    Ok(())
+}
+
+fn print_all(request: &Request, format: Format) -> Result<(), Failure> {
+    match format {
+        Format::Json => out!("{}", serde_json::json!({"all": true, "asked_to_be": request.result()})),
+        Format::Text => {
+            out!("all processes were asked {}", request.purpose())?;
+            note!(
+                "a broadcast is not answered: `homing process status PID` or `homing process watch` shows what becomes of it"
+            );
+            Ok(())
+        }
+    }
+}
+
+fn print(request: &Request, pid: &Pid, answer: Answer, format: Format, width: usize) -> Result<(), Failure> {
+    match (answer, format) {
+        (Answer::Done, Format::Text) => line(pid, &[request.result()]),
+        (Answer::Done, Format::Json) => object(pid, [("outcome", Value::from(request.result()))]),
+        (Answer::Status(status), Format::Text) => {
+            let paused = if status.is_paused() { "paused" } else { "      " };
+            let created = created(&status).map(|created| format!("created {created}")).unwrap_or_default();
+            let padding = " ".repeat(width.saturating_sub(pid.to_string().chars().count()));
+            let state = format!("{padding}{:<8}", status.state());
+            line(pid, &[&state, paused, &created, status.description()])
+        }
+        (Answer::Status(status), Format::Json) => object(
+            pid,
+            [
+                ("state", Value::from(status.state().as_str())),
+                ("paused", Value::from(status.is_paused())),
+                ("created", Value::from(created(&status))),
+                ("description", Value::from(status.description())),
+                ("status", Value::from(status.clone())),
+            ],
+        ),
+    }
+}
+
+fn created(status: &Status) -> Option<String> {
+    let created = status.created()?;
+    // What a process tells may lie beyond what can be written as a date.
+    let latest = std::time::SystemTime::UNIX_EPOCH + Duration::from_secs(253_402_300_799);
+    (created <= latest).then(|| humantime::format_rfc3339_millis(created).to_string())
+}

@@ -1,0 +1,257 @@
+//! Every command block of README and docs is run, in its order, as a reader would type it; what is not this command is looked
+//! for where it should be.
+
+mod shell;
+#[path = "../../tests/support/mod.rs"]
+mod support;
+
+use std::fs;
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
+use std::process::{Command, ExitCode, Stdio};
+use std::time::Duration;
+
+use shell::{Running, ended, homing, text};
+use support::{Broker, Suite, TestResult};
+
+fn main() -> ExitCode {
+    let mut suite = Suite::new();
+    suite.deadline(Duration::from_secs(240));
+    suite
+        .rabbitmq("every_command_in_the_documents_runs_in_its_order", |broker| documents(broker, Does::Run))
+        .plain("every_other_line_in_the_documents_names_what_is_there", || documents(&Broker::memory(), Does::Look))
+        .plain("a_block_is_read_as_a_shell_reads_it", reading);
+    suite.run()
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Does {
+    Run,
+    Look,
+}
+
+fn root() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("..").canonicalize().expect("the repository")
+}
+
+/// README, docs and the first lines of the examples.
+fn sources() -> Vec<PathBuf> {
+    let root = root();
+    let mut all = vec![root.join("README.md"), root.join("benches/README.md")];
+    for (directory, extension) in [("docs", "md"), ("examples/src/bin", "rs")] {
+        let mut found: Vec<PathBuf> = fs::read_dir(root.join(directory))
+            .unwrap_or_else(|error| panic!("{directory}: {error}"))
+            .filter_map(|entry| Some(entry.ok()?.path()))
+            .filter(|path| path.extension().is_some_and(|known| known == extension))
+            .collect();
+        found.sort();
+        all.extend(found);
+    }
+    all
+}
+
+/// Which lines of a block are commands.
+#[derive(Clone, Copy)]
+enum Lines {
+    All,
+    /// Those of this command: the block may be a picture.
+    Own,
+    None,
+}
+
+/// The command lines of each block, without comments.
+fn blocks(document: &str) -> Vec<Vec<String>> {
+    let mut blocks = Vec::new();
+    let mut block: Option<(Lines, Vec<String>)> = None;
+    for line in document.lines() {
+        let line = line.strip_prefix("//!").map_or(line, |rest| rest.strip_prefix(' ').unwrap_or(rest));
+        match (line.trim().strip_prefix("```"), &mut block) {
+            (Some(language), None) => {
+                let lines = match language.split([',', ' ']).next() {
+                    Some("sh" | "bash" | "shell" | "console") => Lines::All,
+                    Some("text" | "") => Lines::Own,
+                    _ => Lines::None,
+                };
+                block = Some((lines, Vec::new()));
+            }
+            (Some(_), Some((_, lines))) => {
+                if !lines.is_empty() {
+                    blocks.push(std::mem::take(lines));
+                }
+                block = None;
+            }
+            (None, Some((which, lines))) => {
+                let command = without_comment(line.trim().trim_start_matches("$ ")).trim();
+                let is_command = match which {
+                    Lines::All => !command.is_empty(),
+                    Lines::Own => command.starts_with("homing "),
+                    Lines::None => false,
+                };
+                if is_command {
+                    lines.push(command.to_owned());
+                }
+            }
+            (None, None) => {}
+        }
+    }
+    blocks
+}
+
+/// The line up to a `#` that begins a word outside of quotes.
+fn without_comment(line: &str) -> &str {
+    let mut quote = None;
+    let mut before = ' ';
+    for (at, character) in line.char_indices() {
+        match (quote, character) {
+            (None, '#') if before.is_whitespace() => return &line[..at],
+            (None, '\'' | '"') => quote = Some(character),
+            (Some(open), _) if open == character => quote = None,
+            _ => {}
+        }
+        before = character;
+    }
+    line
+}
+
+fn reading() {
+    let document = "```text\nhoming demo    # no broker\n┌──┐\n```\n\n```sh\n$ cargo run -- demo\n# only words\n```\n```toml\nhoming = \"1\"\n```";
+    assert_eq!(blocks(document), [vec!["homing demo"], vec!["cargo run -- demo"]]);
+    assert_eq!(without_comment("homing rpc call x '{a: \"#1\"}' # why"), "homing rpc call x '{a: \"#1\"}' ");
+    assert_eq!(without_comment("a#b"), "a#b");
+}
+
+/// Where the commands find what they name: a script to run, a file of bodies, `jq`.
+fn surroundings() -> PathBuf {
+    let directory = std::env::temp_dir().join(support::unique("documents"));
+    fs::create_dir_all(&directory).expect("a directory");
+    let script = |name: &str, text: &str| {
+        let path = directory.join(name);
+        fs::write(&path, format!("#!/bin/sh\n{text}\n")).expect("written");
+        fs::set_permissions(&path, fs::Permissions::from_mode(0o755)).expect("executable");
+    };
+    script("do-one", "cat");
+    // It is not everywhere, and what it does is not the matter here.
+    script("jq", "cat");
+    fs::write(directory.join("jobs.txt"), "{job: 1}\n{job: 2}\n").expect("written");
+    directory
+}
+
+fn documents(broker: &Broker, does: Does) -> TestResult {
+    let directory = surroundings();
+    let mut run = 0;
+    for source in sources() {
+        let name = source.strip_prefix(root())?.display().to_string();
+        let document = fs::read_to_string(&source)?;
+        for block in blocks(&document) {
+            // Those that run until they are told to end, of this block.
+            let mut background = Vec::new();
+            for line in &block {
+                let commands = own(line);
+                if does == Does::Look {
+                    if commands.is_empty() {
+                        look(&name, line);
+                    }
+                    continue;
+                }
+                for command in commands {
+                    start(broker, &directory, &name, &command, &mut background)?;
+                    run += 1;
+                }
+            }
+        }
+    }
+    fs::remove_dir_all(directory)?;
+    assert!(does == Does::Look || run > 10, "{run} commands were found");
+    Ok(())
+}
+
+/// The line as lines of this command, if it is of that.
+fn own(line: &str) -> Vec<String> {
+    if let Some((_, arguments)) = line.strip_prefix("cargo run").and_then(|rest| rest.split_once(" -- ")) {
+        return vec![format!("homing {arguments}")];
+    }
+    if !line.starts_with("homing ") {
+        return Vec::new();
+    }
+    let mut all = Vec::new();
+    // `homing completions SHELL, homing man`: two.
+    for line in line.split(", homing ").map(|line| line.trim_start_matches("homing ")) {
+        let words: Vec<&str> = line.split(' ').collect();
+        let is_choice = |word: &&str| word.contains('|') && *word != "|" && !word.starts_with(['\'', '"']);
+        let is_placeholder = |word: &&str| word.len() > 2 && word.chars().all(|c| c.is_ascii_uppercase() || c == '_');
+        match (words.iter().find(|word| is_choice(word)), words.iter().find(|word| is_placeholder(word))) {
+            // `homing context add|use|list`: each is there.
+            (Some(choice), _) => {
+                all.extend(choice.split('|').map(|one| format!("homing {} --help", line.replace(*choice, one))));
+            }
+            (None, Some(placeholder)) => all.push(format!("homing {} --help", line.replace(*placeholder, ""))),
+            (None, None) => all.push(format!("homing {line}")),
+        }
+    }
+    all
+}
+
+/// Runs a line by the shell, to its end or until its block ends.
+fn start(broker: &Broker, directory: &Path, document: &str, line: &str, background: &mut Vec<Running>) -> TestResult {
+    let line = line.trim_end_matches(['&', ' ']);
+    let stays = ["homing rpc serve", "homing task work", "homing broadcast watch", "homing events"];
+    let stays = stays.iter().any(|command| line.starts_with(command)) && !line.ends_with("--help");
+    let mut command = Command::new("sh");
+    // `exec`, so that a signal reaches the command itself.
+    command.args(["-c", &format!("{}{line}", if stays { "exec " } else { "" })]).current_dir(directory);
+    let own = Path::new(env!("CARGO_BIN_EXE_homing")).parent().expect("a directory");
+    let path = std::env::var("PATH").unwrap_or_default();
+    command.env("PATH", format!("{}:{}:{path}", own.display(), directory.display()));
+    for (name, value) in homing(&[]).get_envs() {
+        match value {
+            Some(value) => command.env(name, value),
+            None => command.env_remove(name),
+        };
+    }
+    command.stdin(Stdio::null()).env("HOMING_BROKER", broker.url()).env("HOMING_PREFIX", broker.prefix());
+    if stays {
+        let started = Running::start(command).map_err(|error| format!("{document}: {line}: {error}"))?;
+        background.push(started);
+        return Ok(());
+    }
+    let output = ended(command)?;
+    let (out, err) = (text(&output.stdout), text(&output.stderr));
+    assert!(output.status.success(), "{document}: `{line}` exits with {}\nout: {out}\nerr: {err}", output.status);
+    Ok(())
+}
+
+/// A line that is not this command: what it names has to be there.
+#[track_caller]
+fn look(document: &str, line: &str) {
+    let root = root();
+    let after = |option: &str| {
+        let mut words = line.split_whitespace().skip_while(|word| *word != option);
+        words.nth(1).map(str::to_owned)
+    };
+    let is_there = |path: PathBuf| assert!(path.exists(), "{document}: `{line}`: {} is not there", path.display());
+    // Assignments before a command.
+    let command = line.split_whitespace().find(|word| !word.contains('=')).unwrap_or_default();
+    match command {
+        "cargo" => {
+            let manifest = fs::read_to_string(root.join("Cargo.toml")).expect("the manifest");
+            for (option, directory) in [("--bench", "benches"), ("--test", "tests")] {
+                if let Some(name) = after(option) {
+                    let named = manifest.contains(&format!("name = \"{name}\""));
+                    let file = root.join(directory).join(format!("{name}.rs"));
+                    let of_home = root.join("crates/home/tests").join(format!("{name}.rs"));
+                    assert!(named || file.exists() || of_home.exists(), "{document}: `{line}`: no {option} {name}");
+                }
+            }
+            if let Some(name) = after("--bin") {
+                is_there(root.join("examples/src/bin").join(format!("{name}.rs")));
+            }
+            if let Some(path) = after("--path") {
+                is_there(root.join(path).join("Cargo.toml"));
+            }
+        }
+        script if script.starts_with("tests/") || script.starts_with("loom-tests/") => is_there(root.join(script)),
+        // Of others.
+        "cd" | "curl" | "docker" | "git" => {}
+        _ => panic!("{document}: `{line}`: say in cli/tests/documents.rs how this is run"),
+    }
+}

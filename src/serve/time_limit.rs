@@ -1,0 +1,43 @@
+//! How long a handler may take. Its time ends by the communicator's clock: its home may have none.
+
+use std::future::Future;
+use std::pin::pin;
+use std::time::Duration;
+
+use futures_util::future::{Either, select};
+
+use super::answer::Answered;
+use super::context::Context;
+use super::failure::{Failure, HandlerError};
+use crate::home::Home;
+
+/// What a handler answers within its time; a failure when the time is over, whatever it does then. A future is dropped.
+pub(super) async fn within(
+    context: &Context,
+    limit: Option<Duration>,
+    handled: impl Future<Output = Answered>,
+) -> Answered {
+    let Some(limit) = limit else { return handled.await };
+    let (completer, over) = match Home::current().try_future::<()>() {
+        Ok(pair) => pair,
+        // Another attempt may find a place.
+        Err(error) => {
+            let why = format!("the time of the handler could not be kept: {error}");
+            return Err(HandlerError::of_failure(Failure::TryAgain(why)));
+        }
+    };
+    let timer = context.port.handler_timer(crate::time::from_now(limit), completer);
+    // The handler first: an answer that is there counts.
+    match select(pin!(handled), over).await {
+        Either::Left((answered, _)) => answered,
+        Either::Right((Ok(()), _)) => {
+            let text = format!("the handler took longer than its time limit of {limit:?}");
+            Err(HandlerError::exception(text).with_type("homing::TimeLimit"))
+        }
+        // The communicator has ended, and its clock with it.
+        Either::Right((Err(_), handled)) => {
+            drop(timer);
+            handled.await
+        }
+    }
+}
