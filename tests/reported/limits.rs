@@ -113,7 +113,7 @@ fn numbers(broker: &Broker) -> TestResult {
 }
 
 /// An attempt counts however it ends, so that a worker that lets its tasks go does not spin.
-fn attempts(broker: &Broker) -> TestResult {
+fn attempts(broker: &Broker) {
     run(async {
         let communicator = options(broker.url(), broker).connect().await.unwrap();
         communicator.task_send(1).no_reply().await.unwrap();
@@ -129,5 +129,4 @@ fn attempts(broker: &Broker) -> TestResult {
         assert!((2..40).contains(&times), "a task that is let go of came {times} times in 3 s");
         communicator.close().await.unwrap();
     });
-    Ok(())
 }

@@ -149,9 +149,9 @@ fn arguments(queue: &BTreeMap<String, String>) -> Vec<String> {
     let mut pairs: Vec<String> = Vec::new();
     for part in plain.split(',').filter(|part| !part.is_empty()) {
         if part.starts_with("x-") {
-            pairs.push(part.to_owned())
+            pairs.push(part.to_owned());
         } else if let Some(last) = pairs.last_mut() {
-            *last += &format!("={part}")
+            *last += &format!("={part}");
         }
     }
     pairs.sort();
