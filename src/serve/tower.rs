@@ -17,12 +17,15 @@ impl<M: Send + 'static> Subscriber<M> {
     /// shedding, for example) is not tried again by that alone: map the layer's error to
     /// [`Failure::TryAgain`](crate::Failure::TryAgain) where it is to be.
     ///
+    /// Many layers want an error that is one for the standard library: [`Error`](crate::Error), [`Failure`](crate::Failure) or
+    /// `tower::BoxError`.
+    ///
     /// With the feature `tower`.
     ///
     /// ```
     /// # #[tokio::main] async fn main() -> homing::Result<()> {
     /// use std::time::Duration;
-    /// use homing::{Communicator, HandlerError, RpcRequest, RpcSubscriber};
+    /// use homing::{Communicator, RpcRequest, RpcSubscriber};
     /// use tower::{ServiceBuilder, service_fn};
     ///
     /// let service = ServiceBuilder::new()
@@ -30,7 +33,7 @@ impl<M: Send + 'static> Subscriber<M> {
     ///     .timeout(Duration::from_secs(5))
     ///     .service(service_fn(|request: RpcRequest| async move {
     ///         let number: i64 = request.decode()?;
-    ///         Ok::<_, HandlerError>(number * 2)
+    ///         homing::Result::Ok(number * 2)
     ///     }));
     /// # let communicator = Communicator::connect("memory:").await?;
     /// communicator.add_rpc_subscriber("double", RpcSubscriber::service(service)).await?;
