@@ -164,6 +164,9 @@ impl<T> ControlReply<T> {
     ///
     /// # Errors
     /// As [`stage`](Self::stage).
+    ///
+    /// # Cancel safety
+    /// Dropped, it gives the request up. Use [`stage`](Self::stage) where the wait may be interrupted.
     pub async fn outcome(mut self) -> Result<T> {
         loop {
             if let ControlStage::Done(outcome) = self.stage().await? {
