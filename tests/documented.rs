@@ -120,6 +120,9 @@ fn types_that_may_grow_are_marked() {
         let Some(rest) = item.signature.strip_prefix("pub enum ") else { continue };
         let name = rest.split(|c: char| !c.is_alphanumeric()).next().unwrap_or_default();
         enums += 1;
+        if item.attributes.contains("doc(hidden)") {
+            continue;
+        }
         let is_marked = item.attributes.contains("non_exhaustive");
         assert_ne!(is_marked, COMPLETE.contains(&name), "{}: {name}", item.place);
     }

@@ -1,7 +1,6 @@
 //! `homing task send --lines` and `--count`: many tasks, many of them under way at once.
 
 use std::io::{self, BufRead};
-use std::time::Duration;
 
 use futures_util::stream::{self, Stream, StreamExt};
 use homing::{Communicator, Value};
@@ -37,7 +36,7 @@ pub(crate) async fn run(command: Send, global: &Global, mut stop: Stop) -> Resul
         };
         let communicator = connect_and_look(global).await?;
         let sending = bodies.map(|(number, body)| {
-            let task = one(&communicator, body, command.no_reply, command.timeout);
+            let task = one(&communicator, body, &command);
             async move { (number, task.await) }
         });
         if command.as_they_come {
@@ -85,14 +84,13 @@ pub(crate) async fn run(command: Send, global: &Global, mut stop: Stop) -> Resul
 async fn one(
     communicator: &Communicator,
     body: Result<Value, Failure>,
-    no_reply: bool,
-    timeout: Option<Duration>,
+    command: &Send,
 ) -> Result<Option<Value>, Failure> {
-    let mut task = communicator.task_send(body?);
-    if let Some(timeout) = timeout {
+    let mut task = command.held_back(communicator.task_send(body?));
+    if let Some(timeout) = command.timeout {
         task = task.timeout(timeout);
     }
-    if no_reply {
+    if command.no_reply {
         task.no_reply().await?;
         return Ok(None);
     }

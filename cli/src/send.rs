@@ -19,15 +19,15 @@ pub(crate) async fn run(command: Send, global: &Global, stop: Stop) -> Result<()
     if command.lines || command.count.is_some() {
         return batch::run(command, global, stop).await;
     }
-    let Send { body, no_reply, timeout, .. } = command;
+    let Send { no_reply, timeout, .. } = command;
     let deadline = timeout.map(|timeout| Instant::now() + timeout);
     let progress = Progress::default();
     let work = async {
-        let body = values::read_body(body.as_deref()).await?;
+        let body = values::read_body(command.body.as_deref()).await?;
         progress.at(Stage::Connecting);
         let communicator = connect_and_look(global).await?;
         progress.at(Stage::Sending);
-        let mut task = communicator.task_send(body);
+        let mut task = command.held_back(communicator.task_send(body));
         if let Some(timeout) = timeout {
             task = task.timeout(timeout);
         }

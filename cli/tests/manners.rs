@@ -12,7 +12,7 @@ use std::process::{Command, ExitCode, Stdio};
 use std::time::{Duration, Instant};
 
 use serde_json::Value;
-use shell::{Running, ended, exits, homing, signal, text, wait};
+use shell::{LONG, Running, ended, exits, homing, signal, text, wait};
 use support::{Broker, Suite, TestResult};
 
 fn main() -> ExitCode {
@@ -42,6 +42,7 @@ fn main() -> ExitCode {
         .rabbitmq("a_context_and_a_prefix_of_the_surroundings_are_used", surroundings)
         .rabbitmq("many_lines_are_sent_and_answered_in_their_order", lines)
         .rabbitmq("a_task_is_sent_many_times", count)
+        .rabbitmq("a_task_may_be_held_back", held_back)
         .rabbitmq("events_are_printed", events)
         .rabbitmq("workers_answer_a_ping", ping);
     suite.run()
@@ -426,6 +427,33 @@ fn count(broker: &Broker) -> TestResult {
     exits(&ended(on(broker, &["task", "send", "x", "--count", "25", "--no-reply"]))?, 0);
     let (out, _) = exits(&ended(on(broker, &["--format", "json", "task", "list"]))?, 0);
     assert!(out.contains("\"ready\":25"), "{out}");
+    Ok(())
+}
+
+fn held_back(broker: &Broker) -> TestResult {
+    for (arguments, part) in [
+        (&["--at", "tomorrow"][..], "no point in time"),
+        (&["--at", "2030-01-31T12:00:00Z", "--delay", "1s"], "cannot be used with"),
+        (&["--delay", "100d", "--no-reply"], "45 days"),
+    ] {
+        let output = ended(on(broker, &[&["task", "send", "x"], arguments].concat()))?;
+        let err = text(&output.stderr);
+        assert!(output.status.code() == Some(2) && err.contains(part), "{arguments:?}: {err}");
+    }
+    let ready = || -> Result<bool, libtest_mimic::Failed> {
+        let (out, _) = exits(&ended(on(broker, &["--format", "json", "task", "list"]))?, 0);
+        Ok(out.contains("\"ready\":1"))
+    };
+    // A time that has passed is now.
+    exits(&ended(on(broker, &["task", "send", "now", "--at", "2020-01-01 00:00:00", "--no-reply"]))?, 0);
+    assert!(ready()?, "it is there at once");
+    exits(&ended(on(broker, &["task", "send", "later", "--delay", "8s", "--no-reply"]))?, 0);
+    assert!(ready()?, "the second is held back");
+    let until = Instant::now() + LONG;
+    while ready()? {
+        assert!(Instant::now() < until, "it does not come");
+        std::thread::sleep(Duration::from_millis(100));
+    }
     Ok(())
 }
 

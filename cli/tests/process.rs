@@ -19,7 +19,7 @@ fn main() -> ExitCode {
         .plain("a_profile_that_cannot_be_used_is_named_with_what_to_do", profiles)
         .plain("help_explains_pids_and_profiles", help)
         .rabbitmq("a_process_that_is_not_there_exits_with_3", unreachable)
-        .rabbitmq("the_exit_code_tells_the_worst", worst)
+        .rabbitmq("the_exit_code_is_that_of_the_worst", worst)
         .rabbitmq("a_time_limit_reports_how_far_it_has_come", limits)
         .rabbitmq("a_reader_that_goes_stops_no_request", reader_gone)
         .rabbitmq("an_interrupted_command_reports_what_was_answered", interrupted)

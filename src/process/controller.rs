@@ -97,8 +97,8 @@ impl ProcessController {
         ControlSend::task(self.communicator.clone(), Some(pid.clone()), Continue::new(pid))
     }
 
-    /// [Creates](Self::create) a process, and [continues](Self::continue_process) it: it then runs to its end whoever dies
-    /// meanwhile, for its task stays in the queue.
+    /// [Creates](Self::create) a process, and [continues](Self::continue_process) it: it then runs to its end even if
+    /// its worker or its caller dies, for its task stays in the queue.
     pub fn execute(&self, class: impl Into<String>) -> ControlSend<Execute> {
         ControlSend::task(self.communicator.clone(), None, Execute(Create::new(class)))
     }

@@ -35,6 +35,9 @@ impl ProcessEvents {
 
     /// The next change, or that broadcasts were lost; `None` when the communicator has closed.
     ///
+    /// # Errors
+    /// [`Lagged`] when this receiver did not keep up. The changes that follow are there.
+    ///
     /// # Cancel safety
     /// No change is lost when it is dropped.
     pub async fn next(&mut self) -> Option<std::result::Result<StateChange, Lagged>> {

@@ -20,7 +20,7 @@ pub enum ControlStage<T> {
 
 /// The reply to a request that the broker has taken over.
 ///
-/// Await it for the outcome, or look at it [stage](Self::stage) by stage. Dropping it gives up the reply, not the request.
+/// Await it for the outcome, or take it [stage](Self::stage) by stage. Dropping it gives up the reply, not the request.
 ///
 /// ```
 /// # #[tokio::main(flavor = "current_thread")] async fn main() -> homing::Result<()> {
@@ -146,7 +146,7 @@ impl<T> ControlReply<T> {
             };
             match stage {
                 Ok(ReplyStage::Done(answer)) => break (self.read)(answer),
-                // However often it is said.
+                // However many levels of futures there are.
                 Ok(ReplyStage::Pending) if self.received => {}
                 Ok(ReplyStage::Pending) => {
                     self.received = true;
@@ -164,6 +164,9 @@ impl<T> ControlReply<T> {
     ///
     /// # Errors
     /// As [`stage`](Self::stage).
+    ///
+    /// # Cancel safety
+    /// Dropped, it gives the request up. Use [`stage`](Self::stage) where the wait may be interrupted.
     pub async fn outcome(mut self) -> Result<T> {
         loop {
             if let ControlStage::Done(outcome) = self.stage().await? {

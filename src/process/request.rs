@@ -62,8 +62,8 @@ impl ControlOutcome {
     }
 }
 
-/// Makes a process, stores it, and has it continued by whatever worker has time: two tasks, so that the process runs to its
-/// end whoever dies meanwhile.
+/// Makes a process, stores it, and has it continued by any worker: two tasks, so that the process runs to its end even if its
+/// worker or its caller dies.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Execute(pub(super) Create);
 

@@ -163,7 +163,7 @@ impl StateChange {
 
 /// What a process answers when it is asked for its status.
 ///
-/// A process may tell more than is known here; [`fields`](Self::fields) has all of it.
+/// A process may report more than is known here; [`fields`](Self::fields) has all of it.
 ///
 /// ```
 /// use homing::Value;
@@ -196,14 +196,14 @@ impl Status {
         self.fields.get("paused").is_some_and(Value::is_truthy)
     }
 
-    /// When it was made, where it tells.
+    /// When it was made, if it reports that.
     #[must_use]
     pub fn created(&self) -> Option<SystemTime> {
         let seconds = self.fields.get("ctime")?.as_f64()?;
         SystemTime::UNIX_EPOCH.checked_add(Duration::try_from_secs_f64(seconds).ok()?)
     }
 
-    /// What it calls itself: `str(process)`. Empty where it does not tell.
+    /// Its own description: `str(process)` in plumpy. Empty if it reports none.
     #[must_use]
     pub fn description(&self) -> &str {
         self.fields.get("process_string").and_then(Value::as_str).unwrap_or_default()

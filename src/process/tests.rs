@@ -27,7 +27,7 @@ fn taken<T>(log: &Log<T>) -> Vec<T> {
     std::mem::take(&mut *log.lock().unwrap())
 }
 
-/// A process that answers as it is told to, and what it was sent.
+/// A process that answers by a function, and what it was sent.
 async fn process(
     communicator: &Communicator,
     pid: impl Into<Pid>,
@@ -201,7 +201,7 @@ async fn a_process_that_is_not_there_is_named_with_what_to_try() {
 }
 
 #[tokio::test]
-async fn what_a_process_answers_amiss_is_an_error_of_the_right_kind() {
+async fn an_answer_of_the_wrong_shape_is_an_error_of_the_right_kind() {
     let (communicator, controller) = connected().await;
     process(&communicator, 7, |message| match message {
         ControlMessage::Status(_) => HandlerResult::Ok("fine".into()),
@@ -218,7 +218,7 @@ async fn what_a_process_answers_amiss_is_an_error_of_the_right_kind() {
     communicator.close().await.unwrap();
 }
 
-/// A worker that answers as it is told to, and what it was sent.
+/// A worker that answers by a function, and what it was sent.
 async fn worker(
     communicator: &Communicator,
     answer: impl Fn(&ProcessTask) -> HandlerResult + Send + Sync + 'static,
@@ -288,7 +288,7 @@ async fn tasks_are_plumpys_and_their_outcomes_have_types() {
 }
 
 #[tokio::test]
-async fn a_worker_that_cannot_continue_a_process_says_so() {
+async fn what_a_worker_answers_when_it_cannot_continue_a_process_is_an_error() {
     let (communicator, controller) = connected().await;
     worker(&communicator, |task| match task {
         // AiiDA's, about a process that is not there.
@@ -371,7 +371,7 @@ async fn changes_of_state_are_those_of_the_processes_that_are_watched() {
 }
 
 #[tokio::test]
-async fn whoever_does_not_keep_up_with_changes_is_told_how_many_were_lost() {
+async fn a_receiver_that_lags_gets_the_number_of_changes_that_it_lost() {
     let (communicator, controller) = connected().await;
     let mut changes = controller.events([4]).await.unwrap();
     let sent = 3000_u64;

@@ -33,7 +33,7 @@ impl<M: Send + 'static> Subscriber<M> {
     ///     .timeout(Duration::from_secs(5))
     ///     .service(service_fn(|request: RpcRequest| async move {
     ///         let number: i64 = request.decode()?;
-    ///         homing::Result::Ok(number * 2)
+    ///         Ok::<_, homing::Error>(number * 2)
     ///     }));
     /// # let communicator = Communicator::connect("memory:").await?;
     /// communicator.add_rpc_subscriber("double", RpcSubscriber::service(service)).await?;

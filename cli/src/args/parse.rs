@@ -1,6 +1,6 @@
 //! Words of the command line that are more than a string: durations, what to do about a lost connection.
 
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use homing::ReconnectPolicy;
 use homing::process::Pid;
@@ -29,6 +29,12 @@ pub(super) fn duration(text: &str) -> Result<Duration, String> {
         }
         time => Ok(time),
     }
+}
+
+/// A point in time, in UTC.
+pub(super) fn point_in_time(text: &str) -> Result<SystemTime, String> {
+    let wanted = || format!("{text:?} is no point in time; one such as 2030-01-31T12:00:00Z is wanted");
+    humantime::parse_rfc3339_weak(text).map_err(|_| wanted())
 }
 
 /// A time that may be zero.

@@ -1,11 +1,12 @@
 //! `homing task`.
 
 use std::num::{NonZeroU16, NonZeroU64};
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use clap::{Args, Subcommand, ValueEnum};
+use homing::TaskSend;
 
-use super::parse::{duration, duration_or_zero};
+use super::parse::{duration, duration_or_zero, point_in_time};
 use super::{Handler, help};
 
 #[derive(Debug, Subcommand)]
@@ -48,6 +49,12 @@ pub(crate) struct Send {
     /// `pending`]
     #[arg(long, value_name = "TIME", value_parser = duration)]
     pub timeout: Option<Duration>,
+    /// Holds the task back for this long. The broker keeps it: with --no-reply nobody has to wait.
+    #[arg(long, value_name = "TIME", value_parser = duration, help_heading = "Later", conflicts_with = "at")]
+    pub delay: Option<Duration>,
+    /// Holds the task back until this time, in UTC: 2030-01-31T12:00:00Z, or without the Z.
+    #[arg(long, value_name = "TIME", value_parser = point_in_time, help_heading = "Later")]
+    pub at: Option<SystemTime>,
     /// Sends one task for each line of standard input, many at once. Outcomes are printed in the order of the lines.
     #[arg(long, help_heading = "Many tasks")]
     pub lines: bool,
@@ -60,6 +67,17 @@ pub(crate) struct Send {
     /// Prints outcomes as they come, not in the order in which the tasks were sent.
     #[arg(long, help_heading = "Many tasks", conflicts_with = "no_reply")]
     pub as_they_come: bool,
+}
+
+impl Send {
+    /// The task, held back as it is asked for.
+    pub(crate) fn held_back(&self, task: TaskSend) -> TaskSend {
+        match (self.delay, self.at) {
+            (Some(delay), _) => task.delay(delay),
+            (None, Some(at)) => task.at(at),
+            (None, None) => task,
+        }
+    }
 }
 
 /// `homing task work`.

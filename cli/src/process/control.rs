@@ -190,7 +190,7 @@ fn print(request: &Request, pid: &Pid, answer: Answer, format: Format, width: us
 
 fn created(status: &Status) -> Option<String> {
     let created = status.created()?;
-    // What a process tells may lie beyond what can be written as a date.
+    // What a process reports may lie beyond what can be written as a date.
     let latest = std::time::SystemTime::UNIX_EPOCH + Duration::from_secs(253_402_300_799);
     (created <= latest).then(|| humantime::format_rfc3339_millis(created).to_string())
 }

@@ -1,4 +1,4 @@
-//! Several processes side by side: a line for each as it comes, and an exit code that tells the worst.
+//! Several processes side by side: a line for each as it comes, and the exit code of the worst.
 
 use std::cell::Cell;
 use std::collections::HashSet;
@@ -18,7 +18,7 @@ use crate::{call, note, out, values, warning};
 /// How many requests are under way at once; the others follow.
 const AT_ONCE: usize = 1024;
 
-/// After this time without an end a person is told what is waited for.
+/// After this time a note reports what is waited for.
 const PATIENCE: Duration = Duration::from_secs(2);
 
 /// How many requests are where.

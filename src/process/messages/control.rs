@@ -184,7 +184,7 @@ fn message(body: &Value) -> Option<String> {
     match body.get(MESSAGE)? {
         Value::Null => None,
         Value::String(text) => Some(text.clone()),
-        // plumpy does not look at what it is.
+        // plumpy does not check its type.
         other => Some(other.to_json_text()),
     }
 }
