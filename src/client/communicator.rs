@@ -451,6 +451,10 @@ impl Communicator {
     /// `limit`, and their answers are acknowledged and sent. Then it closes as [`close`](Self::close) does; the report has what
     /// was left.
     ///
+    /// A task that ended while there was no connection could not be acknowledged. The broker hands it out again, marked as
+    /// redelivered, and a communicator that drains does not receive it: another worker does. Where that matters, drain after
+    /// the connection is back and `tasks_answered_again` of [`counts`](Self::counts) has risen by as many, as `homing task work` does.
+    ///
     /// # Errors
     /// As [`close`](Self::close).
     ///
