@@ -8,7 +8,7 @@ use crate::broker::rabbitmq::RabbitMq;
 use crate::broker::rabbitmq::inspect::Seen;
 use crate::codec::Value;
 use crate::error::Result;
-use crate::wire::names::check_task_queue;
+use crate::wire::names::check_queue;
 use crate::wire::task::{self, NoReply};
 
 /// A look takes no more than this into memory at once, whatever its limit.
@@ -59,7 +59,7 @@ pub struct PeekedTask {
 /// # Errors
 /// `NotFound` when there is no such queue; otherwise as [`CommunicatorBuilder::connect`].
 pub async fn depth(options: &CommunicatorBuilder, queue: &str) -> Result<Depth> {
-    check_task_queue(queue)?;
+    check_queue(queue)?;
     let queue = queue.to_owned();
     with_broker(options, async move |broker: &RabbitMq| {
         let depth = broker.depth(&queue).await?;
@@ -79,7 +79,7 @@ pub async fn depth(options: &CommunicatorBuilder, queue: &str) -> Result<Depth> 
 /// # Errors
 /// `NotFound` when there is no such queue; otherwise as [`CommunicatorBuilder::connect`].
 pub async fn peek(options: &CommunicatorBuilder, queue: &str, most: usize) -> Result<Peek> {
-    check_task_queue(queue)?;
+    check_queue(queue)?;
     let queue = queue.to_owned();
     let look = async move |broker: &RabbitMq| broker.peek(&queue, most, MOST_BYTES).await;
     let looked = with_broker(options, look).await?;
