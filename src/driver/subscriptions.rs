@@ -713,7 +713,12 @@ impl<D> Subscriptions<D> {
             return false;
         }
         // Whoever has the delivery says what becomes of the pull.
-        matches!(&self.services[key].wanted, Wanted::Pull(pull) if pull.wanted)
+        let wanted = matches!(&self.services[key].wanted, Wanted::Pull(pull) if pull.wanted);
+        if !wanted {
+            // Guards: one that was given up while the look was under way. Nobody else asks for it any more.
+            self.reconcile(key, now);
+        }
+        wanted
     }
 
     /// The broker ended a consumer of its own accord: its queue was deleted, as a rule. It is set up again.

@@ -451,6 +451,26 @@ fn pulls_that_are_given_up_do_not_pile_up_at_the_broker() {
     assert_eq!(book.leftovers(), 0);
 }
 
+/// Guards: a service, its lane and its turn that stay when whoever looked for a task has gone.
+#[test]
+fn a_look_that_is_given_up_while_it_is_under_way_leaves_nothing() {
+    let mut book: Subscriptions<u32> = Subscriptions::new(Names::default(), Duration::from_secs(1));
+    let now = Instant::now();
+    book.up(now);
+    book.pull(PullId(1), "q".into(), PullWait::No, now);
+    let looks = book.acts().into_iter().filter_map(|act| match act {
+        Act::Get { key, turn, .. } => Some((key, turn)),
+        _ => None,
+    });
+    let looks: Vec<_> = looks.collect();
+    assert_eq!(looks.len(), 1);
+    book.end_pull(PullId(1), now);
+    for (key, turn) in looks {
+        assert!(!book.got(&key, turn, &Ok(()), now), "what it brings is not wanted");
+    }
+    assert_eq!(book.leftovers(), 0);
+}
+
 /// Guards: a probe of a queue that was deleted on purpose while it was on its way, which would cost the connection.
 #[test]
 fn what_was_bound_in_a_turn_stands_until_its_end_begins() {
