@@ -527,6 +527,12 @@ impl<D> Subscriptions<D> {
             })
     }
 
+    /// The next connection has so many lanes for consumers. To be said before it is [`up`](Self::up).
+    pub(super) fn limit_lanes(&mut self, most: u32) {
+        self.services.values_mut().for_each(|service| service.lane = None);
+        self.lanes.begin_anew(most);
+    }
+
     /// There is a connection.
     pub(super) fn up(&mut self, now: Instant) {
         self.connected = true;
@@ -557,6 +563,8 @@ impl<D> Subscriptions<D> {
         self.connected = false;
         self.restoring = None;
         self.by_tag.clear();
+        self.services.values_mut().for_each(|service| service.lane = None);
+        self.lanes = Lanes::default();
         self.pulls_moving.clear();
         self.pulls_in_line.clear();
         self.working = 0;
