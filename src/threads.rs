@@ -29,6 +29,10 @@ pub(crate) fn start<F: Future<Output = ()> + 'static>(
     if let Some(simulation) = crate::simulation::executor::current() {
         return Ok(ThreadHandle(Kind::Simulated(simulation.start_thread(&name, make))));
     }
+    // Guards: the panic that the standard library has for this.
+    if name.contains('\0') {
+        return Err(io::Error::new(io::ErrorKind::InvalidInput, "the name of a thread cannot have a NUL in it"));
+    }
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     // The standard library panics at a name with a NUL in it.
     let name = if name.contains('\0') { name.replace('\0', "\u{fffd}") } else { name };
@@ -70,5 +74,16 @@ impl ThreadHandle {
             #[cfg(test)]
             Kind::Simulated(group) => !group.has_panicked(),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_name_that_no_thread_can_have_is_an_error() {
+        let error = start("a\0b".to_owned(), || async {}).map(drop).unwrap_err();
+        assert_eq!(error.kind(), io::ErrorKind::InvalidInput);
     }
 }

@@ -258,6 +258,11 @@ pub(crate) trait Broker: Sized + 'static {
     /// `Encode`, and what homing adds to a message has to fit.
     fn properties_limit(&self) -> usize;
 
+    /// How many lanes consumers may have beside lane 0.
+    fn lanes_limit(&self) -> u32 {
+        u32::MAX
+    }
+
     /// Declares a topic exchange. `PreconditionFailed` names the property that differs.
     fn declare_exchange(&self, spec: &ExchangeSpec) -> impl Future<Output = Result<()>>;
 

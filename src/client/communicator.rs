@@ -290,7 +290,8 @@ impl Communicator {
     /// A task queue of this name, on the communicator's task exchange. It is declared at its first use.
     ///
     /// # Errors
-    /// `InvalidArgument` for a name that is empty or too long.
+    /// `InvalidArgument` for a name that is empty or too long, that has a wildcard word (`*`, `#`), or that begins as homing's
+    /// own queues do (`homing-delay-`, `homing-until-`, `homing-lease-`, `homing-control-`).
     pub fn task_queue(&self, name: impl AsRef<str>) -> Result<TaskQueue> {
         TaskQueue::new(self.context().clone(), self.home.clone(), name.as_ref().into())
     }

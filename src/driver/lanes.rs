@@ -5,24 +5,39 @@ use std::collections::BTreeMap;
 
 use crate::broker::Lane;
 
-/// How many lanes consumers get of their own. RabbitMQ allows 2047 channels on a connection.
+/// How many lanes consumers get of their own. RabbitMQ allows 2047 channels on a connection, unless it was set.
 const MOST: u32 = 256;
 
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(super) struct Lanes {
+    /// How many there may be.
+    most: u32,
     /// How many use each.
     users: BTreeMap<Lane, usize>,
 }
 
+impl Default for Lanes {
+    fn default() -> Self {
+        Lanes { most: MOST, users: BTreeMap::new() }
+    }
+}
+
 impl Lanes {
+    /// None is in use any more, and there may be so many, as far as that is not too many.
+    ///
+    /// Guards: consumers that take every channel of a connection, so that none is left for replies and new queues.
+    pub(super) fn begin_anew(&mut self, most: u32) {
+        *self = Lanes { most: most.clamp(1, MOST), users: BTreeMap::new() };
+    }
+
     /// The lane with the fewest users; a new one while there may be more.
     pub(super) fn take(&mut self) -> Lane {
         let fewest =
             self.users.iter().min_by_key(|(lane, users)| (**users, **lane)).map(|(lane, users)| (*lane, *users));
-        let opened = u32::try_from(self.users.len()).unwrap_or(MOST);
+        let opened = u32::try_from(self.users.len()).unwrap_or(self.most);
         let lane = match fewest {
             Some((lane, 0)) => lane,
-            Some((lane, _)) if opened >= MOST => lane,
+            Some((lane, _)) if opened >= self.most => lane,
             // Lane 0 is for what needs no acknowledgement.
             _ => Lane(opened + 1),
         };
@@ -47,6 +62,16 @@ impl Lanes {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn no_more_lanes_are_taken_than_the_connection_has() {
+        let mut lanes = Lanes::default();
+        for (allowed, taken) in [(6, 6), (0, 1), (u32::MAX, MOST)] {
+            lanes.begin_anew(allowed);
+            let all: Vec<Lane> = (0..1000).map(|_| lanes.take()).collect();
+            assert_eq!(all.iter().max(), Some(&Lane(taken)), "{allowed}");
+        }
+    }
 
     #[test]
     fn lanes_come_back_and_are_shared_at_the_limit() {

@@ -336,11 +336,13 @@ impl<B: Broker> Driver<B> {
     fn up(&mut self, made: Made<B>) {
         let now = Instant::now();
         self.away = self.session.up(made);
-        let Some(generation) = self.session.now().map(|connection| connection.generation) else { return };
+        let Some(connection) = self.session.now() else { return };
+        let (generation, lanes) = (connection.generation, connection.broker.lanes_limit());
         if self.away.is_none() {
             tracing::info!(broker = self.port.broker, "connected");
         }
         self.next_probe = Some(crate::time::after(now, PROBE_EVERY));
+        self.subscriptions.limit_lanes(lanes);
         self.subscriptions.up(now);
         // Their old names a broker may hold for a while yet.
         let queues = self.requests.reply_queues();

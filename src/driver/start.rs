@@ -134,13 +134,14 @@ impl Drop for PanicGuard {
                 port.broker
             ),
         );
-        tracing::error!(%error, "the communicator ends");
         port.refuse_new_work(error.clone());
         port.set_state(ConnectionState::Closed);
         port.emit(&ConnectionEvent::Lost(error.clone()));
         port.emit(&ConnectionEvent::Closed);
-        port.set_report(CloseReport { error: Some(error), ..CloseReport::default() });
+        port.set_report(CloseReport { error: Some(error.clone()), ..CloseReport::default() });
         port.close_feed();
+        // Guards: a `tracing` subscriber that panics, perhaps for the second time. Here that would end the process.
+        let _ = crate::panics::caught(|| tracing::error!(%error, "the communicator ends"));
     }
 }
 

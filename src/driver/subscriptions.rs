@@ -54,6 +54,10 @@ const STABLE: Duration = Duration::from_secs(5);
 /// The pause before an extension that was refused is tried again.
 const EXTENSION_PAUSE: Duration = Duration::from_secs(60);
 
+/// Of how many pulls a consumer is being set up or ended at once. Others wait for their turn, and cost the broker nothing if
+/// they are given up before.
+const PULLS_MOVING_MOST: usize = 64;
+
 /// What is consumed.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) enum Key {
@@ -182,6 +186,10 @@ pub(super) struct Subscriptions<D> {
     by_id: BTreeMap<SubscriberId, SubscriberName>,
     by_name: BTreeMap<SubscriberName, SubscriberId>,
     lanes: Lanes,
+    /// Pulls whose consumer is being set up or ended.
+    pulls_moving: BTreeSet<PullId>,
+    /// Pulls that wait for one of those to be done.
+    pulls_in_line: BTreeSet<PullId>,
     /// No two services share a turn, nor do two of one name.
     ///
     /// Guards: the outcome of a set-up of a service that is gone, taken for that of its successor.
@@ -210,6 +218,8 @@ impl<D> Subscriptions<D> {
             by_id: BTreeMap::new(),
             by_name: BTreeMap::new(),
             lanes: Lanes::default(),
+            pulls_moving: BTreeSet::new(),
+            pulls_in_line: BTreeSet::new(),
             last_turn: Turn::default(),
             due: BTreeSet::new(),
             working: 0,
@@ -517,6 +527,12 @@ impl<D> Subscriptions<D> {
             })
     }
 
+    /// The next connection has so many lanes for consumers. To be said before it is [`up`](Self::up).
+    pub(super) fn limit_lanes(&mut self, most: u32) {
+        self.services.values_mut().for_each(|service| service.lane = None);
+        self.lanes.begin_anew(most);
+    }
+
     /// There is a connection.
     pub(super) fn up(&mut self, now: Instant) {
         self.connected = true;
@@ -547,6 +563,10 @@ impl<D> Subscriptions<D> {
         self.connected = false;
         self.restoring = None;
         self.by_tag.clear();
+        self.services.values_mut().for_each(|service| service.lane = None);
+        self.lanes = Lanes::default();
+        self.pulls_moving.clear();
+        self.pulls_in_line.clear();
         self.working = 0;
         for service in self.services.values_mut() {
             service.actual = Actual::Absent;
@@ -701,7 +721,12 @@ impl<D> Subscriptions<D> {
             return false;
         }
         // Whoever has the delivery says what becomes of the pull.
-        matches!(&self.services[key].wanted, Wanted::Pull(pull) if pull.wanted)
+        let wanted = matches!(&self.services[key].wanted, Wanted::Pull(pull) if pull.wanted);
+        if !wanted {
+            // Guards: one that was given up while the look was under way. Nobody else asks for it any more.
+            self.reconcile(key, now);
+        }
+        wanted
     }
 
     /// The broker ended a consumer of its own accord: its queue was deleted, as a rule. It is set up again.
@@ -841,7 +866,11 @@ impl<D> Subscriptions<D> {
             // What a failed set-up has left.
             (Actual::Absent | Actual::Pausing(_), false) if self.connected && service.queue.is_some() => self.end(key),
             (Actual::Absent | Actual::Pausing(_), false) => self.gone(key),
-            (Actual::Absent, true) if self.connected => self.start(key),
+            (Actual::Absent, true) if self.connected => {
+                if self.has_its_turn(key) {
+                    self.start(key);
+                }
+            }
             (Actual::Stands { places, .. }, _) => {
                 let fits = match &service.wanted {
                     Wanted::Tasks(tasks) => tasks.places() == Some(*places),
@@ -863,6 +892,43 @@ impl<D> Subscriptions<D> {
             && self.wants_control() != self.services.contains_key(&Key::Control)
         {
             self.reconcile_control(now);
+        }
+        if let Key::Pull(pull) = key {
+            self.note_pull(*pull, now);
+        }
+    }
+
+    /// False for a pull that has to wait until others are done: it is in line.
+    ///
+    /// Guards: a program that pulls and gives up faster than the broker sets up and ends consumers. They would pile up, and what
+    /// comes for those that are to end would be kept from everybody.
+    fn has_its_turn(&mut self, key: &Key) -> bool {
+        let Key::Pull(pull) = key else { return true };
+        let goes = self.pulls_moving.len() < PULLS_MOVING_MOST;
+        if !goes {
+            self.pulls_in_line.insert(*pull);
+        }
+        goes
+    }
+
+    /// Keeps the books of pulls; the next in line goes where there is room.
+    fn note_pull(&mut self, pull: PullId, now: Instant) {
+        let service = self.services.get(&Key::Pull(pull));
+        match service.map(|service| &service.actual) {
+            Some(Actual::Starting { .. } | Actual::Ending { .. }) => {
+                self.pulls_moving.insert(pull);
+            }
+            actual => {
+                if actual.is_none() {
+                    self.pulls_in_line.remove(&pull);
+                }
+                self.pulls_moving.remove(&pull);
+            }
+        }
+        while self.pulls_moving.len() < PULLS_MOVING_MOST
+            && let Some(next) = self.pulls_in_line.pop_first()
+        {
+            self.reconcile(&Key::Pull(next), now);
         }
     }
 
@@ -955,7 +1021,8 @@ impl<D> Subscriptions<D> {
     pub(super) fn leftovers(&self) -> usize {
         let services = self.services.keys().filter(|key| !matches!(key, Key::Replies(_))).count();
         let tags = self.by_tag.values().filter(|route| !matches!(route, Route::Replies)).count();
-        services + tags + self.by_id.len() + self.by_name.len() + self.lanes.in_use()
+        let pulls = self.pulls_moving.len() + self.pulls_in_line.len();
+        services + tags + self.by_id.len() + self.by_name.len() + self.lanes.in_use() + pulls
     }
 }
 

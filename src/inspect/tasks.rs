@@ -8,7 +8,7 @@ use crate::broker::rabbitmq::RabbitMq;
 use crate::broker::rabbitmq::inspect::Seen;
 use crate::codec::Value;
 use crate::error::Result;
-use crate::wire::names::check_task_queue;
+use crate::wire::names::check_queue;
 use crate::wire::task::{self, NoReply};
 
 /// A look takes no more than this into memory at once, whatever its limit.
@@ -62,7 +62,7 @@ pub struct PeekedTask {
 /// # Cancel safety
 /// Dropping it leaves the question to end by itself, in bounded time.
 pub async fn depth(options: &CommunicatorBuilder, queue: &str) -> Result<Depth> {
-    check_task_queue(queue)?;
+    check_queue(queue)?;
     let queue = queue.to_owned();
     with_broker(options, async move |broker: &RabbitMq| {
         let depth = broker.depth(&queue).await?;
@@ -84,7 +84,7 @@ pub async fn depth(options: &CommunicatorBuilder, queue: &str) -> Result<Depth> 
 /// # Cancel safety
 /// Dropping it leaves the question to end by itself, in bounded time; the messages are given back.
 pub async fn peek(options: &CommunicatorBuilder, queue: &str, most: usize) -> Result<Peek> {
-    check_task_queue(queue)?;
+    check_queue(queue)?;
     let queue = queue.to_owned();
     let look = async move |broker: &RabbitMq| broker.peek(&queue, most, MOST_BYTES).await;
     let looked = with_broker(options, look).await?;

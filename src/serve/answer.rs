@@ -261,8 +261,8 @@ macro_rules! time_limit {
             /// How long a handler may take for one message, with what it answers later. Then its future is dropped, and the sender
             /// gets an exception. Default: no limit.
             ///
-            /// A closure cannot be stopped: where it blocks a thread it goes on, and what it returns is dropped. What it waits
-            /// for by a future of its own ends with it.
+            /// A closure cannot be stopped: where it blocks a thread it goes on, and what it returns is dropped. One that has not
+            /// begun by then, for want of a thread, does not run. What it waits for by a future of its own ends with it.
             ///
             /// ```
             /// # #[tokio::main(flavor = "current_thread")] async fn main() -> homing::Result<()> {
@@ -446,6 +446,10 @@ impl<M: Send + 'static> Handler<M> {
                 };
                 let span = tracing::Span::current();
                 home.spawn_blocking(move || {
+                    // Guards: a handler that waited for a thread until its time was over, and whose sender has that outcome.
+                    if completer.is_unwanted() {
+                        return;
+                    }
                     let _allowed = crate::home::allow();
                     let answered = span.in_scope(|| caught(move || handler(message)));
                     // At home, or on a thread of it, as all that is a program's own.

@@ -1,7 +1,6 @@
 //! How long a handler may take. Its time ends by the communicator's clock: its home may have none.
 
 use std::future::Future;
-use std::pin::pin;
 use std::time::Duration;
 
 use futures_util::future::{Either, select};
@@ -10,6 +9,7 @@ use super::answer::Answered;
 use super::context::Context;
 use super::failure::{Failure, HandlerError};
 use crate::home::Home;
+use crate::panics::caught;
 
 /// What a handler answers within its time; a failure when the time is over, whatever it does then. A future is dropped.
 pub(super) async fn within(
@@ -28,9 +28,14 @@ pub(super) async fn within(
     };
     let timer = context.port.handler_timer(crate::time::from_now(limit), completer);
     // The handler first: an answer that is there counts.
-    match select(pin!(handled), over).await {
+    match select(Box::pin(handled), over).await {
         Either::Left((answered, _)) => answered,
-        Either::Right((Ok(()), _)) => {
+        Either::Right((Ok(()), handled)) => {
+            // Guards: a handler's future that panics as it is dropped, which would take the outcome along, and have a task
+            // handed out again, and again.
+            if let Err(panic) = caught(|| drop(handled)) {
+                tracing::error!(panic, "a handler that was over its time limit panicked as it was dropped");
+            }
             let text = format!("the handler took longer than its time limit of {limit:?}");
             Err(HandlerError::exception(text).with_type("homing::TimeLimit"))
         }

@@ -89,7 +89,9 @@ fn whole_millis(time: Duration) -> u64 {
 /// use few queues.
 fn life(millis: u64) -> u64 {
     let spare = whole_millis(SPARE);
-    (millis + spare).next_power_of_two().max(2 * spare).min(LONGEST_LIFE)
+    // Guards: a number that is too large to be doubled, from a name that is not of our making.
+    let least = millis.saturating_add(spare).min(LONGEST_LIFE);
+    least.next_power_of_two().max(2 * spare).min(LONGEST_LIFE)
 }
 
 impl Names {
@@ -195,6 +197,8 @@ mod tests {
 
     #[test]
     fn other_queues_are_no_delay_queues() {
+        // Of no length that could be asked for, and no trouble either.
+        assert!(names().delay_queue("homing-delay-18446744073709551615-q").is_some());
         for name in ["work", "homing-delay-", "homing-delay-x-q", "homing-until-5-q", "homing-lease-1-2"] {
             assert!(names().delay_queue(name).is_none(), "{name}");
         }

@@ -43,7 +43,7 @@ impl Identifier {
     /// `InvalidArgument` for a name that is too long, or has a wildcard word or a control character.
     pub fn new(name: impl AsRef<str>) -> Result<Self> {
         let name = name.as_ref();
-        if name.split('.').any(|word| word == "*" || word == "#") {
+        if has_wildcard_word(name) {
             return Err(Error::new(
                 ErrorKind::InvalidArgument,
                 format!(
@@ -141,6 +141,9 @@ impl IntoIdentifier for &str {
 }
 
 identifiers!(String, &String, i32, i64, u32, u64, usize, uuid::Uuid);
+
+/// How the queues begin that homing declares beside kiwipy's.
+const OWN_QUEUES: [&str; 4] = ["homing-delay-", "homing-until-", "homing-lease-", "homing-control-"];
 
 fn check_routing_key(key: &str, what: &str, name: &str) -> Result<()> {
     if key.len() <= ROUTING_KEY_MAX {
@@ -370,10 +373,42 @@ fn shown(name: &str) -> &str {
     name.char_indices().nth(40).map_or(name, |(end, _)| &name[..end])
 }
 
+/// That a queue can be a program's task queue.
+///
+/// # Errors
+/// `InvalidArgument` for a name that no queue can have, that has a wildcard word, or that begins as homing's own queues do.
 pub(crate) fn check_task_queue(name: &str) -> Result<()> {
+    check_queue(name)?;
+    let refused = |why: &str| {
+        let name = shown(name);
+        Err(Error::new(ErrorKind::InvalidArgument, format!("no task queue can be named {name:?}: {why}")))
+    };
+    if has_wildcard_word(name) {
+        return refused(
+            "as a routing key its word `*` or `#` stands for any word, and the queue would receive the tasks of others; \
+             choose a name without it",
+        );
+    }
+    // Guards: a task queue that is taken for a delay queue, and declared with times of its own.
+    if OWN_QUEUES.iter().any(|own| name.starts_with(own)) {
+        return refused("homing's own queues begin so; choose a name with another beginning");
+    }
+    Ok(())
+}
+
+/// That a queue of this name can be looked at as a task queue, whosesoever it is.
+///
+/// # Errors
+/// `InvalidArgument` for a name that is empty or too long.
+pub(crate) fn check_queue(name: &str) -> Result<()> {
     check_name("task queue", name)?;
     // Its quarantine queue has the longer name.
     check_routing_key(&format!("{name}.quarantine"), "task queue name", name)
+}
+
+/// True for what, bound as a routing key, would receive messages with other keys too.
+fn has_wildcard_word(key: &str) -> bool {
+    key.split('.').any(|word| word == "*" || word == "#")
 }
 
 #[cfg(test)]
@@ -395,6 +430,28 @@ mod tests {
         }
         for good in ["a.b*c#d é", "**", "a", ""] {
             assert!(Identifier::new(good).is_ok(), "{good}");
+        }
+    }
+
+    #[test]
+    fn a_task_queue_that_would_receive_the_tasks_of_others_is_refused() {
+        for bad in ["*", "#", "a.*", "#.b", "a.#.b"] {
+            let refused = check_task_queue(bad).unwrap_err();
+            assert_eq!(refused.kind(), ErrorKind::InvalidArgument, "{bad}");
+            assert!(Names { task_queue: bad.into(), ..Names::default() }.check().is_err(), "{bad}");
+            assert!(check_queue(bad).is_ok(), "{bad}");
+        }
+        for good in ["a.b*c#d é", "**", "a", "a homing-delay-5-b"] {
+            assert!(check_task_queue(good).is_ok(), "{good}");
+        }
+    }
+
+    #[test]
+    fn a_task_queue_with_a_name_of_our_own_queues_is_refused_and_can_be_looked_at() {
+        for bad in ["homing-delay-5-q", "homing-until-5-600000-q", "homing-lease-1-2", "homing-control-x"] {
+            let refused = check_task_queue(bad).unwrap_err();
+            assert_eq!(refused.kind(), ErrorKind::InvalidArgument, "{bad}");
+            assert!(check_queue(bad).is_ok(), "{bad}");
         }
     }
 

@@ -7,7 +7,10 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant, SystemTime};
 
-use homing::{Answer, Error, ErrorKind, Failure, ReplyStage, TaskRequest, TaskSubscriber, Value};
+use homing::home::Home;
+use homing::{
+    Answer, Error, ErrorKind, Failure, ReplyStage, RpcRequest, RpcSubscriber, TaskRequest, TaskSubscriber, Value,
+};
 
 use crate::support::{Broker, Suite, eventually};
 use crate::{LONG, behaviours, connect, options};
@@ -42,6 +45,8 @@ pub fn add(suite: &mut Suite) {
         in_a_queue_without_priorities_none_has_an_effect,
         a_queue_with_priorities_is_not_taken_for_one_without,
         a_task_that_takes_too_long_ends_with_an_exception,
+        a_handler_that_panics_as_it_is_dropped_at_its_time_limit_has_had_its_time,
+        a_closure_that_gets_no_thread_within_its_time_limit_does_not_run,
     );
 }
 
@@ -500,4 +505,69 @@ async fn a_task_that_takes_too_long_ends_with_an_exception(broker: Broker) {
     assert_eq!(dropped.load(Ordering::SeqCst), 3, "nothing runs on");
     // It was acknowledged, and does not come again.
     assert_eq!(communicator.task_send("quick").await.unwrap(), Value::from("in time"));
+}
+
+pub async fn a_handler_that_panics_as_it_is_dropped_at_its_time_limit_has_had_its_time(broker: Broker) {
+    struct Panics;
+    impl Drop for Panics {
+        fn drop(&mut self) {
+            panic!("as it is dropped");
+        }
+    }
+    let communicator = connect(&broker).await;
+    let runs = Arc::new(AtomicUsize::new(0));
+    let count = runs.clone();
+    let stuck = move || {
+        count.fetch_add(1, Ordering::SeqCst);
+        async {
+            let _panics = Panics;
+            std::future::pending::<()>().await;
+        }
+    };
+    let (task, call) = (stuck.clone(), stuck);
+    let limit = Duration::from_millis(100);
+    communicator
+        .add_task_subscriber(TaskSubscriber::future(move |_: TaskRequest| task()).with_time_limit(limit))
+        .await
+        .unwrap();
+    let stuck = RpcSubscriber::future(move |_: RpcRequest| call()).with_time_limit(limit);
+    communicator.add_rpc_subscriber("stuck", stuck).await.unwrap();
+    for outcome in [communicator.task_send(1).await, communicator.rpc_send("stuck", 1).await] {
+        let error = outcome.unwrap_err();
+        assert_eq!(
+            error.remote_details().and_then(|details| details.type_name()),
+            Some("homing::TimeLimit"),
+            "{error}"
+        );
+    }
+    assert_eq!(runs.load(Ordering::SeqCst), 2, "nothing runs again");
+}
+
+pub async fn a_closure_that_gets_no_thread_within_its_time_limit_does_not_run(broker: Broker) {
+    let communicator = connect(&broker).await;
+    let pool = tokio::runtime::Builder::new_multi_thread().worker_threads(1).max_blocking_threads(1).build().unwrap();
+    let (ran, runs) = std::sync::mpsc::channel();
+    let (release, released) = std::sync::mpsc::channel::<()>();
+    let released = Mutex::new(released);
+    let blocking = TaskSubscriber::blocking(move |task: TaskRequest| {
+        ran.send(task.body().as_i64()).unwrap();
+        released.lock().unwrap().recv().ok();
+    });
+    let bound = communicator.bound_to(&Home::of_runtime(pool.handle()));
+    bound.add_task_subscriber(blocking.with_time_limit(Duration::from_millis(200))).await.unwrap();
+    for task in [1, 2] {
+        let error = communicator.task_send(task).await.unwrap_err();
+        assert_eq!(
+            error.remote_details().and_then(|details| details.type_name()),
+            Some("homing::TimeLimit"),
+            "{error}"
+        );
+    }
+    // The thread is free, and takes what waits for it, in order.
+    drop(release);
+    let (behind, is_behind) = tokio::sync::oneshot::channel();
+    pool.spawn_blocking(move || behind.send(()).ok());
+    is_behind.await.unwrap();
+    assert_eq!(runs.try_iter().collect::<Vec<_>>(), [Some(1)], "the outcome of the second was known before it began");
+    pool.shutdown_background();
 }

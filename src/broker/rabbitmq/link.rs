@@ -11,11 +11,12 @@ use futures_util::Stream;
 use lapin::{Channel, Connection, Event};
 use tokio::sync::watch;
 use tokio::time::{Instant, timeout, timeout_at};
-use tracing::{debug, warn};
+use tracing::{debug, error, warn};
 
 use super::connector::thread_gone;
 use super::tap::{Diverted, Greeting};
 use crate::error::{Error, ErrorKind, Result};
+use crate::panics::caught;
 
 /// What a connection is for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -152,10 +153,14 @@ impl Link {
         }
         self.spare.take();
         // An operation that nobody polls any more may hold the connection still; its thread has ended all the same.
-        if let Some(connection) = connection.and_then(Rc::into_inner)
-            && let Err(error) = connection.run()
-        {
-            debug!(role = %self.role, %error, "the I/O thread ended with an error");
+        if let Some(connection) = connection.and_then(Rc::into_inner) {
+            // Guards: a panic of the I/O thread, which lapin hands on to whoever joins it. It would take along whoever closes the
+            // connection, and nobody would report its loss.
+            match caught(|| connection.run()) {
+                Ok(Ok(())) => {}
+                Ok(Err(error)) => debug!(role = %self.role, %error, "the I/O thread ended with an error"),
+                Err(panic) => error!(role = %self.role, panic, "the I/O thread of a connection panicked"),
+            }
         }
         Ok(())
     }

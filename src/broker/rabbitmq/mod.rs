@@ -46,6 +46,10 @@ mod tests;
 mod topology;
 mod wire;
 
+/// Channels that consumers leave free: that of topology, that of lane 0, and one for a channel that is opened while an old one
+/// closes.
+const OTHER_CHANNELS: u16 = 3;
+
 /// After the loss of one connection, how long the other may take to close in order.
 const FAREWELL: Duration = Duration::from_secs(1);
 
@@ -195,6 +199,12 @@ impl Broker for RabbitMq {
 
     fn properties_limit(&self) -> usize {
         self.shared.publisher.properties_limit()
+    }
+
+    fn lanes_limit(&self) -> u32 {
+        let agreed = self.shared.consuming.configuration().map_or(0, |configuration| configuration.channel_max());
+        // Zero is no limit.
+        if agreed == 0 { u32::MAX } else { u32::from(agreed.saturating_sub(OTHER_CHANNELS)) }
     }
 
     async fn declare_exchange(&self, spec: &ExchangeSpec) -> Result<()> {

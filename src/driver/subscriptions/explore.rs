@@ -401,6 +401,76 @@ fn set_up_all(book: &mut Subscriptions<u32>, now: Instant) {
     }
 }
 
+/// Does what the book wants, round by round, until it wants nothing. Returns how many set-ups and ends it wanted at most at once.
+fn settle_all(book: &mut Subscriptions<u32>, now: Instant) -> usize {
+    let mut most = 0;
+    loop {
+        let acts = book.acts();
+        let jobs: Vec<_> = acts.into_iter().filter(|act| matches!(act, Act::SetUp { .. } | Act::End { .. })).collect();
+        if jobs.is_empty() {
+            return most;
+        }
+        most = most.max(jobs.len());
+        for job in jobs {
+            match job {
+                Act::SetUp { key, turn, .. } => book.set_up(&key, turn, Ok(()), now),
+                Act::End { key, turn, .. } => book.ended(&key, turn, now),
+                _ => {}
+            }
+        }
+    }
+}
+
+/// Guards: a program that looks for a task again and again and gives up at once, faster than the broker can answer.
+#[test]
+fn pulls_that_are_given_up_do_not_pile_up_at_the_broker() {
+    let mut book: Subscriptions<u32> = Subscriptions::new(Names::default(), Duration::from_secs(1));
+    let now = Instant::now();
+    let wait = PullWait::Until(now + Duration::from_secs(3600));
+    book.up(now);
+    let stays = |pull: u64| pull.is_multiple_of(10);
+    for pull in 0..2000 {
+        book.pull(PullId(pull), "q".into(), wait, now);
+        if !stays(pull) {
+            book.end_pull(PullId(pull), now);
+        }
+    }
+    let most = settle_all(&mut book, now);
+    assert!(most <= PULLS_MOVING_MOST, "{most} at once");
+    let stand = book.services.values().filter(|service| service.stands()).count();
+    assert_eq!((stand, book.services.len()), (200, 200), "whoever waits has a consumer, and nobody else");
+    book.down(now);
+    book.up(now);
+    let most = settle_all(&mut book, now);
+    assert!(most <= PULLS_MOVING_MOST, "{most} at once");
+    assert_eq!(book.services.values().filter(|service| service.stands()).count(), 200);
+    for pull in (0..2000).filter(|pull| stays(*pull)) {
+        book.end_pull(PullId(pull), now);
+    }
+    settle_all(&mut book, now);
+    assert_eq!(book.leftovers(), 0);
+}
+
+/// Guards: a service, its lane and its turn that stay when whoever looked for a task has gone.
+#[test]
+fn a_look_that_is_given_up_while_it_is_under_way_leaves_nothing() {
+    let mut book: Subscriptions<u32> = Subscriptions::new(Names::default(), Duration::from_secs(1));
+    let now = Instant::now();
+    book.up(now);
+    book.pull(PullId(1), "q".into(), PullWait::No, now);
+    let looks = book.acts().into_iter().filter_map(|act| match act {
+        Act::Get { key, turn, .. } => Some((key, turn)),
+        _ => None,
+    });
+    let looks: Vec<_> = looks.collect();
+    assert_eq!(looks.len(), 1);
+    book.end_pull(PullId(1), now);
+    for (key, turn) in looks {
+        assert!(!book.got(&key, turn, &Ok(()), now), "what it brings is not wanted");
+    }
+    assert_eq!(book.leftovers(), 0);
+}
+
 /// Guards: a probe of a queue that was deleted on purpose while it was on its way, which would cost the connection.
 #[test]
 fn what_was_bound_in_a_turn_stands_until_its_end_begins() {
