@@ -866,11 +866,7 @@ impl<D> Subscriptions<D> {
             // What a failed set-up has left.
             (Actual::Absent | Actual::Pausing(_), false) if self.connected && service.queue.is_some() => self.end(key),
             (Actual::Absent | Actual::Pausing(_), false) => self.gone(key),
-            (Actual::Absent, true) if self.connected => {
-                if self.has_its_turn(key) {
-                    self.start(key);
-                }
-            }
+            (Actual::Absent, true) if self.connected => self.start(key),
             (Actual::Stands { places, .. }, _) => {
                 let fits = match &service.wanted {
                     Wanted::Tasks(tasks) => tasks.places() == Some(*places),
@@ -974,6 +970,9 @@ impl<D> Subscriptions<D> {
     }
 
     fn start(&mut self, key: &Key) {
+        if !self.has_its_turn(key) {
+            return;
+        }
         let Some(service) = self.services.get_mut(key) else { return };
         let lane = match key {
             Key::Replies(_) | Key::Control => SERVICE_LANE,
