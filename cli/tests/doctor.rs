@@ -155,7 +155,7 @@ fn usage() -> TestResult {
         (&["doctor", "--broker", "memory:"], "only `homing demo`"),
         (&["doctor", "--broker", "nonsense"], "broker's URL"),
         (&["task", "list", "--limit", "3"], "--peek"),
-        (&["task", "list", "--queue", ""], "needs a name"),
+        (&["task", "list", "--queue", ""], "no task queue can be named"),
     ] {
         let (_, err) = exits(&ended(homing(arguments))?, 2);
         assert!(err.contains(part) && !err.contains("sEcret"), "{arguments:?}: {err}");

@@ -142,9 +142,9 @@ fn documents(broker: &Broker, does: Does) -> TestResult {
     for source in sources() {
         let name = source.strip_prefix(root())?.display().to_string();
         let document = fs::read_to_string(&source)?;
+        // Those that run until they are told to end: a later block is another shell, beside which they go on.
+        let mut background = Vec::new();
         for block in blocks(&document) {
-            // Those that run until they are told to end, of this block.
-            let mut background = Vec::new();
             for line in &block {
                 let commands = own(line);
                 if does == Does::Look {
