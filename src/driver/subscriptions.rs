@@ -529,7 +529,6 @@ impl<D> Subscriptions<D> {
 
     /// The next connection has so many lanes for consumers. To be said before it is [`up`](Self::up).
     pub(super) fn limit_lanes(&mut self, most: u32) {
-        self.services.values_mut().for_each(|service| service.lane = None);
         self.lanes.begin_anew(most);
     }
 
@@ -563,7 +562,6 @@ impl<D> Subscriptions<D> {
         self.connected = false;
         self.restoring = None;
         self.by_tag.clear();
-        self.services.values_mut().for_each(|service| service.lane = None);
         self.lanes = Lanes::default();
         self.pulls_moving.clear();
         self.pulls_in_line.clear();
@@ -571,6 +569,7 @@ impl<D> Subscriptions<D> {
         for service in self.services.values_mut() {
             service.actual = Actual::Absent;
             service.turn = self.last_turn.next();
+            service.lane = None;
             service.queue = None;
             service.pause = FIRST_PAUSE;
             if let Wanted::Replies(replies) = &mut service.wanted {
@@ -668,14 +667,10 @@ impl<D> Subscriptions<D> {
                 let turn = service.turn;
                 // Guards: one that is added at the end of a set-up that was begun long before, and had no part in what went
                 // wrong.
-                let (failed, later): (Vec<_>, Vec<_>) =
-                    service.wanted.adding().into_iter().partition(|(_, adding)| adding.after_turn < turn);
-                let failed: Vec<SubscriberId> = failed.into_iter().map(|(id, _)| id).collect();
-                let somebody_waits = !later.is_empty();
-                for id in failed {
+                for id in service.wanted.adding_before(turn) {
                     self.take_out(id, &Err(error.clone()));
                 }
-                if somebody_waits {
+                if self.services.get(key).is_some_and(|service| !service.wanted.adding().is_empty()) {
                     self.try_now(key);
                 }
                 let stays = self.services.get(key).is_some_and(|service| self.is_wanted(service));
@@ -946,10 +941,7 @@ impl<D> Subscriptions<D> {
         let Some(service) = self.services.get_mut(key) else { return };
         let leaving = std::mem::take(&mut service.leaving);
         // Nobody is added any more while it drains. Those who were there end with the communicator.
-        let adding: Vec<SubscriberId> = match self.draining {
-            true => service.wanted.adding().into_iter().map(|(id, _)| id).collect(),
-            false => Vec::new(),
-        };
+        let adding = if self.draining { service.wanted.adding() } else { Vec::new() };
         if let (Wanted::Pull(pull), Key::Pull(id)) = (&mut service.wanted, key)
             && std::mem::replace(&mut pull.wanted, false)
         {

@@ -386,21 +386,6 @@ fn a_set_up_that_was_begun_before_it_came_fails_no_subscriber() {
     assert_eq!(book.leftovers(), 0);
 }
 
-/// Everything that is asked for is set up.
-fn set_up_all(book: &mut Subscriptions<u32>, now: Instant) {
-    loop {
-        let acts = book.acts();
-        if acts.is_empty() {
-            return;
-        }
-        for act in acts {
-            if let Act::SetUp { key, turn, .. } = act {
-                book.set_up(&key, turn, Ok(()), now);
-            }
-        }
-    }
-}
-
 /// Does what the book wants, round by round, until it wants nothing. Returns how many set-ups and ends it wanted at most at once.
 fn settle_all(book: &mut Subscriptions<u32>, now: Instant) -> usize {
     let mut most = 0;
@@ -478,11 +463,11 @@ fn what_was_bound_in_a_turn_stands_until_its_end_begins() {
     let now = Instant::now();
     book.up(now);
     book.replies_for(Exchange::Message, Stream::Calls, now);
-    set_up_all(&mut book, now);
+    settle_all(&mut book, now);
     let sink = mpsc::unbounded_channel().0;
     let identifier = Identifier::new("x").expect("a name");
     book.subscribe(SubscriberId(1), Subscription::Rpc { identifier, sink }, 1, now);
-    set_up_all(&mut book, now);
+    settle_all(&mut book, now);
     let turns: Vec<Turn> = book.probed().iter().map(|probed| probed.turn).collect();
     assert_eq!(turns.len(), 2, "the replies and the control queue");
     assert!(turns.iter().all(|turn| book.stands_since(*turn)));

@@ -230,13 +230,22 @@ impl<D> Wanted<D> {
         self.members_mut().into_iter().filter_map(|member| member.adding.take()).map(|adding| adding.done).collect()
     }
 
-    pub(super) fn adding(&self) -> Vec<(SubscriberId, &Adding<D>)> {
-        self.members().into_iter().filter_map(|member| Some((member.id, member.adding.as_ref()?))).collect()
+    pub(super) fn adding(&self) -> Vec<SubscriberId> {
+        self.adding_where(|_| true)
+    }
+
+    /// Those for whom a set-up of this turn was made.
+    pub(super) fn adding_before(&self, turn: Turn) -> Vec<SubscriberId> {
+        self.adding_where(|adding| adding.after_turn < turn)
     }
 
     pub(super) fn late(&self, now: Instant) -> Vec<SubscriberId> {
-        let late = |member: &&Member<D>| member.adding.as_ref().is_some_and(|adding| adding.until <= now);
-        self.members().into_iter().filter(late).map(|member| member.id).collect()
+        self.adding_where(|adding| adding.until <= now)
+    }
+
+    fn adding_where(&self, is_meant: impl Fn(&Adding<D>) -> bool) -> Vec<SubscriberId> {
+        let is_meant = |member: &&Member<D>| member.adding.as_ref().is_some_and(&is_meant);
+        self.members().into_iter().filter(is_meant).map(|member| member.id).collect()
     }
 }
 
