@@ -6,9 +6,10 @@ use tracing::field::Empty;
 
 use super::{MessageKind, meter, outcome_name, trace};
 use crate::driver::port::Transfer;
-use crate::error::{Error, Result};
-use crate::serve::{Answered, Context, Failure, HandlerError};
+use crate::error::Result;
+use crate::serve::{Context, Failure, HandlerError};
 use crate::wire::headers::TraceHeaders;
+use crate::wire::response::ErrorDetails;
 
 /// Under this target, at the level `DEBUG`.
 const TARGET: &str = "homing::messages";
@@ -27,13 +28,47 @@ fn system(context: &Context) -> &'static str {
     }
 }
 
-/// A message from its send to its outcome, at its sender.
-pub(crate) struct Outgoing {
+/// A message that is open at one of its ends. Dropped, it is given up.
+struct Open {
     span: Span,
     kind: MessageKind,
     begun: meter::Clock,
-    ended: bool,
+    /// What its end adds to the figures; none is left once it has ended.
+    ended: Option<fn(MessageKind, &'static str, meter::Clock)>,
 }
+
+impl Open {
+    fn new(span: Span, kind: MessageKind, ended: fn(MessageKind, &'static str, meter::Clock)) -> Self {
+        Open { span, kind, begun: meter::Clock::now(), ended: Some(ended) }
+    }
+
+    /// Ends it with this outcome, unless it has ended. What is a failure besides is recorded by `failed`.
+    fn end(&mut self, outcome: &'static str, failed: impl FnOnce(&Span)) {
+        if let Some(ended) = self.ended.take() {
+            self.span.record("homing.outcome", outcome);
+            failed(&self.span);
+            ended(self.kind, outcome, self.begun);
+        }
+    }
+}
+
+impl Drop for Open {
+    fn drop(&mut self) {
+        self.end(GIVEN_UP, |_| {});
+    }
+}
+
+/// A type of the error's own says more than how it ended.
+fn record_error(span: &Span, details: Option<&ErrorDetails>, outcome: &'static str) {
+    span.record("error.type", details.and_then(ErrorDetails::type_name).unwrap_or(outcome));
+}
+
+fn record_fault(span: &Span) {
+    span.record("otel.status_code", "ERROR");
+}
+
+/// A message from its send to its outcome, at its sender.
+pub(crate) struct Outgoing(Open);
 
 impl Outgoing {
     pub(crate) fn new(
@@ -62,44 +97,30 @@ impl Outgoing {
             error.r#type = Empty,
         );
         meter::sent(kind);
-        Outgoing { span, kind, begun: meter::Clock::now(), ended: false }
+        Outgoing(Open::new(span, kind, meter::send_ended))
     }
 
     pub(crate) fn span(&self) -> &Span {
-        &self.span
+        &self.0.span
     }
 
     /// What is to go along with it.
     pub(crate) fn trace(&self, context: &Context) -> Option<Box<TraceHeaders>> {
-        context.trace.as_deref().and_then(|trace| trace::inject(trace, &self.span))
+        context.trace.as_deref().and_then(|trace| trace::inject(trace, self.span()))
     }
 
     /// This is its outcome. The first one counts.
     pub(crate) fn end<T>(&mut self, outcome: &Result<T>) {
         match outcome {
-            Ok(_) => self.record("ok", None),
-            Err(error) => self.record(outcome_name(error.kind()), Some(error)),
+            Ok(_) => self.0.end("ok", |_| {}),
+            Err(error) => {
+                let outcome = outcome_name(error.kind());
+                self.0.end(outcome, |span| {
+                    record_error(span, error.remote_details(), outcome);
+                    record_fault(span);
+                });
+            }
         }
-    }
-
-    fn record(&mut self, outcome: &'static str, error: Option<&Error>) {
-        if std::mem::replace(&mut self.ended, true) {
-            return;
-        }
-        self.span.record("homing.outcome", outcome);
-        if let Some(error) = error {
-            // A type of the other end's own says more.
-            let known = error.remote_details().and_then(|details| details.type_name());
-            self.span.record("error.type", known.unwrap_or(outcome));
-            self.span.record("otel.status_code", "ERROR");
-        }
-        meter::send_ended(self.kind, outcome, self.begun);
-    }
-}
-
-impl Drop for Outgoing {
-    fn drop(&mut self) {
-        self.record(GIVEN_UP, None);
     }
 }
 
@@ -119,12 +140,7 @@ pub(crate) struct Incoming<'a> {
 }
 
 /// A message in the hands of a handler, from when it is taken to its outcome.
-pub(crate) struct Handling {
-    span: Span,
-    kind: MessageKind,
-    begun: meter::Clock,
-    ended: bool,
-}
+pub(crate) struct Handling(Open);
 
 impl Handling {
     pub(crate) fn new(context: &Context, message: &Incoming<'_>) -> Self {
@@ -154,40 +170,27 @@ impl Handling {
             trace::extract(trace, &span, headers);
         }
         meter::received(kind);
-        Handling { span, kind, begun: meter::Clock::now(), ended: false }
+        Handling(Open::new(span, kind, meter::handled))
     }
 
     pub(crate) fn span(&self) -> &Span {
-        &self.span
+        &self.0.span
     }
 
     /// This is what its handler has answered. The first answer counts.
-    pub(crate) fn end(&mut self, answered: &Answered) {
+    pub(crate) fn end<T>(&mut self, answered: &std::result::Result<T, HandlerError>) {
         match answered {
-            Ok(_) => self.record("ok", None),
-            Err(error) => self.record(failure_name(error.failure()), Some(error)),
-        }
-    }
-
-    fn record(&mut self, outcome: &'static str, error: Option<&HandlerError>) {
-        if std::mem::replace(&mut self.ended, true) {
-            return;
-        }
-        self.span.record("homing.outcome", outcome);
-        if let Some(error) = error {
-            let known = error.details().and_then(|details| details.type_name());
-            self.span.record("error.type", known.unwrap_or(outcome));
-            if error.failure().is_fault() {
-                self.span.record("otel.status_code", "ERROR");
+            Ok(_) => self.0.end("ok", |_| {}),
+            Err(error) => {
+                let outcome = failure_name(error.failure());
+                self.0.end(outcome, |span| {
+                    record_error(span, error.details(), outcome);
+                    if error.failure().is_fault() {
+                        record_fault(span);
+                    }
+                });
             }
         }
-        meter::handled(self.kind, outcome, self.begun);
-    }
-}
-
-impl Drop for Handling {
-    fn drop(&mut self) {
-        self.record(GIVEN_UP, None);
     }
 }
 

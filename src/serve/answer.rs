@@ -16,7 +16,7 @@ use super::failure::{Failure, HandlerError, HandlerResult};
 use super::{Broadcast, RpcRequest, TaskRequest};
 use crate::codec::Value;
 use crate::error::{Error, Result};
-use crate::home::{Completer, End, Home};
+use crate::home::{Completer, End, Home, HomeFuture};
 use crate::panics;
 use crate::wire::names::Identifier;
 
@@ -50,6 +50,9 @@ pub enum Answer {
 
 /// How a handler has ended, or the future that it answered with.
 pub(crate) type Answered = std::result::Result<Answer, HandlerError>;
+
+/// How a handler has ended, through all futures that it answered with.
+pub(super) type Settled = std::result::Result<Value, HandlerError>;
 
 impl Answer {
     /// A value of any type that serde can write.
@@ -96,13 +99,7 @@ impl Answer {
     /// # Cancel safety
     /// Dropped, it drops the answer that it waits for.
     pub async fn outcome(self) -> std::result::Result<Value, Failure> {
-        let mut answer = self;
-        loop {
-            match answer {
-                Answer::Value(value) => return Ok(value),
-                Answer::Later(later) => answer = later.answered().await.map_err(Failure::from)?,
-            }
-        }
+        settled(std::future::ready(Ok(self)), NOBODY).await.map_err(Failure::from)
     }
 
     /// The answer of a future, which is awaited at the subscriber's home.
@@ -221,6 +218,36 @@ impl IntoResponse for Answer {
 impl<T: Into<Value>> From<T> for Answer {
     fn from(value: T) -> Self {
         Answer::Value(value.into())
+    }
+}
+
+/// What completes when a reply has come to its end.
+pub(super) type Sent = Option<Completer<Result<()>>>;
+
+/// Nobody is notified that an answer is put off.
+pub(super) const NOBODY: Option<fn(Sent)> = None;
+
+/// Follows what a handler answers through all futures that it answers with. `put_off` sends a `pending` for each, where somebody
+/// is to have one: the next goes out when the one before has, so that an answer which is put off again and again fills nothing.
+pub(super) async fn settled(handled: impl Future<Output = Answered>, put_off: Option<impl Fn(Sent)>) -> Settled {
+    let mut before: Option<HomeFuture<Result<()>>> = None;
+    let mut answered = handled.await;
+    loop {
+        match answered? {
+            Answer::Value(value) => return Ok(value),
+            Answer::Later(later) => {
+                if let Some(put_off) = &put_off {
+                    if let Some(before) = before.take() {
+                        // Whatever its end is, it is out of the way.
+                        let _ = before.await;
+                    }
+                    let (completer, future) = Home::current().try_future().ok().unzip();
+                    before = future;
+                    put_off(completer);
+                }
+                answered = later.answered().await;
+            }
+        }
     }
 }
 

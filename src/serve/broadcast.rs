@@ -12,7 +12,7 @@ use serde::de::DeserializeOwned;
 use tokio::sync::mpsc;
 use tracing::Instrument;
 
-use super::answer::{Answer, Handler, Subscriber};
+use super::answer::{Handler, NOBODY, Subscriber, settled};
 use super::codec_loop::CodecInput;
 use super::context::Context;
 use super::filter::BroadcastFilter;
@@ -315,17 +315,14 @@ async fn handle(
     );
     let span = handling.span().clone();
     let handled = async {
-        let mut answered = handler.run(&home, broadcast).await;
-        while let Ok(Answer::Later(later)) = answered {
-            answered = later.answered().await;
-        }
-        handling.end(&answered);
-        if let Ok(Answer::Value(value)) = answered {
-            value.dispose();
-        } else if let Err(error) = answered
-            && error.failure().is_fault()
-        {
-            tracing::warn!(%identifier, %correlation_id, failure = %error, "a broadcast failed in its handler");
+        let settled = settled(handler.run(&home, broadcast), NOBODY).await;
+        handling.end(&settled);
+        match settled {
+            Ok(value) => value.dispose(),
+            Err(error) if error.failure().is_fault() => {
+                tracing::warn!(%identifier, %correlation_id, failure = %error, "a broadcast failed in its handler");
+            }
+            Err(_) => {}
         }
     };
     handled.instrument(span).await;

@@ -17,7 +17,6 @@ mod time_limit;
 mod tower;
 
 pub use crate::wire::response::ErrorDetails;
-pub(crate) use answer::Answered;
 pub use answer::{Answer, IntoResponse, Later, Promise, Subscriber};
 pub(crate) use broadcast::stream as broadcast_stream;
 pub use broadcast::{Broadcast, BroadcastSubscriber, Broadcasts, Lagged};

@@ -10,7 +10,7 @@ use serde::de::DeserializeOwned;
 use tokio::sync::{Semaphore, mpsc};
 use tracing::Instrument;
 
-use super::answer::{Answer, Answered, Subscriber};
+use super::answer::{Answered, Sent, Subscriber, settled};
 use super::context::Context;
 use super::failure::{Failure, HandlerError};
 use super::registration::Registration;
@@ -19,7 +19,7 @@ use crate::codec::{Codec, Value, Yaml};
 use crate::driver::command::{CallId, Command, OutgoingReply, ReplyStage, RpcDelivery, Subscription};
 use crate::driver::port::{Listener, Signal, count};
 use crate::error::Result;
-use crate::home::{Completer, Home, HomeFuture};
+use crate::home::Home;
 use crate::observe::{Handling, Incoming, MessageKind};
 use crate::wire::names::{Exchange, Identifier};
 use crate::wire::response::{Host, Response};
@@ -259,22 +259,11 @@ impl Caller {
         handling: &mut Handling,
     ) {
         let context = self.context.clone();
-        let outcome = within(&context, time_limit, async {
-            let mut pending = Pending::default();
-            let mut answered = handled.await;
-            while let Ok(Answer::Later(later)) = answered {
-                let sent = pending.next().await;
-                self.send(Response::Pending, sent);
-                answered = later.answered().await;
-            }
-            answered
-        })
-        .await;
+        let put_off = |sent: Sent| self.send(Response::Pending, sent);
+        let outcome = within(&context, time_limit, settled(handled, Some(put_off))).await;
         handling.end(&outcome);
         let error = match outcome {
-            Ok(Answer::Value(value)) => return self.finish(Response::Result(value)),
-            // There is none that is not awaited above.
-            Ok(Answer::Later(_)) => return,
+            Ok(value) => return self.finish(Response::Result(value)),
             Err(error) => error,
         };
         let (failure, details) = error.into_parts();
@@ -292,7 +281,7 @@ impl Caller {
         self.send(response, None);
     }
 
-    fn send(&self, response: Response, sent: Option<Completer<Result<()>>>) {
+    fn send(&self, response: Response, sent: Sent) {
         let (reply_to, correlation_id) = (self.reply_to.clone(), self.correlation_id.clone());
         match outgoing(&self.context, Exchange::Message, reply_to, correlation_id, response) {
             Some(reply) => {
@@ -310,24 +299,6 @@ impl Drop for Caller {
         if !self.answered {
             self.finish(Response::exception("the subscriber ended before it had answered"));
         }
-    }
-}
-
-/// The `pending` replies of one answer: each goes out when the one before has, so that an answer which is put off again and
-/// again fills nothing.
-#[derive(Default)]
-pub(super) struct Pending(Option<HomeFuture<Result<()>>>);
-
-impl Pending {
-    /// Waits until the one before has come to its end. Returns what the next one completes at its own.
-    pub(super) async fn next(&mut self) -> Option<Completer<Result<()>>> {
-        if let Some(before) = self.0.take() {
-            // Whatever its end is, it is out of the way.
-            let _ = before.await;
-        }
-        let (completer, future) = Home::current().try_future().ok()?;
-        self.0 = Some(future);
-        Some(completer)
     }
 }
 

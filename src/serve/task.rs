@@ -14,11 +14,11 @@ use serde::de::DeserializeOwned;
 use tokio::sync::mpsc;
 use tracing::Instrument;
 
-use super::answer::{Answer, Answered, Handler, IntoResponse, Subscriber, answered, caught};
+use super::answer::{Answer, Answered, Handler, IntoResponse, Sent, Settled, Subscriber, answered, caught, settled};
 use super::context::Context;
 use super::failure::{Failure, HandlerError, HandlerResult};
 use super::registration::Registration;
-use super::rpc::{Pending, outgoing};
+use super::rpc::outgoing;
 use super::time_limit::within;
 use crate::codec::Value;
 pub use crate::driver::Attempt;
@@ -311,7 +311,8 @@ impl TaskGuard {
             Err(error) => {
                 let reason = format!("the task's body cannot be read: {error}");
                 let answer = self.reply(Response::exception(reason.clone()));
-                self.handling.end(&Err(HandlerError::of_failure(Failure::Unreadable(reason.clone()))));
+                let failed: Settled = Err(HandlerError::of_failure(Failure::Unreadable(reason.clone())));
+                self.handling.end(&failed);
                 self.settle(Settlement::Quarantine { reason, answer });
                 None
             }
@@ -320,31 +321,24 @@ impl TaskGuard {
 
     /// Settles the task by what the handler answers, and by what the futures bring that it answers with.
     async fn answer(mut self, handled: impl Future<Output = Answered>, time_limit: Option<Duration>) {
-        let outcome = within(&self.context, time_limit, async {
-            let mut pending = Pending::default();
-            let mut answered = handled.await;
-            while let Ok(Answer::Later(later)) = answered {
-                if let Some(reply) = self.reply(Response::Pending) {
-                    let sent = pending.next().await;
-                    self.context.port.notify(Command::Reply { reply, sent });
-                }
-                answered = later.answered().await;
+        let put_off = |sent: Sent| {
+            if let Some(reply) = self.reply(Response::Pending) {
+                self.context.port.notify(Command::Reply { reply, sent });
             }
-            answered
-        })
-        .await;
+        };
+        let outcome = within(&self.context, time_limit, settled(handled, Some(put_off))).await;
         self.end(outcome);
     }
 
     /// Settles the task by an outcome that is there.
-    fn end(&mut self, answered: Answered) {
-        self.handling.end(&answered);
-        let (answered, details) = match answered.map_err(HandlerError::into_parts) {
-            Ok(answer) => (Ok(answer), None),
+    fn end(&mut self, settled: Settled) {
+        self.handling.end(&settled);
+        let (settled, details) = match settled.map_err(HandlerError::into_parts) {
+            Ok(value) => (Ok(value), None),
             Err((failure, details)) => (Err(failure), details),
         };
         // What cannot be read is reported as it goes into quarantine.
-        if let Err(failure) = &answered
+        if let Err(failure) = &settled
             && failure.is_fault()
             && !matches!(failure, Failure::Unreadable(_))
         {
@@ -352,8 +346,8 @@ impl TaskGuard {
             let message_id = &self.message.properties().message_id;
             tracing::warn!(identifier, ?message_id, ?attempt, %failure, "a task failed in its handler");
         }
-        let response = match answered {
-            Ok(Answer::Value(value)) => Response::Result(value),
+        let response = match settled {
+            Ok(value) => Response::Result(value),
             Err(Failure::Exception(text)) => Response::Exception(text, details),
             Err(Failure::Rejected(_)) => return self.settle(Settlement::Rejected),
             Err(Failure::Unreadable(reason)) => {
@@ -366,7 +360,7 @@ impl TaskGuard {
                 return self.settle(Settlement::TryAgain { reason, answer });
             }
             // kiwipy nacks at once and spins; the pause is ours.
-            Ok(Answer::Later(_)) | Err(Failure::Cancelled) => return self.settle(Settlement::Requeue),
+            Err(Failure::Cancelled) => return self.settle(Settlement::Requeue),
         };
         let answer = self.reply(response);
         self.settle(Settlement::Done { answer });
@@ -443,7 +437,8 @@ impl IncomingTask {
                 let span = guard.handling.span().clone();
                 Home::current().spawn_uncounted(guard.answer(std::future::ready(outcome), None).instrument(span));
             }
-            outcome => guard.end(outcome),
+            Ok(Answer::Value(value)) => guard.end(Ok(value)),
+            Err(error) => guard.end(Err(error)),
         }
     }
 

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use futures_util::future::{Either, select};
 
-use super::answer::Answered;
+use super::answer::Settled;
 use super::context::Context;
 use super::failure::{Failure, HandlerError};
 use crate::home::Home;
@@ -15,8 +15,8 @@ use crate::panics::caught;
 pub(super) async fn within(
     context: &Context,
     limit: Option<Duration>,
-    handled: impl Future<Output = Answered>,
-) -> Answered {
+    handled: impl Future<Output = Settled>,
+) -> Settled {
     let Some(limit) = limit else { return handled.await };
     let (completer, over) = match Home::current().try_future::<()>() {
         Ok(pair) => pair,
