@@ -4,6 +4,7 @@
 mod error;
 mod ids;
 mod panics;
+mod sending;
 mod threads;
 mod time;
 

@@ -21,76 +21,15 @@ use crate::driver::command::{
     Command, Expected, Extra, Extras, Published, QueueName, RawReply, Repeat, Subject, TaskReply, Timeout,
 };
 use crate::driver::port::{Charge, Port, Turn, WhenFull, limit};
-use crate::error::{Error, ErrorKind, Result};
+use crate::error::{Error, Result};
 use crate::home::{Home, HomeFuture};
 use crate::observe::{MessageKind, Outgoing};
+use crate::sending::Sending;
 use crate::serve::Context;
 use crate::wire::broadcast::Content;
 use crate::wire::delay::Delay;
 use crate::wire::names::{BROADCAST_TOPIC, Identifier};
 use crate::wire::task::{NoReply, encode};
-
-type Running<T> = Pin<Box<dyn Future<Output = Result<T>> + Send>>;
-
-/// A message on its way from the first option to its end. It is a future by itself, so that it can be spawned, joined and
-/// selected like any other.
-enum Sending<P, T> {
-    /// What it is to be. Nothing has been sent.
-    Built(P),
-    /// It has been polled.
-    Running(Running<T>),
-    /// It was given away, or a panic came between the two.
-    Taken,
-}
-
-impl<P, T> Sending<P, T> {
-    /// Sets an option. One that has been polled keeps those that it had.
-    fn set(&mut self, option: impl FnOnce(&mut P)) {
-        if let Sending::Built(parts) = self {
-            option(parts);
-        }
-    }
-
-    fn parts(&self) -> Option<&P> {
-        match self {
-            Sending::Built(parts) => Some(parts),
-            _ => None,
-        }
-    }
-
-    /// The parts, to send them in another way than by polling.
-    ///
-    /// # Errors
-    /// `InvalidState` when it has been polled.
-    fn into_parts(self) -> Result<P> {
-        match self {
-            Sending::Built(parts) => Ok(parts),
-            _ => Err(polled_before()),
-        }
-    }
-
-    /// The same with another outcome. One that has been polled stays without.
-    fn returning<U>(self) -> Sending<P, U> {
-        self.into_parts().map_or(Sending::Taken, Sending::Built)
-    }
-
-    fn poll(&mut self, context: &mut TaskContext<'_>, start: impl FnOnce(P) -> Running<T>) -> Poll<Result<T>> {
-        if let Sending::Running(running) = self {
-            return running.as_mut().poll(context);
-        }
-        let Sending::Built(parts) = std::mem::replace(self, Sending::Taken) else {
-            return Poll::Ready(Err(polled_before()));
-        };
-        let mut running = start(parts);
-        let polled = running.as_mut().poll(context);
-        *self = Sending::Running(running);
-        polled
-    }
-}
-
-fn polled_before() -> Error {
-    Error::new(ErrorKind::InvalidState, "it has been polled, and cannot be sent a second time or in another way")
-}
 
 /// An outcome as the type that is wanted.
 fn typed<T: DeserializeOwned + 'static>(value: Value) -> Result<T> {
@@ -310,7 +249,7 @@ impl<T> RpcSend<T> {
     /// # communicator.close().await.map(drop) }
     /// ```
     pub fn returning<U>(self) -> RpcSend<U> {
-        RpcSend { sending: self.sending.returning(), returns: PhantomData }
+        RpcSend { sending: self.sending.map(|parts| parts), returns: PhantomData }
     }
 
     /// Waits this long for the answer, and again after each `pending`. Default: the communicator's
@@ -405,7 +344,7 @@ impl<T> TaskSend<T> {
 
     /// The outcome as a type that serde can read, where it is awaited.
     pub fn returning<U>(self) -> TaskSend<U> {
-        TaskSend { sending: self.sending.returning(), returns: PhantomData }
+        TaskSend { sending: self.sending.map(|parts| parts), returns: PhantomData }
     }
 
     /// Waits this long for the outcome, and again after each `pending`. Default: the communicator's

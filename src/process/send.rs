@@ -12,12 +12,11 @@ use super::messages::{AskStatus, Continue, ControlBroadcast, Create, Kill, Launc
 use super::reply::{ControlReply, WakeUp, named};
 use super::request::{ControlRequest, Execute, NoWait, ProcessCall, Way};
 use crate::error::{Error, ErrorKind, Result};
+use crate::sending::{Running, Sending};
 use crate::{Communicator, RpcSend, TaskSend, TaskSendNoReply, Value};
 
 /// How long an answer is waited for before a status request follows, to wake the process.
 const WAKE_UP_AFTER: Duration = Duration::from_millis(500);
-
-type Running<T> = Pin<Box<dyn Future<Output = Result<T>> + Send>>;
 
 /// How long an answer is waited for.
 #[derive(Clone, Copy, Debug)]
@@ -61,15 +60,7 @@ impl Limit {
 /// is carried out.
 #[must_use = "nothing is sent until it is awaited"]
 pub struct ControlSend<Q: ControlRequest> {
-    state: State<Q>,
-}
-
-enum State<Q: ControlRequest> {
-    /// Nothing has been sent.
-    Built(Parts<Q>),
-    Running(Running<Q::Outcome>),
-    /// It was given away, or a panic came between the two.
-    Taken,
+    sending: Sending<Parts<Q>, Q::Outcome>,
 }
 
 struct Parts<Q> {
@@ -83,7 +74,8 @@ struct Parts<Q> {
 
 impl<Q: ControlRequest> ControlSend<Q> {
     fn new(communicator: Communicator, pid: Option<Pid>, request: Q, wake_up_after: Option<Duration>) -> Self {
-        ControlSend { state: State::Built(Parts { communicator, pid, request, limit: Limit::Default, wake_up_after }) }
+        let parts = Parts { communicator, pid, request, limit: Limit::Default, wake_up_after };
+        ControlSend { sending: Sending::Built(parts) }
     }
 
     pub(super) fn task(communicator: Communicator, pid: Option<Pid>, request: Q) -> Self {
@@ -98,44 +90,34 @@ impl<Q: ControlRequest> ControlSend<Q> {
     /// # Cancel safety
     /// Dropped, the request may or may not have been sent.
     pub async fn send(self) -> Result<ControlReply<Q::Outcome>> {
-        match self.state {
-            State::Built(parts) => parts.send().await,
-            _ => Err(polled_before()),
-        }
+        self.sending.into_parts()?.send().await
     }
-}
 
-impl<Q: ControlRequest> ControlSend<Q> {
     /// Waits this long for the answer, and again after each stage of it. Default: the communicator's
     /// [`call_timeout`](crate::CommunicatorBuilder::call_timeout), 60 s, for a call to a process, and its
     /// [`task_timeout`](crate::CommunicatorBuilder::task_timeout), 7 days, for a task.
     pub fn timeout(mut self, time: Duration) -> Self {
-        self.set(|parts| parts.limit = Limit::After(time));
+        self.sending.set(|parts| parts.limit = Limit::After(time));
         self
     }
 
     /// Waits for ever. The broker gives no sign when a process dies with the request in hand, so that the wait is reported in
     /// the log every minute.
     pub fn no_timeout(mut self) -> Self {
-        self.set(|parts| parts.limit = Limit::Never);
+        self.sending.set(|parts| parts.limit = Limit::Never);
         self
-    }
-
-    fn set(&mut self, option: impl FnOnce(&mut Parts<Q>)) {
-        if let State::Built(parts) = &mut self.state {
-            option(parts);
-        }
     }
 
     /// The same with another request.
     fn map<R: ControlRequest>(self, request: impl FnOnce(Q) -> R) -> ControlSend<R> {
-        let state = match self.state {
-            State::Built(Parts { communicator, pid, request: old, limit, wake_up_after }) => {
-                State::Built(Parts { communicator, pid, request: request(old), limit, wake_up_after })
-            }
-            _ => State::Taken,
-        };
-        ControlSend { state }
+        let sending = self.sending.map(|Parts { communicator, pid, request: old, limit, wake_up_after }| Parts {
+            communicator,
+            pid,
+            request: request(old),
+            limit,
+            wake_up_after,
+        });
+        ControlSend { sending }
     }
 }
 
@@ -147,13 +129,13 @@ impl<Q: ProcessCall> ControlSend<Q> {
     /// Sends a status request after this time without an outcome, once: it wakes an idle process of plumpy that keeps its
     /// answer. Default half a second.
     pub fn wake_up_after(mut self, time: Duration) -> Self {
-        self.set(|parts| parts.wake_up_after = Some(time));
+        self.sending.set(|parts| parts.wake_up_after = Some(time));
         self
     }
 
     /// Sends no status request after it.
     pub fn no_wake_up(mut self) -> Self {
-        self.set(|parts| parts.wake_up_after = None);
+        self.sending.set(|parts| parts.wake_up_after = None);
         self
     }
 }
@@ -244,18 +226,9 @@ impl ControlSend<Execute> {
 
 impl<Q: ControlRequest + Into<Value>> ControlSend<Q> {
     fn without_reply(self) -> Result<TaskSendNoReply> {
-        match self.state {
-            State::Built(parts) => Ok(parts.communicator.task_send(parts.request.into()).no_reply()),
-            _ => Err(polled_before()),
-        }
+        let Parts { communicator, request, .. } = self.sending.into_parts()?;
+        Ok(communicator.task_send(request.into()).no_reply())
     }
-}
-
-fn polled_before() -> Error {
-    Error::new(
-        ErrorKind::InvalidState,
-        "the request has been polled, and cannot be sent a second time or in another way",
-    )
 }
 
 impl<Q: ControlRequest> Parts<Q> {
@@ -320,25 +293,13 @@ impl<Q: ControlRequest> Future for ControlSend<Q> {
     type Output = Result<Q::Outcome>;
 
     fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Result<Q::Outcome>> {
-        let mut running: Running<Q::Outcome> = match std::mem::replace(&mut self.state, State::Taken) {
-            State::Built(parts) => Box::pin(async move { parts.send().await?.outcome().await }),
-            State::Running(running) => running,
-            State::Taken => return Poll::Ready(Err(polled_before())),
-        };
-        let polled = running.as_mut().poll(context);
-        if polled.is_pending() {
-            self.state = State::Running(running);
-        }
-        polled
+        self.sending.poll(context, |parts| Box::pin(async move { parts.send().await?.outcome().await }))
     }
 }
 
 impl<Q: ControlRequest> fmt::Debug for ControlSend<Q> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let pid = match &self.state {
-            State::Built(parts) => parts.pid.as_ref(),
-            _ => None,
-        };
+        let pid = self.sending.parts().and_then(|parts| parts.pid.as_ref());
         f.debug_struct("ControlSend").field("purpose", &Q::PURPOSE).field("pid", &pid).finish_non_exhaustive()
     }
 }
@@ -352,26 +313,24 @@ impl<Q: ControlRequest> fmt::Debug for ControlSend<Q> {
 /// Dropped before it was polled, nothing is sent. Dropped later, the broadcast may or may not have been sent.
 #[must_use = "nothing is sent until it is awaited"]
 pub struct ControlAllSend<Q> {
-    state: AllState<Q>,
+    sending: Sending<ToAll<Q>, ()>,
 }
 
-enum AllState<Q> {
-    Built { communicator: Communicator, request: Q, limit: Option<Duration> },
-    Running(Running<()>),
-    Taken,
+struct ToAll<Q> {
+    communicator: Communicator,
+    request: Q,
+    limit: Option<Duration>,
 }
 
 impl<Q: Unpin> ControlAllSend<Q> {
     pub(super) fn new(communicator: Communicator, request: Q) -> Self {
-        ControlAllSend { state: AllState::Built { communicator, request, limit: None } }
+        ControlAllSend { sending: Sending::Built(ToAll { communicator, request, limit: None }) }
     }
 
     /// Waits this long until the broker has taken it over. Default: the communicator's
     /// [`call_timeout`](crate::CommunicatorBuilder::call_timeout), 60 s, which is also the most.
     pub fn timeout(mut self, time: Duration) -> Self {
-        if let AllState::Built { limit, .. } = &mut self.state {
-            *limit = Some(time);
-        }
+        self.sending.set(|parts| parts.limit = Some(time));
         self
     }
 
@@ -379,9 +338,7 @@ impl<Q: Unpin> ControlAllSend<Q> {
     where
         Q: Default,
     {
-        if let AllState::Built { request, .. } = &mut self.state {
-            *request = option(std::mem::take(request));
-        }
+        self.sending.set(|parts| parts.request = option(std::mem::take(&mut parts.request)));
     }
 }
 
@@ -423,16 +380,8 @@ impl<Q: Into<ControlBroadcast> + Unpin> Future for ControlAllSend<Q> {
     type Output = Result<()>;
 
     fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Result<()>> {
-        let mut running: Running<()> = match std::mem::replace(&mut self.state, AllState::Taken) {
-            AllState::Built { communicator, request, limit } => to_all(&communicator, request.into(), limit),
-            AllState::Running(running) => running,
-            AllState::Taken => return Poll::Ready(Err(polled_before())),
-        };
-        let polled = running.as_mut().poll(context);
-        if polled.is_pending() {
-            self.state = AllState::Running(running);
-        }
-        polled
+        self.sending
+            .poll(context, |ToAll { communicator, request, limit }| to_all(&communicator, request.into(), limit))
     }
 }
 
