@@ -2,6 +2,7 @@
 
 use std::net::IpAddr;
 use std::rc::Rc;
+use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -342,17 +343,10 @@ async fn routing_keys(
     heard: &mut mpsc::UnboundedReceiver<BrokerEvent>,
 ) {
     let names = &options.names;
-    let nobody = format!("homing-doctor-{}", uuid::Uuid::new_v4());
+    let nobody = name_of_nobody();
     let keys = [(&names.message_exchange, format!("[rpc].{nobody}")), (&names.task_exchange, nobody)];
     for (id, (exchange, key)) in (1..).zip(keys) {
-        let message = Message {
-            exchange: exchange.clone(),
-            routing_key: key.as_str().into(),
-            properties: Properties::default(),
-            body: Body::Encoded(Bytes::new()),
-            routing: Routing::Optional,
-            durability: Durability::Transient,
-        };
+        let message = empty_message(exchange.clone(), &key);
         let outcome = async {
             if let Some(outcome) = broker.publish(PublishId(id), Rc::new(message)) {
                 return outcome;
@@ -392,6 +386,23 @@ async fn routing_keys(
     }
 }
 
+/// A name that nothing at the broker has.
+fn name_of_nobody() -> String {
+    format!("homing-doctor-{}", uuid::Uuid::new_v4())
+}
+
+/// A message that says nothing and is dropped where nobody takes it.
+fn empty_message(exchange: Arc<str>, routing_key: &str) -> Message {
+    Message {
+        exchange,
+        routing_key: routing_key.into(),
+        properties: Properties::default(),
+        body: Body::Encoded(Bytes::new()),
+        routing: Routing::Optional,
+        durability: Durability::Transient,
+    }
+}
+
 /// Publishes one message that no queue takes, since a broker in alarm blocks a connection only when it publishes.
 async fn publishing(
     report: &mut Report,
@@ -403,15 +414,8 @@ async fn publishing(
         Confirmed(Duration),
         Blocked(String),
     }
-    let message = Message {
-        // The default exchange routes by the queue's name, and no queue has this one.
-        exchange: "".into(),
-        routing_key: format!("homing-doctor-{}", uuid::Uuid::new_v4()).into(),
-        properties: Properties::default(),
-        body: Body::Encoded(Bytes::new()),
-        routing: Routing::Optional,
-        durability: Durability::Transient,
-    };
+    // The default exchange routes by the queue's name, and no queue has this one.
+    let message = empty_message("".into(), &name_of_nobody());
     let since = Instant::now();
     let confirmed = async {
         if let Some(outcome) = broker.publish(PublishId(0), Rc::new(message)) {
