@@ -11,6 +11,7 @@ use crate::connection::options;
 use crate::doctor::Management;
 use crate::failure::Failure;
 use crate::in_hand::{self, Consumer, InHand};
+use crate::output::without_controls;
 use crate::stop::{Stop, or_interrupted};
 use crate::{note, output, values};
 
@@ -159,7 +160,7 @@ fn text(number: usize, task: &PeekedTask) -> String {
 
 fn shortened(text: &str) -> String {
     // JSON escapes the control characters below a blank, and only those.
-    let shown = text.chars().take(SHOWN).map(|c| if c.is_control() { char::REPLACEMENT_CHARACTER } else { c });
-    let shown: String = shown.collect();
-    if text.chars().nth(SHOWN).is_some() { format!("{shown}…") } else { shown }
+    let end = text.char_indices().nth(SHOWN).map(|(end, _)| end);
+    let shown = without_controls(&text[..end.unwrap_or(text.len())]);
+    if end.is_some() { format!("{shown}…") } else { shown }
 }

@@ -130,6 +130,11 @@ pub(crate) fn write_err(bytes: &[u8]) {
     let _ = io::stderr().lock().write_all(bytes);
 }
 
+/// What others have written, for a person: a terminal obeys control characters.
+pub(crate) fn without_controls(text: &str) -> String {
+    text.chars().map(|c| if c.is_control() { char::REPLACEMENT_CHARACTER } else { c }).collect()
+}
+
 /// The time now, as RFC 3339 in UTC.
 pub(crate) fn now() -> String {
     humantime::format_rfc3339_millis(SystemTime::now()).to_string()

@@ -12,6 +12,7 @@ use tokio::time::Instant;
 
 use crate::args::Format;
 use crate::failure::Failure;
+use crate::output::without_controls;
 use crate::stop::Stop;
 use crate::{call, note, out, values, warning};
 
@@ -160,14 +161,10 @@ pub(super) fn pid_as_json(pid: &Pid) -> Value {
     pid.as_i64().map_or_else(|| Value::from(pid.to_string()), Value::from)
 }
 
-/// A line for a person. What others have written is escaped: a terminal obeys control characters.
+/// A line for a person.
 pub(super) fn line(pid: &Pid, words: &[&str]) -> Result<(), Failure> {
     let words: Vec<String> = words.iter().filter(|word| !word.is_empty()).map(|word| without_controls(word)).collect();
     out!("{}  {}", without_controls(&pid.to_string()), words.join("  "))
-}
-
-pub(super) fn without_controls(text: &str) -> String {
-    text.chars().map(|c| if c.is_control() { char::REPLACEMENT_CHARACTER } else { c }).collect()
 }
 
 /// Waits for the outcome of a request, by the command's deadline.

@@ -5,10 +5,11 @@ use homing::codec::Map;
 use homing::process::{Pid, ProcessController, ProcessEvents, ProcessState, StateChange};
 use homing::{Communicator, ConnectionEvent};
 
-use super::many::{each_once, pid_as_json, without_controls};
+use super::many::{each_once, pid_as_json};
 use crate::args::{Format, Global};
 use crate::connection::{News, Watched, close, connect_to_stay, options};
 use crate::failure::Failure;
+use crate::output::without_controls;
 use crate::stop::Stop;
 use crate::{note, out, output, values, warning};
 
