@@ -19,6 +19,7 @@ fn main() -> ExitCode {
     suite.deadline(Duration::from_secs(240));
     suite
         .rabbitmq("every_command_in_the_documents_runs_in_its_order", |broker| documents(broker, Does::Run))
+        .plain("every_command_in_the_documents_is_understood", || documents(&Broker::memory(), Does::Understand))
         .plain("every_other_line_in_the_documents_names_what_is_there", || documents(&Broker::memory(), Does::Look))
         .plain("a_block_is_read_as_a_shell_reads_it", reading);
     suite.run()
@@ -27,6 +28,7 @@ fn main() -> ExitCode {
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Does {
     Run,
+    Understand,
     Look,
 }
 
@@ -154,18 +156,18 @@ fn documents(broker: &Broker, does: Does) -> TestResult {
                     continue;
                 }
                 for command in commands {
-                    // They need a process to control; `readme.rs` tries them.
-                    if command.starts_with("homing process") || command.contains("--aiida") {
-                        continue;
+                    match does {
+                        Does::Understand => understood(&directory, &name, &command)?,
+                        _ if needs_a_process(&command) => continue,
+                        _ => start(broker, &directory, &name, &command, &mut background)?,
                     }
-                    start(broker, &directory, &name, &command, &mut background)?;
                     run += 1;
                 }
             }
         }
     }
     fs::remove_dir_all(directory)?;
-    assert!(does == Does::Look || run > 10, "{run} commands were found");
+    assert!(does == Does::Look || run > 15, "{run} commands were found");
     Ok(())
 }
 
@@ -195,13 +197,14 @@ fn own(line: &str) -> Vec<String> {
     all
 }
 
-/// Runs a line by the shell, to its end or until its block ends.
-fn start(broker: &Broker, directory: &Path, document: &str, line: &str, background: &mut Vec<Running>) -> TestResult {
-    let line = line.trim_end_matches(['&', ' ']);
-    let stays = ["homing rpc serve", "homing task work", "homing broadcast watch", "homing events"];
-    let stays = stays.iter().any(|command| line.starts_with(command)) && !line.ends_with("--help");
+/// There is none here, and `--aiida` reads AiiDA's own configuration.
+fn needs_a_process(line: &str) -> bool {
+    line.contains(" process ") || line.contains("--aiida")
+}
+
+/// A line, as the shell runs it. A command that stays gets its signals itself.
+fn shell(directory: &Path, line: &str, stays: bool) -> Command {
     let mut command = Command::new("sh");
-    // `exec`, so that a signal reaches the command itself.
     command.args(["-c", &format!("{}{line}", if stays { "exec " } else { "" })]).current_dir(directory);
     let own = Path::new(env!("CARGO_BIN_EXE_homing")).parent().expect("a directory");
     let path = std::env::var("PATH").unwrap_or_default();
@@ -212,7 +215,31 @@ fn start(broker: &Broker, directory: &Path, document: &str, line: &str, backgrou
             None => command.env_remove(name),
         };
     }
-    command.stdin(Stdio::null()).env("HOMING_BROKER", broker.url()).env("HOMING_PREFIX", broker.prefix());
+    command.stdin(Stdio::null());
+    command
+}
+
+/// A line is one that the command takes, whatever comes of it: nobody listens there.
+fn understood(directory: &Path, document: &str, line: &str) -> TestResult {
+    // What takes its time.
+    let takes_time = line.starts_with("homing demo") || line.starts_with("homing stress");
+    let help = if takes_time { " --help" } else { "" };
+    let line = format!("{}{help}", line.replace(" --aiida", "").trim_end_matches(['&', ' ']));
+    let mut command = shell(directory, &line, false);
+    command.env("HOMING_BROKER", "amqp://127.0.0.1:1").env("HOMING_CONFIG", "/nonexistent/config.toml");
+    let output = ended(command)?;
+    let err = text(&output.stderr);
+    assert!(output.status.code().is_some_and(|code| code != 2), "{document}: {line}: {err}");
+    Ok(())
+}
+
+/// Runs a line by the shell, to its end or until its document ends.
+fn start(broker: &Broker, directory: &Path, document: &str, line: &str, background: &mut Vec<Running>) -> TestResult {
+    let line = line.trim_end_matches(['&', ' ']);
+    let stays = ["homing rpc serve", "homing task work", "homing broadcast watch", "homing events"];
+    let stays = stays.iter().any(|command| line.starts_with(command)) && !line.ends_with("--help");
+    let mut command = shell(directory, line, stays);
+    command.env("HOMING_BROKER", broker.url()).env("HOMING_PREFIX", broker.prefix());
     if stays {
         let started = Running::start(command).map_err(|error| format!("{document}: {line}: {error}"))?;
         background.push(started);
