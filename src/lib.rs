@@ -15,6 +15,7 @@ mod wire;
 
 mod driver;
 
+mod log;
 mod observe;
 
 mod serve;

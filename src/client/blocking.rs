@@ -197,7 +197,7 @@ impl Background {
             drop(joined);
         });
         if join.is_ok() && wait.recv_timeout(limit) == Err(mpsc::RecvTimeoutError::Timeout) && !limit.is_zero() {
-            tracing::warn!("a handler still runs on the thread homing-subscribers after the close");
+            crate::log::warn!("a handler still runs on the thread homing-subscribers after the close");
         }
     }
 }

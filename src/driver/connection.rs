@@ -292,7 +292,7 @@ impl<B: Broker> Connection<B> {
         for binding in &plan.bindings {
             match self.bind(queue, binding).await {
                 Err(error) if binding.need == Need::Extension && !is_lost(&error) => {
-                    tracing::debug!(queue, key = binding.key, %error, "an extension of homing is refused, and not used");
+                    crate::log::debug!(queue, key = binding.key, %error, "an extension of homing is refused, and not used");
                 }
                 bound => bound?,
             }
@@ -309,7 +309,7 @@ impl<B: Broker> Connection<B> {
             if is_lost(&error) || error.kind() == ErrorKind::CommunicatorClosed {
                 return;
             }
-            tracing::debug!(consumer = plan.tag, attempt, %error, "a consumer could not be ended");
+            crate::log::debug!(consumer = plan.tag, attempt, %error, "a consumer could not be ended");
             if attempt == END_TRIES {
                 let text = format!("the consumer {:?} could not be ended: {error}", plan.tag);
                 return self.give_up(Error::with_source(ErrorKind::ConnectionLost, text, error));

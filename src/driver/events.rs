@@ -107,12 +107,12 @@ impl<B: Broker> Driver<B> {
                 self.on_lane_closed(lane, opening, &consumers, error);
             }
             BrokerEvent::Blocked { reason } => {
-                tracing::warn!(reason, "the broker reads no messages for now");
+                crate::log::warn!(reason, "the broker reads no messages for now");
                 self.port.set_state(ConnectionState::Blocked);
                 self.emit(&ConnectionEvent::Blocked { reason });
             }
             BrokerEvent::Unblocked => {
-                tracing::info!("the broker reads messages again");
+                crate::log::info!("the broker reads messages again");
                 self.port.set_state(ConnectionState::Connected);
                 self.emit(&ConnectionEvent::Unblocked);
             }
@@ -126,7 +126,7 @@ impl<B: Broker> Driver<B> {
     fn on_delivery(&mut self, consumer: &str, delivery: Delivery) {
         let Some(route) = self.subscriptions.route(consumer) else {
             // Its consumer was ended here, and it was on its way.
-            tracing::debug!(consumer, "a delivery for a consumer that has ended goes back");
+            crate::log::debug!(consumer, "a delivery for a consumer that has ended goes back");
             if let Some(connection) = self.session.now() {
                 connection.give_back(delivery.receipt);
             }
@@ -171,14 +171,14 @@ impl<B: Broker> Driver<B> {
     pub(super) fn ack(&self, tag: DeliveryTag) {
         match self.session.of(tag.channel.generation) {
             Some(connection) => connection.broker.ack(Self::receipt(tag)),
-            None => tracing::trace!(?tag, "an acknowledgement for a lost connection was dropped"),
+            None => crate::log::trace!(?tag, "an acknowledgement for a lost connection was dropped"),
         }
     }
 
     pub(super) fn nack(&self, tag: DeliveryTag, then: Nack) {
         match self.session.of(tag.channel.generation) {
             Some(connection) => connection.broker.nack(Self::receipt(tag), then),
-            None => tracing::trace!(?tag, "a refusal for a lost connection was dropped"),
+            None => crate::log::trace!(?tag, "a refusal for a lost connection was dropped"),
         }
     }
 
@@ -299,7 +299,7 @@ impl<B: Broker> Driver<B> {
             _ if Control::Probe.is(&properties) => {}
             _ => {
                 count(&self.port.counters.late_replies);
-                tracing::debug!(?correlation, "a reply was dropped: nobody waits for it");
+                crate::log::debug!(?correlation, "a reply was dropped: nobody waits for it");
             }
         }
     }
@@ -366,7 +366,7 @@ impl<B: Broker> Driver<B> {
         for correlation in text.lines().take(ASKED_AT_ONCE) {
             if let Some(reply) = self.answers.of(correlation).cloned() {
                 count(&self.port.counters.answered_again);
-                tracing::debug!(correlation, "an answer that may have been lost is sent again");
+                crate::log::debug!(correlation, "an answer that may have been lost is sent again");
                 self.send_reply(reply);
             }
         }
@@ -551,7 +551,7 @@ impl<B: Broker> Driver<B> {
         self.callers.channel_closed(channel);
         let queue = self.subscriptions.channel_closed(consumers, Instant::now()).map(|queue| queue.to_string());
         let cause = ChannelCause::of(&error);
-        tracing::warn!(?lane, ?queue, ?cause, %error, "the broker closed a channel");
+        crate::log::warn!(?lane, ?queue, ?cause, %error, "the broker closed a channel");
         self.emit(&ConnectionEvent::ChannelClosed { queue, cause, error });
     }
 }

@@ -339,7 +339,7 @@ impl<B: Broker> Driver<B> {
         let Some(connection) = self.session.now() else { return };
         let (generation, lanes) = (connection.generation, connection.broker.lanes_limit());
         if self.away.is_none() {
-            tracing::info!(broker = self.port.broker, "connected");
+            crate::log::info!(broker = self.port.broker, "connected");
         }
         self.next_probe = Some(crate::time::after(now, PROBE_EVERY));
         self.subscriptions.limit_lanes(lanes);
@@ -385,7 +385,7 @@ impl<B: Broker> Driver<B> {
         let now = Instant::now();
         let due = self.requests.due(now);
         for wait in due.long_waits {
-            tracing::warn!(what = %wait.subject, waited = ?wait.waited, "still waiting for an answer");
+            crate::log::warn!(what = %wait.subject, waited = ?wait.waited, "still waiting for an answer");
         }
         for (ended, time) in due.expired {
             let error = Error::new(
@@ -409,7 +409,7 @@ impl<B: Broker> Driver<B> {
                 command::Expiry::Alarm(alarm) => drop(alarm.complete(())),
                 command::Expiry::LongPlace { what, since, place } => {
                     let waited = now.saturating_duration_since(since);
-                    tracing::warn!(what, ?waited, "still waiting for a place at its home, which is full");
+                    crate::log::warn!(what, ?waited, "still waiting for a place at its home, which is full");
                     let again = command::Expiry::LongPlace { what, since, place };
                     self.timers.start(id, crate::time::after(now, requests::REPORT_EVERY), again);
                 }
@@ -450,7 +450,7 @@ impl<B: Broker> Driver<B> {
             JobDone::CopyReady { copy, message, outcome } => match outcome {
                 Ok(()) => self.send_copy(copy, *message),
                 Err(error) => {
-                    tracing::debug!(%error, "the queue for a copy of a task could not be declared");
+                    crate::log::debug!(%error, "the queue for a copy of a task could not be declared");
                     self.copied(copy, Known::No);
                 }
             },

@@ -190,7 +190,7 @@ impl<B: Broker> Driver<B> {
             Act::Pulled { pull, outcome } => self.nothing_pulled(pull, outcome),
             Act::StreamReady { stream, outcome } => self.outbox.opened(&stream, outcome, Instant::now()),
             Act::Reclaimed(queue) => {
-                tracing::debug!(%queue, "the replies of requests under way come in again");
+                crate::log::debug!(%queue, "the replies of requests under way come in again");
                 self.plan_ask(queue, 0, Instant::now());
             }
             Act::ForgetQueue(queue) => {
@@ -209,7 +209,7 @@ impl<B: Broker> Driver<B> {
     fn on_restored(&mut self) {
         let Some(away) = self.away.take() else { return };
         count(&self.port.counters.reconnects);
-        tracing::info!(broker = self.port.broker, ?away, "connected again");
+        crate::log::info!(broker = self.port.broker, ?away, "connected again");
         self.emit(&ConnectionEvent::Restored { away });
         for identifier in self.subscriptions.broadcast_subscribers() {
             self.emit(&ConnectionEvent::Gap { identifier, away });
@@ -273,7 +273,7 @@ impl<B: Broker> Driver<B> {
             Action::AnswerAgain { message } => {
                 count(&self.port.counters.tasks_answered_again);
                 let properties = message.properties();
-                tracing::info!(message_id = ?properties.message_id, "a task that had ended here came again, and is not run twice");
+                crate::log::info!(message_id = ?properties.message_id, "a task that had ended here came again, and is not run twice");
                 let known = properties.correlation_id.as_deref().and_then(|correlation| self.answers.of(correlation));
                 if let Some(reply) = known.cloned() {
                     self.send_reply(reply);
@@ -291,28 +291,28 @@ impl<B: Broker> Driver<B> {
                     signal.give();
                 }
                 let message_id = message.properties().message_id.clone();
-                tracing::warn!(%queue, ?message_id, "the broker has taken back a task that runs here");
+                crate::log::warn!(%queue, ?message_id, "the broker has taken back a task that runs here");
                 let message_id = message_id.map(|id| id.to_string());
                 self.emit(&ConnectionEvent::OwnershipLost { queue: queue.to_string(), message_id });
             }
             Action::Adopted { task, queue, message } => {
                 let message_id = message.properties().message_id.as_deref().unwrap_or_default().to_owned();
-                tracing::info!(%queue, task = task.0, message_id, "a task that runs here came again, and is not run twice");
+                crate::log::info!(%queue, task = task.0, message_id, "a task that runs here came again, and is not run twice");
                 count(&self.port.counters.tasks_adopted);
                 self.emit(&ConnectionEvent::TaskAdopted { queue: queue.to_string(), message_id });
             }
             Action::Quarantined { queue, reason, message } => {
                 count(&self.port.counters.tasks_quarantined);
                 let message_id = &message.properties().message_id;
-                tracing::warn!(%queue, reason, ?message_id, "a task was put into quarantine");
+                crate::log::warn!(%queue, reason, ?message_id, "a task was put into quarantine");
                 self.emit(&ConnectionEvent::Quarantined { queue: queue.to_string(), reason });
             }
             Action::MoveFailed { queue, to } => {
-                tracing::error!(%queue, ?to, "a task could not be copied to another queue; it is tried again");
+                crate::log::error!(%queue, ?to, "a task could not be copied to another queue; it is tried again");
             }
             Action::LeaseLeft { lease } => {
                 let queue = self.lease_queue(lease);
-                tracing::warn!(queue, "a lease queue could not be deleted: its task comes again when it expires");
+                crate::log::warn!(queue, "a lease queue could not be deleted: its task comes again when it expires");
             }
             Action::Released { task } => {
                 self.ownership_lost.remove(&task);
@@ -415,7 +415,7 @@ impl<B: Broker> Driver<B> {
         if let Some(connection) = self.session.now()
             && !properties.fit(connection.broker.properties_limit())
         {
-            tracing::warn!(queue, "the properties of a task are too large to be copied, whatever is cut");
+            crate::log::warn!(queue, "the properties of a task are too large to be copied, whatever is cut");
         }
         Message {
             exchange: "".into(),

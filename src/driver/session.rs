@@ -198,7 +198,7 @@ impl<B: Broker> Session<B> {
         self.events = None;
         self.lost_at = Some(Instant::now());
         self.backoff.lost_after(connection.age());
-        tracing::warn!(%error, "the connection is lost");
+        crate::log::warn!(%error, "the connection is lost");
         self.port.set_state(ConnectionState::Lost);
         self.port.emit(&ConnectionEvent::Lost(error.clone()));
         Some(connection)
@@ -261,9 +261,9 @@ async fn reconnect<B: Broker>(
         // What repeats is for somebody to see to.
         let repeats = attempt.max(backoff.unstable);
         if repeats >= 4 && repeats.is_power_of_two() {
-            tracing::warn!(attempt, unstable = backoff.unstable, ?delay, %error, "there is still no stable connection");
+            crate::log::warn!(attempt, unstable = backoff.unstable, ?delay, %error, "there is still no stable connection");
         } else {
-            tracing::info!(attempt, ?delay, %error, "connecting again");
+            crate::log::info!(attempt, ?delay, %error, "connecting again");
         }
         port.emit(&ConnectionEvent::Reconnecting { attempt: attempt.into(), delay, error: error.clone() });
         tokio::time::sleep(delay).await;

@@ -141,7 +141,7 @@ impl Drop for PanicGuard {
         port.set_report(CloseReport { error: Some(error.clone()), ..CloseReport::default() });
         port.close_feed();
         // Guards: a `tracing` subscriber that panics, perhaps for the second time. Here that would end the process.
-        let _ = crate::panics::caught(|| tracing::error!(%error, "the communicator ends"));
+        let _ = crate::panics::caught(|| crate::log::error!(%error, "the communicator ends"));
     }
 }
 

@@ -75,7 +75,7 @@ mod on {
     /// Guards: a recorder that panics, which would end a caller or a worker for the sake of a figure; in a drop, the process.
     pub(super) fn record(call: impl FnOnce()) {
         if let Err(panic) = caught(call) {
-            tracing::error!(panic, "the recorder of metrics panicked");
+            crate::log::error!(panic, "the recorder of metrics panicked");
         }
     }
 }

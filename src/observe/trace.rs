@@ -48,7 +48,7 @@ pub(super) fn inject(context: &dyn TraceContext, span: &Span) -> Option<Box<Trac
     let mut headers = TraceHeaders::default();
     let around = if is_of_use(span) { span.clone() } else { Span::current() };
     if let Err(panic) = caught(|| context.inject(&around, &mut headers)) {
-        tracing::error!(panic, "the trace context panicked, and a message goes without");
+        crate::log::error!(panic, "the trace context panicked, and a message goes without");
         return None;
     }
     (!headers.is_empty()).then(|| Box::new(headers))
@@ -57,6 +57,6 @@ pub(super) fn inject(context: &dyn TraceContext, span: &Span) -> Option<Box<Trac
 /// Hands on what came along.
 pub(super) fn extract(context: &dyn TraceContext, span: &Span, headers: &TraceHeaders) {
     if let Err(panic) = caught(|| context.extract(span, headers)) {
-        tracing::error!(panic, "the trace context panicked, and a handler runs without");
+        crate::log::error!(panic, "the trace context panicked, and a handler runs without");
     }
 }

@@ -62,7 +62,7 @@ impl Stream for ProcessEvents {
             match StateChange::from_broadcast(&broadcast) {
                 Ok(Some(change)) if self.is_wanted(&change) => return Poll::Ready(Some(Ok(change))),
                 Ok(_) => {}
-                Err(error) => tracing::warn!(%error, "a change of state cannot be read"),
+                Err(error) => crate::log::warn!(%error, "a change of state cannot be read"),
             }
         }
     }

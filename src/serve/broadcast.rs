@@ -127,7 +127,7 @@ impl Inlet {
         let port = &self.context.port;
         count_many(&port.counters.broadcasts_lagged, missed);
         let identifier = self.identifier.clone();
-        tracing::warn!(%identifier, missed, "a broadcast subscriber did not keep up and lost the oldest");
+        crate::log::warn!(%identifier, missed, "a broadcast subscriber did not keep up and lost the oldest");
         port.emit(&ConnectionEvent::Lagged { identifier, missed });
     }
 }
@@ -320,7 +320,7 @@ async fn handle(
         match settled {
             Ok(value) => value.dispose(),
             Err(error) if error.failure().is_fault() => {
-                tracing::warn!(%identifier, %correlation_id, failure = %error, "a broadcast failed in its handler");
+                crate::log::warn!(%identifier, %correlation_id, failure = %error, "a broadcast failed in its handler");
             }
             Err(_) => {}
         }

@@ -72,7 +72,7 @@ async fn run(context: Context, mut inputs: mpsc::UnboundedReceiver<CodecInput>) 
         // What is a user's may panic, as it is dropped too; that costs this broadcast, not those to come.
         let outcome = caught(|| handle(&context, &mut sinks, input)).unwrap_or_else(|panic| {
             count(&context.port.counters.broadcasts_unreadable);
-            tracing::error!(panic, "a broadcast could not be handed out");
+            crate::log::error!(panic, "a broadcast could not be handed out");
             BroadcastOutcome::Unreadable
         });
         if let Some(tag) = tag {
@@ -143,7 +143,7 @@ fn spread(
         Ok(value) => value,
         Err(error) => {
             count(&context.port.counters.broadcasts_unreadable);
-            tracing::warn!(%error, "a broadcast that cannot be read was dropped");
+            crate::log::warn!(%error, "a broadcast that cannot be read was dropped");
             return BroadcastOutcome::Unreadable;
         }
     };
@@ -158,7 +158,7 @@ fn spread(
         }
         Err(error) => {
             count(&context.port.counters.broadcasts_unreadable);
-            tracing::warn!(%error, "a broadcast of the wrong shape was dropped");
+            crate::log::warn!(%error, "a broadcast of the wrong shape was dropped");
         }
     }
     BroadcastOutcome::HandedOut

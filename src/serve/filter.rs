@@ -101,7 +101,7 @@ fn passes(checks: &[Check], value: &Value) -> bool {
         Check::Pattern(pattern) => value.as_str().is_some_and(|text| match pattern.is_match(text) {
             Ok(matched) => matched,
             Err(error) => {
-                tracing::warn!(%error, "a broadcast filter gave up on a value; it counts as not matching");
+                crate::log::warn!(%error, "a broadcast filter gave up on a value; it counts as not matching");
                 false
             }
         }),

@@ -182,7 +182,7 @@ async fn serve(home: Home, subscriber: RpcSubscriber, mut inlet: Inlet) {
             let span = handling.span().clone();
             let RpcDelivery { body, correlation_id, caller_gone, .. } = delivery;
             let handled = async {
-                tracing::debug!(%identifier, ?correlation_id, "handling a call");
+                crate::log::debug!(%identifier, ?correlation_id, "handling a call");
                 let handled = async {
                     match context.decode(body) {
                         Ok(body) => handler.run(&at, RpcRequest { body, correlation_id, caller_gone }).await,
@@ -271,7 +271,7 @@ impl Caller {
             return self.finish(Response::Cancelled);
         }
         if failure.is_fault() {
-            tracing::warn!(%identifier, correlation_id = ?self.correlation_id, %failure, "a call failed in its handler");
+            crate::log::warn!(%identifier, correlation_id = ?self.correlation_id, %failure, "a call failed in its handler");
         }
         self.finish(Response::Exception(failure.to_string(), details));
     }
@@ -340,7 +340,7 @@ pub(super) fn outgoing(
     match body {
         Ok(body) => Some(OutgoingReply { stage, exchange, reply_to, correlation_id, body, call: None }),
         Err(error) => {
-            tracing::error!(%error, "a reply could not be encoded at all");
+            crate::log::error!(%error, "a reply could not be encoded at all");
             None
         }
     }

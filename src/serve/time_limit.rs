@@ -34,7 +34,7 @@ pub(super) async fn within(
             // Guards: a handler's future that panics as it is dropped, which would take the outcome along, and have a task
             // handed out again, and again.
             if let Err(panic) = caught(|| drop(handled)) {
-                tracing::error!(panic, "a handler that was over its time limit panicked as it was dropped");
+                crate::log::error!(panic, "a handler that was over its time limit panicked as it was dropped");
             }
             let text = format!("the handler took longer than its time limit of {limit:?}");
             Err(HandlerError::exception(text).with_type("homing::TimeLimit"))

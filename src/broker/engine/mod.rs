@@ -571,7 +571,7 @@ impl Engine {
         let lane = self.sessions.get_mut(&session)?.lanes.get_mut(&receipt.lane)?;
         // Guards: a receipt of a lane that was closed since and opened anew must not settle what has the same tag now.
         if !lane.open || lane.opening != receipt.opening {
-            tracing::trace!(?receipt, "acknowledgement dropped: the lane it came by has gone");
+            crate::log::trace!(?receipt, "acknowledgement dropped: the lane it came by has gone");
             return None;
         }
         let Some(out) = lane.out.remove(&receipt.tag) else {

@@ -255,7 +255,7 @@ impl State {
                     (session, BrokerEvent::ConsumerCancelled { consumer: (*consumer).to_owned() })
                 }
                 Effect::LaneClosed { session, lane, opening, consumers, why } => {
-                    tracing::debug!(lane = lane.0, ?why, "closed a lane");
+                    crate::log::debug!(lane = lane.0, ?why, "closed a lane");
                     let consumers = consumers.iter().map(|tag| (**tag).to_owned()).collect();
                     (session, BrokerEvent::LaneClosed { lane, opening, consumers, error: why.into_error() })
                 }

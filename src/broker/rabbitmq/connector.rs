@@ -8,13 +8,13 @@ use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
+use crate::log::debug;
 use lapin::uri::{AMQPAuthority, AMQPQueryString, AMQPScheme, AMQPUri, AMQPUserInfo};
 use lapin::{AsyncTcpStream, Connection, ConnectionProperties};
 use parking_lot::Mutex;
 use tokio::net::TcpStream;
 use tokio::sync::watch;
 use tokio::time::{Instant, timeout_at};
-use tracing::{Instrument, debug, debug_span};
 
 use super::endpoint::{Endpoint, Transport};
 use super::errors;
@@ -71,10 +71,7 @@ pub(crate) async fn connect(plan: Plan<'_>) -> Result<Link> {
         // TLS, if there is any, is inside.
         Ok(AsyncTcpStream::Plain(stream))
     };
-    // lapin's I/O thread takes this span as its cause, so it must not contain a secret either.
-    let span = debug_span!("amqp", role = %plan.role, %address);
-    let handshake =
-        Connection::connector(uri(&plan, wishes), kit(), hand_over, properties(&plan.name)).instrument(span);
+    let handshake = Connection::connector(uri(&plan, wishes), kit(), hand_over, properties(&plan.name));
     let refused = match timeout_at(plan.deadline, handshake).await {
         Ok(Ok(connection)) => {
             debug!(role = %plan.role, %address, "connected");

@@ -7,11 +7,11 @@ use std::pin::Pin;
 use std::rc::Rc;
 use std::time::Duration;
 
+use crate::log::{debug, error, warn};
 use futures_util::Stream;
 use lapin::{Channel, Connection, Event};
 use tokio::sync::watch;
 use tokio::time::{Instant, timeout, timeout_at};
-use tracing::{debug, error, warn};
 
 use super::connector::thread_gone;
 use super::tap::{Diverted, Greeting};

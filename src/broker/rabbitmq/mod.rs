@@ -10,10 +10,10 @@
 use std::rc::Rc;
 use std::time::Duration;
 
+use crate::log::{debug, info};
 use futures_util::StreamExt;
 use lapin::Event;
 use tokio::task::spawn_local;
-use tracing::{debug, info};
 
 use self::connector::Plan;
 use self::endpoint::Endpoint;

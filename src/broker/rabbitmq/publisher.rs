@@ -13,13 +13,13 @@ use std::sync::Arc;
 use std::task::{Context, Poll, Waker, ready};
 use std::time::Duration;
 
+use crate::log::{debug, trace};
 use futures_util::StreamExt;
 use futures_util::stream::FuturesUnordered;
 use lapin::options::ConfirmSelectOptions;
 use lapin::{Channel, Confirmation, PublisherConfirm};
 use tokio::sync::Notify;
 use tokio::time::{Instant, timeout_at};
-use tracing::{debug, trace};
 
 use super::errors;
 use super::frames::AROUND;

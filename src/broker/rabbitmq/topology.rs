@@ -9,11 +9,11 @@ use std::pin::pin;
 use std::rc::Rc;
 use std::time::Duration;
 
+use crate::log::debug;
 use lapin::options::{ExchangeDeclareOptions, QueueBindOptions, QueueDeclareOptions, QueueDeleteOptions};
 use lapin::types::{AMQPValue, FieldTable, ShortString};
 use lapin::{Channel, ExchangeKind};
 use tokio::sync::Mutex;
-use tracing::debug;
 
 use super::errors;
 use super::life::Life;

@@ -441,7 +441,7 @@ impl Port {
         let mut threads = self.threads.lock();
         for thread in threads.drain(..) {
             if !thread.is_current() && !thread.join() {
-                tracing::error!("a thread of the communicator panicked");
+                crate::log::error!("a thread of the communicator panicked");
             }
         }
     }
