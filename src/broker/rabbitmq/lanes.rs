@@ -13,6 +13,7 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
+use crate::log::{debug, trace, warn};
 use futures_util::{FutureExt, StreamExt};
 use lapin::options::{
     BasicAckOptions, BasicCancelOptions, BasicConsumeOptions, BasicGetOptions, BasicNackOptions, BasicQosOptions,
@@ -21,7 +22,6 @@ use lapin::types::FieldTable;
 use lapin::{Channel, Consumer};
 use tokio::sync::{Mutex, oneshot, watch};
 use tokio::task::spawn_local;
-use tracing::{debug, trace, warn};
 
 use super::errors;
 use super::life::Life;
@@ -273,8 +273,8 @@ impl Lanes {
             return self.life.check();
         };
         debug!(%consumer, lane = lane.0, "cancel");
-        consuming.cancelled.set(true);
         self.ask(lane, format_args!("end the consumer {consumer:?}"), async |opening| {
+            consuming.cancelled.set(true);
             opening.channel.basic_cancel(tag, BasicCancelOptions::default()).await?;
             // What was on its way is forwarded first.
             let mut ended = consuming.ended.clone();
@@ -336,7 +336,6 @@ impl Lanes {
             Rc::new(LaneState { lane, turn: Mutex::new(()), open: RefCell::new(None), openings: Cell::new(0) })
         }));
         let answer = async {
-            let _turn = state.turn.lock().await;
             let opening = match self.opening(&state).await {
                 Ok(opening) => opening,
                 Err(error) => return Err(settle(&self.life, &what, &error)),
@@ -348,16 +347,19 @@ impl Lanes {
                 settle(&self.life, &what, &error)
             })
         };
-        if let Ok(result) = tokio::time::timeout(self.limit, self.life.until_end(pin!(answer))).await {
-            return result;
-        }
-        // Whether it was done is not known (a consumer may begin yet, with nobody to read it): the lane begins anew.
-        let opening = state.open.borrow().clone();
-        if let Some(opening) = opening {
-            let closing = opening.channel.clone();
-            // Written at the first poll.
-            let _ = closing.close(200, "a question timed out".into()).now_or_never();
-            self.lane_closed(&opening, None);
+        match in_turn(&state.turn, self.limit, self.life.until_end(pin!(answer))).await {
+            Asked::Answered(result) => return result,
+            Asked::NoTurn => {}
+            Asked::NoAnswer => {
+                // Whether it was done is not known (a consumer may begin yet, with nobody to read it): the lane begins anew.
+                let opening = state.open.borrow().clone();
+                if let Some(opening) = opening {
+                    let closing = opening.channel.clone();
+                    // Written at the first poll.
+                    let _ = closing.close(200, "a question timed out".into()).now_or_never();
+                    self.lane_closed(&opening, None);
+                }
+            }
         }
         Err(errors::timed_out(&what, &self.address, self.limit))
     }
@@ -388,6 +390,26 @@ impl Lanes {
     }
 }
 
+/// What became of a question to the server.
+#[derive(Debug, PartialEq)]
+enum Asked<T> {
+    Answered(T),
+    /// Those before it took too long. It was not asked, so nothing is unknown.
+    NoTurn,
+    /// It was asked, and not answered in time.
+    NoAnswer,
+}
+
+/// Asks when the turn comes. Waiting for the turn and waiting for the answer have the limit each.
+// Guards: a question that waits behind a slow one would close the channel that it never used, with everybody's consumers on it.
+async fn in_turn<T>(turn: &Mutex<()>, limit: Duration, question: impl Future<Output = T>) -> Asked<T> {
+    let Ok(_turn) = tokio::time::timeout(limit, turn.lock()).await else { return Asked::NoTurn };
+    match tokio::time::timeout(limit, question).await {
+        Ok(answer) => Asked::Answered(answer),
+        Err(_) => Asked::NoAnswer,
+    }
+}
+
 /// Gives a tag back if its consumer did not come to be.
 struct Reserved<'a> {
     lanes: &'a Lanes,
@@ -400,5 +422,30 @@ impl Drop for Reserved<'_> {
         if !self.keep {
             self.lanes.consumers.borrow_mut().remove(self.tag);
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const LIMIT: Duration = Duration::from_secs(10);
+
+    #[tokio::test(start_paused = true)]
+    async fn a_question_behind_a_slow_one_has_its_whole_limit_and_is_not_taken_for_asked() {
+        let turn = Mutex::new(());
+        let answers_after = |time| tokio::time::sleep(time);
+        let (slow, behind) = tokio::join!(
+            in_turn(&turn, LIMIT, answers_after(LIMIT * 2 / 3)),
+            in_turn(&turn, LIMIT, answers_after(LIMIT * 2 / 3))
+        );
+        assert_eq!((slow, behind), (Asked::Answered(()), Asked::Answered(())));
+
+        let (silent, behind) = tokio::join!(
+            in_turn(&turn, LIMIT, std::future::pending::<()>()),
+            in_turn(&turn, LIMIT, answers_after(LIMIT / 2))
+        );
+        assert_eq!((silent, behind), (Asked::NoAnswer, Asked::NoTurn));
+        assert_eq!(in_turn(&turn, LIMIT, async {}).await, Asked::Answered(()), "the turn is free again");
     }
 }
