@@ -95,7 +95,8 @@ impl TaskQueue {
     /// Takes a task, if there is one now.
     ///
     /// # Errors
-    /// `QueueEmpty` when there is none.
+    /// `QueueEmpty` when there is none; `TimedOut` when there is no connection to the broker, and none within the
+    /// [time for operations](crate::CommunicatorBuilder::operation_timeout); `CommunicatorClosed`.
     ///
     /// # Cancel safety
     /// Dropped, a task that comes all the same goes back to the queue.
@@ -106,7 +107,8 @@ impl TaskQueue {
     /// Takes a task, and waits up to this long for one.
     ///
     /// # Errors
-    /// `QueueEmpty` when none came.
+    /// `QueueEmpty` when none came; `TimedOut` when the time has passed and there is no connection to the broker, so that nobody
+    /// knows what is in the queue; `CommunicatorClosed`.
     ///
     /// # Cancel safety
     /// Dropped, a task that comes all the same goes back to the queue.

@@ -6,7 +6,7 @@ use super::Communicator;
 use crate::broker::memory::fault;
 use crate::codec::Value;
 use crate::error::ErrorKind;
-use crate::{ConnectionEvent, Events, ReconnectPolicy, RpcRequest, RpcSubscriber};
+use crate::{ConnectionEvent, ConnectionState, Events, ReconnectPolicy, RpcRequest, RpcSubscriber};
 
 async fn on_a_broker_of_its_own() -> (String, Communicator) {
     let name = uuid::Uuid::new_v4().to_string();
@@ -500,6 +500,37 @@ async fn a_close_while_it_drains_is_bounded_by_its_own_limit() {
     again.finish("elsewhere");
     assert_eq!(task.await.unwrap().as_str(), Some("elsewhere"));
     peer.close().await.unwrap();
+}
+
+#[tokio::test]
+async fn without_a_connection_a_queue_is_not_called_empty_and_no_look_into_it_waits_for_ever() {
+    let (name, communicator) = on_a_broker_of_its_own().await;
+    fault::set_down(&name, true);
+    fault::lose_connections(&name);
+    while communicator.connection_state() == ConnectionState::Connected {
+        tokio::time::sleep(Duration::from_millis(1)).await;
+    }
+    let queue = communicator.task_queue("tasks").unwrap();
+    let error = queue.next_task(Duration::from_millis(50)).await.unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::TimedOut, "{error}");
+    assert!(error.to_string().contains("there is no connection"), "{error}");
+    drop(communicator);
+
+    let patience = Duration::from_millis(100);
+    let communicator = Communicator::builder(&format!("memory:{name}")).operation_timeout(patience);
+    fault::set_down(&name, false);
+    let communicator = communicator.connect().await.unwrap();
+    let queue = communicator.task_queue("tasks").unwrap();
+    assert_eq!(queue.try_next().await.unwrap_err().kind(), ErrorKind::QueueEmpty);
+    fault::set_down(&name, true);
+    fault::lose_connections(&name);
+    while communicator.connection_state() == ConnectionState::Connected {
+        tokio::time::sleep(Duration::from_millis(1)).await;
+    }
+    let look = tokio::time::timeout(Duration::from_secs(20), queue.try_next()).await;
+    let error = look.expect("it has a limit").unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::TimedOut, "{error}");
+    fault::set_down(&name, false);
 }
 
 #[tokio::test]

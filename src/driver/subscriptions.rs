@@ -406,10 +406,10 @@ impl<D> Subscriptions<D> {
         let stood = !self.services.get_mut(&name.key()).is_some_and(|service| service.wanted.is_adding(&identifier));
         let Some(key) = self.take_out(id, &Err(gone_while_added())) else { return };
         if stood {
-            tracing::warn!(%identifier, "a subscriber was taken out, since its home has ended");
+            crate::log::warn!(%identifier, "a subscriber was taken out, since its home has ended");
             self.out.push(Act::Emit(ConnectionEvent::SubscriberGone { identifier }));
         } else {
-            tracing::debug!(%identifier, "a subscriber was given up before it stood");
+            crate::log::debug!(%identifier, "a subscriber was given up before it stood");
         }
         self.reconcile(&key, now);
         self.reconcile_control(now);
@@ -470,9 +470,12 @@ impl<D> Subscriptions<D> {
     /// Somebody waits for a task.
     pub(super) fn pull(&mut self, id: PullId, queue: QueueName, wait: PullWait, now: Instant) {
         let key = Key::Pull(id);
-        if let PullWait::Until(until) = wait {
-            self.due.insert((until, key.clone()));
-        }
+        let until = match wait {
+            PullWait::Until(until) => until,
+            // Guards: a look into a queue that never ends, while the connection is away.
+            PullWait::No => after(now, self.operation_timeout),
+        };
+        self.due.insert((until, key.clone()));
         self.service(&key, || Wanted::Pull(Pull { queue, wait, wanted: true }));
         self.reconcile(&key, now);
     }
@@ -640,7 +643,7 @@ impl<D> Subscriptions<D> {
         match &mut service.wanted {
             Wanted::Replies(replies) => {
                 let streams = std::mem::take(&mut replies.streams);
-                tracing::info!(?key, %error, "a reply queue could not be set up");
+                crate::log::info!(?key, %error, "a reply queue could not be set up");
                 self.out
                     .extend(streams.into_iter().map(|stream| Act::StreamReady { stream, outcome: Err(error.clone()) }));
             }
@@ -649,7 +652,7 @@ impl<D> Subscriptions<D> {
             Wanted::Control => {
                 self.set(key, Actual::Pausing(after(now, EXTENSION_PAUSE)));
                 if !std::mem::replace(&mut self.control_refused, true) {
-                    tracing::info!(
+                    crate::log::info!(
                         %error,
                         "the queue for requests of lost answers is refused, and not used: callers of homing whose connection \
                          is lost may miss an answer"
@@ -676,7 +679,7 @@ impl<D> Subscriptions<D> {
                 let stays = self.services.get(key).is_some_and(|service| self.is_wanted(service));
                 if stays {
                     let name = name_of(key);
-                    tracing::warn!(name, %error, "a subscription could not be set up again");
+                    crate::log::warn!(name, %error, "a subscription could not be set up again");
                     self.out.push(Act::Emit(ConnectionEvent::SubscriptionFailed { name, error: error.clone() }));
                 }
             }
@@ -729,7 +732,7 @@ impl<D> Subscriptions<D> {
         let Some(key) = self.consumer_gone(tag, now) else { return };
         if !matches!(key, Key::Pull(_)) {
             let name = name_of(&key);
-            tracing::warn!(name, "the broker ended a subscription; was its queue deleted?");
+            crate::log::warn!(name, "the broker ended a subscription; was its queue deleted?");
             self.out.push(Act::Emit(ConnectionEvent::ConsumerCancelled { name }));
         }
         if let Key::Tasks(queue) = &key {
@@ -794,12 +797,20 @@ impl<D> Subscriptions<D> {
 
     fn expire(&mut self, key: &Key, now: Instant) {
         let Some(service) = self.services.get_mut(key) else { return };
-        if let (Wanted::Pull(Pull { wait: PullWait::Until(until), wanted: true, .. }), Key::Pull(pull)) =
-            (&service.wanted, key)
-            && *until <= now
-        {
-            self.out.push(Act::Pulled { pull: *pull, outcome: Ok(()) });
-            self.end_pull(*pull, now);
+        if let (Wanted::Pull(Pull { queue, wait, wanted: true }), Key::Pull(pull)) = (&service.wanted, key) {
+            let outcome = match wait {
+                PullWait::Until(until) if *until > now => return,
+                _ if !self.connected => Err(no_connection(&format!("no task was taken from the queue {queue:?}"))),
+                PullWait::Until(_) => Ok(()),
+                // The broker's own operations have the same limit and a better error. The connection may still go.
+                PullWait::No => {
+                    self.due.insert((after(now, self.operation_timeout), key.clone()));
+                    return;
+                }
+            };
+            let pull = *pull;
+            self.out.push(Act::Pulled { pull, outcome });
+            self.end_pull(pull, now);
             return;
         }
         let late = service.wanted.late(now);
@@ -811,15 +822,7 @@ impl<D> Subscriptions<D> {
             return;
         }
         for id in late {
-            let error = Error::new(
-                ErrorKind::TimedOut,
-                format!(
-                    "the subscription {:?} was not set up, for there was no connection for {:?}; homing goes on trying to \
-                     connect",
-                    name_of(key),
-                    self.operation_timeout
-                ),
-            );
+            let error = no_connection(&format!("the subscription {:?} was not set up", name_of(key)));
             self.take_out(id, &Err(error));
         }
     }
@@ -1023,6 +1026,14 @@ fn unknown(what: &str, identifier: &Identifier) -> Error {
 
 fn gone_while_added() -> Error {
     Error::new(ErrorKind::Cancelled, "the subscriber was taken out while it was being added")
+}
+
+/// What was not done, since the time for it passed without a connection.
+fn no_connection(not_done: &str) -> Error {
+    Error::new(
+        ErrorKind::TimedOut,
+        format!("{not_done} in time, for there is no connection to the broker; homing goes on trying to connect"),
+    )
 }
 
 fn draining() -> Error {
