@@ -52,7 +52,7 @@ impl<B: Broker> Driver<B> {
         self.perform();
         // Their subscribers may be at work for nobody. That they hear of it is worth no more than a part of the time.
         self.go_on(part(6), |driver| driver.outbox.in_flight() == 0).await;
-        let (unconfirmed, tasks_returned) = (self.outbox.in_flight(), self.tasks.in_hand());
+        let (unconfirmed, tasks_returned) = (self.outbox.unconfirmed(), self.tasks.in_hand());
         self.step_tasks(Input::Close);
         self.perform();
         self.go_on(part(7), |driver| driver.tasks.is_quiet()).await;
@@ -83,7 +83,7 @@ impl<B: Broker> Driver<B> {
 
     /// The report stands, and whoever asked for it gets it.
     async fn last_words(mut self, report: CloseReport) {
-        tracing::info!(?report, "closed");
+        crate::log::info!(?report, "closed");
         let port = std::sync::Arc::clone(&self.port);
         port.set_state(ConnectionState::Closed);
         port.emit(&ConnectionEvent::Closed);
@@ -109,7 +109,7 @@ impl<B: Broker> Driver<B> {
     /// good meanwhile, if it was.
     async fn drain(&mut self, limit: Duration) -> Option<Error> {
         self.phase = Phase::Draining;
-        tracing::info!(?limit, "draining: no new work");
+        crate::log::info!(?limit, "draining: no new work");
         self.step_tasks(Input::Drain);
         self.subscriptions.drain(Instant::now());
         self.perform();
@@ -145,7 +145,7 @@ impl<B: Broker> Driver<B> {
                 async move {
                     let unbound = connection.broker.unbind(&queue, exchange, &identifier.routing_key()).await;
                     if let Err(error) = unbound {
-                        tracing::debug!(%identifier, %error, "a subscriber could not be unbound");
+                        crate::log::debug!(%identifier, %error, "a subscriber could not be unbound");
                     }
                 }
             };
@@ -189,7 +189,7 @@ impl<B: Broker> Driver<B> {
     async fn let_go_of_connections(&mut self, until: Instant) {
         while self.letting_go > 0 {
             let Ok(Some(done)) = tokio::time::timeout_at(until, self.jobs.next()).await else {
-                tracing::warn!("a lost connection has not let go of its threads");
+                crate::log::warn!("a lost connection has not let go of its threads");
                 return;
             };
             if let JobDone::LetGo = done {

@@ -309,6 +309,12 @@ impl<P> Outbox<P> {
         self.entries.len() - self.aside
     }
 
+    /// The same without notices, which are nobody's message.
+    pub(super) fn unconfirmed(&self) -> usize {
+        let counts = |entry: &&Entry<P>| entry.aside == Aside::No && !matches!(entry.kind, Kind::Notice);
+        self.entries.values().filter(counts).count()
+    }
+
     #[cfg(test)]
     pub(super) fn is_empty(&self) -> bool {
         self.entries.is_empty()
@@ -692,7 +698,7 @@ impl<P> Outbox<P> {
             }
             Kind::Notice => {
                 if let Err(error) = outcome {
-                    tracing::debug!(%error, "a notice to a peer could not be sent");
+                    crate::log::debug!(%error, "a notice to a peer could not be sent");
                 }
             }
             Kind::Probe(bound) => {
@@ -707,7 +713,7 @@ impl<P> Outbox<P> {
                     Ok(()) => Known::Yes,
                     Err(error) if error.kind() == ErrorKind::DeliveryFailed => Known::Unknown,
                     Err(error) => {
-                        tracing::debug!(%error, "a copy of a task could not be sent");
+                        crate::log::debug!(%error, "a copy of a task could not be sent");
                         Known::No
                     }
                 };
@@ -748,10 +754,10 @@ impl<P> Outbox<P> {
                 if let (ReplyStage::Pending, Some(correlation)) = (stage, correlation) {
                     self.out.push(Act::CallerGone(correlation));
                 } else {
-                    tracing::info!("a reply was dropped: its caller is gone");
+                    crate::log::info!("a reply was dropped: its caller is gone");
                 }
             }
-            Err(error) => tracing::warn!(%error, "a reply could not be sent"),
+            Err(error) => crate::log::warn!(%error, "a reply could not be sent"),
         }
     }
 }

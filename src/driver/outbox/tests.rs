@@ -154,6 +154,14 @@ fn every_message_ends_once_and_leaves_nothing() {
 }
 
 #[test]
+fn what_is_reported_as_unconfirmed_is_somebodys_message() {
+    let mut outbox = outbox();
+    broadcast(&mut outbox, 1);
+    outbox.send(Stream::Direct, Kind::Notice, message(), Charge::NOTHING, None);
+    assert_eq!((outbox.in_flight(), outbox.unconfirmed()), (2, 1), "closing waits for a notice all the same");
+}
+
+#[test]
 fn a_reply_whose_exchange_had_no_answer_is_tried_again_until_its_time_is_up() {
     let (mut outbox, mut now) = (outbox(), Instant::now());
     open(&mut outbox);
