@@ -90,7 +90,7 @@ impl WakeUp {
                     };
                     // Where it cannot even be waited for, the request itself reports why.
                     if paused.is_ok() {
-                        tracing::debug!("no outcome yet; a status request follows, to wake the process");
+                        crate::log::debug!("no outcome yet; a status request follows, to wake the process");
                         *self = WakeUp::Sent { status, is_answer };
                     }
                 }
@@ -194,7 +194,7 @@ pub(super) fn named(about: &str, error: Error) -> Error {
             format!("{about}: the other end failed and gave no reason, as it does where the process was killed"),
             Detail::Remote(String::new()),
         ),
-        Some(text) => Error::remote_exception(about, text.to_owned(), None::<()>),
+        Some(text) => Error::remote_exception(about, text.to_owned(), error.remote_details().cloned()),
         None => Error::with_source(error.kind(), format!("{about}: {error}"), error),
     }
 }
