@@ -206,10 +206,10 @@ fn refused(broker: &Broker) -> TestResult {
     let address = address.split('/').next().unwrap_or(address);
     let mut loud = homing(&["-vv", "--broker", &format!("amqp://guest:sEcret@{address}/"), "doctor"]);
     loud.env("RUST_LOG", "trace");
-    let (out, err) = exits(&ended(loud)?, 6);
+    let (out, err) = exits(&ended(loud)?, 7);
     assert!(line(&out, "problem", "credentials").contains("\"guest\""), "{out}");
     assert!(!out.contains("sEcret") && !err.contains("sEcret"), "{out}{err}");
-    let (out, _) = exits(&ended(homing(&["--broker", &format!("amqp://guest:guest@{address}/nowhere"), "doctor"]))?, 6);
+    let (out, _) = exits(&ended(homing(&["--broker", &format!("amqp://guest:guest@{address}/nowhere"), "doctor"]))?, 7);
     assert!(line_is_there(&out, "ok", "credentials"), "{out}");
     assert!(line(&out, "problem", "virtual host").contains("\"nowhere\""), "{out}");
     Ok(())

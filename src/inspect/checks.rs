@@ -165,6 +165,7 @@ fn tls_failure(text: &str) -> (&'static str, &'static str) {
 
 /// TCP stood, AMQP did not.
 fn refused(report: &mut Report, endpoint: &Endpoint, error: &Error) {
+    report.refused = error.kind() == ErrorKind::AccessRefused;
     if error.detail() == &Detail::Limit(Limit::Connections) {
         report.push(
             failed("connections", error).advice("homing needs two connections: raise the limit, or close others"),

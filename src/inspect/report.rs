@@ -102,6 +102,8 @@ impl Finding {
 pub struct Report {
     findings: Vec<Finding>,
     pub(super) connected: bool,
+    /// The broker was reached, and does not let this user in.
+    pub(super) refused: bool,
 }
 
 impl Report {
@@ -120,6 +122,12 @@ impl Report {
     #[must_use]
     pub fn is_connected(&self) -> bool {
         self.connected
+    }
+
+    /// Whether no connection was made because the broker refused access: by its credentials, or to the virtual host.
+    #[must_use]
+    pub fn is_refused(&self) -> bool {
+        self.refused
     }
 
     /// How many findings have this verdict.

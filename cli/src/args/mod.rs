@@ -179,7 +179,7 @@ pub(crate) enum Command {
     },
     /// Checks the broker, and reports what is wrong and what to do. Creates and changes nothing.
     ///
-    /// Exits with 0 when there is no problem, 1 when there is one, 6 when no connection can be made.
+    /// Exits with 0 when there is no problem, 1 when there is one, 6 when no connection can be made, 7 when access is refused.
     Doctor(Doctor),
     /// Measures the speed of calls, tasks and broadcasts over a broker, and what limits it: this program, the network or the broker.
     ///

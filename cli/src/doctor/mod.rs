@@ -80,7 +80,8 @@ fn print(report: &Report, fixes: &[Fix], format: Format) -> Result<(), Failure> 
 fn conclusion(report: &Report) -> Result<(), Failure> {
     if !report.is_connected() {
         let text = "no connection to the broker could be made; the last line of the checks has the reason";
-        return Err(Error::new(ErrorKind::Connection, text).into());
+        let kind = if report.is_refused() { ErrorKind::AccessRefused } else { ErrorKind::Connection };
+        return Err(Error::new(kind, text).into());
     }
     match report.count(Verdict::Problem) {
         0 => Ok(()),
