@@ -104,6 +104,9 @@ pub(super) async fn adversity(world: Rc<World>) {
                 note(|| format!("the handle of {name} is dropped"));
                 ledger.communicator_ended(n);
                 world.renew(n).await;
+                if world.name(n) != name {
+                    world.let_go.borrow_mut().push(name);
+                }
             }
             _ => {}
         }

@@ -43,6 +43,7 @@ pub(super) async fn calm(world: &Rc<World>) {
         ledger.fault(format!("settled wrongly: a delivery that was not out: [{what}]"));
     }
     subscribers_are_removed(world).await;
+    world.check_those_let_go().await;
     nobody_else_answers(world).await;
     if late() > before {
         ledger.fault(format!("answered twice: {} replies for nobody in the calm", late() - before));

@@ -137,6 +137,8 @@ struct World {
     stopping: Cell<bool>,
     /// The communicators that are being closed, by name.
     closing: RefCell<BTreeSet<String>>,
+    /// The communicators whose handle was dropped, by name.
+    let_go: RefCell<Vec<String>>,
 }
 
 impl World {
@@ -323,7 +325,17 @@ impl World {
     /// That nothing of an ended communicator is left.
     async fn check_ended(&self, name: &str, how: &str) {
         // Threads have their last polls to make.
-        let limit = 2 * CLOSE_TIMEOUT + SLACK;
+        self.check_ended_within(name, how, 2 * CLOSE_TIMEOUT + SLACK).await;
+    }
+
+    /// That communicators whose handle was dropped end. What a user has begun with one keeps it for as long as that may take.
+    async fn check_those_let_go(&self) {
+        for name in self.let_go.take() {
+            self.check_ended_within(&name, "its handle was dropped", REGISTRATION + 3 * TASK_TIMEOUT + SLACK).await;
+        }
+    }
+
+    async fn check_ended_within(&self, name: &str, how: &str, limit: Duration) {
         let began = tokio::time::Instant::now();
         let stalled = self.ledger.books().stalled;
         loop {
@@ -391,6 +403,7 @@ pub(super) async fn scenario(simulation: Rc<Simulation>) -> Vec<String> {
         incarnations: Cell::new(0),
         stopping: Cell::new(false),
         closing: RefCell::default(),
+        let_go: RefCell::default(),
     });
     let ledger = world.ledger.clone();
     for n in 0..world.len() {
