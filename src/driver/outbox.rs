@@ -690,11 +690,11 @@ impl<P> Outbox<P> {
             }
             Kind::Task { correlation, published } => self.requested(correlation, published, outcome),
             Kind::Broadcast { published } => self.out.push(Act::Complete { published, outcome }),
-            Kind::Reply { stage, correlation, sent, .. } => {
+            Kind::Reply { stage, correlation, late, sent } => {
                 if let Some(published) = sent {
                     self.out.push(Act::Complete { published, outcome: outcome.clone() });
                 }
-                self.replied(stage, correlation, outcome);
+                self.replied(stage, correlation, late, outcome);
             }
             Kind::Notice => {
                 if let Err(error) = outcome {
@@ -746,9 +746,13 @@ impl<P> Outbox<P> {
         }
     }
 
-    fn replied(&mut self, stage: ReplyStage, correlation: Option<Arc<str>>, outcome: Result<()>) {
+    fn replied(&mut self, stage: ReplyStage, correlation: Option<Arc<str>>, late: Option<Late>, outcome: Result<()>) {
         match outcome {
             Ok(()) => {}
+            // Its caller may have timed out long ago. The search for it ends with the communicator, which is no fault.
+            Err(error) if late.is_some() && error.kind() == ErrorKind::CommunicatorClosed => {
+                crate::log::info!("a reply was dropped at the end: its caller had not been found");
+            }
             Err(error) if error.kind() == ErrorKind::Unroutable => {
                 self.out.push(Act::ReplyUndeliverable);
                 if let (ReplyStage::Pending, Some(correlation)) = (stage, correlation) {
