@@ -77,7 +77,7 @@ async fn failing_calls(log: &Log, communicator: &Communicator) {
         communicator.rpc_send(name, SECRET).timeout(LIMIT).await.unwrap_err();
         let line = log.one().await;
         assert!(line.contains(part) && line.contains(&format!("identifier={name}")), "{line}");
-        assert!(line.contains("correlation_id=Some"), "{line}");
+        assert!(line.contains("correlation_id=\"") && !line.contains("Some("), "{line}");
     }
     let cancels = RpcSubscriber::closure(|_: RpcRequest| Err::<Value, _>(Failure::Cancelled));
     communicator.add_rpc_subscriber("cancels", cancels).await.unwrap();
@@ -95,7 +95,7 @@ async fn failing_tasks(log: &Log, communicator: &Communicator) {
     queue.task_send(SECRET).timeout(LIMIT).await.unwrap_err();
     let line = log.one().await;
     assert!(line.contains("at work") && line.contains("identifier=\"worker\""), "{line}");
-    assert!(line.contains("message_id=Some"), "{line}");
+    assert!(line.contains("message_id=\"") && line.contains("attempt=1") && !line.contains("Some("), "{line}");
     queue.task_send(()).timeout(LIMIT).await.unwrap_err();
     let line = log.one().await;
     assert!(line.contains("quarantine") && line.contains("not this one"), "{line}");

@@ -299,7 +299,10 @@ impl<B: Broker> Driver<B> {
             _ if Control::Probe.is(&properties) => {}
             _ => {
                 count(&self.port.counters.late_replies);
-                crate::log::debug!(?correlation, "a reply was dropped: nobody waits for it");
+                crate::log::debug!(
+                    correlation = correlation.map(tracing::field::display),
+                    "a reply was dropped: nobody waits for it"
+                );
             }
         }
     }
@@ -551,7 +554,7 @@ impl<B: Broker> Driver<B> {
         self.callers.channel_closed(channel);
         let queue = self.subscriptions.channel_closed(consumers, Instant::now()).map(|queue| queue.to_string());
         let cause = ChannelCause::of(&error);
-        crate::log::warn!(?lane, ?queue, ?cause, %error, "the broker closed a channel");
+        crate::log::warn!(lane = lane.0, queue, ?cause, %error, "the broker closed a channel");
         self.emit(&ConnectionEvent::ChannelClosed { queue, cause, error });
     }
 }

@@ -273,7 +273,10 @@ impl<B: Broker> Driver<B> {
             Action::AnswerAgain { message } => {
                 count(&self.port.counters.tasks_answered_again);
                 let properties = message.properties();
-                crate::log::info!(message_id = ?properties.message_id, "a task that had ended here came again, and is not run twice");
+                crate::log::info!(
+                    message_id = properties.message_id.as_deref(),
+                    "a task that had ended here came again, and is not run twice"
+                );
                 let known = properties.correlation_id.as_deref().and_then(|correlation| self.answers.of(correlation));
                 if let Some(reply) = known.cloned() {
                     self.send_reply(reply);
@@ -291,7 +294,7 @@ impl<B: Broker> Driver<B> {
                     signal.give();
                 }
                 let message_id = message.properties().message_id.clone();
-                crate::log::warn!(%queue, ?message_id, "the broker has taken back a task that runs here");
+                crate::log::warn!(%queue, message_id = message_id.as_deref(), "the broker has taken back a task that runs here");
                 let message_id = message_id.map(|id| id.to_string());
                 self.emit(&ConnectionEvent::OwnershipLost { queue: queue.to_string(), message_id });
             }
@@ -304,7 +307,7 @@ impl<B: Broker> Driver<B> {
             Action::Quarantined { queue, reason, message } => {
                 count(&self.port.counters.tasks_quarantined);
                 let message_id = &message.properties().message_id;
-                crate::log::warn!(%queue, reason, ?message_id, "a task was put into quarantine");
+                crate::log::warn!(%queue, reason, message_id = message_id.as_deref(), "a task was put into quarantine");
                 self.emit(&ConnectionEvent::Quarantined { queue: queue.to_string(), reason });
             }
             Action::MoveFailed { queue, to } => {

@@ -182,7 +182,7 @@ async fn serve(home: Home, subscriber: RpcSubscriber, mut inlet: Inlet) {
             let span = handling.span().clone();
             let RpcDelivery { body, correlation_id, caller_gone, .. } = delivery;
             let handled = async {
-                crate::log::debug!(%identifier, ?correlation_id, "handling a call");
+                crate::log::debug!(%identifier, correlation_id = correlation_id.as_deref(), "handling a call");
                 let handled = async {
                     match context.decode(body) {
                         Ok(body) => handler.run(&at, RpcRequest { body, correlation_id, caller_gone }).await,
@@ -271,7 +271,7 @@ impl Caller {
             return self.finish(Response::Cancelled);
         }
         if failure.is_fault() {
-            crate::log::warn!(%identifier, correlation_id = ?self.correlation_id, %failure, "a call failed in its handler");
+            crate::log::warn!(%identifier, correlation_id = self.correlation_id.as_deref(), %failure, "a call failed in its handler");
         }
         self.finish(Response::Exception(failure.to_string(), details));
     }

@@ -209,7 +209,7 @@ async fn serve(home: Home, handler: Handler<TaskRequest>, time_limit: Option<Dur
             let span = guard.handling.span().clone();
             let handled = async {
                 let message_id = &guard.message.properties().message_id;
-                crate::log::debug!(%identifier, ?message_id, redelivered = guard.redelivered, "handling a task");
+                crate::log::debug!(%identifier, message_id = message_id.as_deref(), redelivered = guard.redelivered, "handling a task");
                 if let Some((guard, request)) = guard.read() {
                     guard.answer(handler.run(&at, request), time_limit).await;
                 }
@@ -344,7 +344,7 @@ impl TaskGuard {
         {
             let (identifier, attempt) = (self.identifier.as_ref().map(Identifier::as_str), self.attempt);
             let message_id = &self.message.properties().message_id;
-            crate::log::warn!(identifier, ?message_id, ?attempt, %failure, "a task failed in its handler");
+            crate::log::warn!(identifier, message_id = message_id.as_deref(), attempt = attempt.number(), %failure, "a task failed in its handler");
         }
         let response = match settled {
             Ok(value) => Response::Result(value),
@@ -355,7 +355,7 @@ impl TaskGuard {
                 return self.settle(Settlement::Quarantine { reason, answer });
             }
             Err(Failure::TryAgain(reason)) => {
-                let text = format!("it was tried as often as may be; at last: {reason}");
+                let text = format!("it was given up after its last attempt: {reason}");
                 let answer = self.reply(Response::Exception(text, details));
                 return self.settle(Settlement::TryAgain { reason, answer });
             }
