@@ -148,7 +148,7 @@ async fn a_damaged_file_is_an_error_and_no_panic() {
     for n in 0..200 {
         pids.push(store.create(NewProcess::new("relax", format!("{n}").repeat(200))).await.unwrap());
     }
-    raw(&path).pragma_query(None, "wal_checkpoint(TRUNCATE)", |_| Ok(())).unwrap();
+    raw(&path).query_row("PRAGMA wal_checkpoint(TRUNCATE)", [], |_| Ok(())).unwrap();
     let whole = fs::read(&path).unwrap();
     drop(store);
     let mut errors = 0;
