@@ -83,6 +83,28 @@ async fn a_full_disk_is_an_error_for_what_does_not_fit_and_nothing_is_lost() {
     assert_eq!(record(&store, &leases[7].1).await.checkpoint().body(), &large());
 }
 
+/// Guards: a claim that is done again with another transaction, and given back for the first one, which has failed.
+#[tokio::test]
+async fn a_lease_stands_that_was_granted_in_the_second_try() {
+    let directory = Directory::new();
+    let store = open(&directory).await;
+    let (full, pid) =
+        (store.create(NewProcess::new("relax", 1)).await, store.create(NewProcess::new("relax", 2)).await.unwrap());
+    let (lease, checkpoint) = granted(&store, &full.unwrap()).await;
+    bound(&store, 1).await;
+    // While it does this, the two others come, and are one transaction.
+    let busy = store.writer().unwrap().call(|_| {
+        std::thread::sleep(Duration::from_millis(200));
+        Ok(())
+    });
+    let save = store.save(lease, checkpoint.with_body("x".repeat(1 << 20)));
+    let (_, (lease, checkpoint), saved) = futures_util::future::join3(busy, granted(&store, &pid), save).await;
+    assert_eq!(saved.unwrap_err().kind(), ErrorKind::Storage);
+    // Whatever was left to be done in between is done before this.
+    store.renew(Owner::this_process()).await.unwrap();
+    assert_eq!(store.save(lease, checkpoint.with_step(1)).await.unwrap(), Saved::Stored);
+}
+
 /// What is done to a row, and a part of the error.
 const DAMAGES: [(&str, &str); 12] = [
     ("body = substr(body, 1, 3)", "checksum"),
