@@ -92,13 +92,22 @@ async fn a_lease_stands_that_was_granted_in_the_second_try() {
         (store.create(NewProcess::new("relax", 1)).await, store.create(NewProcess::new("relax", 2)).await.unwrap());
     let (lease, checkpoint) = granted(&store, &full.unwrap()).await;
     bound(&store, 1).await;
-    // While it does this, the two others come, and are one transaction.
-    let busy = store.writer().unwrap().call(|_| {
-        std::thread::sleep(Duration::from_millis(200));
+    // While the thread does this, the two others come, and are one transaction.
+    let is_busy = Arc::new(std::sync::atomic::AtomicBool::new(false));
+    let kept = Arc::clone(&is_busy);
+    let busy = store.writer().unwrap().call(move |_| {
+        kept.store(true, std::sync::atomic::Ordering::Release);
+        std::thread::sleep(Duration::from_millis(500));
         Ok(())
     });
-    let save = store.save(lease, checkpoint.with_body("x".repeat(1 << 20)));
-    let (_, (lease, checkpoint), saved) = futures_util::future::join3(busy, granted(&store, &pid), save).await;
+    let others = async {
+        while !is_busy.load(std::sync::atomic::Ordering::Acquire) {
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+        let save = store.save(lease, checkpoint.with_body("x".repeat(1 << 16)));
+        futures_util::future::join(granted(&store, &pid), save).await
+    };
+    let (_, ((lease, checkpoint), saved)) = futures_util::future::join(busy, others).await;
     assert_eq!(saved.unwrap_err().kind(), ErrorKind::Storage);
     // Whatever was left to be done in between is done before this.
     store.renew(Owner::this_process()).await.unwrap();
