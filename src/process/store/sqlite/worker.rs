@@ -252,9 +252,9 @@ impl Worker {
                 }
             };
             match done {
-                Ok(()) => return jobs.into_iter().for_each(|job| job.done()),
+                Ok(()) => return jobs.into_iter().for_each(Job::done),
                 Err(error) => {
-                    tracing::debug!(%error, jobs = jobs.len(), "a transaction has failed; one for each follows")
+                    tracing::debug!(%error, jobs = jobs.len(), "a transaction has failed; one for each follows");
                 }
             }
         }
