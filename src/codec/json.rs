@@ -174,9 +174,8 @@ impl Fault {
 
 /// Reads a text that is JSON as a whole. Of a key that comes twice the last value counts, as in Python.
 pub(super) fn read(text: &str, limits: &Limits) -> std::result::Result<Value, Fault> {
-    let depth = limits.max_depth.min(MAX_DEPTH);
-    let mut reader =
-        Reader { text, bytes: text.as_bytes(), at: 0, depth_left: depth, nodes_left: limits.max_nodes, later: None };
+    let (depth_left, nodes_left) = (limits.max_depth, limits.max_nodes);
+    let mut reader = Reader { text, bytes: text.as_bytes(), at: 0, depth_left, nodes_left, later: None };
     let value = reader.document();
     let (at, why, is_json) = match (value, reader.later) {
         (Ok(value), None) => return Ok(value),

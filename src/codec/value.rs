@@ -16,6 +16,9 @@ use crate::error::{Error, ErrorKind, Result};
 /// takes stack for each level. PyYAML fails at about 250 tuples within each other.
 pub(super) const MAX_DEPTH: usize = 200;
 
+/// How many levels of JSON a level of a value takes at most: `{"$map": [[key, value]]}`.
+const JSON_LEVELS: usize = 3;
+
 /// The decimal digits of an integer that Python reads (`sys.int_info.default_max_str_digits`). Without a limit, reading
 /// takes time with the square of their number.
 pub(super) const MAX_DIGITS: usize = 4300;
@@ -486,10 +489,16 @@ impl Value {
     /// their digits.
     ///
     /// # Errors
-    /// `Decode` if it is not JSON, or has an object such as `{"$bytes": 1}` that stands for no value.
+    /// `Decode` if it is not JSON, has an object such as `{"$bytes": 1}` that stands for no value, or stands for a value that is
+    /// nested deeper than 200 levels.
     pub fn from_json_text(text: &str) -> Result<Self> {
-        let limits = Limits { max_depth: MAX_DEPTH, ..Limits::default() };
-        json_form::decode(json::read(text, &limits).map_err(json::Fault::into_error)?)
+        let limits = Limits { max_depth: (MAX_DEPTH + 1) * JSON_LEVELS, ..Limits::default() };
+        let value = json_form::decode(json::read(text, &limits).map_err(json::Fault::into_error)?)?;
+        if value.is_too_deep() {
+            value.dispose();
+            return Err(Error::new(ErrorKind::Decode, TOO_DEEP));
+        }
+        Ok(value)
     }
 
     /// The value as YAML, for people: block style, strings plain where that is safe.

@@ -60,6 +60,7 @@ pub(crate) fn outcome_name(kind: ErrorKind) -> &'static str {
         ErrorKind::HomeEnded => "home_ended",
         ErrorKind::WouldDeadlock => "would_deadlock",
         ErrorKind::Full => "full",
+        ErrorKind::Storage => "storage",
         ErrorKind::Internal => "internal",
     }
 }

@@ -11,6 +11,7 @@
 //! - the messages, each a type that converts to a [`Value`](crate::Value) and back: [`ControlMessage`], [`ControlBroadcast`],
 //!   [`ProcessTask`], [`Status`], [`StateChange`].
 //! - [`blocking`] has the controller for programs without tokio.
+//! - [`store`] keeps processes between their steps.
 //!
 //! # One request
 //! 1. [`ProcessController::pause`] makes a [`ControlSend`], which holds the message and the communicator's call. Nothing is sent.
@@ -48,6 +49,7 @@ mod reply;
 mod request;
 mod send;
 mod state;
+pub mod store;
 #[cfg(test)]
 mod tests;
 
