@@ -225,7 +225,7 @@ impl Worker {
             transaction.commit()
         });
         if let Err(error) = done {
-            tracing::debug!(%error, "a lease that nobody waits for could not be given back yet");
+            crate::log::debug!(%error, "a lease that nobody waits for could not be given back yet");
             self.chores.lock().extend(chores);
         }
     }
@@ -254,7 +254,7 @@ impl Worker {
             match done {
                 Ok(()) => return jobs.into_iter().for_each(Job::done),
                 Err(error) => {
-                    tracing::debug!(%error, jobs = jobs.len(), "a transaction has failed; one for each follows");
+                    crate::log::debug!(%error, jobs = jobs.len(), "a transaction has failed; one for each follows");
                 }
             }
         }
