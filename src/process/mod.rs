@@ -41,20 +41,30 @@
 //! ```
 
 pub mod blocking;
+mod class;
 mod controller;
 mod events;
+mod launcher;
+mod machine;
 mod messages;
 mod pid;
 mod reply;
 mod request;
+mod run;
 mod send;
+mod slots;
 mod state;
+mod step;
 pub mod store;
+mod tools;
+mod worker;
 #[cfg(test)]
 mod tests;
 
+pub use class::{AfterLoss, Finish, Next, Process, Registry};
 pub use controller::ProcessController;
 pub use events::ProcessEvents;
+pub use launcher::{LauncherBuilder, ProcessLauncher};
 pub use messages::{
     AskStatus, Continue, ControlBroadcast, ControlMessage, Create, Kill, Launch, Pause, Play, ProcessTask,
 };
@@ -63,3 +73,6 @@ pub use reply::{ControlReply, ControlStage};
 pub use request::{ControlOutcome, ControlRequest, Execute, NoWait, ProcessCall};
 pub use send::{ControlAllSend, ControlSend};
 pub use state::{ProcessState, StateChange, Status};
+pub use step::{Interruption, Resumed, StepContext};
+pub use store::{Inputs, Outcome, Wait};
+pub use worker::{ProcessWorker, WorkerBuilder};
