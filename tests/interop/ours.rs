@@ -111,7 +111,7 @@ impl Ours {
     }
 }
 
-fn drive(peer: &Peer, controller: &str, request: &str, more: Json) -> Result<Json, PeerError> {
+fn drive(peer: &Peer, controller: &str, request: &str, more: &Json) -> Result<Json, PeerError> {
     let mut options = json!({"controller": controller, "request": request});
     options.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
     peer.call("drive", options)
@@ -126,34 +126,34 @@ fn plumpy_drives_processes_of_homing(broker: &Broker) -> TestResult {
     let (ours, peer) = (Ours::start(broker)?, plumpy(broker)?);
     let changes = peer.call("add_broadcast_subscriber", json!({"subject": "state_changed.*"}))?;
     for controller in ["thread", "coroutine"] {
-        let at_peer = drive(&peer, controller, "launch", json!({"kind": "waits", "nowait": true}))?;
+        let at_peer = drive(&peer, controller, "launch", &json!({"kind": "waits", "nowait": true}))?;
         let pid = pid(&at_peer);
-        let ask = |request: &str, more: Json| {
+        let ask = |request: &str, more: &Json| {
             let mut options = json!({"pid": at_peer});
             options.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
-            drive(&peer, controller, request, options)
+            drive(&peer, controller, request, &options)
         };
         ours.becomes(&pid, ProcessState::Waiting, false)?;
-        let status = ask("status", json!({}))?;
+        let status = ask("status", &json!({}))?;
         assert_eq!((&status["state"], &status["paused"]), (&json!("ProcessState.WAITING"), &json!(false)));
         assert_eq!(status["process_string"], "<plumpy_peer:Waits> (ProcessState.WAITING)");
         assert!(status["ctime"].as_f64().is_some_and(|time| time > 1e9), "{status}");
-        assert_eq!(ask("pause", json!({"message": "why: ü"}))?, true);
+        assert_eq!(ask("pause", &json!({"message": "why: ü"}))?, true);
         ours.becomes(&pid, ProcessState::Waiting, true)?;
-        assert_eq!(ask("pause", json!({}))?, true, "it is already");
-        assert_eq!(ask("play", json!({}))?, true);
+        assert_eq!(ask("pause", &json!({}))?, true, "it is already");
+        assert_eq!(ask("play", &json!({}))?, true);
         ours.becomes(&pid, ProcessState::Waiting, false)?;
-        assert_eq!(ask("kill", json!({"message": "enough"}))?, true);
+        assert_eq!(ask("kill", &json!({"message": "enough"}))?, true);
         assert_eq!(ours.outcome(&pid)?, Some(Outcome::Killed { message: Some("enough".into()) }));
-        assert!(ask("status", json!({})).is_err(), "it is not there any more");
+        assert!(ask("status", &json!({})).is_err(), "it is not there any more");
 
         // In the middle of a step, and by force.
-        let at_peer = drive(&peer, controller, "launch", json!({"kind": "long_step", "nowait": true}))?;
+        let at_peer = drive(&peer, controller, "launch", &json!({"kind": "long_step", "nowait": true}))?;
         let long = self::pid(&at_peer);
         ours.becomes(&long, ProcessState::Running, false)?;
-        assert_eq!(drive(&peer, controller, "pause", json!({"pid": at_peer}))?, true);
+        assert_eq!(drive(&peer, controller, "pause", &json!({"pid": at_peer}))?, true);
         ours.becomes(&long, ProcessState::Waiting, true)?;
-        assert_eq!(drive(&peer, controller, "kill", json!({"pid": at_peer, "force": true}))?, true);
+        assert_eq!(drive(&peer, controller, "kill", &json!({"pid": at_peer, "force": true}))?, true);
         ours.becomes(&long, ProcessState::Killed, false)?;
     }
     let heard = peer.call("heard", json!({"log": changes, "count": 16}))?;
@@ -170,15 +170,15 @@ fn plumpy_drives_all_processes_of_homing_at_once(broker: &Broker) -> TestResult 
     let (ours, peer) = (Ours::start(broker)?, plumpy(broker)?);
     let mut pids = Vec::new();
     for _ in 0..3 {
-        pids.push(pid(&drive(&peer, "thread", "launch", json!({"kind": "waits", "nowait": true}))?));
+        pids.push(pid(&drive(&peer, "thread", "launch", &json!({"kind": "waits", "nowait": true}))?));
     }
     let become_all = |state, paused| pids.iter().try_for_each(|pid| ours.becomes(pid, state, paused));
     become_all(ProcessState::Waiting, false)?;
-    drive(&peer, "thread", "pause_all", json!({"message": "all stop"}))?;
+    drive(&peer, "thread", "pause_all", &json!({"message": "all stop"}))?;
     become_all(ProcessState::Waiting, true)?;
-    drive(&peer, "thread", "play_all", json!({}))?;
+    drive(&peer, "thread", "play_all", &json!({}))?;
     become_all(ProcessState::Waiting, false)?;
-    drive(&peer, "thread", "kill_all", json!({"message": "enough"}))?;
+    drive(&peer, "thread", "kill_all", &json!({"message": "enough"}))?;
     become_all(ProcessState::Killed, false)?;
     ours.end();
     Ok(())
@@ -187,15 +187,15 @@ fn plumpy_drives_all_processes_of_homing_at_once(broker: &Broker) -> TestResult 
 fn a_homing_worker_takes_the_tasks_of_plumpy(broker: &Broker) -> TestResult {
     let (ours, peer) = (Ours::start(broker)?, plumpy(broker)?);
     for controller in ["thread", "coroutine"] {
-        assert_eq!(drive(&peer, controller, "launch", json!({"kind": "ends"}))?, json!({"o": 7}));
-        let at_peer = drive(&peer, controller, "launch", json!({"kind": "ends", "nowait": true}))?;
+        assert_eq!(drive(&peer, controller, "launch", &json!({"kind": "ends"}))?, json!({"o": 7}));
+        let at_peer = drive(&peer, controller, "launch", &json!({"kind": "ends", "nowait": true}))?;
         ours.becomes(&pid(&at_peer), ProcessState::Finished, false)?;
-        assert_eq!(drive(&peer, controller, "continue", json!({"pid": at_peer}))?, json!({"o": 7}));
-        assert_eq!(drive(&peer, controller, "continue", json!({"pid": at_peer, "nowait": true}))?, at_peer);
+        assert_eq!(drive(&peer, controller, "continue", &json!({"pid": at_peer}))?, json!({"o": 7}));
+        assert_eq!(drive(&peer, controller, "continue", &json!({"pid": at_peer, "nowait": true}))?, at_peer);
     }
     // plumpy's controller for threads calls from a callback, which kiwipy times out.
-    assert_eq!(drive(&peer, "coroutine", "execute", json!({"kind": "ends"}))?, json!({"o": 7}));
-    let at_peer = drive(&peer, "coroutine", "execute", json!({"kind": "ends", "nowait": true}))?;
+    assert_eq!(drive(&peer, "coroutine", "execute", &json!({"kind": "ends"}))?, json!({"o": 7}));
+    let at_peer = drive(&peer, "coroutine", "execute", &json!({"kind": "ends", "nowait": true}))?;
     ours.becomes(&pid(&at_peer), ProcessState::Finished, false)?;
     ours.end();
     Ok(())
@@ -208,10 +208,10 @@ fn what_a_homing_worker_cannot_do_comes_back_to_plumpy(broker: &Broker) -> TestR
         ("continue", json!({"pid": 987}), "no process 987"),
         ("continue", json!({"pid": 987, "nowait": true}), "no process 987"),
     ] {
-        let error = drive(&peer, "thread", request, more).unwrap_err();
+        let error = drive(&peer, "thread", request, &more).unwrap_err();
         assert!(error.to_string().contains(part), "{error}");
     }
-    assert_eq!(drive(&peer, "thread", "launch", json!({"kind": "ends"}))?, json!({"o": 7}), "and it goes on");
+    assert_eq!(drive(&peer, "thread", "launch", &json!({"kind": "ends"}))?, json!({"o": 7}), "and it goes on");
     ours.end();
     Ok(())
 }
