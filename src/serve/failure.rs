@@ -223,7 +223,8 @@ impl HandlerError {
     }
 
     /// What the caller gets beside the text.
-    pub(crate) fn details(&self) -> Option<&ErrorDetails> {
+    #[must_use]
+    pub fn details(&self) -> Option<&ErrorDetails> {
         self.details.as_deref()
     }
 

@@ -1,0 +1,208 @@
+//! One process from its claim to its end.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use tokio::sync::{mpsc, oneshot, watch};
+
+use super::super::class::{AfterLoss, failed};
+use super::super::run::{Message, Run, RunEnd, Start};
+use super::super::slots::Slot;
+use super::super::store::{Checkpoint, Claim, LeaseId, Outcome, Owner};
+use super::super::{Pid, ProcessState};
+use super::{Entry, Inner, NotDone, Running, rpc};
+use crate::{Failure, HandlerError};
+
+/// How long is waited before the store is asked again for a process that another worker has: this, and then twice as long each
+/// time.
+const ASK_FIRST: Duration = Duration::from_secs(1);
+const ASK_MOST: Duration = Duration::from_secs(30);
+
+type Inbox = mpsc::UnboundedReceiver<Message>;
+
+/// Takes a process out of the table, whatever comes.
+struct InTable {
+    inner: Arc<Inner>,
+    pid: Pid,
+    number: u64,
+}
+
+impl Drop for InTable {
+    fn drop(&mut self) {
+        let mut table = self.inner.table.lock();
+        if table.entries.get(&self.pid).is_some_and(|entry| entry.number == self.number) {
+            table.entries.remove(&self.pid);
+        }
+        let is_over = table.leaving && table.entries.is_empty();
+        drop(table);
+        self.inner.left.notify_waiters();
+        if is_over {
+            self.inner.stops.send_replace(true);
+        }
+    }
+}
+
+/// A claimed process.
+struct Claimed {
+    lease: LeaseId,
+    checkpoint: Checkpoint,
+    lost: Option<Owner>,
+}
+
+impl Inner {
+    /// Runs a process here, unless it does already: then this is the same run.
+    ///
+    /// # Errors
+    /// When no process comes in any more.
+    pub(super) fn begin(self: &Arc<Self>, pid: &Pid, slot: Option<Slot>) -> Result<Running, NotDone> {
+        let mut table = self.table.lock();
+        // Guards: one pid that runs here twice.
+        if let Some(entry) = table.entries.get(pid) {
+            return Ok(Running { end: entry.end.clone(), reachable: entry.reachable.clone() });
+        }
+        if table.leaving {
+            return Err(NotDone::Back);
+        }
+        table.number += 1;
+        let number = table.number;
+        let (to_run, inbox) = mpsc::unbounded_channel();
+        let (ends, end) = watch::channel(None);
+        let (reaches, reachable) = watch::channel(false);
+        let running = Running { end: end.clone(), reachable: reachable.clone() };
+        table.entries.insert(pid.clone(), Entry { number, to_run: to_run.clone(), end, reachable, lease: None });
+        drop(table);
+        let in_table = InTable { inner: Arc::clone(self), pid: pid.clone(), number };
+        self.tools.home.spawn_uncounted(host(in_table, to_run, inbox, ends, reaches, slot));
+        Ok(running)
+    }
+
+    fn note_lease(&self, pid: &Pid, lease: Option<(LeaseId, Instant)>) {
+        if let Some(entry) = self.table.lock().entries.get_mut(pid) {
+            entry.lease = lease;
+        }
+    }
+}
+
+async fn host(
+    in_table: InTable,
+    to_run: mpsc::UnboundedSender<Message>,
+    mut inbox: Inbox,
+    ends: watch::Sender<Option<RunEnd>>,
+    reaches: watch::Sender<bool>,
+    mut slot: Option<Slot>,
+) {
+    let (inner, pid) = (&in_table.inner, &in_table.pid);
+    let claimed = match claim(inner, pid, &mut inbox, &mut slot).await {
+        Ok(claimed) => claimed,
+        Err(end) => return drop(ends.send_replace(Some(end))),
+    };
+    let lease = claimed.lease.clone();
+    let (instance, fails) = match prepare(inner, &claimed) {
+        Ok(prepared) => prepared,
+        Err(error) => {
+            if let Err(error) = inner.tools.store.release(lease).await {
+                tracing::warn!(%error, %pid, "a lease could not be given back; it runs out by itself");
+            }
+            return drop(ends.send_replace(Some(RunEnd::Failed(error))));
+        }
+    };
+    let after_loss = inner.tools.registry.class(claimed.checkpoint.class()).map(|class| class.after_loss);
+    let (at_end, ended) = oneshot::channel();
+    let (removes, removed) = oneshot::channel();
+    let communicator = inner.tools.communicator.clone();
+    let reach = rpc::keep_reachable(communicator, pid.clone(), to_run.clone(), reaches, ended, removes);
+    inner.tools.home.spawn_uncounted(reach);
+    let start = Start {
+        pid: pid.clone(),
+        lease: claimed.lease,
+        checkpoint: claimed.checkpoint,
+        instance,
+        slot,
+        inbox,
+        to_self: to_run,
+    };
+    let mut run = Run::new(Arc::clone(&inner.tools), start);
+    let end = run.run(fails).await;
+    if matches!(end, RunEnd::Left) {
+        // What must not be done twice keeps its lease where it was aborted, so that whoever claims it next knows.
+        if !(run.was_in_step() && after_loss.is_ok_and(|rule| rule == AfterLoss::MarkLost)) {
+            run.release().await;
+        }
+    }
+    // Whoever renews leases is to leave this one alone.
+    inner.note_lease(pid, None);
+    ends.send_replace(Some(end));
+    drop(at_end);
+    run.linger(removed).await;
+}
+
+/// Asks for the lease until it is granted, or the process has ended.
+async fn claim(inner: &Arc<Inner>, pid: &Pid, inbox: &mut Inbox, slot: &mut Option<Slot>) -> Result<Claimed, RunEnd> {
+    let tools = &inner.tools;
+    let watch = tools.ends.watch(pid);
+    let mut pause = ASK_FIRST;
+    loop {
+        let notified = watch.notified();
+        let what = "a process could not be claimed";
+        let claim = tools.persistently(what, |store| store.claim(pid.clone(), tools.owner.clone()));
+        let since = Instant::now();
+        let by = match claim.await {
+            Ok(Claim::Granted { lease, checkpoint, lost, .. }) => {
+                inner.note_lease(pid, Some((lease.clone(), since)));
+                return Ok(Claimed { lease, checkpoint, lost });
+            }
+            Ok(Claim::Ended(outcome)) => return Err(RunEnd::Ended(outcome)),
+            Ok(Claim::Held { by, .. }) => by,
+            Ok(_) => {
+                let text = format!("there is no process {pid} in the store of this worker");
+                return Err(RunEnd::Failed(HandlerError::exception(text).with_type("NotFound")));
+            }
+            Err(error) if error.is_connection() => return Err(RunEnd::Left),
+            Err(error) => return Err(RunEnd::Failed(error.into())),
+        };
+        tracing::debug!(%pid, %by, ?pause, "another worker has a process; it is waited for");
+        // It runs elsewhere, and needs no slot here.
+        *slot = None;
+        let waited = async {
+            tokio::select! {
+                () = tools.notified_within(notified, pause) => false,
+                message = leave(inbox) => message,
+            }
+        };
+        if waited.await {
+            return Err(RunEnd::Left);
+        }
+        pause = (pause * 2).min(ASK_MOST);
+    }
+}
+
+/// True when the process is not to be waited for any more. Requests are for whoever runs it.
+async fn leave(inbox: &mut Inbox) -> bool {
+    loop {
+        match inbox.recv().await {
+            Some(Message::Leave | Message::Gone) | None => return true,
+            Some(_) => {}
+        }
+    }
+}
+
+type Prepared = (Box<dyn super::super::class::Instance>, Option<Outcome>);
+
+/// Reads a checkpoint, and decides what becomes of a process whose worker was lost.
+fn prepare(inner: &Inner, claimed: &Claimed) -> Result<Prepared, HandlerError> {
+    let checkpoint = &claimed.checkpoint;
+    let class = inner.tools.registry.class(checkpoint.class());
+    let class = class.map_err(|error| HandlerError::from(Failure::Rejected(error.to_string())))?;
+    let instance = class.load(checkpoint.class(), checkpoint.body())?;
+    let is_begun = match checkpoint.pause() {
+        // Its step stood still, and is gone.
+        Some(pause) => pause.is_in_step(),
+        None => checkpoint.state() == ProcessState::Running && claimed.lost.is_some(),
+    };
+    let fails = (is_begun && class.after_loss == AfterLoss::MarkLost).then(|| {
+        let step = checkpoint.step();
+        let by = claimed.lost.as_ref().map_or_else(|| "its worker".to_owned(), ToString::to_string);
+        failed("Lost", format!("{by} ended in the middle of step {step}, and the class does not run a step twice"))
+    });
+    Ok((instance, fails))
+}

@@ -1,0 +1,221 @@
+//! What all processes of one launcher share.
+
+use std::collections::HashMap;
+use std::future::{Future, poll_fn};
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::Poll;
+use std::time::Duration;
+
+use futures_util::StreamExt;
+use futures_util::future::{Either, select};
+use futures_util::stream::FuturesUnordered;
+use parking_lot::Mutex;
+use tokio::sync::{Notify, mpsc};
+
+use super::class::Registry;
+use super::slots::Slots;
+use super::store::{Owner, Persister, Stored};
+use super::{Pid, StateChange};
+use crate::error::{Error, ErrorKind, Result};
+use crate::home::Home;
+use crate::panics::caught;
+use crate::{Communicator, TaskQueue};
+
+/// How long is waited before a store is asked again that did not answer: this, and then twice as long each time, up to
+/// [`RETRY_MOST`].
+const RETRY_FIRST: Duration = Duration::from_millis(100);
+pub(super) const RETRY_MOST: Duration = Duration::from_secs(10);
+
+/// How often the store is asked whether a process has ended, beside the broadcasts that notify of it: this, and then twice as
+/// long each time.
+const LOOK_FIRST: Duration = Duration::from_secs(5);
+pub(super) const LOOK_MOST: Duration = Duration::from_secs(60);
+
+pub(super) type ChangeListener = Arc<dyn Fn(&StateChange) + Send + Sync>;
+
+pub(super) struct Tools {
+    pub(super) communicator: Communicator,
+    /// Where everything runs.
+    pub(super) home: Home,
+    pub(super) store: Arc<dyn Persister>,
+    pub(super) registry: Registry,
+    /// Where the tasks of children go.
+    pub(super) queue: TaskQueue,
+    pub(super) owner: Owner,
+    pub(super) slots: Slots,
+    pub(super) ends: Ends,
+    pub(super) announcer: Announcer,
+    pub(super) listeners: Vec<ChangeListener>,
+}
+
+/// Whether asking again may help.
+pub(super) fn is_temporary(error: &Error) -> bool {
+    !matches!(
+        error.kind(),
+        ErrorKind::Encode | ErrorKind::Decode | ErrorKind::InvalidArgument | ErrorKind::InvalidState
+    )
+}
+
+impl Tools {
+    /// Asks the store until it answers.
+    ///
+    /// # Errors
+    /// What no second attempt would change; `CommunicatorClosed` when there is no time any more.
+    pub(super) async fn persistently<T: Send>(
+        &self,
+        what: &str,
+        call: impl for<'a> Fn(&'a dyn Persister) -> Stored<'a, T> + Send + Sync,
+    ) -> Result<T> {
+        let mut pause = RETRY_FIRST;
+        loop {
+            match call(&*self.store).await {
+                Err(error) if is_temporary(&error) => {
+                    tracing::warn!(%error, ?pause, "{what}; it is tried again");
+                    self.communicator.sleep(pause).await?;
+                    pause = (pause * 2).min(RETRY_MOST);
+                }
+                answered => return answered,
+            }
+        }
+    }
+
+    /// Notifies of a change that is stored: everybody by a broadcast, and the listeners here.
+    pub(super) fn announce(&self, change: StateChange) {
+        for listener in &self.listeners {
+            if let Err(panic) = caught(|| listener(&change)) {
+                tracing::error!(pid = %change.pid(), %panic, "a listener for changes of state panicked");
+            }
+        }
+        if change.to().is_terminal() {
+            self.ends.notify(change.pid());
+        }
+        self.announcer.announce(change);
+    }
+
+    /// Resolves when all of these processes have ended.
+    pub(super) async fn all_ended(self: Arc<Self>, pids: Vec<Pid>) {
+        for pid in &pids {
+            self.ended(pid).await;
+        }
+    }
+
+    async fn ended(&self, pid: &Pid) {
+        let watch = self.ends.watch(pid);
+        let mut pause = LOOK_FIRST;
+        loop {
+            // Before the store is asked, so that no end comes between the two.
+            let notified = watch.notified();
+            match self.store.record(pid.clone()).await {
+                Ok(Some(record)) if record.outcome().is_none() => {}
+                Ok(Some(_)) => return,
+                Ok(None) => {
+                    tracing::warn!(%pid, "a process is waited for that is not in the store; it counts as ended");
+                    return;
+                }
+                // A record that cannot be read is one that may be repaired.
+                Err(error) => tracing::warn!(%error, %pid, "the store does not know whether a process has ended"),
+            }
+            self.notified_within(notified, pause).await;
+            pause = (pause * 2).min(LOOK_MOST);
+        }
+    }
+
+    /// Waits for a notice, and no longer than this. Without a clock, after the communicator has closed, for ever.
+    pub(super) async fn notified_within(&self, notified: impl Future<Output = ()>, limit: Duration) {
+        let notified = std::pin::pin!(notified);
+        let sleep = std::pin::pin!(self.communicator.sleep(limit));
+        if let Either::Right((Err(_), _)) = select(notified, sleep).await {
+            std::future::pending::<()>().await;
+        }
+    }
+}
+
+/// Who waits for the ends of processes.
+#[derive(Default)]
+pub(super) struct Ends(Arc<Mutex<HashMap<Pid, Arc<Notify>>>>);
+
+pub(super) struct EndWatch {
+    all: Arc<Mutex<HashMap<Pid, Arc<Notify>>>>,
+    pid: Pid,
+    notify: Arc<Notify>,
+}
+
+impl Ends {
+    /// Notifies who waits for the end of this process.
+    pub(super) fn notify(&self, pid: &Pid) {
+        if let Some(notify) = self.0.lock().get(pid) {
+            notify.notify_waiters();
+        }
+    }
+
+    pub(super) fn watch(&self, pid: &Pid) -> EndWatch {
+        let notify = Arc::clone(self.0.lock().entry(pid.clone()).or_default());
+        EndWatch { all: Arc::clone(&self.0), pid: pid.clone(), notify }
+    }
+}
+
+impl EndWatch {
+    pub(super) fn notified(&self) -> impl Future<Output = ()> + '_ {
+        self.notify.notified()
+    }
+}
+
+impl Drop for EndWatch {
+    fn drop(&mut self) {
+        let mut all = self.all.lock();
+        // The table's, and this one.
+        if Arc::strong_count(&self.notify) == 2 {
+            all.remove(&self.pid);
+        }
+    }
+}
+
+/// How many broadcasts of changes wait to be sent. While there is no connection, more are dropped: nobody would receive them.
+const MOST_WAITING: usize = 10_000;
+
+/// How many broadcasts may be on their way at once.
+const MOST_UNDER_WAY: usize = 200;
+
+/// Broadcasts changes of state, in their order, without anybody having to wait for that.
+#[derive(Clone)]
+pub(super) struct Announcer(mpsc::Sender<StateChange>);
+
+impl Announcer {
+    /// And what sends them, to be run at a home.
+    pub(super) fn new(communicator: Communicator) -> (Self, impl Future<Output = ()> + Send) {
+        let (sender, changes) = mpsc::channel(MOST_WAITING);
+        (Announcer(sender), send_all(communicator, changes))
+    }
+
+    pub(super) fn announce(&self, change: StateChange) {
+        if let Err(mpsc::error::TrySendError::Full(change)) = self.0.try_send(change) {
+            tracing::warn!(pid = %change.pid(), "a change of state is not broadcast, for too many wait to be sent");
+        }
+    }
+}
+
+type Sending = Pin<Box<dyn Future<Output = Result<()>> + Send>>;
+
+async fn send_all(communicator: Communicator, mut changes: mpsc::Receiver<StateChange>) {
+    let mut under_way: FuturesUnordered<Sending> = FuturesUnordered::new();
+    loop {
+        tokio::select! {
+            biased;
+            Some(sent) = under_way.next() => if let Err(error) = sent {
+                tracing::debug!(%error, "a change of state was not broadcast");
+            },
+            change = changes.recv(), if under_way.len() < MOST_UNDER_WAY => {
+                let Some(change) = change else { break };
+                let send = communicator.broadcast_send(()).sender(change.pid()).subject(change.subject());
+                let mut send: Sending = Box::pin(send);
+                // The first poll puts it into the communicator's line, in its turn.
+                let polled = poll_fn(|context| Poll::Ready(send.as_mut().poll(context))).await;
+                if polled.is_pending() {
+                    under_way.push(send);
+                }
+            }
+        }
+    }
+    while under_way.next().await.is_some() {}
+}
