@@ -496,7 +496,7 @@ impl Inner {
         let _ = self.stops.subscribe().wait_for(|stops| *stops).await;
         for identifier in subscribers {
             if let Err(error) = self.tools.communicator.remove_broadcast_subscriber(&identifier).await {
-                tracing::debug!(%error, "a subscriber of a launcher is gone already");
+                crate::log::debug!(%error, "a subscriber of a launcher is gone already");
             }
         }
     }
@@ -519,7 +519,7 @@ impl Inner {
                     self.end_all_but(&standing, begun);
                 }
                 Err(error) => {
-                    tracing::warn!(%error, "the leases of the processes here could not be renewed");
+                    crate::log::warn!(%error, "the leases of the processes here could not be renewed");
                     if Instant::now() > good_until {
                         // Guards: another worker that has claimed them by now, and that this one cannot know of.
                         self.end_all_but(&[], begun);
@@ -538,7 +538,7 @@ impl Inner {
                 && !standing.contains(lease)
                 && entry.end.borrow().is_none()
             {
-                tracing::warn!(%pid, "the lease of a process is lost; its run ends here");
+                crate::log::warn!(%pid, "the lease of a process is lost; its run ends here");
                 drop(entry.to_run.send(Message::Gone));
             }
         }

@@ -176,12 +176,12 @@ impl Run {
             let gone = std::pin::pin!(step.gone);
             let limit = std::pin::pin!(self.tools.communicator.sleep(ABORT_TIME));
             if let futures_util::future::Either::Right(_) = futures_util::future::select(gone, limit).await {
-                tracing::warn!(pid = %self.pid, "a step that was aborted has not ended; the lease of its process is kept");
+                crate::log::warn!(pid = %self.pid, "a step that was aborted has not ended; the lease of its process is kept");
                 return;
             }
         }
         if let Err(error) = self.tools.store.release(self.lease.clone()).await {
-            tracing::warn!(%error, pid = %self.pid, "the lease of a process could not be given back; it runs out by itself");
+            crate::log::warn!(%error, pid = %self.pid, "the lease of a process could not be given back; it runs out by itself");
         }
     }
 
@@ -333,7 +333,7 @@ impl Run {
             }
             Err(why) => {
                 if why == NotSaved::LeaseLost {
-                    tracing::warn!(pid = %self.pid, "the lease of a process is lost; its run ends here");
+                    crate::log::warn!(pid = %self.pid, "the lease of a process is lost; its run ends here");
                 }
                 self.handle(Input::NotSaved(why));
             }
@@ -473,7 +473,7 @@ impl StepDone {
     fn failed(instance: Box<dyn Instance>, outcome: Outcome) -> Self {
         // What a failed step has left may panic as it goes.
         if let Err(panic) = panics::caught(|| drop(instance)) {
-            tracing::warn!(%panic, "a process panicked as it was dropped");
+            crate::log::warn!(%panic, "a process panicked as it was dropped");
         }
         StepDone { end: StepEnd::Failed(outcome), left: None }
     }

@@ -71,7 +71,7 @@ impl Tools {
         loop {
             match call(&*self.store).await {
                 Err(error) if is_temporary(&error) => {
-                    tracing::warn!(%error, ?pause, "{what}; it is tried again");
+                    crate::log::warn!(%error, ?pause, "{what}; it is tried again");
                     self.communicator.sleep(pause).await?;
                     pause = (pause * 2).min(RETRY_MOST);
                 }
@@ -84,7 +84,7 @@ impl Tools {
     pub(super) fn announce(&self, change: StateChange) {
         for listener in &self.listeners {
             if let Err(panic) = caught(|| listener(&change)) {
-                tracing::error!(pid = %change.pid(), %panic, "a listener for changes of state panicked");
+                crate::log::error!(pid = %change.pid(), %panic, "a listener for changes of state panicked");
             }
         }
         if change.to().is_terminal() {
@@ -110,11 +110,11 @@ impl Tools {
                 Ok(Some(record)) if record.outcome().is_none() => {}
                 Ok(Some(_)) => return,
                 Ok(None) => {
-                    tracing::warn!(%pid, "a process is waited for that is not in the store; it counts as ended");
+                    crate::log::warn!(%pid, "a process is waited for that is not in the store; it counts as ended");
                     return;
                 }
                 // A record that cannot be read is one that may be repaired.
-                Err(error) => tracing::warn!(%error, %pid, "the store does not know whether a process has ended"),
+                Err(error) => crate::log::warn!(%error, %pid, "the store does not know whether a process has ended"),
             }
             self.notified_within(notified, pause).await;
             pause = (pause * 2).min(LOOK_MOST);
@@ -190,7 +190,7 @@ impl Announcer {
 
     pub(super) fn announce(&self, change: StateChange) {
         if let Err(mpsc::error::TrySendError::Full(change)) = self.0.try_send(change) {
-            tracing::warn!(pid = %change.pid(), "a change of state is not broadcast, for too many wait to be sent");
+            crate::log::warn!(pid = %change.pid(), "a change of state is not broadcast, for too many wait to be sent");
         }
     }
 }
@@ -203,7 +203,7 @@ async fn send_all(communicator: Communicator, mut changes: mpsc::Receiver<StateC
         tokio::select! {
             biased;
             Some(sent) = under_way.next() => if let Err(error) = sent {
-                tracing::debug!(%error, "a change of state was not broadcast");
+                crate::log::debug!(%error, "a change of state was not broadcast");
             },
             change = changes.recv(), if under_way.len() < MOST_UNDER_WAY => {
                 let Some(change) = change else { break };

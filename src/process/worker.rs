@@ -153,7 +153,7 @@ async fn pull_all(launcher: ProcessLauncher, most: usize, mut stops: watch::Rece
                 },
                 Err(error) if error.kind() == ErrorKind::QueueEmpty => {}
                 Err(error) => {
-                    tracing::warn!(%error, "no task could be pulled");
+                    crate::log::warn!(%error, "no task could be pulled");
                     if tools.communicator.sleep(PULL_AGAIN).await.is_err() {
                         return;
                     }

@@ -101,7 +101,7 @@ async fn host(
         Ok(prepared) => prepared,
         Err(error) => {
             if let Err(error) = inner.tools.store.release(lease).await {
-                tracing::warn!(%error, %pid, "a lease could not be given back; it runs out by itself");
+                crate::log::warn!(%error, %pid, "a lease could not be given back; it runs out by itself");
             }
             return drop(ends.send_replace(Some(RunEnd::Failed(error))));
         }
@@ -160,7 +160,7 @@ async fn claim(inner: &Arc<Inner>, pid: &Pid, inbox: &mut Inbox, slot: &mut Opti
             Err(error) if error.is_connection() => return Err(RunEnd::Left),
             Err(error) => return Err(RunEnd::Failed(error.into())),
         };
-        tracing::debug!(%pid, %by, ?pause, "another worker has a process; it is waited for");
+        crate::log::debug!(%pid, %by, ?pause, "another worker has a process; it is waited for");
         // It runs elsewhere, and needs no slot here.
         *slot = None;
         let waited = async {

@@ -49,7 +49,7 @@ pub(super) async fn keep_reachable(
     reachable.send_replace(true);
     let _ = ends.await;
     if let Err(error) = communicator.remove_rpc_subscriber(&pid).await {
-        tracing::debug!(%error, %pid, "the subscriber of a process is gone already");
+        crate::log::debug!(%error, %pid, "the subscriber of a process is gone already");
     }
 }
 
@@ -62,10 +62,10 @@ async fn add(communicator: &Communicator, pid: &Pid, to_run: &mpsc::UnboundedSen
         let for_good =
             matches!(error.kind(), ErrorKind::CommunicatorClosed | ErrorKind::HomeEnded | ErrorKind::InvalidArgument);
         if for_good {
-            tracing::warn!(%error, %pid, "a process cannot be called");
+            crate::log::warn!(%error, %pid, "a process cannot be called");
             return false;
         }
-        tracing::warn!(%error, %pid, ?pause, "a process cannot be called yet; it is tried again");
+        crate::log::warn!(%error, %pid, ?pause, "a process cannot be called yet; it is tried again");
         if communicator.sleep(pause).await.is_err() {
             return false;
         }

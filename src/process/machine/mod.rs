@@ -203,7 +203,7 @@ impl Machine {
     fn transition(&mut self, next: Snapshot, body: Body, answers: Vec<(RequestId, ControlAnswer)>) {
         if !is_allowed(self.stored.state, next.state) {
             // Guards: a fault of this machine. The process stays what it is in the store.
-            tracing::error!(from = %self.stored.state, to = %next.state, "a change of state that is not allowed was refused");
+            crate::log::error!(from = %self.stored.state, to = %next.state, "a change of state that is not allowed was refused");
             for (id, _) in answers {
                 self.answer(id, ControlAnswer::Refused);
             }
@@ -235,7 +235,7 @@ impl Machine {
         match why {
             NotSaved::LeaseLost => self.leave(asked, ControlAnswer::Moved),
             NotSaved::Unstorable(reason) if kind == Change::Fallback || next.state == ProcessState::Excepted => {
-                tracing::error!(%reason, "not even the end of a process can be stored: it stays as it is in the store");
+                crate::log::error!(%reason, "not even the end of a process can be stored: it stays as it is in the store");
                 self.leave(asked, ControlAnswer::Refused);
             }
             NotSaved::Unstorable(reason) => {
