@@ -22,6 +22,11 @@ fn main() -> ExitCode {
             on_a_runtime(close_in(broker.clone(), *trouble));
         });
     }
+    for (name, who) in ANSWERERS {
+        suite.rabbitmq(&format!("a_lost_answer_of_{name}_is_given_again"), move |broker| {
+            on_a_runtime(lost_answer(broker.clone(), *who));
+        });
+    }
     suite.rabbitmq("a_body_of_64_mib_arrives", |broker| on_a_runtime(large(broker.clone())));
     suite.rabbitmq("a_body_over_the_broker_s_limit_is_its_sender_s_error", |broker| {
         on_a_runtime(too_large(broker.clone()));
@@ -126,6 +131,69 @@ impl<F: Future<Output = homing::Result<()>> + Send + 'static> MapValue for F {
     async fn map_value(self) -> homing::Result<Value> {
         self.await.map(|()| Value::Null)
     }
+}
+
+/// Who answers. None of them has a subscriber by then.
+#[derive(Clone, Copy)]
+enum Answerer {
+    TakesByHand,
+    TaskSubscriber,
+    RpcSubscriber,
+}
+
+const ANSWERERS: &[(&str, Answerer)] = &[
+    ("somebody_who_takes_tasks_by_hand", Answerer::TakesByHand),
+    ("a_task_subscriber_that_was_removed", Answerer::TaskSubscriber),
+    ("a_subscriber_of_calls_that_was_removed", Answerer::RpcSubscriber),
+];
+
+/// An answer comes to a caller's queue, and the queue goes with the caller's connection before the caller has read it.
+async fn lost_answer(broker: Broker, who: Answerer) {
+    let proxy = Proxy::before(broker.url()).unwrap();
+    let worker = options(broker.url(), &broker).connect().await.unwrap();
+    let caller = options(&proxy.url(broker.url()), &broker).connect().await.unwrap();
+    let (promises, mut promised) = tokio::sync::mpsc::unbounded_channel();
+    let later = move || {
+        let (promise, answer) = homing::Answer::promise()?;
+        promises.send(promise).ok();
+        homing::HandlerResult::Ok(answer)
+    };
+    let queue = worker.default_task_queue().unwrap();
+    let (reply, promise) = match who {
+        Answerer::TakesByHand => {
+            let reply = caller.task_send(1).send().await.unwrap();
+            queue.next_task(Duration::from_secs(20)).await.unwrap().finish(later());
+            (reply, promised.recv().await.unwrap())
+        }
+        Answerer::TaskSubscriber => {
+            let subscriber = TaskSubscriber::closure(move |_: TaskRequest| later());
+            let identifier = worker.add_task_subscriber(subscriber).await.unwrap();
+            let reply = caller.task_send(1).send().await.unwrap();
+            let promise = promised.recv().await.unwrap();
+            worker.remove_task_subscriber(&identifier).await.unwrap();
+            (reply, promise)
+        }
+        Answerer::RpcSubscriber => {
+            let subscriber = RpcSubscriber::closure(move |_: RpcRequest| later());
+            worker.add_rpc_subscriber("later", subscriber).await.unwrap();
+            let reply = caller.rpc_send("later", 1).send().await.unwrap();
+            let promise = promised.recv().await.unwrap();
+            worker.remove_rpc_subscriber("later").await.unwrap();
+            (reply, promise)
+        }
+    };
+    proxy.stall();
+    promise.answer("done");
+    // It goes out before this one, and is the broker's when this one is.
+    worker.broadcast_send("behind it").await.unwrap();
+    tokio::time::sleep(Duration::from_millis(200)).await;
+    proxy.cut();
+    proxy.pass();
+    let outcome = tokio::time::timeout(Duration::from_secs(30), reply.into_future()).await;
+    assert_eq!(outcome.expect("nobody answers again").unwrap().as_str(), Some("done"));
+    assert!(worker.counts().answered_again >= 1, "the answer was not lost: {:?}", worker.counts());
+    caller.close().await.unwrap();
+    worker.close().await.unwrap();
 }
 
 async fn large(broker: Broker) {

@@ -198,6 +198,8 @@ pub(super) struct Subscriptions<D> {
     due: BTreeSet<(Instant, Key)>,
     /// How many services for calls and tasks stand.
     working: usize,
+    /// Something was answered here, which its caller may ask for again if it loses its connection.
+    answered: bool,
     /// What does not stand yet on a new connection.
     restoring: Option<BTreeSet<Key>>,
     connected: bool,
@@ -223,6 +225,7 @@ impl<D> Subscriptions<D> {
             last_turn: Turn::default(),
             due: BTreeSet::new(),
             working: 0,
+            answered: false,
             restoring: None,
             connected: false,
             draining: false,
@@ -838,8 +841,17 @@ impl<D> Subscriptions<D> {
         }
     }
 
+    // Guards: the answer of somebody who takes tasks by hand, or whose subscriber has been removed since. It is asked for as any
+    // other, and is here.
     fn wants_control(&self) -> bool {
-        !self.draining && self.working > 0
+        !self.draining && (self.working > 0 || self.answered)
+    }
+
+    /// Something was answered here.
+    pub(super) fn answered(&mut self, now: Instant) {
+        if !std::mem::replace(&mut self.answered, true) {
+            self.reconcile_control(now);
+        }
     }
 
     fn reconcile_control(&mut self, now: Instant) {
@@ -1010,11 +1022,17 @@ impl<D> Subscriptions<D> {
         self.out.push(Act::End { key: key.clone(), turn, plan });
     }
 
-    /// How much is there beside the queues for replies, which stay as long as the connection; for tests.
+    /// How much is there beside the queues for replies and, once something was answered, for questions about answers, which stay
+    /// as long as the connection; for tests.
     #[cfg(test)]
     pub(super) fn leftovers(&self) -> usize {
-        let services = self.services.keys().filter(|key| !matches!(key, Key::Replies(_))).count();
-        let tags = self.by_tag.values().filter(|route| !matches!(route, Route::Replies)).count();
+        let stays = |route: &Route| match route {
+            Route::Replies => true,
+            Route::Control => self.answered,
+            _ => false,
+        };
+        let services = self.services.keys().filter(|key| !stays(&plans::route_of(key))).count();
+        let tags = self.by_tag.values().filter(|route| !stays(route)).count();
         let pulls = self.pulls_moving.len() + self.pulls_in_line.len();
         services + tags + self.by_id.len() + self.by_name.len() + self.lanes.in_use() + pulls
     }
