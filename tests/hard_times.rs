@@ -24,9 +24,12 @@ fn main() -> ExitCode {
     }
     for (name, who) in ANSWERERS {
         suite.rabbitmq(&format!("a_lost_answer_of_{name}_is_given_again"), move |broker| {
-            on_a_runtime(lost_answer(broker.clone(), *who));
+            on_a_runtime(lost_answer(broker.clone(), *who, Duration::ZERO));
         });
     }
+    suite.rabbitmq("a_lost_answer_is_given_again_by_a_worker_that_is_back_later_than_its_caller", |broker| {
+        on_a_runtime(lost_answer(broker.clone(), Answerer::TakesByHand, Duration::from_secs(16)));
+    });
     suite.rabbitmq("a_body_of_64_mib_arrives", |broker| on_a_runtime(large(broker.clone())));
     suite.rabbitmq("a_body_over_the_broker_s_limit_is_its_sender_s_error", |broker| {
         on_a_runtime(too_large(broker.clone()));
@@ -147,11 +150,16 @@ const ANSWERERS: &[(&str, Answerer)] = &[
     ("a_subscriber_of_calls_that_was_removed", Answerer::RpcSubscriber),
 ];
 
-/// An answer comes to a caller's queue, and the queue goes with the caller's connection before the caller has read it.
-async fn lost_answer(broker: Broker, who: Answerer) {
-    let proxy = Proxy::before(broker.url()).unwrap();
-    let worker = options(broker.url(), &broker).connect().await.unwrap();
-    let caller = options(&proxy.url(broker.url()), &broker).connect().await.unwrap();
+/// An answer comes to a caller's queue, and the queue goes with the caller's connection before the caller has read it. Whoever
+/// has answered is away for a time, too.
+async fn lost_answer(broker: Broker, who: Answerer, away: Duration) {
+    let (proxy, workers) = (Proxy::before(broker.url()).unwrap(), Proxy::before(broker.url()).unwrap());
+    let options = |url: &str| {
+        let patience = Duration::from_secs(90);
+        options(url, &broker).call_timeout(patience).task_timeout(patience)
+    };
+    let worker = options(&workers.url(broker.url())).connect().await.unwrap();
+    let caller = options(&proxy.url(broker.url())).connect().await.unwrap();
     let (promises, mut promised) = tokio::sync::mpsc::unbounded_channel();
     let later = move || {
         let (promise, answer) = homing::Answer::promise()?;
@@ -187,9 +195,15 @@ async fn lost_answer(broker: Broker, who: Answerer) {
     // It goes out before this one, and is the broker's when this one is.
     worker.broadcast_send("behind it").await.unwrap();
     tokio::time::sleep(Duration::from_millis(200)).await;
+    if !away.is_zero() {
+        workers.refuse();
+        workers.cut();
+    }
     proxy.cut();
     proxy.pass();
-    let outcome = tokio::time::timeout(Duration::from_secs(30), reply.into_future()).await;
+    tokio::time::sleep(away).await;
+    workers.pass();
+    let outcome = tokio::time::timeout(Duration::from_secs(60), reply.into_future()).await;
     assert_eq!(outcome.expect("nobody answers again").unwrap().as_str(), Some("done"));
     assert!(worker.counts().answered_again >= 1, "the answer was not lost: {:?}", worker.counts());
     caller.close().await.unwrap();
