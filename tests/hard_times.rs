@@ -8,8 +8,8 @@ use std::time::{Duration, Instant};
 
 use homing::codec::Json;
 use homing::{
-    Communicator, CommunicatorBuilder, ErrorKind, RpcRequest, RpcSubscriber, TaskRequest, TaskSubscriber, TestingMode,
-    Value,
+    BroadcastFilter, Communicator, CommunicatorBuilder, ErrorKind, RpcRequest, RpcSubscriber, TaskRequest,
+    TaskSubscriber, TestingMode, Value,
 };
 
 use support::proxy::Proxy;
@@ -29,6 +29,9 @@ fn main() -> ExitCode {
     }
     suite.rabbitmq("a_lost_answer_is_given_again_by_a_worker_that_is_back_later_than_its_caller", |broker| {
         on_a_runtime(lost_answer(broker.clone(), Answerer::TakesByHand, Duration::from_secs(16)));
+    });
+    suite.rabbitmq("a_listener_notices_that_the_exchange_was_deleted_and_made_again_by_others", |broker| {
+        on_a_runtime(deaf(broker.clone()));
     });
     suite.rabbitmq("a_body_of_64_mib_arrives", |broker| on_a_runtime(large(broker.clone())));
     suite.rabbitmq("a_body_over_the_broker_s_limit_is_its_sender_s_error", |broker| {
@@ -208,6 +211,34 @@ async fn lost_answer(broker: Broker, who: Answerer, away: Duration) {
     assert!(worker.counts().answered_again >= 1, "the answer was not lost: {:?}", worker.counts());
     caller.close().await.unwrap();
     worker.close().await.unwrap();
+}
+
+/// Somebody who only receives broadcasts sends nothing that could come back.
+async fn deaf(broker: Broker) {
+    let options = || options(broker.url(), &broker).testing(TestingMode::No);
+    let (listener, other) = (options().connect().await.unwrap(), options().connect().await.unwrap());
+    let mut heard = listener.broadcasts(BroadcastFilter::new()).await.unwrap();
+    other.broadcast_send("before").await.unwrap();
+    assert_eq!(heard.next().await.unwrap().unwrap().body().as_str(), Some("before"));
+    let operator = format!("{}/%2f", broker.url().trim_end_matches('/'));
+    let operator = lapin::Connection::connect(&operator, lapin::ConnectionProperties::default()).await.unwrap();
+    let channel = operator.create_channel().await.unwrap();
+    let delete = || channel.exchange_delete(format!("{}.messages", broker.prefix()).into(), Default::default());
+    delete().await.unwrap();
+    let again = async {
+        loop {
+            other.broadcast_send("after").await.unwrap();
+            let wait = tokio::time::timeout(Duration::from_millis(200), heard.next()).await;
+            if let Ok(Some(Ok(broadcast))) = wait {
+                return broadcast;
+            }
+        }
+    };
+    let again = tokio::time::timeout(Duration::from_secs(60), again).await.expect("it never receives another one");
+    assert_eq!(again.body().as_str(), Some("after"));
+    listener.close().await.unwrap();
+    other.close().await.unwrap();
+    delete().await.unwrap();
 }
 
 async fn large(broker: Broker) {

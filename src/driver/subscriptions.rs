@@ -196,7 +196,7 @@ pub(super) struct Subscriptions<D> {
     last_turn: Turn,
     /// When services want attention. An entry may be out of date, which harms nothing.
     due: BTreeSet<(Instant, Key)>,
-    /// How many services for calls and tasks stand.
+    /// How many services stand that bring the control queue along.
     working: usize,
     /// Something was answered here, which its caller may ask for again if it loses its connection.
     answered: bool,
@@ -209,6 +209,15 @@ pub(super) struct Subscriptions<D> {
     control_refused: bool,
     operation_timeout: Duration,
     out: Vec<Act<D>>,
+}
+
+/// Whether there is a control queue where this stands: somebody works here and can be asked for answers. The queue is also what
+/// a probe reaches.
+///
+/// Guards: somebody who only receives broadcasts, for whom nothing shows that the exchange was deleted and made again by others,
+/// without this binding.
+fn brings_control(key: &Key) -> bool {
+    matches!(key, Key::Rpc(_) | Key::Tasks(_) | Key::Broadcasts)
 }
 
 impl<D> Subscriptions<D> {
@@ -316,7 +325,7 @@ impl<D> Subscriptions<D> {
     /// Changes what stands, and counts it.
     fn set(&mut self, key: &Key, actual: Actual) {
         let Some(service) = self.services.get_mut(key) else { return };
-        let counts = matches!(key, Key::Rpc(_) | Key::Tasks(_));
+        let counts = brings_control(key);
         let stood = matches!(service.actual, Actual::Stands { .. });
         let stands = matches!(actual, Actual::Stands { .. });
         if counts && stands && !stood {
@@ -894,9 +903,7 @@ impl<D> Subscriptions<D> {
             _ => Vec::new(),
         };
         self.answer(leaving, &Ok(()));
-        if matches!(key, Key::Rpc(_) | Key::Tasks(_))
-            && self.wants_control() != self.services.contains_key(&Key::Control)
-        {
+        if brings_control(key) && self.wants_control() != self.services.contains_key(&Key::Control) {
             self.reconcile_control(now);
         }
         if let Key::Pull(pull) = key {
