@@ -8,8 +8,8 @@ use std::time::{Duration, Instant};
 
 use homing::codec::Json;
 use homing::{
-    Communicator, CommunicatorBuilder, ErrorKind, RpcRequest, RpcSubscriber, TaskRequest, TaskSubscriber, TestingMode,
-    Value,
+    BroadcastFilter, Communicator, CommunicatorBuilder, ErrorKind, RpcRequest, RpcSubscriber, TaskRequest,
+    TaskSubscriber, TestingMode, Value,
 };
 
 use support::proxy::Proxy;
@@ -22,6 +22,17 @@ fn main() -> ExitCode {
             on_a_runtime(close_in(broker.clone(), *trouble));
         });
     }
+    for (name, who) in ANSWERERS {
+        suite.rabbitmq(&format!("a_lost_answer_of_{name}_is_given_again"), move |broker| {
+            on_a_runtime(lost_answer(broker.clone(), *who, Duration::ZERO));
+        });
+    }
+    suite.rabbitmq("a_lost_answer_is_given_again_by_a_worker_that_is_back_later_than_its_caller", |broker| {
+        on_a_runtime(lost_answer(broker.clone(), Answerer::TakesByHand, Duration::from_secs(16)));
+    });
+    suite.rabbitmq("a_listener_notices_that_the_exchange_was_deleted_and_made_again_by_others", |broker| {
+        on_a_runtime(deaf(broker.clone()));
+    });
     suite.rabbitmq("a_body_of_64_mib_arrives", |broker| on_a_runtime(large(broker.clone())));
     suite.rabbitmq("a_body_over_the_broker_s_limit_is_its_sender_s_error", |broker| {
         on_a_runtime(too_large(broker.clone()));
@@ -126,6 +137,108 @@ impl<F: Future<Output = homing::Result<()>> + Send + 'static> MapValue for F {
     async fn map_value(self) -> homing::Result<Value> {
         self.await.map(|()| Value::Null)
     }
+}
+
+/// Who answers. None of them has a subscriber by then.
+#[derive(Clone, Copy)]
+enum Answerer {
+    TakesByHand,
+    TaskSubscriber,
+    RpcSubscriber,
+}
+
+const ANSWERERS: &[(&str, Answerer)] = &[
+    ("somebody_who_takes_tasks_by_hand", Answerer::TakesByHand),
+    ("a_task_subscriber_that_was_removed", Answerer::TaskSubscriber),
+    ("a_subscriber_of_calls_that_was_removed", Answerer::RpcSubscriber),
+];
+
+/// An answer comes to a caller's queue, and the queue goes with the caller's connection before the caller has read it. Whoever
+/// has answered is away for a time, too.
+async fn lost_answer(broker: Broker, who: Answerer, away: Duration) {
+    let (proxy, workers) = (Proxy::before(broker.url()).unwrap(), Proxy::before(broker.url()).unwrap());
+    let options = |url: &str| {
+        let patience = Duration::from_secs(90);
+        options(url, &broker).call_timeout(patience).task_timeout(patience)
+    };
+    let worker = options(&workers.url(broker.url())).connect().await.unwrap();
+    let caller = options(&proxy.url(broker.url())).connect().await.unwrap();
+    let (promises, mut promised) = tokio::sync::mpsc::unbounded_channel();
+    let later = move || {
+        let (promise, answer) = homing::Answer::promise()?;
+        promises.send(promise).ok();
+        homing::HandlerResult::Ok(answer)
+    };
+    let queue = worker.default_task_queue().unwrap();
+    let (reply, promise) = match who {
+        Answerer::TakesByHand => {
+            let reply = caller.task_send(1).send().await.unwrap();
+            queue.next_task(Duration::from_secs(20)).await.unwrap().finish(later());
+            (reply, promised.recv().await.unwrap())
+        }
+        Answerer::TaskSubscriber => {
+            let subscriber = TaskSubscriber::closure(move |_: TaskRequest| later());
+            let identifier = worker.add_task_subscriber(subscriber).await.unwrap();
+            let reply = caller.task_send(1).send().await.unwrap();
+            let promise = promised.recv().await.unwrap();
+            worker.remove_task_subscriber(&identifier).await.unwrap();
+            (reply, promise)
+        }
+        Answerer::RpcSubscriber => {
+            let subscriber = RpcSubscriber::closure(move |_: RpcRequest| later());
+            worker.add_rpc_subscriber("later", subscriber).await.unwrap();
+            let reply = caller.rpc_send("later", 1).send().await.unwrap();
+            let promise = promised.recv().await.unwrap();
+            worker.remove_rpc_subscriber("later").await.unwrap();
+            (reply, promise)
+        }
+    };
+    proxy.stall();
+    promise.answer("done");
+    // It goes out before this one, and is the broker's when this one is.
+    worker.broadcast_send("behind it").await.unwrap();
+    tokio::time::sleep(Duration::from_millis(200)).await;
+    if !away.is_zero() {
+        workers.refuse();
+        workers.cut();
+    }
+    proxy.cut();
+    proxy.pass();
+    tokio::time::sleep(away).await;
+    workers.pass();
+    let outcome = tokio::time::timeout(Duration::from_secs(60), reply.into_future()).await;
+    assert_eq!(outcome.expect("nobody answers again").unwrap().as_str(), Some("done"));
+    assert!(worker.counts().answered_again >= 1, "the answer was not lost: {:?}", worker.counts());
+    caller.close().await.unwrap();
+    worker.close().await.unwrap();
+}
+
+/// Somebody who only receives broadcasts sends nothing that could come back.
+async fn deaf(broker: Broker) {
+    let options = || options(broker.url(), &broker).testing(TestingMode::No);
+    let (listener, other) = (options().connect().await.unwrap(), options().connect().await.unwrap());
+    let mut heard = listener.broadcasts(BroadcastFilter::new()).await.unwrap();
+    other.broadcast_send("before").await.unwrap();
+    assert_eq!(heard.next().await.unwrap().unwrap().body().as_str(), Some("before"));
+    let operator = format!("{}/%2f", broker.url().trim_end_matches('/'));
+    let operator = lapin::Connection::connect(&operator, lapin::ConnectionProperties::default()).await.unwrap();
+    let channel = operator.create_channel().await.unwrap();
+    let delete = || channel.exchange_delete(format!("{}.messages", broker.prefix()).into(), Default::default());
+    delete().await.unwrap();
+    let again = async {
+        loop {
+            other.broadcast_send("after").await.unwrap();
+            let wait = tokio::time::timeout(Duration::from_millis(200), heard.next()).await;
+            if let Ok(Some(Ok(broadcast))) = wait {
+                return broadcast;
+            }
+        }
+    };
+    let again = tokio::time::timeout(Duration::from_secs(60), again).await.expect("it never receives another one");
+    assert_eq!(again.body().as_str(), Some("after"));
+    listener.close().await.unwrap();
+    other.close().await.unwrap();
+    delete().await.unwrap();
 }
 
 async fn large(broker: Broker) {

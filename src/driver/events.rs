@@ -351,6 +351,7 @@ impl<B: Broker> Driver<B> {
                 self.callers.ended(call);
             }
             self.answers.remember(&reply);
+            self.subscriptions.answered(Instant::now());
         }
         let super::command::OutgoingReply { exchange, reply_to, correlation_id, stage, body, .. } = reply;
         let kind = Kind::Reply { stage, correlation: correlation_id.clone(), late: None, sent };

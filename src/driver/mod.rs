@@ -80,9 +80,17 @@ const AT_ONCE: usize = 64;
 /// How often a communicator writes to itself, to see that its bindings stand.
 const PROBE_EVERY: Duration = Duration::from_secs(5);
 
-/// When a caller that is back asks for answers that it may have lost: whoever answered may be back later than it is.
-const ASKS: [Duration; 4] =
-    [Duration::from_millis(300), Duration::from_secs(1), Duration::from_secs(3), Duration::from_secs(10)];
+/// When a caller that is back asks for answers that it may have lost: whoever answered may be back later than it is. The pauses
+/// add up to more than the longest one between two attempts to connect and the time that these take by default.
+const ASKS: [Duration; 7] = [
+    Duration::from_millis(300),
+    Duration::from_secs(1),
+    Duration::from_secs(3),
+    Duration::from_secs(10),
+    Duration::from_secs(20),
+    Duration::from_secs(60),
+    Duration::from_secs(180),
+];
 
 /// The way to whoever waits for something to be done.
 type Done = Completer<Result<()>>;

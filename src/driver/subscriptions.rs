@@ -196,8 +196,10 @@ pub(super) struct Subscriptions<D> {
     last_turn: Turn,
     /// When services want attention. An entry may be out of date, which harms nothing.
     due: BTreeSet<(Instant, Key)>,
-    /// How many services for calls and tasks stand.
+    /// How many services stand that bring the control queue along.
     working: usize,
+    /// Something was answered here, which its caller may ask for again if it loses its connection.
+    answered: bool,
     /// What does not stand yet on a new connection.
     restoring: Option<BTreeSet<Key>>,
     connected: bool,
@@ -207,6 +209,15 @@ pub(super) struct Subscriptions<D> {
     control_refused: bool,
     operation_timeout: Duration,
     out: Vec<Act<D>>,
+}
+
+/// Whether there is a control queue where this stands: somebody works here and can be asked for answers. The queue is also what
+/// a probe reaches.
+///
+/// Guards: somebody who only receives broadcasts, for whom nothing shows that the exchange was deleted and made again by others,
+/// without this binding.
+fn brings_control(key: &Key) -> bool {
+    matches!(key, Key::Rpc(_) | Key::Tasks(_) | Key::Broadcasts)
 }
 
 impl<D> Subscriptions<D> {
@@ -223,6 +234,7 @@ impl<D> Subscriptions<D> {
             last_turn: Turn::default(),
             due: BTreeSet::new(),
             working: 0,
+            answered: false,
             restoring: None,
             connected: false,
             draining: false,
@@ -313,7 +325,7 @@ impl<D> Subscriptions<D> {
     /// Changes what stands, and counts it.
     fn set(&mut self, key: &Key, actual: Actual) {
         let Some(service) = self.services.get_mut(key) else { return };
-        let counts = matches!(key, Key::Rpc(_) | Key::Tasks(_));
+        let counts = brings_control(key);
         let stood = matches!(service.actual, Actual::Stands { .. });
         let stands = matches!(actual, Actual::Stands { .. });
         if counts && stands && !stood {
@@ -838,8 +850,17 @@ impl<D> Subscriptions<D> {
         }
     }
 
+    // Guards: the answer of somebody who takes tasks by hand, or whose subscriber has been removed since. It is asked for as any
+    // other, and is here.
     fn wants_control(&self) -> bool {
-        !self.draining && self.working > 0
+        !self.draining && (self.working > 0 || self.answered)
+    }
+
+    /// Something was answered here.
+    pub(super) fn answered(&mut self, now: Instant) {
+        if !std::mem::replace(&mut self.answered, true) {
+            self.reconcile_control(now);
+        }
     }
 
     fn reconcile_control(&mut self, now: Instant) {
@@ -882,9 +903,7 @@ impl<D> Subscriptions<D> {
             _ => Vec::new(),
         };
         self.answer(leaving, &Ok(()));
-        if matches!(key, Key::Rpc(_) | Key::Tasks(_))
-            && self.wants_control() != self.services.contains_key(&Key::Control)
-        {
+        if brings_control(key) && self.wants_control() != self.services.contains_key(&Key::Control) {
             self.reconcile_control(now);
         }
         if let Key::Pull(pull) = key {
@@ -1010,11 +1029,17 @@ impl<D> Subscriptions<D> {
         self.out.push(Act::End { key: key.clone(), turn, plan });
     }
 
-    /// How much is there beside the queues for replies, which stay as long as the connection; for tests.
+    /// How much is there beside the queues for replies and, once something was answered, for questions about answers, which stay
+    /// as long as the connection; for tests.
     #[cfg(test)]
     pub(super) fn leftovers(&self) -> usize {
-        let services = self.services.keys().filter(|key| !matches!(key, Key::Replies(_))).count();
-        let tags = self.by_tag.values().filter(|route| !matches!(route, Route::Replies)).count();
+        let stays = |route: &Route| match route {
+            Route::Replies => true,
+            Route::Control => self.answered,
+            _ => false,
+        };
+        let services = self.services.keys().filter(|key| !stays(&plans::route_of(key))).count();
+        let tags = self.by_tag.values().filter(|route| !stays(route)).count();
         let pulls = self.pulls_moving.len() + self.pulls_in_line.len();
         services + tags + self.by_id.len() + self.by_name.len() + self.lanes.in_use() + pulls
     }

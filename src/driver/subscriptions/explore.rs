@@ -456,6 +456,29 @@ fn a_look_that_is_given_up_while_it_is_under_way_leaves_nothing() {
     assert_eq!(book.leftovers(), 0);
 }
 
+/// Guards: an answer that is asked for again when nobody subscribes here any more, or nobody ever did.
+#[test]
+fn whoever_has_answered_can_be_asked_for_it_again() {
+    let mut book: Subscriptions<u32> = Subscriptions::new(Names::default(), Duration::from_secs(1));
+    let now = Instant::now();
+    book.up(now);
+    assert_eq!(settle_all(&mut book, now), 0);
+    for _ in 0..2 {
+        book.answered(now);
+        settle_all(&mut book, now);
+        assert_eq!(book.probed().len(), 1, "the control queue");
+    }
+    book.down(now);
+    book.answered(now);
+    assert_eq!(settle_all(&mut book, now), 0);
+    book.up(now);
+    settle_all(&mut book, now);
+    assert_eq!(book.probed().len(), 1, "it stands on each connection");
+    book.drain(now);
+    settle_all(&mut book, now);
+    assert_eq!((book.probed().len(), book.leftovers()), (0, 0));
+}
+
 /// Guards: a probe of a queue that was deleted on purpose while it was on its way, which would cost the connection.
 #[test]
 fn what_was_bound_in_a_turn_stands_until_its_end_begins() {
