@@ -86,6 +86,7 @@ fn no_thread(error: &io::Error) -> Error {
 
 /// Closes, or waits for a close that is under way.
 pub(crate) async fn close(port: &Arc<Port>, drain: Duration) -> Result<CloseReport> {
+    port.check_process()?;
     let (done, future) = match Home::current().try_future() {
         Ok(pair) => pair,
         Err(_) => {

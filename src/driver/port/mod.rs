@@ -48,6 +48,8 @@ pub(crate) struct Port {
     pub(crate) transfer: Transfer,
     /// For errors: the URL without its password.
     pub(crate) broker: String,
+    /// The process whose threads serve this. A fork has a copy of the port, and none of the threads.
+    process: u32,
     pub(crate) counters: Counters,
     feed: Feed,
     /// Where something of this communicator runs, to be read off.
@@ -128,6 +130,7 @@ impl Port {
             names,
             transfer,
             broker,
+            process: std::process::id(),
             counters: Counters::default(),
             feed: Feed::default(),
             status: Mutex::new(Status { state: ConnectionState::Connecting, server_properties: Vec::new() }),
@@ -141,6 +144,25 @@ impl Port {
             close_timeout,
             operation_timeout,
         }
+    }
+
+    /// Every wait begins with this.
+    ///
+    /// # Errors
+    /// `InvalidState` in a fork.
+    // Guards: a process that was forked from this one. No thread is there to do what it asks, nor to end its waits.
+    pub(crate) fn check_process(&self) -> Result<()> {
+        if self.process == std::process::id() {
+            return Ok(());
+        }
+        Err(Error::new(
+            ErrorKind::InvalidState,
+            format!(
+                "the communicator on {} belongs to process {}, from which this one was forked without its threads; connect \
+                 a new one in this process",
+                self.broker, self.process
+            ),
+        ))
     }
 
     /// What nobody else has, for the names of queues.
@@ -217,12 +239,13 @@ impl Port {
     /// one is reported, and ends with the communicator.
     ///
     /// # Errors
-    /// `TimedOut`, `HomeEnded`; why the communicator has ended.
+    /// `TimedOut`, `HomeEnded`; `InvalidState` in a fork; why the communicator has ended.
     pub(crate) async fn future<T: Send + 'static>(
         &self,
         what: &impl Display,
         limit: Option<Instant>,
     ) -> Result<(Completer<T>, HomeFuture<T>)> {
+        self.check_process()?;
         let home = Home::current();
         if let Ok(pair) = home.try_future() {
             return Ok(pair);
