@@ -31,6 +31,45 @@ impl Ground for Memory {
     }
 }
 
+/// One file, opened twice, as two worker processes do it.
+#[cfg(feature = "sqlite")]
+struct Sqlite;
+
+#[cfg(feature = "sqlite")]
+impl Ground for Sqlite {
+    type Store = SqlitePersister;
+
+    async fn open(clock: Clock) -> (SqlitePersister, SqlitePersister, Kept) {
+        let directory = Directory::new();
+        let open = || SqlitePersister::builder(directory.path().join("store")).clock(clock.clone()).open();
+        (open().await.unwrap(), open().await.unwrap(), Box::new(directory))
+    }
+}
+
+/// A directory for one test.
+#[cfg(feature = "sqlite")]
+pub(super) struct Directory(std::path::PathBuf);
+
+#[cfg(feature = "sqlite")]
+impl Directory {
+    pub(super) fn new() -> Self {
+        let path = std::env::temp_dir().join(format!("homing-store-{}", crate::ids::unique()));
+        std::fs::create_dir(&path).unwrap();
+        Directory(path)
+    }
+
+    pub(super) fn path(&self) -> &std::path::Path {
+        &self.0
+    }
+}
+
+#[cfg(feature = "sqlite")]
+impl Drop for Directory {
+    fn drop(&mut self) {
+        let _ = std::fs::remove_dir_all(&self.0);
+    }
+}
+
 /// A store in a test, the same through another handle, and the time.
 struct Bench<S> {
     store: S,
@@ -489,3 +528,5 @@ macro_rules! conform {
 }
 
 conform!(Memory: memory);
+#[cfg(feature = "sqlite")]
+conform!(Sqlite: sqlite);

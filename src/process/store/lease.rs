@@ -3,6 +3,7 @@
 use std::fmt;
 use std::fs;
 use std::io;
+use std::sync::OnceLock;
 use std::time::SystemTime;
 
 use uuid::Uuid;
@@ -46,7 +47,7 @@ impl Owner {
         };
         let host = fs::read_to_string("/proc/sys/kernel/hostname").ok().map(|name| name.trim().to_owned());
         let host = host.or_else(|| std::env::var("HOSTNAME").ok()).unwrap_or_default();
-        Owner { worker: crate::ids::unique(), host, place: place(), os_pid, started }
+        Owner { worker: crate::ids::unique(), host, place: place().to_owned(), os_pid, started }
     }
 
     /// An owner as a store has kept it.
@@ -103,14 +104,17 @@ impl Owner {
     }
 }
 
-/// This boot and this pid namespace, or nothing where /proc does not tell.
-fn place() -> String {
-    let boot = fs::read_to_string("/proc/sys/kernel/random/boot_id");
-    let namespace = fs::read_link("/proc/self/ns/pid");
-    match (boot, namespace) {
-        (Ok(boot), Ok(namespace)) => format!("{} {}", boot.trim(), namespace.display()),
-        _ => String::new(),
-    }
+/// This boot and this pid namespace, or nothing where /proc does not tell. Both are the same for a process's whole life.
+fn place() -> &'static str {
+    static PLACE: OnceLock<String> = OnceLock::new();
+    PLACE.get_or_init(|| {
+        let boot = fs::read_to_string("/proc/sys/kernel/random/boot_id");
+        let namespace = fs::read_link("/proc/self/ns/pid");
+        match (boot, namespace) {
+            (Ok(boot), Ok(namespace)) => format!("{} {}", boot.trim(), namespace.display()),
+            _ => String::new(),
+        }
+    })
 }
 
 struct Stat {

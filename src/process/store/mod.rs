@@ -17,6 +17,8 @@ mod conformance;
 mod lease;
 mod memory;
 mod query;
+#[cfg(feature = "sqlite")]
+mod sqlite;
 mod text;
 
 use std::future::Future;
@@ -30,6 +32,8 @@ pub use checkpoint::{Checkpoint, ChildKey, Inputs, NewProcess, Outcome, PauseNot
 pub use lease::{Claim, LeaseId, Liveness, Owner, Saved};
 pub use memory::MemoryPersister;
 pub use query::{Lease, ListFilter, Listing, LogLine, LogPage, LogSource, Record, Summary, Transition, Unreadable};
+#[cfg(feature = "sqlite")]
+pub use sqlite::{SqliteBuilder, SqlitePersister};
 
 /// How long a lease is good unless it is renewed, by default: 30 seconds. A third of it is a good time between two renewals.
 pub const LEASE_TIME: Duration = Duration::from_secs(30);

@@ -1,0 +1,194 @@
+//! A store that is locked, full or damaged: a clear error, nothing lost, and it goes on when it can.
+
+use super::*;
+
+async fn open(directory: &Directory) -> SqlitePersister {
+    SqlitePersister::open(directory.path().join("store")).await.unwrap()
+}
+
+#[tokio::test]
+async fn a_store_that_is_locked_is_waited_for_and_then_an_error() {
+    let directory = Directory::new();
+    let path = directory.path().join("store");
+    let store = SqlitePersister::builder(&path).busy_timeout(Duration::from_millis(300)).open().await.unwrap();
+    let pid = store.create(NewProcess::new("relax", 1)).await.unwrap();
+    let (lease, checkpoint) = granted(&store, &pid).await;
+    let other = raw(&path);
+    other.execute_batch("BEGIN IMMEDIATE").unwrap();
+    let start = Instant::now();
+    let saves = (1..=20).map(|step| store.save(lease.clone(), checkpoint.clone().with_step(step)));
+    for saved in futures_util::future::join_all(saves).await {
+        let error = saved.unwrap_err();
+        assert!(error.kind() == ErrorKind::TimedOut && error.to_string().contains("locked it"), "{error}");
+    }
+    assert!(start.elapsed() < Duration::from_secs(5), "all have waited together");
+    assert_eq!(record(&store, &pid).await.checkpoint(), &checkpoint, "what is locked is read");
+    let save = store.save(lease, checkpoint.clone().with_step(9));
+    let unlock = async {
+        tokio::time::sleep(Duration::from_millis(50)).await;
+        other.execute_batch("COMMIT").unwrap();
+    };
+    let (saved, ()) = futures_util::future::join(save, unlock).await;
+    assert_eq!(saved.unwrap(), Saved::Stored);
+    assert_eq!(record(&store, &pid).await.checkpoint().step(), 9);
+    // Nor can one be opened that is locked as a whole.
+    other.execute_batch("PRAGMA locking_mode = EXCLUSIVE; BEGIN EXCLUSIVE; DELETE FROM log; COMMIT").unwrap_err();
+}
+
+/// Bounds the file, as a full disk does.
+async fn bound(store: &SqlitePersister, pages: i64) {
+    let bound = move |transaction: &rusqlite::Transaction<'_>| {
+        transaction.pragma_update_and_check(None, "max_page_count", pages, |_| Ok(()))?;
+        Ok(transaction.pragma_query_value(None, "page_count", |row| row.get::<_, i64>(0))?)
+    };
+    store.writer().unwrap().call(bound).await.unwrap();
+}
+
+#[tokio::test]
+async fn a_full_disk_is_an_error_for_what_does_not_fit_and_nothing_is_lost() {
+    let directory = Directory::new();
+    let store = open(&directory).await;
+    let mut leases = Vec::new();
+    for n in 0..20 {
+        let pid = store.create(NewProcess::new("relax", n)).await.unwrap();
+        leases.push((granted(&store, &pid).await, pid));
+    }
+    // Smaller than the file is not possible; SQLite takes what it has.
+    bound(&store, 1).await;
+    let large = || Value::from("x".repeat(1 << 20));
+    let saves = leases.iter().enumerate().map(|(n, ((lease, checkpoint), _))| {
+        let checkpoint = checkpoint.clone().with_step(1);
+        store.save(lease.clone(), if n == 7 { checkpoint.with_body(large()) } else { checkpoint })
+    });
+    // In one transaction, which fails, and then each for itself.
+    let saved = futures_util::future::join_all(saves).await;
+    let error = saved[7].as_ref().unwrap_err();
+    assert!(error.kind() == ErrorKind::Storage && error.to_string().contains("no more room"), "{error}");
+    for (n, ((lease, checkpoint), pid)) in leases.iter().enumerate() {
+        let stored = record(&store, pid).await;
+        if n == 7 {
+            assert_eq!(stored.checkpoint(), checkpoint, "it stays as it was");
+            assert_eq!(stored.transitions().len(), 1);
+        } else {
+            assert_eq!(saved[n].as_ref().unwrap(), &Saved::Stored);
+            assert_eq!(stored.checkpoint().step(), 1);
+        }
+        assert_eq!(stored.lease().unwrap().number(), lease.number());
+    }
+    let error = store.create(NewProcess::new("relax", large())).await.unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Storage);
+    bound(&store, 1 << 20).await;
+    let (lease, checkpoint) = leases[7].0.clone();
+    assert_eq!(store.save(lease, checkpoint.with_body(large())).await.unwrap(), Saved::Stored);
+    assert_eq!(record(&store, &leases[7].1).await.checkpoint().body(), &large());
+}
+
+/// What is done to a row, and a part of the error.
+const DAMAGES: [(&str, &str); 12] = [
+    ("body = substr(body, 1, 3)", "checksum"),
+    ("body = replace(body, 'k', 'j')", "checksum"),
+    ("body = '{', checksum = NULL", "body"),
+    ("brought = '[', checksum = NULL", "brought"),
+    ("pause = '{}', checksum = NULL", "pause"),
+    ("wait = '{\"other\": 1}', checksum = NULL", "wait"),
+    ("outcome = '{\"killed\": null}', checksum = NULL", "state"),
+    ("state = 'finished', checksum = NULL", "state"),
+    ("state = 'dancing', checksum = NULL", "state"),
+    ("class = CAST(x'ff' AS TEXT), checksum = NULL", "class"),
+    ("format = 2", "newer homing"),
+    ("format = 0", "no homing writes"),
+];
+
+#[tokio::test]
+async fn a_damaged_process_is_an_error_for_itself_and_stays_where_it_is() {
+    let directory = Directory::new();
+    let store = open(&directory).await;
+    let sound = store.create(NewProcess::new("relax", "kkk")).await.unwrap();
+    for (damage, part) in DAMAGES {
+        let pid = store.create(NewProcess::new("relax", "kkk")).await.unwrap();
+        let id = pid.as_i64().unwrap();
+        let row = || {
+            let other = raw(store.path());
+            let mut statement = other.prepare("SELECT * FROM processes WHERE id = ?").unwrap();
+            let count = statement.column_count();
+            let values = |row: &rusqlite::Row<'_>| {
+                (0..count).map(|at| row.get_ref(at).map(|value| format!("{value:?}"))).collect::<Result<Vec<_>, _>>()
+            };
+            statement.query_row([id], values).unwrap()
+        };
+        raw(store.path()).execute(&format!("UPDATE processes SET {damage} WHERE id = ?"), [id]).unwrap();
+        let before = row();
+        let claimed = store.claim(pid.clone(), Owner::this_process()).await.map(drop);
+        let read = store.record(pid.clone()).await.map(drop);
+        for error in [claimed.unwrap_err(), read.unwrap_err()] {
+            assert_eq!(error.kind(), ErrorKind::Decode, "{damage}: {error}");
+            let text = error.to_string();
+            assert!(text.contains(part) && text.contains(&format!("process {pid} ")), "{damage}: {text}");
+            assert!(!text.contains("kkk"), "what is stored is not repeated: {text}");
+        }
+        assert_eq!(row(), before, "{damage}");
+        let listing = store.list(ListFilter::new()).await.unwrap();
+        assert!(listing.processes.iter().any(|one| one.pid() == &sound), "{damage}");
+        let is_listed = listing.processes.iter().any(|one| one.pid() == &pid);
+        let is_named = listing.unreadable.iter().any(|one| one.pid.as_ref() == Some(&pid));
+        assert!(is_listed != is_named, "{damage}: it is in the list, one way or the other");
+        let (lease, _) = granted(&store, &sound).await;
+        store.release(lease).await.unwrap();
+        assert!(store.delete(pid).await.unwrap(), "{damage}: it can be removed");
+    }
+}
+
+/// A file with bytes of something else in it. Whatever is asked ends with an answer or an error; nothing panics.
+#[tokio::test]
+async fn a_damaged_file_is_an_error_and_no_panic() {
+    let directory = Directory::new();
+    let path = directory.path().join("store");
+    let store = SqlitePersister::open(&path).await.unwrap();
+    let mut pids = Vec::new();
+    for n in 0..200 {
+        pids.push(store.create(NewProcess::new("relax", format!("{n}").repeat(200))).await.unwrap());
+    }
+    raw(&path).pragma_query(None, "wal_checkpoint(TRUNCATE)", |_| Ok(())).unwrap();
+    let whole = fs::read(&path).unwrap();
+    drop(store);
+    let mut errors = 0;
+    for (n, seed) in (0_usize..40).zip(1_u64..) {
+        let damaged = directory.path().join(format!("damaged-{n}"));
+        let mut bytes = whole.clone();
+        match n % 4 {
+            0 => bytes.truncate(whole.len() / 40 * (n + 1) / 4096 * 4096),
+            1 => bytes[n * 4096 / 2..][..4096].fill(0xA5),
+            2 => bytes[100 + n..][..60].fill(0),
+            _ => (0..200).for_each(|at| {
+                let place = (seed.wrapping_mul(0x9E37_79B9_7F4A_7C15).wrapping_add(at * 7919)) as usize % whole.len();
+                bytes[place] ^= 0x55;
+            }),
+        }
+        fs::write(&damaged, bytes).unwrap();
+        let store = match SqlitePersister::open(&damaged).await {
+            Ok(store) => store,
+            Err(error) => {
+                assert!(matches!(error.kind(), ErrorKind::Storage | ErrorKind::Decode), "{error:?}");
+                errors += 1;
+                continue;
+            }
+        };
+        let mut note = |result: Result<()>| {
+            if let Err(error) = result {
+                assert!(
+                    matches!(error.kind(), ErrorKind::Storage | ErrorKind::Decode | ErrorKind::Internal),
+                    "{error:?}"
+                );
+                assert_ne!(error.to_string(), "the thread of the store has ended; open the store again");
+                errors += 1;
+            }
+        };
+        note(store.list(ListFilter::new()).await.map(drop));
+        for pid in &pids {
+            note(store.record(pid.clone()).await.map(drop));
+            note(store.claim(pid.clone(), Owner::this_process()).await.map(drop));
+        }
+        note(store.create(NewProcess::new("relax", 1)).await.map(drop));
+    }
+    assert!(errors > 40, "{errors} errors: the damage is found");
+}
