@@ -517,3 +517,23 @@ async fn a_subscriber_of_a_home_that_has_ended_is_refused() {
     assert_eq!(communicator.rpc_send("x", 5).await.unwrap().as_i64(), Some(5));
     communicator.close().await.unwrap();
 }
+
+/// Guards: a pull that was given up as its communicator closes. The task that still came for it was put back and handed out
+/// again, for ever: the close looked at nothing else.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_close_ends_though_a_task_comes_for_a_pull_that_was_given_up() {
+    for round in 0..100_u32 {
+        let name = format!("memory:given-up-{round}");
+        let (communicator, sender) =
+            (Communicator::connect(&name).await.unwrap(), Communicator::connect(&name).await.unwrap());
+        let queue = communicator.task_queue("given-up").unwrap();
+        // The pull waits, a task comes, and nobody wants it any more.
+        let mut pull = Box::pin(queue.next_task(Duration::MAX));
+        assert!(futures_util::future::poll_immediate(&mut pull).await.is_none());
+        sender.task_queue("given-up").unwrap().task_send(round).no_reply().await.unwrap();
+        drop(pull);
+        let closed = tokio::time::timeout(Duration::from_secs(30), communicator.close()).await;
+        closed.expect("it closes").unwrap();
+        sender.close().await.unwrap();
+    }
+}

@@ -461,7 +461,14 @@ impl<B: Broker> Driver<B> {
         let now = Instant::now();
         let Some(tag) = self.tag(delivery.receipt) else { return };
         let queue = self.subscriptions.pulled_from(pull).filter(|_| self.pulls.contains_key(&pull));
-        let Some(queue) = queue else { return self.nack(tag, Nack::Requeue) };
+        let Some(queue) = queue else {
+            // Guards: a close, which takes in what has come before it goes on. A task that is put back comes again at once, as
+            // long as the consumer of the pull is there; the end of the connection puts it back too.
+            if self.phase != Phase::Closing {
+                self.nack(tag, Nack::Requeue);
+            }
+            return;
+        };
         let Delivery { redelivered, properties, body, .. } = delivery;
         let message = TaskMessage::new(properties, body);
         // What the book wanted before is done first: the next task that it hands out is this one.

@@ -225,7 +225,9 @@ impl Class {
             let instance = (self.make)(inputs)?;
             HandlerResult::Ok(instance.body()?)
         });
-        made.unwrap_or_else(|panic| Err(HandlerError::exception(format!("the class panicked: {panic}")).with_type("Panic")))
+        made.unwrap_or_else(|panic| {
+            Err(HandlerError::exception(format!("the class panicked: {panic}")).with_type("Panic"))
+        })
     }
 
     /// The process of a checkpoint.

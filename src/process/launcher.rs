@@ -102,7 +102,7 @@ struct Table {
     entries: HashMap<Pid, Entry>,
     /// No process comes in any more.
     leaving: bool,
-    /// No lease is waited for any more.
+    /// Of the last entry.
     number: u64,
 }
 
@@ -353,11 +353,7 @@ impl Inner {
                 }
             };
             let running = inner.begin(&pid, slot)?;
-            if nowait {
-                inner.keep_going(&pid, running).await
-            } else {
-                inner.outcome(running).await
-            }
+            if nowait { inner.keep_going(&pid, running).await } else { inner.outcome(running).await }
         }
     }
 

@@ -3,7 +3,9 @@
 //!
 //! This floor stands on the public API of the [communicator](crate::Communicator) and on nothing below it. A process is a
 //! subscriber to calls under its [pid](Pid); it broadcasts each [change of its state](StateChange); a worker takes tasks that
-//! [launch](Launch) and [continue](Continue) processes. This is the side that controls:
+//! [launch](Launch) and [continue](Continue) processes.
+//!
+//! The side that controls:
 //!
 //! - [`ProcessController`] sends requests. Each is a future with its own deadline, and a [reply](ControlReply) that
 //!   shows how far it has come.
@@ -12,6 +14,54 @@
 //!   [`ProcessTask`], [`Status`], [`StateChange`].
 //! - [`blocking`] has the controller for programs without tokio.
 //! - [`store`] keeps processes between their steps.
+//!
+//! The side that runs:
+//!
+//! - [`Process`] is what users write: a type that serde writes and reads, with steps. The value is the checkpoint.
+//! - [`Registry`] has the classes by their names, a [`store`] the processes.
+//! - [`ProcessWorker`] pulls tasks and runs steps, so many at once as it has slots; [`ProcessLauncher`] is the same without
+//!   the pulling, for a subscriber of your own.
+//!
+//! ```
+//! # #[tokio::main(flavor = "current_thread")] async fn main() -> homing::Result<()> {
+//! use homing::process::store::MemoryPersister;
+//! use homing::process::{Inputs, Next, Process, ProcessController, ProcessWorker, Registry, StepContext};
+//! use homing::{Communicator, HandlerResult, Value};
+//!
+//! #[derive(serde::Serialize, serde::Deserialize)]
+//! struct Sum { left: Vec<i64>, sum: i64 }
+//!
+//! impl Process for Sum {
+//!     fn new(inputs: Inputs) -> HandlerResult<Self> {
+//!         let left = inputs.args().iter().filter_map(Value::as_i64).collect();
+//!         Ok(Sum { left, sum: 0 })
+//!     }
+//!
+//!     async fn step(&mut self, _: &mut StepContext) -> HandlerResult<Next> {
+//!         let Some(number) = self.left.pop() else { return Ok(Next::finish(self.sum)) };
+//!         self.sum += number;
+//!         Ok(Next::Step)
+//!     }
+//! }
+//!
+//! let communicator = Communicator::connect("memory:").await?;
+//! let registry = Registry::new().register::<Sum>("sum")?;
+//! let worker = ProcessWorker::builder(&communicator, MemoryPersister::new(), registry).slots(4).start().await?;
+//!
+//! let outputs = ProcessController::new(&communicator).launch("sum").arg(1).arg(2).arg(3).await?;
+//! assert_eq!(outputs.as_i64(), Some(6));
+//! worker.drain(std::time::Duration::from_secs(5)).await;
+//! # communicator.close().await.map(drop) }
+//! ```
+//!
+//! # What holds for every process
+//! - A change of state is in the store before anybody is notified of it. One that cannot be stored has not been made.
+//! - A process runs in one place at most: in one worker, under a lease of the store. Whoever has lost the lease stores nothing.
+//! - A step that began and whose end was not stored runs again, unless its class has it [marked as lost](AfterLoss). The
+//!   children that it launched are not doubled.
+//! - A process that waits or is paused needs no slot.
+//! - A pause or a kill in a step is put off until the step has ended, or until the step [reports](StepContext::paused) that it
+//!   stands still. [Kill by force](ControlSend::force) drops the step at its next await.
 //!
 //! # One request
 //! 1. [`ProcessController::pause`] makes a [`ControlSend`], which holds the message and the communicator's call. Nothing is sent.
@@ -45,6 +95,8 @@ mod class;
 mod controller;
 mod events;
 mod launcher;
+#[cfg(test)]
+mod lives;
 mod machine;
 mod messages;
 mod pid;
@@ -56,10 +108,10 @@ mod slots;
 mod state;
 mod step;
 pub mod store;
-mod tools;
-mod worker;
 #[cfg(test)]
 mod tests;
+mod tools;
+mod worker;
 
 pub use class::{AfterLoss, Finish, Next, Process, Registry};
 pub use controller::ProcessController;

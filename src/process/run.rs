@@ -365,7 +365,7 @@ impl Run {
             match stepped {
                 Ok(Ok(next)) => match panics::caught(|| instance.body().map(|body| (body, instance.describe()))) {
                     Ok(Ok((body, description))) => {
-                        return StepDone { end: StepEnd::Next(next), left: Some((instance, body, description)) };
+                        StepDone { end: StepEnd::Next(next), left: Some((instance, body, description)) }
                     }
                     Ok(Err(error)) => StepDone::failed(instance, failed("CheckpointError", error.to_string())),
                     Err(panic) => StepDone::failed(instance, failed("Panic", panic)),

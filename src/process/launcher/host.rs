@@ -18,7 +18,6 @@ use crate::{Failure, HandlerError};
 const ASK_FIRST: Duration = Duration::from_secs(1);
 const ASK_MOST: Duration = Duration::from_secs(30);
 
-/// How many times.
 type Inbox = mpsc::UnboundedReceiver<Message>;
 
 /// Takes a process out of the table, whatever comes.

@@ -57,14 +57,10 @@ pub(super) async fn keep_reachable(
 async fn add(communicator: &Communicator, pid: &Pid, to_run: &mpsc::UnboundedSender<Message>) -> bool {
     let mut pause = RETRY_FIRST;
     loop {
-        let error = match communicator.add_rpc_subscriber(pid, subscriber(pid.clone(), to_run.clone())).await {
-            Ok(_) => return true,
-            Err(error) => error,
-        };
-        let for_good = matches!(
-            error.kind(),
-            ErrorKind::CommunicatorClosed | ErrorKind::HomeEnded | ErrorKind::InvalidArgument
-        );
+        let subscriber = subscriber(pid.clone(), to_run.clone());
+        let Err(error) = communicator.add_rpc_subscriber(pid, subscriber).await else { return true };
+        let for_good =
+            matches!(error.kind(), ErrorKind::CommunicatorClosed | ErrorKind::HomeEnded | ErrorKind::InvalidArgument);
         if for_good {
             tracing::warn!(%error, %pid, "a process cannot be called");
             return false;

@@ -181,7 +181,7 @@ pub(crate) enum Act {
 }
 
 /// What a request is answered.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum ControlAnswer {
     /// It is so.
     Done,
@@ -191,5 +191,8 @@ pub(crate) enum ControlAnswer {
     Cancelled,
     /// Another worker has the process, or will have it.
     Moved,
-    Status { state: ProcessState, paused: bool },
+    Status {
+        state: ProcessState,
+        paused: bool,
+    },
 }

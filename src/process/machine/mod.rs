@@ -261,7 +261,7 @@ impl Machine {
     /// Ends here without having ended: whoever has the lease runs it on.
     fn leave(&mut self, asked: Vec<RequestId>, answer: ControlAnswer) {
         for id in asked {
-            self.answer(id, answer.clone());
+            self.answer(id, answer);
         }
         self.stop();
         self.home = AtHome::Left;
@@ -381,19 +381,15 @@ impl Machine {
         }
         let body = if matches!(end, StepEnd::Next(_)) { Body::OfStep } else { Body::Kept };
         let mut next = match end {
-            StepEnd::Next(Next::Step) => {
-                Snapshot { state: ProcessState::Running, step: next.step + 1, ..next }
-            }
-            StepEnd::Next(Next::Wait(wait)) => {
-                Snapshot { state: ProcessState::Waiting, wait: Some(wait), ..next }
-            }
+            StepEnd::Next(Next::Step) => Snapshot { state: ProcessState::Running, step: next.step + 1, ..next },
+            StepEnd::Next(Next::Wait(wait)) => Snapshot { state: ProcessState::Waiting, wait: Some(wait), ..next },
             StepEnd::Next(Next::Finish(finish)) => next.ended(finish.into_outcome()),
             StepEnd::Failed(outcome) => next.ended(outcome),
         };
         let mut answers = Vec::new();
         if let Some(Wanted::Pause { message, requests }) = wanted {
             let answer = if next.state.is_terminal() { ControlAnswer::Refused } else { ControlAnswer::Done };
-            answers.extend(requests.into_iter().map(|id| (id, answer.clone())));
+            answers.extend(requests.into_iter().map(|id| (id, answer)));
             if !next.state.is_terminal() {
                 next.paused = Some(PauseNote::new(message, self.now));
             }

@@ -188,6 +188,7 @@ impl LeaseId {
 /// What came of asking for the lease of a process.
 #[derive(Clone, Debug, PartialEq)]
 #[non_exhaustive]
+#[allow(clippy::large_enum_variant, reason = "there is one at a time, and the large one is the usual one")]
 pub enum Claim {
     /// The lease, and where the process goes on.
     Granted {

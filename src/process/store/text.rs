@@ -24,10 +24,10 @@ pub(super) fn encode(what: &str, value: &Value) -> Result<String> {
         return Err(refused(what, &format!("its text has {} bytes, over the limit of {LONGEST}", text.len())));
     }
     // Only these kinds have contents that are not read back: a date that does not exist, a tag that is none.
-    if text.len() > MANY || text.contains("\"$tag\"") || text.contains("\"$timestamp\"") {
-        if let Err(error) = Value::from_json_text(&text) {
-            return Err(refused(what, &error.to_string()));
-        }
+    if (text.len() > MANY || text.contains("\"$tag\"") || text.contains("\"$timestamp\""))
+        && let Err(error) = Value::from_json_text(&text)
+    {
+        return Err(refused(what, &error.to_string()));
     }
     Ok(text)
 }

@@ -228,7 +228,9 @@ fn a_lease_that_is_lost_ends_it_without_a_word() {
     assert_eq!(words(&machine.handle(kill(1), now())), "save(killed.0)");
     assert_eq!(words(&machine.handle(kill(2), now())), "");
     assert_eq!(words(&machine.handle(Input::Gone, now())), "1=moved stop-wait left 2=moved");
-    for input in [Input::SlotGiven, step(), Input::WaitEnded(Value::Null), Input::Saved, lease_lost(), Input::Gone, Input::Leave] {
+    for input in
+        [Input::SlotGiven, step(), Input::WaitEnded(Value::Null), Input::Saved, lease_lost(), Input::Gone, Input::Leave]
+    {
         assert_eq!(words(&machine.handle(input, now())), "");
     }
     assert_eq!(words(&machine.handle(status(4), now())), "4=waiting");

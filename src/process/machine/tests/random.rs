@@ -135,7 +135,10 @@ impl Home {
                 self.step = self.step.map(|_| false);
             }
             Act::StartWait(wait) => {
-                self.check(!self.waits && self.stored.wait.as_ref() == Some(&wait), "P2: this wait is not in the store");
+                self.check(
+                    !self.waits && self.stored.wait.as_ref() == Some(&wait),
+                    "P2: this wait is not in the store",
+                );
                 self.waits = true;
             }
             Act::StopWait => self.waits = false,

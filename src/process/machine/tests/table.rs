@@ -32,8 +32,25 @@ pub(super) fn situation(name: &str) -> Option<Machine> {
 }
 
 const SITUATIONS: [&str; 19] = [
-    "new", "created", "created, paused", "in step", "pausing", "killing", "held", "held, killing", "held, played", "paused", "ready",
-    "waiting", "sleeping", "waiting, paused", "in step, leaving", "finished", "excepted", "killed", "left",
+    "new",
+    "created",
+    "created, paused",
+    "in step",
+    "pausing",
+    "killing",
+    "held",
+    "held, killing",
+    "held, played",
+    "paused",
+    "ready",
+    "waiting",
+    "sleeping",
+    "waiting, paused",
+    "in step, leaving",
+    "finished",
+    "excepted",
+    "killed",
+    "left",
 ];
 
 fn inputs() -> Vec<(&'static str, Input)> {

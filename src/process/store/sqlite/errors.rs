@@ -32,6 +32,13 @@ impl From<Error> for Fault {
 #[derive(Clone, Copy, Debug)]
 pub(super) struct BusyLimit(pub(super) Duration);
 
+const READ_ONLY: &str = "it cannot be written: the file, its directory or the file system is read-only for this user";
+
+/// That a file that is to be written may only be read. SQLite opens it all the same.
+pub(super) fn read_only(path: &Path) -> Error {
+    Error::new(ErrorKind::Storage, format!("the store {} cannot be used: {READ_ONLY}", path.display()))
+}
+
 /// What a failure of SQLite means for the store in this file.
 pub(super) fn explain(path: &Path, busy: BusyLimit, error: rusqlite::Error) -> Error {
     let path = path.display();
@@ -44,10 +51,7 @@ pub(super) fn explain(path: &Path, busy: BusyLimit, error: rusqlite::Error) -> E
             ErrorKind::Storage,
             "there is no more room on its disk; what was stored before is kept; make room and try again".to_owned(),
         ),
-        Some(ErrorCode::ReadOnly) => (
-            ErrorKind::Storage,
-            "it cannot be written: the file, its directory or the file system is read-only for this user".to_owned(),
-        ),
+        Some(ErrorCode::ReadOnly) => (ErrorKind::Storage, READ_ONLY.to_owned()),
         Some(ErrorCode::NotADatabase) => {
             (ErrorKind::Storage, "it is no SQLite database; give another file, which may be a new one".to_owned())
         }

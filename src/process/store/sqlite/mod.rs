@@ -129,11 +129,13 @@ impl SqliteBuilder {
             access => {
                 let steps = self.steps;
                 let connect = move |place: &Place| connect_writer(place, access, steps);
-                Some(worker::start(Mode::Write, place.clone(), connect).await?)
+                Some(worker::start(Mode::Write, place.clone(), None, connect).await?)
             }
         };
         let steps = self.steps;
-        let reader = worker::start(Mode::Read, place, move |place| connect_reader(place, steps)).await?;
+        // The writer's connection is closed last: one that only reads cannot move the log into the file and remove it.
+        let connect = move |place: &Place| connect_reader(place, steps);
+        let reader = worker::start(Mode::Read, place, writer.clone(), connect).await?;
         Ok(SqlitePersister(Arc::new(Inner {
             path: self.path,
             writer,
@@ -203,6 +205,9 @@ fn connect(place: &Place, flags: OpenFlags) -> Result<Connection, Fault> {
 fn connect_writer(place: &Place, access: Access, steps: &[&str]) -> Result<Connection, Fault> {
     check_file(&place.path, access)?;
     let mut connection = connect(place, OpenFlags::SQLITE_OPEN_READ_WRITE)?;
+    if connection.is_readonly(rusqlite::MAIN_DB)? {
+        return Err(errors::read_only(&place.path).into());
+    }
     // A file that is refused is left as it is: closed, this connection moves nothing into it.
     connection.set_db_config(DbConfig::SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, true)?;
     schema::inspect(&place.path, &connection, steps)?;

@@ -82,7 +82,7 @@ pub(super) fn of_process(pid: &Pid, error: &Error) -> Error {
 
 /// A column.
 pub(super) fn get<T: FromSql>(row: &Row<'_>, column: &str) -> Result<T> {
-    row.get(column).map_err(|error| damaged(&error.to_string()))
+    row.get(column).map_err(|error| damaged(&format!("its {column} is damaged: {error}")))
 }
 
 /// A text that stands for a value.

@@ -30,6 +30,8 @@ pub(super) enum Found {
 /// # Errors
 /// `Storage` for a database of another program, and for a store of a newer homing.
 pub(super) fn inspect(path: &Path, connection: &Connection, steps: &[&str]) -> Result<Found, Fault> {
+    // Guards: another program that makes the tables between two of these questions.
+    let _moment = if connection.is_autocommit() { Some(connection.unchecked_transaction()?) } else { None };
     let pragma = |name: &str| connection.pragma_query_value(None, name, |row| row.get::<_, i64>(0));
     let (application, version) = (pragma("application_id")?, pragma("user_version")?);
     let tables: i64 = connection.query_row("SELECT count(*) FROM sqlite_schema", [], |row| row.get(0))?;

@@ -7,8 +7,8 @@ use rusqlite::{CachedStatement, Connection, OptionalExtension, Row, ToSql, param
 use super::super::super::Pid;
 use super::super::text::{leased, taken};
 use super::super::{
-    Claim, Lease, LeaseId, ListFilter, Listing, LogLine, LogPage, MOST_LINES, MOST_LOG_BYTES, MOST_TRANSITIONS,
-    NewProcess, Owner, Record, Saved, Unreadable, later,
+    ChildKey, Claim, Lease, LeaseId, ListFilter, Listing, LogLine, LogPage, MOST_LINES, MOST_LOG_BYTES,
+    MOST_TRANSITIONS, NewProcess, Owner, Record, Saved, Unreadable, later,
 };
 use super::errors::Fault;
 use super::rows::{self, CHECKPOINT, Columns, LEASE, PidColumn, SUMMARY, nanoseconds, signed, unsigned};
@@ -62,7 +62,7 @@ pub(super) fn create(connection: &Connection, texts: &mut NewTexts, now: SystemT
     let checksum = texts.columns.checksum();
     let (pid_column, parent) = (PidColumn(&pid), new.child.as_ref().map(|key| PidColumn(key.parent())));
     let step = new.child.as_ref().map(|key| signed(key.step()));
-    let index = new.child.as_ref().map(|key| key.index());
+    let index = new.child.as_ref().map(ChildKey::index);
     let mut parameters: Vec<(&str, &dyn ToSql)> = texts.columns.parameters().into();
     parameters.extend([
         (":id", &id as &dyn ToSql),

@@ -154,13 +154,15 @@ impl Place {
     }
 }
 
-/// Starts a thread that makes a connection and then does what comes. Waits until the connection is made.
+/// Starts a thread that makes a connection and then does what comes. Waits until the connection is made. The thread `last`
+/// ends after it.
 ///
 /// # Errors
 /// Those of making the connection; `Internal` if there is no thread.
 pub(super) async fn start(
     mode: Mode,
     place: Place,
+    last: Option<Channel>,
     connect: impl FnOnce(&Place) -> Result<Connection, Fault> + Send + 'static,
 ) -> Result<Channel> {
     let (sender, receiver) = mpsc::channel(QUEUE);
@@ -171,7 +173,7 @@ pub(super) async fn start(
     let run = move || match connect(&place) {
         Ok(connection) => {
             let _ = reply.send(Ok(()));
-            Worker { mode, place, connection, chores: kept }.run(receiver);
+            Worker { mode, place, connection, chores: kept, _last: last }.run(receiver);
         }
         Err(fault) => {
             let _ = reply.send(Err(place.explain(fault)));
@@ -190,6 +192,8 @@ struct Worker {
     place: Place,
     connection: Connection,
     chores: Chores,
+    /// Of a thread that ends after this one has closed its connection.
+    _last: Option<Channel>,
 }
 
 impl Worker {
@@ -248,9 +252,9 @@ impl Worker {
                 }
             };
             match done {
-                Ok(()) => return jobs.into_iter().for_each(|job| job.done()),
+                Ok(()) => return jobs.into_iter().for_each(Job::done),
                 Err(error) => {
-                    tracing::debug!(%error, jobs = jobs.len(), "a transaction has failed; one for each follows")
+                    tracing::debug!(%error, jobs = jobs.len(), "a transaction has failed; one for each follows");
                 }
             }
         }

@@ -83,6 +83,37 @@ async fn a_full_disk_is_an_error_for_what_does_not_fit_and_nothing_is_lost() {
     assert_eq!(record(&store, &leases[7].1).await.checkpoint().body(), &large());
 }
 
+/// Guards: a claim that is done again with another transaction, and given back for the first one, which has failed.
+#[tokio::test]
+async fn a_lease_stands_that_was_granted_in_the_second_try() {
+    let directory = Directory::new();
+    let store = open(&directory).await;
+    let (full, pid) =
+        (store.create(NewProcess::new("relax", 1)).await, store.create(NewProcess::new("relax", 2)).await.unwrap());
+    let (lease, checkpoint) = granted(&store, &full.unwrap()).await;
+    bound(&store, 1).await;
+    // While the thread does this, the two others come, and are one transaction.
+    let is_busy = Arc::new(std::sync::atomic::AtomicBool::new(false));
+    let kept = Arc::clone(&is_busy);
+    let busy = store.writer().unwrap().call(move |_| {
+        kept.store(true, std::sync::atomic::Ordering::Release);
+        std::thread::sleep(Duration::from_millis(500));
+        Ok(())
+    });
+    let others = async {
+        while !is_busy.load(std::sync::atomic::Ordering::Acquire) {
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+        let save = store.save(lease, checkpoint.with_body("x".repeat(1 << 16)));
+        futures_util::future::join(granted(&store, &pid), save).await
+    };
+    let (_, ((lease, checkpoint), saved)) = futures_util::future::join(busy, others).await;
+    assert_eq!(saved.unwrap_err().kind(), ErrorKind::Storage);
+    // Whatever was left to be done in between is done before this.
+    store.renew(Owner::this_process()).await.unwrap();
+    assert_eq!(store.save(lease, checkpoint.with_step(1)).await.unwrap(), Saved::Stored);
+}
+
 /// What is done to a row, and a part of the error.
 const DAMAGES: [(&str, &str); 12] = [
     ("body = substr(body, 1, 3)", "checksum"),
@@ -148,7 +179,7 @@ async fn a_damaged_file_is_an_error_and_no_panic() {
     for n in 0..200 {
         pids.push(store.create(NewProcess::new("relax", format!("{n}").repeat(200))).await.unwrap());
     }
-    raw(&path).pragma_query(None, "wal_checkpoint(TRUNCATE)", |_| Ok(())).unwrap();
+    raw(&path).query_row("PRAGMA wal_checkpoint(TRUNCATE)", [], |_| Ok(())).unwrap();
     let whole = fs::read(&path).unwrap();
     drop(store);
     let mut errors = 0;
