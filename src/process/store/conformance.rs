@@ -211,7 +211,7 @@ async fn a_lease_ends_by_time_unless_it_is_renewed<S: Persister>(bench: Bench<S>
     let (pid, owner) = (bench.create().await, elsewhere());
     let (lease, checkpoint) = bench.claim(&pid, &owner).await;
     bench.pass(LEASE_TIME - Duration::from_secs(5));
-    assert_eq!(bench.store.renew(owner.clone()).await.unwrap(), [lease.clone()]);
+    assert_eq!(bench.store.renew(owner.clone()).await.unwrap(), std::slice::from_ref(&lease));
     assert_eq!(bench.store.renew(elsewhere()).await.unwrap(), []);
     bench.pass(LEASE_TIME - Duration::from_secs(5));
     assert!(matches!(bench.other.claim(pid.clone(), elsewhere()).await.unwrap(), Claim::Held { .. }));

@@ -85,7 +85,7 @@ async fn check(store: &SqlitePersister, pid: &Pid, (step, lines): (u64, u64)) {
     let page = store.log(pid.clone(), 0, usize::MAX).await.unwrap();
     let kept = page.lines.len() as u64;
     assert!(
-        kept >= lines && kept <= lines + 3 && kept % 3 == 0,
+        kept >= lines && kept <= lines + 3 && kept.is_multiple_of(3),
         "{pid}: {lines} lines were confirmed, and {kept} are there"
     );
     assert!(page.lines.iter().map(LogLine::number).eq(0..kept));
