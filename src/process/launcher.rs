@@ -232,7 +232,7 @@ impl ProcessLauncher {
             async move {
                 let task = read_task(request.body())?;
                 let performed = launcher.inner.perform(task, request.message_id().map(str::to_owned), None);
-                later(performed).await
+                HandlerResult::Ok(later(performed))
             }
         })
     }
@@ -313,15 +313,10 @@ fn answered(performed: std::result::Result<Value, NotDone>) -> HandlerResult<Val
     })
 }
 
-/// The answer of a task: at once where it is there soon, and else put off, so that its sender knows that it is in good hands.
-pub(super) async fn later(
-    performed: impl Future<Output = std::result::Result<Value, NotDone>> + Send + 'static,
-) -> HandlerResult {
-    let mut performed = Box::pin(performed);
-    match futures_util::future::poll_immediate(&mut performed).await {
-        Some(performed) => answered(performed).map(Into::into),
-        None => Ok(Answer::later(async move { answered(performed.await) })),
-    }
+/// The answer of a task. Its sender gets one `pending` first, no more and no less: so it knows that the task is in good hands,
+/// and plumpy's coroutine controller is content with nothing else.
+pub(super) fn later(performed: impl Future<Output = std::result::Result<Value, NotDone>> + Send + 'static) -> Answer {
+    Answer::later(async move { answered(performed.await) })
 }
 
 impl Inner {

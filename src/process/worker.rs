@@ -169,12 +169,9 @@ async fn pull_all(launcher: ProcessLauncher, most: usize, mut stops: watch::Rece
 
 /// Performs a task in the background, and answers it in the end.
 fn perform(launcher: &ProcessLauncher, task: IncomingTask, slot: Slot) {
-    let (inner, message_id) = (&launcher.inner, task.request().message_id().map(str::to_owned));
+    let message_id = task.request().message_id().map(str::to_owned);
     match launcher::read_task(task.body()) {
-        Ok(read) => {
-            let performed = inner.perform(read, message_id, Some(slot));
-            inner.tools.home.spawn_uncounted(async move { task.finish(launcher::later(performed).await) });
-        }
+        Ok(read) => task.finish(launcher::later(launcher.inner.perform(read, message_id, Some(slot)))),
         Err(error) => task.finish(HandlerResult::<crate::Answer>::Err(error)),
     }
 }

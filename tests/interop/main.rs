@@ -8,6 +8,7 @@ mod support;
 
 mod broadcasts;
 mod calls;
+mod ours;
 mod process;
 mod tasks;
 
@@ -88,6 +89,7 @@ fn main() -> ExitCode {
     tasks::add(&mut table);
     broadcasts::add(&mut table);
     process::add(&mut table);
+    ours::add(&mut table);
     let covered = Arc::new(table.covered);
     suite.plain("every_row_of_the_wire_has_a_test_with_a_live_kiwipy", move || every_row(&covered));
     suite.run()

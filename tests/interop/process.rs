@@ -28,7 +28,7 @@ pub(crate) fn add(table: &mut Table<'_>) {
 }
 
 /// A plumpy process on a communicator of its own, with the names of the trial.
-fn plumpy(broker: &Broker) -> Result<Peer, PeerError> {
+pub(crate) fn plumpy(broker: &Broker) -> Result<Peer, PeerError> {
     let peer = Peer::start("plumpy_peer.py");
     let names = json!({
         "url": broker.url(),

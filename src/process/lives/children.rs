@@ -69,7 +69,10 @@ impl Process for Brood {
 async fn a_thousand_parents_on_one_slot_come_to_their_end() {
     let home = Home::start(1).await;
     let parents: Vec<_> = (0..1_000)
-        .map(|_| tokio::spawn(home.controller.launch("script").arg("thousand").arg("child step children outcomes")))
+        .map(|_| {
+            let parent = home.controller.launch("script").arg("thousand").arg("child step children outcomes");
+            tokio::spawn(parent.timeout(Duration::from_secs(300)))
+        })
         .collect();
     for parent in parents {
         assert_eq!(parent.await.unwrap().unwrap().as_str(), Some("finished"));

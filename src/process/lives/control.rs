@@ -17,8 +17,8 @@ async fn a_pause_in_a_step_is_put_off_until_it_has_ended() {
     let (stage, pid) = (Stage::of("pause-step"), home.launch("pause-step", "gate step").await);
     eventually("its step runs", || stage.begun() == 1).await;
     let mut pause = home.controller.pause(&pid).message("why").send().await.unwrap();
-    let mut second = home.controller.pause(&pid).message("another").send().await.unwrap();
     received(&mut pause).await;
+    let mut second = home.controller.pause(&pid).message("another").send().await.unwrap();
     received(&mut second).await;
     let status = home.controller.status(&pid).await.unwrap();
     assert!(!status.is_paused() && status.state() == ProcessState::Running, "it answers meanwhile: {status:?}");

@@ -85,7 +85,7 @@ async fn a_process_runs_once_however_often_it_is_continued() {
     eventually("its step runs", || stage.begun() == 1).await;
     let continued: Vec<_> = (0..10).map(|_| tokio::spawn(home.controller.continue_process(&pid))).collect();
     assert_eq!(home.controller.continue_process(&pid).nowait().await.unwrap(), pid);
-    assert_eq!(home.worker.as_ref().unwrap().pids(), [pid.clone()]);
+    assert_eq!(home.worker.as_ref().unwrap().pids(), std::slice::from_ref(&pid));
     stage.open();
     for continued in continued {
         assert_eq!(continued.await.unwrap().unwrap(), Value::from(2));

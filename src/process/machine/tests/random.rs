@@ -161,7 +161,7 @@ impl Home {
     }
 
     fn answered(&mut self, id: u64, answer: ControlAnswer) {
-        let Some((name, slot)) = self.requests.get(&id).cloned() else { self.fail("nobody asked that") };
+        let Some((name, slot)) = self.requests.get(&id).copied() else { self.fail("nobody asked that") };
         self.check(slot.is_none(), "P4: it is answered twice");
         let stored = &self.stored;
         let is_so = match (name, &answer) {
