@@ -21,6 +21,9 @@ use crate::{call, note, out, output, process, store, warning};
 /// How long a worker has to answer that it is there.
 const ANSWERS: Duration = Duration::from_secs(2);
 
+/// After this time a note reports that it has not begun.
+const PATIENCE: Duration = Duration::from_secs(2);
+
 /// How long a process may take until it can be called.
 const REACHABLE: Duration = Duration::from_secs(10);
 
@@ -30,10 +33,11 @@ const CLOSING: Duration = Duration::from_secs(3);
 pub(crate) async fn run(command: Run, global: &Global, mut stop: Stop) -> Result<(), Failure> {
     let path = store::path(command.store.as_deref())?;
     let inputs = inputs(&command)?;
+    let waits = if command.detach { Waits::No } else { Waits::Yes };
     let stopping = stop.clone();
     let launching = async {
         let communicator = connect_to_stay(global, options(global)?).await?;
-        let launched = launch(&communicator, global, &path, inputs).await;
+        let launched = launch(&communicator, global, &path, inputs, waits).await;
         if launched.is_err() {
             call::finish(&communicator, Some(Instant::now() + CLOSING), stopping).await;
         }
@@ -46,7 +50,6 @@ pub(crate) async fn run(command: Run, global: &Global, mut stop: Stop) -> Result
         }
     };
     if command.detach {
-        drop(launched.outcome);
         let shown = process::pid_as_json(&launched.pid);
         let printed = match global.output.format {
             crate::args::Format::Json => crate::values::print(&shown, global.output.format),
@@ -96,8 +99,15 @@ struct Launched {
     pid: Pid,
     /// The store that it is in, if that can be read here.
     store: Option<SqlitePersister>,
-    /// Its outcome, from whoever runs it.
-    outcome: ControlReply<Value>,
+    /// Its outcome, from whoever runs it; unless nobody waits for it.
+    outcome: Option<ControlReply<Value>>,
+}
+
+/// Whether somebody waits for the outcome.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Waits {
+    Yes,
+    No,
 }
 
 /// Makes the process, and has a worker run it.
@@ -106,6 +116,7 @@ async fn launch(
     global: &Global,
     path: &Path,
     inputs: Inputs,
+    waits: Waits,
 ) -> Result<Launched, Failure> {
     let queue = communicator.default_task_queue()?.name().to_owned();
     let role = Role { kind: "process", name: queue.clone(), store: None };
@@ -125,7 +136,11 @@ async fn launch(
             launch = launch.kwarg(name.as_str().unwrap_or_default(), value.clone());
         }
         let pid = launch.nowait().await?;
-        let outcome = controller.continue_process(&pid).no_timeout().send().await?;
+        let outcome = match waits {
+            Waits::Yes => Some(controller.continue_process(&pid).no_timeout().send().await?),
+            // It runs already.
+            Waits::No => None,
+        };
         return Ok(Launched { pid, store: None, outcome });
     }
     let store = store::open(path).await?;
@@ -137,7 +152,11 @@ async fn launch(
         if let Err(error) = controller.announce(&StateChange::new(&pid, None, ProcessState::Created)).await {
             tracing::info!(%error, "the creation of a process was not broadcast");
         }
-        controller.continue_process(&pid).no_timeout().send().await
+        let request = controller.continue_process(&pid);
+        match waits {
+            Waits::Yes => request.no_timeout().send().await.map(Some),
+            Waits::No => request.no_reply()?.await.map(|()| None),
+        }
     };
     match sent.await {
         Ok(outcome) => Ok(Launched { pid, store: Some(store), outcome }),
@@ -165,6 +184,7 @@ async fn nobody(global: &Global, queue: &str, path: &Path) -> Failure {
 /// Shows the output until the process has ended.
 async fn until_ended(launched: Launched, global: &Global) -> Result<(), Failure> {
     let Launched { pid, store, outcome } = launched;
+    let Some(outcome) = outcome else { return Ok(()) };
     let Some(store) = store else {
         return match outcome.await {
             Ok(outputs) => status(outputs.get("exit_status").and_then(Value::as_i64).unwrap_or(0)),
@@ -174,6 +194,8 @@ async fn until_ended(launched: Launched, global: &Global) -> Result<(), Failure>
     let mut follow = Follow::new(store.clone(), pid.clone(), global.output.format, Place::Own);
     let mut outcome = std::pin::pin!(outcome.outcome());
     let mut answered = false;
+    let mut patience = std::pin::pin!(tokio::time::sleep(PATIENCE));
+    let mut is_patient = true;
     loop {
         let has_ended = tokio::select! {
             answer = &mut outcome, if !answered => {
@@ -188,6 +210,14 @@ async fn until_ended(launched: Launched, global: &Global) -> Result<(), Failure>
                 follow.step().await?
             }
             has_ended = follow.next() => has_ended?,
+            () = &mut patience, if is_patient => {
+                is_patient = false;
+                let record = store.record(pid.clone()).await?;
+                if record.is_some_and(|record| record.checkpoint().state() == ProcessState::Created) {
+                    note!("process {pid} waits for a worker with a free slot");
+                }
+                None
+            }
         };
         if let Some(outcome) = has_ended {
             return match outcome {

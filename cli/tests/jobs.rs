@@ -529,6 +529,20 @@ fn slots(broker: &Broker) -> TestResult {
         place.until(pid, "finished");
     }
     let most = fs::read_to_string(place.file("most"))?;
+    let both = ["a", "b"].map(|_| place.detached("while [ ! -e go ]; do sleep 0.02; done", &[]));
+    let mut third = place.command(&["run", "--", "echo", "at last"]);
+    let mut third = third.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn()?;
+    let mut line = String::new();
+    let mut errors = BufReader::new(third.stderr.take().ok_or("no pipe")?);
+    while !line.contains("free slot") {
+        line.clear();
+        assert!(errors.read_line(&mut line)? > 0, "it ended");
+    }
+    fs::write(place.file("go"), "")?;
+    assert_eq!(exits(&shell::wait(third)?, 0).0, "at last\n");
+    for pid in both {
+        place.until(&pid?, "finished");
+    }
     assert!(most.lines().count() == 6 && most.lines().all(|line| matches!(line.trim(), "1" | "2")), "{most}");
     Ok(())
 }

@@ -7,13 +7,13 @@ Exit codes:
        stopped by one signal and its tasks had ended
     1  failed
     2  wrong usage
-    3  unroutable: no subscriber has this identifier
+    3  unroutable: no subscriber has this identifier; nobody runs processes
     4  timed out; the error reports whether the message was sent
     5  remote exception: the other end failed
     6  no connection
     7  access refused: the credentials, the virtual host, or a permission
   130  interrupted (Ctrl-C); 143 by SIGTERM
-A command about several processes ends with the highest of their codes.";
+A command about several processes ends with the highest of their codes; `homing run` with its program's.";
 
 /// Behind the help of the commands about processes.
 pub(super) const PIDS: &str = "\
