@@ -55,6 +55,9 @@ pub(crate) async fn run(command: Run, global: &Global, mut stop: Stop) -> Result
             crate::args::Format::Json => crate::values::print(&shown, global.output.format),
             crate::args::Format::Text => out!("{}", launched.pid),
         };
+        if printed.is_err() {
+            note!("process {} was launched", launched.pid);
+        }
         call::finish(&communicator, Some(Instant::now() + CLOSING), stop).await;
         return printed;
     }

@@ -339,6 +339,11 @@ fn controlled(broker: &Broker) -> TestResult {
     let beats = place.lines("beats");
     std::thread::sleep(Duration::from_millis(200));
     assert_eq!(place.lines("beats"), beats);
+    // A pid that cannot be printed is not lost.
+    let mut full = place.command(&["run", "--detach", "--", "true"]);
+    let full = full.stdout(fs::File::create("/dev/full")?).stderr(Stdio::piped()).spawn()?;
+    let (_, err) = exits(&shell::wait(full)?, 1);
+    assert!(err.contains("No space left") && err.contains("process 3 was launched"), "{err}");
     Ok(())
 }
 
