@@ -184,6 +184,9 @@ async fn dispatch(command: Command, global: &Global, stop: Stop) -> Result<(), F
         Command::Task(command) => or_interrupted(stop, mend::run(command, global)).await,
         Command::Broadcast(command) => broadcast::run(command, global, stop).await,
         Command::Process(command) => process::run(command, global, stop).await,
+        Command::Worker(Worker { command: Some(_), options }) if options.any() => Err(Failure::Usage(
+            "--slots, --store and --drain are for a worker, and `ping` starts none; leave them out".to_owned(),
+        )),
         Command::Worker(Worker { command: Some(command), .. }) => presence::run(command, global, stop).await,
         Command::Worker(Worker { command: None, options }) => worker::processes::run(options, global, stop).await,
         Command::Run(command) => run::run(command, global, stop).await,

@@ -148,6 +148,7 @@ fn usage() -> TestResult {
         (&["run", "--store", "", "--", "true"], "--store"),
         (&["worker", "--slots", "0"], "--slots"),
         (&["worker", "--slots", "1", "ping"], "ping"),
+        (&["worker", "--prefix", "p", "ping", "--wait", "soon"], "not a time"),
         (&["process", "list", "--state", "odd"], "unfinished"),
         (&["process", "list", "--limit", "0"], "--limit"),
         (&["process", "show"], "<PID>"),

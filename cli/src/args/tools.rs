@@ -102,7 +102,6 @@ pub(crate) struct ContextOptions {
 
 /// `homing worker`.
 #[derive(Debug, Args)]
-#[command(args_conflicts_with_subcommands = true)]
 pub(crate) struct Worker {
     #[command(subcommand)]
     pub command: Option<WorkerCommand>,
@@ -113,16 +112,23 @@ pub(crate) struct Worker {
 /// What a worker is started with.
 #[derive(Debug, Args)]
 pub(crate) struct WorkerOptions {
-    /// How many processes run at the same time. One that waits or is paused does not count.
-    #[arg(long, value_name = "N", default_value = "1")]
-    pub slots: NonZeroU16,
+    /// How many processes run at the same time. One that waits or is paused does not count [default: 1]
+    #[arg(long, value_name = "N")]
+    pub slots: Option<NonZeroU16>,
     /// The store of processes. Several workers of one machine use the same [env: HOMING_STORE] [default:
     /// ~/.local/share/homing/processes.db]
     #[arg(long, value_name = "FILE")]
     pub store: Option<PathBuf>,
-    /// How long running processes may continue after the first signal, before they are stopped and go back.
-    #[arg(long, value_name = "TIME", default_value = "5s", value_parser = duration_or_zero)]
-    pub drain: Duration,
+    /// How long running processes may continue after the first signal, before they are stopped and go back [default: 5s]
+    #[arg(long, value_name = "TIME", value_parser = duration_or_zero)]
+    pub drain: Option<Duration>,
+}
+
+impl WorkerOptions {
+    /// Whether any is given.
+    pub(crate) fn any(&self) -> bool {
+        self.slots.is_some() || self.store.is_some() || self.drain.is_some()
+    }
 }
 
 #[derive(Debug, Subcommand)]

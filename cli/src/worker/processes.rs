@@ -14,8 +14,13 @@ use crate::process::shell::{self, Shell};
 use crate::stop::Stop;
 use crate::{note, store};
 
+/// How long running processes may continue after the first signal, unless another time is given.
+const DRAIN: Duration = Duration::from_secs(5);
+
 pub(crate) async fn run(command: WorkerOptions, global: &Global, mut stop: Stop) -> Result<(), Failure> {
     let path = store::path(command.store.as_deref())?;
+    let slots = command.slots.map_or(1, |slots| usize::from(slots.get()));
+    let drain = command.drain.unwrap_or(DRAIN);
     // A job may run for days, and its task is not acknowledged before.
     let options = options(global)?.long_tasks(LongTasks::new());
     let starting = async {
@@ -24,7 +29,7 @@ pub(crate) async fn run(command: WorkerOptions, global: &Global, mut stop: Stop)
         let watched = Watched::new(&communicator);
         let registry = Registry::new().register::<Shell>(shell::CLASS)?;
         let builder = ProcessWorker::builder(&communicator, store, registry);
-        let worker = builder.slots(usize::from(command.slots.get())).on_change(log).start().await?;
+        let worker = builder.slots(slots).on_change(log).start().await?;
         let name = communicator.default_task_queue()?.name().to_owned();
         let role = Role { kind: "process", name: name.clone(), store: store::mark(&path) };
         presence::announce(&communicator, role).await;
@@ -34,7 +39,6 @@ pub(crate) async fn run(command: WorkerOptions, global: &Global, mut stop: Stop)
         started = starting => started?,
         signal = stop.wait() => return Err(Failure::Interrupted(signal, None)),
     };
-    let slots = command.slots;
     note!("running processes of {name:?} from {} until Ctrl-C, {slots} at a time", path.display());
     let lost = loop {
         tokio::select! {
@@ -49,11 +53,11 @@ pub(crate) async fn run(command: WorkerOptions, global: &Global, mut stop: Stop)
         return Err(failure);
     }
     let here = worker.pids().len();
-    if here > 0 && !command.drain.is_zero() {
-        let time = humantime::format_duration(command.drain);
+    if here > 0 && !drain.is_zero() {
+        let time = humantime::format_duration(drain);
         note!("ending: {here} processes are here and may go on for {time}; a second signal stops them at once");
     }
-    worker.drain(command.drain).await;
+    worker.drain(drain).await;
     close(&communicator).await
 }
 
