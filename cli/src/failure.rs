@@ -24,6 +24,10 @@ pub(crate) enum Failure {
     ReaderGone,
     /// Of several things some failed; with the exit code of the worst.
     Several(u8, String),
+    /// Nobody is there to do it.
+    Nobody(String),
+    /// A program has ended with this exit code, which is all that there is to report.
+    Job(u8),
     /// Something else.
     Other(String),
 }
@@ -37,7 +41,8 @@ impl Failure {
     pub(crate) fn code(&self) -> u8 {
         match self {
             Failure::ReaderGone => 0,
-            Failure::Several(code, _) => *code,
+            Failure::Several(code, _) | Failure::Job(code) => *code,
+            Failure::Nobody(_) => 3,
             Failure::Usage(_) => 2,
             Failure::TimedOut(_) => 4,
             Failure::Interrupted(signal, _) => signal.exit_code(),
@@ -61,7 +66,8 @@ impl Failure {
             Failure::Usage(_) => "usage".to_owned(),
             Failure::TimedOut(_) => "timed_out".to_owned(),
             Failure::Interrupted(..) => "interrupted".to_owned(),
-            Failure::Other(_) | Failure::Several(..) => "failed".to_owned(),
+            Failure::Nobody(_) => "nobody".to_owned(),
+            Failure::Other(_) | Failure::Several(..) | Failure::Job(_) => "failed".to_owned(),
             Failure::Homing(error) => snake_case(&format!("{:?}", error.kind())),
         }
     }
@@ -90,7 +96,7 @@ impl Failure {
 
     /// Writes it to standard error.
     pub(crate) fn print(&self, format: Format) {
-        if matches!(self, Failure::ReaderGone) {
+        if matches!(self, Failure::ReaderGone | Failure::Job(_)) {
             return;
         }
         match format {
@@ -132,9 +138,12 @@ impl From<std::io::Error> for Failure {
 impl fmt::Display for Failure {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Failure::Usage(text) | Failure::Other(text) | Failure::TimedOut(text) | Failure::Several(_, text) => {
-                f.write_str(text)
-            }
+            Failure::Usage(text)
+            | Failure::Other(text)
+            | Failure::TimedOut(text)
+            | Failure::Nobody(text)
+            | Failure::Several(_, text) => f.write_str(text),
+            Failure::Job(code) => write!(f, "the program ended with exit code {code}"),
             Failure::Homing(error) => error.fmt(f),
             Failure::Interrupted(_, Some(stage)) => write!(f, "interrupted {stage}"),
             Failure::Interrupted(_, None) => f.write_str("interrupted"),

@@ -23,10 +23,12 @@ mod output;
 mod presence;
 mod process;
 mod progress;
+mod run;
 mod send;
 mod servers;
 mod settings;
 mod stop;
+mod store;
 mod stress;
 mod values;
 mod worker;
@@ -37,7 +39,7 @@ use std::process::ExitCode;
 use clap::error::ErrorKind as ClapError;
 use clap::{ColorChoice, CommandFactory, FromArgMatches};
 
-use args::{Cli, Command, Format, Global, Rpc, Task};
+use args::{Cli, Command, Format, Global, Rpc, Task, Worker};
 use failure::Failure;
 use stop::{Manner, Stop, or_interrupted};
 
@@ -45,6 +47,9 @@ use stop::{Manner, Stop, or_interrupted};
 const DEFAULT_BROKER: &str = "amqp://guest:guest@127.0.0.1:5672/";
 
 fn main() -> ExitCode {
+    if let Some(code) = exec::inner::run(std::env::args_os()) {
+        return code;
+    }
     let cli = match parse() {
         Ok(cli) => cli,
         Err(error) => return not_parsed(&error),
@@ -148,7 +153,11 @@ fn run(cli: Cli) -> Result<(), Failure> {
         global.names = names;
     }
     let manner = match &command {
-        Command::Rpc(Rpc::Serve(_)) | Command::Task(Task::Work(_)) => Manner::Drains,
+        Command::Rpc(Rpc::Serve(_))
+        | Command::Task(Task::Work(_))
+        | Command::Worker(Worker { command: None, .. })
+        // A person is asked first.
+        | Command::Run(_) => Manner::Drains,
         _ => Manner::EndsAtOnce,
     };
     // One thread for all of it, see `worker`. The measuring alone needs more.
@@ -175,7 +184,12 @@ async fn dispatch(command: Command, global: &Global, stop: Stop) -> Result<(), F
         Command::Task(command) => or_interrupted(stop, mend::run(command, global)).await,
         Command::Broadcast(command) => broadcast::run(command, global, stop).await,
         Command::Process(command) => process::run(command, global, stop).await,
-        Command::Worker(command) => presence::run(command, global, stop).await,
+        Command::Worker(Worker { command: Some(_), options }) if options.any() => Err(Failure::Usage(
+            "--slots, --store and --drain are for a worker, and `ping` starts none; leave them out".to_owned(),
+        )),
+        Command::Worker(Worker { command: Some(command), .. }) => presence::run(command, global, stop).await,
+        Command::Worker(Worker { command: None, options }) => worker::processes::run(options, global, stop).await,
+        Command::Run(command) => run::run(command, global, stop).await,
         Command::Events { count } => events::run(count.map(u64::from), global, stop).await,
         Command::Bench(command) => {
             output::end_with_reader();

@@ -6,7 +6,7 @@ use homing::codec::Map;
 use homing::{Broadcast, BroadcastFilter, BroadcastSubscriber, Communicator, Value};
 use tokio::sync::mpsc;
 
-use crate::args::{Format, Global, Worker};
+use crate::args::{Format, Global, WorkerCommand};
 use crate::connection::{close, connect};
 use crate::failure::Failure;
 use crate::stop::{Stop, or_interrupted};
@@ -18,10 +18,12 @@ const PONG: &str = "homing.worker.pong";
 /// What one of them does.
 #[derive(Clone, Debug)]
 pub(crate) struct Role {
-    /// `task` or `rpc`.
+    /// `task`, `rpc` or `process`.
     pub kind: &'static str,
     /// The queue or the identifier.
     pub name: String,
+    /// What tells the store of a worker from others, see [`store::mark`](crate::store::mark).
+    pub store: Option<String>,
 }
 
 fn exactly(subject: &str) -> Result<BroadcastFilter, homing::Error> {
@@ -43,6 +45,9 @@ pub(crate) async fn announce(communicator: &Communicator, role: Role) {
             body.insert("name", role.name.as_str());
             body.insert("process_id", i64::from(std::process::id()));
             body.insert("version", env!("CARGO_PKG_VERSION"));
+            if let Some(store) = &role.store {
+                body.insert("store", store.as_str());
+            }
             let pong = communicator.broadcast_send(Value::Map(body)).subject(PONG);
             if let Err(error) = pong.correlation_id(ping.correlation_id().clone()).await {
                 tracing::debug!(%error, "a ping could not be answered");
@@ -61,17 +66,15 @@ fn concerns(ping: &Value, role: &Role) -> bool {
     is("kind", role.kind) && is("name", &role.name)
 }
 
-/// Asks who is there, and collects the answers for this long.
-///
-/// # Errors
-/// Of the broadcasts.
-pub(crate) async fn ask(
-    communicator: &Communicator,
-    role: Option<&Role>,
-    wait: Duration,
-) -> Result<Vec<Value>, Failure> {
+/// A question who is there that is under way.
+struct Asking {
+    identifier: homing::Identifier,
+    answers: mpsc::Receiver<Value>,
+}
+
+async fn begin_to_ask(communicator: &Communicator, role: Option<&Role>) -> Result<Asking, Failure> {
     let mark = format!("{:016x}{:016x}", fastrand::u64(..), fastrand::u64(..));
-    let (sender, mut receiver) = mpsc::channel(1024);
+    let (sender, answers) = mpsc::channel(1024);
     let own = mark.clone();
     let subscriber = BroadcastSubscriber::closure(move |pong: Broadcast| {
         if pong.correlation_id().as_str() == Some(own.as_str()) {
@@ -86,6 +89,19 @@ pub(crate) async fn ask(
         body.insert("name", role.name.as_str());
     }
     communicator.broadcast_send(Value::Map(body)).subject(PING).correlation_id(mark.as_str()).await?;
+    Ok(Asking { identifier, answers })
+}
+
+/// Asks who is there, and collects the answers for this long.
+///
+/// # Errors
+/// Of the broadcasts.
+pub(crate) async fn ask(
+    communicator: &Communicator,
+    role: Option<&Role>,
+    wait: Duration,
+) -> Result<Vec<Value>, Failure> {
+    let Asking { identifier, answers: mut receiver } = begin_to_ask(communicator, role).await?;
     tokio::time::sleep(wait).await;
     communicator.remove_broadcast_subscriber(&identifier).await?;
     let mut answers = Vec::new();
@@ -95,9 +111,20 @@ pub(crate) async fn ask(
     Ok(answers)
 }
 
+/// Asks who is there, and waits for the first answer, no longer than this.
+///
+/// # Errors
+/// Of the broadcasts.
+pub(crate) async fn first(communicator: &Communicator, role: &Role, wait: Duration) -> Result<Option<Value>, Failure> {
+    let Asking { identifier, mut answers } = begin_to_ask(communicator, Some(role)).await?;
+    let first = tokio::time::timeout(wait, answers.recv()).await.ok().flatten();
+    communicator.remove_broadcast_subscriber(&identifier).await?;
+    Ok(first)
+}
+
 /// `homing worker ping`.
-pub(crate) async fn run(command: Worker, global: &Global, stop: Stop) -> Result<(), Failure> {
-    let Worker::Ping { wait } = command;
+pub(crate) async fn run(command: WorkerCommand, global: &Global, stop: Stop) -> Result<(), Failure> {
+    let WorkerCommand::Ping { wait } = command;
     or_interrupted(stop, async {
         let communicator = connect(global).await?;
         let answers = ask(&communicator, None, wait).await?;

@@ -134,6 +134,8 @@ fn surroundings() -> PathBuf {
     script("do-one", "cat");
     // It is not everywhere, and what it does is not the matter here.
     script("jq", "cat");
+    script("make", "echo made");
+    script("simulate", "echo simulated");
     fs::write(directory.join("jobs.txt"), "{job: 1}\n{job: 2}\n").expect("written");
     directory
 }
@@ -215,7 +217,7 @@ fn shell(directory: &Path, line: &str, stays: bool) -> Command {
             None => command.env_remove(name),
         };
     }
-    command.stdin(Stdio::null());
+    command.env("HOMING_STORE", directory.join("processes.db")).stdin(Stdio::null());
     command
 }
 
@@ -236,7 +238,7 @@ fn understood(directory: &Path, document: &str, line: &str) -> TestResult {
 /// Runs a line by the shell, to its end or until its document ends.
 fn start(broker: &Broker, directory: &Path, document: &str, line: &str, background: &mut Vec<Running>) -> TestResult {
     let line = line.trim_end_matches(['&', ' ']);
-    let stays = ["homing rpc serve", "homing task work", "homing broadcast watch", "homing events"];
+    let stays = ["homing rpc serve", "homing task work", "homing broadcast watch", "homing events", "homing worker --"];
     let stays = stays.iter().any(|command| line.starts_with(command)) && !line.ends_with("--help");
     let mut command = shell(directory, line, stays);
     command.env("HOMING_BROKER", broker.url()).env("HOMING_PREFIX", broker.prefix());

@@ -125,6 +125,6 @@ pub use reply::{ControlReply, ControlStage};
 pub use request::{ControlOutcome, ControlRequest, Execute, NoWait, ProcessCall};
 pub use send::{ControlAllSend, ControlSend};
 pub use state::{ProcessState, StateChange, Status};
-pub use step::{Interruption, Resumed, StepContext};
+pub use step::{Interruption, ProcessLog, Resumed, StepContext};
 pub use store::{Inputs, Outcome, Wait};
 pub use worker::{ProcessWorker, WorkerBuilder};

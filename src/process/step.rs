@@ -109,6 +109,36 @@ impl Link {
     }
 }
 
+/// The log of one process, as long as this worker has it. Made by [`StepContext::process_log`]. Cheap to clone.
+#[derive(Clone)]
+pub struct ProcessLog {
+    tools: Arc<Tools>,
+    lease: LeaseId,
+}
+
+impl ProcessLog {
+    /// Adds lines, and waits until they are stored: as often as it takes.
+    ///
+    /// # Errors
+    /// `Cancelled` when another worker has the process by now.
+    ///
+    /// # Cancel safety
+    /// Dropped, the lines are stored or not, as a whole.
+    pub async fn add(&self, lines: Vec<LogLine>) -> HandlerResult<()> {
+        let (lease, what) = (&self.lease, "the log of a process cannot be stored");
+        match self.tools.persistently(what, |store| store.append_log(lease.clone(), lines.clone())).await? {
+            Saved::Stored => Ok(()),
+            Saved::LeaseLost => Err(Failure::Cancelled.into()),
+        }
+    }
+}
+
+impl std::fmt::Debug for ProcessLog {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("ProcessLog").field("lease", &self.lease).finish_non_exhaustive()
+    }
+}
+
 /// What a step has in hand.
 pub struct StepContext {
     pub(super) link: Arc<Link>,
@@ -184,11 +214,13 @@ impl StepContext {
     /// # Errors
     /// `Cancelled` when another worker has the process by now.
     pub async fn log_lines(&self, lines: Vec<LogLine>) -> HandlerResult<()> {
-        let (lease, what) = (&self.lease, "the log of a process cannot be stored");
-        match self.tools.persistently(what, |store| store.append_log(lease.clone(), lines.clone())).await? {
-            Saved::Stored => Ok(()),
-            Saved::LeaseLost => Err(Failure::Cancelled.into()),
-        }
+        self.process_log().add(lines).await
+    }
+
+    /// The log of the process, for code that adds lines while the step does something else.
+    #[must_use]
+    pub fn process_log(&self) -> ProcessLog {
+        ProcessLog { tools: Arc::clone(&self.tools), lease: self.lease.clone() }
     }
 
     /// Adds a line to the log of the process. See [`log_lines`](Self::log_lines).

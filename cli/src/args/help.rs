@@ -7,13 +7,13 @@ Exit codes:
        stopped by one signal and its tasks had ended
     1  failed
     2  wrong usage
-    3  unroutable: no subscriber has this identifier
+    3  unroutable: no subscriber has this identifier; nobody runs processes
     4  timed out; the error reports whether the message was sent
     5  remote exception: the other end failed
     6  no connection
     7  access refused: the credentials, the virtual host, or a permission
   130  interrupted (Ctrl-C); 143 by SIGTERM
-A command about several processes ends with the highest of their codes.";
+A command about several processes ends with the highest of their codes; `homing run` with its program's.";
 
 /// Behind the help of the commands about processes.
 pub(super) const PIDS: &str = "\
@@ -49,3 +49,12 @@ Its exit code:
    75   not now (EX_TEMPFAIL): the task is tried again, without a limit; a caller gets an exception
   126   not runnable, 127 not found: the worker stops with exit code 1, and the task is back in its queue
   other failed: see --retries and --on-failure; a caller gets an exception with its standard error";
+
+/// Behind the help of `run`.
+pub(super) const RUN: &str = "\
+Ends:
+  With the program's exit code; 128 and the number of the signal that has ended it; 143 when the process was killed. Ctrl-C
+  at a terminal asks whether to kill it or to leave it running; without a terminal it goes on.
+The program:
+  Its standard input is empty. Its environment is the worker's with HOMING_PROCESS (the pid) and HOMING_ATTEMPT, and what --env
+  sets. It runs in a process group of its own. What it has left in that group when it ends is killed.";

@@ -5,6 +5,7 @@ mod help;
 mod parse;
 mod process;
 mod rpc;
+mod run;
 mod task;
 mod tools;
 
@@ -14,10 +15,11 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 use homing::ReconnectPolicy;
 
 pub(crate) use broadcast::Broadcast;
-pub(crate) use process::{Process, Targets};
+pub(crate) use process::{Process, Report, States, Targets};
 pub(crate) use rpc::{Rpc, Serve};
+pub(crate) use run::Run;
 pub(crate) use task::{List, Mend, OnFailure, Send, Task, Work};
-pub(crate) use tools::{Bench, Context, ContextOptions, Doctor, Man, Stress, Worker};
+pub(crate) use tools::{Bench, Context, ContextOptions, Doctor, Man, Stress, Worker, WorkerCommand, WorkerOptions};
 
 use parse::reconnect;
 
@@ -168,9 +170,17 @@ pub(crate) enum Command {
     /// Controls long-running processes: plumpy's, AiiDA's and homing's.
     #[command(subcommand)]
     Process(Process),
-    /// Homing's own workers and servers.
-    #[command(subcommand)]
+    /// Runs processes, until Ctrl-C or SIGTERM: those of the class `shell`, which are programs of any kind.
+    ///
+    /// Writes one line for each change of state to standard error. At the first signal it takes no more, and running processes
+    /// may end within --drain; then they are stopped, and another worker runs them. A second signal stops them at once.
     Worker(Worker),
+    /// Has a worker run a program as a process, shows its output as it comes, and ends with its exit code.
+    ///
+    /// The process is in the store before it runs: it goes on without this command, and another worker takes over if its own
+    /// dies. `homing process pause`, `play` and `kill` control it.
+    #[command(after_help = help::RUN)]
+    Run(Run),
     /// Prints what happens to a connection (lost, restored, blocked), until Ctrl-C or SIGTERM.
     Events {
         /// Ends after this many events.

@@ -1,10 +1,11 @@
 //! `homing process`.
 
 use std::num::NonZeroU64;
+use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::{Args, Subcommand};
-use homing::process::Pid;
+use homing::process::{Pid, ProcessState};
 
 use super::help;
 use super::parse::{duration, pid};
@@ -99,6 +100,93 @@ pub(crate) enum Process {
         #[arg(long, value_name = "TIME", value_parser = duration)]
         timeout: Option<Duration>,
     },
+    /// Lists the processes of the store, the newest first. Needs no broker.
+    List {
+        /// Only those in this state, or in another that is given like this; `unfinished` means those that have not ended.
+        #[arg(long, value_name = "STATE", value_parser = states)]
+        state: Vec<States>,
+        /// Only those of this class.
+        #[arg(long, value_name = "CLASS")]
+        class: Option<String>,
+        /// The most to list.
+        #[arg(long, value_name = "N", default_value = "100")]
+        limit: NonZeroU64,
+        #[command(flatten)]
+        store: Store,
+    },
+    /// Shows all that the store has of a process, but its log.
+    Show {
+        /// The process.
+        #[arg(value_name = "PID", value_parser = pid, allow_negative_numbers = true)]
+        pid: Pid,
+        #[command(flatten)]
+        store: Store,
+    },
+    /// Prints the log of a process from the store: a program's standard output and standard error, and notes about it.
+    ///
+    /// What the program wrote to standard output goes to standard output, and everything else to standard error.
+    Report(Report),
+    /// Finds processes that nobody runs and no task runs on, and has workers run them on.
+    ///
+    /// Compares the unfinished processes of the store with the tasks that wait in the queue, twice, while workers run. Names
+    /// the lost, those that several tasks wait for, and tasks whose process has ended. A process that a living worker has is
+    /// never touched. It shows the messages of the queue and gives them back; the broker marks them as redelivered.
+    Repair {
+        /// Names them, and sends nothing.
+        #[arg(long)]
+        dry_run: bool,
+        #[command(flatten)]
+        store: Store,
+    },
+}
+
+/// States to list.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum States {
+    One(ProcessState),
+    Unfinished,
+}
+
+fn states(text: &str) -> Result<States, String> {
+    if text == "unfinished" {
+        return Ok(States::Unfinished);
+    }
+    let all = [
+        ProcessState::Created,
+        ProcessState::Running,
+        ProcessState::Waiting,
+        ProcessState::Finished,
+        ProcessState::Excepted,
+        ProcessState::Killed,
+    ];
+    all.into_iter().find(|state| state.as_str() == text).map(States::One).ok_or_else(|| {
+        let names: Vec<&str> = all.iter().map(|state| state.as_str()).collect();
+        format!("there is no such state; there are {} and unfinished", names.join(", "))
+    })
+}
+
+/// `homing process report`.
+#[derive(Debug, Args)]
+pub(crate) struct Report {
+    /// The process.
+    #[arg(value_name = "PID", value_parser = pid, allow_negative_numbers = true)]
+    pub pid: Pid,
+    /// Goes on until the process has ended, as its lines come.
+    #[arg(short, long)]
+    pub follow: bool,
+    /// Only the last lines.
+    #[arg(long, value_name = "N")]
+    pub last: Option<NonZeroU64>,
+    #[command(flatten)]
+    pub store: Store,
+}
+
+/// The store that a command reads.
+#[derive(Debug, Args)]
+pub(crate) struct Store {
+    /// The store of processes [env: HOMING_STORE] [default: ~/.local/share/homing/processes.db]
+    #[arg(long = "store", value_name = "FILE")]
+    pub file: Option<PathBuf>,
 }
 
 /// Which processes.

@@ -1,11 +1,12 @@
 //! The commands that send nothing of the user's: doctor, bench, stress, context, worker, man.
 
+use std::num::NonZeroU16;
 use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::{Args, Subcommand};
 
-use super::parse::duration;
+use super::parse::{duration, duration_or_zero};
 
 /// `homing bench`.
 #[derive(Debug, Args)]
@@ -100,9 +101,40 @@ pub(crate) struct ContextOptions {
 }
 
 /// `homing worker`.
+#[derive(Debug, Args)]
+pub(crate) struct Worker {
+    #[command(subcommand)]
+    pub command: Option<WorkerCommand>,
+    #[command(flatten)]
+    pub options: WorkerOptions,
+}
+
+/// What a worker is started with.
+#[derive(Debug, Args)]
+pub(crate) struct WorkerOptions {
+    /// How many processes run at the same time. One that waits or is paused does not count [default: 1]
+    #[arg(long, value_name = "N")]
+    pub slots: Option<NonZeroU16>,
+    /// The store of processes. Several workers of one machine use the same [env: HOMING_STORE] [default:
+    /// ~/.local/share/homing/processes.db]
+    #[arg(long, value_name = "FILE")]
+    pub store: Option<PathBuf>,
+    /// How long running processes may continue after the first signal, before they are stopped and go back [default: 5s]
+    #[arg(long, value_name = "TIME", value_parser = duration_or_zero)]
+    pub drain: Option<Duration>,
+}
+
+impl WorkerOptions {
+    /// Whether any is given.
+    pub(crate) fn any(&self) -> bool {
+        self.slots.is_some() || self.store.is_some() || self.drain.is_some()
+    }
+}
+
 #[derive(Debug, Subcommand)]
-pub(crate) enum Worker {
-    /// Asks homing's own workers and servers (`task work`, `rpc serve`) to answer, and prints those that do. Others, such as AiiDA's daemons, do not answer.
+pub(crate) enum WorkerCommand {
+    /// Asks homing's own workers and servers (`worker`, `task work`, `rpc serve`) to answer, and prints those that do. Others,
+    /// such as AiiDA's daemons, do not answer.
     Ping {
         /// How long to wait for answers.
         #[arg(long, value_name = "TIME", default_value = "1s", value_parser = duration)]

@@ -2,6 +2,8 @@
 
 mod capture;
 pub(crate) mod groups;
+pub(crate) mod inner;
+pub(crate) mod programs;
 
 use std::os::unix::fs::PermissionsExt;
 use std::process::{ExitStatus, Stdio};

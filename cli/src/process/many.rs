@@ -157,7 +157,7 @@ pub(super) fn object<const N: usize>(pid: &Pid, fields: [(&str, Value); N]) -> R
 }
 
 /// Numbers as numbers, and everything else as a string: that is how it is typed.
-pub(super) fn pid_as_json(pid: &Pid) -> Value {
+pub(crate) fn pid_as_json(pid: &Pid) -> Value {
     pid.as_i64().map_or_else(|| Value::from(pid.to_string()), Value::from)
 }
 

@@ -5,6 +5,7 @@
 //! close that follows cannot overtake it.
 
 mod outcome;
+pub(crate) mod processes;
 pub(crate) mod serve;
 pub(crate) mod tasks;
 

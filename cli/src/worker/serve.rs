@@ -32,7 +32,7 @@ pub(crate) async fn run(command: Serve, global: &Global, mut stop: Stop) -> Resu
     let options = options(global)?;
     let starting = async {
         let communicator = connect_to_stay(global, options.clone()).await?;
-        let role = Role { kind: "rpc", name: identifier.as_str().to_owned() };
+        let role = Role { kind: "rpc", name: identifier.as_str().to_owned(), store: None };
         let mut others = presence::ask(&communicator, Some(&role), OTHERS).await?.len();
         if let Some(url) = &command.management {
             others = others.max(doctor::listeners(&options, url, &identifier).await?);

@@ -52,7 +52,7 @@ pub(crate) async fn run(command: Work, global: &Global, mut stop: Stop) -> Resul
         prefetch: command.prefetch,
         memory: Mutex::default(),
     });
-    let role = Role { kind: "task", name: worker.queue.name().to_owned() };
+    let role = Role { kind: "task", name: worker.queue.name().to_owned(), store: None };
     presence::announce(&communicator, role).await;
     let mut watched = Watched::new(&communicator);
     let subscriber = {

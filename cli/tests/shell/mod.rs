@@ -13,11 +13,19 @@ pub const LONG: Duration = Duration::from_secs(30);
 pub fn homing(arguments: &[&str]) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_homing"));
     command.args(arguments).stdin(Stdio::null());
-    for name in ["HOMING_BROKER", "HOMING_PREFIX", "HOMING_CONTEXT", "HOMING_MANAGEMENT", "RUST_LOG", "NO_COLOR"] {
+    for name in [
+        "HOMING_BROKER",
+        "HOMING_PREFIX",
+        "HOMING_CONTEXT",
+        "HOMING_MANAGEMENT",
+        "HOMING_STORE",
+        "RUST_LOG",
+        "NO_COLOR",
+    ] {
         command.env_remove(name);
     }
-    // Not the contexts of whoever runs the tests.
-    command.env("HOMING_CONFIG", "/nonexistent/homing.toml");
+    // Not the contexts of whoever runs the tests, nor their processes.
+    command.env("HOMING_CONFIG", "/nonexistent/homing.toml").env("XDG_DATA_HOME", "/proc/nonexistent");
     command
 }
 

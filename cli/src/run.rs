@@ -1,0 +1,286 @@
+//! `homing run`: a program as a process, with its output and its exit code.
+
+use std::io::{IsTerminal, stderr, stdin};
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+use homing::process::store::{Inputs, NewProcess, Outcome, Persister, SqlitePersister};
+use homing::process::{ControlOutcome, ControlReply, Pid, Process, ProcessController, ProcessState, StateChange};
+use homing::{Communicator, ErrorKind, Value, inspect};
+
+use crate::args::{Global, Run};
+use crate::connection::{connect_to_stay, options};
+use crate::failure::Failure;
+use crate::presence::{self, Role};
+use crate::process::follow::{Follow, Place};
+use crate::process::shell::job::{Job, LAUNCHED_AS};
+use crate::process::shell::{self, Shell};
+use crate::stop::{Interruption, Stop};
+use crate::{call, note, out, output, process, store, warning};
+
+/// How long a worker has to answer that it is there.
+const ANSWERS: Duration = Duration::from_secs(2);
+
+/// After this time a note reports that it has not begun.
+const PATIENCE: Duration = Duration::from_secs(2);
+
+/// How long a process may take until it can be called.
+const REACHABLE: Duration = Duration::from_secs(10);
+
+/// How long the end of the command may take once it is decided.
+const CLOSING: Duration = Duration::from_secs(3);
+
+pub(crate) async fn run(command: Run, global: &Global, mut stop: Stop) -> Result<(), Failure> {
+    let path = store::path(command.store.as_deref())?;
+    let inputs = inputs(&command)?;
+    let waits = if command.detach { Waits::No } else { Waits::Yes };
+    let stopping = stop.clone();
+    let launching = async {
+        let communicator = connect_to_stay(global, options(global)?).await?;
+        let launched = launch(&communicator, global, &path, inputs, waits).await;
+        if launched.is_err() {
+            call::finish(&communicator, Some(Instant::now() + CLOSING), stopping).await;
+        }
+        Ok::<_, Failure>((communicator, launched?))
+    };
+    let (communicator, launched): (Communicator, Launched) = tokio::select! {
+        launched = launching => launched?,
+        signal = stop.wait() => {
+            return Err(Failure::Interrupted(signal, Some("while it was launched; `homing process list` shows whether it was")));
+        }
+    };
+    if command.detach {
+        let shown = process::pid_as_json(&launched.pid);
+        let printed = match global.output.format {
+            crate::args::Format::Json => crate::values::print(&shown, global.output.format),
+            crate::args::Format::Text => out!("{}", launched.pid),
+        };
+        if printed.is_err() {
+            note!("process {} was launched", launched.pid);
+        }
+        call::finish(&communicator, Some(Instant::now() + CLOSING), stop).await;
+        return printed;
+    }
+    note!("process {}", launched.pid);
+    let pid = launched.pid.clone();
+    let ended = tokio::select! {
+        ended = until_ended(launched, global) => ended,
+        signal = stop.wait() => interrupted(&communicator, &pid, signal, stop.clone()).await,
+    };
+    if matches!(ended, Err(Failure::ReaderGone)) {
+        goes_on(&pid);
+    }
+    call::finish(&communicator, Some(Instant::now() + CLOSING), stop).await;
+    ended
+}
+
+fn inputs(command: &Run) -> Result<Inputs, Failure> {
+    let cwd = match &command.cwd {
+        Some(cwd) => std::path::absolute(cwd)?,
+        None => std::env::current_dir()
+            .map_err(|error| Failure::Usage(format!("this directory is gone ({error}); give one by --cwd")))?,
+    };
+    if cwd.to_str().is_none() {
+        return Err(Failure::Usage(format!("the directory {} is no UTF-8; give another by --cwd", cwd.display())));
+    }
+    let job = Job {
+        command: command.command.clone(),
+        cwd: Some(cwd),
+        env: command.env.iter().cloned().collect(),
+        on_loss: command.on_loss,
+        grace: command.grace.as_secs_f64(),
+    };
+    let mark = format!("{:016x}{:016x}", fastrand::u64(..), fastrand::u64(..));
+    let inputs = job.to_inputs().kwarg(LAUNCHED_AS, mark);
+    // What is wrong with it is found here, and not by a worker.
+    Job::read(&inputs).map_err(|error| Failure::Usage(error.to_string()))?;
+    Ok(inputs)
+}
+
+/// A process that was launched.
+struct Launched {
+    pid: Pid,
+    /// The store that it is in, if that can be read here.
+    store: Option<SqlitePersister>,
+    /// Its outcome, from whoever runs it; unless nobody waits for it.
+    outcome: Option<ControlReply<Value>>,
+}
+
+/// Whether somebody waits for the outcome.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Waits {
+    Yes,
+    No,
+}
+
+/// Makes the process, and has a worker run it.
+async fn launch(
+    communicator: &Communicator,
+    global: &Global,
+    path: &Path,
+    inputs: Inputs,
+    waits: Waits,
+) -> Result<Launched, Failure> {
+    let queue = communicator.default_task_queue()?.name().to_owned();
+    let role = Role { kind: "process", name: queue.clone(), store: None };
+    let Some(worker) = presence::first(communicator, &role, ANSWERS).await? else {
+        return Err(nobody(global, &queue, path).await);
+    };
+    let controller = ProcessController::new(communicator);
+    let shares =
+        worker.get("store").and_then(Value::as_str).is_some_and(|mark| store::mark(path).as_deref() == Some(mark));
+    if !shares {
+        warning!(
+            "the workers of {queue:?} keep another store than {}: the output of the process is not shown here",
+            path.display()
+        );
+        let mut launch = controller.launch(shell::CLASS).persistent();
+        for (name, value) in inputs.kwargs().iter() {
+            launch = launch.kwarg(name.as_str().unwrap_or_default(), value.clone());
+        }
+        let pid = launch.nowait().await?;
+        let outcome = match waits {
+            Waits::Yes => Some(controller.continue_process(&pid).no_timeout().send().await?),
+            // It runs already.
+            Waits::No => None,
+        };
+        return Ok(Launched { pid, store: None, outcome });
+    }
+    let store = store::open(path).await?;
+    let body = Shell::new(inputs.clone()).map_err(|error| Failure::Usage(error.to_string()))?;
+    let new = NewProcess::new(shell::CLASS, Value::from_serialize(&body)?).with_inputs(inputs);
+    let pid = store.create(new).await?;
+    let sent = async {
+        // Nobody has to receive it.
+        if let Err(error) = controller.announce(&StateChange::new(&pid, None, ProcessState::Created)).await {
+            tracing::info!(%error, "the creation of a process was not broadcast");
+        }
+        let request = controller.continue_process(&pid);
+        match waits {
+            Waits::Yes => request.no_timeout().send().await.map(Some),
+            Waits::No => request.no_reply()?.await.map(|()| None),
+        }
+    };
+    match sent.await {
+        Ok(outcome) => Ok(Launched { pid, store: Some(store), outcome }),
+        Err(error) => {
+            note!("process {pid} is in the store; `homing process continue {pid} --nowait` has a worker run it");
+            Err(error.into())
+        }
+    }
+}
+
+/// No worker has answered.
+async fn nobody(global: &Global, queue: &str, path: &Path) -> Failure {
+    let consumers = match options(global) {
+        Ok(options) => inspect::depth(&options, queue).await.map_or(0, |depth| depth.consumers),
+        Err(_) => 0,
+    };
+    let who = match consumers {
+        0 => "no worker takes tasks from it".to_owned(),
+        others => format!("{others} consumers take tasks from it, and none is a `homing worker`"),
+    };
+    let what = format!("start one: `homing worker --store {}`", path.display());
+    Failure::Nobody(format!("nobody runs processes of the queue {queue:?}: {who}; nothing was launched; {what}"))
+}
+
+/// Shows the output until the process has ended.
+async fn until_ended(launched: Launched, global: &Global) -> Result<(), Failure> {
+    let Launched { pid, store, outcome } = launched;
+    let Some(outcome) = outcome else { return Ok(()) };
+    let Some(store) = store else {
+        return match outcome.await {
+            Ok(outputs) => status(outputs.get("exit_status").and_then(Value::as_i64).unwrap_or(0)),
+            Err(error) => Err(error.into()),
+        };
+    };
+    let mut follow = Follow::new(store.clone(), pid.clone(), global.output.format, Place::Own);
+    let mut outcome = std::pin::pin!(outcome.outcome());
+    let mut answered = false;
+    let mut patience = std::pin::pin!(tokio::time::sleep(PATIENCE));
+    let mut is_patient = true;
+    loop {
+        let has_ended = tokio::select! {
+            answer = &mut outcome, if !answered => {
+                answered = true;
+                if let Err(error) = &answer
+                    && error.kind() == ErrorKind::RemoteException
+                    && store.record(pid.clone()).await?.is_some_and(|record| record.outcome().is_none())
+                {
+                    // Whoever had the task cannot run it.
+                    return Err(error.clone().into());
+                }
+                follow.step().await?
+            }
+            has_ended = follow.next() => has_ended?,
+            () = &mut patience, if is_patient => {
+                is_patient = false;
+                let record = store.record(pid.clone()).await?;
+                if record.is_some_and(|record| record.checkpoint().state() == ProcessState::Created) {
+                    note!("process {pid} waits for a worker with a free slot");
+                }
+                None
+            }
+        };
+        if let Some(outcome) = has_ended {
+            return match outcome {
+                Outcome::Finished { exit_status, .. } => status(exit_status),
+                outcome => {
+                    warning!("process {pid} {}", process::in_words(&outcome));
+                    Err(Failure::Job(if matches!(outcome, Outcome::Killed { .. }) { 143 } else { 1 }))
+                }
+            };
+        }
+    }
+}
+
+/// The exit status of the program as this command's own.
+fn status(status: i64) -> Result<(), Failure> {
+    match u8::try_from(status) {
+        Ok(0) => Ok(()),
+        Ok(status) => Err(Failure::Job(status)),
+        Err(_) => Err(Failure::Job(1)),
+    }
+}
+
+fn goes_on(pid: &Pid) {
+    note!(
+        "process {pid} goes on: `homing process report {pid} --follow` shows its output, `homing process kill {pid}` ends it"
+    );
+}
+
+/// Kills a process that may have begun this moment, and cannot be called yet.
+async fn kill(communicator: &Communicator, pid: &Pid) -> Result<ControlOutcome, Failure> {
+    let until = Instant::now() + REACHABLE;
+    loop {
+        match ProcessController::new(communicator).kill(pid).message("Ctrl-C in `homing run`").await {
+            Err(error) if error.kind() == ErrorKind::Unroutable && Instant::now() < until => {
+                tokio::time::sleep(Duration::from_millis(200)).await;
+            }
+            killed => return Ok(killed?),
+        }
+    }
+}
+
+/// A signal has come: a person is asked what becomes of the process.
+async fn interrupted(communicator: &Communicator, pid: &Pid, signal: Interruption, stop: Stop) -> Result<(), Failure> {
+    let ask = signal == Interruption::CtrlC && stdin().is_terminal() && stderr().is_terminal();
+    if ask {
+        output::write_err(format!("\nKill process {pid}? Otherwise it goes on. [y/N] ").as_bytes());
+        // A read of standard input cannot be ended, and must not hold the command up: a second signal ends it.
+        let answer = tokio::task::spawn_blocking(|| {
+            let mut answer = String::new();
+            stdin().read_line(&mut answer).map(|_| answer)
+        });
+        if let Ok(Ok(answer)) = answer.await
+            && matches!(answer.trim(), "y" | "Y" | "yes")
+        {
+            let done = kill(communicator, pid).await?;
+            note!("process {pid} {}", if done.is_done() { "was killed" } else { "had ended" });
+            return Err(Failure::Job(signal.exit_code()));
+        }
+    }
+    drop(stop);
+    goes_on(pid);
+    Err(Failure::Job(signal.exit_code()))
+}

@@ -1,0 +1,77 @@
+//! `homing worker`: runs processes, those of the class `shell`.
+
+use std::time::Duration;
+
+use homing::process::{ProcessState, ProcessWorker, Registry, StateChange};
+use homing::{Communicator, LongTasks};
+
+use crate::args::{Global, WorkerOptions};
+use crate::connection::{News, Watched, close, connect_to_stay, options};
+use crate::failure::Failure;
+use crate::logs::WORK;
+use crate::presence::{self, Role};
+use crate::process::shell::{self, Shell};
+use crate::stop::Stop;
+use crate::{note, store};
+
+/// How long running processes may continue after the first signal, unless another time is given.
+const DRAIN: Duration = Duration::from_secs(5);
+
+pub(crate) async fn run(command: WorkerOptions, global: &Global, mut stop: Stop) -> Result<(), Failure> {
+    let path = store::path(command.store.as_deref())?;
+    let slots = command.slots.map_or(1, |slots| usize::from(slots.get()));
+    let drain = command.drain.unwrap_or(DRAIN);
+    // A job may run for days, and its task is not acknowledged before.
+    let options = options(global)?.long_tasks(LongTasks::new());
+    let starting = async {
+        let store = store::open(&path).await?;
+        let communicator = connect_to_stay(global, options).await?;
+        let watched = Watched::new(&communicator);
+        let registry = Registry::new().register::<Shell>(shell::CLASS)?;
+        let builder = ProcessWorker::builder(&communicator, store, registry);
+        let worker = builder.slots(slots).on_change(log).start().await?;
+        let name = communicator.default_task_queue()?.name().to_owned();
+        let role = Role { kind: "process", name: name.clone(), store: store::mark(&path) };
+        presence::announce(&communicator, role).await;
+        Ok::<_, Failure>((communicator, watched, worker, name))
+    };
+    let (communicator, mut watched, worker, name): (Communicator, Watched, ProcessWorker, String) = tokio::select! {
+        started = starting => started?,
+        signal = stop.wait() => return Err(Failure::Interrupted(signal, None)),
+    };
+    note!("running processes of {name:?} from {} until Ctrl-C, {slots} at a time", path.display());
+    let lost = loop {
+        tokio::select! {
+            _ = stop.wait() => break None,
+            (_, news) = watched.next() => if let News::Ended(failure) = news {
+                break Some(failure);
+            },
+        }
+    };
+    if let Some(failure) = lost {
+        worker.drain(Duration::ZERO).await;
+        return Err(failure);
+    }
+    let here = worker.pids().len();
+    if here > 0 && !drain.is_zero() {
+        let time = humantime::format_duration(drain);
+        note!("ending: {here} processes are here and may go on for {time}; a second signal stops them at once");
+    }
+    worker.drain(drain).await;
+    close(&communicator).await
+}
+
+/// One line for each change of state.
+fn log(change: &StateChange) {
+    // From one step to the next is no change.
+    if change.from() == Some(change.to()) {
+        return;
+    }
+    let (pid, to) = (change.pid().to_string(), change.to().as_str());
+    let from = change.from().map_or("", ProcessState::as_str);
+    if change.to() == ProcessState::Excepted {
+        tracing::warn!(target: WORK, pid, from, to, "process");
+    } else {
+        tracing::info!(target: WORK, pid, from, to, "process");
+    }
+}

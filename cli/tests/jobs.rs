@@ -1,0 +1,803 @@
+//! `homing worker` and `homing run`: any program as a process, and what becomes of it when something dies.
+
+mod shell;
+#[path = "../../tests/support/mod.rs"]
+mod support;
+
+use std::fs;
+use std::io::{BufRead, BufReader, Read};
+use std::path::{Path, PathBuf};
+use std::process::{Command, ExitCode, Output, Stdio};
+use std::time::{Duration, Instant};
+
+use serde_json::Value;
+use shell::{Running, ended, eventually, exits, homing, signal, text};
+use support::node::Tls;
+use support::{Broker, Node, Suite, TestResult};
+
+fn main() -> ExitCode {
+    let mut suite = Suite::new();
+    suite.deadline(Duration::from_secs(120));
+    suite
+        .plain("wrong_usage_names_what_is_wrong", usage)
+        .plain("a_store_that_cannot_be_used_is_named_with_what_to_do", stores)
+        .plain("a_locked_store_is_waited_for_and_then_named", locked)
+        .plain("help_explains_how_a_job_ends", help)
+        .rabbitmq("a_job_has_the_output_and_the_exit_code_of_its_program", output_and_code)
+        .rabbitmq("a_program_gets_its_directory_and_environment_and_no_input", surroundings)
+        .rabbitmq("without_a_worker_nothing_is_launched", nobody)
+        .rabbitmq("a_worker_with_another_store_runs_a_job_all_the_same", elsewhere)
+        .rabbitmq("a_detached_job_is_paused_played_and_killed", controlled)
+        .rabbitmq("a_program_that_ignores_sigterm_is_killed_after_its_grace", grace)
+        .rabbitmq("a_forced_kill_ends_the_whole_group_at_once", forced)
+        .rabbitmq("what_a_program_leaves_in_its_group_ends_with_it", left_behind)
+        .rabbitmq("much_output_is_bounded_and_the_end_of_it_kept", much)
+        .rabbitmq("a_reader_that_goes_leaves_the_job_running", reader_gone)
+        .rabbitmq("an_interrupted_run_leaves_the_job_running", interrupted)
+        .rabbitmq("at_a_terminal_an_interrupted_run_asks", asks)
+        .rabbitmq("each_change_of_state_is_a_line_of_the_log", lines)
+        .rabbitmq("no_more_jobs_run_at_once_than_there_are_slots", slots)
+        .rabbitmq("a_worker_drains_and_another_runs_what_was_stopped", drains)
+        .rabbitmq("a_second_signal_ends_worker_and_jobs_at_once", second_signal)
+        .rabbitmq("a_worker_that_is_killed_leaves_no_program_behind", worker_killed)
+        .rabbitmq("a_job_that_must_not_run_again_is_marked_as_lost", mark_lost)
+        .rabbitmq("what_a_dead_worker_left_ends_before_the_job_runs_again", nothing_runs_twice)
+        .rabbitmq("a_job_is_launched_as_any_other_class", launched)
+        .rabbitmq("a_lost_process_is_found_and_sent_again_once", repaired)
+        // A node takes its time to start, and to start again.
+        .deadline(Duration::from_secs(240))
+        .node("a_days_work", days_work);
+    suite.run()
+}
+
+/// A store of a trial, and the names of its broker.
+struct Place {
+    folder: PathBuf,
+    broker: Broker,
+}
+
+impl Place {
+    fn new(broker: &Broker) -> std::io::Result<Self> {
+        let folder = std::env::temp_dir().join(support::unique("jobs"));
+        fs::create_dir_all(&folder)?;
+        Ok(Place { folder, broker: broker.clone() })
+    }
+
+    fn file(&self, name: &str) -> PathBuf {
+        self.folder.join(name)
+    }
+
+    fn command(&self, arguments: &[&str]) -> Command {
+        let mut command = homing(&["--broker", self.broker.url(), "--prefix", self.broker.prefix()]);
+        command.args(arguments).env("HOMING_STORE", self.file("processes.db")).current_dir(&self.folder);
+        command
+    }
+
+    fn ended(&self, arguments: &[&str]) -> std::io::Result<Output> {
+        ended(self.command(arguments))
+    }
+
+    fn worker(&self, arguments: &[&str]) -> std::io::Result<Running> {
+        let mut command = self.command(&["worker"]);
+        command.args(arguments);
+        Running::start(command)
+    }
+
+    /// Runs a shell script as a job in the background: its pid.
+    fn detached(&self, script: &str, options: &[&str]) -> Result<String, Box<dyn std::error::Error>> {
+        let mut arguments = vec!["run", "--detach"];
+        arguments.extend(options);
+        arguments.extend(["--", "sh", "-c", script]);
+        let (out, _) = exits(&self.ended(&arguments)?, 0);
+        Ok(out.trim().to_owned())
+    }
+
+    fn show(&self, pid: &str) -> Value {
+        let output = self.ended(&["--format", "json", "process", "show", pid]).expect("shown");
+        let (out, _) = exits(&output, 0);
+        serde_json::from_str(&out).expect("JSON")
+    }
+
+    fn state(&self, pid: &str) -> String {
+        self.show(pid)["state"].as_str().unwrap_or_default().to_owned()
+    }
+
+    /// Waits until a process is in this state.
+    #[track_caller]
+    fn until(&self, pid: &str, state: &str) {
+        eventually(&format!("process {pid} does not become {state}"), || self.state(pid) == state);
+    }
+
+    /// What a job has put out, and the notes about it.
+    fn report(&self, pid: &str) -> (String, String) {
+        exits(&self.ended(&["process", "report", pid]).expect("reported"), 0)
+    }
+
+    fn list(&self, options: &[&str]) -> Vec<Value> {
+        let mut arguments = vec!["--format", "json", "process", "list"];
+        arguments.extend(options);
+        let (out, _) = exits(&self.ended(&arguments).expect("listed"), 0);
+        out.lines().map(|line| serde_json::from_str(line).expect("JSON")).collect()
+    }
+
+    /// How many lines a file has.
+    fn lines(&self, name: &str) -> usize {
+        fs::read_to_string(self.file(name)).unwrap_or_default().lines().count()
+    }
+
+    /// Whether the process lives whose id a file has.
+    fn lives(&self, name: &str) -> bool {
+        let Ok(pid) = fs::read_to_string(self.file(name)) else { return false };
+        let Ok(stat) = fs::read_to_string(format!("/proc/{}/stat", pid.trim())) else { return false };
+        !stat.contains(") Z")
+    }
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        let _ = fs::remove_dir_all(&self.folder);
+    }
+}
+
+fn usage() -> TestResult {
+    for (arguments, part) in [
+        (&["run"][..], "<CMD>"),
+        (&["run", "--", ""], "empty string"),
+        (&["run", "--env", "x", "--", "true"], "NAME=VALUE"),
+        (&["run", "--on-loss", "cry", "--", "true"], "run-again"),
+        (&["run", "--store", "", "--", "true"], "--store"),
+        (&["worker", "--slots", "0"], "--slots"),
+        (&["worker", "--slots", "1", "ping"], "ping"),
+        (&["worker", "--prefix", "p", "ping", "--wait", "soon"], "not a time"),
+        (&["process", "list", "--state", "odd"], "unfinished"),
+        (&["process", "list", "--limit", "0"], "--limit"),
+        (&["process", "show"], "<PID>"),
+        (&["process", "report", "1", "--last", "0"], "--last"),
+    ] {
+        let (_, err) = exits(&ended(homing(arguments))?, 2);
+        assert!(err.contains(part), "{arguments:?}: {err}");
+    }
+    let mut homeless = homing(&["process", "list"]);
+    homeless.env_remove("HOME").env_remove("XDG_DATA_HOME");
+    assert!(exits(&ended(homeless)?, 2).1.contains("--store"));
+    Ok(())
+}
+
+/// The command with this store, and a broker that is not there.
+fn with_store(file: &Path, arguments: &[&str]) -> std::io::Result<Output> {
+    let mut command = homing(&["--broker", "amqp://127.0.0.1:1"]);
+    command.args(arguments).env("HOMING_STORE", file);
+    ended(command)
+}
+
+fn stores() -> TestResult {
+    let folder = std::env::temp_dir().join(support::unique("stores"));
+    fs::create_dir_all(&folder)?;
+    let good = folder.join("a b/ü/good.db");
+    let (_, err) = exits(&with_store(&good, &["process", "list"])?, 1);
+    assert!(err.contains("there is no store") && !good.exists(), "{err}");
+    // A worker makes it, before it finds that there is no broker.
+    exits(&with_store(&good, &["worker"])?, 6);
+    let (out, err) = exits(&with_store(&good, &["process", "list"])?, 0);
+    assert!(out.is_empty() && err.contains("no such processes"), "{out}{err}");
+    for arguments in [&["process", "show", "7"], &["process", "report", "7"]] {
+        let (_, err) = exits(&with_store(&good, arguments)?, 1);
+        assert!(err.contains("no process 7") && err.contains("good.db"), "{err}");
+    }
+    // What a worker leaves is whole with the file of its log beside it.
+    let database = rusqlite::Connection::open(&good)?;
+    database.execute_batch("PRAGMA wal_checkpoint(TRUNCATE)")?;
+    drop(database);
+    let bytes = fs::read(&good)?;
+    let other = |name: &str, bytes: &[u8]| {
+        let path = folder.join(name);
+        fs::write(&path, bytes).map(|()| path)
+    };
+    // The header of SQLite's format: the version of the user at 60, the application's id at 68.
+    let (mut newer, mut foreign) = (bytes.clone(), bytes.clone());
+    newer[63] = 99;
+    foreign[68] ^= 1;
+    let mut damaged = bytes.clone();
+    for byte in &mut damaged[100..2000] {
+        *byte = 0xa5;
+    }
+    for (path, code, part) in [
+        (other("text.db", "this is no store of processes, and no database either".repeat(40).as_bytes())?, 1, "SQLite"),
+        (other("newer.db", &newer)?, 1, "version 99"),
+        (other("foreign.db", &foreign)?, 1, "another program"),
+        (other("damaged.db", &damaged)?, 1, "damaged"),
+        (folder.clone(), 2, "is a directory"),
+    ] {
+        for arguments in [&["process", "list"][..], &["process", "show", "1"], &["process", "repair"], &["worker"]] {
+            let (_, err) = exits(&with_store(&path, arguments)?, code);
+            assert!(err.contains(part) && !err.contains("panic"), "{arguments:?} {}: {err}", path.display());
+        }
+    }
+    let nowhere = Path::new("/proc/homing/processes.db");
+    assert!(exits(&with_store(nowhere, &["worker"])?, 1).1.contains("cannot be made"));
+    fs::remove_dir_all(folder)?;
+    Ok(())
+}
+
+fn locked() -> TestResult {
+    let folder = std::env::temp_dir().join(support::unique("locked"));
+    fs::create_dir_all(&folder)?;
+    let file = folder.join("processes.db");
+    exits(&with_store(&file, &["worker"])?, 6);
+    let lock = rusqlite::Connection::open(&file)?;
+    lock.execute_batch("PRAGMA locking_mode = EXCLUSIVE; BEGIN EXCLUSIVE")?;
+    let (_, err) = exits(&with_store(&file, &["process", "list"])?, 4);
+    assert!(err.contains("locked"), "{err}");
+    drop(lock);
+    exits(&with_store(&file, &["process", "list"])?, 0);
+    fs::remove_dir_all(folder)?;
+    Ok(())
+}
+
+fn help() -> TestResult {
+    let (out, _) = exits(&ended(homing(&["run", "--help"]))?, 0);
+    for part in ["exit code", "143", "HOMING_PROCESS", "--on-loss", "mark-lost"] {
+        assert!(out.contains(part), "{part}: {out}");
+    }
+    // What the command starts of itself is nobody's business.
+    for arguments in [&["--help"][..], &["completions", "bash"], &["man"]] {
+        let (out, _) = exits(&ended(homing(arguments))?, 0);
+        assert!(!out.contains("__gate") && !out.contains("__reaper"), "{arguments:?}");
+    }
+    Ok(())
+}
+
+fn output_and_code(broker: &Broker) -> TestResult {
+    let place = Place::new(broker)?;
+    let _worker = place.worker(&[])?;
+    let script = "printf 'one\\n'; printf 'two' >&2; printf 'no end'; exit 7";
+    let (out, err) = exits(&place.ended(&["run", "--", "sh", "-c", script])?, 7);
+    assert_eq!(out, "one\nno end\n");
+    assert!(err.contains("two\n") && err.contains("process 1"), "{err}");
+    exits(&place.ended(&["run", "--", "true"])?, 0);
+    exits(&place.ended(&["run", "--", "sh", "-c", "kill -9 $$"])?, 137);
+    let (_, err) = exits(&place.ended(&["run", "--", "no-such-program"])?, 127);
+    assert!(err.contains("no-such-program cannot be run"), "{err}");
+    exits(&place.ended(&["run", "--", "/dev/null"])?, 126);
+    let (_, err) = exits(&place.ended(&["run", "--cwd", "/nonexistent", "--", "true"])?, 1);
+    assert!(err.contains("no directory /nonexistent"), "{err}");
+    let states: Vec<Value> = place.list(&[]).iter().map(|job| job["state"].clone()).collect();
+    assert_eq!(states, ["excepted", "finished", "finished", "finished", "finished", "finished"]);
+    let codes: Vec<Value> = place.list(&["--state", "finished"]).iter().map(|job| job["exit_status"].clone()).collect();
+    assert_eq!(codes, [126, 127, 137, 0, 7]);
+    let first = place.show("1");
+    assert_eq!((&first["outcome"]["outputs"]["exit_status"], &first["lease"]), (&7.into(), &Value::Null));
+    assert_eq!(place.report("1").0, "one\nno end\n");
+    let (out, _) = exits(&place.ended(&["--format", "json", "process", "report", "1"])?, 0);
+    let sources: Vec<Value> = out
+        .lines()
+        .map(|line| serde_json::from_str::<Value>(line).map(|line| line["source"].clone()))
+        .collect::<Result<_, _>>()?;
+    assert_eq!(sources.iter().filter(|source| *source == "output").count(), 2);
+    assert_eq!(sources.iter().filter(|source| *source == "error").count(), 1);
+    let (out, _) = exits(&place.ended(&["process", "list", "--limit", "2"])?, 0);
+    assert_eq!(out.lines().count(), 3, "a head and two: {out}");
+    Ok(())
+}
+
+fn surroundings(broker: &Broker) -> TestResult {
+    let place = Place::new(broker)?;
+    let _worker = place.worker(&[])?;
+    fs::create_dir(place.file("in here"))?;
+    let script = "pwd; echo $A-$HOMING_PROCESS-$HOMING_ATTEMPT; cat; ps -o pgid= -p $$ | grep -qw $$ && echo own group";
+    let run = ["run", "--cwd", "in here", "--env", "A=x=y", "--", "sh", "-c", script];
+    let (out, _) = exits(&place.ended(&run)?, 0);
+    let expected = format!("{}\nx=y-1-1\nown group\n", place.file("in here").canonicalize()?.display());
+    assert_eq!(out, expected);
+    Ok(())
+}
+
+fn nobody(broker: &Broker) -> TestResult {
+    let place = Place::new(broker)?;
+    let begun = Instant::now();
+    let (_, err) = exits(&place.ended(&["run", "--", "true"])?, 3);
+    assert!(err.contains("no worker") && err.contains("homing worker --store"), "{err}");
+    assert!(begun.elapsed() < Duration::from_secs(20));
+    // A worker of another kind does not run it.
+    let _worker = Running::start(place.command(&["task", "work", "--echo"]))?;
+    let (_, err) = exits(&place.ended(&["run", "--detach", "--", "true"])?, 3);
+    assert!(err.contains("none is a `homing worker`"), "{err}");
+    assert!(!place.file("processes.db").exists());
+    Ok(())
+}
+
+fn elsewhere(broker: &Broker) -> TestResult {
+    let (place, other) = (Place::new(broker)?, Place::new(broker)?);
+    let _worker = other.worker(&[])?;
+    let (out, err) = exits(&place.ended(&["run", "--", "sh", "-c", "echo there; exit 9"])?, 9);
+    assert!(out.is_empty() && err.contains("another store"), "{out}{err}");
+    assert_eq!(other.report("1").0, "there\n");
+    let pid = place.detached("exit 4", &[])?;
+    other.until(&pid, "finished");
+    Ok(())
+}
+
+fn controlled(broker: &Broker) -> TestResult {
+    let place = Place::new(broker)?;
+    let _worker = place.worker(&[])?;
+    let pid = place.detached("while :; do echo x >> beats; sleep 0.02; done", &[])?;
+    eventually("it does not begin", || place.lines("beats") > 2);
+    exits(&place.ended(&["process", "pause", &pid, "--message", "the disk is full"])?, 0);
+    let shown = place.show(&pid);
+    assert_eq!((&shown["state"], &shown["paused"]["message"]), (&"running".into(), &"the disk is full".into()));
+    let beats = place.lines("beats");
+    // It has no slot now.
+    exits(&place.ended(&["run", "--", "true"])?, 0);
+    assert_eq!(place.lines("beats"), beats, "it stands still");
+    exits(&place.ended(&["process", "play", &pid])?, 0);
+    eventually("it does not go on", || place.lines("beats") > beats);
+    exits(&place.ended(&["process", "pause", &pid])?, 0);
+    let begun = Instant::now();
+    exits(&place.ended(&["process", "kill", &pid, "--message", "enough"])?, 0);
+    assert!(begun.elapsed() < Duration::from_secs(9), "SIGTERM ends it, though it was stopped");
+    let shown = place.show(&pid);
+    assert_eq!((&shown["state"], &shown["outcome"]["message"]), (&"killed".into(), &"enough".into()));
+    let beats = place.lines("beats");
+    std::thread::sleep(Duration::from_millis(200));
+    assert_eq!(place.lines("beats"), beats);
+    // A pid that cannot be printed is not lost.
+    let mut full = place.command(&["run", "--detach", "--", "true"]);
+    let full = full.stdout(fs::File::create("/dev/full")?).stderr(Stdio::piped()).spawn()?;
+    let (_, err) = exits(&shell::wait(full)?, 1);
+    assert!(err.contains("No space left") && err.contains("process 3 was launched"), "{err}");
+    Ok(())
+}
+
+fn grace(broker: &Broker) -> TestResult {
+    let place = Place::new(broker)?;
+    let _worker = place.worker(&[])?;
+    let script = "trap 'echo not yet' TERM; echo $$ > pid; while :; do sleep 0.05; done";
+    let pid = place.detached(script, &["--grace", "500ms"])?;
+    eventually("it does not begin", || place.lives("pid"));
+    exits(&place.ended(&["process", "kill", &pid])?, 0);
+    assert_eq!(place.state(&pid), "killed");
+    assert!(!place.lives("pid"));
+    let (out, err) = place.report(&pid);
+    assert!(out.contains("not yet") && err.contains("SIGKILL is sent"), "{out}{err}");
+    Ok(())
+}
+
+fn forced(broker: &Broker) -> TestResult {
+    let place = Place::new(broker)?;
+    let _worker = place.worker(&[])?;
+    let script = "trap '' TERM; sleep 300 & echo $! > child; echo $$ > pid; wait; sleep 300";
+    let pid = place.detached(script, &["--grace", "1h"])?;
+    eventually("it does not begin", || place.lives("pid"));
+    let begun = Instant::now();
+    exits(&place.ended(&["process", "kill", &pid, "--force"])?, 0);
+    assert!(begun.elapsed() < Duration::from_secs(20));
+    place.until(&pid, "killed");
+    eventually("something is left", || !place.lives("pid") && !place.lives("child"));
+    Ok(())
+}
+
+fn left_behind(broker: &Broker) -> TestResult {
+    let place = Place::new(broker)?;
+    let _worker = place.worker(&[])?;
+    let begun = Instant::now();
+    let script = "sleep 300 & echo $! > child; setsid sleep 5 & echo done";
+    let (out, _) = exits(&place.ended(&["run", "--", "sh", "-c", script])?, 0);
+    assert_eq!(out, "done\n");
+    // One that has left the group keeps the pipe, and holds nothing up.
+    assert!(begun.elapsed() < Duration::from_secs(20));
+    eventually("it is left", || !place.lives("child"));
+    Ok(())
+}
+
+fn much(broker: &Broker) -> TestResult {
+    let place = Place::new(broker)?;
+    let _worker = place.worker(&[])?;
+    let script = "i=0; while [ $i -lt 30000 ]; do echo line $i; i=$((i+1)); done; head -c 3000000 /dev/zero | tr '\\0' x; echo; echo last";
+    let pid = place.detached(script, &[])?;
+    place.until(&pid, "finished");
+    let (out, err) = place.report(&pid);
+    assert!(out.ends_with("last\n") && out.contains("more bytes]"), "{}", out.len());
+    assert!(out.len() < 6 << 20 && out.lines().count() <= 10_000, "{}", out.len());
+    assert!(err.contains("lines are missing"), "{err}");
+    let (out, _) = exits(&place.ended(&["process", "report", &pid, "--last", "1"])?, 0);
+    assert_eq!(out, "last\n");
+    Ok(())
+}
+
+fn reader_gone(broker: &Broker) -> TestResult {
+    let place = Place::new(broker)?;
+    let _worker = place.worker(&[])?;
+    let script = "while [ ! -e go ]; do echo y; sleep 0.02; done";
+    let mut command = place.command(&["run", "--", "sh", "-c", script]);
+    let mut child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn()?;
+    let mut line = String::new();
+    BufReader::new(child.stdout.take().ok_or("no pipe")?).read_line(&mut line)?;
+    let output = shell::wait(child)?;
+    let (_, err) = exits(&output, 0);
+    assert!(err.contains("goes on"), "{err}");
+    assert_eq!(place.state("1"), "running");
+    fs::write(place.file("go"), "")?;
+    place.until("1", "finished");
+    Ok(())
+}
+
+fn interrupted(broker: &Broker) -> TestResult {
+    let place = Place::new(broker)?;
+    let _worker = place.worker(&[])?;
+    for (name, code) in [("INT", 130), ("TERM", 143)] {
+        let go = place.file(name);
+        let script = format!("echo begun; while [ ! -e {} ]; do sleep 0.02; done", go.display());
+        let mut command = place.command(&["run", "--", "sh", "-c", &script]);
+        let mut child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn()?;
+        let mut line = String::new();
+        let mut out = BufReader::new(child.stdout.take().ok_or("no pipe")?);
+        out.read_line(&mut line)?;
+        assert_eq!(line, "begun\n");
+        signal(child.id(), name);
+        let (_, err) = exits(&shell::wait(child)?, code);
+        assert!(err.contains("--follow") && err.contains("homing process kill"), "{err}");
+        let pid = place.list(&["--limit", "1"])[0]["pid"].to_string();
+        assert_eq!(place.state(&pid), "running");
+        let mut follow = place.command(&["process", "report", &pid, "--follow"]);
+        let follow = follow.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn()?;
+        fs::write(go, "")?;
+        let (out, err) = exits(&shell::wait(follow)?, 0);
+        assert!(out == "begun\n" && err.contains("exit status 0"), "{out}{err}");
+    }
+    Ok(())
+}
+
+/// Runs the command at a terminal, which is what `script` makes.
+fn asks(broker: &Broker) -> TestResult {
+    if !Path::new("/usr/bin/script").exists() {
+        return if support::required() { Err("there is no /usr/bin/script".into()) } else { Ok(()) };
+    }
+    let place = Place::new(broker)?;
+    let _worker = place.worker(&[])?;
+    for (answer, state) in [("y\n", "killed"), ("\n", "running")] {
+        let own = env!("CARGO_BIN_EXE_homing");
+        let line = format!(
+            "{own} --broker {} --prefix {} run -- sh -c 'echo begun; sleep 300'",
+            broker.url(),
+            broker.prefix()
+        );
+        let mut command = Command::new("/usr/bin/script");
+        command.args(["--quiet", "--return", "--flush", "--command", &line, "/dev/null"]);
+        for (name, value) in place.command(&[]).get_envs() {
+            match value {
+                Some(value) => command.env(name, value),
+                None => command.env_remove(name),
+            };
+        }
+        let mut child = command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn()?;
+        let mut input = child.stdin.take().ok_or("no pipe")?;
+        let mut out = BufReader::new(child.stdout.take().ok_or("no pipe")?);
+        let mut line = String::new();
+        while !line.contains("begun") {
+            line.clear();
+            assert!(out.read_line(&mut line)? > 0, "it ended");
+        }
+        // What Ctrl-C is at a terminal.
+        std::io::Write::write_all(&mut input, b"\x03")?;
+        let mut seen = Vec::new();
+        while !text(&seen).contains("[y/N]") {
+            let mut byte = [0];
+            out.read_exact(&mut byte)?;
+            seen.push(byte[0]);
+        }
+        std::io::Write::write_all(&mut input, answer.as_bytes())?;
+        let mut rest = String::new();
+        out.read_to_string(&mut rest)?;
+        assert_eq!(child.wait()?.code(), Some(130), "{rest}");
+        let pid = place.list(&["--limit", "1"])[0]["pid"].to_string();
+        assert_eq!(place.state(&pid), state, "{rest}");
+        if state == "running" {
+            assert!(rest.contains("goes on"), "{rest}");
+            exits(&place.ended(&["process", "kill", &pid])?, 0);
+        }
+    }
+    Ok(())
+}
+
+fn lines(broker: &Broker) -> TestResult {
+    let place = Place::new(broker)?;
+    let mut command = place.command(&["--log-format", "json", "worker"]);
+    command.args(["--drain", "0"]);
+    let mut worker = Running::start(command)?;
+    exits(&place.ended(&["run", "--", "true"])?, 0);
+    let mut changes = Vec::new();
+    while changes.len() < 2 {
+        let line: Value = serde_json::from_str(&worker.line()?)?;
+        assert_eq!((&line["message"], &line["pid"]), (&"process".into(), &"1".into()), "{line}");
+        changes.push(format!("{}-{}", line["from"].as_str().unwrap_or(""), line["to"].as_str().unwrap_or("")));
+    }
+    assert_eq!(changes, ["created-running", "running-finished"]);
+    let (code, _) = worker.stop("TERM")?;
+    assert_eq!(code, Some(0));
+    let mut quiet = place.command(&["--quiet", "worker"]);
+    let mut quiet = quiet.stderr(Stdio::piped()).spawn()?;
+    eventually("it runs nothing", || {
+        place.ended(&["run", "--", "true"]).is_ok_and(|output| output.status.code() == Some(0))
+    });
+    signal(quiet.id(), "TERM");
+    let mut err = String::new();
+    quiet.stderr.take().ok_or("no pipe")?.read_to_string(&mut err)?;
+    assert!(quiet.wait()?.success() && err.lines().all(|line| line.contains("WARN")), "{err}");
+    Ok(())
+}
+
+fn slots(broker: &Broker) -> TestResult {
+    let place = Place::new(broker)?;
+    let _worker = place.worker(&["--slots", "2"])?;
+    let script = "mkdir run.$$; ls -d run.* | wc -l >> most; sleep 0.3; rmdir run.$$";
+    let pids = (0..6).map(|_| place.detached(script, &[])).collect::<Result<Vec<_>, _>>()?;
+    for pid in &pids {
+        place.until(pid, "finished");
+    }
+    let most = fs::read_to_string(place.file("most"))?;
+    let both = ["a", "b"].map(|_| place.detached("while [ ! -e go ]; do sleep 0.02; done", &[]));
+    let mut third = place.command(&["run", "--", "echo", "at last"]);
+    let mut third = third.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn()?;
+    let mut line = String::new();
+    let mut errors = BufReader::new(third.stderr.take().ok_or("no pipe")?);
+    while !line.contains("free slot") {
+        line.clear();
+        assert!(errors.read_line(&mut line)? > 0, "it ended");
+    }
+    fs::write(place.file("go"), "")?;
+    assert_eq!(exits(&shell::wait(third)?, 0).0, "at last\n");
+    for pid in both {
+        place.until(&pid?, "finished");
+    }
+    assert!(most.lines().count() == 6 && most.lines().all(|line| matches!(line.trim(), "1" | "2")), "{most}");
+    Ok(())
+}
+
+fn drains(broker: &Broker) -> TestResult {
+    let place = Place::new(broker)?;
+    let mut worker = place.worker(&["--slots", "2", "--drain", "1s"])?;
+    let short = place.detached("echo x >> short; sleep 0.5", &[])?;
+    let long = place.detached("echo x >> long; echo $$ > pid; while [ ! -e go ]; do sleep 0.02; done", &[])?;
+    eventually("they do not begin", || place.lines("short") == 1 && place.lines("long") == 1);
+    let (code, _) = worker.stop("TERM")?;
+    assert_eq!(code, Some(0));
+    assert_eq!(place.state(&short), "finished");
+    assert_eq!(place.state(&long), "running");
+    eventually("its program runs on", || !place.lives("pid"));
+    let _worker = place.worker(&[])?;
+    eventually("it is not run again", || place.lines("long") == 2);
+    fs::write(place.file("go"), "")?;
+    place.until(&long, "finished");
+    assert!(place.report(&long).1.contains("attempt 2"), "{:?}", place.report(&long));
+    assert_eq!(place.show(&long)["outcome"]["outputs"]["attempts"], 2);
+    Ok(())
+}
+
+fn second_signal(broker: &Broker) -> TestResult {
+    let place = Place::new(broker)?;
+    let mut worker = place.worker(&["--drain", "1h"])?;
+    place.detached("trap '' TERM INT; sleep 300 & echo $! > child; echo $$ > pid; wait; sleep 300", &[])?;
+    eventually("it does not begin", || place.lives("pid"));
+    signal(worker.0.id(), "INT");
+    let mut line = String::new();
+    while !line.contains("second signal") {
+        line = worker.line()?;
+        assert!(!line.is_empty(), "the worker ended");
+    }
+    assert!(place.lives("pid"), "it drains");
+    let begun = Instant::now();
+    assert_eq!(worker.stop("INT")?.0, Some(130));
+    assert!(begun.elapsed() < Duration::from_secs(5));
+    eventually("something is left", || !place.lives("pid") && !place.lives("child"));
+    Ok(())
+}
+
+fn worker_killed(broker: &Broker) -> TestResult {
+    let place = Place::new(broker)?;
+    let mut worker = place.worker(&[])?;
+    let script = "echo x >> runs; sleep 300 & echo $! > child; echo $$ > pid; [ -e go ] || wait";
+    let pid = place.detached(script, &[])?;
+    eventually("it does not begin", || place.lives("pid"));
+    worker.0.kill()?;
+    eventually("its program is left", || !place.lives("pid") && !place.lives("child"));
+    assert_eq!(place.state(&pid), "running", "in the store it has not ended");
+    fs::write(place.file("go"), "")?;
+    let _worker = place.worker(&[])?;
+    place.until(&pid, "finished");
+    assert_eq!(place.lines("runs"), 2);
+    assert!(place.report(&pid).1.contains("attempt 2 runs it again"), "{:?}", place.report(&pid));
+    Ok(())
+}
+
+fn mark_lost(broker: &Broker) -> TestResult {
+    let place = Place::new(broker)?;
+    let mut worker = place.worker(&[])?;
+    let pid = place.detached("echo x >> runs; echo $$ > pid; sleep 300", &["--on-loss", "mark-lost"])?;
+    eventually("it does not begin", || place.lives("pid"));
+    worker.0.kill()?;
+    let _worker = place.worker(&[])?;
+    place.until(&pid, "excepted");
+    let shown = place.show(&pid);
+    assert_eq!(shown["outcome"]["type"], "Lost");
+    assert_eq!(place.lines("runs"), 1);
+    assert!(!place.lives("pid"));
+    Ok(())
+}
+
+/// The children of a process.
+fn children(of: u32) -> Vec<String> {
+    let list = format!("/proc/{of}/task");
+    let tasks = fs::read_dir(list).into_iter().flatten().flatten();
+    tasks
+        .filter_map(|task| fs::read_to_string(task.path().join("children")).ok())
+        .flat_map(|text| text.split_whitespace().map(str::to_owned).collect::<Vec<_>>())
+        .collect()
+}
+
+fn nothing_runs_twice(broker: &Broker) -> TestResult {
+    let place = Place::new(broker)?;
+    let mut worker = place.worker(&[])?;
+    let script =
+        "echo x >> runs; mkdir lock || echo twice >> twice; echo $$ > pid; while [ ! -e go ]; do sleep 0.02; done";
+    let pid = place.detached(script, &[])?;
+    eventually("it does not begin", || place.lives("pid"));
+    let program = fs::read_to_string(place.file("pid"))?.trim().to_owned();
+    // The worker and what watches over its programs die together.
+    let reapers: Vec<String> = children(worker.0.id()).into_iter().filter(|child| *child != program).collect();
+    assert_eq!(reapers.len(), 1, "{reapers:?}");
+    signal(reapers[0].parse()?, "KILL");
+    worker.0.kill()?;
+    worker.0.wait()?;
+    assert!(place.lives("pid"), "nobody is left to end it");
+    fs::rename(place.file("pid"), place.file("first"))?;
+    fs::remove_dir(place.file("lock"))?;
+    let _worker = place.worker(&[])?;
+    eventually("it is not run again", || place.lives("pid"));
+    assert!(!place.lives("first"), "it ended before the second began");
+    assert!(place.lines("twice") == 0 && place.lines("runs") == 2);
+    fs::write(place.file("go"), "")?;
+    place.until(&pid, "finished");
+    assert!(place.report(&pid).1.contains("what was left of it was ended"), "{:?}", place.report(&pid));
+    Ok(())
+}
+
+fn launched(broker: &Broker) -> TestResult {
+    let place = Place::new(broker)?;
+    let _worker = place.worker(&[])?;
+    let (out, _) = exits(&place.ended(&["process", "launch", "shell", "inputs={command: [sh, -c, exit 3]}"])?, 0);
+    assert!(out.contains("exit_status: 3"), "{out}");
+    let (out, _) =
+        exits(&place.ended(&["process", "launch", "shell", "command=echo $A", "env={A: 5}", "--nowait"])?, 0);
+    place.until(out.trim(), "finished");
+    assert_eq!(place.report(out.trim()).0, "5\n");
+    let (_, err) = exits(&place.ended(&["process", "launch", "shell", "comand=x"])?, 5);
+    assert!(err.contains("\"comand\""), "{err}");
+    // Another worker may know it: the task goes back.
+    exits(&place.ended(&["process", "launch", "other", "--timeout", "5s"])?, 4);
+    Ok(())
+}
+
+/// What a repair has found, by pid.
+fn findings(place: &Place, options: &[&str]) -> Vec<(String, String, bool)> {
+    let mut arguments = vec!["--format", "json", "process", "repair"];
+    arguments.extend(options);
+    let (out, _) = exits(&place.ended(&arguments).expect("repaired"), 0);
+    out.lines()
+        .map(|line| {
+            let line: Value = serde_json::from_str(line).expect("JSON");
+            let finding = line["finding"].as_str().unwrap_or_default().to_owned();
+            (line["pid"].to_string(), finding, line["sent_again"] == true)
+        })
+        .collect()
+}
+
+fn repaired(broker: &Broker) -> TestResult {
+    let place = Place::new(broker)?;
+    let mut worker = place.worker(&[])?;
+    let lost = place.detached("echo x >> runs; [ -e go ] || sleep 300", &[])?;
+    eventually("it does not begin", || place.lines("runs") == 1);
+    assert!(findings(&place, &[]).is_empty(), "a worker has it");
+    worker.0.kill()?;
+    worker.0.wait()?;
+    // Its task is back in the queue, and somebody deletes it there.
+    eventually("its task is not back", || {
+        exits(&place.ended(&["--format", "json", "task", "list"]).expect("listed"), 0).0.contains("\"ready\":1")
+    });
+    assert!(findings(&place, &[]).is_empty(), "its task waits");
+    exits(&place.ended(&["task", "purge", "--all"])?, 0);
+    let expected = |sent| vec![(lost.clone(), "lost".to_owned(), sent)];
+    assert_eq!(findings(&place, &["--dry-run"]), expected(false));
+    assert_eq!(findings(&place, &[]), expected(true));
+    assert!(findings(&place, &[]).is_empty(), "it is sent once");
+    fs::write(place.file("go"), "")?;
+    // One more task for it: both end.
+    exits(&place.ended(&["process", "continue", &lost, "--nowait", "--timeout", "5s"])?, 4);
+    assert_eq!(findings(&place, &[]), [(lost.clone(), "doubled".to_owned(), false)]);
+    let _worker = place.worker(&[])?;
+    place.until(&lost, "finished");
+    assert_eq!(place.lines("runs"), 2);
+    eventually("a task is left", || {
+        exits(&place.ended(&["--format", "json", "task", "list"]).expect("listed"), 0).0.contains("\"ready\":0")
+    });
+    Ok(())
+}
+
+/// Two workers, twenty jobs, and a day on which much goes wrong.
+fn days_work() -> TestResult {
+    let node = Node::start(Tls::No)?;
+    let place = Place::new(&Broker::at(node.url()))?;
+    let start = || place.worker(&["--slots", "12"]);
+    let (first, second) = (start()?, start()?);
+    let mut workers = vec![first, second];
+    // Each notes that it began and that it ended, and is paused and played at its leisure.
+    let script = |n: usize| {
+        format!("echo $$ >> began.{n}; while [ ! -e go ]; do sleep 0.05; done; echo x >> ended.{n}; exit {n}")
+    };
+    let pids = (0..20).map(|n| place.detached(&script(n), &[])).collect::<Result<Vec<_>, _>>()?;
+    let began = |n: usize| place.lines(&format!("began.{n}"));
+    eventually("not all begin", || (0..20).all(|n| began(n) == 1));
+    assert_eq!(place.list(&["--state", "running"]).len(), 20);
+    let paused = ["process", "pause", &pids[1], &pids[2], &pids[3], "--message", "lunch"];
+    exits(&place.ended(&paused)?, 0);
+    exits(&place.ended(&["process", "play", &pids[1]])?, 0);
+    exits(&place.ended(&["process", "kill", &pids[5], "--message", "a mistake"])?, 0);
+    // A worker dies. The other one runs what was its own.
+    let lost = workers.remove(0);
+    let of_the_lost: Vec<usize> = place
+        .list(&["--state", "unfinished"])
+        .iter()
+        .filter(|job| job["lease"]["process_id"] == lost.0.id())
+        .filter_map(|job| pids.iter().position(|pid| job["pid"].as_i64() == pid.parse().ok()))
+        .collect();
+    assert!(!of_the_lost.is_empty(), "both workers have jobs");
+    signal(lost.0.id(), "KILL");
+    drop(lost);
+    workers.push(start()?);
+    let is_paused = |n: usize| [2, 3].contains(&n);
+    eventually("what the dead worker had is not run again", || {
+        of_the_lost.iter().all(|n| began(*n) == 2 || is_paused(*n))
+    });
+    // The broker goes, and comes again. The jobs do not take note of it.
+    node.kill()?;
+    node.restart()?;
+    eventually("the broker is not back", || {
+        place
+            .ended(&["worker", "ping", "--wait", "500ms"])
+            .is_ok_and(|output| text(&output.stdout).lines().count() == 2)
+    });
+    let repaired = findings(&place, &[]);
+    assert!(repaired.iter().all(|(_, finding, sent)| finding != "lost" && !sent), "nothing is lost: {repaired:?}");
+    exits(&place.ended(&["process", "play", &pids[2], &pids[3]])?, 0);
+    fs::write(place.file("go"), "")?;
+    for (n, pid) in pids.iter().enumerate() {
+        place.until(pid, if n == 5 { "killed" } else { "finished" });
+    }
+    for (n, pid) in pids.iter().enumerate() {
+        let shown = place.show(pid);
+        let ended = place.lines(&format!("ended.{n}"));
+        if n == 5 {
+            assert_eq!((&shown["outcome"]["message"], ended), (&"a mistake".into(), 0));
+            continue;
+        }
+        assert_eq!((&shown["outcome"]["exit_status"], ended), (&n.into(), 1), "job {n}: {shown}");
+        let attempts = if of_the_lost.contains(&n) { 2 } else { 1 };
+        assert_eq!(shown["outcome"]["outputs"]["attempts"], attempts, "job {n}");
+        assert!(shown["lease"].is_null(), "job {n}: {shown}");
+    }
+    assert!(place.list(&["--state", "unfinished"]).is_empty());
+    eventually("a task is left", || {
+        findings(&place, &[]).is_empty() && {
+            exits(&place.ended(&["--format", "json", "task", "list"]).expect("listed"), 0).0.contains("\"ready\":0")
+        }
+    });
+    for mut worker in workers {
+        assert_eq!(worker.stop("TERM")?.0, Some(0));
+    }
+    // Nothing is left: none of the programs, and none of what watched over them.
+    for n in 0..20 {
+        for pid in fs::read_to_string(place.file(&format!("began.{n}"))).unwrap_or_default().lines() {
+            assert!(!Path::new(&format!("/proc/{pid}")).exists(), "job {n} has left process {pid}");
+        }
+    }
+    Ok(())
+}
