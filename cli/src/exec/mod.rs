@@ -135,9 +135,13 @@ impl Running {
         };
         let exchange = async {
             // Its end is that of its own process, not that of its pipes.
-            let ((), read_out, read_err) = tokio::join!(feed, self.out.fill(), self.err.fill());
-            match read_out.and(read_err) {
-                Ok(()) => std::future::pending().await,
+            let fed = async {
+                feed.await;
+                Ok(())
+            };
+            // Guards: a command that prints too much, and waits for ever to print the rest. The first fault ends it.
+            match tokio::try_join!(fed, self.out.fill(), self.err.fill()) {
+                Ok(_) => std::future::pending().await,
                 Err(error) => error,
             }
         };
@@ -205,5 +209,29 @@ impl Running {
         }
         // What the shell left behind.
         self.group.signal(Signal::SIGKILL);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Runs a command that may not take long.
+    async fn ended(command: &str) -> Ended {
+        let running = run(command, &Value::Null, &[], None, std::future::pending());
+        tokio::time::timeout(Duration::from_secs(60), running).await.unwrap_or_else(|_| panic!("{command} hangs"))
+    }
+
+    #[tokio::test]
+    async fn a_command_that_prints_more_than_the_limit_fails_and_ends() {
+        for command in [
+            "head -c 70000000 /dev/zero",
+            // It goes on with what nobody reads any more.
+            "trap '' TERM PIPE; exec cat /dev/zero",
+            "(exec sleep 100) & exec cat /dev/zero",
+        ] {
+            let Ended::Failed(why) = ended(command).await else { panic!("{command} has not failed") };
+            assert!(why.contains("more than 64 MiB"), "{command}: {why}");
+        }
     }
 }
