@@ -20,6 +20,7 @@ fn main() -> ExitCode {
         .rabbitmq("each_task_is_one_line_and_its_command_knows_it", one_line)
         .rabbitmq("a_quiet_worker_warns_only", quiet)
         .rabbitmq("a_failing_task_is_tried_again_and_then_quarantined", retried)
+        .rabbitmq("a_look_at_a_task_costs_it_no_attempt", looked_at)
         .rabbitmq("a_task_that_failed_goes_where_the_user_wants_it", on_failure)
         .rabbitmq("exit_code_75_asks_for_another_attempt", try_again)
         .rabbitmq("a_command_that_is_not_found_stops_the_worker_and_the_task_is_back", not_found)
@@ -131,6 +132,20 @@ fn retried(broker: &Broker) -> TestResult {
     let errors = worker.errors()?;
     assert_eq!(errors.matches("to be tried again").count(), 2, "{errors}");
     assert!(errors.contains("to quarantine"), "{errors}");
+    assert_eq!((waiting(broker, "")?, waiting(broker, ".quarantine")?), (0, 1));
+    std::fs::remove_dir_all(folder)?;
+    Ok(())
+}
+
+fn looked_at(broker: &Broker) -> TestResult {
+    let folder = folder(broker)?;
+    let tries = folder.join("tries");
+    send(broker, "x")?;
+    exits(&ended(on(broker, &["task", "list", "--peek"]))?, 0);
+    exits(&ended(on(broker, &["task", "purge", "--all", "--dry-run"]))?, 0);
+    let exec = format!("echo $HOMING_ATTEMPT >> {}; exit 9", tries.display());
+    exits(&ended(on(broker, &["task", "work", "--retries", "1", "--count", "1", "--exec", &exec]))?, 0);
+    assert_eq!(std::fs::read_to_string(&tries)?, "1\n2\n");
     assert_eq!((waiting(broker, "")?, waiting(broker, ".quarantine")?), (0, 1));
     std::fs::remove_dir_all(folder)?;
     Ok(())
