@@ -62,19 +62,26 @@ async fn start(
     policy: ReconnectPolicy,
 ) -> Result<Communicator, Failure> {
     let options = options.reconnect(global.broker.reconnect.unwrap_or(policy));
+    waiting_for_broker(global, || options.clone().connect()).await
+}
+
+/// Connects, by whatever makes the connection; with `--reconnect` this waits for a broker that is not there yet.
+pub(crate) async fn waiting_for_broker<T, C: Future<Output = homing::Result<T>>>(
+    global: &Global,
+    connect: impl Fn() -> C,
+) -> Result<T, Failure> {
     let until = match global.broker.reconnect {
         Some(ReconnectPolicy::ForEver) => None,
         Some(ReconnectPolicy::For(time)) => Some(Instant::now() + time),
-        _ => return Ok(options.connect().await?),
+        _ => return Ok(connect().await?),
     };
     let mut pause = FIRST_PAUSE;
     loop {
-        let error = match options.clone().connect().await {
-            Ok(communicator) => return Ok(communicator),
+        let error = match connect().await {
+            Ok(connected) => return Ok(connected),
             Err(error) => error,
         };
-        let may_come = matches!(error.kind(), ErrorKind::Connection | ErrorKind::ConnectionLost | ErrorKind::TimedOut);
-        if !may_come || until.is_some_and(|until| Instant::now() + pause > until) {
+        if !may_come(&error) || until.is_some_and(|until| Instant::now() + pause > until) {
             return Err(error.into());
         }
         if pause == FIRST_PAUSE {
@@ -83,6 +90,11 @@ async fn start(
         tokio::time::sleep(pause).await;
         pause = (pause * 2).min(LONGEST_PAUSE);
     }
+}
+
+/// Whether this is about a broker that may be there later.
+pub(crate) fn may_come(error: &homing::Error) -> bool {
+    matches!(error.kind(), ErrorKind::Connection | ErrorKind::ConnectionLost | ErrorKind::TimedOut)
 }
 
 /// Closes in order, and fails when something was left undone.

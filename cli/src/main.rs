@@ -39,7 +39,7 @@ use clap::{ColorChoice, CommandFactory, FromArgMatches};
 
 use args::{Cli, Command, Format, Global, Rpc, Task};
 use failure::Failure;
-use stop::{Manner, Stop, or_interrupted};
+use stop::{Manner, Stop};
 
 /// RabbitMQ's own default.
 const DEFAULT_BROKER: &str = "amqp://guest:guest@127.0.0.1:5672/";
@@ -172,7 +172,7 @@ async fn dispatch(command: Command, global: &Global, stop: Stop) -> Result<(), F
         Command::Task(Task::Send(command)) => send::run(command, global, stop).await,
         Command::Task(Task::Work(command)) => worker::tasks::run(command, global, stop).await,
         Command::Task(Task::List(command)) => list::run(command, global, stop).await,
-        Command::Task(command) => or_interrupted(stop, mend::run(command, global)).await,
+        Command::Task(command) => mend::run(command, global, stop).await,
         Command::Broadcast(command) => broadcast::run(command, global, stop).await,
         Command::Process(command) => process::run(command, global, stop).await,
         Command::Worker(command) => presence::run(command, global, stop).await,

@@ -17,7 +17,8 @@ pub(crate) enum Task {
     /// Works on tasks until Ctrl-C or SIGTERM.
     ///
     /// Writes one line for each task to standard error. At the first signal it starts no new task, and running tasks may end
-    /// within --drain; then they are stopped and go back to the queue. A second signal stops them at once.
+    /// within --drain; then they are stopped and go back to the queue. A second signal stops them at once. If the worker itself is
+    /// killed (kill -9), its tasks go back at once, and their commands run on: nobody is left to stop them.
     #[command(after_help = help::COMMANDS)]
     Work(Work),
     /// Shows the tasks that wait in the queue, without taking them; workers may run meanwhile.
@@ -25,6 +26,10 @@ pub(crate) enum Task {
     /// Deletes tasks. Their senders get no answer and time out.
     Purge(Mend),
     /// Moves tasks to another queue, with all their properties and headers.
+    ///
+    /// A task is first in its new queue, confirmed by the broker, and then taken out of the old one. None is lost, whatever
+    /// happens; but a move that is killed (kill -9, a power cut, a lost connection) may leave the task that it had in hand in both
+    /// queues, under one message id. Starting again goes on.
     Move {
         #[command(flatten)]
         mend: Mend,
@@ -33,6 +38,8 @@ pub(crate) enum Task {
         to: String,
     },
     /// Puts tasks of the quarantine queue back into their queue, so that workers try them again.
+    ///
+    /// As in a move, none is lost, and one that is killed may leave the task that it had in hand in both queues.
     Requeue(Mend),
 }
 
@@ -141,6 +148,7 @@ pub(crate) struct List {
 
 /// Which tasks are mended.
 #[derive(Debug, Args)]
+#[command(group = clap::ArgGroup::new("which tasks").args(["id", "reason", "all"]).multiple(true).required(true))]
 pub(crate) struct Mend {
     /// The queue to take them from [default: the task queue; for requeue its quarantine queue]
     #[arg(long, value_name = "NAME")]
@@ -152,9 +160,12 @@ pub(crate) struct Mend {
     #[arg(long, value_name = "GLOB", help_heading = "Which tasks")]
     pub reason: Option<String>,
     /// All tasks. Without it, --id or --reason is required.
-    #[arg(long, help_heading = "Which tasks", conflicts_with_all = ["id", "reason"], required_unless_present_any = ["id", "reason"])]
+    #[arg(long, help_heading = "Which tasks", conflicts_with_all = ["id", "reason"])]
     pub all: bool,
     /// Shows what would be done, and does nothing. (The broker marks what was shown as redelivered.)
     #[arg(long)]
     pub dry_run: bool,
+    /// The time limit of the whole command, including connecting. What is done by then stays done.
+    #[arg(long, value_name = "TIME", value_parser = duration)]
+    pub timeout: Option<Duration>,
 }

@@ -9,7 +9,7 @@ use homing::inspect::{self, Kind, Report, Verdict};
 use homing::{CommunicatorBuilder, Error, ErrorKind, Identifier};
 
 use self::compare::Fix;
-pub(crate) use self::http::{Answer, Management, segment, unescape};
+pub(crate) use self::http::{Answer, Management, segment};
 use crate::args::{Doctor, Format, Global};
 use crate::connection::options;
 use crate::failure::Failure;
