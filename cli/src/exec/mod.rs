@@ -110,7 +110,10 @@ impl Running {
         let mut shell = Command::new("/bin/sh");
         shell.args(["-c", command]).stdin(Stdio::piped()).stdout(stdout).stderr(stderr);
         shell.envs(environment.iter().map(|(name, value)| (*name, value)));
-        let (child, group) = groups::spawn(&mut shell)?;
+        let of = |wanted: &str| environment.iter().find(|(name, _)| *name == wanted).map(|(_, value)| value.as_str());
+        let id = of("HOMING_MESSAGE_ID").or_else(|| of("HOMING_CORRELATION_ID")).unwrap_or("without an id");
+        let work = format!("{} {id}", of("HOMING_KIND").unwrap_or("task"));
+        let (child, group) = groups::spawn(&mut shell, work)?;
         Ok(Running { child, group, out, err })
     }
 
