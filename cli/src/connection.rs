@@ -51,11 +51,6 @@ pub(crate) async fn connect(global: &Global) -> Result<Communicator, Failure> {
     start(global, options(global)?, ReconnectPolicy::Never).await
 }
 
-/// Connects a command that stays, and connects again when the connection is lost.
-pub(crate) async fn connect_to_stay(global: &Global, options: CommunicatorBuilder) -> Result<Communicator, Failure> {
-    start(global, options, ReconnectPolicy::ForEver).await
-}
-
 async fn start(
     global: &Global,
     options: CommunicatorBuilder,
@@ -63,6 +58,47 @@ async fn start(
 ) -> Result<Communicator, Failure> {
     let options = options.reconnect(global.broker.reconnect.unwrap_or(policy));
     waiting_for_broker(global, || options.clone().connect()).await
+}
+
+/// Connects a command that stays, which reconnects when the connection is lost, and begins what it stays for. Where the connection is lost before that is done, both are begun
+/// again, as the command would reconnect later: `begin` may be called several times.
+pub(crate) async fn begin_to_stay<T>(
+    global: &Global,
+    options: CommunicatorBuilder,
+    begin: impl AsyncFn(&Communicator) -> Result<T, Failure>,
+) -> Result<(Communicator, T), Failure> {
+    let mut again = global.clone();
+    let until = match global.broker.reconnect {
+        Some(ReconnectPolicy::For(time)) => Some(Instant::now() + time),
+        _ => None,
+    };
+    let gives_up = global.broker.reconnect == Some(ReconnectPolicy::Never);
+    loop {
+        let begun = async {
+            let communicator = start(&again, options.clone(), ReconnectPolicy::ForEver).await?;
+            match begin(&communicator).await {
+                Ok(begun) => Ok((communicator, begun)),
+                Err(failure) => {
+                    // In the background: it may have no connection.
+                    drop(communicator);
+                    Err(failure)
+                }
+            }
+        };
+        match begun.await {
+            Err(Failure::Homing(error))
+                if error.kind() == ErrorKind::ConnectionLost
+                    && !gives_up
+                    && until.is_none_or(|until| Instant::now() < until) =>
+            {
+                note!("starting again: {error}");
+                // From now on the broker is one that was there.
+                again.broker.reconnect.get_or_insert(ReconnectPolicy::ForEver);
+                tokio::time::sleep(FIRST_PAUSE).await;
+            }
+            begun => return begun,
+        }
+    }
 }
 
 /// Connects, by whatever makes the connection; with `--reconnect` this waits for a broker that is not there yet.
