@@ -104,7 +104,7 @@ fn count(queue: &str, depth: inspect::Depth, in_hand: Option<&InHand>, format: F
 
 /// A person at a terminal is asked; a script uses --peek.
 fn asks_for_more(format: Format) -> Result<bool, Failure> {
-    if format == Format::Json || !stdin().is_terminal() || !stderr().is_terminal() {
+    if output::errors_are_json() || format == Format::Json || !stdin().is_terminal() || !stderr().is_terminal() {
         return Ok(false);
     }
     output::write_err(b"Show them, and have them marked as redelivered? [y/N] ");

@@ -6,7 +6,7 @@ use std::time::{Duration, SystemTime};
 use clap::{Args, Subcommand, ValueEnum};
 use homing::TaskSend;
 
-use super::parse::{duration, duration_or_zero, point_in_time};
+use super::parse::{delay, duration, duration_or_zero, point_in_time};
 use super::{Handler, help};
 
 #[derive(Debug, Subcommand)]
@@ -45,6 +45,7 @@ pub(crate) enum Task {
 
 /// `homing task send`.
 #[derive(Debug, Args)]
+#[command(group = clap::ArgGroup::new("many tasks").args(["lines", "count"]))]
 pub(crate) struct Send {
     /// What to send: YAML or JSON text, or - for standard input; null if left out.
     #[arg(allow_negative_numbers = true, conflicts_with = "lines")]
@@ -57,7 +58,7 @@ pub(crate) struct Send {
     #[arg(long, value_name = "TIME", value_parser = duration)]
     pub timeout: Option<Duration>,
     /// Holds the task back for this long. The broker keeps it: with --no-reply nobody has to wait.
-    #[arg(long, value_name = "TIME", value_parser = duration, help_heading = "Later", conflicts_with = "at")]
+    #[arg(long, value_name = "TIME", value_parser = delay, help_heading = "Later", conflicts_with = "at")]
     pub delay: Option<Duration>,
     /// Holds the task back until this time, in UTC: 2030-01-31T12:00:00Z, or without the Z.
     #[arg(long, value_name = "TIME", value_parser = point_in_time, help_heading = "Later")]
@@ -69,10 +70,10 @@ pub(crate) struct Send {
     #[arg(long, value_name = "N", help_heading = "Many tasks", conflicts_with = "lines")]
     pub count: Option<NonZeroU64>,
     /// How many tasks wait for their outcome at once.
-    #[arg(long, value_name = "N", default_value = "256", help_heading = "Many tasks")]
+    #[arg(long, value_name = "N", default_value = "256", help_heading = "Many tasks", requires = "many tasks")]
     pub in_flight: NonZeroU16,
     /// Prints outcomes as they come, not in the order in which the tasks were sent.
-    #[arg(long, help_heading = "Many tasks", conflicts_with = "no_reply")]
+    #[arg(long, help_heading = "Many tasks", conflicts_with = "no_reply", requires = "many tasks")]
     pub as_they_come: bool,
 }
 

@@ -18,6 +18,7 @@ use crate::args::{Format, Global, Mend, Task};
 use crate::connection::{may_come, options, waiting_for_broker};
 use crate::failure::Failure;
 use crate::glob::Glob;
+use crate::progress::timed_out;
 use crate::stop::Stop;
 use crate::{note, out, values, warning};
 
@@ -83,7 +84,7 @@ pub(crate) async fn run(command: Task, global: &Global, mut stop: Stop) -> Resul
         match limit {
             Some(limit) => {
                 tokio::time::sleep(limit).await;
-                Failure::TimedOut(format!("timed out after {}", humantime::format_duration(limit)))
+                Failure::TimedOut(timed_out(limit))
             }
             None => std::future::pending().await,
         }
