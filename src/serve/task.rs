@@ -355,7 +355,7 @@ impl TaskGuard {
                 return self.settle(Settlement::Quarantine { reason, answer });
             }
             Err(Failure::TryAgain(reason)) => {
-                let text = format!("it was tried as often as may be; at last: {reason}");
+                let text = format!("it was given up; its last attempt failed: {reason}");
                 let answer = self.reply(Response::Exception(text, details));
                 return self.settle(Settlement::TryAgain { reason, answer });
             }
