@@ -370,7 +370,7 @@ pub(crate) fn run(command: Context, global: &Global) -> Result<(), Failure> {
             write(&path, &file)?;
             // In the order in which they are read.
             let set = |name: &&str| std::env::var_os(name).is_some_and(|value| !value.is_empty());
-            if let Some(variable) = ["HOMING_BROKER", "HOMING_CONTEXT"].into_iter().find(|name| set(&name)) {
+            if let Some(variable) = ["HOMING_BROKER", "HOMING_CONTEXT"].into_iter().find(set) {
                 warning!("{variable} is set here, and is used before it");
             }
         }
