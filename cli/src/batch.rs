@@ -11,6 +11,7 @@ use tokio::sync::mpsc;
 use crate::args::{Format, Global, Send};
 use crate::call::finish;
 use crate::failure::Failure;
+use crate::progress::timed_out;
 use crate::send::connect_and_look;
 use crate::stop::Stop;
 use crate::{note, out, values, warning};
@@ -24,7 +25,7 @@ type Ended = (u64, Result<Option<Value>, Failure>);
 pub(crate) async fn run(command: Send, global: &Global, mut stop: Stop) -> Result<(), Failure> {
     let deadline = command.timeout.map(|timeout| std::time::Instant::now() + timeout);
     let at_most = usize::from(command.in_flight.get());
-    let mut tally = Tally::default();
+    let mut tally = Tally { word: if command.no_reply { "sent" } else { "done" }, ..Tally::default() };
     let bar = progress_bar(&command, global);
     let work = async {
         let bodies: std::pin::Pin<Box<dyn Stream<Item = Numbered>>> = match command.count {
@@ -59,7 +60,7 @@ pub(crate) async fn run(command: Send, global: &Global, mut stop: Stop) -> Resul
         done = work => done,
         signal = stop.wait() => Err(Failure::Interrupted(signal, None)),
         limit = out_of_time => {
-            Err(Failure::TimedOut(format!("timed out after {}", humantime::format_duration(limit))))
+            Err(Failure::TimedOut(timed_out(limit)))
         }
     };
     bar.finish_and_clear();
@@ -69,7 +70,7 @@ pub(crate) async fn run(command: Send, global: &Global, mut stop: Stop) -> Resul
             note!("{tally}");
             match tally.failed {
                 0 => Ok(()),
-                failed => Err(Failure::Other(format!("{failed} of {} tasks failed", tally.done + failed))),
+                failed => Err(Failure::Other(format!("{failed} of {} failed", tasks(tally.done + failed)))),
             }
         }
         Err(failure) => {
@@ -162,9 +163,15 @@ fn progress_bar(command: &Send, global: &Global) -> ProgressBar {
     bar.with_style(style.unwrap_or_else(|_| ProgressStyle::default_bar()))
 }
 
+fn tasks(number: u64) -> String {
+    format!("{number} {}", if number == 1 { "task" } else { "tasks" })
+}
+
 /// How many ended how.
 #[derive(Debug, Default)]
 struct Tally {
+    /// What a task is that has ended well.
+    word: &'static str,
     done: u64,
     failed: u64,
 }
@@ -181,6 +188,6 @@ impl Tally {
 
 impl std::fmt::Display for Tally {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "{} tasks done, {} failed", self.done, self.failed)
+        write!(f, "{} {}, {} failed", tasks(self.done), self.word, self.failed)
     }
 }

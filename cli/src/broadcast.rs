@@ -8,7 +8,7 @@ use tokio::sync::mpsc;
 
 use crate::args::{Broadcast, Format, Global};
 use crate::call::finish;
-use crate::connection::{News, Watched, close, connect, connect_to_stay, options};
+use crate::connection::{News, Watched, begin_to_stay, close, connect, options};
 use crate::failure::Failure;
 use crate::glob::Glob;
 use crate::progress::{Progress, Stage, bounded};
@@ -79,22 +79,23 @@ impl Wanted {
 async fn watch(global: &Global, mut stop: Stop, wanted: Wanted, count: Option<u64>) -> Result<(), Failure> {
     // Bounded by the library's own backlog behind it: the handler waits here, and that one drops the oldest and counts them.
     let (sender, mut receiver) = mpsc::channel::<Received>(16);
-    let subscriber = BroadcastSubscriber::future(move |broadcast: Received| {
+    let begin = async |communicator: &Communicator| {
         let sender = sender.clone();
-        async move {
-            // Nobody reads any more when the command ends.
-            let _ = sender.send(broadcast).await;
-        }
-    });
-    let starting = async {
-        let communicator = connect_to_stay(global, options(global)?).await?;
-        let watched = Watched::new(&communicator);
+        let subscriber = BroadcastSubscriber::future(move |broadcast: Received| {
+            let sender = sender.clone();
+            async move {
+                // Nobody reads any more when the command ends.
+                let _ = sender.send(broadcast).await;
+            }
+        });
+        let watched = Watched::new(communicator);
         communicator.add_broadcast_subscriber(BroadcastFilter::new(), subscriber).await?;
-        Ok::<_, Failure>((communicator, watched))
+        Ok(watched)
     };
+    let options = options(global)?;
     let mut reader_gone = std::pin::pin!(output::reader_gone());
     let (communicator, mut watched): (Communicator, Watched) = tokio::select! {
-        started = starting => started?,
+        started = begin_to_stay(global, options, begin) => started?,
         signal = stop.wait() => return Err(Failure::Interrupted(signal, None)),
         () = &mut reader_gone => return Ok(()),
     };

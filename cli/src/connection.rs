@@ -51,30 +51,73 @@ pub(crate) async fn connect(global: &Global) -> Result<Communicator, Failure> {
     start(global, options(global)?, ReconnectPolicy::Never).await
 }
 
-/// Connects a command that stays, and connects again when the connection is lost.
-pub(crate) async fn connect_to_stay(global: &Global, options: CommunicatorBuilder) -> Result<Communicator, Failure> {
-    start(global, options, ReconnectPolicy::ForEver).await
-}
-
 async fn start(
     global: &Global,
     options: CommunicatorBuilder,
     policy: ReconnectPolicy,
 ) -> Result<Communicator, Failure> {
     let options = options.reconnect(global.broker.reconnect.unwrap_or(policy));
+    waiting_for_broker(global, || options.clone().connect()).await
+}
+
+/// Connects a command that stays, which reconnects when the connection is lost, and begins what it stays for. Where the connection is lost before that is done, both are begun
+/// again, as the command would reconnect later: `begin` may be called several times.
+pub(crate) async fn begin_to_stay<T>(
+    global: &Global,
+    options: CommunicatorBuilder,
+    begin: impl AsyncFn(&Communicator) -> Result<T, Failure>,
+) -> Result<(Communicator, T), Failure> {
+    let mut again = global.clone();
+    let until = match global.broker.reconnect {
+        Some(ReconnectPolicy::For(time)) => Some(Instant::now() + time),
+        _ => None,
+    };
+    let gives_up = global.broker.reconnect == Some(ReconnectPolicy::Never);
+    loop {
+        let begun = async {
+            let communicator = start(&again, options.clone(), ReconnectPolicy::ForEver).await?;
+            match begin(&communicator).await {
+                Ok(begun) => Ok((communicator, begun)),
+                Err(failure) => {
+                    // In the background: it may have no connection.
+                    drop(communicator);
+                    Err(failure)
+                }
+            }
+        };
+        match begun.await {
+            Err(Failure::Homing(error))
+                if error.kind() == ErrorKind::ConnectionLost
+                    && !gives_up
+                    && until.is_none_or(|until| Instant::now() < until) =>
+            {
+                note!("starting again: {error}");
+                // From now on the broker is one that was there.
+                again.broker.reconnect.get_or_insert(ReconnectPolicy::ForEver);
+                tokio::time::sleep(FIRST_PAUSE).await;
+            }
+            begun => return begun,
+        }
+    }
+}
+
+/// Connects, by whatever makes the connection; with `--reconnect` this waits for a broker that is not there yet.
+pub(crate) async fn waiting_for_broker<T, C: Future<Output = homing::Result<T>>>(
+    global: &Global,
+    connect: impl Fn() -> C,
+) -> Result<T, Failure> {
     let until = match global.broker.reconnect {
         Some(ReconnectPolicy::ForEver) => None,
         Some(ReconnectPolicy::For(time)) => Some(Instant::now() + time),
-        _ => return Ok(options.connect().await?),
+        _ => return Ok(connect().await?),
     };
     let mut pause = FIRST_PAUSE;
     loop {
-        let error = match options.clone().connect().await {
-            Ok(communicator) => return Ok(communicator),
+        let error = match connect().await {
+            Ok(connected) => return Ok(connected),
             Err(error) => error,
         };
-        let may_come = matches!(error.kind(), ErrorKind::Connection | ErrorKind::ConnectionLost | ErrorKind::TimedOut);
-        if !may_come || until.is_some_and(|until| Instant::now() + pause > until) {
+        if !may_come(&error) || until.is_some_and(|until| Instant::now() + pause > until) {
             return Err(error.into());
         }
         if pause == FIRST_PAUSE {
@@ -83,6 +126,11 @@ async fn start(
         tokio::time::sleep(pause).await;
         pause = (pause * 2).min(LONGEST_PAUSE);
     }
+}
+
+/// Whether this is about a broker that may be there later.
+pub(crate) fn may_come(error: &homing::Error) -> bool {
+    matches!(error.kind(), ErrorKind::Connection | ErrorKind::ConnectionLost | ErrorKind::TimedOut)
 }
 
 /// Closes in order, and fails when something was left undone.

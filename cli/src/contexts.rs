@@ -6,18 +6,24 @@
 
 use std::collections::BTreeMap;
 use std::fs;
-use std::io::{self, Write};
+use std::io::{self, Read, Write};
 use std::os::unix::fs::OpenOptionsExt;
+use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
+use std::sync::mpsc::{self, RecvTimeoutError};
+use std::thread;
+use std::time::Instant;
 
 use homing::Value;
 use homing::codec::Map;
+use nix::sys::signal::{Signal, killpg};
+use nix::unistd::Pid;
 use serde::{Deserialize, Serialize};
 
 use crate::args::{BrokerOptions, Context, ContextOptions, Format, Global};
 use crate::failure::Failure;
-use crate::{DEFAULT_BROKER, note, out, values};
+use crate::{DEFAULT_BROKER, note, out, values, warning};
 
 #[derive(Debug, Default, Deserialize, Serialize)]
 #[serde(deny_unknown_fields)]
@@ -56,9 +62,10 @@ impl Saved {
     /// The broker's URL, with the password and the TLS files in it.
     ///
     /// # Errors
-    /// `Other` when the password cannot be had; `Usage` for a file name that is no UTF-8.
-    pub(crate) fn url(&self) -> Result<Option<String>, Failure> {
-        let password = self.password()?;
+    /// `Other` when the password cannot be had, `TimedOut` when it does not come by the deadline; `Usage` for a file name that is
+    /// no UTF-8.
+    pub(crate) fn url(&self, deadline: Option<Instant>) -> Result<Option<String>, Failure> {
+        let password = self.password(deadline)?;
         let mut files = Vec::new();
         for (name, file) in [("cacertfile", &self.ca_file), ("certfile", &self.cert_file), ("keyfile", &self.key_file)]
         {
@@ -76,23 +83,13 @@ impl Saved {
         Ok(Some(completed(url, password.as_deref(), &files)?))
     }
 
-    fn password(&self) -> Result<Option<String>, Failure> {
+    fn password(&self, deadline: Option<Instant>) -> Result<Option<String>, Failure> {
         let text = if let Some(file) = &self.password_file {
             fs::read_to_string(file).map_err(|error| {
                 Failure::Other(format!("the password file {} cannot be read: {error}", file.display()))
             })?
         } else if let Some(command) = &self.password_command {
-            let printed = Command::new("/bin/sh")
-                .args(["-c", command])
-                .stdin(Stdio::null())
-                .stderr(Stdio::inherit())
-                .output()
-                .map_err(|error| Failure::Other(format!("the password command cannot be started: {error}")))?;
-            if !printed.status.success() {
-                return Err(Failure::Other(format!("the password command ended with {}", printed.status)));
-            }
-            String::from_utf8(printed.stdout)
-                .map_err(|_| Failure::Other("the output of the password command is not UTF-8".to_owned()))?
+            printed(command, deadline)?
         } else {
             return Ok(None);
         };
@@ -102,9 +99,13 @@ impl Saved {
         }
     }
 
-    /// The URL as it may be shown.
+    /// The URL as it may be shown; of several brokers each.
     fn shown(&self) -> String {
-        let url = self.broker.as_deref().unwrap_or(DEFAULT_BROKER);
+        let urls = each_url(self.broker.as_deref().unwrap_or(DEFAULT_BROKER));
+        urls.into_iter().map(Self::one_shown).collect::<Vec<_>>().join(",")
+    }
+
+    fn one_shown(url: &str) -> String {
         let Some((scheme, rest)) = url.split_once("://") else { return url.to_owned() };
         let end = rest.find(['/', '?', '#']).unwrap_or(rest.len());
         match rest.rfind('@') {
@@ -141,8 +142,78 @@ impl Saved {
     }
 }
 
-/// Puts a password and options into a URL.
-fn completed(url: &str, password: Option<&str>, options: &[String]) -> Result<String, Failure> {
+/// What a password command prints.
+///
+/// With a terminal it stays in the process group of this command, so that it may ask there, and Ctrl-C ends it. Without one it has
+/// its own, and what it has started is ended with it.
+fn printed(command: &str, deadline: Option<Instant>) -> Result<String, Failure> {
+    let cannot = |error: io::Error| Failure::Other(format!("the password command cannot be started: {error}"));
+    let mut shell = Command::new("/bin/sh");
+    shell.args(["-c", command]).stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::inherit());
+    let own_group = fs::File::open("/dev/tty").is_err();
+    if own_group {
+        shell.process_group(0);
+    }
+    let mut child = shell.spawn().map_err(cannot)?;
+    let stdout = child.stdout.take();
+    let (sender, receiver) = mpsc::channel();
+    thread::Builder::new()
+        .name("homing-password".to_owned())
+        .spawn(move || {
+            let mut text = Vec::new();
+            let read = stdout.map_or(Ok(0), |mut stdout| stdout.read_to_end(&mut text));
+            // Nobody waits for it when the time is over.
+            let _ = sender.send(read.map(|_| text));
+        })
+        .map_err(cannot)?;
+    let read = match deadline {
+        None => receiver.recv().map_err(|_| RecvTimeoutError::Disconnected),
+        Some(deadline) => receiver.recv_timeout(deadline.saturating_duration_since(Instant::now())),
+    };
+    let read = match read {
+        Ok(read) => read,
+        Err(RecvTimeoutError::Disconnected) => Err(io::Error::other("its output was not read")),
+        Err(RecvTimeoutError::Timeout) => {
+            if own_group && let Ok(id) = i32::try_from(child.id()) {
+                let _ = killpg(Pid::from_raw(id), Signal::SIGKILL);
+            }
+            let _ = child.kill();
+            let _ = child.wait();
+            let text = "timed out while the password command of the context ran; nothing was sent";
+            return Err(Failure::TimedOut(text.to_owned()));
+        }
+    };
+    let failed = |error| Failure::Other(format!("the password command failed: {error}"));
+    let bytes = read.map_err(failed)?;
+    let status = child.wait().map_err(failed)?;
+    if !status.success() {
+        return Err(Failure::Other(format!("the password command ended with {status}")));
+    }
+    String::from_utf8(bytes).map_err(|_| Failure::Other("the output of the password command is not UTF-8".to_owned()))
+}
+
+/// The URLs of a list of brokers, as the library separates them.
+fn each_url(urls: &str) -> Vec<&str> {
+    let mut each = Vec::new();
+    let mut rest = urls;
+    let lower = |text: &str| text.to_ascii_lowercase();
+    let begins = |text: &str| ["amqp://", "amqps://"].iter().any(|scheme| lower(text.trim_start()).starts_with(scheme));
+    // A comma may stand in a password, too.
+    while let Some((end, _)) = rest.match_indices(',').find(|(at, _)| begins(&rest[at + 1..])) {
+        each.push(rest[..end].trim());
+        rest = &rest[end + 1..];
+    }
+    each.push(rest.trim());
+    each
+}
+
+/// Puts a password and options into a URL; of several brokers into each.
+fn completed(urls: &str, password: Option<&str>, options: &[String]) -> Result<String, Failure> {
+    let completed = each_url(urls).into_iter().map(|url| one_completed(url, password, options));
+    Ok(completed.collect::<Result<Vec<_>, _>>()?.join(","))
+}
+
+fn one_completed(url: &str, password: Option<&str>, options: &[String]) -> Result<String, Failure> {
     let Some((scheme, rest)) = url.split_once("://") else {
         return Err(Failure::Usage(
             "the broker of the context is not a URL such as amqps://user@host/vhost".to_owned(),
@@ -271,8 +342,21 @@ pub(crate) fn run(command: Context, global: &Global) -> Result<(), Failure> {
                         .to_owned(),
                 ));
             }
+            if global.broker.reconnect.is_some() || global.broker.context.is_some() {
+                return Err(Failure::Usage(
+                    "a context holds a broker and names; give --reconnect to the command that connects, and the broker by \
+                     --broker"
+                        .to_owned(),
+                ));
+            }
+            let Some(url) = &global.broker.broker else {
+                return Err(Failure::Usage(
+                    "the broker of the context is missing; give it by --broker URL (HOMING_BROKER is not read here)"
+                        .to_owned(),
+                ));
+            };
+            check_url(url, options.password_file.is_some() || options.password_command.is_some())?;
             let saved = saved(global, options)?;
-            saved.broker.as_deref().map(check_url).transpose()?;
             let old = file.contexts.insert(name.clone(), saved);
             write(&path, &file)?;
             note!("{} the context {name:?} in {}", if old.is_some() { "replaced" } else { "added" }, path.display());
@@ -281,8 +365,14 @@ pub(crate) fn run(command: Context, global: &Global) -> Result<(), Failure> {
             if !file.contexts.contains_key(&name) {
                 return Err(no_such(&file, &name));
             }
+            note!("the context {name:?} is the default from now on");
             file.in_use = Some(name);
             write(&path, &file)?;
+            // In the order in which they are read.
+            let set = |name: &&str| std::env::var_os(name).is_some_and(|value| !value.is_empty());
+            if let Some(variable) = ["HOMING_BROKER", "HOMING_CONTEXT"].into_iter().find(set) {
+                warning!("{variable} is set here, and is used before it");
+            }
         }
         Context::Remove { name } => {
             if file.contexts.remove(&name).is_none() {
@@ -290,6 +380,7 @@ pub(crate) fn run(command: Context, global: &Global) -> Result<(), Failure> {
             }
             file.in_use = file.in_use.filter(|in_use| *in_use != name);
             write(&path, &file)?;
+            note!("removed the context {name:?}");
         }
         Context::List => list(&file, global.output.format)?,
     }
@@ -307,11 +398,20 @@ fn check(name: &str) -> Result<(), Failure> {
 }
 
 /// No part of it is repeated, for it may hold a password.
-fn check_url(url: &str) -> Result<(), Failure> {
-    if url.starts_with("amqp://") || url.starts_with("amqps://") {
-        return Ok(());
+fn check_url(urls: &str, password_elsewhere: bool) -> Result<(), Failure> {
+    for url in each_url(urls) {
+        let Some(rest) = url.strip_prefix("amqp://").or_else(|| url.strip_prefix("amqps://")) else {
+            return Err(Failure::Usage("the broker of a context begins with amqp:// or amqps://".to_owned()));
+        };
+        let has_password = rest.rsplit_once('@').is_some_and(|(user, _)| user.contains(':'));
+        if password_elsewhere && has_password {
+            return Err(Failure::Usage(
+                "the broker's URL has a password, and --password-file or --password-command gives another; leave one out"
+                    .to_owned(),
+            ));
+        }
     }
-    Err(Failure::Usage("the broker of a context begins with amqp:// or amqps://".to_owned()))
+    Ok(())
 }
 
 fn saved(global: &Global, options: ContextOptions) -> Result<Saved, Failure> {
@@ -367,6 +467,14 @@ mod tests {
             let options: Vec<String> = options.into_iter().map(str::to_owned).collect();
             assert_eq!(completed(url, password, &options).ok().as_deref(), Some(expected));
         }
+    }
+
+    #[test]
+    fn each_of_several_brokers_is_shown_and_gets_the_password() {
+        let urls = "amqp://u@a:1/v,amqps://w:sEcret@b";
+        let shown = Saved { broker: Some(urls.to_owned()), ..Saved::default() }.shown();
+        assert_eq!(shown, "amqp://u@a:1/v,amqps://w:***@b");
+        assert_eq!(completed(urls, Some("p"), &[]).ok().as_deref(), Some("amqp://u:p@a:1/v,amqps://w:p@b"));
     }
 
     #[test]

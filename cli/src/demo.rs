@@ -37,6 +37,7 @@ struct Place {
 pub(crate) fn run(global: &Global) -> Result<(), Failure> {
     let (url, over) = match global.broker.broker.as_deref() {
         None => ("memory:homing-demo", "inside this process, with no broker".to_owned()),
+        Some(url) if url.starts_with("memory:") => (url, "inside this process, with no broker".to_owned()),
         Some(url) => (url, "over a broker".to_owned()),
     };
     show!("homing demo, {over}\n")?;

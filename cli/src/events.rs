@@ -4,7 +4,7 @@ use homing::codec::Map;
 use homing::{ConnectionEvent, Value};
 
 use crate::args::{Format, Global};
-use crate::connection::{close, connect_to_stay, options};
+use crate::connection::{begin_to_stay, close, options};
 use crate::failure::Failure;
 use crate::stop::Stop;
 use crate::{note, out, output, values};
@@ -12,7 +12,7 @@ use crate::{note, out, output, values};
 pub(crate) async fn run(count: Option<u64>, global: &Global, mut stop: Stop) -> Result<(), Failure> {
     let mut reader_gone = std::pin::pin!(output::reader_gone());
     let communicator = tokio::select! {
-        connected = connect_to_stay(global, options(global)?) => connected?,
+        connected = begin_to_stay(global, options(global)?, async |_| Ok(())) => connected?.0,
         signal = stop.wait() => return Err(Failure::Interrupted(signal, None)),
         () = &mut reader_gone => return Ok(()),
     };

@@ -6,8 +6,8 @@ use std::process::ExitCode;
 use homing::{Error, ErrorKind};
 
 use crate::args::Format;
-use crate::output;
 use crate::stop::Interruption;
+use crate::{note, output};
 
 /// Why the command fails.
 #[derive(Debug)]
@@ -28,6 +28,10 @@ pub(crate) enum Failure {
     Nobody(String),
     /// A program has ended with this exit code, which is all that there is to report.
     Job(u8),
+    /// A failure, and what to try about it: printed behind it.
+    Advised(Box<Failure>, String),
+    /// What `homing doctor` found: it is no advice to run it.
+    Checked(Error),
     /// Something else.
     Other(String),
 }
@@ -47,7 +51,8 @@ impl Failure {
             Failure::TimedOut(_) => 4,
             Failure::Interrupted(signal, _) => signal.exit_code(),
             Failure::Other(_) => 1,
-            Failure::Homing(error) => match error.kind() {
+            Failure::Advised(failure, _) => failure.code(),
+            Failure::Homing(error) | Failure::Checked(error) => match error.kind() {
                 ErrorKind::InvalidArgument => 2,
                 ErrorKind::Unroutable => 3,
                 ErrorKind::TimedOut => 4,
@@ -67,14 +72,17 @@ impl Failure {
             Failure::TimedOut(_) => "timed_out".to_owned(),
             Failure::Interrupted(..) => "interrupted".to_owned(),
             Failure::Nobody(_) => "nobody".to_owned(),
-            Failure::Other(_) | Failure::Several(..) | Failure::Job(_) => "failed".to_owned(),
-            Failure::Homing(error) => snake_case(&format!("{:?}", error.kind())),
+            Failure::Other(_) | Failure::Job(_) => "failed".to_owned(),
+            Failure::Several(code, _) => kind_of(*code).to_owned(),
+            Failure::Advised(failure, _) => failure.kind(),
+            Failure::Homing(error) | Failure::Checked(error) => snake_case(&format!("{:?}", error.kind())),
         }
     }
 
     /// What to do about it, where that is known from the kind alone.
-    fn hint(&self) -> Option<&'static str> {
+    fn hint(&self) -> Option<&str> {
         match self {
+            Failure::Advised(_, advice) => Some(advice),
             Failure::Usage(_) => Some("see `homing --help`"),
             Failure::TimedOut(_) => Some("give more time by --timeout"),
             Failure::Homing(error) => match error.kind() {
@@ -100,16 +108,37 @@ impl Failure {
             return;
         }
         match format {
-            Format::Text => output::write_err(format!("homing: {self}\n").as_bytes()),
+            Format::Text => {
+                output::write_err(format!("homing: {self}\n").as_bytes());
+                if let Failure::Advised(_, advice) = self {
+                    note!("{advice}");
+                }
+            }
             Format::Json => print_object(&self.kind(), &self.to_string(), self.hint()),
         }
     }
 }
 
-/// Writes an error for programs: one object, one line.
+/// Writes an error for programs: one object, one line, with what a line of the log has.
 pub(crate) fn print_object(kind: &str, message: &str, hint: Option<&str>) {
-    let object = serde_json::json!({"kind": kind, "message": message, "hint": hint});
+    let object = serde_json::json!({
+        "timestamp": output::now(), "level": "ERROR", "kind": kind, "message": message, "hint": hint
+    });
     output::write_err(format!("{object}\n").as_bytes());
+}
+
+/// The word for an exit code, where several errors have led to it.
+fn kind_of(code: u8) -> &'static str {
+    match code {
+        2 => "usage",
+        3 => "unroutable",
+        4 => "timed_out",
+        5 => "remote_exception",
+        6 => "connection",
+        7 => "access_refused",
+        130 | 143 => "interrupted",
+        _ => "failed",
+    }
 }
 
 fn snake_case(name: &str) -> String {
@@ -144,7 +173,8 @@ impl fmt::Display for Failure {
             | Failure::Nobody(text)
             | Failure::Several(_, text) => f.write_str(text),
             Failure::Job(code) => write!(f, "the program ended with exit code {code}"),
-            Failure::Homing(error) => error.fmt(f),
+            Failure::Advised(failure, _) => failure.fmt(f),
+            Failure::Homing(error) | Failure::Checked(error) => error.fmt(f),
             Failure::Interrupted(_, Some(stage)) => write!(f, "interrupted {stage}"),
             Failure::Interrupted(_, None) => f.write_str("interrupted"),
             Failure::ReaderGone => f.write_str("standard output is closed"),

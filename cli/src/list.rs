@@ -7,7 +7,7 @@ use homing::codec::Map;
 use homing::inspect::{self, PeekedTask};
 
 use crate::args::{Format, Global, List};
-use crate::connection::options;
+use crate::connection::{options, waiting_for_broker};
 use crate::doctor::Management;
 use crate::failure::Failure;
 use crate::in_hand::{self, Consumer, InHand};
@@ -32,7 +32,8 @@ pub(crate) async fn run(command: List, global: &Global, stop: Stop) -> Result<()
             command.limit
         );
     } else {
-        let depth = or_interrupted(stop.clone(), async { Ok(inspect::depth(&options, &queue).await?) }).await?;
+        let depth =
+            or_interrupted(stop.clone(), waiting_for_broker(global, || inspect::depth(&options, &queue))).await?;
         let in_hand = match management {
             Some(management) => {
                 let asked = in_hand::of_queue(&options, management, &queue);
@@ -46,7 +47,7 @@ pub(crate) async fn run(command: List, global: &Global, stop: Stop) -> Result<()
         }
     }
     let most = usize::from(command.limit.get());
-    let peek = or_interrupted(stop, async { Ok(inspect::peek(&options, &queue, most).await?) }).await?;
+    let peek = or_interrupted(stop, waiting_for_broker(global, || inspect::peek(&options, &queue, most))).await?;
     for (n, task) in peek.tasks.iter().enumerate() {
         match global.output.format {
             Format::Json => values::print(&object(task), Format::Json)?,
@@ -103,7 +104,7 @@ fn count(queue: &str, depth: inspect::Depth, in_hand: Option<&InHand>, format: F
 
 /// A person at a terminal is asked; a script uses --peek.
 fn asks_for_more(format: Format) -> Result<bool, Failure> {
-    if format == Format::Json || !stdin().is_terminal() || !stderr().is_terminal() {
+    if output::errors_are_json() || format == Format::Json || !stdin().is_terminal() || !stderr().is_terminal() {
         return Ok(false);
     }
     output::write_err(b"Show them, and have them marked as redelivered? [y/N] ");

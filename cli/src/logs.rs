@@ -4,8 +4,8 @@ use std::io;
 
 use tracing_subscriber::EnvFilter;
 
-use crate::args::{Format, Output};
-use crate::output::colours;
+use crate::args::Output;
+use crate::output::{colours, json_errors};
 
 /// The target of the line that a worker writes for each task or call.
 pub(crate) const WORK: &str = "work";
@@ -32,8 +32,9 @@ pub(crate) fn start(options: &Output, library: &str) {
         .with_ansi(colours(options.color))
         // It would be reported on standard error, by a panic.
         .log_internal_errors(false);
-    match options.log_format {
-        Format::Text => subscriber.init(),
-        Format::Json => subscriber.json().flatten_event(true).init(),
+    if json_errors(options) {
+        subscriber.json().flatten_event(true).init();
+    } else {
+        subscriber.init();
     }
 }

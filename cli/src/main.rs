@@ -35,13 +35,14 @@ mod worker;
 
 use std::ffi::OsString;
 use std::process::ExitCode;
+use std::time::Instant;
 
 use clap::error::ErrorKind as ClapError;
 use clap::{ColorChoice, CommandFactory, FromArgMatches};
 
 use args::{Cli, Command, Format, Global, Rpc, Task, Worker};
 use failure::Failure;
-use stop::{Manner, Stop, or_interrupted};
+use stop::{Manner, Stop};
 
 /// RabbitMQ's own default.
 const DEFAULT_BROKER: &str = "amqp://guest:guest@127.0.0.1:5672/";
@@ -50,19 +51,20 @@ fn main() -> ExitCode {
     if let Some(code) = exec::inner::run(std::env::args_os()) {
         return code;
     }
+    let started = Instant::now();
     let cli = match parse() {
         Ok(cli) => cli,
         Err(error) => return not_parsed(&error),
     };
-    let format = cli.global.output.format;
+    let errors = if output::json_errors(&cli.global.output) { Format::Json } else { Format::Text };
     output::set_up(&cli.global.output);
-    // What stress does on purpose by the thousand is no warning there.
-    let library = if matches!(cli.command, Command::Stress(_)) { "error" } else { "warn" };
+    // What these do on purpose is no warning there: stress by the thousand, demo once.
+    let library = if matches!(cli.command, Command::Stress(_) | Command::Demo) { "error" } else { "warn" };
     logs::start(&cli.global.output, library);
-    match run(cli) {
+    match run(cli, started) {
         Ok(()) => ExitCode::SUCCESS,
         Err(failure) => {
-            failure.print(format);
+            failure.print(errors);
             failure.exit_code()
         }
     }
@@ -75,7 +77,18 @@ fn parse() -> Result<Cli, clap::Error> {
         Some("never") => ColorChoice::Never,
         _ => ColorChoice::Auto,
     };
-    Cli::from_arg_matches(&without_empty_variables(Cli::command()).color(colours).try_get_matches()?)
+    let command = with_negative_numbers(without_empty_variables(Cli::command()));
+    Cli::from_arg_matches(&command.color(colours).try_get_matches()?)
+}
+
+/// `--timeout -1` is a wrong time, and no unknown option -1.
+fn with_negative_numbers(command: clap::Command) -> clap::Command {
+    command
+        .mut_args(|argument| match argument.get_long() {
+            Some(_) if argument.get_action().takes_values() => argument.allow_negative_numbers(true),
+            _ => argument,
+        })
+        .mut_subcommands(with_negative_numbers)
 }
 
 /// A variable of the environment that is empty counts as one that is not set.
@@ -116,10 +129,10 @@ fn not_parsed(error: &clap::Error) -> ExitCode {
         failure.print(Format::Text);
         return failure.exit_code();
     }
-    if given(std::env::args_os(), "--format").as_deref() == Some("json") {
-        let text = error.render().to_string();
-        let message = text.lines().next().unwrap_or("").trim_start_matches("error: ");
-        failure::print_object("usage", message, Some("see `homing --help`"));
+    let json = |option| given(std::env::args_os(), option).as_deref() == Some("json");
+    if json("--format") || json("--log-format") {
+        let (message, hint) = in_words(error);
+        failure::print_object("usage", &message, Some(&hint));
     } else {
         // Nobody is left to report it to.
         let _ = error.print();
@@ -127,8 +140,26 @@ fn not_parsed(error: &clap::Error) -> ExitCode {
     ExitCode::from(2)
 }
 
-fn run(cli: Cli) -> Result<(), Failure> {
-    let Cli { global, command } = cli;
+/// The whole of a usage error as one line, and its tip.
+fn in_words(error: &clap::Error) -> (String, String) {
+    let text = error.render().to_string();
+    let mut parts = text.split("\n\n");
+    let mut lines = parts.next().unwrap_or("").lines().map(str::trim);
+    let first = lines.next().unwrap_or("").trim_start_matches("error: ");
+    let rest: Vec<&str> = lines.collect();
+    let message = match error.kind() {
+        // What is printed there is the whole help.
+        ClapError::DisplayHelpOnMissingArgumentOrSubcommand => "a subcommand is missing".to_owned(),
+        _ if rest.is_empty() => first.to_owned(),
+        _ => format!("{first} {}", rest.join(", ")),
+    };
+    let tips = parts.flat_map(str::lines).filter_map(|line| line.trim().strip_prefix("tip: "));
+    let tip = tips.collect::<Vec<_>>().join("; ");
+    (message, if tip.is_empty() { "see `homing --help`".to_owned() } else { tip })
+}
+
+fn run(cli: Cli, started: Instant) -> Result<(), Failure> {
+    let Cli { global, mut command } = cli;
     match command {
         Command::Completions { shell } => return manual::completions(shell),
         Command::Man(options) => return manual::pages(options),
@@ -137,7 +168,7 @@ fn run(cli: Cli) -> Result<(), Failure> {
             let _stop = Stop::on_signals(Manner::EndsAtOnce)?;
             output::end_with_reader();
             let asked = settings::asked(&global.broker) == settings::Asked::Explicitly;
-            return demo::run(&if asked { settings::resolve(&global)? } else { global });
+            return demo::run(&if asked { settings::resolve(&global, None)? } else { global });
         }
         Command::Stress(options) => {
             let _stop = Stop::on_signals(Manner::EndsAtOnce)?;
@@ -147,7 +178,10 @@ fn run(cli: Cli) -> Result<(), Failure> {
         _ => {}
     }
     let names = global.names.clone();
-    let mut global = settings::resolve(&global)?;
+    let mut global = settings::resolve(&global, command.time_limit().map(|limit| started + *limit))?;
+    if let Some(limit) = command.time_limit() {
+        progress::already_spent(limit, started.elapsed());
+    }
     if matches!(command, Command::Bench(_)) {
         // Its names are its own. Those of the surroundings are not meant for it.
         global.names = names;
@@ -181,7 +215,7 @@ async fn dispatch(command: Command, global: &Global, stop: Stop) -> Result<(), F
         Command::Task(Task::Send(command)) => send::run(command, global, stop).await,
         Command::Task(Task::Work(command)) => worker::tasks::run(command, global, stop).await,
         Command::Task(Task::List(command)) => list::run(command, global, stop).await,
-        Command::Task(command) => or_interrupted(stop, mend::run(command, global)).await,
+        Command::Task(command) => mend::run(command, global, stop).await,
         Command::Broadcast(command) => broadcast::run(command, global, stop).await,
         Command::Process(command) => process::run(command, global, stop).await,
         Command::Worker(Worker { command: Some(_), options }) if options.any() => Err(Failure::Usage(

@@ -1,6 +1,5 @@
 //! Shell completions and manual pages, built from what the command line knows.
 
-use std::io::Write;
 use std::path::Path;
 
 use clap::CommandFactory;
@@ -23,7 +22,8 @@ pub(crate) fn pages(options: Options) -> Result<(), Failure> {
     let Some(folder) = options.out else {
         return write_out(&page(command)?);
     };
-    std::fs::create_dir_all(&folder)?;
+    let cannot = |error| Failure::Other(format!("the pages cannot be written to {}: {error}", folder.display()));
+    std::fs::create_dir_all(&folder).map_err(cannot)?;
     let written = write_all(&command, "homing", &folder)?;
     note!("{written} pages in {}", folder.display());
     Ok(())
@@ -32,7 +32,10 @@ pub(crate) fn pages(options: Options) -> Result<(), Failure> {
 /// Writes the page of a command, and of each command below it. How many were written.
 fn write_all(command: &clap::Command, name: &str, folder: &Path) -> Result<usize, Failure> {
     let titled = command.clone().display_name(name.to_owned());
-    std::fs::File::create(folder.join(format!("{name}.1")))?.write_all(&page(titled)?)?;
+    let file = folder.join(format!("{name}.1"));
+    let page = page(titled)?;
+    std::fs::write(&file, page)
+        .map_err(|error| Failure::Other(format!("{} cannot be written: {error}", file.display())))?;
     let mut written = 1;
     for below in command.get_subcommands().filter(|below| below.get_name() != "help" && !below.is_hide_set()) {
         written += write_all(below, &format!("{name}-{}", below.get_name()), folder)?;

@@ -22,7 +22,18 @@ static MANNER: OnceLock<Manner> = OnceLock::new();
 struct Manner {
     quiet: bool,
     json: bool,
-    json_log: bool,
+    /// Notes, logs and errors are objects.
+    json_errors: bool,
+}
+
+/// Whether every line of homing's own on standard error is one JSON object: where results are, or logs are asked to be.
+pub(crate) fn json_errors(options: &Output) -> bool {
+    options.format == Format::Json || options.log_format == Format::Json
+}
+
+/// The same of this run.
+pub(crate) fn errors_are_json() -> bool {
+    MANNER.get().is_some_and(|manner| manner.json_errors)
 }
 
 /// Sets how notes are written.
@@ -30,7 +41,7 @@ pub(crate) fn set_up(options: &Output) {
     let _ = MANNER.set(Manner {
         quiet: options.quiet,
         json: options.format == Format::Json,
-        json_log: options.log_format == Format::Json,
+        json_errors: json_errors(options),
     });
 }
 
@@ -113,7 +124,7 @@ pub(crate) fn write_note(weight: Weight, text: fmt::Arguments<'_>) {
     if manner.quiet && weight == Weight::Note {
         return;
     }
-    let line = if manner.json_log {
+    let line = if manner.json_errors {
         let level = if weight == Weight::Note { "INFO" } else { "WARN" };
         let message = text.to_string();
         serde_json::json!({"timestamp": now(), "level": level, "message": message}).to_string()

@@ -9,6 +9,7 @@ use tokio::sync::mpsc;
 use crate::args::{Format, Global, WorkerCommand};
 use crate::connection::{close, connect};
 use crate::failure::Failure;
+use crate::output::without_controls;
 use crate::stop::{Stop, or_interrupted};
 use crate::{note, out, values};
 
@@ -122,6 +123,16 @@ pub(crate) async fn first(communicator: &Communicator, role: &Role, wait: Durati
     Ok(first)
 }
 
+/// One that answered, for a person: `homing worker ping` and `homing rpc list` show it alike.
+pub(crate) fn shown(answer: &Map) -> String {
+    let text = |name: &str| answer.get(name).map_or_else(|| "?".to_owned(), plain);
+    format!("homing process {} version {}", text("process_id"), text("version"))
+}
+
+fn plain(value: &Value) -> String {
+    without_controls(&value.as_str().map_or_else(|| value.to_json_text(), str::to_owned))
+}
+
 /// `homing worker ping`.
 pub(crate) async fn run(command: WorkerCommand, global: &Global, stop: Stop) -> Result<(), Failure> {
     let WorkerCommand::Ping { wait } = command;
@@ -134,14 +145,8 @@ pub(crate) async fn run(command: WorkerCommand, global: &Global, stop: Stop) -> 
         for answer in &answers {
             match (global.output.format, answer) {
                 (Format::Text, Value::Map(map)) => {
-                    let text = |name: &str| map.get(name).map_or_else(|| "?".to_owned(), Value::to_json_text);
-                    out!(
-                        "{} {} process {} version {}",
-                        text("kind"),
-                        text("name"),
-                        text("process_id"),
-                        text("version")
-                    )?;
+                    let text = |name: &str| map.get(name).map_or_else(|| "?".to_owned(), plain);
+                    out!("{}  {}  {}", text("kind"), text("name"), shown(map))?;
                 }
                 _ => values::print(answer, global.output.format)?,
             }

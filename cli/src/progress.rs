@@ -1,8 +1,8 @@
 //! How far a command that sends has come, so that its end by a time limit or a signal can report whether the message was
 //! sent.
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU8, Ordering};
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use crate::failure::Failure;
@@ -46,6 +46,26 @@ impl Progress {
     }
 }
 
+/// How much of the time limit was used before the command itself began: by a password command.
+static SPENT: OnceLock<Duration> = OnceLock::new();
+
+/// Takes the time that has passed out of a limit. What little it always takes to start is not counted.
+pub(crate) fn already_spent(limit: &mut Duration, spent: Duration) {
+    const STARTING: Duration = Duration::from_millis(100);
+    if spent > STARTING {
+        *limit = limit.saturating_sub(spent).max(Duration::from_millis(1));
+        let _ = SPENT.set(spent);
+    }
+}
+
+/// That the time is over, by the limit that was asked for.
+pub(crate) fn timed_out(limit: Duration) -> String {
+    let whole = limit + SPENT.get().copied().unwrap_or_default();
+    // Rounded, for what was spent is no round number.
+    let whole = Duration::from_millis(u64::try_from(whole.as_millis()).unwrap_or(u64::MAX));
+    format!("timed out after {}", humantime::format_duration(whole))
+}
+
 /// Does the whole work of a command, within its time, unless a signal comes first.
 ///
 /// # Errors
@@ -69,9 +89,6 @@ pub(crate) async fn bounded<T>(
         biased;
         done = work => done,
         signal = stop.wait() => Err(Failure::Interrupted(signal, Some(progress.in_words()))),
-        limit = out_of_time => {
-            let limit = humantime::format_duration(limit);
-            Err(Failure::TimedOut(format!("timed out after {limit} {}", progress.in_words())))
-        }
+        limit = out_of_time => Err(Failure::TimedOut(format!("{} {}", timed_out(limit), progress.in_words()))),
     }
 }

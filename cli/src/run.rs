@@ -9,7 +9,7 @@ use homing::process::{ControlOutcome, ControlReply, Pid, Process, ProcessControl
 use homing::{Communicator, ErrorKind, Value, inspect};
 
 use crate::args::{Global, Run};
-use crate::connection::{connect_to_stay, options};
+use crate::connection::{begin_to_stay, options};
 use crate::failure::Failure;
 use crate::presence::{self, Role};
 use crate::process::follow::{Follow, Place};
@@ -36,7 +36,8 @@ pub(crate) async fn run(command: Run, global: &Global, mut stop: Stop) -> Result
     let waits = if command.detach { Waits::No } else { Waits::Yes };
     let stopping = stop.clone();
     let launching = async {
-        let communicator = connect_to_stay(global, options(global)?).await?;
+        // Launching is not begun again by itself: nobody knows whether the first has arrived.
+        let (communicator, ()) = begin_to_stay(global, options(global)?, async |_| Ok(())).await?;
         let launched = launch(&communicator, global, &path, inputs, waits).await;
         if launched.is_err() {
             call::finish(&communicator, Some(Instant::now() + CLOSING), stopping).await;

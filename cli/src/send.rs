@@ -60,7 +60,12 @@ pub(crate) async fn connect_and_look(global: &Global) -> Result<Communicator, Fa
     let communicator = communicator?;
     match looked {
         Ok(Ok(depth)) if depth.consumers == 0 => {
-            note!("no worker is connected to the queue {queue:?}; the task waits there, behind {} others", depth.ready);
+            let behind = match depth.ready {
+                0 => String::new(),
+                1 => ", behind 1 other".to_owned(),
+                others => format!(", behind {others} others"),
+            };
+            note!("no worker is connected to the queue {queue:?}; the task waits there{behind}");
         }
         Ok(Err(error)) if error.kind() == ErrorKind::NotFound => {
             note!(

@@ -12,6 +12,7 @@ use crate::connection::{close, connect, options};
 use crate::doctor::{Management, in_background, segment};
 use crate::failure::Failure;
 use crate::in_hand::{Consumer, bindings, consumers};
+use crate::output::without_controls;
 use crate::stop::{Stop, or_interrupted};
 use crate::{note, out, presence, values};
 
@@ -90,7 +91,7 @@ fn print(identifier: &str, server: &Server, asked: bool, format: Format) -> Resu
         map.insert("subscribers", subscribers.map_or(Value::Null, Value::from));
         return values::print(&Value::Map(map), format);
     }
-    let mut line = identifier.to_owned();
+    let mut line = without_controls(identifier);
     for consumer in subscribers {
         match consumer {
             Some(Consumer { user, peer, .. }) => line.push_str(&format!("  subscriber {user} at {peer}")),
@@ -98,8 +99,7 @@ fn print(identifier: &str, server: &Server, asked: bool, format: Format) -> Resu
         }
     }
     for server in homing {
-        let text = |name: &str| server.get(name).map_or_else(|| "?".to_owned(), Value::to_json_text);
-        line.push_str(&format!("  homing process {} version {}", text("process_id"), text("version")));
+        line.push_str(&format!("  {}", presence::shown(server)));
     }
     out!("{line}")?;
     Ok(())

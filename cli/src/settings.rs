@@ -1,6 +1,7 @@
 //! Where the broker and the names come from: the command line, else a context, else the environment, else the context in use.
 
 use std::env;
+use std::time::Instant;
 
 use crate::aiida;
 use crate::args::{BrokerOptions, Global, Names};
@@ -23,8 +24,9 @@ pub(crate) fn asked(options: &BrokerOptions) -> Asked {
 /// Fills in what the command line leaves open.
 ///
 /// # Errors
-/// `Usage` for an empty option, and for a context or a profile of AiiDA that is not there.
-pub(crate) fn resolve(global: &Global) -> Result<Global, Failure> {
+/// `Usage` for an empty option, and for a context or a profile of AiiDA that is not there; `TimedOut` when the password command of
+/// a context does not end by the deadline.
+pub(crate) fn resolve(global: &Global, deadline: Option<Instant>) -> Result<Global, Failure> {
     let mut global = global.clone();
     if global.broker.profile.is_some() || global.broker.aiida {
         let found = aiida::profile(global.broker.profile.as_deref())?;
@@ -58,7 +60,7 @@ pub(crate) fn resolve(global: &Global) -> Result<Global, Failure> {
                 None => contexts::in_use(&global.broker)?,
             };
             if let Some(saved) = saved {
-                apply(&mut global, saved)?;
+                apply(&mut global, saved, deadline)?;
             }
         }
     }
@@ -68,8 +70,8 @@ pub(crate) fn resolve(global: &Global) -> Result<Global, Failure> {
     Ok(global)
 }
 
-fn apply(global: &mut Global, saved: Saved) -> Result<(), Failure> {
-    global.broker.broker = saved.url()?;
+fn apply(global: &mut Global, saved: Saved, deadline: Option<Instant>) -> Result<(), Failure> {
+    global.broker.broker = saved.url(deadline)?;
     if !global.names.any() {
         let Saved { prefix, message_exchange, task_exchange, task_queue, .. } = saved;
         global.names = Names { prefix, message_exchange, task_exchange, task_queue, testing: false };

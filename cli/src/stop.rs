@@ -9,9 +9,14 @@ use tokio::sync::watch;
 
 use crate::exec::groups;
 use crate::failure::Failure;
+use crate::output::without_controls;
+use crate::warning;
 
 /// How long a command has after the first signal, where it does not drain.
 const MOMENT: Duration = Duration::from_millis(500);
+
+/// How long the last lines may take.
+const LAST_WORDS: Duration = Duration::from_millis(300);
 
 /// What a signal does.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -66,7 +71,7 @@ impl Stop {
                     Manner::Drains => next().await,
                     Manner::EndsAtOnce => tokio::time::timeout(MOMENT, next()).await.unwrap_or(first),
                 };
-                groups::kill_all();
+                report(groups::kill_all());
                 std::process::exit(last.exit_code().into());
             });
         })?;
@@ -80,6 +85,25 @@ impl Stop {
             // The sender lives as long as the process.
             Err(_) => std::future::pending().await,
         }
+    }
+}
+
+/// Names what a second signal has stopped. Standard error may be stuck, and nothing waits for it then.
+fn report(stopped: Vec<String>) {
+    if stopped.is_empty() {
+        return;
+    }
+    let (written, is_written) = std::sync::mpsc::channel();
+    let writing = std::thread::Builder::new().name("homing-last-words".to_owned()).spawn(move || {
+        for work in stopped {
+            let then =
+                if work.starts_with("task ") { "it goes back to its queue" } else { "its caller gets no answer" };
+            warning!("stopped by a second signal: {}; {then}", without_controls(&work));
+        }
+        let _ = written.send(());
+    });
+    if writing.is_ok() {
+        let _ = is_written.recv_timeout(LAST_WORDS);
     }
 }
 

@@ -26,6 +26,13 @@ fn main() -> ExitCode {
         .plain("ctrl_c_ends_stress_and_what_writes_into_a_full_pipe", interrupted_writing)
         .plain("a_time_limit_covers_connecting_and_reports_that_nothing_was_sent", limit_connecting)
         .plain("an_error_as_json_is_one_object_with_kind_message_and_hint", errors_as_json)
+        .plain("a_usage_error_as_json_is_whole", usage_as_json)
+        .plain("each_line_of_standard_error_is_an_object_where_json_is_asked_for", lines_as_json)
+        .plain("the_demo_warns_of_nothing_and_knows_where_it_runs", demo_calm)
+        .plain("a_password_command_is_within_the_time_limit", slow_password)
+        .plain("a_wrong_time_is_named_before_anything_is_connected", wrong_times)
+        .plain("an_option_that_would_do_nothing_is_refused", refused_options)
+        .plain("the_help_is_wrapped_once", help_wrapped)
         .plain("demo_and_stress_print_json_and_ignore_the_broker_of_the_surroundings", json_and_surroundings)
         .plain("an_empty_broker_or_prefix_is_wrong_usage", empty_variables)
         .plain("what_looks_like_an_option_is_no_body", options_and_bodies)
@@ -44,6 +51,9 @@ fn main() -> ExitCode {
         .rabbitmq("a_task_is_sent_many_times", count)
         .rabbitmq("a_task_may_be_held_back", held_back)
         .rabbitmq("events_are_printed", events)
+        .rabbitmq("a_task_that_is_only_sent_is_not_counted_as_done", sent_only)
+        .rabbitmq("a_broker_that_goes_while_a_server_starts_is_waited_for", lost_while_starting)
+        .rabbitmq("an_error_comes_before_the_advice_and_keeps_the_options", advice)
         .rabbitmq("workers_answer_a_ping", ping);
     suite.run()
 }
@@ -432,8 +442,8 @@ fn count(broker: &Broker) -> TestResult {
 
 fn held_back(broker: &Broker) -> TestResult {
     for (arguments, part) in [
-        (&["--at", "tomorrow"][..], "no point in time"),
-        (&["--at", "2030-01-31T12:00:00Z", "--delay", "1s"], "cannot be used with"),
+        (&["--at", "tomorrow"][..], "not a point in time in UTC"),
+        (&["--at", "2020-01-31T12:00:00Z", "--delay", "1s"], "cannot be used with"),
         (&["--delay", "100d", "--no-reply"], "45 days"),
     ] {
         let output = ended(on(broker, &[&["task", "send", "x"], arguments].concat()))?;
@@ -474,6 +484,276 @@ fn ping(broker: &Broker) -> TestResult {
     let _worker = Running::start(on(broker, &["task", "work", "--echo"]))?;
     let _server = Running::start(on(broker, &["rpc", "serve", "x", "--echo"]))?;
     let (out, _) = exits(&ended(on(broker, &["worker", "ping"]))?, 0);
-    assert!(out.contains("\"task\"") && out.contains("\"rpc\" \"x\""), "{out}");
+    assert!(out.contains("task  ") && out.contains("rpc  x  homing process "), "{out}");
+    let (out, _) = exits(&ended(on(broker, &["rpc", "list"]))?, 0);
+    assert!(out.starts_with("x  homing process ") && !out.contains('"'), "{out}");
+    Ok(())
+}
+
+fn objects(text: &str) -> Result<Vec<Value>, serde_json::Error> {
+    text.lines().map(serde_json::from_str).collect()
+}
+
+fn usage_as_json() -> TestResult {
+    for (arguments, part) in [
+        (&["rpc", "call"][..], "<RECIPIENT>"),
+        (&["task", "purge"], "--reason"),
+        (&["task", "work"], "--exec"),
+        (&["rpc", "call", "x", "--color", "never-ever"], "auto, always, never"),
+        (&["rpc"], "subcommand"),
+        (&["tsk"], "tsk"),
+    ] {
+        for json in [&["--format", "json"][..], &["--log-format=json"]] {
+            let mut command = homing(json);
+            let (_, err) = exits(
+                &ended({
+                    command.args(arguments);
+                    command
+                })?,
+                2,
+            );
+            let error: Value = serde_json::from_str(&err)?;
+            assert!(
+                error["kind"] == "usage" && error["message"].as_str().is_some_and(|text| text.contains(part)),
+                "{err}"
+            );
+        }
+    }
+    Ok(())
+}
+
+fn lines_as_json() -> TestResult {
+    let port = TcpListener::bind("127.0.0.1:0")?.local_addr()?.port();
+    let nowhere = format!("amqp://127.0.0.1:{port}");
+    for json in ["--format", "--log-format"] {
+        let waits = ["--broker", &nowhere, json, "json", "--reconnect", "300ms", "task", "send"];
+        let (_, err) = exits(&ended(homing(&waits))?, 6);
+        let lines = objects(&err)?;
+        assert!(
+            lines.len() == 2 && lines.iter().all(|line| line["level"].is_string() && line["message"].is_string()),
+            "{err}"
+        );
+        assert!(lines[0]["level"] == "INFO" && lines[1]["kind"] == "connection", "{err}");
+        let (_, err) = exits(&ended(homing(&["-vv", json, "json", "demo"]))?, 0);
+        assert!(objects(&err)?.len() > 3, "{err}");
+    }
+    let (_, err) = exits(&ended(homing(&["--broker", &nowhere, "--format", "json", "doctor"]))?, 6);
+    let error: Value = serde_json::from_str(&err)?;
+    assert!(error["kind"] == "connection" && error["hint"].is_null(), "no advice to do what was done: {err}");
+    Ok(())
+}
+
+fn demo_calm() -> TestResult {
+    let (out, err) = exits(&ended(homing(&["demo"]))?, 0);
+    assert!(err.is_empty() && out.contains("inside this process"), "{out}{err}");
+    let (out, _) = exits(&ended(homing(&["--broker", "memory:", "demo"]))?, 0);
+    assert!(out.contains("homing demo, inside this process"), "{out}");
+    Ok(())
+}
+
+fn slow_password() -> TestResult {
+    let folder = folder("password")?;
+    let with = |arguments: &[&str]| {
+        let mut command = homing(arguments);
+        command.env("HOMING_CONFIG", folder.join("config.toml"));
+        ended(command)
+    };
+    let silent = TcpListener::bind("127.0.0.1:0")?;
+    let url = format!("amqp://u@{}", silent.local_addr()?);
+    exits(&with(&["context", "add", "slow", "--broker", &url, "--password-command", "sleep 25; echo x"])?, 0);
+    exits(&with(&["context", "add", "late", "--broker", &url, "--password-command", "sleep 1; echo x"])?, 0);
+    for command in
+        [&["task", "send"][..], &["rpc", "call", "x"], &["task", "purge", "--all"], &["process", "kill", "1"]]
+    {
+        let begun = Instant::now();
+        let (_, err) = exits(&with(&[&["--context", "slow"], command, &["--timeout", "500ms"]].concat())?, 4);
+        assert!(err.contains("password command") && err.contains("nothing was sent"), "{err}");
+        assert!(begun.elapsed() < Duration::from_secs(15), "{command:?} took {:?}", begun.elapsed());
+    }
+    let begun = Instant::now();
+    let (_, err) = exits(&with(&["--context", "late", "task", "send", "--timeout", "3s"])?, 4);
+    assert!(err.contains("timed out after 3s"), "by the limit that was given: {err}");
+    assert!(begun.elapsed() < Duration::from_millis(3900), "the limit is that of both: {:?}", begun.elapsed());
+    std::fs::remove_dir_all(folder)?;
+    Ok(())
+}
+
+fn wrong_times() -> TestResult {
+    // Nobody listens there: with a connection the exit code would be 6.
+    let nowhere = "amqp://127.0.0.1:1";
+    for (arguments, part) in [
+        (&["task", "send", "--timeout", "-1"][..], "not a time"),
+        (&["worker", "ping", "--wait", "-1"], "not a time"),
+        (&["task", "send", "--at", "soon"], "not a point in time in UTC"),
+        (&["task", "send", "--at", "2030-01-31T12:00:00+02:00"], "UTC"),
+        (&["task", "send", "--at", "2999-01-01T00:00:00Z"], "45 days"),
+        (&["task", "send", "--delay", "90d"], "45 days"),
+    ] {
+        let (_, err) = exits(
+            &ended({
+                let mut command = homing(&["--broker", nowhere]);
+                command.args(arguments);
+                command
+            })?,
+            2,
+        );
+        assert!(err.contains(part), "{arguments:?}: {err}");
+    }
+    let (_, err) = exits(&ended(homing(&["man", "--out", "/proc/no/such"]))?, 1);
+    assert!(err.contains("/proc/no/such"), "{err}");
+    Ok(())
+}
+
+fn refused_options() -> TestResult {
+    let folder = folder("refused")?;
+    let with = |arguments: &[&str], variable: Option<&str>| {
+        let mut command = homing(arguments);
+        command.env("HOMING_CONFIG", folder.join("config.toml"));
+        if let Some(url) = variable {
+            command.env("HOMING_BROKER", url);
+        }
+        ended(command)
+    };
+    let nowhere = "amqp://u@h";
+    for (arguments, part) in [
+        (&["context", "add", "x"][..], "--broker"),
+        (&["context", "add", "x", "--broker", nowhere, "--reconnect", "for-ever"], "--reconnect"),
+        (&["context", "add", "x", "--broker", "amqp://u:p@h", "--password-file", "f"], "leave one out"),
+        (&["context", "add", "x", "--broker", "amqp://u@h,amqp://u:p@i", "--password-command", "c"], "leave one out"),
+        (&["task", "send", "--in-flight", "3"], "--lines"),
+        (&["task", "send", "--as-they-come"], "--lines"),
+    ] {
+        let (_, err) = exits(&with(arguments, Some(nowhere))?, 2);
+        assert!(err.contains(part), "{arguments:?}: {err}");
+    }
+    let both = "amqp://u@h/v,amqps://w@i:1";
+    exits(&with(&["context", "add", "x", "--broker", both], None)?, 0);
+    let (out, _) = exits(&with(&["context", "list"], None)?, 0);
+    assert!(out.contains(both), "{out}");
+    let (_, err) = exits(&with(&["context", "use", "x"], None)?, 0);
+    assert!(err.contains("\"x\" is the default") && !err.contains("warning"), "{err}");
+    let (_, err) = exits(&with(&["context", "use", "x"], Some(nowhere))?, 0);
+    assert!(err.contains("HOMING_BROKER is set"), "{err}");
+    std::fs::remove_dir_all(folder)?;
+    Ok(())
+}
+
+fn help_wrapped() -> TestResult {
+    for arguments in [
+        &["--help"][..],
+        &["task", "work", "--help"],
+        &["rpc", "serve", "--help"],
+        &["task", "send", "--help"],
+        &["process", "launch", "--help"],
+        &["process", "kill", "--help"],
+    ] {
+        let (out, _) = exits(&ended(homing(arguments))?, 0);
+        let heads = ["\nExit codes:", "\nThe command of", "\nBodies:", "\nArguments:", "\nProcesses:"];
+        // The last, since the usage has an `Arguments:` too.
+        let tail = heads.iter().filter_map(|head| out.rfind(head)).min().ok_or("a tail")?;
+        let lines: Vec<&str> = out[tail..].lines().collect();
+        for pair in lines.windows(2) {
+            let indent = |line: &str| line.len() - line.trim_start().len();
+            // Where a line is short and its sentence goes on in the same column, it was wrapped twice.
+            let short = pair[0].trim().len() < 50 && !pair[0].ends_with(['.', ':', ';', ')', ',']);
+            let goes_on = indent(pair[0]) == indent(pair[1]) && pair[1].trim().starts_with(char::is_lowercase);
+            assert!(!(short && goes_on && !pair[0].contains("homing process launch")), "{arguments:?}: {pair:?}");
+            assert!(pair[0].chars().count() <= 100, "{pair:?}");
+        }
+    }
+    let (out, _) = exits(&ended(homing(&["task", "work", "--help"]))?, 0);
+    assert!(out.contains("HOMING_NO_REPLY"), "{out}");
+    Ok(())
+}
+
+fn sent_only(broker: &Broker) -> TestResult {
+    let (_, err) = exits(&ended(on(broker, &["task", "send", "x", "--count", "3", "--no-reply"]))?, 0);
+    assert!(err.contains("3 tasks sent, 0 failed") && !err.contains("done"), "{err}");
+    let (_, err) = exits(&ended(on(broker, &["task", "send", "x", "--count", "1", "--no-reply"]))?, 0);
+    assert!(err.contains("1 task sent") && err.contains("behind 3 others"), "{err}");
+    Ok(())
+}
+
+/// A way to the broker that cuts what goes through it after this time, once.
+fn cut_once(to: String, after: Duration) -> std::io::Result<u16> {
+    let listener = TcpListener::bind("127.0.0.1:0")?;
+    let port = listener.local_addr()?.port();
+    let begun = std::sync::Arc::new(std::sync::OnceLock::<Instant>::new());
+    std::thread::spawn(move || {
+        for here in listener.incoming().flatten() {
+            let Ok(there) = std::net::TcpStream::connect(&to) else { continue };
+            let first = *begun.get_or_init(Instant::now);
+            let pairs = [(here.try_clone(), there.try_clone()), (there.try_clone(), here.try_clone())];
+            for (from, to) in pairs {
+                let (Ok(mut from), Ok(mut to)) = (from, to) else { continue };
+                std::thread::spawn(move || {
+                    let _ = std::io::copy(&mut from, &mut to);
+                    let _ = to.shutdown(std::net::Shutdown::Both);
+                });
+            }
+            // Both connections of the first communicator.
+            if let Some(left) = after.checked_sub(first.elapsed()) {
+                std::thread::spawn(move || {
+                    std::thread::sleep(left);
+                    let _ = here.shutdown(std::net::Shutdown::Both);
+                    let _ = there.shutdown(std::net::Shutdown::Both);
+                });
+            }
+        }
+    });
+    Ok(port)
+}
+
+fn lost_while_starting(broker: &Broker) -> TestResult {
+    let (_, rest) = broker.url().split_once("://").ok_or("a URL")?;
+    let (user, address) = rest.rsplit_once('@').ok_or("a user")?;
+    let (host, path) = address.split_once('/').unwrap_or((address, ""));
+    for arguments in [&["rpc", "serve", "x", "--echo"][..], &["broadcast", "watch"], &["task", "work", "--echo"]] {
+        for after in (150..500).step_by(25) {
+            let port = cut_once(host.to_owned(), Duration::from_millis(after))?;
+            let url = format!("amqp://{user}@127.0.0.1:{port}/{path}");
+            let mut command = homing(&["--broker", &url, "--prefix", broker.prefix()]);
+            command.args(arguments);
+            // It begins, whenever the cut comes. A cut during the handshake is a first connection that cannot be made.
+            match Running::start(command) {
+                Ok(mut running) => drop(running.stop("TERM")?),
+                Err(error) => {
+                    let error = error.to_string();
+                    assert!(!error.contains("was lost"), "{arguments:?} {after}: {error}");
+                }
+            }
+        }
+    }
+    Ok(())
+}
+
+fn advice(broker: &Broker) -> TestResult {
+    let (_, err) = exits(&ended(on(broker, &["process", "status", "77"]))?, 3);
+    let lines: Vec<&str> = err.lines().collect();
+    assert!(
+        lines.len() == 2 && lines[1].contains("process continue 77") && lines[0].contains("cannot be reached"),
+        "{err}"
+    );
+    let (_, err) = exits(&ended(on(broker, &["process", "kill", "77"]))?, 3);
+    assert!(!err.contains("process continue"), "whoever kills it does not want it run: {err}");
+    let folder = folder("advice")?;
+    let with = |arguments: &[&str]| {
+        let mut command = homing(arguments);
+        command.env("HOMING_CONFIG", folder.join("config.toml"));
+        ended(command)
+    };
+    exits(&with(&["context", "add", "mine", "--broker", broker.url(), "--prefix", broker.prefix()])?, 0);
+    let (_, err) = exits(&with(&["--context", "mine", "process", "play", "77", "78"])?, 3);
+    assert!(
+        err.trim_end().lines().last().is_some_and(|last| last.contains("homing --context mine process continue PID")),
+        "{err}"
+    );
+    let (_, err) = exits(&with(&["--format", "json", "--context", "mine", "process", "status", "77", "78"])?, 3);
+    let last: Value = serde_json::from_str(err.lines().last().unwrap_or(""))?;
+    assert!(
+        last["kind"] == "unroutable" && last["hint"].as_str().is_some_and(|hint| hint.contains("continue")),
+        "{err}"
+    );
+    std::fs::remove_dir_all(folder)?;
     Ok(())
 }

@@ -4,19 +4,26 @@ mod shell;
 #[path = "../../tests/support/mod.rs"]
 mod support;
 
+use std::io::Read;
 use std::process::{Command, ExitCode, Stdio};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use serde_json::Value;
-use shell::{ended, exits, homing, signal};
+use shell::{ended, exits, homing, signal, wait};
 use support::{Broker, Suite, TestResult};
 
 fn main() -> ExitCode {
     let mut suite = Suite::new();
     suite
+        .plain("a_silent_broker_ends_in_bounded_time_and_each_error_has_a_cure", no_broker)
+        .plain("which_tasks_is_asked_for_by_every_option_and_not_the_largest_alone", which)
         .rabbitmq("tasks_in_quarantine_go_back_by_id_and_by_reason", requeue)
         .rabbitmq("tasks_are_moved_with_all_that_they_carry", moved)
         .rabbitmq("a_purge_wants_to_know_what", purge)
+        .rabbitmq("a_dry_run_finds_what_the_real_one_would_and_uses_its_words", dry_run)
+        .rabbitmq("a_move_does_not_stop_half_way_when_its_reader_goes", reader_gone)
+        .rabbitmq("nothing_is_purged_that_cannot_be_listed", full_disk)
+        .rabbitmq("a_move_that_is_interrupted_reports_how_far_it_has_come", interrupted)
         .rabbitmq("a_move_that_is_killed_loses_nothing_and_goes_on", killed);
     suite.run()
 }
@@ -94,6 +101,124 @@ fn purge(broker: &Broker) -> TestResult {
     done(broker, &["task", "purge", "--all"])?;
     assert_eq!(tasks(broker, &queue(broker, ""))?.len(), 0);
     exits(&ended(on(broker, &["task", "purge", "--all", "--queue", &broker.name("nothing")]))?, 1);
+    Ok(())
+}
+
+/// The three, each with what it needs.
+const EACH: [&[&str]; 3] =
+    [&["task", "purge", "--all"], &["task", "move", "--all", "--to", "elsewhere"], &["task", "requeue", "--all"]];
+
+fn no_broker() -> TestResult {
+    let silent = std::net::TcpListener::bind("127.0.0.1:0")?;
+    let silent_url = format!("amqp://{}/?connection_timeout=1000", silent.local_addr()?);
+    let closed = std::net::TcpListener::bind("127.0.0.1:0")?.local_addr()?;
+    for arguments in EACH {
+        let mut command = homing(arguments);
+        command.args(["--broker", &silent_url]);
+        let (_, err) = exits(&ended(command)?, 6);
+        assert!(err.contains("did not answer the AMQP handshake"), "{arguments:?}: {err}");
+        let mut command = homing(arguments);
+        command.args(["--broker", &format!("amqp://{closed}")]);
+        let (_, err) = exits(&ended(command)?, 6);
+        assert!(err.contains("is RabbitMQ running there?"), "{arguments:?}: {err}");
+        let since = Instant::now();
+        let mut command = homing(arguments);
+        command.args(["--broker", &format!("amqp://{closed}"), "--reconnect", "1s"]);
+        let (_, err) = exits(&ended(command)?, 6);
+        assert!(err.contains("waiting for the broker") && since.elapsed() > Duration::from_millis(300), "{err}");
+        let mut command = homing(arguments);
+        command.args(["--broker", &format!("amqp://{closed}"), "--reconnect", "for-ever", "--timeout", "300ms"]);
+        exits(&ended(command)?, 4);
+        let mut command = homing(arguments);
+        command.args(["--broker", "amqp://h/?no_such_parameter=1"]);
+        exits(&ended(command)?, 2);
+    }
+    let mut list = homing(&["task", "list", "--broker", &format!("amqp://{closed}"), "--reconnect", "500ms"]);
+    list.stdout(Stdio::null());
+    let (_, err) = exits(&ended(list)?, 6);
+    assert!(err.contains("waiting for the broker"), "{err}");
+    Ok(())
+}
+
+fn which() -> TestResult {
+    for arguments in [&["task", "purge"][..], &["task", "requeue"], &["task", "move", "--to", "q"]] {
+        let (_, err) = exits(&ended(homing(arguments))?, 2);
+        assert!(err.contains("--id") && err.contains("--reason"), "{arguments:?}: {err}");
+    }
+    let (_, err) = exits(&ended(homing(&["process", "kill"]))?, 2);
+    assert!(err.contains("PID") && err.contains("--all"), "{err}");
+    Ok(())
+}
+
+fn dry_run(broker: &Broker) -> TestResult {
+    done(broker, &["task", "send", "x", "--count", "3", "--no-reply"])?;
+    let (_, err) = done(broker, &["task", "purge", "--all", "--dry-run"])?;
+    assert!(err.contains("3 of 3 tasks") && err.contains("would be purged"), "{err}");
+    let nonesuch = broker.name("nonesuch");
+    for dry in [&["--dry-run"][..], &[]] {
+        let mut command = on(broker, &["task", "move", "--all", "--to", &nonesuch]);
+        let (out, err) = exits(
+            &ended({
+                command.args(dry);
+                command
+            })?,
+            1,
+        );
+        assert!(out.is_empty() && err.contains("there is no queue") && err.contains(&nonesuch), "{out}{err}");
+    }
+    done(broker, &["task", "purge", "--all"])?;
+    let (_, err) = exits(&ended(on(broker, &["task", "move", "--all", "--to", &nonesuch]))?, 1);
+    assert!(err.contains("there is no queue"), "an empty queue is no excuse: {err}");
+    Ok(())
+}
+
+/// A queue beside the task queue, with one task in it.
+fn other_queue(broker: &Broker) -> Result<String, Box<dyn std::error::Error>> {
+    let other = broker.name("other");
+    let mut send =
+        homing(&["--broker", broker.url(), "--task-queue", &other, "--task-exchange", &broker.task_exchange()]);
+    send.args(["task", "send", "first", "--no-reply"]);
+    exits(&ended(send)?, 0);
+    Ok(other)
+}
+
+fn reader_gone(broker: &Broker) -> TestResult {
+    const TASKS: usize = 100;
+    done(broker, &["task", "send", "x", "--count", &TASKS.to_string(), "--no-reply"])?;
+    let other = other_queue(broker)?;
+    let mut command = on(broker, &["task", "move", "--all", "--to", &other]);
+    let mut child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn()?;
+    drop(child.stdout.take());
+    let (_, err) = exits(&wait(child)?, 0);
+    assert!(err.contains(&format!("{TASKS} of {TASKS} tasks")), "{err}");
+    assert_eq!(tasks(broker, &other)?.len(), TASKS + 1);
+    Ok(())
+}
+
+fn full_disk(broker: &Broker) -> TestResult {
+    done(broker, &["task", "send", "x", "--count", "3", "--no-reply"])?;
+    let full = std::fs::File::options().write(true).open("/dev/full")?;
+    let child = on(broker, &["task", "purge", "--all"]).stdout(full).stderr(Stdio::piped()).spawn()?;
+    let (_, err) = exits(&wait(child)?, 1);
+    assert!(err.contains("cannot be written") && err.contains("0 of 1 task of"), "{err}");
+    assert_eq!(tasks(broker, &queue(broker, ""))?.len(), 3);
+    Ok(())
+}
+
+fn interrupted(broker: &Broker) -> TestResult {
+    const TASKS: usize = 3000;
+    done(broker, &["task", "send", "x", "--count", &TASKS.to_string(), "--no-reply"])?;
+    let other = other_queue(broker)?;
+    let mut command = on(broker, &["task", "move", "--all", "--to", &other]);
+    let mut child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn()?;
+    // It has begun when it prints.
+    let mut first = [0];
+    child.stdout.as_mut().ok_or("a pipe")?.read_exact(&mut first)?;
+    signal(child.id(), "INT");
+    let (out, err) = exits(&wait(child)?, 130);
+    assert!(err.contains("not all of it was done") && err.contains("moved"), "{err}");
+    let moved = out.lines().count();
+    assert!(moved < TASKS && err.contains(&format!("{moved} of")), "{moved}: {err}");
     Ok(())
 }
 

@@ -44,7 +44,7 @@ fn json_lines(text: &str) -> Vec<Value> {
 fn usage() -> TestResult {
     for (arguments, part) in [
         (&["process", "status"][..], "<PID>"),
-        (&["process", "pause"], "<PID>"),
+        (&["process", "pause"], "<PID|--all>"),
         (&["process", "kill", "1", "--all"], "--all"),
         (&["process", "kill", "--all", "--force"], "--force"),
         (&["process", "status", "--all"], "--all"),
@@ -246,7 +246,7 @@ fn interrupted(broker: &Broker) -> TestResult {
 fn all(broker: &Broker) -> TestResult {
     let mut watcher = Running::start(on(broker, &["--format", "json", "broadcast", "watch", "--count", "3"]))?;
     let (out, _) = exits(&ended(on(broker, &["process", "pause", "--all", "--message", "all stop"]))?, 0);
-    assert_eq!(out, "all processes were asked to pause\n");
+    assert_eq!(out, "a request to pause was sent to all processes\n");
     exits(&ended(on(broker, &["process", "play", "--all", "--timeout", "20s"]))?, 0);
     let (out, _) = exits(&ended(on(broker, &["--format", "json", "process", "kill", "--all"]))?, 0);
     assert_eq!(json_lines(&out), [json!({"all": true, "asked_to_be": "killed"})]);

@@ -20,12 +20,14 @@ fn main() -> ExitCode {
         .rabbitmq("each_task_is_one_line_and_its_command_knows_it", one_line)
         .rabbitmq("a_quiet_worker_warns_only", quiet)
         .rabbitmq("a_failing_task_is_tried_again_and_then_quarantined", retried)
+        .rabbitmq("a_look_at_a_task_costs_it_no_attempt", looked_at)
         .rabbitmq("a_task_that_failed_goes_where_the_user_wants_it", on_failure)
         .rabbitmq("exit_code_75_asks_for_another_attempt", try_again)
         .rabbitmq("a_command_that_is_not_found_stops_the_worker_and_the_task_is_back", not_found)
         .rabbitmq("a_command_that_runs_too_long_is_ended_with_its_group", too_long)
         .rabbitmq("a_grandchild_that_keeps_the_pipe_does_not_hold_up_the_answer", grandchild)
         .rabbitmq("the_first_signal_drains_and_the_second_leaves_nothing_running", signals)
+        .rabbitmq("a_second_signal_names_what_it_stops", named_at_the_end)
         .rabbitmq("what_runs_may_end_while_the_worker_drains", drains)
         .rabbitmq("no_more_tasks_are_begun_than_were_asked_for", counted)
         .rabbitmq("calls_run_side_by_side_up_to_a_limit", parallel)
@@ -131,6 +133,40 @@ fn retried(broker: &Broker) -> TestResult {
     let errors = worker.errors()?;
     assert_eq!(errors.matches("to be tried again").count(), 2, "{errors}");
     assert!(errors.contains("to quarantine"), "{errors}");
+    assert_eq!((waiting(broker, "")?, waiting(broker, ".quarantine")?), (0, 1));
+    std::fs::remove_dir_all(folder)?;
+    Ok(())
+}
+
+fn named_at_the_end(broker: &Broker) -> TestResult {
+    for body in ["1", "2", "3"] {
+        send(broker, body)?;
+    }
+    let folder = folder(broker)?;
+    let begun = folder.join("begun");
+    let exec = format!("echo $HOMING_MESSAGE_ID >> {}; sleep 60", begun.display());
+    let mut worker = Running::start(on(broker, &["task", "work", "--prefetch", "3", "--exec", &exec]))?;
+    eventually("all three run", || lines_of(&begun) == 3);
+    signal(worker.0.id(), "TERM");
+    while !worker.line()?.contains("ending") {}
+    assert_eq!(worker.stop("TERM")?.0, Some(143));
+    let errors = worker.errors()?;
+    for id in std::fs::read_to_string(&begun)?.lines() {
+        assert!(errors.contains(&format!("task {id}; it goes back")), "{id}: {errors}");
+    }
+    std::fs::remove_dir_all(folder)?;
+    Ok(())
+}
+
+fn looked_at(broker: &Broker) -> TestResult {
+    let folder = folder(broker)?;
+    let tries = folder.join("tries");
+    send(broker, "x")?;
+    exits(&ended(on(broker, &["task", "list", "--peek"]))?, 0);
+    exits(&ended(on(broker, &["task", "purge", "--all", "--dry-run"]))?, 0);
+    let exec = format!("echo $HOMING_ATTEMPT >> {}; exit 9", tries.display());
+    exits(&ended(on(broker, &["task", "work", "--retries", "1", "--count", "1", "--exec", &exec]))?, 0);
+    assert_eq!(std::fs::read_to_string(&tries)?, "1\n2\n");
     assert_eq!((waiting(broker, "")?, waiting(broker, ".quarantine")?), (0, 1));
     std::fs::remove_dir_all(folder)?;
     Ok(())

@@ -269,11 +269,11 @@ async fn topology(report: &mut Report, broker: &RabbitMq, options: &Communicator
     for (n, spec) in queues.iter().enumerate() {
         let check = format!("queue {}", spec.name);
         let compared = broker.compare_queue(spec).await;
-        let shown = |depth: &Depth| format!("{} wait, {} consumers", count(depth.ready, "message"), depth.consumers);
+        let shown = |depth: &Depth| format!("{}, {}", waiting(depth.ready), count(depth.consumers, "consumer"));
         let mut finding = object(check.clone(), "queue", &compared, shown);
         if let Object::Same(depth) | Object::Differs(depth, _) = &compared {
             finding = finding.fact("ready", i64::from(depth.ready)).fact("consumers", i64::from(depth.consumers));
-            let waiting = format!("{} wait", count(depth.ready, "message"));
+            let waiting = waiting(depth.ready);
             let extra = match (n == quarantine, depth.ready, depth.consumers) {
                 (_, 0, _) => None,
                 (true, ..) => Some((
@@ -291,6 +291,10 @@ async fn topology(report: &mut Report, broker: &RabbitMq, options: &Communicator
             report.push(finding);
         }
     }
+}
+
+fn waiting(messages: u32) -> String {
+    format!("{} {}", count(messages, "message"), if messages == 1 { "waits" } else { "wait" })
 }
 
 fn count(number: u32, what: &str) -> String {

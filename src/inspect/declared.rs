@@ -3,7 +3,7 @@
 use crate::CommunicatorBuilder;
 use crate::broker::{Access, AutoDelete, Durability, ExchangeSpec, QueueSpec, queue_milliseconds};
 use crate::codec::Map;
-use crate::error::Result;
+use crate::error::{Error, ErrorKind, Result};
 use crate::wire::names::Exchange;
 
 /// What an object is.
@@ -60,13 +60,15 @@ pub struct Target {
     pub user: String,
 }
 
-/// Reads the URL and the names of these options.
+/// Reads the URL (the first of several) and the names of these options.
 ///
 /// # Errors
 /// `InvalidArgument` for a URL or a name that cannot be used, or for `memory:`.
 pub fn target(options: &CommunicatorBuilder) -> Result<Target> {
     options.names.check()?;
-    let endpoint = super::endpoint(options)?;
+    let Some(endpoint) = super::endpoints(options)?.into_iter().next() else {
+        return Err(Error::new(ErrorKind::InvalidArgument, "there is no broker in these options"));
+    };
     let task_queue = options.names.task_queue.to_string();
     Ok(Target { virtual_host: endpoint.vhost, task_queue, user: endpoint.username })
 }

@@ -21,6 +21,8 @@
 
 mod checks;
 mod declared;
+#[doc(hidden)]
+pub mod mend;
 mod report;
 mod tasks;
 mod version;
@@ -37,7 +39,8 @@ pub use tasks::{Depth, Peek, PeekedTask, depth, peek};
 use crate::CommunicatorBuilder;
 use crate::broker::rabbitmq::RabbitMq;
 use crate::broker::rabbitmq::endpoint::Endpoint;
-use crate::broker::{Broker, BrokerEvent};
+use crate::broker::url::BrokerUrl;
+use crate::broker::{Broker, BrokerEvent, ConnectOptions, EventSender};
 use crate::error::{Error, ErrorKind, Result};
 
 /// How long the end of the connection may take.
@@ -59,20 +62,42 @@ pub async fn inspect(options: &CommunicatorBuilder) -> Result<Report> {
     on_own_thread(async move || Ok(checks::run(&endpoint, &options).await)).await
 }
 
+/// The broker of these options, which has to be one.
 fn endpoint(options: &CommunicatorBuilder) -> Result<Endpoint> {
-    let [url] = &options.urls()?[..] else {
-        return Err(Error::new(
+    let mut endpoints = endpoints(options)?;
+    match (endpoints.pop(), endpoints.is_empty()) {
+        (Some(endpoint), true) => Ok(endpoint),
+        _ => Err(Error::new(
             ErrorKind::InvalidArgument,
             "several brokers cannot be inspected at once; give the URL of one",
-        ));
-    };
-    if url.is_memory() {
-        return Err(Error::new(
-            ErrorKind::InvalidArgument,
-            "memory: is a broker inside one process, which cannot be inspected from outside; give the URL of a RabbitMQ",
-        ));
+        )),
     }
-    Endpoint::from_url(url)
+}
+
+/// The brokers of these options, in the order in which they are tried.
+fn endpoints(options: &CommunicatorBuilder) -> Result<Vec<Endpoint>> {
+    let endpoint = |url: &BrokerUrl| {
+        if url.is_memory() {
+            return Err(Error::new(
+                ErrorKind::InvalidArgument,
+                "memory: is a broker inside one process, which cannot be inspected from outside; give the URL of a RabbitMQ",
+            ));
+        }
+        Endpoint::from_url(url)
+    };
+    options.urls()?.iter().map(endpoint).collect()
+}
+
+/// Connects to the first that answers; the error is that of the last.
+async fn connect(endpoints: &[Endpoint], options: &ConnectOptions, events: EventSender) -> Result<RabbitMq> {
+    let mut failure = Error::new(ErrorKind::InvalidArgument, "there is no broker to connect to");
+    for endpoint in endpoints {
+        match RabbitMq::connect_to(endpoint, options, events.clone()).await {
+            Ok(broker) => return Ok(broker),
+            Err(error) => failure = error,
+        }
+    }
+    Err(failure)
 }
 
 /// Connects, asks and closes, on a thread of its own.
@@ -80,11 +105,11 @@ async fn with_broker<T: Send + 'static>(
     options: &CommunicatorBuilder,
     ask: impl AsyncFnOnce(&RabbitMq) -> Result<T> + Send + 'static,
 ) -> Result<T> {
-    let endpoint = endpoint(options)?;
-    let connect = options.connect.clone();
+    let endpoints = endpoints(options)?;
+    let options = options.connect.clone();
     on_own_thread(async move || {
         let (events, _unheard) = mpsc::unbounded_channel::<BrokerEvent>();
-        let broker = RabbitMq::connect_to(&endpoint, &connect, events).await?;
+        let broker = connect(&endpoints, &options, events).await?;
         let answer = ask(&broker).await;
         let closed = broker.close(FAREWELL).await;
         answer.and_then(|answer| closed.map(|()| answer))
@@ -94,6 +119,14 @@ async fn with_broker<T: Send + 'static>(
 
 /// The connection's parts stay on one thread.
 async fn on_own_thread<T: Send + 'static>(work: impl AsyncFnOnce() -> Result<T> + Send + 'static) -> Result<T> {
+    on_thread(work)?.await.unwrap_or_else(|_| {
+        Err(Error::new(ErrorKind::Abandoned, "the thread that asked the broker ended without an answer"))
+    })
+}
+
+fn on_thread<T: Send + 'static>(
+    work: impl AsyncFnOnce() -> Result<T> + Send + 'static,
+) -> Result<oneshot::Receiver<Result<T>>> {
     let (answer, answered) = oneshot::channel();
     let failed = |error: std::io::Error| {
         Error::with_source(
@@ -113,7 +146,5 @@ async fn on_own_thread<T: Send + 'static>(work: impl AsyncFnOnce() -> Result<T> 
             let _ = answer.send(result);
         })
         .map_err(failed)?;
-    answered.await.unwrap_or_else(|_| {
-        Err(Error::new(ErrorKind::Abandoned, "the thread that asked the broker ended without an answer"))
-    })
+    Ok(answered)
 }

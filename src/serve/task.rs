@@ -355,7 +355,7 @@ impl TaskGuard {
                 return self.settle(Settlement::Quarantine { reason, answer });
             }
             Err(Failure::TryAgain(reason)) => {
-                let text = format!("it was given up after its last attempt: {reason}");
+                let text = format!("it was given up; its last attempt failed: {reason}");
                 let answer = self.reply(Response::Exception(text, details));
                 return self.settle(Settlement::TryAgain { reason, answer });
             }

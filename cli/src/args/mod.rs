@@ -2,6 +2,7 @@
 
 mod broadcast;
 mod help;
+mod limit;
 mod parse;
 mod process;
 mod rpc;
@@ -115,10 +116,11 @@ impl Names {
 #[derive(Clone, Debug, Default, Args)]
 #[command(next_help_heading = "Output")]
 pub(crate) struct Output {
-    /// How results are printed; json is one line each, and an error is one object on standard error.
+    /// How results are printed; json is one line each. Errors, notes and logs on standard error are then one JSON object a line, too;
+    /// what a command of --exec writes there is passed on as it is.
     #[arg(long, global = true, value_enum, default_value_t = Format::Text)]
     pub format: Format,
-    /// How logs are written to standard error.
+    /// How logs, notes and errors are written to standard error.
     #[arg(long, global = true, value_enum, default_value_t = Format::Text, value_name = "FORMAT")]
     pub log_format: Format,
     /// Colours on standard error; auto means on a terminal, unless NO_COLOR is set.

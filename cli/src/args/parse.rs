@@ -8,6 +8,9 @@ use homing::process::Pid;
 /// A hundred years, which no command lasts.
 const LONGEST: Duration = Duration::from_secs(100 * 365 * 86_400);
 
+/// The longest that a task can be held back, as the library has it.
+const LONGEST_DELAY: Duration = Duration::from_secs(45 * 86_400);
+
 /// A time such as `5s`, `1m30s`, `200ms`; a bare number counts seconds.
 fn time(text: &str) -> Result<Duration, String> {
     let wanted = || format!("{text:?} is not a time; give a number of seconds, or a time such as 5s, 1m30s or 200ms");
@@ -33,8 +36,27 @@ pub(super) fn duration(text: &str) -> Result<Duration, String> {
 
 /// A point in time, in UTC.
 pub(super) fn point_in_time(text: &str) -> Result<SystemTime, String> {
-    let wanted = || format!("{text:?} is no point in time; one such as 2030-01-31T12:00:00Z is wanted");
-    humantime::parse_rfc3339_weak(text).map_err(|_| wanted())
+    let time = humantime::parse_rfc3339_weak(text).map_err(|_| {
+        format!(
+            "{text:?} is not a point in time in UTC; give one such as 2030-01-31T12:00:00Z, without another time zone"
+        )
+    })?;
+    held_back(time.duration_since(SystemTime::now()).unwrap_or_default())?;
+    Ok(time)
+}
+
+/// How long a task is held back.
+pub(super) fn delay(text: &str) -> Result<Duration, String> {
+    let time = duration(text)?;
+    held_back(time)?;
+    Ok(time)
+}
+
+fn held_back(time: Duration) -> Result<(), String> {
+    if time > LONGEST_DELAY {
+        return Err("the time is more than 45 days away, and a queue can hold a task back no longer".to_owned());
+    }
+    Ok(())
 }
 
 /// A time that may be zero.
@@ -70,5 +92,13 @@ mod tests {
             assert!(duration(wrong).is_err(), "{wrong}");
         }
         assert_eq!(duration_or_zero("0"), Ok(Duration::ZERO));
+    }
+
+    #[test]
+    fn a_task_is_held_back_until_a_time_in_utc_that_can_be() {
+        assert!(delay("44d").is_ok() && point_in_time("2020-01-01 00:00:00").is_ok());
+        assert!(delay("46d").is_err_and(|why| why.contains("45 days")));
+        assert!(point_in_time("2999-01-01T00:00:00Z").is_err_and(|why| why.contains("45 days")));
+        assert!(point_in_time("2030-01-31T12:00:00+02:00").is_err_and(|why| why.contains("UTC")));
     }
 }

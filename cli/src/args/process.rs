@@ -191,9 +191,10 @@ pub(crate) struct Store {
 
 /// Which processes.
 #[derive(Debug, Args)]
+#[command(group = clap::ArgGroup::new("which processes").args(["pids", "all"]).required(true))]
 pub(crate) struct Targets {
     /// The processes.
-    #[arg(value_name = "PID", required_unless_present = "all", conflicts_with = "all", value_parser = pid, allow_negative_numbers = true)]
+    #[arg(value_name = "PID", value_parser = pid, allow_negative_numbers = true)]
     pub pids: Vec<Pid>,
     /// All processes that run under these names on the broker, by a broadcast, which nobody answers.
     #[arg(long)]

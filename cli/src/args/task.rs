@@ -6,7 +6,7 @@ use std::time::{Duration, SystemTime};
 use clap::{Args, Subcommand, ValueEnum};
 use homing::TaskSend;
 
-use super::parse::{duration, duration_or_zero, point_in_time};
+use super::parse::{delay, duration, duration_or_zero, point_in_time};
 use super::{Handler, help};
 
 #[derive(Debug, Subcommand)]
@@ -17,7 +17,8 @@ pub(crate) enum Task {
     /// Works on tasks until Ctrl-C or SIGTERM.
     ///
     /// Writes one line for each task to standard error. At the first signal it starts no new task, and running tasks may end
-    /// within --drain; then they are stopped and go back to the queue. A second signal stops them at once.
+    /// within --drain; then they are stopped and go back to the queue. A second signal stops them at once. If the worker itself is
+    /// killed (kill -9), its tasks go back at once, and their commands run on: nobody is left to stop them.
     #[command(after_help = help::COMMANDS)]
     Work(Work),
     /// Shows the tasks that wait in the queue, without taking them; workers may run meanwhile.
@@ -25,6 +26,10 @@ pub(crate) enum Task {
     /// Deletes tasks. Their senders get no answer and time out.
     Purge(Mend),
     /// Moves tasks to another queue, with all their properties and headers.
+    ///
+    /// A task is first in its new queue, confirmed by the broker, and then taken out of the old one. None is lost, whatever
+    /// happens; but a move that is killed (kill -9, a power cut, a lost connection) may leave the task that it had in hand in both
+    /// queues, under one message id. Starting again goes on.
     Move {
         #[command(flatten)]
         mend: Mend,
@@ -33,11 +38,14 @@ pub(crate) enum Task {
         to: String,
     },
     /// Puts tasks of the quarantine queue back into their queue, so that workers try them again.
+    ///
+    /// As in a move, none is lost, and one that is killed may leave the task that it had in hand in both queues.
     Requeue(Mend),
 }
 
 /// `homing task send`.
 #[derive(Debug, Args)]
+#[command(group = clap::ArgGroup::new("many tasks").args(["lines", "count"]))]
 pub(crate) struct Send {
     /// What to send: YAML or JSON text, or - for standard input; null if left out.
     #[arg(allow_negative_numbers = true, conflicts_with = "lines")]
@@ -50,7 +58,7 @@ pub(crate) struct Send {
     #[arg(long, value_name = "TIME", value_parser = duration)]
     pub timeout: Option<Duration>,
     /// Holds the task back for this long. The broker keeps it: with --no-reply nobody has to wait.
-    #[arg(long, value_name = "TIME", value_parser = duration, help_heading = "Later", conflicts_with = "at")]
+    #[arg(long, value_name = "TIME", value_parser = delay, help_heading = "Later", conflicts_with = "at")]
     pub delay: Option<Duration>,
     /// Holds the task back until this time, in UTC: 2030-01-31T12:00:00Z, or without the Z.
     #[arg(long, value_name = "TIME", value_parser = point_in_time, help_heading = "Later")]
@@ -62,10 +70,10 @@ pub(crate) struct Send {
     #[arg(long, value_name = "N", help_heading = "Many tasks", conflicts_with = "lines")]
     pub count: Option<NonZeroU64>,
     /// How many tasks wait for their outcome at once.
-    #[arg(long, value_name = "N", default_value = "256", help_heading = "Many tasks")]
+    #[arg(long, value_name = "N", default_value = "256", help_heading = "Many tasks", requires = "many tasks")]
     pub in_flight: NonZeroU16,
     /// Prints outcomes as they come, not in the order in which the tasks were sent.
-    #[arg(long, help_heading = "Many tasks", conflicts_with = "no_reply")]
+    #[arg(long, help_heading = "Many tasks", conflicts_with = "no_reply", requires = "many tasks")]
     pub as_they_come: bool,
 }
 
@@ -141,6 +149,7 @@ pub(crate) struct List {
 
 /// Which tasks are mended.
 #[derive(Debug, Args)]
+#[command(group = clap::ArgGroup::new("which tasks").args(["id", "reason", "all"]).multiple(true).required(true))]
 pub(crate) struct Mend {
     /// The queue to take them from [default: the task queue; for requeue its quarantine queue]
     #[arg(long, value_name = "NAME")]
@@ -152,9 +161,12 @@ pub(crate) struct Mend {
     #[arg(long, value_name = "GLOB", help_heading = "Which tasks")]
     pub reason: Option<String>,
     /// All tasks. Without it, --id or --reason is required.
-    #[arg(long, help_heading = "Which tasks", conflicts_with_all = ["id", "reason"], required_unless_present_any = ["id", "reason"])]
+    #[arg(long, help_heading = "Which tasks", conflicts_with_all = ["id", "reason"])]
     pub all: bool,
     /// Shows what would be done, and does nothing. (The broker marks what was shown as redelivered.)
     #[arg(long)]
     pub dry_run: bool,
+    /// The time limit of the whole command, including connecting. What is done by then stays done.
+    #[arg(long, value_name = "TIME", value_parser = duration)]
+    pub timeout: Option<Duration>,
 }

@@ -145,7 +145,7 @@ pub(crate) fn segment(name: &str) -> String {
     out
 }
 
-pub(crate) fn unescape(text: &str) -> Option<Vec<u8>> {
+fn unescape(text: &str) -> Option<Vec<u8>> {
     let mut bytes = Vec::with_capacity(text.len());
     let mut rest = text.as_bytes();
     while let Some((&first, after)) = rest.split_first() {

@@ -9,7 +9,7 @@ use homing::inspect::{self, Kind, Report, Verdict};
 use homing::{CommunicatorBuilder, Error, ErrorKind, Identifier};
 
 use self::compare::Fix;
-pub(crate) use self::http::{Answer, Management, segment, unescape};
+pub(crate) use self::http::{Answer, Management, segment};
 use crate::args::{Doctor, Format, Global};
 use crate::connection::options;
 use crate::failure::Failure;
@@ -81,7 +81,7 @@ fn conclusion(report: &Report) -> Result<(), Failure> {
     if !report.is_connected() {
         let text = "no connection to the broker could be made; the last line of the checks has the reason";
         let kind = if report.is_refused() { ErrorKind::AccessRefused } else { ErrorKind::Connection };
-        return Err(Error::new(kind, text).into());
+        return Err(Failure::Checked(Error::new(kind, text)));
     }
     match report.count(Verdict::Problem) {
         0 => Ok(()),

@@ -42,7 +42,13 @@ impl Capture {
             pipe.readable().await?;
             match pipe.try_read(&mut chunk) {
                 Ok(0) => break,
-                Ok(read) => self.take(&chunk[..read])?,
+                Ok(read) => {
+                    if let Err(error) = self.take(&chunk[..read]) {
+                        // Nobody reads the rest: whoever writes on gets an error, and does not wait.
+                        self.pipe = None;
+                        return Err(error);
+                    }
+                }
                 Err(error) if error.kind() == ErrorKind::WouldBlock => {}
                 Err(error) => return Err(error),
             }

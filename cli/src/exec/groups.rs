@@ -1,6 +1,6 @@
 //! The process groups of running commands, so that the end of this process leaves none of them behind.
 
-use std::collections::BTreeSet;
+use std::collections::BTreeMap;
 use std::io;
 use std::sync::{Mutex, PoisonError};
 
@@ -9,22 +9,22 @@ use nix::unistd::Pid;
 use tokio::process::{Child, Command};
 
 /// Groups that run. `None` once the process ends: nothing is started any more.
-static RUNNING: Mutex<Option<BTreeSet<i32>>> = Mutex::new(Some(BTreeSet::new()));
+static RUNNING: Mutex<Option<BTreeMap<i32, String>>> = Mutex::new(Some(BTreeMap::new()));
 
 /// One process group, named after its first process.
 #[derive(Debug)]
 pub(crate) struct Group(i32);
 
 /// Starts a command in a process group of its own: what it starts is reached too, and Ctrl-C at the terminal comes through
-/// us.
-pub(crate) fn spawn(command: &mut Command) -> io::Result<(Child, Group)> {
+/// us. `work` names what it does.
+pub(crate) fn spawn(command: &mut Command, work: String) -> io::Result<(Child, Group)> {
     // Guards: a second signal while a command is being started. The lock is held until the group is known.
     let mut running = RUNNING.lock().unwrap_or_else(PoisonError::into_inner);
     let Some(running) = running.as_mut() else { return Err(io::Error::other("this process is ending")) };
     let child = command.process_group(0).kill_on_drop(true).spawn()?;
     let id =
         child.id().and_then(|id| i32::try_from(id).ok()).ok_or_else(|| io::Error::other("it has no process id"))?;
-    running.insert(id);
+    running.insert(id, work);
     Ok((child, Group(id)))
 }
 
@@ -44,10 +44,11 @@ impl Drop for Group {
     }
 }
 
-/// Kills every group that runs, and lets none be started any more.
-pub(crate) fn kill_all() {
-    let running = RUNNING.lock().unwrap_or_else(PoisonError::into_inner).take();
-    for id in running.into_iter().flatten() {
-        let _ = killpg(Pid::from_raw(id), Signal::SIGKILL);
+/// Kills every group that runs, and lets none be started any more; what they did.
+pub(crate) fn kill_all() -> Vec<String> {
+    let running = RUNNING.lock().unwrap_or_else(PoisonError::into_inner).take().unwrap_or_default();
+    for id in running.keys() {
+        let _ = killpg(Pid::from_raw(*id), Signal::SIGKILL);
     }
+    running.into_values().collect()
 }

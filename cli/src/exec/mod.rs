@@ -112,7 +112,10 @@ impl Running {
         let mut shell = Command::new("/bin/sh");
         shell.args(["-c", command]).stdin(Stdio::piped()).stdout(stdout).stderr(stderr);
         shell.envs(environment.iter().map(|(name, value)| (*name, value)));
-        let (child, group) = groups::spawn(&mut shell)?;
+        let of = |wanted: &str| environment.iter().find(|(name, _)| *name == wanted).map(|(_, value)| value.as_str());
+        let id = of("HOMING_MESSAGE_ID").or_else(|| of("HOMING_CORRELATION_ID")).unwrap_or("without an id");
+        let work = format!("{} {id}", of("HOMING_KIND").unwrap_or("task"));
+        let (child, group) = groups::spawn(&mut shell, work)?;
         Ok(Running { child, group, out, err })
     }
 
@@ -137,9 +140,13 @@ impl Running {
         };
         let exchange = async {
             // Its end is that of its own process, not that of its pipes.
-            let ((), read_out, read_err) = tokio::join!(feed, self.out.fill(), self.err.fill());
-            match read_out.and(read_err) {
-                Ok(()) => std::future::pending().await,
+            let fed = async {
+                feed.await;
+                Ok(())
+            };
+            // Guards: a command that prints too much, and waits for ever to print the rest. The first fault ends it.
+            match tokio::try_join!(fed, self.out.fill(), self.err.fill()) {
+                Ok(_) => std::future::pending().await,
                 Err(error) => error,
             }
         };
@@ -207,5 +214,29 @@ impl Running {
         }
         // What the shell left behind.
         self.group.signal(Signal::SIGKILL);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Runs a command that may not take long.
+    async fn ended(command: &str) -> Ended {
+        let running = run(command, &Value::Null, &[], None, std::future::pending());
+        tokio::time::timeout(Duration::from_secs(60), running).await.unwrap_or_else(|_| panic!("{command} hangs"))
+    }
+
+    #[tokio::test]
+    async fn a_command_that_prints_more_than_the_limit_fails_and_ends() {
+        for command in [
+            "head -c 70000000 /dev/zero",
+            // It goes on with what nobody reads any more.
+            "trap '' TERM PIPE; exec cat /dev/zero",
+            "(exec sleep 100) & exec cat /dev/zero",
+        ] {
+            let Ended::Failed(why) = ended(command).await else { panic!("{command} has not failed") };
+            assert!(why.contains("more than 64 MiB"), "{command}: {why}");
+        }
     }
 }

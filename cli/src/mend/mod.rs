@@ -3,18 +3,28 @@
 //! A task that is moved is first in its new queue, confirmed by the broker, and only then acknowledged in the old one. So
 //! whoever is killed in between leaves at most one task in both, under the same message id, and none in neither; starting
 //! again goes on. What is not wanted stays: it is given back in its order when the walk is over.
+//!
+//! Each task is printed before anything is done to it, so that none is gone that was not listed; and however the command ends,
+//! it reports how far it has come.
 
-mod wire;
+use std::cell::Cell;
+use std::time::Duration;
 
 use homing::codec::Map;
-use homing::{ErrorKind, Value, inspect};
+use homing::inspect::mend::{Got, Mender};
+use homing::{CommunicatorBuilder, ErrorKind, ReconnectPolicy, Value, inspect};
 
 use crate::args::{Format, Global, Mend, Task};
-use crate::connection::options;
+use crate::connection::{may_come, options, waiting_for_broker};
 use crate::failure::Failure;
 use crate::glob::Glob;
-use crate::{DEFAULT_BROKER, note, out, values};
-use wire::{Got, Wire};
+use crate::progress::timed_out;
+use crate::stop::Stop;
+use crate::{note, out, values, warning};
+
+/// After a signal, how long the task in hand may take to be in one queue and not in two. Shorter than the time after which the
+/// process ends.
+const LAST_TASK: Duration = Duration::from_millis(200);
 
 /// Why a task is in quarantine, and where it came from: homing's own headers.
 const REASON: &str = "homing-quarantine-reason";
@@ -31,8 +41,20 @@ enum Deed {
     Requeue(String),
 }
 
-pub(crate) async fn run(command: Task, global: &Global) -> Result<(), Failure> {
-    let own = inspect::target(&options(global)?)?.task_queue;
+impl Deed {
+    /// What was, or would be, done to the tasks.
+    fn done(&self) -> &'static str {
+        match self {
+            Deed::Purge => "purged",
+            Deed::Move(_) => "moved",
+            Deed::Requeue(_) => "requeued",
+        }
+    }
+}
+
+pub(crate) async fn run(command: Task, global: &Global, mut stop: Stop) -> Result<(), Failure> {
+    let options = options(global)?;
+    let own = inspect::target(&options)?.task_queue;
     let (mend, deed) = match command {
         Task::Purge(mend) => (mend, Deed::Purge),
         Task::Move { mend, to } => (mend, Deed::Move(to)),
@@ -46,61 +68,165 @@ pub(crate) async fn run(command: Task, global: &Global) -> Result<(), Failure> {
     if matches!(&deed, Deed::Move(to) if *to == from) {
         return Err(Failure::Usage(format!("the tasks of {from:?} are there already; give another queue by --to")));
     }
-    let is_quarantine = mend.queue.is_none() && matches!(deed, Deed::Requeue(_));
-    let url = global.broker.broker.as_deref().unwrap_or(DEFAULT_BROKER);
-    let wire = Wire::connect(url).await?;
-    let walked = walk(&wire, &from, &mend, &deed, global.output.format).await;
-    let closed = wire.close().await;
-    let (done, seen) = match walked {
-        // The first task that cannot be read makes it.
-        Err(Failure::Homing(error)) if error.kind() == ErrorKind::NotFound && is_quarantine => {
-            note!("nothing is in quarantine: there is no queue {from:?}");
-            return closed;
+    let walk = Walk {
+        reason: mend.reason.as_deref().map(Glob::new),
+        from,
+        mend,
+        deed,
+        format: global.output.format,
+        done: Cell::new(0),
+        seen: Cell::new(None),
+        reader: Cell::new(Reader::Reads),
+        ends: Cell::new(false),
+    };
+    let limit = walk.mend.timeout;
+    let out_of_time = async {
+        match limit {
+            Some(limit) => {
+                tokio::time::sleep(limit).await;
+                Failure::TimedOut(timed_out(limit))
+            }
+            None => std::future::pending().await,
         }
-        walked => walked?,
     };
-    let done_to_them = match (&deed, mend.dry_run) {
-        (_, true) => "would be mended",
-        (Deed::Purge, false) => "purged",
-        (Deed::Move(_), false) => "moved",
-        (Deed::Requeue(_), false) => "requeued",
+    let told_to_end = async {
+        tokio::select! {
+            signal = stop.wait() => Failure::Interrupted(signal, None),
+            failure = out_of_time => failure,
+        }
     };
-    note!("{done} of {seen} tasks of {from:?} {done_to_them}");
-    closed
+    let mut working = std::pin::pin!(walk.to_the_end(global, &options));
+    let ended = tokio::select! {
+        ended = &mut working => ended,
+        failure = told_to_end => {
+            walk.ends.set(true);
+            // An error of the last task is the lesser news.
+            let _ = tokio::time::timeout(LAST_TASK, working).await;
+            Err(failure)
+        }
+    };
+    walk.report(ended.is_err());
+    ended
 }
 
-/// How many were dealt with, of how many.
-async fn walk(wire: &Wire, from: &str, mend: &Mend, deed: &Deed, format: Format) -> Result<(u64, u64), Failure> {
-    let reason = mend.reason.as_deref().map(Glob::new);
-    // Those that are there now. What is put back by others meanwhile is not walked again.
-    let there = wire.depth(from).await?;
-    let (mut done, mut seen) = (0, 0);
-    while seen < u64::from(there)
-        && let Some(got) = wire.get(from).await?
-    {
-        seen += 1;
-        let by_id = mend.id.is_empty() || got.message_id().is_some_and(|id| mend.id.iter().any(|own| own == id));
-        let by_reason = reason.as_ref().is_none_or(|glob| got.header(REASON).is_some_and(|text| glob.matches(&text)));
-        if !by_id || !by_reason {
-            continue;
+/// Whether somebody reads standard output.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Reader {
+    Reads,
+    Gone,
+}
+
+/// One way through a queue.
+struct Walk {
+    from: String,
+    reason: Option<Glob>,
+    mend: Mend,
+    deed: Deed,
+    format: Format,
+    done: Cell<u64>,
+    /// `None` until the queue was found.
+    seen: Cell<Option<u64>>,
+    reader: Cell<Reader>,
+    /// No more tasks are begun.
+    ends: Cell<bool>,
+}
+
+impl Walk {
+    fn report(&self, failed: bool) {
+        let Some(seen) = self.seen.get() else { return };
+        let would = if self.mend.dry_run { "would be " } else { "" };
+        let tasks = if seen == 1 { "task" } else { "tasks" };
+        let tally = format!("{} of {seen} {tasks} of {:?} {would}{}", self.done.get(), self.from, self.deed.done());
+        if failed {
+            warning!("not all of it was done: {tally}; starting again goes on");
+        } else {
+            note!("{tally}");
         }
-        let to = match deed {
-            Deed::Purge => None,
-            Deed::Move(to) => Some(to.clone()),
-            Deed::Requeue(own) => Some(got.header(ORIGIN).unwrap_or_else(|| own.clone())),
-        };
-        if !mend.dry_run {
-            match (&to, deed) {
-                (None, _) => {}
-                (Some(to), Deed::Requeue(_)) => wire.copy(&got, to, &FORGOTTEN).await?,
-                (Some(to), _) => wire.copy(&got, to, &[]).await?,
-            }
-            wire.acknowledge(&got).await?;
-        }
-        done += 1;
-        print(&got, to.as_deref(), format)?;
     }
-    Ok((done, seen))
+
+    /// Connects and walks; with `--reconnect`, again when the connection is lost.
+    async fn to_the_end(&self, global: &Global, options: &CommunicatorBuilder) -> Result<(), Failure> {
+        let again = !matches!(global.broker.reconnect, None | Some(ReconnectPolicy::Never));
+        loop {
+            let mender = waiting_for_broker(global, || Mender::connect(options)).await?;
+            let walked = self.once(&mender).await;
+            // Whatever was acknowledged goes out first.
+            let closed = mender.close().await;
+            match walked {
+                // A dry run that starts again would show tasks twice.
+                Err(Failure::Homing(error)) if again && !self.mend.dry_run && may_come(&error) && !self.ends.get() => {
+                    note!("starting again: {error}");
+                }
+                walked => return walked.and(closed.map_err(Failure::from)),
+            }
+        }
+    }
+
+    async fn once(&self, mender: &Mender) -> Result<(), Failure> {
+        // Those that are there now. What is put back by others meanwhile is not walked again.
+        let there = match mender.depth(&self.from).await {
+            // The first task that cannot be read makes it.
+            Err(error) if error.kind() == ErrorKind::NotFound && self.is_quarantine() => {
+                note!("nothing is in quarantine: there is no queue {:?}", self.from);
+                return Ok(());
+            }
+            there => u64::from(there?),
+        };
+        if let Deed::Move(to) = &self.deed {
+            mender.depth(to).await?;
+        }
+        let before = self.done.get();
+        let mut seen = 0;
+        self.seen.set(Some(before));
+        while seen < there
+            && !self.ends.get()
+            && let Some(got) = mender.get(&self.from).await?
+        {
+            seen += 1;
+            self.seen.set(Some(before + seen));
+            if self.concerns(&got) {
+                self.deal_with(mender, got).await?;
+            }
+        }
+        Ok(())
+    }
+
+    fn is_quarantine(&self) -> bool {
+        self.mend.queue.is_none() && matches!(self.deed, Deed::Requeue(_))
+    }
+
+    fn concerns(&self, got: &Got) -> bool {
+        let ids = &self.mend.id;
+        let by_id = ids.is_empty() || got.message_id().is_some_and(|id| ids.iter().any(|own| own == id));
+        let by_reason =
+            self.reason.as_ref().is_none_or(|glob| got.header(REASON).is_some_and(|text| glob.matches(text)));
+        by_id && by_reason
+    }
+
+    async fn deal_with(&self, mender: &Mender, got: Got) -> Result<(), Failure> {
+        let to = match &self.deed {
+            Deed::Purge => None,
+            Deed::Move(to) => Some(to.as_str()),
+            Deed::Requeue(own) => Some(got.header(ORIGIN).unwrap_or(own)),
+        };
+        // Guards: `move | head -1`, which stops in the middle. Without a reader the rest is done all the same; a disk that is
+        // full ends it, before the task is touched that cannot be listed.
+        if self.reader.get() == Reader::Reads {
+            match print(&got, to, self.format) {
+                Err(Failure::ReaderGone) => self.reader.set(Reader::Gone),
+                printed => printed?,
+            }
+        }
+        if !self.mend.dry_run {
+            if let Some(to) = to {
+                let forgotten: &[&str] = if matches!(self.deed, Deed::Requeue(_)) { &FORGOTTEN } else { &[] };
+                mender.copy(&got, to, forgotten).await?;
+            }
+            mender.acknowledge(got).await?;
+        }
+        self.done.set(self.done.get() + 1);
+        Ok(())
+    }
 }
 
 fn print(got: &Got, to: Option<&str>, format: Format) -> Result<(), Failure> {
@@ -112,7 +238,7 @@ fn print(got: &Got, to: Option<&str>, format: Format) -> Result<(), Failure> {
             let mut map = Map::new();
             map.insert("message_id", optional(id));
             map.insert("to", optional(to));
-            map.insert("reason", optional(reason.as_deref()));
+            map.insert("reason", optional(reason));
             values::print(&Value::Map(map), format)
         }
         Format::Text => {

@@ -75,7 +75,9 @@ pub(super) async fn run(command: Process, global: &Global, stop: Stop) -> Result
             .and_then(|()| print_all(&request, format))
     } else {
         let counts = Counts::default();
-        let shared = Shared { purpose: request.purpose(), format, deadline, counts: &counts };
+        // Whoever wants a process killed does not want it run.
+        let advice = (!matches!(request, Request::Kill { .. })).then(|| many::run_them(global, &pids));
+        let shared = Shared { purpose: request.purpose(), format, deadline, counts: &counts, advice };
         let width = pids.iter().map(|pid| pid.to_string().chars().count()).max().unwrap_or(0);
         let ask = |pid| one(&shared, &controller, &request, pid);
         many::all(&shared, pids, stop.clone(), ask, |pid, answer| print(&request, pid, answer, format, width)).await
@@ -155,7 +157,7 @@ fn print_all(request: &Request, format: Format) -> Result<(), Failure> {
     match format {
         Format::Json => out!("{}", serde_json::json!({"all": true, "asked_to_be": request.result()})),
         Format::Text => {
-            out!("all processes were asked {}", request.purpose())?;
+            out!("a request {} was sent to all processes", request.purpose())?;
             note!(
                 "a broadcast is not answered: `homing process status PID` or `homing process watch` shows what becomes of it"
             );

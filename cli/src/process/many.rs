@@ -10,7 +10,7 @@ use homing::process::{ControlReply, ControlStage, Pid};
 use homing::{Communicator, Value};
 use tokio::time::Instant;
 
-use crate::args::Format;
+use crate::args::{BrokerOptions, Format, Global};
 use crate::failure::Failure;
 use crate::output::without_controls;
 use crate::stop::Stop;
@@ -36,6 +36,8 @@ pub(super) struct Shared<'a> {
     pub format: Format,
     pub deadline: Option<Instant>,
     pub counts: &'a Counts,
+    /// What to try about processes that cannot be reached.
+    pub advice: Option<String>,
 }
 
 /// Each process once, in the order in which they were named.
@@ -84,10 +86,7 @@ pub(super) async fn all<T, W: Future<Output = Result<T, Failure>>>(
                             printed = print_failure(&pid, &failure);
                         }
                         if many == 1 {
-                            if is_unreachable {
-                                unreachable_note();
-                            }
-                            return Err(failure);
+                            return Err(advised(failure, is_unreachable, shared));
                         }
                         if shared.format == Format::Text {
                             warning!("{failure}");
@@ -108,13 +107,13 @@ pub(super) async fn all<T, W: Future<Output = Result<T, Failure>>>(
             }
         }
     }
-    if is_unreachable {
-        unreachable_note();
-    }
     printed?;
     match failed {
         0 => Ok(()),
-        _ => Err(Failure::Several(worst, format!("{failed} of {many} requests failed"))),
+        _ => {
+            let failure = Failure::Several(worst, format!("{failed} of {many} requests failed"));
+            Err(advised(failure, is_unreachable, shared))
+        }
     }
 }
 
@@ -131,12 +130,41 @@ pub(super) async fn finish(
     }
 }
 
-/// What to try about processes that cannot be reached, once.
-fn unreachable_note() {
-    note!(
-        "`homing process continue PID --nowait` has a worker run a process that has not ended; `verdi daemon status` shows \
-         AiiDA's workers"
-    );
+/// The failure first, and then what to try about processes that cannot be reached, once.
+fn advised(failure: Failure, is_unreachable: bool, shared: &Shared<'_>) -> Failure {
+    match &shared.advice {
+        Some(advice) if is_unreachable => Failure::Advised(Box::new(failure), advice.clone()),
+        _ => failure,
+    }
+}
+
+/// What to try about processes that no worker has, with the options that lead to the same ones.
+pub(super) fn run_them(global: &Global, pids: &[Pid]) -> String {
+    let BrokerOptions { profile, aiida, context, .. } = &global.broker;
+    let (options, under) = match (profile, aiida, context) {
+        (Some(profile), ..) => (format!(" --profile {}", quoted(profile)), ""),
+        (None, true, _) => (" --aiida".to_owned(), ""),
+        (None, false, Some(context)) => (format!(" --context {}", quoted(context)), " (and the same names)"),
+        _ => (String::new(), " (with the same broker and names)"),
+    };
+    let one = match pids {
+        [pid] => quoted(&pid.to_string()),
+        _ => "PID".to_owned(),
+    };
+    let workers = if profile.is_some() || *aiida { "; `verdi daemon status` shows AiiDA's workers" } else { "" };
+    format!(
+        "no worker has it: `homing{options} process continue {one} --nowait`{under} has a worker run a process that has not \
+         ended{workers}"
+    )
+}
+
+/// A word of a shell's command.
+fn quoted(word: &str) -> String {
+    let plain = |c: char| c.is_ascii_alphanumeric() || "-_./:".contains(c);
+    if !word.is_empty() && word.chars().all(plain) {
+        return word.to_owned();
+    }
+    format!("'{}'", word.replace('\'', "'\\''"))
 }
 
 fn print_failure(pid: &Pid, failure: &Failure) -> Result<(), Failure> {

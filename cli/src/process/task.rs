@@ -84,7 +84,7 @@ pub(super) async fn continue_all(command: Process, global: &Global, stop: Stop) 
     let controller = ProcessController::new(&communicator);
     let format = global.output.format;
     let counts = Counts::default();
-    let shared = Shared { purpose: "to continue", format, deadline, counts: &counts };
+    let shared = Shared { purpose: "to continue", format, deadline, counts: &counts, advice: None };
     let one = async |pid: Pid| -> Result<Option<Value>, Failure> {
         let mut request = controller.continue_process(&pid);
         if let Some(tag) = &tag {

@@ -7,22 +7,22 @@ use homing::{Communicator, ConnectionEvent};
 
 use super::many::{each_once, pid_as_json};
 use crate::args::{Format, Global};
-use crate::connection::{News, Watched, close, connect_to_stay, options};
+use crate::connection::{News, Watched, begin_to_stay, close, options};
 use crate::failure::Failure;
 use crate::output::without_controls;
 use crate::stop::Stop;
 use crate::{note, out, output, values, warning};
 
 pub(super) async fn run(pids: Vec<Pid>, count: Option<u64>, global: &Global, mut stop: Stop) -> Result<(), Failure> {
-    let starting = async {
-        let communicator = connect_to_stay(global, options(global)?).await?;
-        let watched = Watched::new(&communicator);
-        let events = ProcessController::new(&communicator).events(each_once(pids)).await?;
-        Ok::<_, Failure>((communicator, watched, events))
+    let begin = async |communicator: &Communicator| {
+        let watched = Watched::new(communicator);
+        let events = ProcessController::new(communicator).events(each_once(pids.clone())).await?;
+        Ok((watched, events))
     };
+    let options = options(global)?;
     let mut reader_gone = std::pin::pin!(output::reader_gone());
-    let (communicator, mut watched, mut events): (Communicator, Watched, ProcessEvents) = tokio::select! {
-        started = starting => started?,
+    let (communicator, (mut watched, mut events)): (Communicator, (Watched, ProcessEvents)) = tokio::select! {
+        started = begin_to_stay(global, options, begin) => started?,
         signal = stop.wait() => return Err(Failure::Interrupted(signal, None)),
         () = &mut reader_gone => return Ok(()),
     };

@@ -6,7 +6,7 @@ use homing::process::{ProcessState, ProcessWorker, Registry, StateChange};
 use homing::{Communicator, LongTasks};
 
 use crate::args::{Global, WorkerOptions};
-use crate::connection::{News, Watched, close, connect_to_stay, options};
+use crate::connection::{News, Watched, begin_to_stay, close, options};
 use crate::failure::Failure;
 use crate::logs::WORK;
 use crate::presence::{self, Role};
@@ -23,20 +23,19 @@ pub(crate) async fn run(command: WorkerOptions, global: &Global, mut stop: Stop)
     let drain = command.drain.unwrap_or(DRAIN);
     // A job may run for days, and its task is not acknowledged before.
     let options = options(global)?.long_tasks(LongTasks::new());
-    let starting = async {
+    let begin = async |communicator: &Communicator| {
         let store = store::open(&path).await?;
-        let communicator = connect_to_stay(global, options).await?;
-        let watched = Watched::new(&communicator);
+        let watched = Watched::new(communicator);
         let registry = Registry::new().register::<Shell>(shell::CLASS)?;
-        let builder = ProcessWorker::builder(&communicator, store, registry);
+        let builder = ProcessWorker::builder(communicator, store, registry);
         let worker = builder.slots(slots).on_change(log).start().await?;
         let name = communicator.default_task_queue()?.name().to_owned();
         let role = Role { kind: "process", name: name.clone(), store: store::mark(&path) };
-        presence::announce(&communicator, role).await;
-        Ok::<_, Failure>((communicator, watched, worker, name))
+        presence::announce(communicator, role).await;
+        Ok((watched, worker, name))
     };
-    let (communicator, mut watched, worker, name): (Communicator, Watched, ProcessWorker, String) = tokio::select! {
-        started = starting => started?,
+    let (communicator, (mut watched, worker, name)) = tokio::select! {
+        begun = begin_to_stay(global, options, begin) => begun?,
         signal = stop.wait() => return Err(Failure::Interrupted(signal, None)),
     };
     note!("running processes of {name:?} from {} until Ctrl-C, {slots} at a time", path.display());

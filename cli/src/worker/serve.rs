@@ -9,7 +9,7 @@ use tokio::sync::Semaphore;
 use super::outcome::Subject;
 use super::{Crew, End, enough, signalled};
 use crate::args::{Global, Serve};
-use crate::connection::{Watched, close, connect_to_stay, options};
+use crate::connection::{Watched, begin_to_stay, close, options};
 use crate::exec::Ended;
 use crate::failure::Failure;
 use crate::presence::{self, Role};
@@ -30,10 +30,9 @@ pub(crate) async fn run(command: Serve, global: &Global, mut stop: Stop) -> Resu
         places: Semaphore::new(usize::from(command.parallel.get())),
     });
     let options = options(global)?;
-    let starting = async {
-        let communicator = connect_to_stay(global, options.clone()).await?;
+    let begin = async |communicator: &Communicator| {
         let role = Role { kind: "rpc", name: identifier.as_str().to_owned(), store: None };
-        let mut others = presence::ask(&communicator, Some(&role), OTHERS).await?.len();
+        let mut others = presence::ask(communicator, Some(&role), OTHERS).await?.len();
         if let Some(url) = &command.management {
             others = others.max(doctor::listeners(&options, url, &identifier).await?);
         }
@@ -43,22 +42,22 @@ pub(crate) async fn run(command: Serve, global: &Global, mut stop: Stop) -> Resu
                 identifier.as_str()
             );
             if command.exclusive {
-                close(&communicator).await?;
+                close(communicator).await?;
                 return Err(Failure::Other(format!("{text}, and --exclusive was asked for")));
             }
             warning!("{text}");
         }
-        let watched = Watched::new(&communicator);
+        let watched = Watched::new(communicator);
         let subscriber = {
             let server = Arc::clone(&server);
             RpcSubscriber::future(move |call| Arc::clone(&server).handle(call))
         };
         let added = communicator.add_rpc_subscriber(identifier.clone(), subscriber).await?;
-        presence::announce(&communicator, role).await;
-        Ok::<_, Failure>((communicator, watched, added))
+        presence::announce(communicator, role).await;
+        Ok((watched, added))
     };
-    let (communicator, mut watched, identifier): (Communicator, Watched, Identifier) = tokio::select! {
-        started = starting => started?,
+    let (communicator, (mut watched, identifier)): (Communicator, (Watched, Identifier)) = tokio::select! {
+        started = begin_to_stay(global, options.clone(), begin) => started?,
         signal = stop.wait() => return Err(Failure::Interrupted(signal, None)),
     };
     note!("answering calls to {:?} until Ctrl-C", identifier.as_str());

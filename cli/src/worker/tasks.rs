@@ -13,7 +13,7 @@ use homing::{
 use super::outcome::{Outcome, Subject};
 use super::{Crew, End, Kept, enough, signalled};
 use crate::args::{Global, OnFailure, Work};
-use crate::connection::{News, Watched, close, connect_to_stay, options};
+use crate::connection::{News, Watched, begin_to_stay, close, options};
 use crate::exec::Ended;
 use crate::failure::Failure;
 use crate::presence::{self, Role};
@@ -32,35 +32,35 @@ const QUARANTINING: Duration = Duration::from_secs(5);
 const REMEMBERED: usize = 10_000;
 
 pub(crate) async fn run(command: Work, global: &Global, mut stop: Stop) -> Result<(), Failure> {
-    let crew = Crew::new(command.handler, command.timeout).await?;
+    let crew = Arc::new(Crew::new(command.handler, command.timeout).await?);
     let attempts = NonZeroU32::MIN.saturating_add(command.retries);
     let mut options = options(global)?.task_attempts(attempts, FIRST_PAUSE);
     if command.long_tasks {
         options = options.long_tasks(LongTasks::new());
     }
-    let communicator = tokio::select! {
-        connected = connect_to_stay(global, options) => connected?,
-        signal = stop.wait() => return Err(Failure::Interrupted(signal, None)),
-    };
     let most = command.count.map(u64::from);
-    let worker = Arc::new(Worker {
-        crew,
-        most,
-        retries: command.retries,
-        on_failure: command.on_failure,
-        queue: communicator.default_task_queue()?,
-        prefetch: command.prefetch,
-        memory: Mutex::default(),
-    });
-    let role = Role { kind: "task", name: worker.queue.name().to_owned(), store: None };
-    presence::announce(&communicator, role).await;
-    let mut watched = Watched::new(&communicator);
-    let subscriber = {
-        let worker = Arc::clone(&worker);
-        TaskSubscriber::future(move |task| Arc::clone(&worker).handle(task)).with_prefetch(command.prefetch)
+    let begin = async |communicator: &Communicator| {
+        let worker = Arc::new(Worker {
+            crew: Arc::clone(&crew),
+            most,
+            retries: command.retries,
+            on_failure: command.on_failure,
+            queue: communicator.default_task_queue()?,
+            prefetch: command.prefetch,
+            memory: Mutex::default(),
+        });
+        let role = Role { kind: "task", name: worker.queue.name().to_owned(), store: None };
+        presence::announce(communicator, role).await;
+        let watched = Watched::new(communicator);
+        let subscriber = {
+            let worker = Arc::clone(&worker);
+            TaskSubscriber::future(move |task| Arc::clone(&worker).handle(task)).with_prefetch(command.prefetch)
+        };
+        let identifier = worker.queue.add_task_subscriber(subscriber).await?;
+        Ok((worker, watched, identifier))
     };
-    let identifier = tokio::select! {
-        added = worker.queue.add_task_subscriber(subscriber) => added?,
+    let (communicator, (worker, mut watched, identifier)) = tokio::select! {
+        begun = begin_to_stay(global, options, begin) => begun?,
         signal = stop.wait() => return Err(Failure::Interrupted(signal, None)),
     };
     note!("working on tasks of {:?} until Ctrl-C", worker.queue.name());
@@ -86,7 +86,7 @@ pub(crate) async fn run(command: Work, global: &Global, mut stop: Stop) -> Resul
 }
 
 struct Worker {
-    crew: Crew,
+    crew: Arc<Crew>,
     most: Option<u64>,
     retries: u32,
     on_failure: OnFailure,

@@ -173,6 +173,7 @@ impl RabbitMq {
             Ok(Depth { ready: found.message_count(), consumers: found.consumer_count() })
         })
         .await
+        .map_err(|error| no_such_queue(name, error))
     }
 
     /// Gets messages and gives them back, all at once, so that they keep their order. They are marked as redelivered from
@@ -202,6 +203,7 @@ impl RabbitMq {
             Ok(looked)
         })
         .await
+        .map_err(|error| no_such_queue(name, error))
     }
 
     async fn question<T>(&self, what: &str, ask: impl AsyncFnOnce(&Channel) -> lapin::Result<T>) -> Result<T> {
@@ -230,6 +232,17 @@ impl RabbitMq {
             Err(_) => Err(errors::timed_out(what, &shared.address, limit)),
         }
     }
+}
+
+/// A queue that is asked for and is not there, with what to do about it.
+fn no_such_queue(name: &str, error: Error) -> Error {
+    if error.kind() != ErrorKind::NotFound {
+        return error;
+    }
+    let text = format!(
+        "there is no queue {name:?} in this virtual host; check the name, or send a task or start a worker, which makes the queue"
+    );
+    Error::with_source(ErrorKind::NotFound, text, error)
 }
 
 /// What is not there is not declared: this must not create anything.

@@ -552,7 +552,8 @@ impl<K: Kinds> TaskBook<K> {
         let Some(known) = self.in_hand.get(&task) else { return };
         let attempt = known.attempt.number();
         if attempt >= self.config.attempts {
-            let reason = format!("given up after {attempt} attempts: {reason}");
+            let times = if attempt == 1 { "attempt" } else { "attempts" };
+            let reason = format!("given up after {attempt} {times}: {reason}");
             return self.pause(now, task, Wish::Quarantine { reason, answer }, Duration::ZERO, out);
         }
         let times = 1_u32.checked_shl(attempt.saturating_sub(1)).unwrap_or(u32::MAX);

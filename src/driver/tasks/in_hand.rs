@@ -125,7 +125,8 @@ impl<K: Kinds> InHand<K> {
             round: 0,
             asked: None,
             redelivered,
-            attempt: if redelivered { Attempt::AtLeast(number.saturating_add(1)) } else { Attempt::Exactly(number) },
+            // A redelivery is no failed attempt: the broker marks a message that was only looked at, too.
+            attempt: if redelivered { Attempt::AtLeast(number) } else { Attempt::Exactly(number) },
             tickets: BTreeMap::new(),
             lost: Vec::new(),
             seen: BTreeSet::from([marks]),

@@ -82,7 +82,8 @@ pub(crate) trait Claim: Clone + Debug + Default {
 pub enum Attempt {
     /// This is the attempt of this number, from 1 on.
     Exactly(u32),
-    /// It is at least the attempt of this number: the broker has handed it out before, and does not count.
+    /// It is at least the attempt of this number: the broker has handed it out before, and reports neither how often nor whether it
+    /// was run (a look at the queue marks a message so, too). Only attempts that have failed count against the limit.
     AtLeast(u32),
 }
 

@@ -60,7 +60,7 @@ impl Program {
         if let Some(cwd) = &job.cwd {
             command.current_dir(cwd);
         }
-        let (mut child, group) = groups::spawn(&mut command)?;
+        let (mut child, group) = groups::spawn(&mut command, format!("process {pid}"))?;
         let id = child.id().ok_or_else(|| io::Error::other("it has no process id"))?;
         let started = Started::now(id, run);
         let ends_with_us = EndsWithUs::new(&started)?;
