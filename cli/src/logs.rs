@@ -3,6 +3,7 @@
 use std::io;
 
 use tracing_subscriber::EnvFilter;
+use tracing_subscriber::fmt::format::FmtSpan;
 
 use crate::args::Output;
 use crate::output::{colours, json_errors};
@@ -29,6 +30,8 @@ pub(crate) fn start(options: &Output, library: &str) {
         .with_env_filter(filter)
         .with_writer(io::stderr)
         .with_target(false)
+        // A message is a span, where those are asked for; its line comes with its outcome.
+        .with_span_events(FmtSpan::CLOSE)
         .with_ansi(colours(options.color))
         // It would be reported on standard error, by a panic.
         .log_internal_errors(false);

@@ -5,6 +5,8 @@ use std::sync::atomic::{AtomicU8, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
+use homing::ErrorKind;
+
 use crate::failure::Failure;
 use crate::stop::Stop;
 
@@ -32,6 +34,17 @@ impl Progress {
     pub(crate) fn at(&self, stage: Stage) {
         // Ordering: Relaxed, for the stage orders nothing.
         self.0.store(stage as u8, Ordering::Relaxed);
+    }
+
+    /// With how far it has come, where the error alone leaves that open.
+    fn explained(&self, failure: Failure) -> Failure {
+        match failure {
+            Failure::Homing(error) if error.kind() == ErrorKind::ConnectionLost => {
+                let advice = format!("it was lost {}", self.in_words());
+                Failure::Advised(Box::new(Failure::Homing(error)), advice)
+            }
+            failure => failure,
+        }
     }
 
     /// Reads after "it timed out".
@@ -87,7 +100,7 @@ pub(crate) async fn bounded<T>(
     };
     tokio::select! {
         biased;
-        done = work => done,
+        done = work => done.map_err(|failure| progress.explained(failure)),
         signal = stop.wait() => Err(Failure::Interrupted(signal, Some(progress.in_words()))),
         limit = out_of_time => Err(Failure::TimedOut(format!("{} {}", timed_out(limit), progress.in_words()))),
     }

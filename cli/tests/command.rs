@@ -8,7 +8,7 @@ use std::io::{Read, Write};
 use std::process::{Command, ExitCode, Stdio};
 use std::time::{Duration, Instant};
 
-use shell::{LONG, Running, ended, exits, homing, text};
+use shell::{LONG, Running, ended, eventually, exits, homing, text, wait};
 use support::node::Tls;
 use support::{Broker, Node, Suite, TestResult};
 
@@ -328,8 +328,18 @@ fn broker_lost() -> TestResult {
     let worker = Running::start(on(&broker, &["task", "work", "--echo"]))?;
     let never = ["--reconnect", "never", "rpc", "serve", "y", "--echo"];
     let mut told_never_to = Running::start(on(&broker, &never))?;
+    let nobody = format!("{}-nobody", broker.prefix());
+    let at = |arguments: &[&str]| homing(&[&["--broker", broker.url(), "--prefix", &nobody], arguments].concat());
+    let mut sender = at(&["--reconnect", "never", "task", "send", "3"]);
+    let sender = sender.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn()?;
+    eventually("the task is in its queue", || {
+        let listed = ended(at(&["task", "list", "--format", "json"]));
+        listed.is_ok_and(|output| text(&output.stdout).contains("\"ready\":1"))
+    });
     node.kill()?;
     assert_eq!(told_never_to.ends()?, Some(6));
+    let (_, err) = exits(&wait(sender)?, 6);
+    assert!(err.contains("the message was sent, and may still be worked on"), "{err}");
     node.restart()?;
     // Both are there again of themselves; the call may come before the server has.
     let called = (0..100).find_map(|_| {

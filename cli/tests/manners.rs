@@ -54,6 +54,7 @@ fn main() -> ExitCode {
         .rabbitmq("a_task_that_is_only_sent_is_not_counted_as_done", sent_only)
         .rabbitmq("a_broker_that_goes_while_a_server_starts_is_waited_for", lost_while_starting)
         .rabbitmq("an_error_comes_before_the_advice_and_keeps_the_options", advice)
+        .rabbitmq("each_message_has_a_line_where_all_are_asked_for", message_lines)
         .rabbitmq("workers_answer_a_ping", ping);
     suite.run()
 }
@@ -755,5 +756,15 @@ fn advice(broker: &Broker) -> TestResult {
         "{err}"
     );
     std::fs::remove_dir_all(folder)?;
+    Ok(())
+}
+
+fn message_lines(broker: &Broker) -> TestResult {
+    let output = ended(on(broker, &["-vv", "broadcast", "send", "1", "--subject", "seen"]))?;
+    let (_, err) = exits(&output, 0);
+    let lines: Vec<&str> = err.lines().filter(|line| line.contains("close") && line.contains("send")).collect();
+    assert!(lines.len() == 1 && lines[0].contains("homing.outcome=\"ok\""), "{err}");
+    let (_, err) = exits(&ended(on(broker, &["-v", "broadcast", "send", "1"]))?, 0);
+    assert!(!err.contains("homing.outcome"), "{err}");
     Ok(())
 }
