@@ -6,8 +6,8 @@ use std::time::Duration;
 
 use homing::home::EventLoop;
 use homing::{
-    Answer, Broadcast, BroadcastFilter, BroadcastSubscriber, Communicator, Failure, HandlerResult, RpcRequest,
-    RpcSubscriber, TaskRequest, TaskSubscriber, Value,
+    Answer, Broadcast, BroadcastFilter, BroadcastSubscriber, Communicator, Failure, HandlerError, HandlerResult,
+    RpcRequest, RpcSubscriber, TaskRequest, TaskSubscriber, Value,
 };
 use tracing::field::{Field, Visit};
 use tracing::{Level, Metadata, span};
@@ -79,6 +79,10 @@ async fn failing_calls(log: &Log, communicator: &Communicator) {
         assert!(line.contains(part) && line.contains(&format!("identifier={name}")), "{line}");
         assert!(line.contains("correlation_id=\"") && !line.contains("Some("), "{line}");
     }
+    let ordinary =
+        RpcSubscriber::closure(|_: RpcRequest| Err::<Value, _>(HandlerError::exception("as usual").without_warning()));
+    communicator.add_rpc_subscriber("ordinary", ordinary).await.unwrap();
+    communicator.rpc_send("ordinary", SECRET).timeout(LIMIT).await.unwrap_err();
     let cancels = RpcSubscriber::closure(|_: RpcRequest| Err::<Value, _>(Failure::Cancelled));
     communicator.add_rpc_subscriber("cancels", cancels).await.unwrap();
     communicator.rpc_send("cancels", SECRET).timeout(LIMIT).await.unwrap_err();

@@ -399,11 +399,13 @@ impl Inner {
         match end {
             Some(RunEnd::Ended(Outcome::Finished { outputs, .. })) => Ok(outputs),
             Some(RunEnd::Ended(Outcome::Excepted { type_name, message, .. })) => {
-                Err(HandlerError::exception(message).with_type(type_name).into())
+                // It is an end like others, which its change of state has announced.
+                Err(HandlerError::exception(message).with_type(type_name).without_warning().into())
             }
             // As plumpy's `KilledError` has it: the message alone.
             Some(RunEnd::Ended(Outcome::Killed { message })) => {
-                Err(HandlerError::exception(message.unwrap_or_default()).with_type("KilledError").into())
+                let error = HandlerError::exception(message.unwrap_or_default()).with_type("KilledError");
+                Err(error.without_warning().into())
             }
             Some(RunEnd::Failed(error)) => Err(error.into()),
             Some(RunEnd::Left) | None => Err(NotDone::Back),

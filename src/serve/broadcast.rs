@@ -319,7 +319,7 @@ async fn handle(
         handling.end(&settled);
         match settled {
             Ok(value) => value.dispose(),
-            Err(error) if error.failure().is_fault() => {
+            Err(error) if error.is_warning() => {
                 crate::log::warn!(%identifier, %correlation_id, failure = %error, "a broadcast failed in its handler");
             }
             Err(_) => {}

@@ -166,6 +166,14 @@ fn type_name<E>() -> Option<&'static str> {
 pub struct HandlerError {
     failure: Failure,
     details: Option<Box<ErrorDetails>>,
+    log: Log,
+}
+
+/// Whether an error is a warning in the log where a handler returns it.
+#[derive(Clone, Copy, PartialEq)]
+enum Log {
+    Warning,
+    Nothing,
 }
 
 /// What a handler returns that can fail. `HandlerResult::Ok(value)` at the end of a closure names the error type that `?`
@@ -191,7 +199,7 @@ impl HandlerError {
     }
 
     pub(crate) fn of_failure(failure: Failure) -> Self {
-        HandlerError { failure, details: None }
+        HandlerError { failure, details: None, log: Log::Warning }
     }
 
     /// What kind of error it is, for the caller's program: a name of your own, in place of that of the Rust type.
@@ -206,6 +214,18 @@ impl HandlerError {
     pub fn with_data(mut self, data: impl Into<Value>) -> Self {
         self.details_mut().data = data.into();
         self
+    }
+
+    /// Writes no warning to the log: an ordinary answer, or one that the program reports itself.
+    #[must_use]
+    pub fn without_warning(mut self) -> Self {
+        self.log = Log::Nothing;
+        self
+    }
+
+    /// True if it is to be a warning in the log of whoever ran the handler.
+    pub(crate) fn is_warning(&self) -> bool {
+        self.failure.is_fault() && self.log == Log::Warning
     }
 
     fn details_mut(&mut self) -> &mut ErrorDetails {
@@ -246,7 +266,7 @@ impl<E: Into<Box<dyn StdError + Send + Sync>>> From<E> for HandlerError {
             let (type_name, message) = (type_name.map(str::to_owned), error.to_string());
             Box::new(ErrorDetails { type_name, message, chain, data: Value::Null })
         });
-        HandlerError { failure, details }
+        HandlerError { failure, details, log: Log::Warning }
     }
 }
 

@@ -266,11 +266,12 @@ impl Caller {
             Ok(value) => return self.finish(Response::Result(value)),
             Err(error) => error,
         };
+        let is_warning = error.is_warning();
         let (failure, details) = error.into_parts();
         if failure == Failure::Cancelled {
             return self.finish(Response::Cancelled);
         }
-        if failure.is_fault() {
+        if is_warning {
             crate::log::warn!(%identifier, correlation_id = self.correlation_id.as_deref(), %failure, "a call failed in its handler");
         }
         self.finish(Response::Exception(failure.to_string(), details));

@@ -333,13 +333,14 @@ impl TaskGuard {
     /// Settles the task by an outcome that is there.
     fn end(&mut self, settled: Settled) {
         self.handling.end(&settled);
+        let is_warning = settled.as_ref().err().is_some_and(HandlerError::is_warning);
         let (settled, details) = match settled.map_err(HandlerError::into_parts) {
             Ok(value) => (Ok(value), None),
             Err((failure, details)) => (Err(failure), details),
         };
         // What cannot be read is reported as it goes into quarantine.
         if let Err(failure) = &settled
-            && failure.is_fault()
+            && is_warning
             && !matches!(failure, Failure::Unreadable(_))
         {
             let (identifier, attempt) = (self.identifier.as_ref().map(Identifier::as_str), self.attempt);
