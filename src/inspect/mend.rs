@@ -67,6 +67,9 @@ impl Mender {
     ///
     /// # Errors
     /// As [`CommunicatorBuilder::connect`].
+    ///
+    /// # Cancel safety
+    /// Dropped, the attempt is given up; what has been opened is closed in the background.
     pub async fn connect(options: &CommunicatorBuilder) -> Result<Self> {
         let endpoints = endpoints(options)?;
         let options = options.connect.clone();
@@ -97,6 +100,9 @@ impl Mender {
     ///
     /// # Errors
     /// `NotFound` when there is no such queue.
+    ///
+    /// # Cancel safety
+    /// Nothing is lost when it is dropped.
     pub async fn depth(&self, queue: &str) -> Result<u32> {
         check_queue(queue)?;
         let queue = queue.to_owned();
@@ -107,6 +113,9 @@ impl Mender {
     ///
     /// # Errors
     /// Of the broker.
+    ///
+    /// # Cancel safety
+    /// Dropped, a message that was got all the same goes back when this is closed.
     pub async fn get(&self, queue: &str) -> Result<Option<Got>> {
         let queue = queue.to_owned();
         self.ask(async move |hand| Ok(hand.broker.get(&queue, LANE).await?.map(|got| Got(Arc::new(got))))).await
@@ -119,6 +128,9 @@ impl Mender {
     ///
     /// # Errors
     /// `NotFound` when there is no such queue; `TimedOut` when the broker does not confirm it, for it may block publishers.
+    ///
+    /// # Cancel safety
+    /// Dropped, the copy may be made all the same.
     pub async fn copy(&self, got: &Got, to: &str, without: &[&str]) -> Result<()> {
         check_queue(to)?;
         let (got, to) = (got.clone(), to.to_owned());
@@ -130,6 +142,9 @@ impl Mender {
     ///
     /// # Errors
     /// When the broker has taken the message back meanwhile.
+    ///
+    /// # Cancel safety
+    /// Dropped, it is acknowledged all the same.
     pub async fn acknowledge(&self, got: Got) -> Result<()> {
         self.ask(async move |hand| hand.acknowledge(&got.0)).await
     }
@@ -138,6 +153,9 @@ impl Mender {
     ///
     /// # Errors
     /// When the connection could not be closed in order.
+    ///
+    /// # Cancel safety
+    /// Dropped, it is closed all the same.
     pub async fn close(self) -> Result<()> {
         let Mender { jobs, ended } = self;
         drop(jobs);

@@ -204,6 +204,9 @@ impl StepContext {
     ///
     /// # Errors
     /// Why the store does not answer.
+    ///
+    /// # Cancel safety
+    /// Nothing is lost when it is dropped.
     pub async fn outcome_of(&self, pid: &Pid) -> HandlerResult<Option<Outcome>> {
         let record = self.tools.persistently("a record cannot be read", |store| store.record(pid.clone())).await?;
         Ok(record.and_then(|record| record.outcome().cloned()))
@@ -213,6 +216,9 @@ impl StepContext {
     ///
     /// # Errors
     /// `Cancelled` when another worker has the process by now.
+    ///
+    /// # Cancel safety
+    /// Dropped, the lines may be stored all the same.
     pub async fn log_lines(&self, lines: Vec<LogLine>) -> HandlerResult<()> {
         self.process_log().add(lines).await
     }
@@ -226,6 +232,9 @@ impl StepContext {
     /// Adds a line to the log of the process. See [`log_lines`](Self::log_lines).
     ///
     /// # Errors
+    /// As `log_lines`.
+    ///
+    /// # Cancel safety
     /// As `log_lines`.
     pub async fn log(&self, text: impl Into<String>) -> HandlerResult<()> {
         self.log_lines(vec![LogLine::new(LogSource::Process, text, SystemTime::now())]).await
@@ -337,6 +346,9 @@ impl StepContext {
     ///
     /// # Errors
     /// When the communicator has closed.
+    ///
+    /// # Cancel safety
+    /// Nothing is lost when it is dropped.
     pub async fn sleep(&self, time: Duration) -> HandlerResult<()> {
         Ok(self.tools.communicator.sleep(time).await?)
     }

@@ -241,7 +241,8 @@ fn dig(communicator: &blocking::Communicator, home: &Home) {
     let calls = communicator.clone();
     let deep = RpcSubscriber::blocking(move |request: RpcRequest| match request.body().as_i64().unwrap() {
         0 => Ok(Value::from(0)),
-        n => Ok(Value::from(calls.rpc_send("deep", n - 1).wait()?.as_i64().unwrap_or(0) + 1)) as homing::Result<Value>,
+        n => Ok(Value::from(calls.rpc_send("deep", n - 1).timeout(LONG * 2).wait()?.as_i64().unwrap_or(0) + 1))
+            as homing::Result<Value>,
     });
     communicator.bound_to(home).add_rpc_subscriber("deep", deep).unwrap();
 }
@@ -270,7 +271,7 @@ async fn calls_that_stand_too_deep_are_refused_with_a_reason(broker: Broker) {
     let error = wait_for(LONG * 5 / 2, move || {
         let place = Place::start(Kind::EventLoop);
         dig(&communicator, place.home());
-        let refused = communicator.rpc_send("deep", 1100).wait().unwrap_err();
+        let refused = communicator.rpc_send("deep", 1100).timeout(LONG * 2).wait().unwrap_err();
         // All of the waits have ended; the next call finds the loop as it was.
         assert_eq!(communicator.rpc_send("deep", 10).wait().unwrap(), Value::from(10));
         communicator.close().unwrap();

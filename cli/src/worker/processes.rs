@@ -23,11 +23,14 @@ pub(crate) async fn run(command: WorkerOptions, global: &Global, mut stop: Stop)
     let drain = command.drain.unwrap_or(DRAIN);
     // A job may run for days, and its task is not acknowledged before.
     let options = options(global)?.long_tasks(LongTasks::new());
+    let store = tokio::select! {
+        opened = store::open(&path) => opened?,
+        signal = stop.wait() => return Err(Failure::Interrupted(signal, None)),
+    };
     let begin = async |communicator: &Communicator| {
-        let store = store::open(&path).await?;
         let watched = Watched::new(communicator);
         let registry = Registry::new().register::<Shell>(shell::CLASS)?;
-        let builder = ProcessWorker::builder(communicator, store, registry);
+        let builder = ProcessWorker::builder(communicator, store.clone(), registry);
         let worker = builder.slots(slots).on_change(log).start().await?;
         let name = communicator.default_task_queue()?.name().to_owned();
         let role = Role { kind: "process", name: name.clone(), store: store::mark(&path) };

@@ -25,6 +25,7 @@ pub struct Owner {
 
 /// Whether the operating system process of an owner is there.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
 pub enum Liveness {
     /// It is.
     Alive,
@@ -216,6 +217,7 @@ pub enum Claim {
 /// What came of storing under a lease.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[must_use]
+#[non_exhaustive]
 pub enum Saved {
     /// It is stored.
     Stored,

@@ -122,6 +122,9 @@ impl SqliteBuilder {
     /// # Errors
     /// `NotFound` if there is no file and none may be created; `TimedOut` if another program has locked it; `Storage` if it is
     /// damaged, is no store, was written by a newer homing, or cannot be read or written.
+    ///
+    /// # Cancel safety
+    /// Dropped, the store is closed again; a file that was made stays.
     pub async fn open(self) -> Result<SqlitePersister> {
         let place = Place { path: self.path.clone(), busy: BusyLimit(self.busy) };
         let writer = match self.access {
@@ -271,6 +274,9 @@ impl SqlitePersister {
     ///
     /// # Errors
     /// Those of [`SqliteBuilder::open`].
+    ///
+    /// # Cancel safety
+    /// As [`SqliteBuilder::open`].
     pub async fn open(path: impl Into<PathBuf>) -> Result<Self> {
         Self::builder(path).open().await
     }
