@@ -1,10 +1,11 @@
 //! Programs of the operating system that outlive whoever started them, and how they are found again.
 
 use std::fs;
-use std::io::{self, ErrorKind};
+use std::io;
+use std::sync::OnceLock;
 use std::time::{Duration, Instant};
 
-use homing::process::store::Owner;
+use homing::process::store::{Owner, os_process};
 use nix::errno::Errno;
 use nix::sys::signal::{Signal, killpg};
 use nix::unistd::Pid;
@@ -29,46 +30,23 @@ pub(crate) struct Started {
     run: String,
 }
 
-/// What `/proc/PID/stat` has (`proc_pid_stat(5)`).
-struct Stat {
-    group: i32,
-    started: u64,
-    is_over: bool,
-}
-
-fn stat(pid: &str) -> io::Result<Option<Stat>> {
-    let text = match fs::read(format!("/proc/{pid}/stat")) {
-        Ok(text) => text,
-        // ESRCH: it ended between the opening and the reading.
-        Err(error) if error.kind() == ErrorKind::NotFound || error.raw_os_error() == Some(Errno::ESRCH as i32) => {
-            return Ok(None);
-        }
-        Err(error) => return Err(error),
-    };
-    let text = String::from_utf8_lossy(&text);
-    let parsed = || {
-        // The second field is the program's name in parentheses, which may contain spaces and parentheses.
-        let mut fields = text.rsplit_once(')')?.1.split_ascii_whitespace();
-        // Fields 3, 5 and 22 of the page, counted from 1.
-        let is_over = matches!(fields.next()?, "Z" | "X");
-        let group = fields.nth(1)?.parse().ok()?;
-        let started = fields.nth(16)?.parse().ok()?;
-        Some(Stat { group, started, is_over })
-    };
-    parsed().map(Some).ok_or_else(|| io::Error::from(ErrorKind::InvalidData))
+/// Boot and pid namespace, in which process ids mean something.
+fn place() -> &'static str {
+    static PLACE: OnceLock<String> = OnceLock::new();
+    PLACE.get_or_init(|| Owner::this_process().place().to_owned())
 }
 
 /// The processes of a group that have not ended.
-fn members(group: i32) -> io::Result<Vec<String>> {
+fn members(group: i32) -> io::Result<Vec<u32>> {
     let mut members = Vec::new();
     for entry in fs::read_dir("/proc")? {
         let name = entry?.file_name();
-        let Some(pid) = name.to_str().filter(|name| name.bytes().all(|byte| byte.is_ascii_digit())) else { continue };
-        if let Ok(Some(stat)) = stat(pid)
-            && stat.group == group
-            && !stat.is_over
+        let Some(pid) = name.to_str().and_then(|name| name.parse().ok()) else { continue };
+        if let Ok(Some(process)) = os_process(pid)
+            && process.group == group
+            && !process.is_over
         {
-            members.push(pid.to_owned());
+            members.push(pid);
         }
     }
     Ok(members)
@@ -77,8 +55,8 @@ fn members(group: i32) -> io::Result<Vec<String>> {
 impl Started {
     /// A program that has been started just now, as the first of its group.
     pub(crate) fn now(pid: u32, run: String) -> Self {
-        let at = stat(&pid.to_string()).ok().flatten().map_or(0, |stat| stat.started);
-        let place = if at == 0 { String::new() } else { Owner::this_process().place().to_owned() };
+        let at = os_process(pid).ok().flatten().map_or(0, |process| process.started);
+        let place = if at == 0 { String::new() } else { place().to_owned() };
         Started { place, pid: i32::try_from(pid).unwrap_or(0), at, run }
     }
 
@@ -98,18 +76,19 @@ impl Started {
 
     /// Whether something of the group runs here.
     fn runs(&self) -> io::Result<bool> {
-        if self.pid <= 1 || self.at == 0 || self.place.is_empty() || self.place != Owner::this_process().place() {
+        let Some(pid) = u32::try_from(self.pid).ok().filter(|pid| *pid > 1) else { return Ok(false) };
+        if self.at == 0 || self.place.is_empty() || self.place != place() {
             return Ok(false);
         }
-        match stat(&self.pid.to_string())? {
+        match os_process(pid)? {
             // The number is another process's by now. It is not given to one while there is a group of that number.
-            Some(stat) if stat.started != self.at => Ok(false),
-            Some(stat) if !stat.is_over => Ok(true),
+            Some(process) if process.started != self.at => Ok(false),
+            Some(process) if !process.is_over => Ok(true),
             // Its first process has ended. What that has left behind is known by its environment.
             // Guards: a group that got the same number later.
             _ => {
                 let mark = format!("{RUN}={}", self.run).into_bytes();
-                let is_ours = |pid: &String| {
+                let is_ours = |pid: &u32| {
                     fs::read(format!("/proc/{pid}/environ"))
                         .is_ok_and(|text| text.split(|byte| *byte == 0).any(|variable| variable == mark))
                 };

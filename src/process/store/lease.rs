@@ -42,8 +42,8 @@ impl Owner {
     #[must_use]
     pub fn this_process() -> Self {
         let os_pid = std::process::id();
-        let started = match read_stat(os_pid) {
-            Ok(Some(stat)) => stat.started,
+        let started = match os_process(os_pid) {
+            Ok(Some(process)) => process.started,
             _ => 0,
         };
         let host = fs::read_to_string("/proc/sys/kernel/hostname").ok().map(|name| name.trim().to_owned());
@@ -95,8 +95,8 @@ impl Owner {
         if self.place.is_empty() || self.started == 0 || self.place != place() {
             return Liveness::Unknown;
         }
-        match read_stat(self.os_pid) {
-            Ok(Some(stat)) if stat.started == self.started && !stat.is_over => Liveness::Alive,
+        match os_process(self.os_pid) {
+            Ok(Some(process)) if process.started == self.started && !process.is_over => Liveness::Alive,
             Ok(Some(_)) => Liveness::Dead,
             // Guards: a /proc that hides the processes of other users (hidepid) would have all of them dead.
             Ok(None) if fs::exists("/proc/1").unwrap_or(false) => Liveness::Dead,
@@ -118,14 +118,25 @@ fn place() -> &'static str {
     })
 }
 
-struct Stat {
-    started: u64,
+/// A process of the operating system, as `/proc/PID/stat` has it (`proc_pid_stat(5)`).
+#[doc(hidden)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct OsProcess {
+    /// The number of its process group.
+    pub group: i32,
+    /// When it was started, in the system's own unit.
+    pub started: u64,
     /// It has ended, and its parent has not taken note yet.
-    is_over: bool,
+    pub is_over: bool,
 }
 
-/// What `/proc/PID/stat` has (`proc_pid_stat(5)`); `None` if there is no such process.
-fn read_stat(os_pid: u32) -> io::Result<Option<Stat>> {
+/// What the system has of a process; `None` if there is none of this number.
+///
+/// # Errors
+/// When the system does not tell.
+#[doc(hidden)]
+pub fn os_process(os_pid: u32) -> io::Result<Option<OsProcess>> {
     let text = match fs::read(format!("/proc/{os_pid}/stat")) {
         Ok(text) => text,
         // ESRCH: it ended between the opening and the reading.
@@ -136,15 +147,16 @@ fn read_stat(os_pid: u32) -> io::Result<Option<Stat>> {
 }
 
 /// The second field is the program's name in parentheses, which may contain spaces and parentheses.
-fn parse_stat(text: &[u8]) -> Option<Stat> {
+fn parse_stat(text: &[u8]) -> Option<OsProcess> {
     let text = String::from_utf8_lossy(text);
     let mut fields = text.rsplit_once(')')?.1.split_ascii_whitespace();
-    // Fields 3, 20 and 22 of the page, counted from 1.
+    // Fields 3, 5, 20 and 22 of the page, counted from 1.
     let state = fields.next()?;
-    let threads: u64 = fields.nth(16)?.parse().ok()?;
+    let group = fields.nth(1)?.parse().ok()?;
+    let threads: u64 = fields.nth(14)?.parse().ok()?;
     let started = fields.nth(1)?.parse().ok()?;
     // A process whose first thread has ended is a zombie too, and its other threads run on.
-    Some(Stat { started, is_over: matches!(state, "Z" | "X") && threads <= 1 })
+    Some(OsProcess { group, started, is_over: matches!(state, "Z" | "X") && threads <= 1 })
 }
 
 impl fmt::Display for Owner {
@@ -239,7 +251,7 @@ mod tests {
     #[test]
     fn a_process_that_has_ended_is_dead_before_its_parent_takes_note() {
         let mut child = std::process::Command::new("sleep").arg("60").spawn().expect("sleep");
-        let stat = read_stat(child.id()).unwrap().expect("it runs");
+        let stat = os_process(child.id()).unwrap().expect("it runs");
         let this = Owner::this_process();
         let owner = Owner { os_pid: child.id(), started: stat.started, ..this };
         assert_eq!(owner.liveness(), Liveness::Alive);

@@ -30,6 +30,8 @@ use crate::error::Result;
 
 pub use checkpoint::{Checkpoint, ChildKey, Inputs, NewProcess, Outcome, PauseNote, Wait};
 pub use lease::{Claim, LeaseId, Liveness, Owner, Saved};
+#[doc(hidden)]
+pub use lease::{OsProcess, os_process};
 pub use memory::MemoryPersister;
 pub use query::{Lease, ListFilter, Listing, LogLine, LogPage, LogSource, Record, Summary, Transition, Unreadable};
 #[cfg(feature = "sqlite")]
