@@ -180,9 +180,7 @@ impl Run {
                 return;
             }
         }
-        if let Err(error) = self.tools.store.release(self.lease.clone()).await {
-            crate::log::warn!(%error, pid = %self.pid, "the lease of a process could not be given back; it runs out by itself");
-        }
+        self.tools.give_back(self.lease.clone()).await;
     }
 
     /// Whether a step had begun that was aborted.

@@ -15,7 +15,7 @@ use tokio::sync::{Notify, mpsc};
 
 use super::class::Registry;
 use super::slots::Slots;
-use super::store::{Owner, Persister, Stored};
+use super::store::{LeaseId, Owner, Persister, Stored};
 use super::{Pid, StateChange};
 use crate::error::{Error, ErrorKind, Result};
 use crate::home::Home;
@@ -77,6 +77,14 @@ impl Tools {
                 }
                 answered => return answered,
             }
+        }
+    }
+
+    /// Gives a lease back, so that another worker can go on at once.
+    pub(super) async fn give_back(&self, lease: LeaseId) {
+        let pid = lease.pid().clone();
+        if let Err(error) = self.store.release(lease).await {
+            crate::log::warn!(%error, %pid, "the lease of a process could not be given back; it runs out by itself");
         }
     }
 

@@ -96,13 +96,10 @@ async fn host(
         Ok(claimed) => claimed,
         Err(end) => return drop(ends.send_replace(Some(end))),
     };
-    let lease = claimed.lease.clone();
     let (instance, fails) = match prepare(inner, &claimed) {
         Ok(prepared) => prepared,
         Err(error) => {
-            if let Err(error) = inner.tools.store.release(lease).await {
-                crate::log::warn!(%error, %pid, "a lease could not be given back; it runs out by itself");
-            }
+            inner.tools.give_back(claimed.lease).await;
             return drop(ends.send_replace(Some(RunEnd::Failed(error))));
         }
     };
