@@ -9,7 +9,7 @@ use std::path::Path;
 use std::time::{Duration, SystemTime};
 
 use homing::codec::Map;
-use homing::process::store::{Liveness, Persister, SqlitePersister, Summary, Unreadable};
+use homing::process::store::{Lease, Liveness, Persister, SqlitePersister, Summary, Unreadable};
 use homing::process::{Pid, ProcessController, ProcessTask};
 use homing::{CommunicatorBuilder, ErrorKind, Value, inspect};
 
@@ -73,7 +73,7 @@ async fn look(store: &SqlitePersister, options: &CommunicatorBuilder, queue: &st
     let before: HashMap<Pid, (SystemTime, bool)> = before
         .processes
         .into_iter()
-        .map(|process| (process.pid().clone(), (process.changed(), is_held(&process))))
+        .map(|process| (process.pid().clone(), (process.changed(), is_held(process.lease()))))
         .collect();
     let (peeked, is_whole) = match inspect::peek(options, queue, MOST_TASKS).await {
         Ok(peek) => {
@@ -93,21 +93,19 @@ async fn look(store: &SqlitePersister, options: &CommunicatorBuilder, queue: &st
     }
     let after = store.unfinished().await?;
     // Guards: a task that was taken between the list and the look at the queue.
-    let is_same = |process: &Summary| before.get(process.pid()) == Some(&(process.changed(), is_held(process)));
+    let is_same = |process: &Summary| before.get(process.pid()) == Some(&(process.changed(), is_held(process.lease())));
     let processes = after.processes.into_iter().filter(is_same).collect();
     Ok(Look { processes, tasks, unreadable: after.unreadable, is_whole })
 }
 
 /// Whether somebody has it: a lease that stands, or a worker that is there and does not renew it.
-fn is_held(process: &Summary) -> bool {
-    process
-        .lease()
-        .is_some_and(|lease| lease.stands_at(SystemTime::now()) || lease.owner().liveness() == Liveness::Alive)
+fn is_held(lease: Option<&Lease>) -> bool {
+    lease.is_some_and(|lease| lease.stands_at(SystemTime::now()) || lease.owner().liveness() == Liveness::Alive)
 }
 
 impl Look {
     fn lost(&self) -> impl Iterator<Item = &Summary> {
-        self.processes.iter().filter(|process| !is_held(process) && !self.tasks.contains_key(process.pid()))
+        self.processes.iter().filter(|process| !is_held(process.lease()) && !self.tasks.contains_key(process.pid()))
     }
 }
 
@@ -123,8 +121,8 @@ async fn report(
     let mut findings: BTreeMap<String, (Pid, Finding, String)> = BTreeMap::new();
     let mut add =
         |pid: &Pid, finding, text: String| drop(findings.insert(pid.to_string(), (pid.clone(), finding, text)));
-    let held = look.processes.iter().filter(|process| is_held(process)).count();
-    for process in look.processes.iter().filter(|process| is_held(process)) {
+    let held = look.processes.iter().filter(|process| is_held(process.lease())).count();
+    for process in look.processes.iter().filter(|process| is_held(process.lease())) {
         if let Some(lease) = process.lease().filter(|lease| !lease.stands_at(now)) {
             let text = format!("{} is there, and has not renewed its lease; it is left alone", lease.owner());
             add(process.pid(), Finding::Stalled, text);
@@ -132,7 +130,7 @@ async fn report(
     }
     for (pid, tasks) in &look.tasks {
         match look.processes.iter().find(|process| process.pid() == pid) {
-            Some(process) if is_held(process) => {
+            Some(process) if is_held(process.lease()) => {
                 let text = format!("a worker has it, and {tasks} more wait in the queue; they end with it");
                 add(pid, Finding::Doubled, text);
             }
@@ -191,9 +189,7 @@ async fn report(
 /// Guards: a worker that has taken it since the last look.
 async fn still_lost(store: &SqlitePersister, pid: &Pid) -> Result<bool, Failure> {
     let record = store.record(pid.clone()).await?;
-    let now = SystemTime::now();
-    Ok(record
-        .is_some_and(|record| record.outcome().is_none() && !record.lease().is_some_and(|lease| lease.stands_at(now))))
+    Ok(record.is_some_and(|record| record.outcome().is_none() && !is_held(record.lease())))
 }
 
 fn print(pid: &Pid, finding: Finding, text: &str, done: &str, format: Format) -> Result<(), Failure> {
