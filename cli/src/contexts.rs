@@ -23,7 +23,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::args::{BrokerOptions, Context, ContextOptions, Format, Global};
 use crate::failure::Failure;
-use crate::{DEFAULT_BROKER, note, out, values, warning};
+use crate::{DEFAULT_BROKER, note, out, places, values, warning};
 
 #[derive(Debug, Default, Deserialize, Serialize)]
 #[serde(deny_unknown_fields)]
@@ -251,15 +251,10 @@ fn percent(text: &str) -> String {
 
 /// Where the file is.
 fn path(options: &BrokerOptions) -> Result<PathBuf, Failure> {
-    let set = |name: &str| std::env::var_os(name).filter(|value| !value.is_empty()).map(PathBuf::from);
-    if let Some(path) = options.config.clone().or_else(|| set("HOMING_CONFIG")) {
+    if let Some(path) = options.config.clone().or_else(|| places::variable("HOMING_CONFIG")) {
         return Ok(path);
     }
-    let folder = set("XDG_CONFIG_HOME").filter(|folder| folder.is_absolute());
-    folder
-        .or_else(|| set("HOME").map(|home| home.join(".config")))
-        .map(|folder| folder.join("homing").join("config.toml"))
-        .ok_or_else(|| Failure::Usage("neither HOME nor XDG_CONFIG_HOME is set; give the file by --config".to_owned()))
+    places::own_file("XDG_CONFIG_HOME", ".config", "config.toml", "--config")
 }
 
 fn read(path: &Path) -> Result<File, Failure> {

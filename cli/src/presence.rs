@@ -74,7 +74,7 @@ struct Asking {
 }
 
 async fn begin_to_ask(communicator: &Communicator, role: Option<&Role>) -> Result<Asking, Failure> {
-    let mark = format!("{:016x}{:016x}", fastrand::u64(..), fastrand::u64(..));
+    let mark = crate::mark::draw();
     let (sender, answers) = mpsc::channel(1024);
     let own = mark.clone();
     let subscriber = BroadcastSubscriber::closure(move |pong: Broadcast| {

@@ -91,7 +91,7 @@ fn inputs(command: &Run) -> Result<Inputs, Failure> {
         on_loss: command.on_loss,
         grace: command.grace.as_secs_f64(),
     };
-    let mark = format!("{:016x}{:016x}", fastrand::u64(..), fastrand::u64(..));
+    let mark = crate::mark::draw();
     let inputs = job.to_inputs().kwarg(LAUNCHED_AS, mark);
     // What is wrong with it is found here, and not by a worker.
     Job::read(&inputs).map_err(|error| Failure::Usage(error.to_string()))?;

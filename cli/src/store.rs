@@ -7,13 +7,13 @@ use std::path::{Path, PathBuf};
 use homing::process::store::SqlitePersister;
 
 use crate::failure::Failure;
+use crate::places;
 
 /// Where the store is: as given, else by HOMING_STORE, else in the user's data directory.
 ///
 /// # Errors
 /// `Usage` when it is given as an empty name, or there is no home to look in.
 pub(crate) fn path(given: Option<&Path>) -> Result<PathBuf, Failure> {
-    let set = |name: &str| std::env::var_os(name).filter(|value| !value.is_empty()).map(PathBuf::from);
     match given {
         Some(path) if path.as_os_str().is_empty() => {
             return Err(Failure::Usage("--store is empty; give a file, or leave it out".to_owned()));
@@ -21,14 +21,10 @@ pub(crate) fn path(given: Option<&Path>) -> Result<PathBuf, Failure> {
         Some(path) => return Ok(path.to_owned()),
         None => {}
     }
-    if let Some(path) = set("HOMING_STORE") {
+    if let Some(path) = places::variable("HOMING_STORE") {
         return Ok(path);
     }
-    let folder = set("XDG_DATA_HOME").filter(|folder| folder.is_absolute());
-    folder
-        .or_else(|| set("HOME").map(|home| home.join(".local").join("share")))
-        .map(|folder| folder.join("homing").join("processes.db"))
-        .ok_or_else(|| Failure::Usage("neither HOME nor XDG_DATA_HOME is set; give the file by --store".to_owned()))
+    places::own_file("XDG_DATA_HOME", ".local/share", "processes.db", "--store")
 }
 
 /// Opens the store, and makes it with its directory where it is not there.

@@ -151,14 +151,7 @@ fn states(text: &str) -> Result<States, String> {
     if text == "unfinished" {
         return Ok(States::Unfinished);
     }
-    let all = [
-        ProcessState::Created,
-        ProcessState::Running,
-        ProcessState::Waiting,
-        ProcessState::Finished,
-        ProcessState::Excepted,
-        ProcessState::Killed,
-    ];
+    let all = ProcessState::ALL;
     all.into_iter().find(|state| state.as_str() == text).map(States::One).ok_or_else(|| {
         let names: Vec<&str> = all.iter().map(|state| state.as_str()).collect();
         format!("there is no such state; there are {} and unfinished", names.join(", "))

@@ -52,7 +52,7 @@ impl Program {
             let text = format!("there is no directory {} on this worker's machine", cwd.display());
             return Err(io::Error::new(io::ErrorKind::NotFound, text));
         }
-        let run = format!("{:016x}{:016x}", fastrand::u64(..), fastrand::u64(..));
+        let run = crate::mark::draw();
         let mut command = Command::new(own_program());
         command.arg(GATE).args(&job.command).envs(&job.env);
         command.env(RUN, &run).env("HOMING_PROCESS", pid.to_string()).env("HOMING_ATTEMPT", attempt.to_string());
