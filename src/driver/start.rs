@@ -141,8 +141,7 @@ impl Drop for PanicGuard {
         port.emit(&ConnectionEvent::Closed);
         port.set_report(CloseReport { error: Some(error.clone()), ..CloseReport::default() });
         port.close_feed();
-        // Guards: a `tracing` subscriber that panics, perhaps for the second time. Here that would end the process.
-        let _ = crate::panics::caught(|| crate::log::error!(%error, "the communicator ends"));
+        crate::log::error!(%error, "the communicator ends");
     }
 }
 
