@@ -1,8 +1,10 @@
 //! Points in time that a user's durations cannot overflow.
 
+use std::cell::Cell;
+use std::pin::pin;
 use std::time::Duration;
 
-use tokio::time::Instant;
+use tokio::time::{Instant, timeout_at};
 
 /// What stands for *never*: far enough that nobody waits for it, near enough that every clock can add it.
 const FAR: Duration = Duration::from_secs(30 * 365 * 24 * 60 * 60);
@@ -17,6 +19,33 @@ pub(crate) fn after(now: Instant, time: Duration) -> Instant {
 /// The instant `time` from now on.
 pub(crate) fn from_now(time: Duration) -> Instant {
     after(Instant::now(), time)
+}
+
+/// When something that many wait for has last come forward.
+#[derive(Default)]
+pub(crate) struct Progress(Cell<Option<Instant>>);
+
+impl Progress {
+    /// It has come forward.
+    pub(crate) fn note(&self) {
+        self.0.set(Some(Instant::now()));
+    }
+
+    /// Waits for as long as it comes forward, each time within this limit. None means that it did not.
+    // Guards: one who waits behind slow ones, and would be given up though it comes forward. Guards as well: what is silent, for
+    // which a thousand would wait a thousand limits.
+    pub(crate) async fn wait<T>(&self, limit: Duration, work: impl Future<Output = T>) -> Option<T> {
+        let came = Instant::now();
+        let mut work = pin!(work);
+        loop {
+            let last = self.0.get().map_or(came, |noted| noted.max(came));
+            match timeout_at(after(last, limit), work.as_mut()).await {
+                Ok(done) => return Some(done),
+                Err(_) if self.0.get() > Some(last) => {}
+                Err(_) => return None,
+            }
+        }
+    }
 }
 
 #[cfg(test)]

@@ -14,7 +14,7 @@ use super::samples::{message, text};
 use super::url::BrokerUrl;
 use super::{
     Access, Acknowledge, AutoDelete, Broker, BrokerEvent, ConnectOptions, ConsumeSpec, Delivery, Durability,
-    ExchangeSpec, Lane, Message, Nack, Properties, PublishId, QueueSpec, Receipt, Routing,
+    ExchangeSpec, Kept, Lane, Message, Nack, Properties, PublishId, QueueSpec, Receipt, Routing,
 };
 use crate::error::{ErrorKind, Result};
 
@@ -65,6 +65,7 @@ impl<B: Broker> Ground for At<B> {
             operation_timeout: LONG,
             heartbeat: None,
             connection_name: "homing conformance".to_owned(),
+            kept: Kept::default(),
         };
         let (send, events) = unbounded_channel();
         Client {

@@ -16,13 +16,13 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
+use parking_lot::Mutex;
 
 use crate::codec::Value;
 use crate::error::{Detail, Difference, Error, ErrorKind, Result};
 
 #[cfg(test)]
 mod conformance;
-pub(crate) mod engine;
 pub(crate) mod memory;
 mod properties;
 #[cfg(feature = "rabbitmq")]
@@ -226,6 +226,30 @@ pub(crate) struct ConnectOptions {
     pub heartbeat: Option<Duration>,
     /// Shown in the server's list of connections.
     pub connection_name: String,
+    /// What outlives a connection.
+    pub kept: Kept,
+}
+
+/// What a broker keeps for all connections of one communicator, until that ends. Clones keep the same.
+#[derive(Clone, Default)]
+pub(crate) struct Kept(Arc<Mutex<Option<KeptValue>>>);
+
+type KeptValue = Box<dyn std::any::Any + Send>;
+
+impl Kept {
+    /// Keeps this in place of what was kept.
+    #[cfg_attr(not(all(unix, feature = "local")), allow(dead_code, reason = "there is nothing to keep"))]
+    pub(crate) fn replace(&self, value: Option<KeptValue>) {
+        // Dropped without the lock: it may take its time.
+        let replaced = std::mem::replace(&mut *self.0.lock(), value);
+        drop(replaced);
+    }
+}
+
+impl std::fmt::Debug for Kept {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Kept").finish_non_exhaustive()
+    }
 }
 
 /// The broker as the communicator thread sees it. Methods take `&self`; they are called on the communicator thread only,

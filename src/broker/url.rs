@@ -5,6 +5,7 @@
 //! read the latter as an empty name). No error about a URL repeats it: it may hold a password.
 
 use std::fmt;
+use std::path::PathBuf;
 use std::time::Duration;
 
 use crate::error::{Error, ErrorKind, Result};
@@ -17,11 +18,41 @@ pub(crate) enum BrokerUrl {
         name: Option<String>,
     },
     Amqp(Box<AmqpUrl>),
+    /// A broker of our own on this machine, inside one of the processes that use it.
+    Local(LocalPlace),
     /// The broker of the simulation that the calling code runs in.
     #[cfg(test)]
     Simulated {
         name: String,
     },
+}
+
+/// Which of the brokers of our own on this machine.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum LocalPlace {
+    /// In the user's directory of data, under this name.
+    Named(String),
+    /// In this directory.
+    At(PathBuf),
+}
+
+/// The name of a local broker that has none.
+const LOCAL_DEFAULT: &str = "default";
+
+impl LocalPlace {
+    fn parse(text: &str) -> Result<Self> {
+        if text.starts_with('/') {
+            return Ok(LocalPlace::At(PathBuf::from(text)));
+        }
+        let plain = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '.');
+        if text.starts_with('.') || !text.chars().all(plain) || text.len() > 64 {
+            return Err(bad(
+                "what follows local: is neither a name (letters, digits, `-`, `_` and `.`, up to 64) nor a directory that \
+                 begins with a slash",
+            ));
+        }
+        Ok(LocalPlace::Named(if text.is_empty() { LOCAL_DEFAULT.to_owned() } else { text.to_owned() }))
+    }
 }
 
 /// Whether the connection is encrypted.
@@ -73,7 +104,7 @@ const LONGEST_VHOST: usize = 255;
 /// What a connection is called goes into the one frame of the login, of which RabbitMQ reads 4096 bytes.
 pub(crate) const LONGEST_CONNECTION_NAME: usize = 1000;
 
-const EXAMPLE: &str = "a broker's URL looks like amqp://user:password@host:5672/vhost, or memory:";
+const EXAMPLE: &str = "a broker's URL looks like amqp://user:password@host:5672/vhost, local: or memory:";
 
 impl BrokerUrl {
     /// Reads a URL.
@@ -87,6 +118,9 @@ impl BrokerUrl {
             }
             return Ok(BrokerUrl::Memory { name: (!name.is_empty()).then(|| name.to_owned()) });
         }
+        if let Some(place) = text.strip_prefix("local:") {
+            return LocalPlace::parse(place).map(BrokerUrl::Local);
+        }
         #[cfg(test)]
         if let Some(name) = text.strip_prefix("simulated:") {
             return Ok(BrokerUrl::Simulated { name: name.to_owned() });
@@ -97,7 +131,7 @@ impl BrokerUrl {
         let transport = match scheme.to_ascii_lowercase().as_str() {
             "amqp" => Transport::Plain,
             "amqps" => Transport::Tls,
-            _ => return Err(bad("its scheme is not amqp, amqps or memory")),
+            _ => return Err(bad("its scheme is not amqp, amqps, local or memory")),
         };
         AmqpUrl::parse(transport, rest).map(|url| BrokerUrl::Amqp(Box::new(url)))
     }
@@ -113,7 +147,9 @@ impl BrokerUrl {
         loop {
             let lower = rest.to_ascii_lowercase();
             let end = lower.match_indices(',').map(|(at, _)| at).find(|at| {
-                ["amqp://", "amqps://", "memory:"].iter().any(|scheme| lower[at + 1..].trim_start().starts_with(scheme))
+                ["amqp://", "amqps://", "local:", "memory:"]
+                    .iter()
+                    .any(|scheme| lower[at + 1..].trim_start().starts_with(scheme))
             });
             let (url, more) = end.map_or((rest, None), |at| (&rest[..at], Some(&rest[at + 1..])));
             urls.push(Self::parse(url.trim())?);
@@ -122,8 +158,9 @@ impl BrokerUrl {
                 None => break,
             }
         }
-        if urls.iter().any(BrokerUrl::is_memory) && urls.len() > 1 {
-            return Err(bad("memory: cannot be one of several brokers"));
+        let alone = |url: &Self| matches!(url, BrokerUrl::Memory { .. } | BrokerUrl::Local(_));
+        if urls.iter().any(alone) && urls.len() > 1 {
+            return Err(bad("memory: and local: cannot be one of several brokers"));
         }
         Ok(urls)
     }
@@ -332,7 +369,7 @@ fn unescape(text: &str, what: &str) -> Result<String> {
 }
 
 fn bad(why: &str) -> Error {
-    Error::new(ErrorKind::InvalidArgument, format!("the broker's URL cannot be used: {why}. {EXAMPLE}"))
+    Error::new(ErrorKind::InvalidArgument, format!("the broker's URL cannot be used: {why}; {EXAMPLE}"))
 }
 
 impl fmt::Display for BrokerUrl {
@@ -340,6 +377,9 @@ impl fmt::Display for BrokerUrl {
         match self {
             BrokerUrl::Memory { name } => write!(f, "memory:{}", name.as_deref().unwrap_or("")),
             BrokerUrl::Amqp(url) => url.fmt(f),
+            BrokerUrl::Local(LocalPlace::Named(name)) if name == LOCAL_DEFAULT => f.write_str("local:"),
+            BrokerUrl::Local(LocalPlace::Named(name)) => write!(f, "local:{name}"),
+            BrokerUrl::Local(LocalPlace::At(path)) => write!(f, "local:{}", path.display()),
             #[cfg(test)]
             BrokerUrl::Simulated { name } => write!(f, "simulated:{name}"),
         }
@@ -476,6 +516,23 @@ mod tests {
     fn memory_brokers_have_a_name_or_none() {
         assert_eq!(BrokerUrl::parse("memory:").unwrap(), BrokerUrl::Memory { name: None });
         assert_eq!(BrokerUrl::parse("memory:x").unwrap(), BrokerUrl::Memory { name: Some("x".into()) });
+    }
+
+    #[test]
+    fn local_brokers_have_a_name_or_a_directory() {
+        let named = |name: &str| Ok(BrokerUrl::Local(LocalPlace::Named(name.to_owned())));
+        assert_eq!(BrokerUrl::parse("local:").map_err(|_| ()), named("default"));
+        assert_eq!(BrokerUrl::parse("local:my-jobs.2").map_err(|_| ()), named("my-jobs.2"));
+        assert_eq!(BrokerUrl::parse("local:/a/b c").unwrap(), BrokerUrl::Local(LocalPlace::At("/a/b c".into())));
+        for text in ["local:", "local:x", "local:/a/b"] {
+            assert_eq!(BrokerUrl::parse(text).unwrap().to_string(), text);
+        }
+        for text in
+            ["local:a/b", "local:../x", "local:.x", "local:a b", "local:é", &format!("local:{}", "n".repeat(65))]
+        {
+            assert_eq!(BrokerUrl::parse(text).unwrap_err().kind(), ErrorKind::InvalidArgument, "{text}");
+        }
+        assert!(BrokerUrl::parse_list("local:,amqp://h").is_err());
     }
 
     #[test]

@@ -5,8 +5,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::Communicator;
-use crate::broker::ConnectOptions;
 use crate::broker::url::{BrokerUrl, LONGEST_CONNECTION_NAME};
+use crate::broker::{ConnectOptions, Kept};
 use crate::codec::{Codec, Yaml};
 use crate::driver::port::InFlight;
 use crate::driver::tasks::{Config, LongTasks as Leases};
@@ -131,6 +131,7 @@ impl CommunicatorBuilder {
                 operation_timeout: Duration::from_secs(30),
                 heartbeat: None,
                 connection_name: format!("homing {}", std::process::id()),
+                kept: Kept::default(),
             },
             thread_name: "homing".to_owned(),
             overrides: Overrides::default(),

@@ -14,6 +14,7 @@ use super::builder::CommunicatorBuilder;
 use super::queue::TaskQueue;
 use super::send::{BroadcastSend, RpcSend, TaskSend};
 use crate::broker::url::BrokerUrl;
+use crate::broker::{ConnectOptions, Kept};
 use crate::driver::command::{Closing, Command, SubscriberName};
 use crate::driver::port::{Port, Transfer};
 use crate::driver::{self, CloseReport, ConnectionState, Events, Plan};
@@ -21,7 +22,7 @@ use crate::error::Result;
 use crate::home::Home;
 use crate::serve::{
     BroadcastFilter, BroadcastSubscriber, Broadcasts, CodecInput, Context, Defaults, RpcSubscriber, TaskSubscriber,
-    add_broadcast_subscriber, add_rpc_subscriber, broadcast_stream, start_codec_loop,
+    add_broadcast_subscriber, add_rpc_subscriber, broadcast_stream, start_codec_loop, with_refusal,
 };
 use crate::wire::names::{Identifier, IntoIdentifier};
 
@@ -74,7 +75,7 @@ impl Handle {
 pub struct CommunicatorCounts {
     /// Replies whose caller had its outcome, or was gone.
     pub late_replies: u64,
-    /// Replies that came back since their caller's queue was gone.
+    /// Replies whose caller was not found before their time was up: its queue was gone.
     pub replies_unroutable: u64,
     /// Requests that named no queue to reply to.
     pub replies_not_wanted: u64,
@@ -132,6 +133,7 @@ impl Communicator {
             task_prefetch: builder.task_prefetch,
         };
         let context = Context::new(Arc::clone(&port), defaults, builder.codec, builder.trace_context);
+        let context = with_refusal(context);
         let (codec, work) = mpsc::unbounded_channel();
         let codec_loop = {
             let (context, codec) = (context.clone(), codec.clone());
@@ -144,7 +146,8 @@ impl Communicator {
             port,
             commands: inbox,
             urls: urls.into(),
-            connect: builder.connect,
+            // Its own, whatever else was made of this builder.
+            connect: ConnectOptions { kept: Kept::default(), ..builder.connect },
             reconnect: builder.reconnect,
             limits: builder.limits,
             codec: codec_loop,
@@ -455,6 +458,10 @@ impl Communicator {
     /// A task that ended while there was no connection could not be acknowledged. The broker hands it out again, marked as
     /// redelivered, and a communicator that drains does not receive it: another worker does. Where that matters, drain after
     /// the connection is back and `tasks_answered_again` of [`counts`](Self::counts) has risen by as many, as `homing task work` does.
+    ///
+    /// An answer is sent when it comes. Where its caller is not there by then, it may have lost the same broker and be back a
+    /// little later: for three seconds after this communicator was back, its answer is waited for. An answer whose caller was not
+    /// found goes with this communicator, and is counted in `replies_unroutable`; the caller waits until its own time is up.
     ///
     /// # Errors
     /// As [`close`](Self::close).

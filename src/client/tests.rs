@@ -1,5 +1,6 @@
 //! What only the inside can bring about: a connection that is lost, a broker that blocks.
 
+use std::future::IntoFuture;
 use std::time::{Duration, Instant};
 
 use super::Communicator;
@@ -404,6 +405,58 @@ async fn the_longest_times_are_times_like_others() {
     assert!(!communicator.is_closed());
     let closed = tokio::time::timeout(Duration::from_secs(20), communicator.drain(Duration::MAX));
     closed.await.expect("in time").unwrap();
+}
+
+#[tokio::test]
+async fn no_more_calls_run_side_by_side_than_a_subscriber_allows() {
+    use std::sync::atomic::{AtomicUsize, Ordering};
+    static RUNNING: AtomicUsize = AtomicUsize::new(0);
+    static MOST: AtomicUsize = AtomicUsize::new(0);
+    let (_, communicator) = on_a_broker_of_its_own().await;
+    let counts = RpcSubscriber::future(|call: RpcRequest| async move {
+        MOST.fetch_max(RUNNING.fetch_add(1, Ordering::SeqCst) + 1, Ordering::SeqCst);
+        tokio::time::sleep(Duration::from_millis(2)).await;
+        RUNNING.fetch_sub(1, Ordering::SeqCst);
+        call.into_body()
+    });
+    let three = std::num::NonZeroUsize::new(3).unwrap();
+    communicator.add_rpc_subscriber("counts", counts.with_max_in_flight(three)).await.unwrap();
+    let calls = (0..100).map(|n| communicator.rpc_send("counts", n).into_future());
+    for (n, answer) in (0_i64..).zip(futures_util::future::join_all(calls).await) {
+        assert_eq!(answer.unwrap().as_i64(), Some(n), "those that waited are answered too");
+    }
+    assert_eq!(MOST.load(Ordering::SeqCst), 3);
+    communicator.close().await.unwrap();
+}
+
+#[tokio::test]
+async fn a_panic_of_the_communicator_thread_ends_every_future_and_leaves_a_report_a_state_and_events() {
+    const LIMIT: Duration = Duration::from_secs(60);
+    let (_, communicator) = on_a_broker_of_its_own().await;
+    let mut events = communicator.events();
+    communicator.add_rpc_subscriber("never", never()).await.unwrap();
+    let queue = communicator.task_queue("q").unwrap();
+    let waiting = communicator.rpc_send("never", 0).send().await.unwrap();
+    let (pulling, sleeping) = (queue.next_task(Duration::MAX), communicator.sleep(Duration::MAX));
+    let ended = async {
+        let panics = async {
+            tokio::time::sleep(Duration::from_millis(50)).await;
+            communicator.port().notify(crate::driver::command::Command::Panic);
+        };
+        let (reply, task, sleep, ()) = tokio::join!(waiting, pulling, sleeping, panics);
+        [reply.map(drop), task.map(drop), sleep].map(|outcome| outcome.unwrap_err().kind())
+    };
+    let ended = tokio::time::timeout(LIMIT, ended).await.expect("every future ends");
+    assert_eq!(ended, [ErrorKind::Internal; 3]);
+    let told = async { (events.next().await, events.next().await, events.next().await) };
+    let told = tokio::time::timeout(LIMIT, told).await.expect("the events end");
+    let (Some(ConnectionEvent::Lost(why)), Some(ConnectionEvent::Closed), None) = told else { panic!("{told:?}") };
+    assert_eq!(why.kind(), ErrorKind::Internal);
+    assert!(communicator.is_closed());
+    assert_eq!(communicator.connection_state(), ConnectionState::Closed);
+    assert_eq!(communicator.broadcast_send(0).await.unwrap_err().kind(), ErrorKind::Internal);
+    let report = tokio::time::timeout(LIMIT, communicator.close()).await.expect("a close ends").unwrap();
+    assert_eq!(report.error.expect("the report says why").kind(), ErrorKind::Internal);
 }
 
 #[tokio::test]

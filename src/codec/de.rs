@@ -240,6 +240,9 @@ impl<'de> de::Deserializer<'de> for Deserializer<'de> {
             }
             // A type of a program's own reads what is under the tag.
             Value::Tagged(tagged) => Deserializer(&tagged.value).deserialize_any(visitor),
+            Value::Opaque(object) => {
+                Err(de::Error::custom(format_args!("an object of the program's own type {}", object.type_name())))
+            }
         }
     }
 

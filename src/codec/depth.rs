@@ -28,6 +28,17 @@ impl Value {
         }
     }
 
+    /// True when there is an object of the program's own in it. For a value that is not too deep.
+    pub(crate) fn has_opaque(&self) -> bool {
+        match self {
+            Value::Opaque(_) => true,
+            Value::List(items) | Value::Tuple(items) => items.iter().any(Value::has_opaque),
+            Value::Set(map) | Value::Map(map) => map.iter().any(|(key, value)| key.has_opaque() || value.has_opaque()),
+            Value::Tagged(tagged) => tagged.value.has_opaque(),
+            _ => false,
+        }
+    }
+
     /// Drops it, however deep it is.
     ///
     /// Guards: a stack that overflows, which ends the process.

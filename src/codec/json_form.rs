@@ -26,6 +26,7 @@ pub(super) fn encode(value: &Value) -> Value {
         Value::List(items) => Value::List(items.iter().map(encode).collect()),
         Value::Tuple(items) => one("$tuple", Value::List(items.iter().map(encode).collect())),
         Value::Set(members) => one("$set", Value::List(members.keys().map(encode).collect())),
+        Value::Opaque(object) => one("$opaque", object.type_name().into()),
         Value::Tagged(tagged) => {
             Value::from_iter([("$tag", Value::from(&tagged.tag)), ("value", encode(&tagged.value))])
         }

@@ -6,6 +6,7 @@ mod de;
 mod depth;
 mod json;
 mod json_form;
+mod opaque;
 mod ser;
 mod value;
 mod yaml;
@@ -17,14 +18,24 @@ use crate::error::{Error, ErrorKind, Result};
 pub(crate) use ser::TOO_DEEP;
 
 pub use json::Json;
+pub use opaque::Opaque;
 pub use value::{Map, Tagged, Value};
 pub use yaml::Yaml;
 
 /// Writes and reads bodies. A program may bring its own codec; it is called on the homes of callers and subscribers and on
 /// the codec thread, never on the communicator thread.
+///
+/// What it is given is the whole body as kiwipy has it: of a call its argument, of a task the pair `(task, no_reply)`, of a
+/// broadcast and of a reply a mapping. A codec that reads objects of its own as [`Value::Opaque`] keeps these outermost
+/// containers values.
 pub trait Codec: Send + Sync + 'static {
     /// The codec's name in logs and errors.
     fn name(&self) -> &'static str;
+
+    /// Where it may be called. Asked once, as a communicator connects.
+    fn place(&self) -> CodecPlace {
+        CodecPlace::Anywhere
+    }
 
     /// Writes a value.
     ///
@@ -45,6 +56,19 @@ pub trait Codec: Send + Sync + 'static {
     fn check(&self, value: &Value) -> Result<()> {
         self.encode(value).map(drop)
     }
+}
+
+/// Where a codec may be called.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum CodecPlace {
+    /// At homes and on the codec thread, where a broadcast is read once for all subscribers.
+    #[default]
+    Anywhere,
+    /// Only at homes: for a codec that needs what a thread of homing's own has not, such as an interpreter. A broadcast is then read
+    /// by each subscriber, before its filter; and the answer to a call whose subscriber is gone is written as the
+    /// communicator connects, where its caller is.
+    HomesOnly,
 }
 
 /// How large a body may be. A body comes from others; without limits a small one could take all memory.
@@ -162,6 +186,10 @@ impl Walk<'_> {
                 self.check(value, depth + 1).map_err(|refusal| refusal.below(|| step(key)))
             }),
             Value::Tagged(tagged) => self.check(&tagged.value, depth + 1),
+            Value::Opaque(object) => refused(format!(
+                "an object of the program's own type {} can be written by a codec of its own only",
+                object.type_name()
+            )),
             _ => Ok(()),
         }
     }

@@ -9,7 +9,7 @@ use indexmap::{Equivalent, IndexMap};
 use num_bigint::BigInt;
 use serde::{Deserialize, Serialize};
 
-use super::{Limits, TOO_DEEP, de, depth, json, json_form, ser};
+use super::{Limits, Opaque, TOO_DEEP, de, depth, json, json_form, ser};
 use crate::error::{Error, ErrorKind, Result};
 
 /// The depth to which a codec reads and writes at most, whatever its limits are: copying, comparing and dropping a value
@@ -81,6 +81,8 @@ pub enum Value {
     /// A value with a tag that is not known here, `!uuid` or `!!python/object:uuid.UUID`. Tags of the YAML standard for which
     /// there is a kind above (`!!int`, `!!set`) are refused when the value is written.
     Tagged(Box<Tagged>),
+    /// An object of the program's own, for a codec of its own. Every other codec refuses it, and no peer ever sends one.
+    Opaque(Opaque),
 }
 
 /// A value with its tag.
@@ -292,6 +294,7 @@ impl PartialEq for Value {
                 a.len() == b.len() && a.keys().all(|member| b.get_value(member).is_some())
             }
             (Value::Tagged(a), Value::Tagged(b)) => a == b,
+            (Value::Opaque(a), Value::Opaque(b)) => a == b,
             _ => false,
         }
     }
@@ -315,6 +318,7 @@ impl Hash for Value {
             // The order of pairs must not count; their number is enough to be right.
             Value::Set(map) | Value::Map(map) => map.len().hash(state),
             Value::Tagged(tagged) => tagged.hash(state),
+            Value::Opaque(object) => object.hash(state),
         }
         std::mem::discriminant(self).hash(state);
     }
@@ -388,6 +392,15 @@ impl Value {
         }
     }
 
+    /// The object, if it is one of the program's own.
+    #[must_use]
+    pub fn as_opaque(&self) -> Option<&Opaque> {
+        match self {
+            Value::Opaque(object) => Some(object),
+            _ => None,
+        }
+    }
+
     /// The value of a string key, if this is a mapping that has it.
     #[must_use]
     pub fn get(&self, key: &str) -> Option<&Value> {
@@ -412,7 +425,7 @@ impl Value {
             Value::Bytes(bytes) => !bytes.is_empty(),
             Value::List(items) | Value::Tuple(items) => !items.is_empty(),
             Value::Set(map) | Value::Map(map) => !map.is_empty(),
-            Value::BigInt(_) | Value::Timestamp(_) | Value::Tagged(_) => true,
+            Value::BigInt(_) | Value::Timestamp(_) | Value::Tagged(_) | Value::Opaque(_) => true,
         }
     }
 
@@ -443,7 +456,8 @@ impl Value {
     /// The value as JSON. Values that JSON cannot represent are written as objects that [`from_json`](Self::from_json) reads:
     /// `{"$tuple": […]}`, `{"$bytes": "base64"}`, `{"$int": "123…"}` for integers over 64 bits (`"0x…"` over 4300 digits),
     /// `{"$float": "nan"}` (`inf`, `-inf`), `{"$set": […]}`, `{"$timestamp": "…"}`, `{"$tag": "!uuid", "value": …}`, and
-    /// `{"$map": [[key, value], …]}` for a mapping with non-string keys, or with a key that begins with `$`.
+    /// `{"$map": [[key, value], …]}` for a mapping with non-string keys, or with a key that begins with `$`. An
+    /// [`Opaque`](Value::Opaque) is written as `{"$opaque": "its type"}`, which nothing reads.
     ///
     /// An object of `serde_json` sorts its keys unless its feature `preserve_order` is on. To keep the order, use
     /// [`to_json_text`](Self::to_json_text).
@@ -516,7 +530,8 @@ impl Value {
         let (mut next, mut open) = (Some(self), Vec::new());
         while let Some(value) = next {
             weight += match value {
-                Value::Null | Value::Bool(_) | Value::Int(_) | Value::Float(_) => 0,
+                // Of an object only its owner knows more.
+                Value::Null | Value::Bool(_) | Value::Int(_) | Value::Float(_) | Value::Opaque(_) => 0,
                 Value::BigInt(int) => usize::try_from(int.bits() / 8).unwrap_or(usize::MAX).saturating_add(8),
                 Value::String(text) | Value::Timestamp(text) => text.len(),
                 Value::Bytes(bytes) => bytes.len(),
@@ -585,6 +600,7 @@ from! {
     &String, value => Value::String(value.clone());
     &[u8], value => Value::Bytes(value.to_vec());
     Map, value => Value::Map(value);
+    Opaque, object => Value::Opaque(object);
     &Value, value => value.clone();
     BigInt, value => match i64::try_from(&value) { Ok(small) => Value::Int(small), Err(_) => Value::BigInt(value) };
     // Nothing but data: an object such as `{"$tuple": []}` is a mapping. `from_json` reads it as what it stands for.

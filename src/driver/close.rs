@@ -7,6 +7,7 @@ use futures_util::StreamExt;
 use tokio::time::Instant;
 
 use super::command::{CloseReport, CodecWork, Command};
+use super::outbox::Peers;
 use super::port::{ConnectionEvent, ConnectionState};
 use super::tasks::Input;
 use super::{Driver, End, JobDone, Next, Phase};
@@ -118,6 +119,8 @@ impl<B: Broker> Driver<B> {
                 && driver.callers.len() == 0
                 && driver.outbox.in_flight() == 0
                 && driver.subscriptions.is_drained()
+                // Guards: callers that have lost the same broker and are back a little later than this communicator.
+                && (driver.peers() == Peers::Settled || !driver.outbox.seeks_callers())
         };
         self.drain_until = Some(after(Instant::now(), limit));
         loop {

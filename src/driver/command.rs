@@ -174,6 +174,9 @@ pub(crate) enum Command {
         how: Closing,
         done: Option<Completer<CloseReport>>,
     },
+    /// A fault of ours, as a test puts it in.
+    #[cfg(test)]
+    Panic,
 }
 
 impl Command {

@@ -16,12 +16,15 @@ use tokio::sync::{OnceCell, oneshot};
 use tokio::time::Instant;
 
 use super::command::QueueName;
+use super::gate::Gate;
 use super::port::Port;
-use super::session::SERVICE_LANE;
 use super::tasks::Generation;
-use crate::broker::{Broker, BrokerEvent, ConsumeSpec, Delivery, EventSender, Nack, QueueSpec, Receipt};
+use crate::broker::{Broker, BrokerEvent, ConsumeSpec, Delivery, EventSender, Lane, Nack, QueueSpec, Receipt};
 use crate::error::{Error, ErrorKind, Result};
 use crate::wire::names::{Exchange, TestingMode};
+
+/// The lane of broadcasts, replies and what is looked for once.
+pub(super) const SERVICE_LANE: Lane = Lane(0);
 
 /// How long after a loss a recipient that is not to be found may be connecting again, as we just have.
 const SETTLING: Duration = Duration::from_secs(3);
@@ -47,6 +50,9 @@ pub(super) struct Connection<B> {
     message_exchange: OnceCell<()>,
     task_exchange: OnceCell<()>,
     task_queues: RefCell<BTreeMap<QueueName, Rc<OnceCell<()>>>>,
+    /// For task queues that are declared, and for consumers that are set up.
+    declaring: Gate,
+    setting_up: Gate,
 }
 
 /// A consumer that is to be set up: its queue, the consumer, the bindings.
@@ -119,6 +125,7 @@ pub(super) fn is_lost(error: &Error) -> bool {
 
 impl<B: Broker> Connection<B> {
     pub(super) fn new(generation: Generation, broker: B, events: EventSender, port: Arc<Port>) -> Rc<Self> {
+        let limit = port.operation_timeout;
         Rc::new(Connection {
             generation,
             broker,
@@ -129,6 +136,8 @@ impl<B: Broker> Connection<B> {
             message_exchange: OnceCell::new(),
             task_exchange: OnceCell::new(),
             task_queues: RefCell::default(),
+            declaring: Gate::new(limit),
+            setting_up: Gate::new(limit),
         })
     }
 
@@ -221,9 +230,15 @@ impl<B: Broker> Connection<B> {
             Rc::clone(declared.entry(name.clone()).or_default())
         };
         let declare = || async {
-            self.broker.declare_queue(&self.port.names.task_queue(name)).await?;
-            let binding = Binding { exchange: Exchange::Task, key: name.to_string(), need: Need::Required };
-            self.bind(name, &binding).await
+            let pass = self.declaring.enter().await?;
+            let declared = async {
+                self.broker.declare_queue(&self.port.names.task_queue(name)).await?;
+                let binding = Binding { exchange: Exchange::Task, key: name.to_string(), need: Need::Required };
+                self.bind(name, &binding).await
+            };
+            let outcome = declared.await;
+            pass.end(outcome.as_ref().err());
+            outcome
         };
         cell.get_or_try_init(declare).await.copied()
     }
@@ -243,7 +258,9 @@ impl<B: Broker> Connection<B> {
     /// Sets a consumer up. Where a step fails there is no consumer afterwards; a queue of our own stays, with what is in it,
     /// for the next attempt.
     pub(super) async fn set_up(&self, plan: &ConsumerPlan) -> Result<(), NotSetUp> {
-        match self.try_set_up(plan).await {
+        let entered = self.setting_up.enter().await;
+        let pass = entered.map_err(|error| NotSetUp { error, queue: OwnQueue::MayStand })?;
+        let outcome = match self.try_set_up(plan).await {
             // A task queue that was deleted since it was declared here, for which nobody who subscribes is to blame.
             Err(failed)
                 if failed.error.kind() == ErrorKind::NotFound && matches!(plan.queue, PlannedQueue::Tasks(_)) =>
@@ -251,7 +268,9 @@ impl<B: Broker> Connection<B> {
                 self.try_set_up(plan).await
             }
             outcome => outcome,
-        }
+        };
+        pass.end(outcome.as_ref().err().map(|failed| &failed.error));
+        outcome
     }
 
     async fn try_set_up(&self, plan: &ConsumerPlan) -> Result<(), NotSetUp> {

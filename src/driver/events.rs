@@ -77,6 +77,8 @@ impl<B: Broker> Driver<B> {
             Command::Settle { task, settlement } => self.step_tasks(Input::Settled { hand: task, settlement }),
             Command::StartTimer { id, at, expiry } => self.timers.start(id, at, expiry),
             Command::CancelTimer { id } => self.timers.cancel(id),
+            #[cfg(test)]
+            Command::Panic => panic!("a fault that a test has put in"),
             Command::Close { how, done } => {
                 self.closers.extend(done);
                 match (self.phase, how) {

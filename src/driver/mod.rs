@@ -53,6 +53,7 @@ mod close;
 pub(crate) mod command;
 mod connection;
 mod events;
+mod gate;
 mod lanes;
 #[cfg(test)]
 mod leftovers;
@@ -419,7 +420,7 @@ impl<B: Broker> Driver<B> {
                     let waited = now.saturating_duration_since(since);
                     crate::log::warn!(what, ?waited, "still waiting for a place at its home, which is full");
                     let again = command::Expiry::LongPlace { what, since, place };
-                    self.timers.start(id, crate::time::after(now, requests::REPORT_EVERY), again);
+                    self.timers.start(id, crate::time::after(now, port::REPORT_EVERY), again);
                 }
             }
         }

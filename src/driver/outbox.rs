@@ -309,6 +309,12 @@ impl<P> Outbox<P> {
         self.entries.len() - self.aside
     }
 
+    /// Whether there is an answer whose caller was not found so far.
+    pub(super) fn seeks_callers(&self) -> bool {
+        self.aside > 0
+            && self.entries.values().any(|entry| entry.aside == Aside::Yes && matches!(entry.kind, Kind::Reply { .. }))
+    }
+
     /// The same without notices, which are nobody's message.
     pub(super) fn unconfirmed(&self) -> usize {
         let counts = |entry: &&Entry<P>| entry.aside == Aside::No && !matches!(entry.kind, Kind::Notice);
@@ -586,7 +592,7 @@ impl<P> Outbox<P> {
                     self.pump(&Stream::Tasks(queue));
                 }
             }
-            // Its caller may be connecting again. Closing does not wait for that.
+            // Its caller may be connecting again. Closing does not wait for that, and draining not for long.
             Kind::Reply { stage: ReplyStage::Last, .. } => {
                 if self.later(id, error, now) {
                     self.set_aside(id, Aside::Yes);
@@ -643,6 +649,12 @@ impl<P> Outbox<P> {
                 let text = if entry.may_have_arrived || entry.state == State::Handed {
                     format!(
                         "{}: the broker at {} did not take it over in time; whether it will is not known",
+                        describe(entry),
+                        self.broker
+                    )
+                } else if self.connected {
+                    format!(
+                        "{}: it was not sent, since what it needs at {} was not ready in time",
                         describe(entry),
                         self.broker
                     )
@@ -751,6 +763,7 @@ impl<P> Outbox<P> {
             Ok(()) => {}
             // Its caller may have timed out long ago. The search for it ends with the communicator, which is no fault.
             Err(error) if late.is_some() && error.kind() == ErrorKind::CommunicatorClosed => {
+                self.out.push(Act::ReplyUndeliverable);
                 crate::log::info!("a reply was dropped at the end: its caller had not been found");
             }
             Err(error) if error.kind() == ErrorKind::Unroutable => {

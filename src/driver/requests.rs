@@ -15,6 +15,7 @@ use tokio::time::Instant;
 use uuid::Uuid;
 
 use super::command::{Subject, Timeout};
+use super::port::REPORT_EVERY;
 use crate::broker::Body;
 use crate::time::after;
 use crate::wire::names::{Exchange, Identifier};
@@ -24,9 +25,6 @@ const KEPT_MOST: usize = 64;
 
 /// And of how many bytes, the oldest and the newest of them apart: a `pending` has some tens.
 const KEPT_BYTES: usize = 1 << 20;
-
-/// How often a wait without a deadline is reported.
-pub(super) const REPORT_EVERY: Duration = Duration::from_secs(60);
 
 /// Ids that are drawn at random need no mixing.
 pub(super) type ById = BuildHasherDefault<DrawnAtRandom>;

@@ -19,11 +19,8 @@ use super::connection::Connection;
 use super::port::{ConnectionEvent, ConnectionState, Port};
 use super::tasks::Generation;
 use crate::broker::url::BrokerUrl;
-use crate::broker::{Broker, BrokerEvent, ConnectOptions, EventSender, Lane};
+use crate::broker::{Broker, BrokerEvent, ConnectOptions, EventSender};
 use crate::error::{Error, ErrorKind, Result};
-
-/// The lane of broadcasts, replies and what is looked for once.
-pub(super) const SERVICE_LANE: Lane = Lane(0);
 
 /// The pause before the first attempt, and the longest one: it doubles from one to the other.
 const FIRST_PAUSE: Duration = Duration::from_millis(50);

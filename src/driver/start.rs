@@ -148,7 +148,7 @@ impl Drop for PanicGuard {
 impl Plan {
     async fn main(self, connected: Completer<Result<()>>) {
         match self.urls.first() {
-            Some(BrokerUrl::Amqp(_)) => {
+            Some(BrokerUrl::Amqp(_) | BrokerUrl::Local(_)) => {
                 #[cfg(feature = "rabbitmq")]
                 self.run::<RabbitMq>(connected).await;
                 #[cfg(not(feature = "rabbitmq"))]

@@ -32,11 +32,11 @@ use tokio::sync::mpsc;
 use tokio::time::Instant;
 
 use super::command::{PullId, PullWait, QueueName, RpcDelivery, SubscriberName, Subscription, TaskDelivery, Turn};
+use super::connection::SERVICE_LANE;
 use super::connection::{ConsumerPlan, EndPlan, NotSetUp, OwnQueue, is_lost};
 use super::lanes::Lanes;
 use super::outbox::Stream;
 use super::port::ConnectionEvent;
-use super::session::SERVICE_LANE;
 use super::tasks::SubscriberId;
 use crate::broker::Lane;
 use crate::error::{Error, ErrorKind, Result};

@@ -15,7 +15,9 @@ use super::version::{DeliveryTimeout, delivery_timeout};
 use crate::CommunicatorBuilder;
 use crate::broker::rabbitmq::RabbitMq;
 use crate::broker::rabbitmq::endpoint::{Endpoint, Transport};
+use crate::broker::rabbitmq::errors::quoted;
 use crate::broker::rabbitmq::inspect::{Depth, Object, look_up, tcp, tls};
+use crate::broker::url::LocalPlace;
 use crate::broker::{Body, Broker, BrokerEvent, Durability, Message, Properties, PublishId, Routing};
 use crate::codec::Value;
 use crate::error::{Detail, Difference, Error, ErrorKind, Limit, Result};
@@ -32,38 +34,86 @@ const FEW_CHANNELS: u16 = 16;
 pub(super) async fn run(endpoint: &Endpoint, options: &CommunicatorBuilder) -> Report {
     let mut report = Report::default();
     let limit = endpoint.connect_timeout.unwrap_or(options.connect.connect_timeout);
-    if transport(&mut report, endpoint, limit).await.is_err() {
-        return report;
+    if transport(&mut report, endpoint, limit).await.is_ok() {
+        amqp(&mut report, endpoint, options).await;
     }
+    report
+}
+
+/// The broker of `local:`, where somebody hosts it.
+#[cfg(all(unix, feature = "local"))]
+pub(super) async fn local(place: &LocalPlace, options: &CommunicatorBuilder) -> Report {
+    const CHECK: &str = "local broker";
+    let mut report = Report::default();
+    let seen = match crate::broker::rabbitmq::local::look(place).await {
+        Ok(seen) => seen,
+        Err(error) => {
+            report.push(failed(CHECK, &error));
+            return report;
+        }
+    };
+    let shown = seen.directory.display().to_string();
+    match seen.host {
+        None => {
+            report.idle = true;
+            let text = format!(
+                "no process hosts it at the moment, so that nothing was checked; the next program that connects would, in {shown}"
+            );
+            report.push(Finding::new(CHECK, Verdict::Ok, text).fact("directory", shown).fact("hosted", false));
+        }
+        Some((endpoint, process)) => {
+            let host = process.map_or_else(|| "a process".to_owned(), |process| format!("process {process}"));
+            let finding = Finding::new(CHECK, Verdict::Ok, format!("{host} hosts it, in {shown}"));
+            let finding = finding.fact("directory", shown).fact("hosted", true);
+            report.push(finding.fact("process", process.map_or(Value::Null, |process| i64::from(process).into())));
+            amqp(&mut report, &endpoint, options).await;
+        }
+    }
+    report
+}
+
+#[cfg(not(all(unix, feature = "local")))]
+#[expect(clippy::unused_async, reason = "as the other one")]
+pub(super) async fn local(_: &LocalPlace, _: &CommunicatorBuilder) -> Report {
+    let mut report = Report::default();
+    let text = "this program was built without the feature `local`, or for a system that has no sockets with names";
+    report.push(Finding::new("local broker", Verdict::Problem, text));
+    report
+}
+
+/// What a connection shows.
+async fn amqp(report: &mut Report, endpoint: &Endpoint, options: &CommunicatorBuilder) {
     let (events, mut heard) = mpsc::unbounded_channel();
     let broker = match RabbitMq::connect_to(endpoint, &options.connect, events).await {
         Ok(broker) => broker,
         Err(error) => {
-            refused(&mut report, endpoint, &error);
-            return report;
+            refused(report, endpoint, &error);
+            return;
         }
     };
     report.connected = true;
-    let user = format!("user {:?}", endpoint.username);
-    report
-        .push(Finding::new("credentials", Verdict::Ok, format!("{user} may log in")).fact("user", &*endpoint.username));
-    let vhost = &*endpoint.vhost;
-    let text = format!("{vhost:?}, and {user} may enter it");
-    report.push(Finding::new("virtual host", Verdict::Ok, text).fact("virtual_host", vhost));
-    let text = "two are to be had, one to publish and one to consume";
-    report.push(Finding::new("connections", Verdict::Ok, text).fact("connections", 2_i64));
-    server(&mut report, &broker.server_properties());
-    handshake(&mut report, &broker);
-    round_trip(&mut report, &broker).await;
-    topology(&mut report, &broker, options).await;
+    // Who may open the socket of a local broker may use it, and it reports the version of a RabbitMQ that it is like.
+    if endpoint.socket.is_none() {
+        let user = format!("user {:?}", endpoint.username);
+        let finding = Finding::new("credentials", Verdict::Ok, format!("{user} may log in"));
+        report.push(finding.fact("user", &*endpoint.username));
+        let vhost = &*endpoint.vhost;
+        let text = format!("{vhost:?}, and {user} may enter it");
+        report.push(Finding::new("virtual host", Verdict::Ok, text).fact("virtual_host", vhost));
+        let text = "two are to be had, one to publish and one to consume";
+        report.push(Finding::new("connections", Verdict::Ok, text).fact("connections", 2_i64));
+        server(report, &broker.server_properties());
+    }
+    handshake(report, &broker);
+    round_trip(report, &broker).await;
+    topology(report, &broker, options).await;
     // Last, since a connection that the broker blocks answers nothing more.
-    if publishing(&mut report, &broker, &mut heard).await == Publishes::Yes {
-        routing_keys(&mut report, &broker, options, &mut heard).await;
+    if publishing(report, &broker, &mut heard).await == Publishes::Yes {
+        routing_keys(report, &broker, options, &mut heard).await;
     }
     if let Err(error) = broker.close(super::FAREWELL).await {
         report.push(Finding::new("closing", Verdict::Note, error.to_string()));
     }
-    report
 }
 
 /// An error that a check ran into, as its finding.
@@ -278,7 +328,7 @@ async fn topology(report: &mut Report, broker: &RabbitMq, options: &Communicator
                 (_, 0, _) => None,
                 (true, ..) => Some((
                     format!("{waiting} here that no worker could read"),
-                    format!("show them: homing task list --queue {} --peek", spec.name),
+                    format!("show them: homing task list --queue {} --peek", quoted(&spec.name)),
                 )),
                 (false, _, 0) => Some((format!("{waiting}, and no worker is connected"), "start a worker".to_owned())),
                 _ => None,

@@ -1,6 +1,8 @@
 //! What a communicator declares under its names, for who compares it with what a broker has.
 
 use crate::CommunicatorBuilder;
+use crate::broker::rabbitmq::endpoint::Endpoint;
+use crate::broker::url::BrokerUrl;
 use crate::broker::{Access, AutoDelete, Durability, ExchangeSpec, QueueSpec, queue_milliseconds};
 use crate::codec::Map;
 use crate::error::{Error, ErrorKind, Result};
@@ -66,11 +68,16 @@ pub struct Target {
 /// `InvalidArgument` for a URL or a name that cannot be used, or for `memory:`.
 pub fn target(options: &CommunicatorBuilder) -> Result<Target> {
     options.names.check()?;
-    let Some(endpoint) = super::endpoints(options)?.into_iter().next() else {
-        return Err(Error::new(ErrorKind::InvalidArgument, "there is no broker in these options"));
-    };
     let task_queue = options.names.task_queue.to_string();
-    Ok(Target { virtual_host: endpoint.vhost, task_queue, user: endpoint.username })
+    match super::brokers(options)?.into_iter().next() {
+        None => Err(Error::new(ErrorKind::InvalidArgument, "there is no broker in these options")),
+        // Everybody who may open its socket is the same there.
+        Some(BrokerUrl::Local(_)) => Ok(Target { virtual_host: "/".to_owned(), task_queue, user: "guest".to_owned() }),
+        Some(broker) => {
+            let endpoint = Endpoint::from_url(&broker)?;
+            Ok(Target { virtual_host: endpoint.vhost, task_queue, user: endpoint.username })
+        }
+    }
 }
 
 /// What [`declared`] returns, in the types of the broker floor; the quarantine queue is the last.

@@ -12,7 +12,7 @@ use std::time::Duration;
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::timeout;
 
-use super::{FAREWELL, connect, endpoints, on_thread};
+use super::{Depth, FAREWELL, brokers, connect, on_thread};
 use crate::CommunicatorBuilder;
 use crate::broker::rabbitmq::RabbitMq;
 use crate::broker::{Broker, BrokerEvent, Delivery, Durability, Lane, Message, PublishId, Routing};
@@ -71,13 +71,13 @@ impl Mender {
     /// # Cancel safety
     /// Dropped, the attempt is given up; what has been opened is closed in the background.
     pub async fn connect(options: &CommunicatorBuilder) -> Result<Self> {
-        let endpoints = endpoints(options)?;
+        let brokers = brokers(options)?;
         let options = options.connect.clone();
         let (jobs, mut todo) = mpsc::unbounded_channel::<Job>();
         let (report, connected) = oneshot::channel();
         let ended = on_thread(async move || {
             let (sender, events) = mpsc::unbounded_channel();
-            let broker = match connect(&endpoints, &options, sender).await {
+            let broker = match connect(&brokers, &options, sender).await {
                 Ok(broker) => broker,
                 Err(error) => {
                     let _ = report.send(Err(error));
@@ -104,9 +104,24 @@ impl Mender {
     /// # Cancel safety
     /// Nothing is lost when it is dropped.
     pub async fn depth(&self, queue: &str) -> Result<u32> {
+        Ok(self.counts(queue).await?.ready)
+    }
+
+    /// How many messages wait in a queue, and who takes them.
+    ///
+    /// # Errors
+    /// `NotFound` when there is no such queue.
+    ///
+    /// # Cancel safety
+    /// Nothing is lost when it is dropped.
+    pub async fn counts(&self, queue: &str) -> Result<Depth> {
         check_queue(queue)?;
         let queue = queue.to_owned();
-        self.ask(async move |hand| Ok(hand.broker.depth(&queue).await?.ready)).await
+        self.ask(async move |hand| {
+            let depth = hand.broker.depth(&queue).await?;
+            Ok(Depth { ready: depth.ready, consumers: depth.consumers })
+        })
+        .await
     }
 
     /// Gets the next message of a queue, if there is one.

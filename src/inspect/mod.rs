@@ -48,7 +48,8 @@ const FAREWELL: Duration = Duration::from_secs(3);
 
 /// Checks the broker of these options, and the exchanges and queues that they name.
 ///
-/// What is wrong with the broker is in the report, also when it cannot be reached at all.
+/// What is wrong with the broker is in the report, also when it cannot be reached at all. A broker of `local:` is checked where a
+/// process hosts it; this hosts none.
 ///
 /// # Errors
 /// `InvalidArgument` for a URL or a name that cannot be used, or for `memory:`.
@@ -57,16 +58,16 @@ const FAREWELL: Duration = Duration::from_secs(3);
 /// Dropping it leaves the question to end by itself, in bounded time.
 pub async fn inspect(options: &CommunicatorBuilder) -> Result<Report> {
     options.names.check()?;
-    let endpoint = endpoint(options)?;
+    let mut brokers = brokers(options)?;
     let options = options.clone();
-    on_own_thread(async move || Ok(checks::run(&endpoint, &options).await)).await
-}
-
-/// The broker of these options, which has to be one.
-fn endpoint(options: &CommunicatorBuilder) -> Result<Endpoint> {
-    let mut endpoints = endpoints(options)?;
-    match (endpoints.pop(), endpoints.is_empty()) {
-        (Some(endpoint), true) => Ok(endpoint),
+    match (brokers.pop(), brokers.is_empty()) {
+        (Some(BrokerUrl::Local(place)), true) => {
+            on_own_thread(async move || Ok(checks::local(&place, &options).await)).await
+        }
+        (Some(broker), true) => {
+            let endpoint = Endpoint::from_url(&broker)?;
+            on_own_thread(async move || Ok(checks::run(&endpoint, &options).await)).await
+        }
         _ => Err(Error::new(
             ErrorKind::InvalidArgument,
             "several brokers cannot be inspected at once; give the URL of one",
@@ -75,24 +76,22 @@ fn endpoint(options: &CommunicatorBuilder) -> Result<Endpoint> {
 }
 
 /// The brokers of these options, in the order in which they are tried.
-fn endpoints(options: &CommunicatorBuilder) -> Result<Vec<Endpoint>> {
-    let endpoint = |url: &BrokerUrl| {
-        if url.is_memory() {
-            return Err(Error::new(
-                ErrorKind::InvalidArgument,
-                "memory: is a broker inside one process, which cannot be inspected from outside; give the URL of a RabbitMQ",
-            ));
-        }
-        Endpoint::from_url(url)
-    };
-    options.urls()?.iter().map(endpoint).collect()
+fn brokers(options: &CommunicatorBuilder) -> Result<Vec<BrokerUrl>> {
+    let urls = options.urls()?;
+    if urls.iter().any(BrokerUrl::is_memory) {
+        return Err(Error::new(
+            ErrorKind::InvalidArgument,
+            "memory: is a broker inside one process, which cannot be inspected from outside; give the URL of a RabbitMQ",
+        ));
+    }
+    Ok(urls)
 }
 
 /// Connects to the first that answers; the error is that of the last.
-async fn connect(endpoints: &[Endpoint], options: &ConnectOptions, events: EventSender) -> Result<RabbitMq> {
+async fn connect(brokers: &[BrokerUrl], options: &ConnectOptions, events: EventSender) -> Result<RabbitMq> {
     let mut failure = Error::new(ErrorKind::InvalidArgument, "there is no broker to connect to");
-    for endpoint in endpoints {
-        match RabbitMq::connect_to(endpoint, options, events.clone()).await {
+    for broker in brokers {
+        match <RabbitMq as Broker>::connect(broker, options, events.clone()).await {
             Ok(broker) => return Ok(broker),
             Err(error) => failure = error,
         }
@@ -105,11 +104,11 @@ async fn with_broker<T: Send + 'static>(
     options: &CommunicatorBuilder,
     ask: impl AsyncFnOnce(&RabbitMq) -> Result<T> + Send + 'static,
 ) -> Result<T> {
-    let endpoints = endpoints(options)?;
+    let brokers = brokers(options)?;
     let options = options.connect.clone();
     on_own_thread(async move || {
         let (events, _unheard) = mpsc::unbounded_channel::<BrokerEvent>();
-        let broker = connect(&endpoints, &options, events).await?;
+        let broker = connect(&brokers, &options, events).await?;
         let answer = ask(&broker).await;
         let closed = broker.close(FAREWELL).await;
         answer.and_then(|answer| closed.map(|()| answer))

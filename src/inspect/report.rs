@@ -104,6 +104,8 @@ pub struct Report {
     pub(super) connected: bool,
     /// The broker was reached, and does not let this user in.
     pub(super) refused: bool,
+    /// It is a local broker, and nobody hosts it now.
+    pub(super) idle: bool,
 }
 
 impl Report {
@@ -128,6 +130,13 @@ impl Report {
     #[must_use]
     pub fn is_refused(&self) -> bool {
         self.refused
+    }
+
+    /// Whether no connection was made because this is a local broker that no process hosts at the moment: nothing is wrong, and
+    /// the next program that connects hosts it.
+    #[must_use]
+    pub fn is_idle(&self) -> bool {
+        self.idle
     }
 
     /// How many findings have this verdict.

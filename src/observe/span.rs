@@ -17,10 +17,6 @@ const TARGET: &str = "homing::messages";
 /// What stands in for the outcome where nobody waits for it any more.
 const GIVEN_UP: &str = "given_up";
 
-pub(super) fn is_of_use(span: &Span) -> bool {
-    !span.is_disabled()
-}
-
 fn system(context: &Context) -> &'static str {
     match context.port.transfer {
         Transfer::Encoded => "rabbitmq",

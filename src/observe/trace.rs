@@ -2,7 +2,6 @@
 
 use tracing::Span;
 
-use super::span::is_of_use;
 use crate::panics::caught;
 use crate::wire::headers::TraceHeaders;
 
@@ -46,7 +45,7 @@ pub trait TraceContext: Send + Sync + 'static {
 /// What goes along with a message.
 pub(super) fn inject(context: &dyn TraceContext, span: &Span) -> Option<Box<TraceHeaders>> {
     let mut headers = TraceHeaders::default();
-    let around = if is_of_use(span) { span.clone() } else { Span::current() };
+    let around = if span.is_disabled() { Span::current() } else { span.clone() };
     if let Err(panic) = caught(|| context.inject(&around, &mut headers)) {
         crate::log::error!(panic, "the trace context panicked, and a message goes without");
         return None;

@@ -16,7 +16,7 @@ use super::class::Registry;
 use super::run::{Message, RunEnd, moved};
 use super::slots::{Slot, Slots};
 use super::store::{Inputs, LeaseId, NewProcess, Outcome, Owner, Persister};
-use super::tools::{Announcer, ChangeListener, Ends, Tools};
+use super::tools::{Announcer, ChangeListener, Ends, Store, Tools};
 use super::{Continue, ControlBroadcast, ControlMessage, Pid, ProcessState, ProcessTask, StateChange};
 use crate::codec::Map;
 use crate::error::Result;
@@ -178,11 +178,12 @@ impl LauncherBuilder {
         let tools = Tools {
             communicator: communicator.clone(),
             home: home.clone(),
-            store: self.store,
+            store: Store::new(self.store),
             registry: self.registry,
             queue,
             owner: Owner::this_process(),
             slots: Slots::new(self.slots),
+            kept: Mutex::default(),
             ends: Ends::default(),
             announcer,
             listeners: self.listeners,
@@ -412,6 +413,12 @@ impl Inner {
         }
     }
 
+    /// How many leases there are here.
+    #[cfg(test)]
+    pub(super) fn leases(&self) -> usize {
+        self.table.lock().entries.values().filter(|entry| entry.lease.is_some()).count()
+    }
+
     /// How many processes are here.
     pub(super) fn count(&self) -> usize {
         self.table.lock().entries.len()
@@ -471,11 +478,9 @@ impl Inner {
                     })
                 }
             };
+            // One whose lease is asked for takes it when it has that. If it runs elsewhere, it gets the broadcast there.
             for entry in inner.table.lock().entries.values() {
-                // One that is waited for runs elsewhere, and gets the broadcast there.
-                if entry.lease.is_some() {
-                    drop(entry.to_run.send(Message::Control(message.clone(), None)));
-                }
+                drop(entry.to_run.send(Message::Control(message.clone(), None)));
             }
         });
         let filter = BroadcastFilter::new().subject_regex(TO_ALL)?;
@@ -515,7 +520,7 @@ impl Inner {
                 return;
             }
             let begun = Instant::now();
-            match self.tools.store.renew(self.tools.owner.clone()).await {
+            match self.tools.store.ask(|store| store.renew(self.tools.owner.clone())).await {
                 Ok(standing) => {
                     good_until = begun + time;
                     self.end_all_but(&standing, begun);

@@ -99,6 +99,7 @@ mod launcher;
 mod lives;
 mod machine;
 mod messages;
+mod next;
 mod pid;
 mod reply;
 mod request;
@@ -113,13 +114,14 @@ mod tests;
 mod tools;
 mod worker;
 
-pub use class::{AfterLoss, Finish, Next, Process, Registry};
+pub use class::{AfterLoss, Process, Registry};
 pub use controller::ProcessController;
 pub use events::ProcessEvents;
 pub use launcher::{LauncherBuilder, ProcessLauncher};
 pub use messages::{
     AskStatus, Continue, ControlBroadcast, ControlMessage, Create, Kill, Launch, Pause, Play, ProcessTask,
 };
+pub use next::{Finish, Next};
 pub use pid::Pid;
 pub use reply::{ControlReply, ControlStage};
 pub use request::{ControlOutcome, ControlRequest, Execute, NoWait, ProcessCall};

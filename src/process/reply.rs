@@ -6,7 +6,7 @@ use std::pin::Pin;
 
 use super::Pid;
 use crate::error::{Detail, Error, ErrorKind, Result};
-use crate::{Reply, ReplyStage, RpcSend, Value};
+use crate::{ErrorDetails, Reply, ReplyStage, RpcSend, Value};
 
 /// How far a request has come that was [sent](super::ControlSend::send).
 #[derive(Clone, Debug, PartialEq)]
@@ -176,6 +176,15 @@ impl<T> ControlReply<T> {
     }
 
     fn explained(&self, error: Error) -> Error {
+        if let (Some(pid), true) = (&self.pid, has_left(&error)) {
+            let how_far = if self.received { "was received, and not answered" } else { "was sent, and not answered" };
+            let text = format!(
+                "process {pid} has ended meanwhile, or its worker does not run it any more: {} {how_far}; a process that has \
+                 not ended is run again by whichever worker gets a task that continues it",
+                self.about
+            );
+            return Error::with_source(ErrorKind::Unroutable, text, error);
+        }
         if error.kind() != ErrorKind::TimedOut {
             return named(&self.about, error);
         }
@@ -183,6 +192,17 @@ impl<T> ControlReply<T> {
         let text = format!("{} {how_far} in time ({error})", self.about);
         Error::with_source(ErrorKind::TimedOut, text, error)
     }
+}
+
+/// Whether whoever had the request in hand has gone, without having carried it out as far as is known: that of a process which
+/// has ended or has been given up by its worker.
+fn has_left(error: &Error) -> bool {
+    error.kind() == ErrorKind::RemoteException
+        && matches!(
+            error.remote_details().and_then(ErrorDetails::type_name),
+            // Of the subscriber, and of `moved`.
+            Some("SubscriberEnded" | "ProcessMoved")
+        )
 }
 
 /// The error with what was asked before it.

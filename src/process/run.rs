@@ -146,6 +146,10 @@ impl Run {
         if let Some(outcome) = fails {
             self.handle(Input::Fail(outcome));
         }
+        // What was asked for before it began comes before its first step.
+        while let Ok(message) = self.inbox.try_recv() {
+            self.event(Event::Message(message));
+        }
         self.handle(Input::Begin);
         // A process that waits, or is paused, has no use for it.
         self.spare = None;
@@ -170,17 +174,31 @@ impl Run {
         }
     }
 
-    /// Gives the lease back, so that another worker can go on at once. Not while a step of it is still there that was aborted.
+    /// Gives the lease back, so that another worker can go on at once. Not while a step of it is still there that was aborted:
+    /// then it is given back when that has ended.
     pub(super) async fn release(&mut self) {
         if let Some(step) = self.step.take() {
-            let gone = std::pin::pin!(step.gone);
+            let mut gone = step.gone;
             let limit = std::pin::pin!(self.tools.communicator.sleep(ABORT_TIME));
-            if let futures_util::future::Either::Right(_) = futures_util::future::select(gone, limit).await {
-                crate::log::warn!(pid = %self.pid, "a step that was aborted has not ended; the lease of its process is kept");
+            if let futures_util::future::Either::Right(_) = futures_util::future::select(&mut gone, limit).await {
+                crate::log::warn!(pid = %self.pid, "a step that was aborted has not ended; the lease of its process is kept until then");
+                self.keep_lease();
+                let (tools, lease) = (Arc::clone(&self.tools), self.lease.clone());
+                self.tools.home.spawn_uncounted(async move {
+                    // It is dropped with the step.
+                    let _ = gone.await;
+                    tools.give_back(lease.clone()).await;
+                    tools.kept.lock().remove(&lease);
+                });
                 return;
             }
         }
         self.tools.give_back(self.lease.clone()).await;
+    }
+
+    /// Nobody is to take the lease for one that was forgotten.
+    pub(super) fn keep_lease(&self) {
+        self.tools.kept.lock().insert(self.lease.clone());
     }
 
     /// Whether a step had begun that was aborted.

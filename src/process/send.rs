@@ -51,7 +51,7 @@ impl Limit {
 /// It is a future. Its options count up to its first poll. As long as it was not polled it keeps its communicator open.
 ///
 /// # Errors
-/// Awaiting it fails with `Unroutable` when the process cannot be reached, and otherwise as awaiting an [`RpcSend`] or a
+/// Awaiting it fails with `Unroutable` when the process cannot be reached, or ends without an answer, and otherwise as awaiting an [`RpcSend`] or a
 /// [`TaskSend`] does: `RemoteException` with the other end's text, `Cancelled`, `TimedOut`, `ConnectionLost`; with `Decode` for
 /// an answer of the wrong shape. Each error names the process.
 ///
@@ -283,8 +283,8 @@ fn unreachable(pid: &Pid, about: &str, error: Error) -> Error {
         return named(about, error);
     }
     let text = format!(
-        "process {pid} cannot be reached: it has ended, or no worker runs it now; check its worker and the prefix, or have it \
-         continued"
+        "process {pid} cannot be reached: it has ended, or no worker runs it now; see whether its worker runs, on this broker \
+         and under the same prefix; a process that has not ended is run again by whichever worker gets a task that continues it"
     );
     Error::with_source(ErrorKind::Unroutable, text, error)
 }

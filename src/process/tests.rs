@@ -183,6 +183,40 @@ async fn a_process_is_woken_once_and_a_failure_of_that_is_no_error() {
     communicator.close().await.unwrap();
 }
 
+/// Guards: a request that meets the end of its process, whose subscriber goes with the request in hand.
+#[tokio::test]
+async fn a_process_that_goes_with_a_request_in_hand_is_one_that_cannot_be_reached() {
+    let (communicator, controller) = connected().await;
+    let (takes, mut taken) = tokio::sync::mpsc::unbounded_channel();
+    let (end, ends) = tokio::sync::oneshot::channel::<()>();
+    let at_another_home = communicator.clone();
+    let home = std::thread::spawn(move || {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        runtime.block_on(async {
+            let process = RpcSubscriber::future(move |_: RpcRequest| {
+                takes.send(()).unwrap();
+                std::future::pending::<HandlerResult<bool>>()
+            });
+            at_another_home.add_rpc_subscriber(7, process).await.unwrap();
+            let _ = ends.await;
+        });
+    });
+    let asked = loop {
+        match controller.pause(7).no_wake_up().send().await {
+            Err(error) if error.kind() == ErrorKind::Unroutable => tokio::task::yield_now().await,
+            asked => break asked.unwrap(),
+        }
+    };
+    taken.recv().await.unwrap();
+    drop(end);
+    let error = asked.outcome().await.unwrap_err();
+    home.join().unwrap();
+    let text = error.to_string();
+    assert_eq!(error.kind(), ErrorKind::Unroutable, "{text}");
+    assert!(text.contains("process 7 has ended meanwhile") && text.contains("to pause process 7 was sent"), "{text}");
+    communicator.close().await.unwrap();
+}
+
 #[tokio::test]
 async fn a_process_that_is_not_there_is_named_with_what_to_try() {
     let (communicator, controller) = connected().await;

@@ -1,25 +1,26 @@
 //! What all processes of one launcher share.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::future::{Future, poll_fn};
+use std::panic::AssertUnwindSafe;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::Poll;
 use std::time::Duration;
 
-use futures_util::StreamExt;
 use futures_util::future::{Either, select};
 use futures_util::stream::FuturesUnordered;
+use futures_util::{FutureExt, StreamExt};
 use parking_lot::Mutex;
 use tokio::sync::{Notify, mpsc};
 
 use super::class::Registry;
 use super::slots::Slots;
-use super::store::{LeaseId, Owner, Persister, Stored};
+use super::store::{LEASE_TIME, LeaseId, Owner, Persister, Stored};
 use super::{Pid, StateChange};
 use crate::error::{Error, ErrorKind, Result};
 use crate::home::Home;
-use crate::panics::caught;
+use crate::panics::{self, caught};
 use crate::{Communicator, TaskQueue};
 
 /// How long is waited before a store is asked again that did not answer: this, and then twice as long each time, up to
@@ -38,15 +39,39 @@ pub(super) struct Tools {
     pub(super) communicator: Communicator,
     /// Where everything runs.
     pub(super) home: Home,
-    pub(super) store: Arc<dyn Persister>,
+    pub(super) store: Store,
     pub(super) registry: Registry,
     /// Where the tasks of children go.
     pub(super) queue: TaskQueue,
     pub(super) owner: Owner,
     pub(super) slots: Slots,
+    /// Leases that are kept though their processes have left: steps of them are still here.
+    pub(super) kept: Mutex<HashSet<LeaseId>>,
     pub(super) ends: Ends,
     pub(super) announcer: Announcer,
     pub(super) listeners: Vec<ChangeListener>,
+}
+
+/// A store of users' code. A panic of it is a failure of that call.
+pub(super) struct Store(Arc<dyn Persister>);
+
+impl Store {
+    pub(super) fn new(store: Arc<dyn Persister>) -> Self {
+        Store(store)
+    }
+
+    pub(super) async fn ask<T: Send>(
+        &self,
+        call: impl for<'a> FnOnce(&'a dyn Persister) -> Stored<'a, T>,
+    ) -> Result<T> {
+        let failed = |panic: String| Error::new(ErrorKind::Internal, format!("the store panicked: {panic}"));
+        let answer = caught(|| call(&*self.0)).map_err(failed)?;
+        AssertUnwindSafe(answer).catch_unwind().await.unwrap_or_else(|panic| Err(failed(panics::text(panic))))
+    }
+
+    pub(super) fn lease_time(&self) -> Duration {
+        caught(|| self.0.lease_time()).unwrap_or(LEASE_TIME)
+    }
 }
 
 /// Whether asking again may help.
@@ -69,7 +94,7 @@ impl Tools {
     ) -> Result<T> {
         let mut pause = RETRY_FIRST;
         loop {
-            match call(&*self.store).await {
+            match self.store.ask(&call).await {
                 Err(error) if is_temporary(&error) => {
                     crate::log::warn!(%error, ?pause, "{what}; it is tried again");
                     self.communicator.sleep(pause).await?;
@@ -83,7 +108,7 @@ impl Tools {
     /// Gives a lease back, so that another worker can go on at once.
     pub(super) async fn give_back(&self, lease: LeaseId) {
         let pid = lease.pid().clone();
-        if let Err(error) = self.store.release(lease).await {
+        if let Err(error) = self.store.ask(|store| store.release(lease)).await {
             crate::log::warn!(%error, %pid, "the lease of a process could not be given back; it runs out by itself");
         }
     }
@@ -114,7 +139,7 @@ impl Tools {
         loop {
             // Before the store is asked, so that no end comes between the two.
             let notified = watch.notified();
-            match self.store.record(pid.clone()).await {
+            match self.store.ask(|store| store.record(pid.clone())).await {
                 Ok(Some(record)) if record.outcome().is_none() => {}
                 Ok(Some(_)) => return,
                 Ok(None) => {

@@ -189,6 +189,14 @@ impl Promise {
 ///
 /// Types of your own are answers by [`Answer::of`], or as the result of a typed handler
 /// ([`RpcSubscriber::typed`](crate::RpcSubscriber::typed)).
+#[diagnostic::on_unimplemented(
+    message = "a handler cannot return `{Self}`",
+    label = "the handler returns `{Self}`",
+    note = "a handler returns an `Answer`, something that converts to a `Value` (nothing, a number, a string, a `Vec`, an \
+            `Option`, a `serde_json::Value`), or a `Result` of these, with any error",
+    note = "a type that implements `serde::Serialize` is returned as `Answer::of(&value)`, or by a handler for \
+            `RpcSubscriber::typed` or `TaskSubscriber::typed`"
+)]
 pub trait IntoResponse {
     /// The answer or the failure.
     ///
@@ -197,12 +205,15 @@ pub trait IntoResponse {
     fn into_response(self) -> HandlerResult;
 }
 
+// The compiler names the trait, with its notes, and not what this stands on.
+#[diagnostic::do_not_recommend]
 impl<T: Into<Answer>, E: Into<HandlerError>> IntoResponse for std::result::Result<T, E> {
     fn into_response(self) -> HandlerResult {
         self.map(Into::into).map_err(Into::into)
     }
 }
 
+#[diagnostic::do_not_recommend]
 impl<T: Into<Value>> IntoResponse for T {
     fn into_response(self) -> HandlerResult {
         Ok(Answer::Value(self.into()))

@@ -9,14 +9,15 @@ use futures_core::Stream;
 use futures_util::StreamExt;
 use futures_util::stream::FuturesUnordered;
 use serde::de::DeserializeOwned;
-use tokio::sync::mpsc;
+use tokio::sync::{Semaphore, mpsc};
 use tracing::Instrument;
 
 use super::answer::{Handler, NOBODY, Subscriber, settled};
-use super::codec_loop::CodecInput;
+use super::codec_loop::{self, CodecInput};
 use super::context::Context;
 use super::filter::BroadcastFilter;
 use super::registration::Registration;
+use crate::broker::Body;
 use crate::codec::Value;
 use crate::driver::command::Subscription;
 use crate::driver::port::{ConnectionEvent, Mailbox, MailboxSender, MailboxStream, Received, count_many};
@@ -30,7 +31,7 @@ use crate::wire::names::{BROADCAST_TOPIC, Identifier};
 /// How many broadcasts wait for one subscriber's home before the oldest is dropped.
 const BROADCAST_BACKLOG: usize = 1024;
 
-/// How many handlers of one subscriber run side by side on a runtime; the rest waits in the backlog.
+/// How many handlers of one subscriber run side by side; the rest waits in the backlog.
 const HANDLERS_MOST: usize = 256;
 
 /// A broadcast, as its subscribers receive it.
@@ -55,6 +56,15 @@ struct Arrived {
     content: Content,
     bytes: Option<usize>,
     trace: Option<Box<TraceHeaders>>,
+}
+
+/// A broadcast in a subscriber's mailbox.
+#[derive(Clone, Debug)]
+pub(crate) enum Delivered {
+    /// Read on the codec thread, and past the filter.
+    Read(Broadcast),
+    /// For a codec that may be called at homes only.
+    Unread(Body, Option<Box<TraceHeaders>>),
 }
 
 /// A subscriber to broadcasts. What it returns is not sent to anybody; a failure is logged.
@@ -110,7 +120,8 @@ struct Inlet {
     codec: mpsc::UnboundedSender<CodecInput>,
     number: u64,
     identifier: Identifier,
-    mailbox: Arc<Mailbox<Broadcast>>,
+    filter: BroadcastFilter,
+    mailbox: Arc<Mailbox<Delivered>>,
     registration: Registration,
 }
 
@@ -122,6 +133,17 @@ impl Drop for Inlet {
 }
 
 impl Inlet {
+    /// What was delivered, if it is for this receiver. Called at home.
+    fn read(&self, delivered: Delivered) -> Option<Broadcast> {
+        match delivered {
+            Delivered::Read(broadcast) => Some(broadcast),
+            Delivered::Unread(body, trace) => codec_loop::read(&self.context, body, trace)
+                .ok()
+                .flatten()
+                .filter(|broadcast| self.filter.passes(broadcast.subject_value(), broadcast.sender())),
+        }
+    }
+
     /// Counts and reports what was dropped for this receiver.
     fn lost(&self, missed: u64) {
         let port = &self.context.port;
@@ -164,6 +186,7 @@ async fn subscribe(
         codec: codec.clone(),
         number,
         identifier: identifier.clone(),
+        filter: filter.clone(),
         mailbox: Arc::clone(&mailbox),
         registration: Registration::new(&context.port),
     };
@@ -194,7 +217,7 @@ async fn subscribe(
 /// ```
 #[must_use = "dropped, its subscription ends"]
 pub struct Broadcasts {
-    received: MailboxStream<Broadcast>,
+    received: MailboxStream<Delivered>,
     inlet: Inlet,
 }
 
@@ -231,14 +254,20 @@ impl Stream for Broadcasts {
     type Item = std::result::Result<Broadcast, Lagged>;
 
     fn poll_next(mut self: Pin<&mut Self>, context: &mut TaskContext<'_>) -> Poll<Option<Self::Item>> {
-        let Poll::Ready(received) = self.received.poll_next(context) else { return Poll::Pending };
-        Poll::Ready(received.map(|received| match received {
-            Received::Item(broadcast) => Ok(broadcast),
-            Received::Missed(missed) => {
-                self.inlet.lost(missed);
-                Err(Lagged { missed })
-            }
-        }))
+        loop {
+            let Poll::Ready(received) = self.received.poll_next(context) else { return Poll::Pending };
+            return Poll::Ready(match received {
+                Some(Received::Item(delivered)) => match self.inlet.read(delivered) {
+                    Some(broadcast) => Some(Ok(broadcast)),
+                    None => continue,
+                },
+                Some(Received::Missed(missed)) => {
+                    self.inlet.lost(missed);
+                    Some(Err(Lagged { missed }))
+                }
+                None => None,
+            });
+        }
     }
 }
 
@@ -264,14 +293,22 @@ pub(crate) async fn stream(
 /// The task of one subscriber at its home. Handlers start in the order of the broadcasts.
 async fn serve(home: Home, handler: Handler<Broadcast>, inlet: Inlet) {
     let mut running = FuturesUnordered::new();
+    // On a thread or a loop.
+    let spawned = Arc::new(Semaphore::new(HANDLERS_MOST));
     loop {
+        let permit = match home.is_runtime() {
+            true => None,
+            // Closed by nobody.
+            false => Arc::clone(&spawned).acquire_owned().await.ok(),
+        };
         let received = tokio::select! {
             biased;
             Some(()) = running.next() => continue,
             received = inlet.mailbox.receive(), if running.len() < HANDLERS_MOST => received,
         };
         match received {
-            Some(Received::Item(broadcast)) => {
+            Some(Received::Item(delivered)) => {
+                let Some(broadcast) = inlet.read(delivered) else { continue };
                 let context = inlet.context.clone();
                 let handled = handle(context, home.clone(), inlet.identifier.clone(), handler.clone(), broadcast);
                 // On a runtime, tasks of their own could start in any order. On a thread they start in order, and must be
@@ -279,7 +316,10 @@ async fn serve(home: Home, handler: Handler<Broadcast>, inlet: Inlet) {
                 if home.is_runtime() {
                     running.push(handled);
                 } else {
-                    home.spawn_uncounted(handled);
+                    home.spawn_uncounted(async move {
+                        handled.await;
+                        drop(permit);
+                    });
                 }
             }
             Some(Received::Missed(missed)) => inlet.lost(missed),

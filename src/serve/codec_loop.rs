@@ -9,14 +9,16 @@ use std::sync::Arc;
 
 use tokio::sync::mpsc;
 
-use super::broadcast::Broadcast;
+use super::broadcast::{Broadcast, Delivered};
 use super::context::Context;
 use super::filter::BroadcastFilter;
 use super::rpc;
 use crate::broker::Body;
+use crate::codec::CodecPlace;
 use crate::driver::CodecLoop;
 use crate::driver::command::{BroadcastOutcome, CodecWork, Command};
 use crate::driver::port::{Mailbox, count};
+use crate::error::Result;
 use crate::panics::caught;
 use crate::threads;
 use crate::wire::broadcast::Content;
@@ -29,7 +31,7 @@ pub(crate) enum CodecInput {
     Add {
         number: u64,
         filter: BroadcastFilter,
-        mailbox: Arc<Mailbox<Broadcast>>,
+        mailbox: Arc<Mailbox<Delivered>>,
     },
     Remove {
         number: u64,
@@ -39,7 +41,7 @@ pub(crate) enum CodecInput {
 
 struct Sink {
     filter: BroadcastFilter,
-    mailbox: Arc<Mailbox<Broadcast>>,
+    mailbox: Arc<Mailbox<Delivered>>,
 }
 
 /// Starts the thread.
@@ -138,28 +140,42 @@ fn spread(
     body: Body,
     trace: Option<Box<TraceHeaders>>,
 ) -> BroadcastOutcome {
-    let bytes = body.encoded_size();
-    let value = match context.decode(body) {
-        Ok(value) => value,
-        Err(error) => {
-            count(&context.port.counters.broadcasts_unreadable);
-            crate::log::warn!(%error, "a broadcast that cannot be read was dropped");
-            return BroadcastOutcome::Unreadable;
+    if context.codec_place == CodecPlace::HomesOnly {
+        for sink in sinks.values() {
+            sink.mailbox.put(Delivered::Unread(body.clone(), trace.clone()));
         }
-    };
-    match Content::decode(value) {
-        Ok(content) => {
-            let broadcast = Broadcast::new(content, bytes, trace);
+        return BroadcastOutcome::HandedOut;
+    }
+    match read(context, body, trace) {
+        Ok(Some(broadcast)) => {
             for sink in sinks.values() {
                 if sink.filter.passes(broadcast.subject_value(), broadcast.sender()) {
-                    sink.mailbox.put(broadcast.clone());
+                    sink.mailbox.put(Delivered::Read(broadcast.clone()));
                 }
             }
         }
+        Ok(None) => {}
+        Err(_) => return BroadcastOutcome::Unreadable,
+    }
+    BroadcastOutcome::HandedOut
+}
+
+/// Reads a broadcast. `None` for one of the wrong shape, which is dropped as one that cannot be read is: counted and logged.
+///
+/// # Errors
+/// Why it cannot be read.
+pub(super) fn read(context: &Context, body: Body, trace: Option<Box<TraceHeaders>>) -> Result<Option<Broadcast>> {
+    let bytes = body.encoded_size();
+    let value = context.decode(body).inspect_err(|error| {
+        count(&context.port.counters.broadcasts_unreadable);
+        crate::log::warn!(%error, "a broadcast that cannot be read was dropped");
+    })?;
+    match Content::decode(value) {
+        Ok(content) => Ok(Some(Broadcast::new(content, bytes, trace))),
         Err(error) => {
             count(&context.port.counters.broadcasts_unreadable);
             crate::log::warn!(%error, "a broadcast of the wrong shape was dropped");
+            Ok(None)
         }
     }
-    BroadcastOutcome::HandedOut
 }

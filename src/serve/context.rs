@@ -1,12 +1,13 @@
 //! What handles and subscribers of one communicator share: the way to its thread, and the codec. The codec is a user's: it
-//! is called, and dropped, at homes and on the codec thread, never on the communicator thread.
+//! is called, and dropped, at homes and on the codec thread, never on the communicator thread. One that may be called at homes
+//! only is not called on the codec thread either.
 
 use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
 use crate::broker::Body;
-use crate::codec::{Codec, TOO_DEEP, Value};
+use crate::codec::{Codec, CodecPlace, TOO_DEEP, Value};
 use crate::driver::port::{Port, Transfer};
 use crate::error::{Error, ErrorKind, Result};
 use crate::observe::TraceContext;
@@ -26,6 +27,9 @@ pub(crate) struct Context {
     pub(crate) port: Arc<Port>,
     pub(crate) defaults: Defaults,
     codec: Arc<dyn Codec>,
+    pub(super) codec_place: CodecPlace,
+    /// The answer to a call that nobody serves any more, for a codec that may not be called where that is found out.
+    refusal: Option<Body>,
     /// How a trace goes along with messages; a user's, as the codec is.
     pub(crate) trace: Option<Arc<dyn TraceContext>>,
 }
@@ -37,7 +41,19 @@ impl Context {
         codec: Arc<dyn Codec>,
         trace: Option<Arc<dyn TraceContext>>,
     ) -> Self {
-        Context { port, defaults, codec, trace }
+        let codec_place = caught(|| codec.place()).unwrap_or_default();
+        Context { port, defaults, codec, codec_place, refusal: None, trace }
+    }
+
+    /// Keeps the answer to a call that nobody serves any more.
+    pub(super) fn with_refusal(mut self, refusal: Option<Body>) -> Self {
+        self.refusal = refusal;
+        self
+    }
+
+    /// The answer to a call that nobody serves any more, if it was written when the communicator was made.
+    pub(super) fn written_refusal(&self) -> Option<Body> {
+        self.refusal.clone()
     }
 
     /// A body as this broker takes it. Called by the sender, on its own thread. A codec that panics is an error.
@@ -48,17 +64,15 @@ impl Context {
             value.dispose();
             return Err(Error::new(ErrorKind::Encode, format!("the value cannot be written: {TOO_DEEP}")));
         }
-        match self.port.transfer {
-            Transfer::Encoded => {
-                let encoded = caught(|| self.codec.encode(&value));
-                Ok(Body::Encoded(encoded.unwrap_or_else(|panic| Err(panicked(ErrorKind::Encode, &panic)))?.into()))
-            }
-            Transfer::Passed => {
-                let checked = caught(|| self.codec.check(&value));
-                checked.unwrap_or_else(|panic| Err(panicked(ErrorKind::Encode, &panic)))?;
-                Ok(Body::Value(Arc::new(value)))
-            }
+        // Guards: an object of a program's own that is dropped by a broker in this process, on the communicator thread.
+        let is_passed = self.port.transfer == Transfer::Passed && self.codec_place == CodecPlace::Anywhere;
+        if !is_passed || value.has_opaque() {
+            let encoded = caught(|| self.codec.encode(&value));
+            return Ok(Body::Encoded(encoded.unwrap_or_else(|panic| Err(panicked(ErrorKind::Encode, &panic)))?.into()));
         }
+        let checked = caught(|| self.codec.check(&value));
+        checked.unwrap_or_else(|panic| Err(panicked(ErrorKind::Encode, &panic)))?;
+        Ok(Body::Value(Arc::new(value)))
     }
 
     /// Reads a body. Called on the home that the value is for. A codec that panics is an error.

@@ -15,14 +15,18 @@ use super::context::Context;
 use super::failure::{Failure, HandlerError};
 use super::registration::Registration;
 use super::time_limit::within;
-use crate::codec::{Codec, Value, Yaml};
+use crate::broker::Body;
+use crate::codec::{Codec, CodecPlace, Value, Yaml};
 use crate::driver::command::{CallId, Command, OutgoingReply, ReplyStage, RpcDelivery, Subscription};
 use crate::driver::port::{Listener, Signal, count};
 use crate::error::Result;
 use crate::home::Home;
 use crate::observe::{Handling, Incoming, MessageKind};
 use crate::wire::names::{Exchange, Identifier};
-use crate::wire::response::{Host, Response};
+use crate::wire::response::{ErrorDetails, Host, Response};
+
+/// The type of the error that a caller gets whose call nobody answers any more.
+const ENDED: &str = "SubscriberEnded";
 
 /// A call, as its subscriber gets it.
 ///
@@ -45,6 +49,9 @@ pub struct RpcRequest {
 }
 
 /// A subscriber to calls.
+///
+/// A call that it has not answered when it ends gets an exception, of the type `SubscriberEnded` in its
+/// [details](crate::ErrorDetails::type_name).
 pub type RpcSubscriber = Subscriber<RpcRequest>;
 
 impl RpcRequest {
@@ -297,10 +304,48 @@ impl Caller {
 
 impl Drop for Caller {
     fn drop(&mut self) {
-        if !self.answered {
-            self.finish(Response::exception("the subscriber ended before it had answered"));
+        if self.answered {
+            return;
         }
+        // Guards: a drop on a thread where the codec may not be called.
+        let written = self.context.written_refusal().zip(self.reply_to.clone());
+        let Some((body, reply_to)) = written else { return self.finish(refused()) };
+        self.answered = true;
+        let reply = OutgoingReply {
+            stage: ReplyStage::Last,
+            exchange: Exchange::Message,
+            reply_to,
+            correlation_id: self.correlation_id.clone(),
+            body,
+            call: Some(self.call),
+        };
+        self.context.port.notify(Command::Reply { reply, sent: None });
     }
+}
+
+fn refused() -> Response {
+    let text = "the subscriber ended before it had answered";
+    let details =
+        ErrorDetails { type_name: Some(ENDED.into()), message: text.into(), chain: Vec::new(), data: Value::Null };
+    Response::Exception(text.into(), Some(Box::new(details)))
+}
+
+/// Writes the answer to a call that nobody serves any more, where the codec may not be called when that is found out. Called where the
+/// communicator is made.
+pub(crate) fn with_refusal(context: Context) -> Context {
+    if context.codec_place != CodecPlace::HomesOnly {
+        return context;
+    }
+    let response = refused().into_value(Host::Unnamed);
+    let written = context.encode(response).or_else(|_| as_kiwipy(&refused().into_value(Host::Unnamed)));
+    let refusal = written.inspect_err(|error| {
+        crate::log::error!(%error, "the answer to a call that nobody serves could not be encoded at all");
+    });
+    context.with_refusal(refusal.ok())
+}
+
+fn as_kiwipy(response: &Value) -> Result<Body> {
+    Yaml::default().encode(response).map(|bytes| Body::Encoded(bytes.into()))
 }
 
 /// A reply ready to be sent; `None` when nobody asked for one. A result that cannot be encoded becomes an exception, and an
@@ -334,9 +379,7 @@ pub(super) fn outgoing(
             return context.encode(exception(text));
         }
         let text = format!("the subscriber's result cannot be encoded: {error}");
-        context.encode(exception(text.clone())).or_else(|_| {
-            Yaml::default().encode(&exception(text)).map(|bytes| crate::broker::Body::Encoded(bytes.into()))
-        })
+        context.encode(exception(text.clone())).or_else(|_| as_kiwipy(&exception(text)))
     });
     match body {
         Ok(body) => Some(OutgoingReply { stage, exchange, reply_to, correlation_id, body, call: None }),

@@ -15,6 +15,7 @@ mod choices;
 pub(crate) mod executor;
 mod hooks;
 mod ledger;
+mod scripts;
 mod shrink;
 mod store;
 mod workload;

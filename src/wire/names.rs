@@ -104,6 +104,10 @@ impl fmt::Debug for Identifier {
 }
 
 /// What converts to an [`Identifier`]: a string, an integer (a process id, as plumpy's `str(pid)`), a UUID, or an identifier.
+#[diagnostic::on_unimplemented(
+    message = "`{Self}` is no identifier",
+    note = "an identifier is a string, an integer, a UUID, a `Pid` or an `Identifier`"
+)]
 pub trait IntoIdentifier {
     /// The identifier.
     ///
@@ -421,6 +425,17 @@ mod tests {
         let error = Identifier::new("x".repeat(250)).unwrap_err();
         assert_eq!(error.kind(), ErrorKind::InvalidArgument);
         assert!(error.to_string().contains("249"), "{error}");
+    }
+
+    #[test]
+    fn a_lease_queue_outlives_its_message_and_does_not_stay_for_ever() {
+        for lease in [Duration::from_secs(1), Duration::from_secs(3600), Duration::MAX] {
+            let spec = Names::default().lease_queue("lease".into(), "queue", lease);
+            let time = |wish: Option<Duration>| crate::broker::queue_milliseconds(wish.expect("it has a time"));
+            let (message, queue) = (time(spec.message_ttl), time(spec.expires));
+            assert!(message < queue || message == u32::MAX, "{lease:?}: the queue would take its message along");
+            assert_eq!(spec.dead_letter_to.as_deref(), Some("queue"));
+        }
     }
 
     #[test]

@@ -1,4 +1,4 @@
-//! `memory:`, a broker inside this process: an [`Engine`](super::engine::Engine) with a lock, a clock and a timer, and the
+//! `memory:`, a broker inside this process: an [`Engine`](homing_broker::engine::Engine) with a lock, a clock and a timer, and the
 //! events of its sessions. Semantics are the engine's, which are RabbitMQ's.
 //!
 //! `memory:` is private to its connect and ends with it. `memory:NAME` is the same broker for every communicator of the
@@ -7,7 +7,13 @@
 //! queues that are neither exclusive nor expire: those stay until the process ends. (Queues that expire meanwhile are seen to
 //! when the next communicator connects to any named broker.)
 
+mod content;
+mod lanes;
+#[cfg(test)]
+mod lanes_tests;
 mod node;
+mod refusal;
+mod specs;
 #[cfg(test)]
 mod tests;
 mod timer;
@@ -16,10 +22,12 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
+use homing_broker::engine::SessionId;
+
+use content::Content;
 use node::Node;
 use timer::Timer;
 
-use super::engine::{Content, ExchangeKind, SessionId};
 use super::url::BrokerUrl;
 use super::{
     Broker, ConnectOptions, ConsumeSpec, Delivery, EventSender, ExchangeSpec, Lane, Message, Nack, PublishId,
@@ -75,7 +83,7 @@ impl Broker for Memory {
 
     async fn declare_exchange(&self, spec: &ExchangeSpec) -> Result<()> {
         check("exchange name", &spec.name)?;
-        self.node.ask(|engine, now| engine.declare_exchange(self.session, spec, ExchangeKind::Topic, now))
+        self.node.ask(|lanes, now| lanes.declare_exchange(self.session, spec, now))
     }
 
     async fn declare_queue(&self, spec: &QueueSpec) -> Result<()> {
@@ -83,42 +91,41 @@ impl Broker for Memory {
             return Err(Error::new(ErrorKind::InvalidArgument, "a queue needs a name"));
         }
         check("queue name", &spec.name)?;
-        self.node.ask(|engine, now| engine.declare_queue(self.session, spec, now))
+        self.node.ask(|lanes, now| lanes.declare_queue(self.session, spec, now))
     }
 
     async fn bind(&self, queue: &str, exchange: &str, routing_key: &str) -> Result<()> {
         check("routing key", routing_key)?;
-        self.node.ask(|engine, now| engine.bind(self.session, queue, exchange, routing_key, now))
+        self.node.ask(|lanes, now| lanes.bind(self.session, queue, exchange, routing_key, now))
     }
 
     async fn unbind(&self, queue: &str, exchange: &str, routing_key: &str) -> Result<()> {
-        self.node.ask(|engine, now| engine.unbind(self.session, queue, exchange, routing_key, now))
+        self.node.ask(|lanes, now| lanes.unbind(self.session, queue, exchange, routing_key, now))
     }
 
     async fn delete_queue(&self, queue: &str) -> Result<()> {
-        self.node.ask(|engine, now| engine.delete_queue(self.session, queue, now))
+        self.node.ask(|lanes, now| lanes.delete_queue(self.session, queue, now))
     }
 
     async fn consume(&self, spec: &ConsumeSpec) -> Result<()> {
         check("consumer tag", &spec.tag)?;
-        self.node.ask(|engine, now| engine.consume(self.session, spec, now))
+        self.node.ask(|lanes, now| lanes.consume(self.session, spec, now))
     }
 
     async fn cancel(&self, consumer: &str) -> Result<()> {
-        self.node.ask(|engine, now| engine.cancel(self.session, consumer, now))
+        self.node.ask(|lanes, now| lanes.cancel(self.session, consumer, now))
     }
 
     async fn get(&self, queue: &str, lane: Lane) -> Result<Option<Delivery>> {
-        let handed = self.node.ask(|engine, now| engine.get(self.session, queue, lane, now))?;
-        Ok(handed.map(node::delivery))
+        self.node.ask(|lanes, now| lanes.get(self.session, queue, lane, now))
     }
 
     fn ack(&self, receipt: Receipt) {
-        self.node.locked(|state, now| state.engine.ack(self.session, receipt, now));
+        self.node.locked(|state, now| state.lanes.ack(self.session, receipt, now));
     }
 
     fn nack(&self, receipt: Receipt, then: Nack) {
-        self.node.locked(|state, now| state.engine.nack(self.session, receipt, then, now));
+        self.node.locked(|state, now| state.lanes.nack(self.session, receipt, then, now));
     }
 
     async fn close(&self, _limit: Duration) -> Result<()> {

@@ -2,13 +2,20 @@
 
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
+use std::time::Instant as StdInstant;
 
 use parking_lot::Mutex;
 use tokio::sync::Notify;
 use tokio::time::Instant;
 
-use crate::broker::engine::{Content, Effect, Engine, Handed, Published, Refusal, SessionId};
-use crate::broker::{BrokerEvent, Delivery, EventSender, PublishId, Routing};
+use homing_broker::engine::{Published, Refusal, SessionId};
+
+use super::content::Content;
+use super::lanes::{self, Lanes};
+use super::refusal;
+#[cfg(test)]
+use crate::broker::BrokerEvent;
+use crate::broker::{EventSender, PublishId, Routing};
 use crate::error::{Error, ErrorKind, Result};
 
 /// The named brokers of this process, but for those that are spent. Locked before the state of any.
@@ -20,7 +27,7 @@ pub(super) struct Node {
 }
 
 pub(super) struct State {
-    pub(super) engine: Engine,
+    pub(super) lanes: Lanes,
     links: BTreeMap<SessionId, Link>,
     /// Why no messages are taken just now.
     blocked: Option<String>,
@@ -42,7 +49,7 @@ struct Link {
 #[cfg_attr(not(test), expect(dead_code, reason = "only tests block a broker in the process"))]
 struct Held {
     session: SessionId,
-    content: Arc<Content>,
+    content: Content,
     routing: Routing,
     id: PublishId,
 }
@@ -50,7 +57,7 @@ struct Held {
 impl Node {
     pub(super) fn new(name: Option<&str>) -> Arc<Self> {
         let state = State {
-            engine: Engine::new(Instant::now()),
+            lanes: Lanes::new(Instant::now().into_std()),
             links: BTreeMap::new(),
             blocked: None,
             held: VecDeque::new(),
@@ -88,26 +95,26 @@ impl Node {
                 return false;
             }
             // Nobody sees to what is over where nobody is connected.
-            state.engine.advance(now);
-            state.engine.is_spent()
+            state.lanes.advance(now);
+            state.lanes.is_spent()
         })
     }
 
     /// Asks the engine something that a session may be refused.
-    pub(super) fn ask<T>(&self, question: impl FnOnce(&mut Engine, Instant) -> Result<T, Refusal>) -> Result<T> {
-        self.locked(|state, now| question(&mut state.engine, now)).map_err(Refusal::into_error)
+    pub(super) fn ask<T>(&self, question: impl FnOnce(&mut Lanes, StdInstant) -> Result<T, Refusal>) -> Result<T> {
+        self.locked(|state, now| question(&mut state.lanes, now)).map_err(refusal::into_error)
     }
 
     /// Does something under the lock and sends what comes of it. What the engine lets go of is dropped after the lock: a
     /// message may be large.
-    pub(super) fn locked<T>(&self, work: impl FnOnce(&mut State, Instant) -> T) -> T {
+    pub(super) fn locked<T>(&self, work: impl FnOnce(&mut State, StdInstant) -> T) -> T {
         let mut state = self.state.lock();
         // Under the lock, so that time does not go backwards.
-        let now = Instant::now();
+        let now = Instant::now().into_std();
         let done = work(&mut state, now);
         state.send();
         state.ring();
-        let released = state.engine.released();
+        let released = state.lanes.released();
         // Mostly there is one, which is moved without memory of its own.
         let one = released.pop();
         let others = if released.is_empty() { Vec::new() } else { std::mem::take(released) };
@@ -121,7 +128,7 @@ impl Node {
             if state.down {
                 return Err(Error::new(ErrorKind::Connection, "no broker answers at memory: just now"));
             }
-            let session = state.engine.connect(now);
+            let session = state.lanes.connect(now);
             state.links.insert(session, Link { events, timer: None });
             Ok(session)
         })
@@ -129,7 +136,7 @@ impl Node {
 
     /// The end of a connection, in order or not.
     pub(super) fn disconnect(&self, session: SessionId) {
-        let spent = self.locked(|state, now| state.disconnect(session, now) && state.engine.is_spent());
+        let spent = self.locked(|state, now| state.disconnect(session, now) && state.lanes.is_spent());
         if let Some(name) = self.name.as_ref().filter(|_| spent) {
             let mut named = NAMED.lock();
             // Guards: somebody may have connected since, or it may have been forgotten and made anew.
@@ -144,12 +151,12 @@ impl Node {
         &self,
         session: SessionId,
         id: PublishId,
-        content: Arc<Content>,
+        content: Content,
         routing: Routing,
     ) -> Option<Result<()>> {
         self.locked(|state, now| {
             if state.blocked.is_none() {
-                return Some(publish(&mut state.engine, session, content, routing, now));
+                return Some(publish(&mut state.lanes, session, content, routing, now));
             }
             if !state.links.contains_key(&session) {
                 return Some(Err(lost()));
@@ -185,8 +192,8 @@ impl Node {
             if state.on_duty().is_none_or(|(on_duty, _)| on_duty != session) {
                 return None;
             }
-            state.engine.advance(now);
-            state.armed = state.engine.next_deadline();
+            state.lanes.advance(now);
+            state.armed = state.lanes.next_deadline().map(Instant::from_std);
             state.armed
         })
     }
@@ -199,7 +206,7 @@ impl Node {
     #[cfg(test)]
     pub(super) fn lose_connections(&self) {
         self.locked(|state, now| {
-            for session in state.engine.sessions().collect::<Vec<_>>() {
+            for session in state.lanes.sessions() {
                 if let Some(link) = state.links.get(&session) {
                     let _ = link.events.send(BrokerEvent::Lost { error: lost() });
                 }
@@ -221,7 +228,7 @@ impl Node {
             }
             if reason.is_none() {
                 for Held { session, content, routing, id } in std::mem::take(&mut state.held) {
-                    let outcome = publish(&mut state.engine, session, content, routing, now);
+                    let outcome = publish(&mut state.lanes, session, content, routing, now);
                     if let Some(link) = state.links.get(&session) {
                         let _ = link.events.send(BrokerEvent::Published { id, outcome });
                     }
@@ -233,10 +240,10 @@ impl Node {
 
 impl State {
     /// True when the session was there.
-    fn disconnect(&mut self, session: SessionId, now: Instant) -> bool {
+    fn disconnect(&mut self, session: SessionId, now: StdInstant) -> bool {
         // First, so that it gets no event of its own end.
         let was_there = self.links.remove(&session).is_some();
-        self.engine.disconnect(session, now);
+        self.lanes.disconnect(session, now);
         self.held.retain(|held| held.session != session);
         // Its timer may have been the one on duty.
         self.armed = None;
@@ -246,20 +253,7 @@ impl State {
     /// Sends what the engine wants sent. Sending never waits and runs nothing but a waker, so it may be done under the lock,
     /// which keeps the order.
     fn send(&mut self) {
-        for effect in self.engine.effects() {
-            let (session, event) = match effect {
-                Effect::Delivery { session, consumer, message } => {
-                    (session, BrokerEvent::Delivery { consumer, delivery: delivery(message) })
-                }
-                Effect::ConsumerCancelled { session, consumer } => {
-                    (session, BrokerEvent::ConsumerCancelled { consumer: (*consumer).to_owned() })
-                }
-                Effect::LaneClosed { session, lane, opening, consumers, why } => {
-                    crate::log::debug!(lane = lane.0, ?why, "closed a lane");
-                    let consumers = consumers.iter().map(|tag| (**tag).to_owned()).collect();
-                    (session, BrokerEvent::LaneClosed { lane, opening, consumers, error: why.into_error() })
-                }
-            };
+        for (session, event) in self.lanes.events() {
             if let Some(link) = self.links.get(&session) {
                 // A session that is being dropped does not receive any more.
                 let _ = link.events.send(event);
@@ -274,7 +268,7 @@ impl State {
 
     /// Wakes the timer where it would ring too late.
     fn ring(&mut self) {
-        let Some(next) = self.engine.next_deadline() else { return };
+        let Some(next) = self.lanes.next_deadline().map(Instant::from_std) else { return };
         if self.armed.is_none_or(|armed| next < armed)
             && let Some((_, timer)) = self.on_duty()
         {
@@ -284,35 +278,20 @@ impl State {
     }
 }
 
-fn publish(
-    engine: &mut Engine,
-    session: SessionId,
-    content: Arc<Content>,
-    routing: Routing,
-    now: Instant,
-) -> Result<()> {
-    match engine.publish(session, content, now).map_err(Refusal::into_error)? {
-        Published::Unroutable(content) if routing == Routing::Mandatory => Err(Error::new(
-            ErrorKind::Unroutable,
-            format!(
-                "no queue is bound to the exchange {:?} for the routing key {:?}",
-                &*content.exchange, content.routing_key
-            ),
-        )),
-        Published::Routed | Published::Unroutable(_) => Ok(()),
+fn publish(lanes: &mut Lanes, session: SessionId, content: Content, routing: Routing, now: StdInstant) -> Result<()> {
+    match lanes.publish(session, content, now).map_err(refusal::into_error)? {
+        Published::Unroutable(content) if routing == Routing::Mandatory => {
+            let (exchange, key) = lanes::address(&content);
+            Err(Error::new(
+                ErrorKind::Unroutable,
+                format!("no queue is bound to the exchange {exchange:?} for the routing key {key:?}"),
+            ))
+        }
+        Published::Rejected => Err(Error::new(ErrorKind::DeliveryFailed, "a full queue refused the message")),
+        Published::Routed { .. } | Published::Unroutable(_) => Ok(()),
     }
 }
 
-/// A message as the trait has it: moved where nobody else holds it.
-pub(super) fn delivery(handed: Handed) -> Delivery {
-    let Handed { receipt, redelivered, content } = handed;
-    let (properties, body) = match Arc::try_unwrap(content) {
-        Ok(content) => (content.properties, content.body),
-        Err(content) => (content.properties.clone(), content.body.clone()),
-    };
-    Delivery { receipt, redelivered, properties, body }
-}
-
 pub(super) fn lost() -> Error {
-    Refusal::NoSession.into_error()
+    refusal::into_error(Refusal::NoSession)
 }

@@ -11,8 +11,8 @@ use super::{Memory, Node, fault};
 use crate::broker::samples::queue;
 use crate::broker::url::BrokerUrl;
 use crate::broker::{
-    Access, Acknowledge, Body, Broker, BrokerEvent, ConnectOptions, ConsumeSpec, Delivery, Durability, Lane, Message,
-    Properties, PublishId, QueueSpec, Routing,
+    Access, Acknowledge, Body, Broker, BrokerEvent, ConnectOptions, ConsumeSpec, Delivery, Durability, Kept, Lane,
+    Message, Properties, PublishId, QueueSpec, Routing,
 };
 use crate::codec::Value;
 use crate::error::{ErrorKind, Result};
@@ -35,6 +35,7 @@ async fn try_connect(name: Option<&str>) -> Result<Client> {
         operation_timeout: SECOND,
         heartbeat: None,
         connection_name: String::new(),
+        kept: Kept::default(),
     };
     Ok(Client { broker: Memory::connect(&url, &options, send).await?, events })
 }

@@ -3,11 +3,11 @@
 
 use std::sync::{Arc, Weak};
 
+use homing_broker::engine::SessionId;
 use tokio::sync::Notify;
 use tokio::task::AbortHandle;
 
 use super::node::Node;
-use crate::broker::engine::SessionId;
 
 /// The timer of a session. Ends when this is dropped.
 pub(super) struct Timer(AbortHandle);

@@ -6,6 +6,7 @@
 
 use std::io;
 use std::net::{IpAddr, SocketAddr};
+use std::pin::pin;
 use std::time::Duration;
 
 use crate::log::debug;
@@ -18,13 +19,19 @@ use tokio::time::{Instant, timeout_at};
 
 use super::endpoint::{Endpoint, Transport};
 use super::errors;
-use super::link::{Link, Role};
+use super::link::{Link, Role, thread_gone};
 use super::tap::{Diverted, Greeting, Returns, Tap, Wishes};
 use super::wire::{Socket, Wire, kit};
 use crate::error::{Error, ErrorKind, Result};
 
 /// How long the I/O thread may take to notice that its socket was shut down; it needs microseconds.
 const THREAD_END: Duration = Duration::from_secs(2);
+
+/// How long the outcome of a handshake may take to be seen after the I/O thread has ended.
+const LAST_OUTCOME: Duration = Duration::from_millis(100);
+
+/// The pause before a socket is tried again at which too many wait to be let in.
+const BUSY_PAUSE: Duration = Duration::from_millis(20);
 
 /// What one connection is to be.
 pub(crate) struct Plan<'a> {
@@ -46,17 +53,14 @@ pub(crate) async fn connect(plan: Plan<'_>) -> Result<Link> {
     debug!(role = %plan.role, %address, vhost = %plan.endpoint.vhost, "connecting");
     let silent = |stage: &str| errors::connect_timed_out(plan.endpoint, plan.limit, stage);
 
-    let socket = timeout_at(plan.deadline, tcp(plan.endpoint, plan.deadline))
+    let socket = timeout_at(plan.deadline, socket(plan.endpoint, plan.deadline))
         .await
-        .map_err(|_| silent("did not accept a TCP connection"))??;
-    // tokio gives no duplicate; the standard library does. Both are non-blocking and share one connection.
-    let socket = socket.into_std().map_err(|error| errors::tcp(&address, &error))?;
-    let spare = socket.try_clone().map_err(|error| errors::tcp(&address, &error))?;
-    let socket = TcpStream::from_std(socket).map_err(|error| errors::tcp(&address, &error))?;
+        .map_err(|_| silent("did not accept a connection"))??;
+    let (socket, spare) = socket.with_spare().map_err(|error| errors::tcp(&address, &error))?;
 
-    let stream = timeout_at(plan.deadline, secure(plan.endpoint, Socket(socket)))
+    let stream = timeout_at(plan.deadline, secure(plan.endpoint, socket))
         .await
-        .map_err(|_| silent("accepted the TCP connection but did not answer the TLS handshake"))??;
+        .map_err(|_| silent("accepted the connection but did not answer the TLS handshake"))??;
 
     let (greeting, diverted) = (Greeting::default(), Diverted::default());
     let wishes = Wishes { heartbeat: heartbeat(&plan), frame_max: plan.endpoint.frame_max };
@@ -72,7 +76,7 @@ pub(crate) async fn connect(plan: Plan<'_>) -> Result<Link> {
         Ok(AsyncTcpStream::Plain(stream))
     };
     let handshake = Connection::connector(uri(&plan, wishes), kit(), hand_over, properties(&plan.name));
-    let refused = match timeout_at(plan.deadline, handshake).await {
+    let refused = match timeout_at(plan.deadline, until_thread_ends(handshake, thread_ended.clone())).await {
         Ok(Ok(connection)) => {
             debug!(role = %plan.role, %address, "connected");
             return Ok(Link::new(plan.role, connection, spare, greeting, diverted, thread_ended));
@@ -80,20 +84,55 @@ pub(crate) async fn connect(plan: Plan<'_>) -> Result<Link> {
         Ok(Err(error)) => errors::handshake(plan.endpoint, &error, &greeting),
         Err(_) => match greeting.not_amqp() {
             Some(said) => errors::not_amqp(plan.endpoint, &said),
-            None => silent("accepted the TCP connection but did not answer the AMQP handshake"),
+            None => silent("accepted the connection but did not answer the AMQP handshake"),
         },
     };
-    let _ = spare.shutdown(std::net::Shutdown::Both);
+    spare.cut();
     if tokio::time::timeout(THREAD_END, thread_gone(thread_ended)).await.is_err() {
         debug!(role = %plan.role, %address, "the I/O thread of a refused connection is still ending");
     }
     Err(refused)
 }
 
-/// Waits until lapin's I/O thread has let go of everything.
-pub(crate) async fn thread_gone(mut ended: watch::Receiver<()>) {
-    // Nothing is ever sent: the only change is that the sender goes.
-    while ended.changed().await.is_ok() {}
+/// The outcome of the handshake. Where the peer goes away in the middle of it, lapin's thread can end and leave the handshake
+/// as it was, for ever.
+async fn until_thread_ends<T>(
+    handshake: impl Future<Output = lapin::Result<T>>,
+    thread_ended: watch::Receiver<()>,
+) -> lapin::Result<T> {
+    let mut handshake = pin!(handshake);
+    tokio::select! {
+        biased;
+        outcome = &mut handshake => return outcome,
+        () = thread_gone(thread_ended) => {}
+    }
+    // The last that the thread did may have been to end it.
+    tokio::select! {
+        biased;
+        outcome = &mut handshake => outcome,
+        () = tokio::time::sleep(LAST_OUTCOME) => Err(io::Error::from(io::ErrorKind::ConnectionAborted).into()),
+    }
+}
+
+/// The connection itself, with nothing on it yet.
+async fn socket(endpoint: &Endpoint, deadline: Instant) -> Result<Socket> {
+    match &endpoint.socket {
+        None => tcp(endpoint, deadline).await.map(Socket::Tcp),
+        #[cfg(unix)]
+        Some(path) => loop {
+            match tokio::net::UnixStream::connect(path).await {
+                Ok(stream) => return Ok(Socket::Unix(stream)),
+                // Guards: a server that is slow to let them in. The system refuses more of them than it lets wait, where TCP
+                // would try again by itself.
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => tokio::time::sleep(BUSY_PAUSE).await,
+                Err(error) => return Err(errors::tcp(&endpoint.address(), &error)),
+            }
+        },
+        #[cfg(not(unix))]
+        Some(_) => {
+            Err(Error::new(ErrorKind::InvalidArgument, "this system has no sockets with names in its file system"))
+        }
+    }
 }
 
 /// The first address that accepts. Each has its share of what is left, so that one that swallows packets (an IPv6 route

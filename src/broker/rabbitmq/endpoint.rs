@@ -1,6 +1,7 @@
 //! Where a RabbitMQ broker is and who we are to it. Its `Debug` hides the password.
 
 use std::fmt;
+use std::path::PathBuf;
 use std::time::Duration;
 
 use crate::broker::url::BrokerUrl;
@@ -12,6 +13,8 @@ use crate::error::{Error, ErrorKind, Result};
 #[cfg_attr(not(feature = "tls"), allow(dead_code, reason = "some of it is for TLS only"))]
 pub(crate) struct Endpoint {
     pub transport: Transport,
+    /// In place of host and port: the socket of a broker on this machine.
+    pub socket: Option<PathBuf>,
     pub host: String,
     pub port: u16,
     pub username: String,
@@ -67,6 +70,7 @@ impl Endpoint {
         };
         Ok(Endpoint {
             transport: url.transport,
+            socket: None,
             host: url.host.clone(),
             port: url.port,
             username: url.username.clone(),
@@ -83,9 +87,33 @@ impl Endpoint {
         })
     }
 
-    /// `host:port`, with an IPv6 address in brackets.
+    /// The broker of our own at this socket. Its file system decides who may connect.
+    #[cfg(all(unix, feature = "local"))]
+    pub(crate) fn at_socket(socket: PathBuf) -> Self {
+        Endpoint {
+            transport: Transport::Plain,
+            socket: Some(socket),
+            host: String::new(),
+            port: 0,
+            username: "guest".to_owned(),
+            password: "guest".to_owned(),
+            vhost: "/".to_owned(),
+            connect_timeout: None,
+            server_name: None,
+            heartbeat: None,
+            channel_max: None,
+            frame_max: None,
+            connection_name: None,
+            trusted_certificates: None,
+            identity: None,
+        }
+    }
+
+    /// `host:port`, with an IPv6 address in brackets; or the name of the socket.
     pub(crate) fn address(&self) -> String {
-        if self.host.contains(':') {
+        if let Some(path) = &self.socket {
+            path.display().to_string()
+        } else if self.host.contains(':') {
             format!("[{}]:{}", self.host, self.port)
         } else {
             format!("{}:{}", self.host, self.port)

@@ -242,12 +242,13 @@ pub(crate) fn lost(address: &str, error: Option<&lapin::Error>) -> Error {
 /// Whether lapin's error ends a channel only, and not the connection.
 pub(crate) fn ends_a_channel(error: &lapin::Error) -> bool {
     error.is_amqp_soft_error()
-        || matches!(
-            error.kind(),
-            lapin::ErrorKind::InvalidChannelState(..)
-                | lapin::ErrorKind::InvalidChannel(_)
-                | lapin::ErrorKind::ChannelsLimitReached
-        )
+        || finds_no_channel(error)
+        || matches!(error.kind(), lapin::ErrorKind::ChannelsLimitReached)
+}
+
+/// Whether nothing was sent, since the channel is not there (any more).
+pub(crate) fn finds_no_channel(error: &lapin::Error) -> bool {
+    matches!(error.kind(), lapin::ErrorKind::InvalidChannelState(..) | lapin::ErrorKind::InvalidChannel(_))
 }
 
 /// An operation failed; `what` reads after "could not", as in `declare the queue "q"`.

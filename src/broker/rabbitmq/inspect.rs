@@ -59,7 +59,7 @@ pub(crate) async fn tcp(endpoint: &Endpoint, limit: Duration) -> Result<(TcpStre
 
 /// The TLS handshake on a TCP connection; what was agreed on, where it is known.
 pub(crate) async fn tls(endpoint: &Endpoint, stream: TcpStream, limit: Duration) -> Result<Option<String>> {
-    let secured = timeout(limit, connector::secure(endpoint, Socket(stream))).await.map_err(|_| {
+    let secured = timeout(limit, connector::secure(endpoint, Socket::Tcp(stream))).await.map_err(|_| {
         errors::connect_timed_out(endpoint, limit, "accepted the TCP connection but did not answer the TLS handshake")
     })??;
     Ok(match secured {
@@ -225,7 +225,10 @@ impl RabbitMq {
                 channel.close(200, "asked".into()).await?;
                 Ok(answer)
             };
-            asked.await.map_err(|error| settle(&shared.life, what, &error))
+            match asked.await {
+                Ok(answer) => Ok(answer),
+                Err(error) => Err(settle(&shared.life, what, &error).await),
+            }
         };
         match timeout(limit, shared.life.until_end(pin!(answer))).await {
             Ok(answer) => answer,

@@ -20,7 +20,7 @@ use lapin::options::{
 };
 use lapin::types::FieldTable;
 use lapin::{Channel, Consumer};
-use tokio::sync::{Mutex, oneshot, watch};
+use tokio::sync::{oneshot, watch};
 use tokio::task::spawn_local;
 
 use super::errors;
@@ -28,6 +28,7 @@ use super::life::Life;
 use super::link::Link;
 use super::message::incoming;
 use super::topology::{name, settle, short};
+use super::turn::Turn;
 use crate::broker::{Acknowledge, BrokerEvent, ConsumeSpec, Delivery, Lane, Nack, Receipt};
 use crate::error::{Error, ErrorKind, Result};
 
@@ -47,7 +48,7 @@ pub(crate) struct Lanes {
 struct LaneState {
     lane: Lane,
     /// One question at a time; acknowledgements pass by.
-    turn: Mutex<()>,
+    turn: Turn<()>,
     open: RefCell<Option<Rc<Opening>>>,
     openings: Cell<u32>,
 }
@@ -333,35 +334,36 @@ impl Lanes {
         self.life.check()?;
         let what = what.to_string();
         let state = Rc::clone(self.lanes.borrow_mut().entry(lane).or_insert_with(|| {
-            Rc::new(LaneState { lane, turn: Mutex::new(()), open: RefCell::new(None), openings: Cell::new(0) })
+            Rc::new(LaneState { lane, turn: Turn::new(()), open: RefCell::new(None), openings: Cell::new(0) })
         }));
-        let answer = async {
+        let answer = async |_: &mut ()| {
             let opening = match self.opening(&state).await {
                 Ok(opening) => opening,
-                Err(error) => return Err(settle(&self.life, &what, &error)),
+                Err(error) => return Err(settle(&self.life, &what, &error).await),
             };
-            question(&opening).await.map_err(|error| {
-                if error.is_amqp_soft_error() {
-                    self.lane_closed(&opening, Some(&error));
-                }
-                settle(&self.life, &what, &error)
-            })
-        };
-        match in_turn(&state.turn, self.limit, self.life.until_end(pin!(answer))).await {
-            Asked::Answered(result) => return result,
-            Asked::NoTurn => {}
-            Asked::NoAnswer => {
-                // Whether it was done is not known (a consumer may begin yet, with nobody to read it): the lane begins anew.
-                let opening = state.open.borrow().clone();
-                if let Some(opening) = opening {
-                    let closing = opening.channel.clone();
-                    // Written at the first poll.
-                    let _ = closing.close(200, "a question timed out".into()).now_or_never();
-                    self.lane_closed(&opening, None);
+            match question(&opening).await {
+                Ok(answer) => Ok(answer),
+                Err(error) => {
+                    if error.is_amqp_soft_error() {
+                        self.lane_closed(&opening, Some(&error));
+                    }
+                    Err(settle(&self.life, &what, &error).await)
                 }
             }
-        }
-        Err(errors::timed_out(&what, &self.address, self.limit))
+        };
+        let not_answered = |_: &mut ()| {
+            // Whether it was done is not known (a consumer may begin yet, with nobody to read it): the lane begins anew.
+            let opening = state.open.borrow().clone();
+            if let Some(opening) = opening {
+                let closing = opening.channel.clone();
+                // Written at the first poll.
+                let _ = closing.close(200, "a question timed out".into()).now_or_never();
+                self.lane_closed(&opening, None);
+            }
+        };
+        let asked = async { Ok(state.turn.ask(self.limit, answer, not_answered).await) };
+        let answer = self.life.until_end(pin!(asked)).await?;
+        answer.unwrap_or_else(|| Err(errors::timed_out(&what, &self.address, self.limit)))
     }
 
     async fn opening(&self, state: &LaneState) -> lapin::Result<Rc<Opening>> {
@@ -390,26 +392,6 @@ impl Lanes {
     }
 }
 
-/// What became of a question to the server.
-#[derive(Debug, PartialEq)]
-enum Asked<T> {
-    Answered(T),
-    /// Those before it took too long. It was not asked, so nothing is unknown.
-    NoTurn,
-    /// It was asked, and not answered in time.
-    NoAnswer,
-}
-
-/// Asks when the turn comes. Waiting for the turn and waiting for the answer have the limit each.
-// Guards: a question that waits behind a slow one would close the channel that it never used, with everybody's consumers on it.
-async fn in_turn<T>(turn: &Mutex<()>, limit: Duration, question: impl Future<Output = T>) -> Asked<T> {
-    let Ok(_turn) = tokio::time::timeout(limit, turn.lock()).await else { return Asked::NoTurn };
-    match tokio::time::timeout(limit, question).await {
-        Ok(answer) => Asked::Answered(answer),
-        Err(_) => Asked::NoAnswer,
-    }
-}
-
 /// Gives a tag back if its consumer did not come to be.
 struct Reserved<'a> {
     lanes: &'a Lanes,
@@ -422,30 +404,5 @@ impl Drop for Reserved<'_> {
         if !self.keep {
             self.lanes.consumers.borrow_mut().remove(self.tag);
         }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    const LIMIT: Duration = Duration::from_secs(10);
-
-    #[tokio::test(start_paused = true)]
-    async fn a_question_behind_a_slow_one_has_its_whole_limit_and_is_not_taken_for_asked() {
-        let turn = Mutex::new(());
-        let answers_after = |time| tokio::time::sleep(time);
-        let (slow, behind) = tokio::join!(
-            in_turn(&turn, LIMIT, answers_after(LIMIT * 2 / 3)),
-            in_turn(&turn, LIMIT, answers_after(LIMIT * 2 / 3))
-        );
-        assert_eq!((slow, behind), (Asked::Answered(()), Asked::Answered(())));
-
-        let (silent, behind) = tokio::join!(
-            in_turn(&turn, LIMIT, std::future::pending::<()>()),
-            in_turn(&turn, LIMIT, answers_after(LIMIT / 2))
-        );
-        assert_eq!((silent, behind), (Asked::NoAnswer, Asked::NoTurn));
-        assert_eq!(in_turn(&turn, LIMIT, async {}).await, Asked::Answered(()), "the turn is free again");
     }
 }

@@ -2,7 +2,6 @@
 
 use std::cell::{Cell, RefCell};
 use std::fmt;
-use std::net::{Shutdown, TcpStream};
 use std::pin::Pin;
 use std::rc::Rc;
 use std::time::Duration;
@@ -13,8 +12,8 @@ use lapin::{Channel, Connection, Event};
 use tokio::sync::watch;
 use tokio::time::{Instant, timeout, timeout_at};
 
-use super::connector::thread_gone;
 use super::tap::{Diverted, Greeting};
+use super::wire::Spare;
 use crate::error::{Error, ErrorKind, Result};
 use crate::panics::caught;
 
@@ -40,7 +39,7 @@ pub(crate) struct Link {
     pub(crate) role: Role,
     connection: RefCell<Option<Rc<Connection>>>,
     /// Shutting this down ends the I/O thread, even while the broker blocks the connection and lapin writes nothing.
-    spare: RefCell<Option<TcpStream>>,
+    spare: RefCell<Option<Spare>>,
     greeting: Greeting,
     /// Properties that lapin could not read.
     pub(crate) diverted: Diverted,
@@ -52,7 +51,7 @@ impl Link {
     pub(crate) fn new(
         role: Role,
         connection: Connection,
-        spare: TcpStream,
+        spare: Spare,
         greeting: Greeting,
         diverted: Diverted,
         thread_ended: watch::Receiver<()>,
@@ -111,8 +110,7 @@ impl Link {
     /// Cuts the connection at the socket; its I/O thread ends by itself.
     pub(crate) fn abort(&self) {
         if let Some(spare) = &*self.spare.borrow() {
-            // An error means that it is shut down already.
-            let _ = spare.shutdown(Shutdown::Both);
+            spare.cut();
         }
     }
 
@@ -186,4 +184,10 @@ impl Drop for Link {
     fn drop(&mut self) {
         self.abort();
     }
+}
+
+/// Waits until lapin's I/O thread has let go of everything.
+pub(super) async fn thread_gone(mut ended: watch::Receiver<()>) {
+    // Nothing is ever sent: the only change is that the sender goes.
+    while ended.changed().await.is_ok() {}
 }

@@ -23,7 +23,7 @@ use self::link::{Link, Role};
 use self::publisher::Publisher;
 use self::tap::Returns;
 use self::topology::Topology;
-use super::url::BrokerUrl;
+use super::url::{BrokerUrl, LocalPlace};
 use super::{
     Broker, BrokerEvent, ConnectOptions, ConsumeSpec, Delivery, EventSender, ExchangeSpec, Lane, Message, Nack,
     PublishId, QueueSpec, Receipt,
@@ -32,18 +32,21 @@ use crate::error::{Error, ErrorKind, Result};
 
 mod connector;
 pub(crate) mod endpoint;
-mod errors;
+pub(crate) mod errors;
 mod frames;
 pub(crate) mod inspect;
 mod lanes;
 mod life;
 mod link;
+#[cfg(all(unix, feature = "local"))]
+pub(crate) mod local;
 mod message;
 mod publisher;
 mod tap;
 #[cfg(test)]
 mod tests;
 mod topology;
+mod turn;
 mod wire;
 
 /// Channels that consumers leave free: that of topology, that of lane 0, and one for a channel that is opened while an old one
@@ -123,6 +126,39 @@ impl RabbitMq {
     }
 }
 
+impl RabbitMq {
+    /// Connects to the broker of our own, which this process hosts if nobody else does.
+    #[cfg(all(unix, feature = "local"))]
+    async fn connect_locally(place: &LocalPlace, options: &ConnectOptions, events: EventSender) -> Result<Self> {
+        let deadline = crate::time::from_now(options.connect_timeout);
+        loop {
+            let (endpoint, hosted) = local::find(place, deadline).await?;
+            let is_here = hosted.is_some();
+            // The broker runs for as long as some communicator of this process is there that uses it.
+            // Guards: a connection of our own that is lost. The broker would end with it, and everybody else's connections.
+            options.kept.replace(hosted.map(|hosted| Box::new(hosted) as _));
+            match Self::connect_to(&endpoint, options, events.clone()).await {
+                Ok(broker) => return Ok(broker),
+                // Guards: a host that ends while we connect. Another one is found, or we are it.
+                Err(_) if tokio::time::Instant::now() < deadline => tokio::time::sleep(local::LOOK_AGAIN).await,
+                Err(error) => {
+                    return Err(match local::silent_host(place).await.filter(|_| !is_here) {
+                        Some(host) => Error::with_source(error.kind(), format!("{error} ({host})"), error),
+                        None => error,
+                    });
+                }
+            }
+        }
+    }
+
+    #[cfg(not(all(unix, feature = "local")))]
+    #[expect(clippy::unused_async, reason = "as the other one")]
+    async fn connect_locally(_: &LocalPlace, _: &ConnectOptions, _: EventSender) -> Result<Self> {
+        let text = "this program was built without the feature `local`, or for a system that has no sockets with names";
+        Err(Error::new(ErrorKind::InvalidArgument, text))
+    }
+}
+
 impl Shared {
     /// Listens to one connection until it ends, and then ends everything.
     async fn watch(self: Rc<Self>, link: Rc<Link>) {
@@ -186,7 +222,13 @@ impl Shared {
 
 impl Broker for RabbitMq {
     async fn connect(url: &BrokerUrl, options: &ConnectOptions, events: EventSender) -> Result<Self> {
-        Self::connect_to(&Endpoint::from_url(url)?, options, events).await
+        if let BrokerUrl::Local(place) = url {
+            return Self::connect_locally(place, options, events).await;
+        }
+        let broker = Self::connect_to(&Endpoint::from_url(url)?, options, events).await?;
+        // Of a broker of another kind that the same list names.
+        options.kept.replace(None);
+        Ok(broker)
     }
 
     fn server_properties(&self) -> Vec<(String, String)> {

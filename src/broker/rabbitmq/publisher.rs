@@ -336,7 +336,10 @@ impl Publisher {
                 Err(_) => return Err(errors::timed_out(WHAT, &self.address, self.limit)),
             }
         };
-        opened.map(Rc::new).map_err(|error| settle(&self.life, WHAT, &error))
+        match opened {
+            Ok(channel) => Ok(Rc::new(channel)),
+            Err(error) => Err(settle(&self.life, WHAT, &error).await),
+        }
     }
 
     /// Waits until the socket has every message, but not for a broker that blocks us. (lapin lets a close overtake the

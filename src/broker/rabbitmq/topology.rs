@@ -13,11 +13,11 @@ use crate::log::debug;
 use lapin::options::{ExchangeDeclareOptions, QueueBindOptions, QueueDeclareOptions, QueueDeleteOptions};
 use lapin::types::{AMQPValue, FieldTable, ShortString};
 use lapin::{Channel, ExchangeKind};
-use tokio::sync::Mutex;
 
 use super::errors;
 use super::life::Life;
 use super::link::Link;
+use super::turn::Turn;
 use crate::broker::{Access, AutoDelete, Durability, ExchangeSpec, QueueSpec, queue_milliseconds};
 use crate::error::{Error, ErrorKind, Result};
 
@@ -26,12 +26,12 @@ pub(crate) struct Topology {
     life: Rc<Life>,
     address: Rc<str>,
     limit: Duration,
-    channel: Mutex<Option<Channel>>,
+    channel: Turn<Option<Channel>>,
 }
 
 impl Topology {
     pub(crate) fn new(link: Rc<Link>, life: Rc<Life>, address: Rc<str>, limit: Duration) -> Self {
-        Topology { link, life, address, limit, channel: Mutex::new(None) }
+        Topology { link, life, address, limit, channel: Turn::new(None) }
     }
 
     pub(crate) async fn declare_exchange(&self, spec: &ExchangeSpec) -> Result<()> {
@@ -113,39 +113,54 @@ impl Topology {
         self.life.check()?;
         let what = what.to_string();
         debug!(%what, "topology");
-        let answer = async {
-            let mut place = self.channel.lock().await;
+        let answer = async |place: &mut Option<Channel>| {
             if !place.as_ref().is_some_and(|channel| channel.status().connected()) {
                 *place = None;
             }
-            let result = async {
+            let answer = async {
                 let channel = match &mut *place {
                     Some(channel) => channel,
                     vacant => vacant.insert(self.link.open_channel().await?),
                 };
                 question(channel).await
+            };
+            match answer.await {
+                Ok(()) => Ok(()),
+                Err(error) => {
+                    *place = None;
+                    Err(settle(&self.life, &what, &error).await)
+                }
             }
-            .await;
-            if result.is_err() {
-                *place = None;
-            }
-            result.map_err(|error| settle(&self.life, &what, &error))
         };
-        let Ok(result) = tokio::time::timeout(self.limit, self.life.until_end(pin!(answer))).await else {
-            // What this question still holds up must not hold up the next.
-            if let Ok(mut place) = self.channel.try_lock() {
-                *place = None;
-            }
-            return Err(errors::timed_out(&what, &self.address, self.limit));
-        };
-        result
+        // What this question still holds up must not hold up the next.
+        let not_answered = |place: &mut Option<Channel>| *place = None;
+        let asked = async { Ok(self.channel.ask(self.limit, answer, not_answered).await) };
+        let answer = self.life.until_end(pin!(asked)).await?;
+        answer.unwrap_or_else(|| Err(errors::timed_out(&what, &self.address, self.limit)))
     }
 }
 
+/// How long the end of a connection may take to be reported after its channels have shown it.
+const REPORTED: Duration = Duration::from_millis(500);
+
 /// An operation's error: the connection's, where that is what ended.
-pub(crate) fn settle(life: &Life, what: &str, error: &lapin::Error) -> Error {
+pub(crate) async fn settle(life: &Life, what: &str, error: &lapin::Error) -> Error {
     let own = errors::operation(what, error);
-    if errors::ends_a_channel(error) { own } else { life.over_or(own) }
+    if !errors::ends_a_channel(error) {
+        return life.over_or(own);
+    }
+    if errors::finds_no_channel(error) {
+        // Guards: a connection that is being lost. lapin ends its channels before it reports that, and whoever asked would take
+        // the loss for a fault of the question.
+        let waited = pin!(async {
+            tokio::time::sleep(REPORTED).await;
+            Ok(())
+        });
+        if let Err(lost) = life.until_end(waited).await {
+            return lost;
+        }
+    }
+    own
 }
 
 /// The name of something that is there. The empty one means to a server whatever was named last, or that it is to choose.

@@ -1,11 +1,11 @@
-//! The socket as lapin sees it: a tokio TCP stream, TLS around it where asked for, and the [`Tap`] on what comes in.
+//! The socket as lapin sees it: a tokio stream, TLS around it where asked for, and the [`Tap`] on what comes in.
 //!
 //! lapin's own wrapper for tokio sockets is not used: dropped on lapin's I/O thread, which has no tokio runtime, it would
 //! start a global runtime with a thread that never ends.
 
 use std::future::Future;
 use std::io::{self, IoSlice, Read, Write};
-use std::net::SocketAddr;
+use std::net::{Shutdown, SocketAddr};
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 use std::time::{Duration, Instant};
@@ -18,6 +18,8 @@ use futures_util::Stream;
 use lapin::AsyncTcpStream;
 use tokio::io::ReadBuf;
 use tokio::net::TcpStream;
+#[cfg(unix)]
+use tokio::net::UnixStream;
 
 use super::tap::Tap;
 
@@ -31,19 +33,77 @@ pub(crate) fn kit() -> async_rs::Runtime<Kit> {
 
 /// A tokio socket under the traits that lapin knows.
 #[derive(Debug)]
-pub(crate) struct Socket(pub(crate) TcpStream);
+pub(crate) enum Socket {
+    Tcp(TcpStream),
+    /// A broker on this machine, by a name in its file system.
+    #[cfg(unix)]
+    Unix(UnixStream),
+}
+
+/// The duplicate of a socket, by which the connection is cut whatever its other user is waiting for.
+#[derive(Debug)]
+pub(crate) enum Spare {
+    Tcp(std::net::TcpStream),
+    #[cfg(unix)]
+    Unix(std::os::unix::net::UnixStream),
+}
+
+impl Spare {
+    /// Cuts the connection in both directions.
+    pub(crate) fn cut(&self) {
+        // An error means that it is cut already.
+        let _ = match self {
+            Spare::Tcp(stream) => stream.shutdown(Shutdown::Both),
+            #[cfg(unix)]
+            Spare::Unix(stream) => stream.shutdown(Shutdown::Both),
+        };
+    }
+}
+
+/// What both kinds of socket can do.
+trait Bytes: tokio::io::AsyncRead + tokio::io::AsyncWrite + Unpin {}
+
+impl<T: tokio::io::AsyncRead + tokio::io::AsyncWrite + Unpin> Bytes for T {}
+
+impl Socket {
+    /// The socket with a duplicate. tokio gives none; the standard library does. Both are non-blocking and share one
+    /// connection.
+    pub(crate) fn with_spare(self) -> io::Result<(Self, Spare)> {
+        match self {
+            Socket::Tcp(stream) => {
+                let stream = stream.into_std()?;
+                let spare = Spare::Tcp(stream.try_clone()?);
+                Ok((Socket::Tcp(TcpStream::from_std(stream)?), spare))
+            }
+            #[cfg(unix)]
+            Socket::Unix(stream) => {
+                let stream = stream.into_std()?;
+                let spare = Spare::Unix(stream.try_clone()?);
+                Ok((Socket::Unix(UnixStream::from_std(stream)?), spare))
+            }
+        }
+    }
+
+    fn bytes(self: Pin<&mut Self>) -> Pin<&mut dyn Bytes> {
+        match self.get_mut() {
+            Socket::Tcp(stream) => Pin::new(stream),
+            #[cfg(unix)]
+            Socket::Unix(stream) => Pin::new(stream),
+        }
+    }
+}
 
 impl AsyncRead for Socket {
     fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buffer: &mut [u8]) -> Poll<io::Result<usize>> {
         let mut buffer = ReadBuf::new(buffer);
-        ready!(tokio::io::AsyncRead::poll_read(Pin::new(&mut self.get_mut().0), cx, &mut buffer))?;
+        ready!(self.bytes().poll_read(cx, &mut buffer))?;
         Poll::Ready(Ok(buffer.filled().len()))
     }
 }
 
 impl AsyncWrite for Socket {
     fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
-        tokio::io::AsyncWrite::poll_write(Pin::new(&mut self.get_mut().0), cx, bytes)
+        self.bytes().poll_write(cx, bytes)
     }
 
     fn poll_write_vectored(
@@ -51,15 +111,15 @@ impl AsyncWrite for Socket {
         cx: &mut Context<'_>,
         bytes: &[IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
-        tokio::io::AsyncWrite::poll_write_vectored(Pin::new(&mut self.get_mut().0), cx, bytes)
+        self.bytes().poll_write_vectored(cx, bytes)
     }
 
     fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        tokio::io::AsyncWrite::poll_flush(Pin::new(&mut self.get_mut().0), cx)
+        self.bytes().poll_flush(cx)
     }
 
     fn poll_close(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        tokio::io::AsyncWrite::poll_shutdown(Pin::new(&mut self.get_mut().0), cx)
+        self.bytes().poll_shutdown(cx)
     }
 }
 

@@ -43,6 +43,8 @@ pub(super) fn write(out: &mut String, value: &Value) {
             write_pairs(out, members.keys().map(|member| (member, &Value::Null)));
         }
         Value::Map(map) => write_pairs(out, map.iter()),
+        // For people only: a codec refuses it.
+        Value::Opaque(object) => write_string(out, &format!("<{}>", object.type_name())),
         Value::Tagged(tagged) => {
             write_tag(out, &tagged.tag);
             out.push(' ');

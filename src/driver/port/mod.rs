@@ -29,6 +29,9 @@ mod mailbox;
 mod permits;
 mod signal;
 
+/// How often a wait without a deadline is reported.
+pub(crate) const REPORT_EVERY: Duration = Duration::from_secs(60);
+
 /// Whether bodies leave this process.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Transfer {
@@ -69,8 +72,8 @@ pub(crate) struct Port {
     pub(crate) left: Mutex<Vec<(&'static str, usize)>>,
     /// How long a close waits for a place at its home, at most.
     pub(crate) close_timeout: Duration,
-    /// How long a question waits for a place at its home, at most.
-    operation_timeout: Duration,
+    /// How long a question to the broker may take, and how long one to the communicator waits for a place at its home.
+    pub(crate) operation_timeout: Duration,
 }
 
 struct Status {
@@ -256,7 +259,7 @@ impl Port {
         let _timer = match limit {
             Some(at) => self.timer(at, Expiry::Place(place)),
             None => self.timer(
-                crate::time::from_now(crate::driver::requests::REPORT_EVERY),
+                crate::time::from_now(REPORT_EVERY),
                 Expiry::LongPlace { what: what.to_string(), since: Instant::now(), place },
             ),
         };

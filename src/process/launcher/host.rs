@@ -122,7 +122,9 @@ async fn host(
     let end = run.run(fails).await;
     if matches!(end, RunEnd::Left) {
         // What must not be done twice keeps its lease where it was aborted, so that whoever claims it next knows.
-        if !(run.was_in_step() && after_loss.is_ok_and(|rule| rule == AfterLoss::MarkLost)) {
+        if run.was_in_step() && after_loss.is_ok_and(|rule| rule == AfterLoss::MarkLost) {
+            run.keep_lease();
+        } else {
             run.release().await;
         }
     }
@@ -149,6 +151,9 @@ async fn claim(inner: &Arc<Inner>, pid: &Pid, inbox: &mut Inbox, slot: &mut Opti
                 return Ok(Claimed { lease, checkpoint, lost });
             }
             Ok(Claim::Ended(outcome)) => return Err(RunEnd::Ended(outcome)),
+            Ok(Claim::Held { by, .. }) if by.worker() == tools.owner.worker() && take_back(inner, pid).await => {
+                continue;
+            }
             Ok(Claim::Held { by, .. }) => by,
             Ok(_) => {
                 let text = format!("there is no process {pid} in the store of this worker");
@@ -171,6 +176,21 @@ async fn claim(inner: &Arc<Inner>, pid: &Pid, inbox: &mut Inbox, slot: &mut Opti
         }
         pause = (pause * 2).min(ASK_MOST);
     }
+}
+
+/// Gives a lease of this worker's back that no run has here. True if there was one.
+///
+/// Guards: a claim that was granted, and whose answer was lost on its way. Its lease would be renewed for ever, and nobody
+/// would run the process.
+async fn take_back(inner: &Inner, pid: &Pid) -> bool {
+    let tools = &inner.tools;
+    let Ok(leases) = tools.store.ask(|store| store.renew(tools.owner.clone())).await else { return false };
+    let Some(lease) = leases.into_iter().find(|lease| lease.pid() == pid) else { return false };
+    if tools.kept.lock().contains(&lease) {
+        return false;
+    }
+    crate::log::warn!(%pid, "this worker has the lease of a process that it does not run; it is taken anew");
+    tools.store.ask(|store| store.release(lease)).await.is_ok()
 }
 
 /// True when the process is not to be waited for any more. Requests are for whoever runs it.

@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use futures_util::future::{Either, select};
 use tokio::sync::{mpsc, oneshot, watch};
 
 use super::super::run::{Message, moved};
@@ -11,6 +12,9 @@ use crate::{Answer, Communicator, ErrorKind, HandlerResult, RpcRequest, RpcSubsc
 
 /// How long is waited before adding the subscriber is tried again: this, and then twice as long each time.
 const RETRY_FIRST: Duration = Duration::from_millis(50);
+
+/// How long the subscriber of a process that has ended is waited for, so that it can be removed in order.
+const ADD_LIMIT: Duration = Duration::from_secs(1);
 
 fn subscriber(pid: Pid, to_run: mpsc::UnboundedSender<Message>) -> RpcSubscriber {
     RpcSubscriber::future(move |request: RpcRequest| {
@@ -40,14 +44,33 @@ pub(super) async fn keep_reachable(
 ) {
     let _removed = removed;
     let mut ends = std::pin::pin!(ends);
-    tokio::select! {
-        // Dropped before it is there, the subscriber is taken out again.
-        _ = &mut ends => return,
-        added = add(&communicator, &pid, &to_run) => if !added { return },
+    let mut is_over = false;
+    {
+        let mut adding = std::pin::pin!(add(&communicator, &pid, &to_run));
+        let added = tokio::select! {
+            biased;
+            added = &mut adding => added,
+            _ = &mut ends => {
+                is_over = true;
+                // Guards: a process that ends while its subscriber is being added. Given up at that moment, the subscriber would
+                // be reported as one whose home has ended.
+                let limit = std::pin::pin!(communicator.sleep(ADD_LIMIT));
+                match select(adding, limit).await {
+                    Either::Left((added, _)) => added,
+                    // Dropped before it is there, the subscriber is taken out again.
+                    Either::Right(_) => return,
+                }
+            }
+        };
+        if !added {
+            return;
+        }
     }
     drop(to_run);
     reachable.send_replace(true);
-    let _ = ends.await;
+    if !is_over {
+        let _ = ends.await;
+    }
     if let Err(error) = communicator.remove_rpc_subscriber(&pid).await {
         crate::log::debug!(%error, %pid, "the subscriber of a process is gone already");
     }

@@ -1,5 +1,6 @@
 //! Status, pause, play and kill.
 
+use super::in_front::{InFront, Time, nothing};
 use super::*;
 
 fn is_done(outcome: crate::Result<ControlOutcome>) -> bool {
@@ -121,6 +122,7 @@ async fn a_process_is_killed_in_each_state() {
     // In a step, by force, and one that ended otherwise.
     assert!(is_done(home.controller.kill(&busy).force().await));
     home.becomes(&busy, "killed").await;
+    eventually("its step is gone", || Stage::of("kill-busy").ended() == 1).await;
     assert!(!launcher.resume(&busy, 1).await.unwrap_or(false), "it does not wait");
     home.close().await;
 }
@@ -250,7 +252,6 @@ async fn a_storm_of_requests_is_answered_to_the_last() {
                         Err(error) if error.kind() == ErrorKind::Cancelled => answers += 1,
                         // It has ended.
                         Err(error) if error.kind() == ErrorKind::Unroutable => break,
-                        Err(error) if error.to_string().contains("the subscriber ended") => break,
                         Err(error) => panic!("{error}"),
                     }
                 }
@@ -267,5 +268,76 @@ async fn a_storm_of_requests_is_answered_to_the_last() {
         tokio::time::sleep(Duration::from_millis(5)).await;
     }
     home.becomes(&pid, "finished").await;
+    home.close().await;
+}
+
+/// Nobody knows what the process was doing when it was asked: it is paused, refuses, or is not there any more, and no request gets
+/// anything else.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_request_that_meets_the_end_of_its_process_is_answered_or_reaches_nobody() {
+    let home = Home::start(4).await;
+    for round in 0..100_u64 {
+        let pid = home.launch("meets", "step").await;
+        let asked: Vec<_> = (0..4)
+            .map(|number| {
+                let (controller, pid) = (home.controller.clone(), pid.clone());
+                tokio::spawn(async move {
+                    tokio::time::sleep(Duration::from_micros(round * 37 % 1000 * number)).await;
+                    match number {
+                        3 => controller.status(&pid).await.map(drop),
+                        _ => controller.pause(&pid).await.map(drop),
+                    }
+                })
+            })
+            .collect();
+        for asked in asked {
+            match asked.await.unwrap() {
+                Ok(()) => {}
+                Err(error) => assert_eq!(error.kind(), ErrorKind::Unroutable, "round {round}: {error}"),
+            }
+        }
+        loop {
+            match home.controller.play(&pid).await {
+                Ok(_) => tokio::time::sleep(Duration::from_millis(1)).await,
+                Err(error) => {
+                    assert_eq!(error.kind(), ErrorKind::Unroutable, "round {round}: {error}");
+                    break;
+                }
+            }
+        }
+        home.becomes(&pid, "finished").await;
+    }
+    home.close().await;
+}
+
+/// A request to all comes in while the lease of a process is asked for.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_process_that_is_about_to_run_is_one_of_all() {
+    let (store, asked) = (MemoryPersister::new(), Stage::of("all-asked"));
+    let claims = Arc::clone(&asked);
+    let slow = InFront::of(&store, move |name, time| {
+        if (name, time) != ("claim", Time::After) {
+            return nothing();
+        }
+        claims.note("a claim");
+        let claims = Arc::clone(&claims);
+        Box::pin(async move {
+            claims.opened().await;
+            Ok(())
+        })
+    });
+    let home = Home::with("memory:", 2, store, slow).await;
+    let launched = tokio::spawn(home.controller.launch("script").arg("all-early").arg("forever").nowait());
+    eventually("its lease is asked for", || asked.notes().len() == 1).await;
+    home.controller.kill_all().message("all of them").await.unwrap();
+    // The next broadcast is taken after that one.
+    let mut after = home.controller.events(Vec::<Pid>::new()).await.unwrap();
+    home.controller.announce(&StateChange::new(77, None, ProcessState::Created)).await.unwrap();
+    tokio::time::timeout(LONG, after.next()).await.unwrap();
+    asked.open();
+    let pid = launched.await.unwrap().unwrap();
+    let record = home.becomes(&pid, "killed").await;
+    assert_eq!(record.outcome(), Some(&Outcome::Killed { message: Some("all of them".to_owned()) }));
+    assert_eq!(Stage::of("all-early").begun(), 0, "no step of it began");
     home.close().await;
 }

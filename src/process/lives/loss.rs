@@ -1,7 +1,8 @@
 //! Workers that go: in order, by losing their leases, or without a word.
 
+use super::in_front::{InFront, nothing};
 use super::*;
-use crate::process::store::{Claim, Owner, Saved};
+use crate::process::store::{Claim, LeaseId, Owner, Saved};
 
 /// Two workers on one broker and one store.
 async fn two(name: &str) -> (Home, Home) {
@@ -102,10 +103,9 @@ async fn a_lease_that_is_lost_ends_the_run_without_a_word() {
     };
     eventually("its step is gone", || stage.ended() == 1).await;
     let error = pause.outcome().await.unwrap_err();
-    assert!(
-        error.kind() == ErrorKind::RemoteException && error.to_string().contains("not run by this worker"),
-        "{error}"
-    );
+    let text = error.to_string();
+    assert!(error.kind() == ErrorKind::Unroutable && text.contains("does not run it any more"), "{text}");
+    assert!(text.contains("to pause process") && text.contains("was received"), "{text}");
     assert_eq!(home.changes.lock().len(), seen, "nobody is told");
     // And the other can store what it likes.
     assert_eq!(store.save(lease.clone(), checkpoint).await.unwrap(), Saved::Stored);
@@ -114,6 +114,85 @@ async fn a_lease_that_is_lost_ends_the_run_without_a_word() {
     home.becomes(&pid, "finished").await;
     assert_eq!(stage.notes(), ["0:gate", "0:gate", "1:step", "2:"], "the step that was not stored ran again");
     home.close().await;
+}
+
+/// P3: no renewal notices it, but the store does.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn whoever_has_lost_the_lease_stores_nothing_and_notifies_nobody() {
+    let home = Home::start(1).await;
+    let (stage, pid) = (Stage::of("fenced"), home.launch("fenced", "gate step").await);
+    eventually("its step runs", || stage.begun() == 1).await;
+    let seen = home.changes.lock().len();
+    let lease = home.record(&pid).await.lease().cloned().expect("it runs here");
+    home.store.release(LeaseId::new(&pid, lease.number())).await.unwrap();
+    let Claim::Granted { lease: other, .. } = home.store.claim(pid.clone(), Owner::this_process()).await.unwrap()
+    else {
+        panic!("it is free")
+    };
+    let before = home.record(&pid).await;
+    stage.open();
+    let worker = home.worker.as_ref().unwrap();
+    // Its task goes back, and it is waited for from then on.
+    eventually("its run has ended", || stage.ended() == 1 && worker.launcher().inner.leases() == 0).await;
+    assert_eq!(home.record(&pid).await, before, "the lease of another, and what that one has stored");
+    assert_eq!(home.changes.lock().len(), seen, "nobody is notified");
+    assert!(home.controller.status(&pid).timeout(Duration::from_millis(300)).await.is_err(), "it is not run here");
+    home.store.release(other).await.unwrap();
+    home.becomes(&pid, "finished").await;
+    assert_eq!(stage.notes(), ["0:gate", "0:gate", "1:step", "2:"]);
+    home.close().await;
+}
+
+/// P3: another worker may have it by then.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_lease_that_cannot_be_renewed_ends_the_step_when_its_time_is_over() {
+    let (store, is_gone) =
+        (MemoryPersister::new().with_lease_time(Duration::from_millis(300)), Arc::<AtomicBool>::default());
+    let gone = Arc::clone(&is_gone);
+    let unrenewable = InFront::of(&store, move |name, _| {
+        if name != "renew" || !gone.load(Ordering::SeqCst) {
+            return nothing();
+        }
+        let error = crate::Error::new(ErrorKind::Storage, "the disk is gone");
+        Box::pin(std::future::ready(Err(error)))
+    });
+    let home = Home::with("memory:", 1, store, unrenewable).await;
+    let (stage, pid) = (Stage::of("unrenewable"), home.launch("unrenewable", "gate step").await);
+    eventually("its step runs", || stage.begun() == 1).await;
+    tokio::time::sleep(Duration::from_millis(600)).await;
+    assert_eq!(stage.ended(), 0, "its lease is renewed");
+    is_gone.store(true, Ordering::SeqCst);
+    eventually("its step is gone", || stage.ended() == 1).await;
+    is_gone.store(false, Ordering::SeqCst);
+    stage.open();
+    home.becomes(&pid, "finished").await;
+    home.close().await;
+}
+
+/// A step that was aborted, or stood still, in a worker that left in order.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_step_that_a_drain_has_aborted_is_not_run_twice_where_its_class_forbids_it() {
+    for (number, script) in [(11, "gate"), (12, "polite")] {
+        let (stage, store) =
+            (format!("drained-{script}"), MemoryPersister::new().with_lease_time(Duration::from_millis(200)));
+        let mut home = Home::start_with(&store).await;
+        let launch = home.controller.launch("once").arg(stage.as_str()).arg(script).kwarg("pid", number);
+        let pid = launch.nowait().await.unwrap();
+        eventually("its step runs", || Stage::of(&stage).begun() == 1).await;
+        if script == "polite" {
+            assert!(home.controller.pause(&pid).await.unwrap().is_done());
+            home.becomes(&pid, "running paused").await;
+        }
+        home.worker.take().unwrap().drain(Duration::ZERO).await;
+        assert_eq!(Stage::of(&stage).ended(), 1, "it was aborted");
+        home.communicator.close().await.unwrap();
+        let home = Home::start_with(&store).await;
+        let error = home.controller.continue_process(&pid).timeout(LONG).await.unwrap_err();
+        assert!(error.to_string().contains("ended in the middle of step 0"), "{script}: {error}");
+        assert_eq!(home.record(&pid).await.checkpoint().state(), ProcessState::Excepted);
+        assert_eq!(Stage::of(&stage).begun(), 1, "{script}: not twice");
+        home.close().await;
+    }
 }
 
 /// What a class that runs no step twice becomes when its worker is gone.
@@ -140,7 +219,9 @@ async fn what_must_not_be_done_twice_is_marked_as_lost() {
             .unwrap();
         runtime.shutdown_background();
         let home = Home::on("memory:", 1, store.clone()).await;
-        let continued = home.controller.continue_process(&pid).timeout(Duration::from_secs(5)).await;
+        // Its owner is this program, which is there: it has the time of another half lease.
+        let limit = if is_lost { LONG } else { Duration::from_secs(5) };
+        let continued = home.controller.continue_process(&pid).timeout(limit).await;
         if is_lost {
             let error = continued.unwrap_err();
             assert!(error.to_string().contains("ended in the middle of step 0"), "{error}");

@@ -2,6 +2,8 @@
 
 mod children;
 mod control;
+mod fragile;
+mod in_front;
 mod loss;
 mod whole;
 
@@ -229,7 +231,7 @@ impl Process for Once {
 
 fn registry() -> Registry {
     let registry = Registry::new().register::<Script>("script").unwrap().register::<Once>("once").unwrap();
-    registry.register::<children::Brood>("brood").unwrap()
+    fragile::register(registry.register::<children::Brood>("brood").unwrap())
 }
 
 /// A worker with its communicator, and what controls it.
@@ -246,12 +248,21 @@ impl Home {
         Self::on("memory:", slots, MemoryPersister::new()).await
     }
 
+    async fn start_with(store: &MemoryPersister) -> Self {
+        Self::on("memory:", 1, store.clone()).await
+    }
+
     async fn on(url: &str, slots: usize, store: MemoryPersister) -> Self {
+        Self::with(url, slots, store.clone(), store).await
+    }
+
+    /// With a store of the worker's that is in front of this one.
+    async fn with(url: &str, slots: usize, store: MemoryPersister, in_front: impl Persister) -> Self {
         let connecting = Communicator::builder(url).call_timeout(LONG).task_timeout(LONG);
         let communicator = connecting.connect().await.unwrap();
         let changes: Arc<Mutex<Vec<String>>> = Arc::default();
         let kept = Arc::clone(&changes);
-        let worker = ProcessWorker::builder(&communicator, store.clone(), registry())
+        let worker = ProcessWorker::builder(&communicator, in_front, registry())
             .slots(slots)
             .on_change(move |change| {
                 let subject = change.subject();

@@ -126,3 +126,20 @@ async fn a_step_reports_of_itself_while_it_runs() {
     home.becomes(&pid, "finished").await;
     home.close().await;
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_subscriber_of_a_very_short_process_is_removed_in_order() {
+    let home = Home::start(8).await;
+    let mut events = home.communicator.events();
+    let runs: Vec<_> =
+        (0..100).map(|_| home.controller.launch("script").arg("short").arg("")).map(tokio::spawn).collect();
+    for run in runs {
+        run.await.unwrap().unwrap();
+    }
+    home.close().await;
+    let mut gone = 0;
+    while let Some(event) = events.next().await {
+        gone += u32::from(matches!(event, crate::ConnectionEvent::SubscriberGone { .. }));
+    }
+    assert_eq!(gone, 0, "they are reported as subscribers whose home has ended");
+}

@@ -2,7 +2,7 @@
 
 use std::time::SystemTime;
 
-use super::super::class::Next;
+use super::super::next::Next;
 use super::super::store::{Checkpoint, Outcome, PauseNote, Wait};
 use super::super::{ControlMessage, ProcessState};
 use crate::Value;

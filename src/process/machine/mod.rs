@@ -18,7 +18,7 @@ use std::time::SystemTime;
 
 pub(super) use acts::{Act, Body, ControlAnswer, Input, NotSaved, RequestId, Snapshot, StepEnd, Wish};
 
-use super::class::Next;
+use super::next::Next;
 use super::store::{Outcome, PauseNote, Wait};
 use super::{ControlMessage, Kill, ProcessState};
 use crate::Value;

@@ -226,6 +226,21 @@ async fn a_lease_ends_by_time_unless_it_is_renewed<S: Persister>(bench: Bench<S>
     assert_eq!(bench.store.save(next, checkpoint).await.unwrap(), Saved::Stored);
 }
 
+/// All leases have run out at once, and their owners are well.
+async fn a_clock_that_is_set_forward_takes_no_process_from_who_is_there<S: Persister>(bench: Bench<S>) {
+    let (pid, owner) = (bench.create().await, Owner::this_process());
+    let (lease, checkpoint) = bench.claim(&pid, &owner).await;
+    for _ in 0..2 {
+        bench.pass(100 * LEASE_TIME);
+        for store in [&bench.other, &bench.store] {
+            let claim = store.claim(pid.clone(), elsewhere()).await.unwrap();
+            assert!(matches!(&claim, Claim::Held { by, .. } if *by == owner), "{claim:?}");
+        }
+        assert_eq!(bench.store.renew(owner.clone()).await.unwrap(), std::slice::from_ref(&lease));
+    }
+    assert_eq!(bench.store.save(lease, checkpoint).await.unwrap(), Saved::Stored);
+}
+
 async fn a_dead_owner_loses_its_leases_at_once<S: Persister>(bench: Bench<S>) {
     let pid = bench.create().await;
     let (lost, checkpoint) = bench.claim(&pid, &dead()).await;
@@ -502,6 +517,7 @@ macro_rules! conform {
             every_outcome_is_kept_and_ends_the_lease
             a_process_has_one_lease
             a_lease_ends_by_time_unless_it_is_renewed
+            a_clock_that_is_set_forward_takes_no_process_from_who_is_there
             a_dead_owner_loses_its_leases_at_once
             a_child_is_made_once
             a_task_makes_one_process

@@ -1,15 +1,16 @@
 //! Who runs a process: owners, and the leases that they have.
 
+use std::collections::HashMap;
 use std::fmt;
 use std::fs;
 use std::io;
 use std::sync::OnceLock;
-use std::time::SystemTime;
+use std::time::{Duration, Instant, SystemTime};
 
 use uuid::Uuid;
 
 use super::super::Pid;
-use super::{Checkpoint, Outcome};
+use super::{Checkpoint, Lease, Outcome};
 
 /// A worker that holds leases. Each worker has one of its own, two workers in one operating system process included.
 #[derive(Clone, PartialEq, Eq, Hash)]
@@ -237,6 +238,46 @@ pub enum Saved {
     LeaseLost,
 }
 
+/// Leases that have run out while their owners are there, as far as this store has seen.
+///
+/// Guards: a clock that was set forward, and a store that could not be written for a while. All leases have run out at once,
+/// and whoever asks first would take processes from workers that are well.
+#[derive(Default)]
+pub(super) struct Overdue(HashMap<Pid, Seen>);
+
+struct Seen {
+    number: u64,
+    until: SystemTime,
+    since: Instant,
+}
+
+/// How many are remembered before those are forgotten that nobody has asked for in a long time.
+const MANY_OVERDUE: usize = 1024;
+
+impl Overdue {
+    /// Whether a lease that has run out can be granted to another: at once if its owner is not there. Else when its owner has
+    /// not renewed it for half a lease's time after this was asked first, and renewals come more often than that.
+    pub(super) fn can_go(&mut self, pid: &Pid, lease: &Lease, lease_time: Duration) -> bool {
+        if lease.owner().liveness() != Liveness::Alive {
+            self.0.remove(pid);
+            return true;
+        }
+        if self.0.len() > MANY_OVERDUE {
+            self.0.retain(|_, seen| seen.since.elapsed() < lease_time.saturating_mul(10));
+        }
+        let fresh = || Seen { number: lease.number(), until: lease.until(), since: Instant::now() };
+        let seen = self.0.entry(pid.clone()).or_insert_with(fresh);
+        if (seen.number, seen.until) != (lease.number(), lease.until()) {
+            *seen = fresh();
+        }
+        let can_go = seen.since.elapsed() >= lease_time / 2;
+        if can_go {
+            self.0.remove(pid);
+        }
+        can_go
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -272,6 +313,24 @@ mod tests {
         assert_eq!(Owner { started: this.started + 1, ..this.clone() }.liveness(), Liveness::Dead);
         assert_eq!(Owner { place: "another boot".to_owned(), ..this.clone() }.liveness(), Liveness::Unknown);
         assert_eq!(Owner { started: 0, ..this }.liveness(), Liveness::Unknown, "what is not known is no proof");
+    }
+
+    #[test]
+    fn a_lease_that_has_run_out_is_granted_when_its_owner_has_had_the_time_to_renew_it() {
+        const TIME: Duration = Duration::from_millis(200);
+        let (pid, this, then) = (Pid::from(1), Owner::this_process(), SystemTime::UNIX_EPOCH);
+        let mut overdue = Overdue::default();
+        let lease = |number, seconds| Lease::new(this.clone(), number, then + Duration::from_secs(seconds));
+        assert!(!overdue.can_go(&pid, &lease(1, 1), TIME));
+        std::thread::sleep(TIME);
+        assert!(!overdue.can_go(&pid, &lease(1, 2), TIME), "it was renewed in between");
+        std::thread::sleep(TIME);
+        assert!(!overdue.can_go(&pid, &lease(2, 2), TIME), "it is another one");
+        assert!(!overdue.can_go(&Pid::from(2), &lease(2, 2), TIME), "of another process");
+        std::thread::sleep(TIME);
+        assert!(overdue.can_go(&pid, &lease(2, 2), TIME));
+        let elsewhere = Owner { place: "another boot".to_owned(), ..this.clone() };
+        assert!(overdue.can_go(&pid, &Lease::new(elsewhere, 3, then), TIME), "nobody knows whether it is there");
     }
 
     #[test]

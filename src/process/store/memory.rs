@@ -9,6 +9,7 @@ use parking_lot::Mutex;
 use uuid::Uuid;
 
 use super::super::Pid;
+use super::lease::Overdue;
 use super::text::{check_class, check_outcome, encode, encode_inputs, leased, taken};
 use super::{
     Checkpoint, ChildKey, Claim, Clock, Inputs, LEASE_TIME, Lease, LeaseId, ListFilter, Listing, LogLine, LogPage,
@@ -44,6 +45,7 @@ struct Inner {
     children: HashMap<ChildKey, Pid>,
     tasks: HashMap<String, Pid>,
     owners: HashMap<Uuid, Holder>,
+    overdue: Overdue,
     created: u64,
 }
 
@@ -166,6 +168,11 @@ impl Inner {
             && lease.stands_at(now)
         {
             return Claim::Held { by: lease.owner().clone(), until: lease.until() };
+        }
+        if let Some(lease) = &lease
+            && !self.overdue.can_go(pid, lease, time)
+        {
+            return Claim::Held { by: lease.owner().clone(), until: later(now, time / 2) };
         }
         let lost = lease.map(|lease| lease.owner().clone());
         self.end_lease(order);

@@ -11,7 +11,7 @@ use tokio::sync::oneshot;
 
 use super::RabbitMq;
 use super::endpoint::{Endpoint, Transport};
-use crate::broker::{Broker, BrokerEvent, ConnectOptions, EventSender, Message, PublishId};
+use crate::broker::{Broker, BrokerEvent, ConnectOptions, EventSender, Kept, Message, PublishId};
 use crate::error::{Error, ErrorKind, Result};
 
 mod faults;
@@ -36,12 +36,14 @@ fn options() -> ConnectOptions {
         operation_timeout: Duration::from_secs(10),
         heartbeat: None,
         connection_name: "homing test".to_owned(),
+        kept: Kept::default(),
     }
 }
 
 fn endpoint(port: u16) -> Endpoint {
     Endpoint {
         transport: Transport::Plain,
+        socket: None,
         host: "127.0.0.1".to_owned(),
         port,
         username: "guest".to_owned(),

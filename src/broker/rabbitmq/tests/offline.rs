@@ -80,6 +80,45 @@ fn a_peer_that_hangs_up_is_named() {
     });
 }
 
+/// A frame of a method of the connection.
+fn connection_method(method: u8, arguments: &[u8]) -> Vec<u8> {
+    let payload = [&[0, 10, 0, method][..], arguments].concat();
+    let size = u32::try_from(payload.len()).expect("a short one").to_be_bytes();
+    [&[1, 0, 0][..], &size, &payload, &[0xCE]].concat()
+}
+
+#[test]
+fn a_peer_that_goes_while_its_last_word_is_handled_is_an_error_long_before_the_deadline() {
+    fn start(stream: &mut std::net::TcpStream) {
+        let _ = stream.read_exact(&mut [0; 8]);
+        let arguments = [&[0, 9, 0, 0, 0, 0][..], b"\0\0\0\x05PLAIN", b"\0\0\0\x05en_US"].concat();
+        let _ = stream.write_all(&connection_method(10, &arguments));
+    }
+    fn tune(stream: &mut std::net::TcpStream) {
+        start(stream);
+        let _ = stream.read(&mut [0; 4096]);
+        let _ = stream.write_all(&connection_method(30, &[0, 64, 0, 2, 0, 0, 0, 60]));
+    }
+    on_communicator_thread(async {
+        // Guards: lapin handles what came on this thread, and notices the end of the connection on its own. This one is slow, so
+        // that the other has ended when the answer is ready, which then nobody takes.
+        tokio::task::spawn_local(async {
+            loop {
+                std::thread::sleep(Duration::from_millis(20));
+                tokio::task::yield_now().await;
+            }
+        });
+        for goes_after in [start, tune] {
+            let port = peer(move |mut stream| goes_after(&mut stream));
+            let options = ConnectOptions { connect_timeout: Duration::from_secs(600), ..options() };
+            let endpoint = endpoint(port);
+            let connecting = tokio::time::timeout(Duration::from_secs(60), connect(&endpoint, &options));
+            let Err(error) = connecting.await.expect("connecting hangs") else { panic!("that is no broker") };
+            assert!(matches!(error.kind(), ErrorKind::Connection | ErrorKind::AccessRefused), "{error}");
+        }
+    });
+}
+
 #[test]
 fn another_version_of_amqp_is_named() {
     on_communicator_thread(async {

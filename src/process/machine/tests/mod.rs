@@ -6,7 +6,7 @@ mod table;
 use std::fmt::Write;
 use std::time::{Duration, SystemTime};
 
-use super::super::class::{Finish, Next};
+use super::super::next::{Finish, Next};
 use super::super::{AskStatus, Kill, Pause, Play};
 use super::*;
 

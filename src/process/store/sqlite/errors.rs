@@ -39,6 +39,15 @@ pub(super) fn read_only(path: &Path) -> Error {
     Error::new(ErrorKind::Storage, format!("the store {} cannot be used: {READ_ONLY}", path.display()))
 }
 
+/// That the file which was opened is not at its place any more.
+pub(super) fn is_gone(path: &Path) -> Error {
+    let text = format!(
+        "the store {} was removed, moved or replaced while it was open; put it back with its `-wal` and `-shm`, or start again what uses it",
+        path.display()
+    );
+    Error::new(ErrorKind::Storage, text)
+}
+
 /// What a failure of SQLite means for the store in this file.
 pub(super) fn explain(path: &Path, busy: BusyLimit, error: rusqlite::Error) -> Error {
     let path = path.display();

@@ -15,14 +15,16 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
+use parking_lot::Mutex;
 use rusqlite::config::DbConfig;
 use rusqlite::{Connection, OpenFlags};
 
 use self::errors::{BusyLimit, Fault};
 use self::rows::Columns;
 use self::work::NewTexts;
-use self::worker::{Channel, Mode, Place};
+use self::worker::{Channel, Mode, Place, Thread};
 use super::super::Pid;
+use super::lease::Overdue;
 use super::text::{check_class, check_outcome, encode_inputs};
 use super::{
     Checkpoint, Claim, Clock, LEASE_TIME, LeaseId, ListFilter, Listing, LogLine, LogPage, NewProcess, Owner, Persister,
@@ -35,11 +37,16 @@ use crate::error::{Error, ErrorKind, Result};
 /// What has been stored is there after a crash of the program, of the system and of the power: each transaction is on the
 /// disk before anybody is answered. Many processes that save at once share one.
 ///
+/// A file that is locked, or cannot be written for another reason, takes nobody's lease away: until it can be written again,
+/// nobody can take one. What is to be stored meanwhile fails, and [workers](super::super::ProcessWorker) try it again. A file
+/// that is removed or replaced while it is open is an error too, for what would be stored in it is for nobody.
+///
 /// The file is created with rights for its owner alone, for it has what processes are made with and what they put out.
 /// Beside it SQLite keeps two more, with `-wal` and `-shm` at the end of their names; all three belong together. The file has
 /// to be on a file system of this machine: workers on several machines cannot share one.
 ///
-/// Clones share the connections, which are closed when the last of them is dropped.
+/// Clones share the connections, which are closed when the last of them is dropped: this waits for it, a moment as a rule and two
+/// seconds at most. If no other program has the file open, the two beside it are gone then.
 ///
 /// ```
 /// # #[tokio::main(flavor = "current_thread")] async fn main() -> homing::Result<()> {
@@ -60,10 +67,12 @@ pub struct SqlitePersister(Arc<Inner>);
 
 struct Inner {
     path: PathBuf,
+    // Dropped before the writer, whose thread ends after this one.
+    reader: Thread,
     /// None for a store that is only read.
-    writer: Option<Channel>,
-    reader: Channel,
+    writer: Option<Thread>,
     lease_time: Duration,
+    overdue: Arc<Mutex<Overdue>>,
     clock: Clock,
 }
 
@@ -137,13 +146,16 @@ impl SqliteBuilder {
         };
         let steps = self.steps;
         // The writer's connection is closed last: one that only reads cannot move the log into the file and remove it.
-        let connect = move |place: &Place| connect_reader(place, steps);
-        let reader = worker::start(Mode::Read, place, writer.clone(), connect).await?;
+        let closes_last = writer.is_none();
+        let connect = move |place: &Place| connect_reader(place, steps, closes_last);
+        let last = writer.as_ref().map(|writer| writer.channel.clone());
+        let reader = worker::start(Mode::Read, place, last, connect).await?;
         Ok(SqlitePersister(Arc::new(Inner {
             path: self.path,
             writer,
             reader,
             lease_time: self.lease_time,
+            overdue: Arc::default(),
             clock: self.clock,
         })))
     }
@@ -248,11 +260,20 @@ fn use_wal(place: &Place, connection: &Connection) -> Result<(), Fault> {
     }
 }
 
-fn connect_reader(place: &Place, steps: &[&str]) -> Result<Connection, Fault> {
+/// A connection that only reads. If it may be the last one to be closed, it is one that could write: SQLite leaves the files
+/// beside the store behind otherwise. (Where this user may not write the file, SQLite opens it for reading.)
+fn connect_reader(place: &Place, steps: &[&str], closes_last: bool) -> Result<Connection, Fault> {
     check_file(&place.path, Access::ReadOnly)?;
-    let connection = connect(place, OpenFlags::SQLITE_OPEN_READ_ONLY)?;
+    let flags = if closes_last { OpenFlags::SQLITE_OPEN_READ_WRITE } else { OpenFlags::SQLITE_OPEN_READ_ONLY };
+    let connection = connect(place, flags)?;
+    connection.pragma_update(None, "query_only", true)?;
+    // A file that is refused is left as it is.
+    connection.set_db_config(DbConfig::SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, true)?;
     match schema::inspect(&place.path, &connection, steps)? {
-        schema::Found::Store(version) if version == steps.len() => Ok(connection),
+        schema::Found::Store(version) if version == steps.len() => {
+            connection.set_db_config(DbConfig::SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, false)?;
+            Ok(connection)
+        }
         found => {
             let shown = place.path.display();
             let text = match found {
@@ -300,7 +321,7 @@ impl SqlitePersister {
     }
 
     fn writer(&self) -> Result<&Channel> {
-        self.0.writer.as_ref().ok_or_else(|| {
+        self.0.writer.as_ref().map(|writer| &writer.channel).ok_or_else(|| {
             let text = format!("the store {} was opened for reading alone", self.0.path.display());
             Error::new(ErrorKind::InvalidState, text)
         })
@@ -342,9 +363,10 @@ impl Persister for SqlitePersister {
         Box::pin(async move {
             let writer = self.writer()?;
             let (clock, time, back) = (self.0.clock.clone(), self.0.lease_time, writer.clone());
+            let overdue = Arc::clone(&self.0.overdue);
             let mut handed = writer
                 .call_and_hand_over(
-                    move |transaction| work::claim(transaction, &pid, &owner, clock.now(), time),
+                    move |transaction| work::claim(transaction, &pid, &owner, &overdue, clock.now(), time),
                     // Not before the commit.
                     // Guards: a claim that is done again, whose first answer would give the lease of the second back.
                     move |claim| Handed { claim: Some(claim), writer: back },
@@ -364,8 +386,17 @@ impl Persister for SqlitePersister {
 
     fn renew(&self, owner: Owner) -> Stored<'_, Vec<LeaseId>> {
         Box::pin(async move {
-            let (clock, time) = (self.0.clock.clone(), self.0.lease_time);
-            self.writer()?.call(move |transaction| work::renew(transaction, &owner, clock.now(), time)).await
+            let (clock, time, of) = (self.0.clock.clone(), self.0.lease_time, owner.clone());
+            let renewed =
+                self.writer()?.call(move |transaction| work::renew(transaction, &of, clock.now(), time)).await;
+            match renewed {
+                Err(error) if matches!(error.kind(), ErrorKind::TimedOut | ErrorKind::Storage) => {
+                    // As long as nobody can write, nobody takes a lease either: those stand that nobody has taken.
+                    crate::log::warn!(%error, "leases cannot be renewed");
+                    self.0.reader.channel.call(move |transaction| work::standing(transaction, &owner)).await
+                }
+                renewed => renewed,
+            }
         })
     }
 
@@ -374,11 +405,11 @@ impl Persister for SqlitePersister {
     }
 
     fn record(&self, pid: Pid) -> Stored<'_, Option<Record>> {
-        Box::pin(self.0.reader.call(move |transaction| work::record(transaction, &pid)))
+        Box::pin(self.0.reader.channel.call(move |transaction| work::record(transaction, &pid)))
     }
 
     fn list(&self, filter: ListFilter) -> Stored<'_, Listing> {
-        Box::pin(self.0.reader.call(move |transaction| work::list(transaction, &filter)))
+        Box::pin(self.0.reader.channel.call(move |transaction| work::list(transaction, &filter)))
     }
 
     fn append_log(&self, lease: LeaseId, lines: Vec<LogLine>) -> Stored<'_, Saved> {
@@ -388,7 +419,7 @@ impl Persister for SqlitePersister {
     }
 
     fn log(&self, pid: Pid, from: u64, limit: usize) -> Stored<'_, LogPage> {
-        Box::pin(self.0.reader.call(move |transaction| work::log(transaction, &pid, from, limit)))
+        Box::pin(self.0.reader.channel.call(move |transaction| work::log(transaction, &pid, from, limit)))
     }
 
     fn delete(&self, pid: Pid) -> Stored<'_, bool> {

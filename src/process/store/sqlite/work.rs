@@ -2,9 +2,11 @@
 
 use std::time::{Duration, SystemTime};
 
+use parking_lot::Mutex;
 use rusqlite::{CachedStatement, Connection, OptionalExtension, Row, ToSql, params};
 
 use super::super::super::Pid;
+use super::super::lease::Overdue;
 use super::super::text::{leased, taken};
 use super::super::{
     ChildKey, Claim, Lease, LeaseId, ListFilter, Listing, LogLine, LogPage, MOST_LINES, MOST_LOG_BYTES,
@@ -126,7 +128,14 @@ fn read<T>(
     Ok(found.transpose().map_err(|error| rows::of_process(pid, &error))?)
 }
 
-pub(super) fn claim(connection: &Connection, pid: &Pid, owner: &Owner, now: SystemTime, time: Duration) -> Done<Claim> {
+pub(super) fn claim(
+    connection: &Connection,
+    pid: &Pid,
+    owner: &Owner,
+    overdue: &Mutex<Overdue>,
+    now: SystemTime,
+    time: Duration,
+) -> Done<Claim> {
     let sql = format!(
         "SELECT p.id, {CHECKPOINT}, {LEASE} FROM processes p LEFT JOIN owners o ON o.id = p.lease_owner WHERE p.pid = ?"
     );
@@ -143,6 +152,11 @@ pub(super) fn claim(connection: &Connection, pid: &Pid, owner: &Owner, now: Syst
         && lease.stands_at(now)
     {
         return Ok(Claim::Held { by: lease.owner().clone(), until: lease.until() });
+    }
+    if let Some(lease) = &lease
+        && !overdue.lock().can_go(pid, lease, time)
+    {
+        return Ok(Claim::Held { by: lease.owner().clone(), until: later(now, time / 2) });
     }
     let owner = owner_row(connection, owner, now, time)?;
     let number = number + 1;
@@ -259,7 +273,25 @@ pub(super) fn renew(connection: &Connection, owner: &Owner, now: SystemTime, tim
         .prepare_cached("UPDATE owners SET until = ? WHERE worker = ? RETURNING id")?
         .query_row(params![until, owner.worker().to_string()], |row| row.get(0))
         .optional()?;
-    let Some(owner) = known else { return Ok(Vec::new()) };
+    match known {
+        Some(owner) => leases_of(connection, owner),
+        None => Ok(Vec::new()),
+    }
+}
+
+/// The leases of an owner that nobody else has taken, whether they have run out or not.
+pub(super) fn standing(connection: &Connection, owner: &Owner) -> Done<Vec<LeaseId>> {
+    let known: Option<i64> = connection
+        .prepare_cached("SELECT id FROM owners WHERE worker = ?")?
+        .query_row([owner.worker().to_string()], |row| row.get(0))
+        .optional()?;
+    match known {
+        Some(owner) => leases_of(connection, owner),
+        None => Ok(Vec::new()),
+    }
+}
+
+fn leases_of(connection: &Connection, owner: i64) -> Done<Vec<LeaseId>> {
     let mut statement =
         connection.prepare_cached("SELECT pid, lease_number FROM processes WHERE lease_owner = ? ORDER BY id")?;
     let mut found = statement.query([owner])?;

@@ -5,15 +5,18 @@
 //! disk. If that transaction fails, each piece of work is done again in one of its own, so that one that cannot be stored
 //! harms no other.
 
-use std::path::PathBuf;
+use std::convert::Infallible;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::sync::mpsc as blocking;
 use std::thread;
+use std::time::Duration;
 
 use parking_lot::Mutex;
 use rusqlite::{Connection, Transaction, TransactionBehavior};
 use tokio::sync::{mpsc, oneshot};
 
-use super::errors::{BusyLimit, Fault, explain_fault};
+use super::errors::{self, BusyLimit, Fault, explain_fault};
 use crate::error::{Error, ErrorKind, Result};
 
 /// How many pieces of work wait for a thread, at most. Whoever comes then waits.
@@ -21,6 +24,9 @@ const QUEUE: usize = 1024;
 
 /// How many pieces of work are done in one transaction, at most.
 const GROUP: usize = 1024;
+
+/// How long a connection has to be closed, until nobody waits for that any more.
+const CLOSE_TIME: Duration = Duration::from_secs(2);
 
 /// Both threads decode values, which may be nested 200 deep.
 const STACK: usize = 8 << 20;
@@ -154,6 +160,25 @@ impl Place {
     }
 }
 
+/// A thread. Dropped, it waits until the connection is closed, if this is the last channel to it.
+pub(super) struct Thread {
+    // Dropped first, so that the thread ends.
+    pub(super) channel: Channel,
+    _closed: Closed,
+}
+
+/// Waits, when it is dropped, until a thread has closed its connection.
+///
+/// Guards: a program that ends as soon as it has dropped its store, with a log beside the file that nobody moves into it.
+struct Closed(Mutex<blocking::Receiver<Infallible>>);
+
+impl Drop for Closed {
+    fn drop(&mut self) {
+        // Its sender is gone with the connection; nothing is ever sent.
+        let _ = self.0.get_mut().recv_timeout(CLOSE_TIME);
+    }
+}
+
 /// Starts a thread that makes a connection and then does what comes. Waits until the connection is made. The thread `last`
 /// ends after it.
 ///
@@ -164,32 +189,54 @@ pub(super) async fn start(
     place: Place,
     last: Option<Channel>,
     connect: impl FnOnce(&Place) -> Result<Connection, Fault> + Send + 'static,
-) -> Result<Channel> {
+) -> Result<Thread> {
     let (sender, receiver) = mpsc::channel(QUEUE);
+    let (closes, closed) = blocking::channel::<Infallible>();
     let (reply, answer) = oneshot::channel();
     let chores = Chores::default();
     let kept = Arc::clone(&chores);
     let name = if mode == Mode::Write { "homing store writer" } else { "homing store reader" };
-    let run = move || match connect(&place) {
-        Ok(connection) => {
-            let _ = reply.send(Ok(()));
-            Worker { mode, place, connection, chores: kept, _last: last }.run(receiver);
+    let run = move || {
+        match connect(&place) {
+            Ok(connection) => {
+                // Before anybody knows that it is open, and may move it. One that reads beside a writer goes on with what there is.
+                let file = if mode == Mode::Write || last.is_none() { file_at(&place.path) } else { None };
+                let _ = reply.send(Ok(()));
+                Worker { mode, place, file, connection, chores: kept, _last: last }.run(receiver);
+            }
+            Err(fault) => {
+                let _ = reply.send(Err(place.explain(fault)));
+            }
         }
-        Err(fault) => {
-            let _ = reply.send(Err(place.explain(fault)));
-        }
+        drop(closes);
     };
     let thread = thread::Builder::new().name(name.to_owned()).stack_size(STACK).spawn(run);
     thread.map_err(|error| {
         Error::with_source(ErrorKind::Internal, "the store cannot be opened: the system gives no thread", error)
     })?;
     answer.await.map_err(|_| ended())??;
-    Ok(Channel { sender, chores })
+    Ok(Thread { channel: Channel { sender, chores }, _closed: Closed(Mutex::new(closed)) })
+}
+
+/// Which file there is, as long as the system runs. `None` where there is none, or the system does not tell.
+fn file_at(path: &Path) -> Option<(u64, u64)> {
+    #[cfg(unix)]
+    {
+        use std::os::unix::fs::MetadataExt;
+        std::fs::metadata(path).ok().map(|file| (file.dev(), file.ino()))
+    }
+    #[cfg(not(unix))]
+    {
+        let _ = path;
+        None
+    }
 }
 
 struct Worker {
     mode: Mode,
     place: Place,
+    /// The file that was opened, where it matters whether it is still there.
+    file: Option<(u64, u64)>,
     connection: Connection,
     chores: Chores,
     /// Of a thread that ends after this one has closed its connection.
@@ -206,6 +253,12 @@ impl Worker {
                 _ => None,
             });
             let jobs: Vec<_> = jobs.collect();
+            // Guards: what is stored in a file that nobody can find any more.
+            if self.file.is_some() && file_at(&self.place.path) != self.file {
+                let error = errors::is_gone(&self.place.path);
+                jobs.into_iter().for_each(|job| job.failed(error.clone()));
+                continue;
+            }
             match self.mode {
                 Mode::Write => self.do_together(jobs),
                 Mode::Read => self.do_each(jobs),

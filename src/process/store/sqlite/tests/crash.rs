@@ -4,6 +4,8 @@ use std::collections::HashMap;
 use std::io::{BufRead, BufReader};
 use std::process::{ChildStdout, Stdio};
 
+use tokio::sync::oneshot;
+
 use super::*;
 
 const VARIABLE: &str = "HOMING_STORE_CRASH";
@@ -50,8 +52,10 @@ fn body(step: u64) -> Value {
 /// What a child has confirmed: the last step and the lines of each of its processes.
 type Confirmed = HashMap<Pid, (u64, u64)>;
 
-fn confirmed(output: ChildStdout) -> Confirmed {
+/// Reads what is confirmed; `begun` is gone when the first of this kind is, or nothing comes any more.
+fn confirmed(output: ChildStdout, first: &str, begun: oneshot::Sender<()>) -> Confirmed {
     let mut known = Confirmed::new();
+    let mut begun = Some(begun);
     for line in BufReader::new(output).lines() {
         let line = line.unwrap();
         // The first one follows what the test harness writes.
@@ -61,12 +65,16 @@ fn confirmed(output: ChildStdout) -> Confirmed {
         let [pid, what, number] = words[..] else { continue };
         let (Ok(pid), Ok(number)) = (pid.parse(), number.parse()) else { continue };
         let (step, lines) = known.entry(pid).or_insert((0, 0));
+        if what == first {
+            begun = None;
+        }
         match what {
             "saved" => *step = number,
             "logged" => *lines = number,
             _ => {}
         }
     }
+    drop(begun);
     known
 }
 
@@ -106,15 +114,21 @@ async fn what_was_confirmed_survives_a_kill() {
             let mut child = child(NAME, VARIABLE, path.as_ref());
             let mut child = child.stdout(Stdio::piped()).stderr(Stdio::null()).spawn().unwrap();
             let output = child.stdout.take().unwrap();
-            (child, std::thread::spawn(|| confirmed(output)))
+            let (begun, begins) = oneshot::channel();
+            let first = if round % 2 == 0 { "created" } else { "saved" };
+            (child, begins, std::thread::spawn(move || confirmed(output, first, begun)))
         });
-        for (child, _) in &mut children {
+        // Guards: a machine so busy that none of them has begun by then.
+        for (_, begins, _) in &mut children {
+            let _ = tokio::time::timeout(Duration::from_secs(60), begins).await;
+        }
+        for (child, ..) in &mut children {
             // The first one is killed while the other goes on.
-            tokio::time::sleep(Duration::from_micros(60_000 + round * 7919 % 150_000)).await;
+            tokio::time::sleep(Duration::from_micros(round * 7919 % 150_000)).await;
             child.kill().unwrap();
         }
         let mut known = Confirmed::new();
-        for (mut child, output) in children {
+        for (mut child, _, output) in children {
             known.extend(output.join().unwrap());
             child.wait().unwrap();
             killed += 1;

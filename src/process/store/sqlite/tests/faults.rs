@@ -35,6 +35,69 @@ async fn a_store_that_is_locked_is_waited_for_and_then_an_error() {
     other.execute_batch("PRAGMA locking_mode = EXCLUSIVE; BEGIN EXCLUSIVE; DELETE FROM log; COMMIT").unwrap_err();
 }
 
+/// A program that has locked the file for longer than a lease lasts.
+#[tokio::test]
+async fn leases_stand_as_long_as_nobody_can_write() {
+    let (directory, ahead) = (Directory::new(), Arc::new(std::sync::atomic::AtomicU64::new(0)));
+    let path = directory.path().join("store");
+    let open = || {
+        let builder = SqlitePersister::builder(&path).busy_timeout(Duration::from_millis(100));
+        builder.clock(Clock::Ahead(Arc::clone(&ahead))).open()
+    };
+    let (store, other) = (open().await.unwrap(), open().await.unwrap());
+    let owner = Owner::this_process();
+    let elsewhere = Owner::from_parts(crate::ids::unique(), "far".to_owned(), "another boot".to_owned(), 7, 7);
+    let pid = store.create(NewProcess::new("relax", 1)).await.unwrap();
+    let claim = store.claim(pid.clone(), owner.clone()).await.unwrap();
+    let Claim::Granted { lease, checkpoint, .. } = claim else { panic!("{claim:?}") };
+    let lock = raw(&path);
+    lock.execute_batch("BEGIN IMMEDIATE").unwrap();
+    for _ in 0..3 {
+        ahead.fetch_add(40_000, std::sync::atomic::Ordering::Relaxed);
+        assert_eq!(store.renew(owner.clone()).await.unwrap(), std::slice::from_ref(&lease));
+        let error = other.claim(pid.clone(), elsewhere.clone()).await.unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::TimedOut);
+    }
+    lock.execute_batch("COMMIT").unwrap();
+    // Whoever comes first does not get it, though it has run out.
+    let claim = other.claim(pid.clone(), elsewhere.clone()).await.unwrap();
+    assert!(matches!(claim, Claim::Held { .. }), "{claim:?}");
+    assert_eq!(store.renew(owner.clone()).await.unwrap(), std::slice::from_ref(&lease));
+    assert_eq!(store.save(lease.clone(), checkpoint.clone()).await.unwrap(), Saved::Stored);
+    // What another has taken is not among them.
+    store.release(lease.clone()).await.unwrap();
+    assert!(matches!(other.claim(pid.clone(), elsewhere).await.unwrap(), Claim::Granted { .. }));
+    lock.execute_batch("BEGIN IMMEDIATE").unwrap();
+    assert_eq!(store.renew(owner).await.unwrap(), []);
+    assert_eq!(store.save(lease, checkpoint).await.unwrap_err().kind(), ErrorKind::TimedOut);
+}
+
+#[tokio::test]
+async fn what_would_be_stored_in_a_file_that_is_gone_is_an_error() {
+    let directory = Directory::new();
+    let (path, aside) = (directory.path().join("store"), directory.path().join("aside"));
+    let store = open(&directory).await;
+    let pid = store.create(NewProcess::new("relax", 1)).await.unwrap();
+    let (lease, checkpoint) = granted(&store, &pid).await;
+    let owner = record(&store, &pid).await.lease().unwrap().owner().clone();
+    let reads = SqlitePersister::builder(&path).read_only().open().await.unwrap();
+    let refused = async || {
+        let error = store.save(lease.clone(), checkpoint.clone().with_step(1)).await.unwrap_err();
+        assert!(error.kind() == ErrorKind::Storage && error.to_string().contains("put it back"), "{error}");
+        assert!(store.create(NewProcess::new("relax", 2)).await.is_err());
+        assert_eq!(store.renew(owner.clone()).await.unwrap(), std::slice::from_ref(&lease), "nobody has taken it");
+        assert!(reads.record(pid.clone()).await.is_err(), "whoever looks on would wait for ever");
+    };
+    std::fs::rename(&path, &aside).unwrap();
+    refused().await;
+    // Another one in its place.
+    std::fs::write(&path, "").unwrap();
+    refused().await;
+    std::fs::rename(&aside, &path).unwrap();
+    assert_eq!(store.save(lease.clone(), checkpoint.with_step(1)).await.unwrap(), Saved::Stored);
+    assert_eq!(record(&reads, &pid).await.checkpoint().step(), 1);
+}
+
 /// Bounds the file, as a full disk does.
 async fn bound(store: &SqlitePersister, pages: i64) {
     let bound = move |transaction: &rusqlite::Transaction<'_>| {

@@ -1,0 +1,282 @@
+//! What a journal is told, and what of it clients see: confirms that wait for the disk, publishers that are stopped.
+
+use crate::raw::{Got, Raw};
+use crate::start;
+use homing_broker::engine::{Effect, Engine, Message};
+use homing_broker::protocol::{
+    Properties, Table,
+    methods::{basic, confirm, connection, queue, tx},
+};
+use homing_broker::server::{Content, Journal, Mark, Opened, Progress, Server, Storage};
+use std::collections::VecDeque;
+use std::io;
+use std::net::SocketAddr;
+use std::sync::{Arc, Mutex, MutexGuard};
+use std::task::{Context, Poll, Waker};
+use std::time::{Duration, Instant};
+
+/// A disk that is as fast as a test likes.
+#[derive(Clone, Default)]
+struct Disk(Arc<Mutex<State>>);
+
+#[derive(Default)]
+struct State {
+    recorded: Vec<String>,
+    events: VecDeque<Progress>,
+    waker: Option<Waker>,
+}
+
+impl Disk {
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.0.lock().expect("no panic")
+    }
+
+    fn recorded(&self) -> Vec<String> {
+        self.state().recorded.clone()
+    }
+
+    fn report(&self, event: Progress) {
+        let mut state = self.state();
+        state.events.push_back(event);
+        if let Some(waker) = state.waker.take() {
+            waker.wake();
+        }
+    }
+
+    /// All that was recorded is safe.
+    fn sync(&self) {
+        let mark = self.state().recorded.len() as u64;
+        self.report(Progress::Durable(Mark(mark)));
+    }
+}
+
+impl Storage for Disk {
+    fn open(&mut self, virtual_host: &str, now: Instant) -> io::Result<Opened> {
+        assert_eq!(virtual_host, "/");
+        Ok(Opened::new(Engine::new(now), self.clone()))
+    }
+}
+
+impl Journal for Disk {
+    fn record(&mut self, effect: Effect<Content>) -> Mark {
+        let text = match effect {
+            Effect::Store { queue, message, .. } => {
+                format!("store in {queue}: {}", String::from_utf8_lossy(message.body()))
+            }
+            Effect::Forget { .. } => "forget".to_owned(),
+            Effect::Defined(_) => "defined".to_owned(),
+            Effect::Undefined(_) => "undefined".to_owned(),
+            other => panic!("{other:?} is not to be kept"),
+        };
+        let mut state = self.state();
+        state.recorded.push(text);
+        Mark(state.recorded.len() as u64)
+    }
+
+    fn submit(&mut self) {}
+
+    fn poll_progress(&mut self, context: &mut Context<'_>) -> Poll<Progress> {
+        let mut state = self.state();
+        match state.events.pop_front() {
+            Some(event) => Poll::Ready(event),
+            None => {
+                state.waker = Some(context.waker().clone());
+                Poll::Pending
+            }
+        }
+    }
+}
+
+fn server() -> (Server, SocketAddr, Disk) {
+    let disk = Disk::default();
+    let (server, address) = start(Server::builder().storage(disk.clone()));
+    (server, address, disk)
+}
+
+fn persistent() -> Properties<'static> {
+    let mut properties = Properties::default();
+    properties.delivery_mode = Some(2);
+    properties
+}
+
+/// A channel with a durable queue `q`.
+fn channel(address: SocketAddr) -> Raw {
+    let mut raw = Raw::channel(address);
+    raw.send(
+        1,
+        queue::Declare {
+            queue: "q",
+            passive: false,
+            durable: true,
+            exclusive: false,
+            auto_delete: false,
+            no_wait: false,
+            arguments: Table::EMPTY,
+        },
+    );
+    raw.expect("QueueDeclareOk");
+    raw
+}
+
+fn confirming(address: SocketAddr) -> Raw {
+    let mut raw = channel(address);
+    raw.send(1, confirm::Select { no_wait: false });
+    raw.expect("ConfirmSelectOk");
+    raw
+}
+
+const SHORT: Duration = Duration::from_millis(200);
+
+#[test]
+fn a_confirm_waits_until_its_message_is_on_the_disk() {
+    let (_server, address, disk) = server();
+    let mut raw = confirming(address);
+    for body in [b"1", b"2", b"3"] {
+        raw.publish(1, "", "q", true, persistent(), body);
+    }
+    assert!(raw.is_silent(SHORT));
+    assert_eq!(disk.recorded(), ["defined", "store in q: 1", "store in q: 2", "store in q: 3"]);
+    disk.report(Progress::Durable(Mark(3)));
+    assert_eq!(raw.expect("BasicAck"), "BasicAck(Ack { delivery_tag: 2, multiple: true })", "one for both");
+    assert!(raw.is_silent(SHORT));
+    disk.sync();
+    assert_eq!(raw.expect("BasicAck"), "BasicAck(Ack { delivery_tag: 3, multiple: false })");
+    // What is not to be kept is confirmed at once.
+    raw.publish(1, "", "q", true, Properties::default(), b"4");
+    assert_eq!(raw.expect("BasicAck"), "BasicAck(Ack { delivery_tag: 4, multiple: false })");
+}
+
+#[test]
+fn a_returned_message_does_not_wait_for_those_before_it() {
+    let (_server, address, disk) = server();
+    let mut raw = confirming(address);
+    raw.publish(1, "", "q", true, persistent(), b"1");
+    raw.publish(1, "", "nowhere", true, persistent(), b"2");
+    raw.expect("BasicReturn(");
+    assert!(matches!(raw.next(), Got::Header(..)) && matches!(raw.next(), Got::Body(..)));
+    assert_eq!(raw.expect("BasicAck"), "BasicAck(Ack { delivery_tag: 2, multiple: false })");
+    raw.publish(1, "", "q", true, persistent(), b"3");
+    assert!(raw.is_silent(SHORT));
+    disk.sync();
+    // The second is not confirmed again: a client that did not wait for it any more would take that for an error.
+    assert_eq!(raw.expect("BasicAck"), "BasicAck(Ack { delivery_tag: 1, multiple: false })");
+    assert_eq!(raw.expect("BasicAck"), "BasicAck(Ack { delivery_tag: 3, multiple: false })");
+}
+
+#[test]
+fn a_commit_waits_for_the_disk_too() {
+    let (_server, address, disk) = server();
+    let mut raw = channel(address);
+    raw.send(1, tx::Select {});
+    raw.expect("TxSelectOk");
+    raw.publish(1, "", "q", true, persistent(), b"1");
+    raw.send(1, tx::Commit {});
+    assert!(raw.is_silent(SHORT));
+    disk.sync();
+    raw.expect("TxCommitOk");
+    raw.send(1, tx::Commit {});
+    raw.expect("TxCommitOk");
+}
+
+#[test]
+fn an_acknowledged_message_is_forgotten() {
+    let (_server, address, disk) = server();
+    let mut raw = channel(address);
+    raw.publish(1, "", "q", true, persistent(), b"1");
+    raw.send(1, basic::Get { queue: "q", no_ack: false });
+    raw.expect("BasicGetOk");
+    assert!(matches!(raw.next(), Got::Header(..)) && matches!(raw.next(), Got::Body(..)));
+    raw.send(1, basic::Ack { delivery_tag: 1, multiple: false });
+    raw.send(1, queue::Delete { queue: "q", if_unused: false, if_empty: false, no_wait: false });
+    raw.expect("QueueDeleteOk");
+    assert_eq!(disk.recorded(), ["defined", "store in q: 1", "forget", "undefined"]);
+}
+
+#[test]
+fn a_full_disk_stops_publishers_and_nobody_else() {
+    let (_server, address, disk) = server();
+    let mut publisher = confirming(address);
+    let mut consumer = channel(address);
+    publisher.publish(1, "", "q", true, persistent(), b"1");
+    disk.report(Progress::Blocked("low on disk".to_owned()));
+    assert_eq!(publisher.expect("ConnectionBlocked"), "ConnectionBlocked(Blocked { reason: \"low on disk\" })");
+    // What it sends now stays where it is.
+    publisher.publish(1, "", "q", true, persistent(), b"2");
+    assert!(publisher.is_silent(SHORT));
+    assert_eq!(disk.recorded(), ["defined", "store in q: 1"]);
+    // Others go on, as long as they do not publish.
+    consumer.send(1, basic::Get { queue: "q", no_ack: true });
+    consumer.expect("BasicGetOk");
+    assert!(matches!(consumer.next(), Got::Header(..)) && matches!(consumer.next(), Got::Body(..)));
+    let mut late = channel(address);
+    late.publish(1, "", "q", true, persistent(), b"3");
+    late.expect("ConnectionBlocked");
+    disk.report(Progress::Unblocked);
+    publisher.expect("ConnectionUnblocked");
+    late.expect("ConnectionUnblocked");
+    let start = Instant::now();
+    while disk.recorded().len() < 5 {
+        assert!(start.elapsed() < Duration::from_secs(20), "{:?}", disk.recorded());
+        std::thread::sleep(Duration::from_millis(10));
+    }
+    disk.sync();
+    assert_eq!(publisher.expect("BasicAck"), "BasicAck(Ack { delivery_tag: 2, multiple: true })");
+}
+
+#[test]
+fn a_stopped_publisher_is_not_taken_for_dead() {
+    let (_server, address, disk) = server();
+    let mut raw = Raw::open_with(address, 0, 0, 1);
+    raw.send(1, homing_broker::protocol::methods::channel::Open {});
+    raw.expect("ChannelOpenOk");
+    raw.publish(1, "", "nowhere", false, Properties::default(), b"1");
+    disk.report(Progress::Blocked("low on disk".to_owned()));
+    raw.expect("ConnectionBlocked");
+    // Its heartbeats are not read, for longer than it may be silent otherwise.
+    for _ in 0..8 {
+        raw.bytes(b"\x08\0\0\0\0\0\0\xce");
+        std::thread::sleep(Duration::from_millis(400));
+    }
+    disk.report(Progress::Unblocked);
+    raw.expect("ConnectionUnblocked");
+    raw.send(0, connection::Close { reply_code: 200, reply_text: "", class_id: 0, method_id: 0 });
+    raw.expect("ConnectionCloseOk");
+}
+
+#[test]
+fn a_server_that_can_keep_nothing_any_more_stops() {
+    let (server, address, disk) = server();
+    let mut raw = confirming(address);
+    raw.publish(1, "", "q", true, persistent(), b"1");
+    disk.report(Progress::Failed("the disk is gone".to_owned()));
+    // No confirm comes for what was not kept.
+    assert!(raw.closed().contains("reply_code: 320"));
+    assert_eq!(server.wait().failure.as_deref(), Some("the disk is gone"));
+}
+
+#[test]
+fn what_was_kept_and_cannot_be_read_is_named() {
+    struct Broken;
+    impl Storage for Broken {
+        fn open(&mut self, _virtual_host: &str, _now: Instant) -> io::Result<Opened> {
+            Err(io::Error::other("it is of a newer version"))
+        }
+    }
+    let error = Server::builder().storage(Broken).start().expect_err("it cannot start");
+    assert_eq!(error.to_string(), "what was kept of vhost / cannot be read: it is of a newer version");
+}
+
+/// A message is what it was after it was stored and read again.
+#[test]
+fn a_content_is_restored() {
+    let mut header = Vec::new();
+    let mut properties = persistent();
+    properties.priority = Some(3);
+    properties.expiration = Some(b"50");
+    homing_broker::protocol::ContentHeader { body_size: 2, properties }.write(&mut header);
+    let content = Content::restore("x", "k", &header, b"hi", &[]).expect("it is well formed");
+    assert_eq!((content.exchange(), content.routing_key(), content.body()), ("x", "k", &b"hi"[..]));
+    assert_eq!((content.priority(), content.time_to_live()), (3, Some(Duration::from_millis(50))));
+    assert!(content.is_persistent());
+    assert!(Content::restore("x", "k", b"\0", b"hi", &[]).is_none());
+}

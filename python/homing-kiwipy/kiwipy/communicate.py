@@ -1,0 +1,5 @@
+"""``connect``."""
+
+from homing.kiwipy import DEFAULT_COMM_URI, connect
+
+__all__ = ("connect",)

@@ -1,0 +1,5 @@
+"""The filter of broadcasts."""
+
+from homing.kiwipy import BroadcastFilter
+
+__all__ = ("BroadcastFilter",)

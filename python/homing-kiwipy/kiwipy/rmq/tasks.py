@@ -1,0 +1,5 @@
+"""Task queues of loops."""
+
+from homing.kiwipy.rmq import RmqIncomingTask, RmqTaskQueue
+
+__all__ = ("RmqTaskQueue", "RmqIncomingTask")

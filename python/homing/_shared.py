@@ -1,0 +1,158 @@
+"""What the communicators of loops and of threads share: options, filters, and the end of the interpreter."""
+
+from __future__ import annotations
+
+import atexit
+import re
+import weakref
+from collections.abc import Callable, Iterable
+from typing import TYPE_CHECKING, Any, Protocol, TypedDict, Union
+
+from homing import _native
+
+if TYPE_CHECKING:
+    from typing_extensions import Unpack
+
+#: A pattern of kiwipy's (``state_changed.*``), a compiled expression, or a value to be equal to.
+Pattern = Union[str, "re.Pattern[str]"]
+
+
+class ConnectOptions(TypedDict, total=False):
+    """The options of ``connect``. Times are in seconds."""
+
+    prefix: str
+    message_exchange: str
+    task_exchange: str
+    task_queue: str
+    task_prefetch: int
+    task_priorities: int
+    call_timeout: float
+    task_timeout: float
+    connect_timeout: float
+    operation_timeout: float
+    close_timeout: float
+    heartbeat: float
+    queue_expires: float
+    message_ttl: float
+    task_ttl: float
+    task_attempts: tuple[int, float]
+    in_flight: tuple[int, int]
+    connection_name: str
+    reconnect: bool
+    testing: bool
+    codec: str
+    encoder: Callable[[Any], bytes]
+    decoder: Callable[[bytes], Any]
+
+
+_OPTIONS: dict[str, Any] = dict.fromkeys(ConnectOptions.__annotations__)
+_OPTIONS.update(reconnect=True, testing=False)
+
+
+def native_options(given: dict[str, Any]) -> dict[str, Any]:
+    """All options, those that were not given with their defaults."""
+    for name in given:
+        if name not in _OPTIONS:
+            raise TypeError(f"connect() got an unexpected option {name!r}; there are {', '.join(sorted(_OPTIONS))}")
+    return {**_OPTIONS, **given}
+
+
+def _flags(pattern: re.Pattern[str]) -> str:
+    """A compiled expression as text, with its flags."""
+    letters = "".join(
+        letter
+        for letter, flag in (("i", re.IGNORECASE), ("m", re.MULTILINE), ("s", re.DOTALL), ("x", re.VERBOSE))
+        if pattern.flags & flag
+    )
+    return f"(?{letters}){pattern.pattern}" if letters else pattern.pattern
+
+
+def _each(given: Any) -> Iterable[Any]:
+    if given is None:
+        return ()
+    return given if isinstance(given, (list, tuple, set, frozenset)) else (given,)
+
+
+def native_filter(subject: Any, sender: Any) -> _native.Filter:
+    """A filter that passes the subjects and the senders that any of these match."""
+    made = _native.Filter()
+    for one in _each(subject):
+        if isinstance(one, re.Pattern):
+            made.subject_regex(_flags(one))
+        elif isinstance(one, str):
+            made.subject(one)
+        else:
+            raise TypeError(f"subject: a pattern is a str or a compiled expression, not {type(one).__name__}")
+    for one in _each(sender):
+        if isinstance(one, re.Pattern):
+            made.sender_regex(_flags(one))
+        elif isinstance(one, str):
+            made.sender(one)
+        else:
+            made.sender_is(one)
+    return made
+
+
+class Connected:
+    """What a communicator of either kind shows of its connection."""
+
+    _core: _native.Core
+
+    @property
+    def state(self) -> str:
+        """``connecting``, ``connected``, ``blocked``, ``lost``, ``backing_off`` or ``closed``."""
+        return self._core.state
+
+    @property
+    def is_closed(self) -> bool:
+        """True when it is closed, or its connection is lost for good."""
+        return self._core.is_closed
+
+    @property
+    def server_properties(self) -> dict[str, str]:
+        """The broker's properties: ``product``, ``version`` and so on."""
+        return self._core.server_properties
+
+
+def instant(at: Any) -> float | None:
+    """A time of the clock in seconds since 1970; of a datetime too."""
+    if at is None:
+        return None
+    timestamp = getattr(at, "timestamp", None)
+    return max(0.0, float(timestamp() if callable(timestamp) else at))
+
+
+def check_callable(subscriber: Any) -> None:
+    """That a subscriber can be called."""
+    if not callable(subscriber):
+        raise TypeError(f"subscriber must be callable, not {type(subscriber).__name__}")
+
+
+class Ends(Protocol):
+    """Something that has to be closed before the interpreter ends."""
+
+    def _close_at_exit(self) -> None: ...
+
+
+_open: weakref.WeakSet[Any] = weakref.WeakSet()
+
+
+def closes_at_exit(communicator: Ends) -> None:
+    """Has it closed before the interpreter ends, unless it is gone by then."""
+    _open.add(communicator)
+
+
+@atexit.register
+def _end() -> None:
+    # Threads that wait for something of ours have to be out before the interpreter goes.
+    _native.begin_end()
+    for communicator in list(_open):
+        try:
+            communicator._close_at_exit()
+        except Exception:
+            # The next one is to be closed all the same.
+            import sys
+            import traceback
+
+            traceback.print_exc(file=sys.stderr)
+    _native.end_waiters(1.0)

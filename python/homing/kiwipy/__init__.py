@@ -1,0 +1,36 @@
+"""What kiwipy 0.9 offers, by its names and meanings, on homing.
+
+::
+
+    from homing import kiwipy
+
+    with kiwipy.connect("amqp://127.0.0.1") as communicator:
+        communicator.add_rpc_subscriber(lambda _, message: 2 * message, "double")
+        print(communicator.rpc_send("double", 21).result(timeout=5))
+
+docs/python.md lists what is different on purpose.
+"""
+
+from typing import Any
+
+from homing.kiwipy._base import *  # noqa: F403
+from homing.kiwipy._base import __all__ as _names
+
+__version__ = "0.9.0"
+
+__all__ = (*_names, "connect")
+
+#: Where a broker is looked for.
+DEFAULT_COMM_URI = "amqp://guest:guest@127.0.0.1/"
+
+
+def connect(uri: str = DEFAULT_COMM_URI, **options: Any) -> Any:
+    """Connect to a broker; see :class:`homing.kiwipy.rmq.RmqThreadCommunicator`.
+
+    ``memory:``, ``memory:NAME`` and ``local:`` work as well as ``amqp://…``.
+    """
+    from homing.kiwipy import rmq
+
+    if not uri.startswith(("amqp:", "amqps:", "memory:", "local:")):
+        raise ValueError(f"the communicator URI {uri!r} is not known")
+    return rmq.connect(connection_params=uri, **options)

@@ -1,0 +1,143 @@
+//! What `homing.kiwipy` needs beside: a call that returns once the broker has it, and whose stages come to a loop, or to a thread
+//! that serves.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures_util::future::select;
+use homing::home::{Completer, Home, LocalHome};
+use homing::{Error, ErrorKind, Reply, ReplyStage};
+use parking_lot::Mutex;
+use pyo3::intern;
+use pyo3::prelude::*;
+use tokio::sync::oneshot;
+
+use crate::call::{Call, Op};
+use crate::communicator::{Core, identifier};
+use crate::errors;
+use crate::life::AtTheEnd;
+use crate::options::Limit;
+use crate::place::Place;
+use crate::settle::{self, Output};
+use crate::threads;
+
+/// A stage of a reply, for the callable of Python's that gets it.
+pub(crate) struct Delivery {
+    target: Arc<Py<PyAny>>,
+    stage: homing::Result<ReplyStage>,
+}
+
+impl Delivery {
+    /// Calls `target(name, value)` with `pending`, `result` or `exception`.
+    pub(crate) fn deliver(self, py: Python<'_>) {
+        let target = self.target.bind(py);
+        let called = match self.stage {
+            Ok(ReplyStage::Pending) => target.call1(("pending", py.None())),
+            Ok(ReplyStage::Done(value)) => match settle::outcome(py, Ok(Output::Value(value))) {
+                Ok(object) => target.call1(("result", object)),
+                Err(error) => target.call1(("exception", error)),
+            },
+            Ok(_) => Ok(py.None().into_bound(py)),
+            Err(error) => target.call1(("exception", errors::exception(py, &error))),
+        };
+        if let Err(error) = called {
+            error.write_unraisable(py, Some(target));
+        }
+    }
+}
+
+/// Sends on the home of this place. Waited for, it returns when the broker has taken the request over; the stages of its reply
+/// come to the target, there.
+fn delivered(
+    place: &Place,
+    send: impl Future<Output = homing::Result<Reply>> + Send + 'static,
+    target: Py<PyAny>,
+) -> Call {
+    let (home, place) = (place.home().clone(), place.clone());
+    Call::new(async move {
+        let (sent, is_sent) = oneshot::channel();
+        home.spawn_uncounted(async move {
+            let mut reply = match send.await {
+                Ok(reply) => reply,
+                // Whoever waited may have been interrupted.
+                Err(error) => return drop(sent.send(Err(error))),
+            };
+            let _ = sent.send(Ok(()));
+            let target = Arc::new(target);
+            loop {
+                let stage = reply.stage().await;
+                let is_last = !matches!(stage, Ok(ReplyStage::Pending));
+                place.deliver(Delivery { target: Arc::clone(&target), stage });
+                if is_last {
+                    return;
+                }
+            }
+        });
+        let sent = is_sent.await.unwrap_or_else(|_| {
+            Err(Error::new(ErrorKind::CommunicatorClosed, "the communicator was closed while the request was sent"))
+        });
+        sent.map(|()| Output::Nothing)
+    })
+}
+
+/// A call without a deadline of its own.
+#[pyfunction]
+pub(crate) fn deliver_rpc(
+    core: &Core,
+    place: &Place,
+    recipient: &Bound<'_, PyAny>,
+    body: &Bound<'_, PyAny>,
+    target: Py<PyAny>,
+) -> PyResult<Call> {
+    let send = core.get().rpc_send(identifier(recipient)?, core.body(body)?).no_timeout();
+    Ok(delivered(place, send.send(), target))
+}
+
+/// A task without a deadline of its own.
+#[pyfunction]
+pub(crate) fn deliver_task(
+    py: Python<'_>,
+    core: &Core,
+    place: &Place,
+    queue: Option<&str>,
+    body: &Bound<'_, PyAny>,
+    target: Py<PyAny>,
+) -> PyResult<Call> {
+    let send: homing::TaskSend = core.queue(py, queue)?.task_send(core.body(body)?);
+    Ok(delivered(place, send.no_timeout().send(), target))
+}
+
+/// A done-callback that wakes who waits for the future.
+#[pyclass(frozen)]
+struct Done(Mutex<Option<Completer<()>>>);
+
+#[pymethods]
+impl Done {
+    fn __call__(&self, _future: &Bound<'_, PyAny>) {
+        drop(self.0.lock().take());
+    }
+}
+
+/// Waits on this thread for a future of `concurrent.futures`, so many seconds at most, while everything else of the thread's home
+/// goes on.
+#[pyfunction]
+pub(crate) fn wait_future(py: Python<'_>, future: &Bound<'_, PyAny>, seconds: f64) -> PyResult<()> {
+    let full = |error: homing::home::ReserveError| errors::of_kind(py, ErrorKind::Full, error.to_string());
+    let limit = Limit::of(py, "timeout", Some(seconds))?;
+    let home = Home::current();
+    let (completer, done) = home.try_future::<()>().map_err(full)?;
+    let (timer, is_time) = home.try_future::<()>().map_err(full)?;
+    future.call_method1(intern!(py, "add_done_callback"), (Done(Mutex::new(Some(completer))),))?;
+    let op: Op = Box::pin(async move {
+        let time = match limit {
+            Limit::After(time) => time,
+            Limit::Default | Limit::Never => Duration::MAX,
+        };
+        // Dropped where there is no place for a timer, which ends the wait at once.
+        let _ = LocalHome::of_this_thread().after(time, move || drop(timer));
+        // Either of them.
+        select(done, is_time).await;
+        Ok(Output::Nothing)
+    });
+    threads::wait(py, op, AtTheEnd::Refused)?.map(drop).map_err(|error| errors::exception(py, &error))
+}

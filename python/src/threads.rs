@@ -1,0 +1,227 @@
+//! A thread of Python's as a home: waiting on it, with the interpreter released.
+//!
+//! What comes for Python while a thread waits (a subscriber to be called, a future to be completed) is put into the thread's
+//! queue; the wait pauses, the thread attaches once for all of it, and goes on to wait. So a wait within a subscriber's call is
+//! another one of the same kind, and everything goes on meanwhile.
+
+use std::cell::{Cell, RefCell};
+use std::collections::VecDeque;
+use std::future::poll_fn;
+use std::sync::Arc;
+use std::task::{Poll, Waker};
+use std::time::Duration;
+
+use homing::home::{Completer, Home, LocalHome};
+use parking_lot::{Condvar, Mutex};
+use pyo3::intern;
+use pyo3::prelude::*;
+
+use crate::call::Op;
+use crate::errors;
+use crate::handler::{self, Invocation};
+use crate::kiwi::Delivery;
+use crate::life::{AtTheEnd, Waiter};
+use crate::logs;
+use crate::place::Place;
+use crate::settle::{self, Output};
+
+/// How often a wait on the main thread lets signal handlers run, which Python runs there only.
+const SIGNALS: Duration = Duration::from_millis(50);
+
+/// Something for Python, to be done on this thread while it is attached.
+pub(crate) enum Work {
+    /// A subscriber is called.
+    Invoke(Box<Invocation>),
+    /// A stage of a reply is handed over.
+    Deliver(Box<Delivery>),
+    /// A future of `concurrent.futures` is completed.
+    Settle { future: Py<PyAny>, outcome: homing::Result<Output> },
+}
+
+thread_local! {
+    static WORK: RefCell<VecDeque<Work>> = const { RefCell::new(VecDeque::new()) };
+    /// Of the wait that this thread stands in.
+    static WAKER: RefCell<Option<Waker>> = const { RefCell::new(None) };
+    /// Set when it is time for signal handlers.
+    static TICKED: Cell<bool> = const { Cell::new(false) };
+    static IS_MAIN: Cell<Option<bool>> = const { Cell::new(None) };
+}
+
+/// Has something done on this thread, which waits.
+pub(crate) fn push(work: Work) {
+    WORK.with_borrow_mut(|queue| queue.push_back(work));
+    wake();
+}
+
+fn wake() {
+    if let Some(waker) = WAKER.with_borrow(Clone::clone) {
+        waker.wake();
+    }
+}
+
+/// The wait that this thread stood in when another began within it.
+struct Outer(Option<Waker>);
+
+impl Outer {
+    fn begin() -> Self {
+        Outer(WAKER.take())
+    }
+}
+
+impl Drop for Outer {
+    fn drop(&mut self) {
+        // Guards: a wait within a turn of the home, by an encoder or a decoder. The wait around it is not polled when that one ends;
+        // what comes for Python then has to wake it all the same.
+        WAKER.set(self.0.take());
+        if WORK.with_borrow(|queue| !queue.is_empty()) {
+            wake();
+        }
+    }
+}
+
+enum Step {
+    Done(homing::Result<Output>),
+    Work,
+    Signals,
+}
+
+fn is_main(py: Python<'_>) -> PyResult<bool> {
+    if let Some(known) = IS_MAIN.get() {
+        return Ok(known);
+    }
+    let threading = py.import(intern!(py, "threading"))?;
+    let current = threading.call_method0(intern!(py, "get_ident"))?;
+    let main = threading.call_method0(intern!(py, "main_thread"))?.getattr(intern!(py, "ident"))?;
+    let is_main = current.eq(main)?;
+    IS_MAIN.set(Some(is_main));
+    Ok(is_main)
+}
+
+/// Waits for an operation on this thread.
+///
+/// # Errors
+/// Of a signal handler, `KeyboardInterrupt` for one: the operation is given up. `homing.CommunicatorClosed` while the
+/// interpreter ends.
+pub(crate) fn wait(py: Python<'_>, mut op: Op, at_the_end: AtTheEnd) -> PyResult<homing::Result<Output>> {
+    let _waiter = Waiter::begin(py, at_the_end)?;
+    let _outer = Outer::begin();
+    let is_main = is_main(py)?;
+    loop {
+        let op = &mut op;
+        let step = py.detach(move || {
+            let mut ticks = is_main;
+            homing::blocking::wait(poll_fn(|context| {
+                if let Poll::Ready(outcome) = op.as_mut().poll(context) {
+                    return Poll::Ready(Ok(Step::Done(outcome)));
+                }
+                if WORK.with_borrow(|queue| !queue.is_empty()) {
+                    return Poll::Ready(Ok(Step::Work));
+                }
+                if TICKED.take() {
+                    return Poll::Ready(Ok(Step::Signals));
+                }
+                WAKER.set(Some(context.waker().clone()));
+                if std::mem::take(&mut ticks) {
+                    // A home that is full sets no timer; it is full of what ends.
+                    let _ = LocalHome::of_this_thread().after(SIGNALS, || {
+                        TICKED.set(true);
+                        wake();
+                    });
+                }
+                Poll::Pending
+            }))
+        });
+        logs::hand_over(py);
+        match step.map_err(|error| errors::exception(py, &error))? {
+            Step::Done(outcome) => return Ok(outcome),
+            Step::Work => run_work(py),
+            Step::Signals => py.check_signals()?,
+        }
+    }
+}
+
+fn run_work(py: Python<'_>) {
+    while let Some(work) = WORK.with_borrow_mut(VecDeque::pop_front) {
+        match work {
+            Work::Invoke(invocation) => match invocation.run(py) {
+                Ok(()) => {}
+                // On a thread that serves others, the exit of one subscriber is a failure like another: answered and logged.
+                Err(error) if handler::is_exit(py, &error) => {}
+                Err(error) => error.write_unraisable(py, None),
+            },
+            Work::Deliver(delivery) => delivery.deliver(py),
+            Work::Settle { future, outcome } => settle::settle(py, future.bind(py), outcome),
+        }
+    }
+}
+
+/// A thread of Python's that serves: it calls subscribers and completes futures until it is stopped.
+#[pyclass(frozen)]
+pub(crate) struct Server(Arc<Shared>);
+
+#[derive(Default)]
+struct Shared {
+    state: Mutex<State>,
+    begun: Condvar,
+}
+
+#[derive(Default)]
+struct State {
+    place: Option<Place>,
+    stop: Option<Completer<()>>,
+    is_stopped: bool,
+}
+
+#[pymethods]
+impl Server {
+    #[new]
+    fn new() -> Self {
+        Server(Arc::default())
+    }
+
+    /// Serves on the calling thread until it is stopped.
+    fn run(&self, py: Python<'_>) -> PyResult<()> {
+        let home = Home::current();
+        let (completer, stopped) = home
+            .try_future::<()>()
+            .map_err(|error| errors::of_kind(py, homing::ErrorKind::Internal, error.to_string()))?;
+        {
+            let mut state = self.0.state.lock();
+            state.place = Some(Place::of_thread(home));
+            if state.is_stopped {
+                drop(completer);
+            } else {
+                state.stop = Some(completer);
+            }
+            self.0.begun.notify_all();
+        }
+        let op: Op = Box::pin(async move {
+            // However it ends.
+            let _ = stopped.await;
+            Ok(Output::Nothing)
+        });
+        drop(wait(py, op, AtTheEnd::Allowed)?);
+        Ok(())
+    }
+
+    /// The thread as a home. Waits until it runs.
+    fn place(&self, py: Python<'_>) -> Place {
+        let shared = Arc::clone(&self.0);
+        py.detach(move || {
+            let mut state = shared.state.lock();
+            loop {
+                if let Some(place) = &state.place {
+                    return place.clone();
+                }
+                shared.begun.wait(&mut state);
+            }
+        })
+    }
+
+    /// Has the thread end when it has returned from the subscribers that it is in. Returns at once.
+    fn stop(&self) {
+        let mut state = self.0.state.lock();
+        state.is_stopped = true;
+        drop(state.stop.take());
+    }
+}

@@ -1,0 +1,193 @@
+"""Objects on their way: they arrive as what PyYAML would have made of them, and what cannot be sent is named."""
+
+from __future__ import annotations
+
+import datetime
+import math
+import uuid
+
+import pytest
+import yaml
+
+import homing
+from homing import _native
+from conftest import run
+
+VALUES = [
+    None,
+    True,
+    False,
+    0,
+    -1,
+    2**62,
+    -(2**63),
+    2**63,
+    -(2**63) - 1,
+    2**200,
+    -(10**300),
+    0.0,
+    1.5,
+    1e-7,
+    1e20,
+    math.inf,
+    -math.inf,
+    "",
+    "ä\n\t\U0001f600",
+    "1e5",
+    "0o17",
+    "yes",
+    "2024-02-29",
+    b"",
+    b"\x00\xff",
+    [],
+    [1, [2, [3]]],
+    (),
+    (1, (2, "x")),
+    set(),
+    {1, "a", (2, 3)},
+    {},
+    {"a": 1, 2: "b", (1, 2): None, True: False},
+    datetime.date(2024, 2, 29),
+    datetime.datetime(2024, 2, 29, 12, 30),
+    datetime.datetime(2024, 2, 29, 12, 30, 1, 500),
+    datetime.datetime(2024, 2, 29, 12, 30, 1, 5, tzinfo=datetime.timezone.utc),
+    datetime.datetime(1, 1, 1, 0, 0, 0, tzinfo=datetime.timezone(datetime.timedelta(hours=-9, minutes=-30))),
+]
+
+
+@pytest.mark.parametrize("value", VALUES, ids=repr)
+def test_a_value_reads_in_pyyaml_as_itself_and_back(value):
+    theirs = yaml.load(_native.to_yaml(value), Loader=yaml.FullLoader)
+    assert theirs == value and type(theirs) is type(value)
+    ours = _native.from_yaml(yaml.dump(value, encoding="utf-8"))
+    assert ours == value and type(ours) is type(value)
+
+
+def test_nan_stays_nan():
+    assert math.isnan(_native.from_yaml(_native.to_yaml(math.nan)))
+
+
+def test_a_value_passes_through_a_broker(broker):
+    url, options = broker
+
+    async def main():
+        async with homing.connect(url, **options) as server, homing.connect(url, **options) as client:
+            await server.add_rpc_subscriber("echo", lambda request: request.body)
+            for value in VALUES:
+                echoed = await client.rpc_send("echo", value)
+                assert echoed == value and type(echoed) is type(value)
+            body = {"values": VALUES}
+            assert await client.rpc_send("echo", body) == body
+
+    run(main())
+
+
+def test_what_is_received_is_a_copy(memory):
+    async def main():
+        async with homing.connect(memory) as c:
+            got = []
+            await c.add_rpc_subscriber("keep", lambda request: got.append(request.body) or request.body)
+            sent = [1]
+            answer = await c.rpc_send("keep", sent)
+            sent.append(2)
+            got[0].append(3)
+            assert (answer, sent, got) == ([1], [1, 2], [[1, 3]])
+
+    run(main())
+
+
+class Kind(str):
+    pass
+
+
+class Number(int):
+    def to_bytes(self, *args, **kwargs):
+        raise AssertionError("not called")
+
+
+def test_kinds_of_known_types_are_sent_as_those():
+    assert _native.from_yaml(_native.to_yaml([Kind("x"), Number(2**70), frozenset({1}), bytearray(b"x")])) == [
+        "x",
+        2**70,
+        {1},
+        b"x",
+    ]
+
+
+def test_a_tag_is_carried():
+    tagged = homing.Tagged("!uuid", "1234")
+    assert _native.to_yaml(tagged).startswith(b"!uuid")
+    assert _native.from_yaml(b"!node {a: !x [1]}\n") == homing.Tagged("!node", {"a": homing.Tagged("!x", [1])})
+
+
+@pytest.mark.parametrize("value", [uuid.UUID(int=0), uuid.UUID(int=2**63), uuid.uuid4(), uuid.UUID(int=2**128 - 1)])
+def test_a_uuid_is_what_pyyaml_makes_of_it(value):
+    assert yaml.load(_native.to_yaml(value), Loader=yaml.UnsafeLoader) == value
+    assert _native.from_yaml(yaml.dump(value, encoding="utf-8")) == value
+    assert _native.from_yaml(_native.to_yaml({value: [value]})) == {value: [value]}
+
+
+@pytest.mark.parametrize("fields", [{}, {"int": -1}, {"int": 2**128}, {"int": "1"}])
+def test_what_is_no_uuid_stays_a_tag(fields):
+    tagged = homing.Tagged("!!python/object:uuid.UUID", fields)
+    assert _native.from_yaml(_native.to_yaml(tagged)) == tagged
+
+
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [
+        (object(), "type object"),
+        ({"a": [1, {"b/c": 1j}]}, "type complex cannot be sent"),
+        ({"a": [1, {"b/c": 1j}]}, "(at /a/1/b~1c)"),
+        ([1, 2, lambda: None], "(at /2)"),
+        ({(1, 2): {object()}}, "(at /(key)/(key))"),
+        ("\ud800", "surrogate"),
+        (["x", "\ud800"], "(at /1)"),
+    ],
+)
+def test_what_cannot_be_sent_is_named(value, text, memory):
+    with pytest.raises(homing.EncodeError) as caught:
+        _native.to_yaml(value)
+    assert text in str(caught.value)
+
+    async def main():
+        async with homing.connect(memory) as c:
+            with pytest.raises(TypeError) as caught:
+                await c.rpc_send("x", value)
+            assert text in str(caught.value)
+
+    run(main())
+
+
+def test_a_list_in_itself_is_refused():
+    value: list = []
+    value.append(value)
+    with pytest.raises(homing.EncodeError, match="contains itself"):
+        _native.to_yaml(value)
+
+
+def test_what_python_cannot_hold_is_a_decode_error():
+    with pytest.raises(homing.DecodeError) as caught:
+        _native.from_yaml(b"? !x {a: 1}\n: y\n")
+    assert isinstance(caught.value.__cause__, TypeError)
+    with pytest.raises(ValueError):
+        _native.from_yaml(b"{")
+
+
+def test_a_result_that_cannot_be_sent_is_an_exception_of_its_caller(broker):
+    url, options = broker
+
+    async def main():
+        async with homing.connect(url, **options) as c:
+            await c.add_rpc_subscriber("object", lambda request: {"a": object()})
+            with pytest.raises(homing.RemoteException, match=r"result cannot be sent.*type object.*at /a"):
+                await c.rpc_send("object")
+            # A function that returns itself.
+            async def itself(request):
+                return itself
+
+            await c.add_rpc_subscriber("itself", itself)
+            with pytest.raises(homing.RemoteException, match="type function cannot be sent"):
+                await c.rpc_send("itself")
+
+    run(main())

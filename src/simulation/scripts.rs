@@ -1,0 +1,111 @@
+//! Single stories in virtual time, where a test on the clock of the machine would have to hope.
+
+use std::cell::Cell;
+use std::rc::Rc;
+use std::time::Duration;
+
+use tokio::sync::{mpsc, oneshot};
+
+use super::broker::server;
+use super::executor::{self, Group, Log, Process, Simulation, sleep_ms};
+use crate::{CloseReport, Communicator, ErrorKind, Result, TaskRequest, TaskSubscriber, Value};
+
+/// Runs a story under some orders of its events, and looks at how each ends.
+// Guards: a check that fails within a story. It would end the story's task, and not the test.
+fn in_some_orders<T: 'static, F: Future<Output = T> + 'static>(
+    story: impl Fn(Rc<Simulation>) -> F + Copy + 'static,
+    check: impl Fn(T),
+) {
+    for seed in 0..20 {
+        let run = executor::run(seed, None, Log::None, super::BOUNDS, story);
+        assert!(run.panics.is_empty(), "seed {seed}: {:#?}", run.panics);
+        assert_eq!(run.stopped, None, "seed {seed}");
+        check(run.output.unwrap_or_else(|| panic!("seed {seed} came to no end")));
+    }
+}
+
+/// Runs this at a home.
+async fn at<T: 'static>(simulation: &Simulation, home: Group, work: impl Future<Output = T> + 'static) -> T {
+    let (done, result) = oneshot::channel();
+    simulation.spawn_in(home, async move { drop(done.send(work.await)) });
+    result.await.expect("its home goes on")
+}
+
+async fn connected(simulation: &Simulation, home: Group) -> Communicator {
+    let builder = Communicator::builder("simulated:broker").task_queue("tasks").task_timeout(Duration::from_secs(300));
+    at(simulation, home, builder.connect()).await.expect("a connection")
+}
+
+/// How a worker drained, and what its caller got.
+struct Drained {
+    answer: Result<Value>,
+    /// If it had ended in time.
+    report: Option<Result<CloseReport>>,
+    replies_unroutable: u64,
+}
+
+/// A caller and a worker, each in a process of its own. The task runs when the broker is started again without what is not
+/// durable; the worker is back at once, its handler ends and it drains. The caller is back after this time, or when the worker
+/// has gone.
+async fn drain_after_a_restart(simulation: Rc<Simulation>, back_after: Option<u32>) -> Drained {
+    let (callers, workers) =
+        (simulation.new_runtime("callers", Process(0), 500), simulation.new_runtime("workers", Process(1), 500));
+    let (caller, worker) = (connected(&simulation, callers).await, connected(&simulation, workers).await);
+    let (begun, mut has_begun) = mpsc::unbounded_channel();
+    let work = TaskSubscriber::future(move |_: TaskRequest| {
+        let _ = begun.send(());
+        async {
+            sleep_ms(1000).await;
+            "done"
+        }
+    });
+    let adding = worker.clone();
+    at(&simulation, workers, async move { adding.add_task_subscriber(work).await }).await.expect("a subscriber");
+    let (answered, answer) = oneshot::channel();
+    let sending = caller.clone();
+    simulation.spawn_in(callers, async move { drop(answered.send(sending.task_send("work").await)) });
+    has_begun.recv().await.expect("the task runs");
+    sleep_ms(100).await;
+    // The thread of the caller is stopped, so that it does not notice.
+    let thread = simulation.groups_of(Process(0)).into_iter().filter(|group| *group != callers);
+    let thread: Vec<Group> = thread.collect();
+    thread.iter().for_each(|group| simulation.stall(*group));
+    server().restart();
+    sleep_ms(1300).await;
+    let drained = Rc::new(Cell::new(None));
+    let (draining, report) = (worker.clone(), Rc::clone(&drained));
+    simulation.spawn_in(workers, async move { report.set(Some(draining.drain(Duration::from_secs(3600)).await)) });
+    if let Some(ms) = back_after {
+        sleep_ms(ms).await;
+        thread.iter().for_each(|group| simulation.resume(*group));
+    }
+    sleep_ms(4000).await;
+    let report = drained.take();
+    thread.iter().for_each(|group| simulation.resume(*group));
+    let answer = answer.await.expect("the caller's future ends");
+    Drained { answer, report, replies_unroutable: worker.counts().replies_unroutable }
+}
+
+#[test]
+fn draining_waits_for_callers_that_are_back_a_little_later() {
+    in_some_orders(
+        |simulation| drain_after_a_restart(simulation, Some(100)),
+        |drained| {
+            let report = drained.report.expect("it has ended").expect("a report");
+            assert_eq!(drained.answer.expect("an answer").as_str(), Some("done"));
+            assert_eq!((report.tasks_returned, drained.replies_unroutable), (0, 0));
+        },
+    );
+}
+
+#[test]
+fn draining_does_not_wait_for_callers_that_do_not_come_back_and_counts_their_answers() {
+    in_some_orders(
+        |simulation| drain_after_a_restart(simulation, None),
+        |drained| {
+            let report = drained.report.expect("it has ended, long before its limit").expect("a report");
+            assert_eq!(drained.answer.expect_err("nobody is there to answer").kind(), ErrorKind::TimedOut);
+            assert_eq!((report.tasks_returned, drained.replies_unroutable), (0, 1));
+        },
+    );
+}
