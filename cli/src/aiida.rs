@@ -6,10 +6,12 @@
 use std::fmt;
 use std::fs;
 use std::io;
+use std::net::Ipv6Addr;
 use std::path::PathBuf;
 
 use serde_json::{Map, Value};
 
+use crate::args::{BrokerOptions, Command, Process, Worker};
 use crate::failure::Failure;
 
 const FOLDER: &str = ".aiida";
@@ -31,6 +33,34 @@ impl fmt::Debug for Profile {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Profile").field("prefix", &self.prefix).finish_non_exhaustive()
     }
+}
+
+/// That a command is for AiiDA's processes, if it is given a profile of AiiDA.
+///
+/// # Errors
+/// `Usage` for a command that only homing's own processes have, with what AiiDA has instead.
+pub(crate) fn check(command: &Command, options: &BrokerOptions) -> Result<(), Failure> {
+    if options.profile.is_none() && !options.aiida {
+        return Ok(());
+    }
+    let store = "reads the store of homing's own workers, and AiiDA keeps its processes in a storage of its own";
+    let (name, why, instead) = match command {
+        Command::Process(Process::List { .. }) => ("process list", store, "`verdi process list` shows them"),
+        Command::Process(Process::Show { .. }) => ("process show", store, "`verdi process show PK` shows one"),
+        Command::Process(Process::Report(_)) => ("process report", store, "`verdi process report PK` shows its log"),
+        Command::Process(Process::Repair { .. }) => ("process repair", store, "`verdi process repair` repairs them"),
+        // Guards: tasks of AiiDA's that such a worker would take, and could do nothing with.
+        Command::Worker(Worker { command: None, .. }) => (
+            "worker",
+            "cannot run AiiDA's processes, and would take their tasks",
+            "`verdi daemon start` starts a worker",
+        ),
+        Command::Run(_) => {
+            ("run", "has a worker of homing's own run a program, and AiiDA has none", "leave the profile out")
+        }
+        _ => return Ok(()),
+    };
+    Err(Failure::Usage(format!("`homing {name}` {why}; {instead}")))
 }
 
 /// The profile of this name, or AiiDA's default profile.
@@ -162,10 +192,20 @@ fn url(config: &Map<String, Value>) -> Result<String, String> {
         return Err("has a broker_port that is no number from 1 to 65535".to_owned());
     }
     let host = part("host", "127.0.0.1")?;
-    let host = if host.contains(':') && !host.starts_with('[') { format!("[{host}]") } else { host };
+    let bare = host.strip_prefix('[').and_then(|host| host.strip_suffix(']')).unwrap_or(&host);
+    let host = if bare.parse::<Ipv6Addr>().is_ok() {
+        format!("[{bare}]")
+    } else if host.chars().all(|c| c.is_alphanumeric() || "-._".contains(c)) {
+        host
+    } else {
+        return Err(
+            "has a broker_host that is neither a name nor an address; its port belongs into broker_port".to_owned()
+        );
+    };
     let vhost = part("virtual_host", "")?;
     let vhost = escaped(vhost.strip_prefix('/').unwrap_or(&vhost));
-    let (user, password) = (escaped(&part("username", "guest")?), escaped(&part("password", "guest")?));
+    // They are what the broker is to get, letter by letter; AiiDA too escapes all of them.
+    let (user, password) = (escaped_whole(&part("username", "guest")?), escaped_whole(&part("password", "guest")?));
     let mut query = String::new();
     let mut add = |name: &str, value: &str| {
         query.push(if query.is_empty() { '?' } else { '&' });
@@ -190,7 +230,12 @@ fn url(config: &Map<String, Value>) -> Result<String, String> {
     Ok(format!("{scheme}://{user}:{password}@{host}:{port}/{vhost}{query}"))
 }
 
-/// Escapes what has a meaning in a URL, and leaves escapes that are there: AiiDA puts its parts into the URL as they are.
+/// Escapes all that may have a meaning in a URL.
+fn escaped_whole(text: &str) -> String {
+    escaped(&text.replace('%', "%25"))
+}
+
+/// Escapes what has a meaning in a URL, and leaves escapes that are there: AiiDA puts a virtual host into the URL as it is.
 fn escaped(text: &str) -> String {
     let bytes = text.as_bytes();
     let mut out = String::with_capacity(text.len());
@@ -209,6 +254,8 @@ fn escaped(text: &str) -> String {
 #[cfg(test)]
 mod tests {
     use std::path::Path;
+
+    use clap::Parser;
 
     use serde_json::json;
 
@@ -235,15 +282,15 @@ mod tests {
             (
                 json!({"broker_protocol": "amqps", "broker_username": "ada", "broker_password": "p%40s/s@", "broker_host": "h",
                     "broker_port": "5671", "broker_virtual_host": "/a/b", "broker_parameters": {"heartbeat": 30, "cafile": "/c a"}}),
-                "amqps://ada:p%40s%2Fs%40@h:5671/a%2Fb?heartbeat=30&cafile=%2Fc%20a",
+                "amqps://ada:p%2540s%2Fs%40@h:5671/a%2Fb?heartbeat=30&cafile=%2Fc%20a",
             ),
             (
                 json!({"broker_host": "::1", "broker_port": 5673, "broker_virtual_host": "", "broker_parameters": {}}),
                 "amqp://guest:guest@[::1]:5673/?heartbeat=600",
             ),
             (
-                json!({"broker_virtual_host": "%2Fx", "broker_password": "100%"}),
-                "amqp://guest:100%25@127.0.0.1:5672/%2Fx?heartbeat=600",
+                json!({"broker_virtual_host": "%2Fx", "broker_username": "%41", "broker_password": "100%"}),
+                "amqp://%2541:100%25@127.0.0.1:5672/%2Fx?heartbeat=600",
             ),
         ] {
             let sorted = |url: &str| {
@@ -255,6 +302,36 @@ mod tests {
             let profile = rabbitmq(&config).unwrap();
             assert_eq!(sorted(&profile.url), sorted(expected), "{config}");
             assert_eq!((profile.prefix.as_str(), profile.testing), ("aiida-0f-AB", false));
+        }
+    }
+
+    #[test]
+    fn what_only_homings_own_processes_have_is_refused_for_aiidas() {
+        for (command, instead) in [
+            ("process list", "verdi process list"),
+            ("process show 1", "verdi process show"),
+            ("process report 1", "verdi process report"),
+            ("process repair", "verdi process repair"),
+            ("worker", "verdi daemon start"),
+            ("run -- true", "leave the profile out"),
+            ("worker ping", ""),
+            ("process status 1", ""),
+            ("process watch", ""),
+            ("task list", ""),
+        ] {
+            for (profile, is_refused) in
+                [("--aiida", !instead.is_empty()), ("--profile=x", !instead.is_empty()), ("-v", false)]
+            {
+                let arguments = ["homing", profile].into_iter().chain(command.split(' '));
+                let cli = crate::args::Cli::try_parse_from(arguments).unwrap();
+                match check(&cli.command, &cli.global.broker) {
+                    Ok(()) => assert!(!is_refused, "{profile} {command}"),
+                    Err(failure) => {
+                        assert!(is_refused && failure.code() == 2, "{profile} {command}: {failure}");
+                        assert!(failure.to_string().contains(instead), "{profile} {command}: {failure}");
+                    }
+                }
+            }
         }
     }
 
@@ -284,6 +361,11 @@ mod tests {
                 &["broker_password"],
             ),
             (with(&json!({"backend": "core.rabbitmq", "config": {"broker_port": "sEcret"}})), None, &["broker_port"]),
+            (
+                with(&json!({"backend": "core.rabbitmq", "config": {"broker_host": "sEcret:5672"}})),
+                None,
+                &["broker_host", "broker_port"],
+            ),
             (
                 with(&json!({"backend": "core.rabbitmq", "config": {"broker_protocol": "sEcret"}})),
                 None,

@@ -13,7 +13,7 @@ use crate::failure::Failure;
 use crate::glob::Glob;
 use crate::progress::{Progress, Stage, bounded};
 use crate::stop::Stop;
-use crate::{note, out, output, values, warning};
+use crate::{not_given, note, out, output, values, warning};
 
 pub(crate) async fn run(command: Broadcast, global: &Global, stop: Stop) -> Result<(), Failure> {
     match command {
@@ -99,6 +99,7 @@ async fn watch(global: &Global, mut stop: Stop, wanted: Wanted, count: Option<u6
         signal = stop.wait() => return Err(Failure::Interrupted(signal, None)),
         () = &mut reader_gone => return Ok(()),
     };
+    not_given::note(&global.broker);
     note!("watching broadcasts until Ctrl-C");
     let mut left = count;
     let ended = loop {

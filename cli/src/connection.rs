@@ -39,7 +39,7 @@ pub(crate) fn options(global: &Global) -> Result<CommunicatorBuilder, Failure> {
     if url.starts_with("memory:") {
         return Err(Failure::Usage(
             "memory: is a broker inside one process, and this command would be alone with it; only `homing demo` and \
-             `homing bench` take it. Give the URL of a RabbitMQ by --broker or HOMING_BROKER"
+             `homing bench` take it. local: is a broker for the programs of this machine"
                 .to_owned(),
         ));
     }

@@ -23,7 +23,10 @@ use serde::{Deserialize, Serialize};
 
 use crate::args::{BrokerOptions, Context, ContextOptions, Format, Global};
 use crate::failure::Failure;
-use crate::{DEFAULT_BROKER, note, out, places, values, warning};
+use crate::{note, out, places, values, warning};
+
+/// The broker of a context that names none, in a file that was written by hand: RabbitMQ's own default.
+const OF_A_CONTEXT: &str = "amqp://guest:guest@127.0.0.1:5672/";
 
 #[derive(Debug, Default, Deserialize, Serialize)]
 #[serde(deny_unknown_fields)]
@@ -64,7 +67,7 @@ impl Saved {
     /// # Errors
     /// `Other` when the password cannot be had, `TimedOut` when it does not come by the deadline; `Usage` for a file name that is
     /// no UTF-8.
-    pub(crate) fn url(&self, deadline: Option<Instant>) -> Result<Option<String>, Failure> {
+    pub(crate) fn url(&self, deadline: Option<Instant>) -> Result<String, Failure> {
         let password = self.password(deadline)?;
         let mut files = Vec::new();
         for (name, file) in [("cacertfile", &self.ca_file), ("certfile", &self.cert_file), ("keyfile", &self.key_file)]
@@ -76,11 +79,11 @@ impl Saved {
                 files.push(format!("{name}={}", percent(file)));
             }
         }
+        let url = self.broker.as_deref().unwrap_or(OF_A_CONTEXT);
         if password.is_none() && files.is_empty() {
-            return Ok(self.broker.clone());
+            return Ok(url.to_owned());
         }
-        let url = self.broker.as_deref().unwrap_or(DEFAULT_BROKER);
-        Ok(Some(completed(url, password.as_deref(), &files)?))
+        completed(url, password.as_deref(), &files)
     }
 
     fn password(&self, deadline: Option<Instant>) -> Result<Option<String>, Failure> {
@@ -101,23 +104,7 @@ impl Saved {
 
     /// The URL as it may be shown; of several brokers each.
     fn shown(&self) -> String {
-        let urls = each_url(self.broker.as_deref().unwrap_or(DEFAULT_BROKER));
-        urls.into_iter().map(Self::one_shown).collect::<Vec<_>>().join(",")
-    }
-
-    fn one_shown(url: &str) -> String {
-        let Some((scheme, rest)) = url.split_once("://") else { return url.to_owned() };
-        let end = rest.find(['/', '?', '#']).unwrap_or(rest.len());
-        match rest.rfind('@') {
-            // A password may have a slash in it that should have been escaped: nothing before the last @ is shown.
-            Some(at) if at > end => format!("{scheme}://***@{}", &rest[at + 1..]),
-            Some(at) => {
-                let user = rest[..at].split(':').next().unwrap_or("");
-                let hidden = if rest[..at].contains(':') { ":***" } else { "" };
-                format!("{scheme}://{user}{hidden}@{}", &rest[at + 1..])
-            }
-            None => url.to_owned(),
-        }
+        shown_urls(self.broker.as_deref().unwrap_or(OF_A_CONTEXT))
     }
 
     fn to_value(&self, name: &str, in_use: bool) -> Value {
@@ -207,6 +194,26 @@ fn each_url(urls: &str) -> Vec<&str> {
     each
 }
 
+/// URLs as they may be shown, without passwords.
+pub(crate) fn shown_urls(urls: &str) -> String {
+    each_url(urls).into_iter().map(one_shown).collect::<Vec<_>>().join(",")
+}
+
+fn one_shown(url: &str) -> String {
+    let Some((scheme, rest)) = url.split_once("://") else { return url.to_owned() };
+    let end = rest.find(['/', '?', '#']).unwrap_or(rest.len());
+    match rest.rfind('@') {
+        // A password may have a slash in it that should have been escaped: nothing before the last @ is shown.
+        Some(at) if at > end => format!("{scheme}://***@{}", &rest[at + 1..]),
+        Some(at) => {
+            let user = rest[..at].split(':').next().unwrap_or("");
+            let hidden = if rest[..at].contains(':') { ":***" } else { "" };
+            format!("{scheme}://{user}{hidden}@{}", &rest[at + 1..])
+        }
+        None => url.to_owned(),
+    }
+}
+
 /// Puts a password and options into a URL; of several brokers into each.
 fn completed(urls: &str, password: Option<&str>, options: &[String]) -> Result<String, Failure> {
     let completed = each_url(urls).into_iter().map(|url| one_completed(url, password, options));
@@ -265,10 +272,15 @@ fn read(path: &Path) -> Result<File, Failure> {
     };
     toml::from_str(&text).map_err(|error| {
         // The whole error shows the line, which may hold a password.
-        let line = error.span().map(|span| text[..span.start.min(text.len())].lines().count().max(1));
+        let line = error.span().map(|span| line_at(&text, span.start));
         let line = line.map_or(String::new(), |line| format!(", line {line}"));
         Failure::Usage(format!("{}{line}: {}", path.display(), error.message()))
     })
+}
+
+/// The number of the line at this byte, from 1.
+pub(crate) fn line_at(text: &str, byte: usize) -> usize {
+    1 + text.bytes().take(byte).filter(|byte| *byte == b'\n').count()
 }
 
 /// Writes the whole file beside the old one, and puts it in its place.
@@ -350,7 +362,7 @@ pub(crate) fn run(command: Context, global: &Global) -> Result<(), Failure> {
                         .to_owned(),
                 ));
             };
-            check_url(url, options.password_file.is_some() || options.password_command.is_some())?;
+            check_url(url, &options)?;
             let saved = saved(global, options)?;
             let old = file.contexts.insert(name.clone(), saved);
             write(&path, &file)?;
@@ -393,10 +405,23 @@ fn check(name: &str) -> Result<(), Failure> {
 }
 
 /// No part of it is repeated, for it may hold a password.
-fn check_url(urls: &str, password_elsewhere: bool) -> Result<(), Failure> {
+fn check_url(urls: &str, options: &ContextOptions) -> Result<(), Failure> {
+    let password_elsewhere = options.password_file.is_some() || options.password_command.is_some();
+    if urls.starts_with("local:") {
+        // What else is wrong with it is found here, and not by each command that uses it.
+        homing::inspect::target(&homing::Communicator::builder(urls))?;
+        let with_tls = options.ca_file.is_some() || options.cert_file.is_some() || options.key_file.is_some();
+        if password_elsewhere || with_tls {
+            return Err(Failure::Usage(
+                "local: has neither a password nor TLS: whoever is this user on this machine may use it; leave these options out"
+                    .to_owned(),
+            ));
+        }
+        return Ok(());
+    }
     for url in each_url(urls) {
         let Some(rest) = url.strip_prefix("amqp://").or_else(|| url.strip_prefix("amqps://")) else {
-            return Err(Failure::Usage("the broker of a context begins with amqp:// or amqps://".to_owned()));
+            return Err(Failure::Usage("the broker of a context begins with amqp://, amqps:// or local:".to_owned()));
         };
         let has_password = rest.rsplit_once('@').is_some_and(|(user, _)| user.contains(':'));
         if password_elsewhere && has_password {

@@ -188,7 +188,7 @@ const TASKS_HOMES: usize = 3;
 
 /// One broadcast, received on three homes.
 fn broadcasts(communicator: &Communicator, places: &[Place]) -> Result<(), Failure> {
-    show!("\n3. Broadcasts: one is sent, every home whose filter lets it pass hears it.")?;
+    show!("\n3. Broadcasts: one is sent, every home whose filter it passes receives it.")?;
     let (tell, told) = mpsc::channel();
     for place in places {
         let tell = tell.clone();

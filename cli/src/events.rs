@@ -7,7 +7,7 @@ use crate::args::{Format, Global};
 use crate::connection::{begin_to_stay, close, options};
 use crate::failure::Failure;
 use crate::stop::Stop;
-use crate::{note, out, output, values};
+use crate::{not_given, note, out, output, values};
 
 pub(crate) async fn run(count: Option<u64>, global: &Global, mut stop: Stop) -> Result<(), Failure> {
     let mut reader_gone = std::pin::pin!(output::reader_gone());
@@ -17,6 +17,7 @@ pub(crate) async fn run(count: Option<u64>, global: &Global, mut stop: Stop) -> 
         () = &mut reader_gone => return Ok(()),
     };
     let mut events = communicator.events();
+    not_given::note(&global.broker);
     note!("printing what happens to the connection until Ctrl-C");
     print("connected", Map::new(), global.output.format)?;
     let mut left = count.map(|count| count - 1);

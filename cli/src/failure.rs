@@ -1,13 +1,29 @@
-//! How the command ends: its exit codes, and what it prints when it fails.
+//! How the command ends: why it fails, and its exit codes.
 
 use std::fmt;
 use std::process::ExitCode;
 
 use homing::{Error, ErrorKind};
 
-use crate::args::Format;
-use crate::stop::Interruption;
-use crate::{note, output};
+/// The signal that came.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Interruption {
+    CtrlC,
+    Terminate,
+    /// The terminal is gone.
+    HangUp,
+}
+
+impl Interruption {
+    /// The exit code, as shells count it: 128 and the number of the signal.
+    pub(crate) fn exit_code(self) -> u8 {
+        match self {
+            Interruption::CtrlC => 130,
+            Interruption::Terminate => 143,
+            Interruption::HangUp => 129,
+        }
+    }
+}
 
 /// Why the command fails.
 #[derive(Debug)]
@@ -79,10 +95,19 @@ impl Failure {
         }
     }
 
-    /// What to do about it, where that is known from the kind alone.
-    fn hint(&self) -> Option<&str> {
+    /// What to do about it: what was added, behind what is known from the kind alone.
+    pub(crate) fn hint(&self) -> Option<String> {
         match self {
-            Failure::Advised(_, advice) => Some(advice),
+            Failure::Advised(failure, advice) => Some(match failure.hint() {
+                Some(hint) => format!("{hint}; {advice}"),
+                None => advice.clone(),
+            }),
+            failure => failure.hint_by_kind().map(str::to_owned),
+        }
+    }
+
+    fn hint_by_kind(&self) -> Option<&'static str> {
+        match self {
             Failure::Usage(_) => Some("see `homing --help`"),
             Failure::TimedOut(_) => Some("give more time by --timeout"),
             Failure::Homing(error) => match error.kind() {
@@ -101,30 +126,6 @@ impl Failure {
             _ => None,
         }
     }
-
-    /// Writes it to standard error.
-    pub(crate) fn print(&self, format: Format) {
-        if matches!(self, Failure::ReaderGone | Failure::Job(_)) {
-            return;
-        }
-        match format {
-            Format::Text => {
-                output::write_err(format!("homing: {self}\n").as_bytes());
-                if let Failure::Advised(_, advice) = self {
-                    note!("{advice}");
-                }
-            }
-            Format::Json => print_object(&self.kind(), &self.to_string(), self.hint()),
-        }
-    }
-}
-
-/// Writes an error for programs: one object, one line, with what a line of the log has.
-pub(crate) fn print_object(kind: &str, message: &str, hint: Option<&str>) {
-    let object = serde_json::json!({
-        "timestamp": output::now(), "level": "ERROR", "kind": kind, "message": message, "hint": hint
-    });
-    output::write_err(format!("{object}\n").as_bytes());
 }
 
 /// The word for an exit code, where several errors have led to it.

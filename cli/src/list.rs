@@ -13,7 +13,7 @@ use crate::failure::Failure;
 use crate::in_hand::{self, Consumer, InHand};
 use crate::output::without_controls;
 use crate::stop::{Stop, or_interrupted};
-use crate::{note, output, values};
+use crate::{not_given, note, output, values};
 
 /// How much of a body is shown as text.
 const SHOWN: usize = 200;
@@ -41,7 +41,10 @@ pub(crate) async fn run(command: List, global: &Global, stop: Stop) -> Result<()
             }
             None => None,
         };
-        count(&queue, depth, in_hand.as_ref(), global.output.format)?;
+        count(&queue, depth, in_hand.as_ref(), global)?;
+        if depth.ready == 0 && depth.consumers == 0 {
+            not_given::note(&global.broker);
+        }
         if depth.ready == 0 || !asks_for_more(global.output.format)? {
             return Ok(());
         }
@@ -56,14 +59,16 @@ pub(crate) async fn run(command: List, global: &Global, stop: Stop) -> Result<()
     }
     if peek.tasks.is_empty() {
         note!("nothing waits in {queue:?}");
+        not_given::note(&global.broker);
     } else if peek.too_many_bytes {
         note!("only {} messages are shown, since their bodies have 64 MiB", peek.tasks.len());
     }
     Ok(())
 }
 
-fn count(queue: &str, depth: inspect::Depth, in_hand: Option<&InHand>, format: Format) -> Result<(), Failure> {
+fn count(queue: &str, depth: inspect::Depth, in_hand: Option<&InHand>, global: &Global) -> Result<(), Failure> {
     let (ready, consumers) = (depth.ready, depth.consumers);
+    let format = global.output.format;
     match format {
         Format::Json => {
             let mut map = Map::new();
@@ -84,7 +89,8 @@ fn count(queue: &str, depth: inspect::Depth, in_hand: Option<&InHand>, format: F
         Format::Text => {
             let held =
                 in_hand.map_or(String::new(), |held| format!(", {} in the hands of workers", held.unacknowledged));
-            let mut text = format!("{queue}: {ready} waiting{held}, {consumers} consumers");
+            let counted = if consumers == 1 { "consumer" } else { "consumers" };
+            let mut text = format!("{queue}: {ready} waiting{held}, {consumers} {counted}");
             for (consumer, held) in in_hand.iter().flat_map(|in_hand| &in_hand.workers) {
                 text.push_str(&format!("\n  {} at {}: {held}", consumer.user, consumer.peer));
             }
@@ -93,8 +99,9 @@ fn count(queue: &str, depth: inspect::Depth, in_hand: Option<&InHand>, format: F
                 note!("the numbers of what workers have are the management API's, which are some seconds old");
                 return Ok(());
             }
+            let elsewhere = if not_given::is_local(&global.broker) { "" } else { "; --management URL does" };
             note!(
-                "tasks that workers hold are not counted, since AMQP does not report them; --management URL does. --peek shows the \
+                "tasks that workers hold are not counted, since AMQP does not report them{elsewhere}. --peek shows the \
                  messages: it fetches them and gives them back, and the broker marks them as redelivered"
             );
             Ok(())

@@ -1,12 +1,10 @@
 //! Logs to standard error.
 
-use std::io;
-
 use tracing_subscriber::EnvFilter;
 use tracing_subscriber::fmt::format::FmtSpan;
 
 use crate::args::Output;
-use crate::output::{colours, json_errors};
+use crate::output::{Errors, colours, json_errors};
 
 /// The target of the line that a worker writes for each task or call.
 pub(crate) const WORK: &str = "work";
@@ -28,7 +26,7 @@ pub(crate) fn start(options: &Output, library: &str) {
     }
     let subscriber = tracing_subscriber::fmt()
         .with_env_filter(filter)
-        .with_writer(io::stderr)
+        .with_writer(|| Errors)
         .with_target(false)
         // A message is a span, where those are asked for; its line comes with its outcome.
         .with_span_events(FmtSpan::CLOSE)

@@ -2,9 +2,11 @@
 
 mod aiida;
 mod args;
+mod aside;
 mod batch;
 mod bench;
 mod broadcast;
+mod broker;
 mod call;
 mod connection;
 mod contexts;
@@ -14,17 +16,21 @@ mod events;
 mod exec;
 mod failure;
 mod glob;
+mod groups;
 mod in_hand;
 mod list;
 mod logs;
 mod manual;
 mod mark;
 mod mend;
+mod not_given;
 mod output;
+mod own_socket;
 mod places;
 mod presence;
 mod process;
 mod progress;
+mod report;
 mod run;
 mod send;
 mod servers;
@@ -32,22 +38,27 @@ mod settings;
 mod stop;
 mod store;
 mod stress;
+mod supervise;
+mod top;
 mod values;
 mod worker;
 
 use std::ffi::OsString;
 use std::process::ExitCode;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use clap::error::ErrorKind as ClapError;
-use clap::{ColorChoice, CommandFactory, FromArgMatches};
+use clap::{ColorChoice, FromArgMatches};
 
-use args::{Cli, Command, Format, Global, Rpc, Task, Worker};
+use args::{Broker, Cli, Command, Format, Global, Rpc, Task, Worker};
 use failure::Failure;
 use stop::{Manner, Stop};
 
-/// RabbitMQ's own default.
-const DEFAULT_BROKER: &str = "amqp://guest:guest@127.0.0.1:5672/";
+/// The broker where none is given: homing's own on this machine, which needs nothing to be installed.
+const DEFAULT_BROKER: &str = "local:";
+
+/// How long the last lines on standard error may take.
+const LAST_LINES: Duration = Duration::from_secs(1);
 
 fn main() -> ExitCode {
     if let Some(code) = exec::inner::run(std::env::args_os()) {
@@ -63,13 +74,15 @@ fn main() -> ExitCode {
     // What these do on purpose is no warning there: stress by the thousand, demo once.
     let library = if matches!(cli.command, Command::Stress(_) | Command::Demo) { "error" } else { "warn" };
     logs::start(&cli.global.output, library);
-    match run(cli, started) {
+    let code = match run(cli, started) {
         Ok(()) => ExitCode::SUCCESS,
         Err(failure) => {
-            failure.print(errors);
+            report::print(&failure, errors);
             failure.exit_code()
         }
-    }
+    };
+    output::finish_errors(LAST_LINES);
+    code
 }
 
 /// Reads the command line, with help and errors in the colours that it asks for.
@@ -79,7 +92,7 @@ fn parse() -> Result<Cli, clap::Error> {
         Some("never") => ColorChoice::Never,
         _ => ColorChoice::Auto,
     };
-    let command = with_negative_numbers(without_empty_variables(Cli::command()));
+    let command = with_negative_numbers(without_empty_variables(args::command()));
     Cli::from_arg_matches(&command.color(colours).try_get_matches()?)
 }
 
@@ -128,13 +141,13 @@ fn not_parsed(error: &clap::Error) -> ExitCode {
     {
         let Err(failed) = error.print() else { return ExitCode::SUCCESS };
         let failure = output::failed(&failed);
-        failure.print(Format::Text);
+        report::print(&failure, Format::Text);
         return failure.exit_code();
     }
     let json = |option| given(std::env::args_os(), option).as_deref() == Some("json");
     if json("--format") || json("--log-format") {
         let (message, hint) = in_words(error);
-        failure::print_object("usage", &message, Some(&hint));
+        report::print_object("usage", &message, Some(&hint));
     } else {
         // Nobody is left to report it to.
         let _ = error.print();
@@ -179,21 +192,36 @@ fn run(cli: Cli, started: Instant) -> Result<(), Failure> {
         }
         _ => {}
     }
+    aiida::check(&command, &global.broker)?;
     let names = global.names.clone();
-    let mut global = settings::resolve(&global, command.time_limit().map(|limit| started + *limit))?;
+    let mut global = match command {
+        // They connect nowhere, and --config is another file there.
+        Command::Broker(_) => global,
+        _ => settings::resolve(&global, command.time_limit().map(|limit| started + *limit))?,
+    };
     if let Some(limit) = command.time_limit() {
         progress::already_spent(limit, started.elapsed());
     }
+    not_given::check(&command, &global.broker)?;
     if matches!(command, Command::Bench(_)) {
         // Its names are its own. Those of the surroundings are not meant for it.
         global.names = names;
     }
-    let manner = match &command {
+    let works = matches!(
+        command,
         Command::Rpc(Rpc::Serve(_))
-        | Command::Task(Task::Work(_))
-        | Command::Worker(Worker { command: None, .. })
+            | Command::Task(Task::Work(_))
+            | Command::Worker(Worker { command: None, .. })
+            | Command::Broker(Broker::Run(_) | Broker::Start(_))
+    );
+    if works {
+        output::write_errors_aside()?;
+    }
+    let manner = match &command {
+        _ if works => Manner::Drains,
         // A person is asked first.
-        | Command::Run(_) => Manner::Drains,
+        Command::Run(_) => Manner::Drains,
+        Command::Top(_) => Manner::Screen { restore: top::restore },
         _ => Manner::EndsAtOnce,
     };
     // One thread for all of it, see `worker`. The measuring alone needs more.
@@ -203,10 +231,11 @@ fn run(cli: Cli, started: Instant) -> Result<(), Failure> {
         tokio::runtime::Builder::new_current_thread().enable_all().build()?
     };
     let stop = Stop::on_signals(manner)?;
+    let needs_no_broker = command.needs_no_broker();
     let ended = runtime.block_on(dispatch(command, &global, stop));
     // A read of standard input cannot be ended, and must not hold the command up.
     runtime.shutdown_background();
-    ended
+    ended.map_err(|failure| if needs_no_broker { failure } else { not_given::explained(&global.broker, failure) })
 }
 
 async fn dispatch(command: Command, global: &Global, stop: Stop) -> Result<(), Failure> {
@@ -221,16 +250,19 @@ async fn dispatch(command: Command, global: &Global, stop: Stop) -> Result<(), F
         Command::Broadcast(command) => broadcast::run(command, global, stop).await,
         Command::Process(command) => process::run(command, global, stop).await,
         Command::Worker(Worker { command: Some(_), options }) if options.any() => Err(Failure::Usage(
-            "--slots, --store and --drain are for a worker, and `ping` starts none; leave them out".to_owned(),
+            "--slots, --store, --drain, --workers and the like are for a worker, and `ping` starts none; leave them out".to_owned(),
         )),
         Command::Worker(Worker { command: Some(command), .. }) => presence::run(command, global, stop).await,
-        Command::Worker(Worker { command: None, options }) => worker::processes::run(options, global, stop).await,
+        Command::Worker(Worker { command: None, options }) => supervise::run(options, global, stop).await,
+        Command::Workers(command) => supervise::client::run(command, global, stop).await,
         Command::Run(command) => run::run(command, global, stop).await,
+        Command::Top(command) => top::run(command, global, stop).await,
         Command::Events { count } => events::run(count.map(u64::from), global, stop).await,
         Command::Bench(command) => {
             output::end_with_reader();
             bench::run(command, global, stop).await
         }
+        Command::Broker(command) => broker::run(command, global, stop).await,
         Command::Doctor(command) => doctor::run(command, global, stop).await,
         // These need no runtime, and have run.
         Command::Demo | Command::Stress(_) | Command::Context(_) | Command::Completions { .. } | Command::Man(_) => {

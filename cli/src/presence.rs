@@ -1,5 +1,6 @@
 //! Homing's own workers and servers answer when they are asked who is there: by broadcasts, which others do not know.
 
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use homing::codec::Map;
@@ -11,7 +12,7 @@ use crate::connection::{close, connect};
 use crate::failure::Failure;
 use crate::output::without_controls;
 use crate::stop::{Stop, or_interrupted};
-use crate::{note, out, values};
+use crate::{not_given, note, out, store, values};
 
 const PING: &str = "homing.worker.ping";
 const PONG: &str = "homing.worker.pong";
@@ -23,8 +24,36 @@ pub(crate) struct Role {
     pub kind: &'static str,
     /// The queue or the identifier.
     pub name: String,
-    /// What tells the store of a worker from others, see [`store::mark`](crate::store::mark).
-    pub store: Option<String>,
+    /// The store of a worker.
+    pub store: Option<Stored>,
+}
+
+/// The file that a worker has open, as it was when it opened it.
+#[derive(Clone, Debug)]
+pub(crate) struct Stored {
+    path: PathBuf,
+    mark: Option<String>,
+}
+
+impl Stored {
+    pub(crate) fn at(path: &Path) -> Self {
+        Stored { path: path.to_owned(), mark: store::mark(path) }
+    }
+
+    /// Whether it is the one that this worker has open.
+    pub(crate) fn is_that_of(&self, worker: &Value) -> bool {
+        self.mark.is_some() && worker.get("store").and_then(Value::as_str) == self.mark.as_deref()
+    }
+
+    /// Whether it is not at its place any more, so that nobody can store anything in it.
+    pub(crate) fn is_lost(&self) -> bool {
+        self.mark.is_some() && store::mark(&self.path) != self.mark
+    }
+}
+
+/// Whether a worker has answered that its store was removed, moved or replaced.
+pub(crate) fn has_lost_its_store(answer: &Value) -> bool {
+    answer.get("store_lost").and_then(Value::as_bool) == Some(true)
 }
 
 fn exactly(subject: &str) -> Result<BroadcastFilter, homing::Error> {
@@ -47,7 +76,12 @@ pub(crate) async fn announce(communicator: &Communicator, role: Role) {
             body.insert("process_id", i64::from(std::process::id()));
             body.insert("version", env!("CARGO_PKG_VERSION"));
             if let Some(store) = &role.store {
-                body.insert("store", store.as_str());
+                if let Some(mark) = &store.mark {
+                    body.insert("store", mark.as_str());
+                }
+                if store.is_lost() {
+                    body.insert("store_lost", true);
+                }
             }
             let pong = communicator.broadcast_send(Value::Map(body)).subject(PONG);
             if let Err(error) = pong.correlation_id(ping.correlation_id().clone()).await {
@@ -112,13 +146,30 @@ pub(crate) async fn ask(
     Ok(answers)
 }
 
-/// Asks who is there, and waits for the first answer, no longer than this.
+/// Asks who is there, and waits for the first that is meant, no longer than this. Without one, the first of the others.
 ///
 /// # Errors
 /// Of the broadcasts.
-pub(crate) async fn first(communicator: &Communicator, role: &Role, wait: Duration) -> Result<Option<Value>, Failure> {
+pub(crate) async fn first(
+    communicator: &Communicator,
+    role: &Role,
+    wait: Duration,
+    is_meant: impl Fn(&Value) -> bool,
+) -> Result<Option<Value>, Failure> {
     let Asking { identifier, mut answers } = begin_to_ask(communicator, Some(role)).await?;
-    let first = tokio::time::timeout(wait, answers.recv()).await.ok().flatten();
+    let mut first = None;
+    let meant = async {
+        while let Some(answer) = answers.recv().await {
+            let is_it = is_meant(&answer);
+            if is_it || first.is_none() {
+                first = Some(answer);
+            }
+            if is_it {
+                return;
+            }
+        }
+    };
+    let _ = tokio::time::timeout(wait, meant).await;
     communicator.remove_broadcast_subscriber(&identifier).await?;
     Ok(first)
 }
@@ -141,6 +192,7 @@ pub(crate) async fn run(command: WorkerCommand, global: &Global, stop: Stop) -> 
         let answers = ask(&communicator, None, wait).await?;
         if answers.is_empty() {
             note!("none of homing's workers or servers answered within {}", humantime::format_duration(wait));
+            not_given::note(&global.broker);
         }
         for answer in &answers {
             match (global.output.format, answer) {

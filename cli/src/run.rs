@@ -11,11 +11,13 @@ use homing::{Communicator, ErrorKind, Value, inspect};
 use crate::args::{Global, Run};
 use crate::connection::{begin_to_stay, options};
 use crate::failure::Failure;
-use crate::presence::{self, Role};
+use crate::failure::Interruption;
+use crate::output::quoted;
+use crate::presence::{self, Role, Stored};
 use crate::process::follow::{Follow, Place};
 use crate::process::shell::job::{Job, LAUNCHED_AS};
 use crate::process::shell::{self, Shell};
-use crate::stop::{Interruption, Stop};
+use crate::stop::Stop;
 use crate::{call, note, out, output, process, store, warning};
 
 /// How long a worker has to answer that it is there.
@@ -23,6 +25,10 @@ const ANSWERS: Duration = Duration::from_secs(2);
 
 /// After this time a note reports that it has not begun.
 const PATIENCE: Duration = Duration::from_secs(2);
+
+/// How long is waited before it is asked whether a worker can do what is waited for: this, and then twice as long each time.
+const LOOKS_FIRST: Duration = Duration::from_secs(3);
+const LOOKS_MOST: Duration = Duration::from_secs(60);
 
 /// How long a process may take until it can be called.
 const REACHABLE: Duration = Duration::from_secs(10);
@@ -65,7 +71,7 @@ pub(crate) async fn run(command: Run, global: &Global, mut stop: Stop) -> Result
     note!("process {}", launched.pid);
     let pid = launched.pid.clone();
     let ended = tokio::select! {
-        ended = until_ended(launched, global) => ended,
+        ended = until_ended(&communicator, launched, global) => ended,
         signal = stop.wait() => interrupted(&communicator, &pid, signal, stop.clone()).await,
     };
     if matches!(ended, Err(Failure::ReaderGone)) {
@@ -101,8 +107,10 @@ fn inputs(command: &Run) -> Result<Inputs, Failure> {
 /// A process that was launched.
 struct Launched {
     pid: Pid,
+    /// Those who may run it.
+    role: Role,
     /// The store that it is in, if that can be read here.
-    store: Option<SqlitePersister>,
+    store: Option<(SqlitePersister, Stored)>,
     /// Its outcome, from whoever runs it; unless nobody waits for it.
     outcome: Option<ControlReply<Value>>,
 }
@@ -124,13 +132,15 @@ async fn launch(
 ) -> Result<Launched, Failure> {
     let queue = communicator.default_task_queue()?.name().to_owned();
     let role = Role { kind: "process", name: queue.clone(), store: None };
-    let Some(worker) = presence::first(communicator, &role, ANSWERS).await? else {
+    let can_store = |worker: &Value| !presence::has_lost_its_store(worker);
+    let Some(worker) = presence::first(communicator, &role, ANSWERS, can_store).await? else {
         return Err(nobody(global, &queue, path).await);
     };
+    if presence::has_lost_its_store(&worker) {
+        return Err(Failure::Nobody(format!("{}; nothing was launched", store_lost(&worker))));
+    }
     let controller = ProcessController::new(communicator);
-    let shares =
-        worker.get("store").and_then(Value::as_str).is_some_and(|mark| store::mark(path).as_deref() == Some(mark));
-    if !shares {
+    if !Stored::at(path).is_that_of(&worker) {
         warning!(
             "the workers of {queue:?} keep another store than {}: the output of the process is not shown here",
             path.display()
@@ -139,15 +149,21 @@ async fn launch(
         for (name, value) in inputs.kwargs().iter() {
             launch = launch.kwarg(name.as_str().unwrap_or_default(), value.clone());
         }
-        let pid = launch.nowait().await?;
+        let launching = async { Ok::<_, Failure>(launch.nowait().await?) };
+        let pid = while_workers_can(communicator, &role, "launched", launching).await?;
         let outcome = match waits {
             Waits::Yes => Some(controller.continue_process(&pid).no_timeout().send().await?),
             // It runs already.
             Waits::No => None,
         };
-        return Ok(Launched { pid, store: None, outcome });
+        return Ok(Launched { pid, role, store: None, outcome });
     }
     let store = store::open(path).await?;
+    let stored = Stored::at(path);
+    if !stored.is_that_of(&worker) {
+        let path = path.display();
+        return Err(Failure::Other(format!("the store {path} was replaced just now; nothing was launched; try again")));
+    }
     let body = Shell::new(inputs.clone()).map_err(|error| Failure::Usage(error.to_string()))?;
     let new = NewProcess::new(shell::CLASS, Value::from_serialize(&body)?).with_inputs(inputs);
     let pid = store.create(new).await?;
@@ -163,12 +179,62 @@ async fn launch(
         }
     };
     match sent.await {
-        Ok(outcome) => Ok(Launched { pid, store: Some(store), outcome }),
+        Ok(outcome) => Ok(Launched { pid, role, store: Some((store, stored)), outcome }),
         Err(error) => {
-            note!("process {pid} is in the store; `homing process continue {pid} --nowait` has a worker run it");
+            note!(
+                "process {pid} is in the store; `homing process continue {} --nowait` has a worker run it",
+                quoted(&pid.to_string())
+            );
             Err(error.into())
         }
     }
+}
+
+/// Waits for something that workers with a store of their own do, as long as one of those that answer can store anything.
+///
+/// Guards: a wait without an end for workers whose store is gone: they try it again until somebody puts it back.
+async fn while_workers_can<T>(
+    communicator: &Communicator,
+    role: &Role,
+    what: &str,
+    work: impl Future<Output = Result<T, Failure>>,
+) -> Result<T, Failure> {
+    let mut work = std::pin::pin!(work);
+    let mut pause = LOOKS_FIRST;
+    let mut is_told = false;
+    loop {
+        tokio::select! {
+            biased;
+            done = &mut work => return done,
+            () = tokio::time::sleep(pause) => {}
+        }
+        let can_store = |worker: &Value| !presence::has_lost_its_store(worker);
+        let worker = tokio::select! {
+            biased;
+            done = &mut work => return done,
+            worker = presence::first(communicator, role, ANSWERS, can_store) => worker?,
+        };
+        match worker {
+            Some(worker) if !can_store(&worker) => {
+                return Err(Failure::Nobody(format!("{}: the process cannot be {what}", store_lost(&worker))));
+            }
+            None if !is_told => {
+                is_told = true;
+                note!("no worker of the queue {:?} answers; the process is {what} when one is there again", role.name);
+            }
+            _ => {}
+        }
+        pause = (pause * 2).min(LOOKS_MOST);
+    }
+}
+
+/// That a worker cannot store anything any more.
+fn store_lost(worker: &Value) -> String {
+    let number = worker.get("process_id").and_then(Value::as_i64).unwrap_or_default();
+    format!(
+        "the worker (operating-system process {number}) has lost its store, which was removed, moved or replaced while it was \
+         open; put it back with its `-wal` and `-shm`, or start the worker again"
+    )
 }
 
 /// No worker has answered.
@@ -181,19 +247,18 @@ async fn nobody(global: &Global, queue: &str, path: &Path) -> Failure {
         0 => "no worker takes tasks from it".to_owned(),
         others => format!("{others} consumers take tasks from it, and none is a `homing worker`"),
     };
-    let what = format!("start one: `homing worker --store {}`", path.display());
+    let what = format!("start one: `homing worker --store {}`", quoted(&path.display().to_string()));
     Failure::Nobody(format!("nobody runs processes of the queue {queue:?}: {who}; nothing was launched; {what}"))
 }
 
 /// Shows the output until the process has ended.
-async fn until_ended(launched: Launched, global: &Global) -> Result<(), Failure> {
-    let Launched { pid, store, outcome } = launched;
+async fn until_ended(communicator: &Communicator, launched: Launched, global: &Global) -> Result<(), Failure> {
+    let Launched { pid, role, store, outcome } = launched;
     let Some(outcome) = outcome else { return Ok(()) };
-    let Some(store) = store else {
-        return match outcome.await {
-            Ok(outputs) => status(outputs.get("exit_status").and_then(Value::as_i64).unwrap_or(0)),
-            Err(error) => Err(error.into()),
-        };
+    let Some((store, stored)) = store else {
+        let ending = async { Ok::<_, Failure>(outcome.await?) };
+        let outputs = while_workers_can(communicator, &role, "ended", ending).await?;
+        return status(outputs.get("exit_status").and_then(Value::as_i64).unwrap_or(0));
     };
     let mut follow = Follow::new(store.clone(), pid.clone(), global.output.format, Place::Own);
     let mut outcome = std::pin::pin!(outcome.outcome());
@@ -223,6 +288,14 @@ async fn until_ended(launched: Launched, global: &Global) -> Result<(), Failure>
                 None
             }
         };
+        // Guards: a wait for an end that nobody can store, or that is stored where nobody looks.
+        if has_ended.is_none() && stored.is_lost() {
+            return Err(Failure::Other(format!(
+                "the store {} was removed, moved or replaced while process {pid} was waited for: how it ends cannot be seen, \
+                 and its worker cannot store it; put the store back with its `-wal` and `-shm`, or start the workers again",
+                store.path().display()
+            )));
+        }
         if let Some(outcome) = has_ended {
             return match outcome {
                 Outcome::Finished { exit_status, .. } => status(exit_status),
@@ -245,8 +318,9 @@ fn status(status: i64) -> Result<(), Failure> {
 }
 
 fn goes_on(pid: &Pid) {
+    let word = quoted(&pid.to_string());
     note!(
-        "process {pid} goes on: `homing process report {pid} --follow` shows its output, `homing process kill {pid}` ends it"
+        "process {pid} goes on: `homing process report {word} --follow` shows its output, `homing process kill {word}` ends it"
     );
 }
 

@@ -10,7 +10,7 @@ use crate::connection::{connect, options};
 use crate::failure::Failure;
 use crate::progress::{Progress, Stage, bounded};
 use crate::stop::Stop;
-use crate::{batch, note, values};
+use crate::{batch, not_given, note, values};
 
 /// How long the check of the queue may take, which runs beside connecting.
 const LOOK: Duration = Duration::from_secs(3);
@@ -66,11 +66,13 @@ pub(crate) async fn connect_and_look(global: &Global) -> Result<Communicator, Fa
                 others => format!(", behind {others} others"),
             };
             note!("no worker is connected to the queue {queue:?}; the task waits there{behind}");
+            not_given::note(&global.broker);
         }
         Ok(Err(error)) if error.kind() == ErrorKind::NotFound => {
             note!(
                 "the queue {queue:?} did not exist and was created; no worker is connected to it yet (is the prefix right?)"
             );
+            not_given::note(&global.broker);
         }
         // The send itself will report what is wrong.
         Ok(_) | Err(_) => {}

@@ -14,7 +14,7 @@ use crate::failure::Failure;
 use crate::in_hand::{Consumer, bindings, consumers};
 use crate::output::without_controls;
 use crate::stop::{Stop, or_interrupted};
-use crate::{note, out, presence, values};
+use crate::{not_given, note, out, presence, values};
 
 /// What the routing key of a call begins with.
 const TOPIC: &str = "[rpc].";
@@ -49,8 +49,11 @@ pub(crate) async fn run(wait: Duration, management: Option<&str>, global: &Globa
         close(&communicator).await?;
         if servers.is_empty() {
             note!("nobody is known to answer calls here");
+            not_given::note(&global.broker);
         }
-        if management.is_none() {
+        if not_given::is_local(&global.broker) {
+            note!("only servers of homing's command are seen");
+        } else if management.is_none() {
             note!("only servers of homing's command are seen; with --management URL every subscriber is");
         }
         for (identifier, server) in &servers {

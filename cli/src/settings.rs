@@ -21,7 +21,7 @@ pub(crate) fn asked(options: &BrokerOptions) -> Asked {
     if explicit { Asked::Explicitly } else { Asked::BySurroundings }
 }
 
-/// Fills in what the command line leaves open.
+/// Fills in what the command line leaves open. The broker stays open where it is given nowhere, see [`not_given`](crate::not_given).
 ///
 /// # Errors
 /// `Usage` for an empty option, and for a context or a profile of AiiDA that is not there; `TimedOut` when the password command of
@@ -71,7 +71,7 @@ pub(crate) fn resolve(global: &Global, deadline: Option<Instant>) -> Result<Glob
 }
 
 fn apply(global: &mut Global, saved: Saved, deadline: Option<Instant>) -> Result<(), Failure> {
-    global.broker.broker = saved.url(deadline)?;
+    global.broker.broker = Some(saved.url(deadline)?);
     if !global.names.any() {
         let Saved { prefix, message_exchange, task_exchange, task_queue, .. } = saved;
         global.names = Names { prefix, message_exchange, task_exchange, task_queue, testing: false };

@@ -1,5 +1,6 @@
 //! The command as a person uses it: what it prints, and how it exits.
 
+mod not_given;
 mod shell;
 #[path = "../../tests/support/mod.rs"]
 mod support;
@@ -14,6 +15,8 @@ use support::{Broker, Node, Suite, TestResult};
 
 fn main() -> ExitCode {
     let mut suite = Suite::new();
+    // Some start a broker of their own, some run a dozen commands.
+    suite.deadline(Duration::from_secs(240));
     suite
         .plain("demo_needs_no_broker_and_shows_threads_that_were_observed", demo)
         .plain("demo_finds_a_completion_off_its_home", demo_seeded)
@@ -22,6 +25,11 @@ fn main() -> ExitCode {
         .plain("no_broker_exits_with_6", no_broker)
         .plain("a_silent_port_exits_with_6_in_bounded_time", silent)
         .plain("help_names_every_exit_code", help)
+        .plain("two_shells_meet_where_no_broker_is_given", not_given::two_shells)
+        .plain("what_is_not_there_names_the_default_broker_and_others", not_given::not_there)
+        .plain("a_broker_that_was_given_is_not_called_the_default", not_given::given)
+        .plain("doctor_checks_the_local_broker_and_creates_none", not_given::doctor)
+        .plain("a_management_api_is_refused_beside_the_local_broker", not_given::management)
         .rabbitmq("demo_over_a_broker", demo_over)
         .rabbitmq("a_call_is_served_by_a_shell_command", serve_exec)
         .rabbitmq("a_call_to_nobody_exits_with_3", unroutable)

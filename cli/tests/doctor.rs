@@ -14,7 +14,7 @@ use serde_json::Value as Json;
 use support::node::Tls;
 use support::{Broker, Node, Suite, TestResult};
 
-const LONG: Duration = Duration::from_secs(30);
+const LONG: Duration = Duration::from_secs(60);
 
 fn main() -> ExitCode {
     let mut suite = Suite::new();
@@ -149,9 +149,12 @@ fn usage() -> TestResult {
     for (arguments, part) in [
         (&["doctor", "--fix"][..], "--management"),
         (&["doctor", "--yes", "--management", "http://h"], "--fix"),
-        (&["doctor", "--management", "ftp://u:sEcret@h"], "neither with https"),
-        (&["task", "list", "--management", "https://u:sEcret@h?cacertfile=/no/such"], "/no/such"),
-        (&["doctor", "--management", "http://u:sEcret@h:port"], "host or port"),
+        (&["doctor", "--broker", "amqp://h", "--management", "ftp://u:sEcret@h"], "neither with https"),
+        (
+            &["task", "list", "--broker", "amqp://h", "--management", "https://u:sEcret@h?cacertfile=/no/such"],
+            "/no/such",
+        ),
+        (&["doctor", "--broker", "amqp://h", "--management", "http://u:sEcret@h:port"], "host or port"),
         (&["doctor", "--broker", "memory:"], "only `homing demo`"),
         (&["doctor", "--broker", "nonsense"], "broker's URL"),
         (&["task", "list", "--limit", "3"], "--peek"),
@@ -541,7 +544,7 @@ fn in_hand() -> TestResult {
     assert_eq!((&listed["ready"], &listed["workers"][0]["user"]), (&1.into(), &"guest".into()), "{listed}");
     let (out, _) = exits(&ended(on(&broker, &["task", "list", "--management", &api]))?, 0);
     assert!(
-        out.contains("1 waiting, 2 in the hands of workers, 1 consumers") && out.contains("guest at 127.0.0.1"),
+        out.contains("1 waiting, 2 in the hands of workers, 1 consumer") && out.contains("guest at 127.0.0.1"),
         "{out}"
     );
     // Without the API only what answers by itself is known.

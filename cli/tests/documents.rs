@@ -99,6 +99,36 @@ fn blocks(document: &str) -> Vec<Vec<String>> {
     blocks
 }
 
+/// The commands within sentences: what stands between two backticks, on one line.
+fn inline(document: &str) -> Vec<String> {
+    let mut found = Vec::new();
+    let mut in_block = false;
+    for line in document.lines() {
+        let line = line.strip_prefix("//!").unwrap_or(line);
+        if line.trim_start().starts_with("```") {
+            in_block = !in_block;
+        } else if !in_block {
+            found.extend(
+                line.split('`').skip(1).step_by(2).filter(|text| text.starts_with("homing ")).map(str::to_owned),
+            );
+        }
+    }
+    found
+}
+
+/// A command as it stands in a sentence. A name alone, or one that is cut short or leaves a number open, is asked for its help.
+fn in_full(command: &str) -> String {
+    const NAMES_ONLY: usize = 3;
+    let words: Vec<&str> = command.split_whitespace().collect();
+    let is_open = |word: &&str| *word == "…" || (word.len() <= 2 && word.chars().all(|c| c.is_ascii_uppercase()));
+    let is_helped = command.ends_with("--help") || command.starts_with("homing help");
+    if is_helped || (words.len() > NAMES_ONLY && !words.iter().any(is_open)) {
+        return command.to_owned();
+    }
+    let names: Vec<&str> = words.into_iter().take_while(|word| !word.starts_with('-') && !is_open(word)).collect();
+    format!("{} --help", names.join(" "))
+}
+
 /// The line up to a `#` that begins a word outside of quotes.
 fn without_comment(line: &str) -> &str {
     let mut quote = None;
@@ -120,6 +150,11 @@ fn reading() {
     assert_eq!(blocks(document), [vec!["homing demo"], vec!["cargo run -- demo"]]);
     assert_eq!(without_comment("homing rpc call x '{a: \"#1\"}' # why"), "homing rpc call x '{a: \"#1\"}' ");
     assert_eq!(without_comment("a#b"), "a#b");
+    let sentences = "`homing demo` and `x`:\n```sh\n`homing no`\n```\n//! then `homing rpc call x 1`.";
+    assert_eq!(inline(sentences), ["homing demo", "homing rpc call x 1"]);
+    assert_eq!(in_full("homing rpc call x 1"), "homing rpc call x 1");
+    assert_eq!(in_full("homing stress --seed-fault …"), "homing stress --help");
+    assert_eq!(in_full("homing worker --workers N"), "homing worker --help");
 }
 
 /// Where the commands find what they name: a script to run, a file of bodies, `jq`.
@@ -137,6 +172,7 @@ fn surroundings() -> PathBuf {
     script("make", "echo made");
     script("simulate", "echo simulated");
     fs::write(directory.join("jobs.txt"), "{job: 1}\n{job: 2}\n").expect("written");
+    fs::write(directory.join("ada.password"), "not to be guessed\n").expect("written");
     directory
 }
 
@@ -146,6 +182,13 @@ fn documents(broker: &Broker, does: Does) -> TestResult {
     for source in sources() {
         let name = source.strip_prefix(root())?.display().to_string();
         let document = fs::read_to_string(&source)?;
+        if does == Does::Understand {
+            for line in inline(&document) {
+                for command in own(&line).iter().filter(|command| !needs_a_process(command)) {
+                    understood(&directory, &name, &in_full(command))?;
+                }
+            }
+        }
         // Those that run until they are told to end: a later block is another shell, beside which they go on.
         let mut background = Vec::new();
         for block in blocks(&document) {
@@ -160,7 +203,7 @@ fn documents(broker: &Broker, does: Does) -> TestResult {
                 for command in commands {
                     match does {
                         Does::Understand => understood(&directory, &name, &command)?,
-                        _ if needs_a_process(&command) => continue,
+                        _ if needs_a_process(&command) || takes_a_known_port(&command) => continue,
                         _ => start(broker, &directory, &name, &command, &mut background)?,
                     }
                     run += 1;
@@ -192,6 +235,8 @@ fn own(line: &str) -> Vec<String> {
             (Some(choice), _) => {
                 all.extend(choice.split('|').map(|one| format!("homing {} --help", line.replace(*choice, one))));
             }
+            // It takes a command, and no `--help`.
+            (None, Some(_)) if line.starts_with("help ") => all.push("homing help task send".to_owned()),
             (None, Some(placeholder)) => all.push(format!("homing {} --help", line.replace(*placeholder, ""))),
             (None, None) => all.push(format!("homing {line}")),
         }
@@ -199,9 +244,21 @@ fn own(line: &str) -> Vec<String> {
     all
 }
 
+/// A view needs a terminal, and there is none here: one frame of it.
+fn without_a_terminal(line: &str) -> String {
+    let is_view =
+        line.split_whitespace().any(|word| word == "top") && !line.contains("--once") && !line.contains("--help");
+    if is_view { format!("{line} --once") } else { line.to_owned() }
+}
+
 /// There is none here, and `--aiida` reads AiiDA's own configuration.
 fn needs_a_process(line: &str) -> bool {
     line.contains(" process ") || line.contains("--aiida")
+}
+
+/// Somebody may have it. cli/tests/broker.rs runs one on a free port.
+fn takes_a_known_port(line: &str) -> bool {
+    line.starts_with("homing broker run")
 }
 
 /// A line, as the shell runs it. A command that stays gets its signals itself.
@@ -217,18 +274,20 @@ fn shell(directory: &Path, line: &str, stays: bool) -> Command {
             None => command.env_remove(name),
         };
     }
-    command.env("HOMING_STORE", directory.join("processes.db")).stdin(Stdio::null());
+    command.env("HOMING_STORE", directory.join("processes.db")).env("XDG_DATA_HOME", directory).stdin(Stdio::null());
     command
 }
 
 /// A line is one that the command takes, whatever comes of it: nobody listens there.
 fn understood(directory: &Path, document: &str, line: &str) -> TestResult {
     // What takes its time.
-    let takes_time = line.starts_with("homing demo") || line.starts_with("homing stress");
+    let takes_time = ["homing demo", "homing stress", "homing broker"].iter().any(|command| line.starts_with(command))
+        || (line.contains("local:") && !line.contains(" context "));
     let help = if takes_time { " --help" } else { "" };
     let line = format!("{}{help}", line.replace(" --aiida", "").trim_end_matches(['&', ' ']));
+    let line = without_a_terminal(&line);
     let mut command = shell(directory, &line, false);
-    command.env("HOMING_BROKER", "amqp://127.0.0.1:1").env("HOMING_CONFIG", "/nonexistent/config.toml");
+    command.env("HOMING_BROKER", "amqp://127.0.0.1:1").env("HOMING_CONFIG", directory.join("config.toml"));
     let output = ended(command)?;
     let err = text(&output.stderr);
     assert!(output.status.code().is_some_and(|code| code != 2), "{document}: {line}: {err}");
@@ -237,7 +296,7 @@ fn understood(directory: &Path, document: &str, line: &str) -> TestResult {
 
 /// Runs a line by the shell, to its end or until its document ends.
 fn start(broker: &Broker, directory: &Path, document: &str, line: &str, background: &mut Vec<Running>) -> TestResult {
-    let line = line.trim_end_matches(['&', ' ']);
+    let line = &without_a_terminal(line.trim_end_matches(['&', ' ']));
     let stays = ["homing rpc serve", "homing task work", "homing broadcast watch", "homing events", "homing worker --"];
     let stays = stays.iter().any(|command| line.starts_with(command)) && !line.ends_with("--help");
     let mut command = shell(directory, line, stays);

@@ -3,11 +3,15 @@
 mod shell;
 #[path = "../../tests/support/mod.rs"]
 mod support;
+mod unread;
 
 use std::fs;
-use std::io::{BufRead, BufReader, Read};
+use std::io::{BufRead, BufReader, Read, Write};
+use std::net::{TcpListener, TcpStream};
+use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
-use std::process::{Command, ExitCode, Output, Stdio};
+use std::process::{Child, ChildStdin, Command, ExitCode, Output, Stdio};
+use std::sync::mpsc::{Receiver, channel};
 use std::time::{Duration, Instant};
 
 use serde_json::Value;
@@ -17,7 +21,7 @@ use support::{Broker, Node, Suite, TestResult};
 
 fn main() -> ExitCode {
     let mut suite = Suite::new();
-    suite.deadline(Duration::from_secs(120));
+    suite.deadline(Duration::from_secs(400));
     suite
         .plain("wrong_usage_names_what_is_wrong", usage)
         .plain("a_store_that_cannot_be_used_is_named_with_what_to_do", stores)
@@ -44,8 +48,15 @@ fn main() -> ExitCode {
         .rabbitmq("what_a_dead_worker_left_ends_before_the_job_runs_again", nothing_runs_twice)
         .rabbitmq("a_job_is_launched_as_any_other_class", launched)
         .rabbitmq("a_lost_process_is_found_and_sent_again_once", repaired)
+        .rabbitmq("a_request_that_meets_the_end_of_a_job_tells_how_it_ended", met_its_end)
+        .rabbitmq("a_store_that_is_gone_ends_a_wait_for_its_workers", store_gone)
+        .rabbitmq("work_goes_on_while_nobody_reads_standard_error", unread::works)
+        .rabbitmq("lines_that_nobody_reads_are_dropped_and_counted", unread::dropped)
+        .rabbitmq("work_goes_on_when_standard_error_is_closed", unread::gone)
+        .rabbitmq("launches_are_counted_in_full", launches)
+        .plain("the_day_of_the_readme", readmes_day)
         // A node takes its time to start, and to start again.
-        .deadline(Duration::from_secs(240))
+        .deadline(Duration::from_secs(400))
         .node("a_days_work", days_work);
     suite.run()
 }
@@ -314,6 +325,77 @@ fn elsewhere(broker: &Broker) -> TestResult {
     assert_eq!(other.report("1").0, "there\n");
     let pid = place.detached("exit 4", &[])?;
     other.until(&pid, "finished");
+    Ok(())
+}
+
+fn met_its_end(broker: &Broker) -> TestResult {
+    let place = Place::new(broker)?;
+    let _worker = place.worker(&["--slots", "4"])?;
+    // All of them at once, while some end, and then once more.
+    let pids =
+        (0..5).map(|number| place.detached(&format!("sleep 0.{}", 5 - number), &[])).collect::<Result<Vec<_>, _>>()?;
+    for request in ["pause", "play", "pause"] {
+        let mut arguments = vec!["process", request];
+        arguments.extend(pids.iter().map(String::as_str));
+        let output = place.ended(&arguments)?;
+        let err = text(&output.stderr);
+        assert!(matches!(output.status.code(), Some(0 | 1 | 3)), "{request}: {err}");
+    }
+    for pid in &pids {
+        let _ = place.ended(&["process", "play", pid])?;
+        place.until(pid, "finished");
+    }
+    // Its subscriber goes a moment later.
+    let pid = pids[0].as_str();
+    for pid in ["1", "2"] {
+        eventually("it can be reached for ever", || {
+            place.ended(&["process", "pause", pid]).is_ok_and(|output| output.status.code() == Some(3))
+        });
+    }
+    for request in ["status", "pause", "kill"] {
+        let (_, err) = exits(&place.ended(&["process", request, pid])?, 3);
+        assert!(err.contains("processes.db process 1 has finished with exit status 0"), "{request}: {err}");
+        assert!(!err.contains("no worker has it"), "it is not to be run again: {err}");
+    }
+    let (out, err) = exits(&place.ended(&["--format", "json", "process", "pause", "1", "2", "99"])?, 3);
+    let lines: Vec<Value> = out.lines().map(serde_json::from_str).collect::<Result<_, _>>()?;
+    let hints =
+        lines.iter().filter(|line| line["error"]["hint"].as_str().is_some_and(|hint| hint.contains("finished")));
+    assert!(lines.len() == 3 && hints.count() == 2 && err.contains("no worker has it"), "{out}{err}");
+    Ok(())
+}
+
+/// Guards: a wait without an end for a worker that cannot store anything any more.
+fn store_gone(broker: &Broker) -> TestResult {
+    let place = Place::new(broker)?;
+    let mut worker = place.worker(&["--drain", "0", "--slots", "2"])?;
+    let remove = || {
+        for file in ["processes.db", "processes.db-wal", "processes.db-shm"] {
+            let _ = fs::remove_file(place.file(file));
+        }
+    };
+    // It goes while somebody waits, in the same store and from another one.
+    let other = Place::new(broker)?;
+    let script = "echo x >> begun; sleep 1";
+    let waits = [&place, &other].map(|at| {
+        let mut run = at.command(&["run", "--cwd", "."]);
+        run.args(["--", "sh", "-c", script]).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn()
+    });
+    eventually("they do not begin", || place.lines("begun") == 1 && other.lines("begun") == 1);
+    remove();
+    for (run, (code, part)) in waits.into_iter().zip([(1, "how it ends cannot be seen"), (3, "cannot be ended")]) {
+        let (_, err) = exits(&shell::wait(run?)?, code);
+        assert!(err.contains("removed, moved or replaced") && err.contains(part), "{err}");
+    }
+    // And before anything was launched.
+    for (at, arguments) in [(&place, &["run", "--", "true"][..]), (&other, &["run", "--detach", "--", "true"])] {
+        let (_, err) = exits(&at.ended(arguments)?, 3);
+        assert!(err.contains("has lost its store") && err.contains("nothing was launched"), "{err}");
+    }
+    assert!(!place.file("processes.db").exists());
+    assert_eq!(worker.stop("TERM")?.0, Some(0));
+    let _other = place.worker(&[])?;
+    exits(&place.ended(&["run", "--", "sh", "-c", "exit 5"])?, 5);
     Ok(())
 }
 
@@ -707,7 +789,13 @@ fn repaired(broker: &Broker) -> TestResult {
     exits(&place.ended(&["task", "purge", "--all"])?, 0);
     let expected = |sent| vec![(lost.clone(), "lost".to_owned(), sent)];
     assert_eq!(findings(&place, &["--dry-run"]), expected(false));
-    assert_eq!(findings(&place, &[]), expected(true));
+    // Three at once: it is sent once.
+    let repair = || place.command(&["--format", "json", "process", "repair"]).stdout(Stdio::piped()).spawn();
+    let repairs = [repair()?, repair()?, repair()?];
+    let repaired: Vec<String> =
+        repairs.into_iter().map(|repair| Ok(exits(&shell::wait(repair)?, 0).0)).collect::<std::io::Result<_>>()?;
+    let sent = repaired.iter().filter(|out| out.contains("\"sent_again\":true"));
+    assert_eq!(sent.count(), 1, "{repaired:?}");
     assert!(findings(&place, &[]).is_empty(), "it is sent once");
     fs::write(place.file("go"), "")?;
     // One more task for it: both end.
@@ -799,5 +887,206 @@ fn days_work() -> TestResult {
             assert!(!Path::new(&format!("/proc/{pid}")).exists(), "job {n} has left process {pid}");
         }
     }
+    Ok(())
+}
+
+/// How fast programs are launched and run: printed, and nothing is demanded.
+fn launches(broker: &Broker) -> TestResult {
+    const COUNT: usize = 500;
+    let place = Place::new(broker)?;
+    let worker = Running::unread(place.command(&["worker", "--slots", "8"]))?;
+    eventually("the worker is not there", || {
+        place.ended(&["worker", "ping", "--wait", "500ms"]).is_ok_and(|output| !output.stdout.is_empty())
+    });
+    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build()?;
+    let took = runtime.block_on(async {
+        let communicator = homing::Communicator::builder(broker.url()).prefix(broker.prefix()).connect().await?;
+        let controller = homing::process::ProcessController::new(&communicator);
+        let begun = Instant::now();
+        let all = (0..COUNT).map(|_| {
+            let launch = controller.launch("shell").kwarg("command", "true").timeout(Duration::from_secs(100));
+            tokio::spawn(launch)
+        });
+        for launched in all.collect::<Vec<_>>() {
+            launched.await.map_err(|error| error.to_string())??;
+        }
+        let took = begun.elapsed();
+        communicator.close().await?;
+        Ok::<_, Box<dyn std::error::Error + Send + Sync>>(took)
+    })?;
+    let status = fs::read_to_string(format!("/proc/{}/status", worker.0.id()))?;
+    let memory = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).unwrap_or_default().trim().to_owned();
+    #[expect(clippy::cast_precision_loss, reason = "a figure for people")]
+    let rate = COUNT as f64 / took.as_secs_f64();
+    println!(
+        "{COUNT} launches of `true` on 8 slots: {:.1} s, {rate:.0} a second, {memory} resident",
+        took.as_secs_f64()
+    );
+    let finished = place.list(&["--state", "finished", "--limit", "1000"]);
+    assert_eq!(finished.len(), COUNT);
+    Ok(())
+}
+
+/// A shell that is given lines, as by a person.
+struct Shell {
+    child: Child,
+    input: ChildStdin,
+    output: Receiver<String>,
+}
+
+impl Shell {
+    fn start(mut command: Command) -> Result<Self, Box<dyn std::error::Error>> {
+        command.stdin(Stdio::piped()).stdout(Stdio::piped()).process_group(0);
+        let mut child = command.spawn()?;
+        let (input, stdout) = (child.stdin.take().ok_or("no pipe")?, child.stdout.take().ok_or("no pipe")?);
+        let (lines, output) = channel();
+        std::thread::spawn(move || {
+            BufReader::new(stdout).lines().map_while(Result::ok).try_for_each(|line| lines.send(line))
+        });
+        Ok(Shell { child, input, output })
+    }
+
+    /// Runs a line: its output, and its exit code.
+    fn line(&mut self, line: &str) -> Result<(String, i32), Box<dyn std::error::Error>> {
+        writeln!(self.input, "{line}\necho \"exit code $?.\"")?;
+        let mut out = String::new();
+        loop {
+            let line = self.output.recv_timeout(3 * shell::LONG)?;
+            if let Some(code) = line.strip_prefix("exit code ").and_then(|rest| rest.strip_suffix('.')) {
+                return Ok((out, code.parse()?));
+            }
+            // Of the broker in the background, at any time.
+            if !line.starts_with("listening on") {
+                out.push_str(&line);
+                out.push('\n');
+            }
+        }
+    }
+}
+
+impl Drop for Shell {
+    fn drop(&mut self) {
+        // It, and what it has in the background. A supervisor that is killed has its workers drain.
+        signal_group(self.child.id(), "TERM");
+        std::thread::sleep(Duration::from_millis(300));
+        signal_group(self.child.id(), "KILL");
+        let _ = self.child.wait();
+    }
+}
+
+fn signal_group(id: u32, name: &str) {
+    let _ = Command::new("kill").args([&format!("-{name}"), "--", &format!("-{id}")]).stderr(Stdio::null()).status();
+}
+
+/// The lines of README's day, without their comments.
+fn days_lines() -> Vec<String> {
+    let readme = Path::new(env!("CARGO_MANIFEST_DIR")).join("../README.md");
+    let text = fs::read_to_string(readme).expect("README.md");
+    let (_, rest) = text.split_once("## A day's work").expect("the section");
+    let block = rest.split("```").nth(1).expect("its block").trim_start_matches("text");
+    let lines = block.lines().map(|line| line.split("  #").next().unwrap_or_default().trim().to_owned());
+    lines.filter(|line| !line.is_empty()).collect()
+}
+
+/// What README has of a day's work, line by line as it stands there. Only the broker's port is another one, and a job waits
+/// for a file instead of for a minute.
+fn readmes_day() -> TestResult {
+    // Below those that the system hands out.
+    let ports = std::iter::repeat_with(|| fastrand::u16(20_000..30_000)).take(100);
+    let port = { ports }.find(|port| TcpListener::bind(("127.0.0.1", *port)).is_ok()).ok_or("no port is free")?;
+    let place = Place::new(&Broker::at(format!("amqp://127.0.0.1:{port}/")))?;
+    let mut bash = Command::new("bash");
+    for (name, value) in homing(&[]).get_envs() {
+        match value {
+            Some(value) => bash.env(name, value),
+            None => bash.env_remove(name),
+        };
+    }
+    let own = Path::new(env!("CARGO_BIN_EXE_homing")).parent().ok_or("a directory")?;
+    bash.env("PATH", format!("{}:{}", own.display(), std::env::var("PATH")?));
+    bash.env("HOMING_STORE", place.file("processes.db")).env("XDG_DATA_HOME", place.file("data"));
+    let mut shell = Shell::start({
+        bash.current_dir(&place.folder);
+        bash
+    })?;
+    // Each notes its beginning and its end.
+    let job = "echo x >> began.$n; while [ ! -e go ]; do sleep 0.05; done; echo x >> ended.$n; echo $n";
+    let began = |n: usize| place.lines(&format!("began.{n}"));
+    let jobs = || place.list(&["--state", "unfinished"]);
+    let mut of_the_killed: Vec<usize> = Vec::new();
+    let mut lines = 0;
+    for line in days_lines() {
+        let mut line = line.replace("5672", &port.to_string());
+        line = line.replace("homing broker run", &format!("homing broker run --listen 127.0.0.1:{port}"));
+        line = line.replace("sleep 60; echo $n", job);
+        let workers = |shell: &mut Shell| -> Result<Vec<Value>, Box<dyn std::error::Error>> {
+            let (out, code) = shell.line("homing --format json workers status")?;
+            let status: Value = if code == 0 { serde_json::from_str(&out)? } else { Value::Null };
+            let workers = status["workers"].as_array().cloned().unwrap_or_default();
+            Ok(workers.into_iter().filter(|worker| worker["state"] == "running").collect())
+        };
+        let all_up = |shell: &mut Shell| -> TestResult {
+            let until = Instant::now() + 3 * shell::LONG;
+            loop {
+                // They answer: the connection of each is there.
+                let (pong, _) = shell.line("homing worker ping --wait 500ms")?;
+                if workers(shell)?.len() == 2 && pong.lines().count() == 2 {
+                    return Ok(());
+                }
+                assert!(Instant::now() < until, "two workers: {pong}");
+            }
+        };
+        if line.contains("jq") {
+            // Not everywhere is a jq. Its workers are there all the same.
+            let killed = workers(&mut shell)?[0]["pid"].clone();
+            let is_its = |job: &&Value| job["lease"]["process_id"] == killed && job["paused"].is_null();
+            of_the_killed =
+                jobs().iter().filter(is_its).filter_map(|job| job["pid"].as_u64()?.try_into().ok()).collect();
+            assert!(!of_the_killed.is_empty(), "both have jobs");
+            line = format!("kill -9 {killed}");
+        }
+        if ["pause", "play", "kill"].iter().any(|word| line.starts_with(&format!("homing process {word}"))) {
+            // A person sees that they can be called, again after the broker or their worker was gone.
+            let pids: Vec<&str> = line.split(' ').filter(|word| word.parse::<u32>().is_ok()).collect();
+            let status = format!("homing process status {}", pids.join(" "));
+            let until = Instant::now() + 3 * shell::LONG;
+            while shell.line(&status)?.1 != 0 {
+                assert!(Instant::now() < until, "{status}");
+            }
+        }
+        let (out, code) = shell.line(&line)?;
+        assert_eq!(code, 0, "{line}: {out}");
+        lines += 1;
+        if line.starts_with("homing broker run") {
+            eventually("the broker does not listen", || TcpStream::connect(("127.0.0.1", port)).is_ok());
+            if !of_the_killed.is_empty() {
+                all_up(&mut shell)?;
+            }
+        } else if line.starts_with("homing worker") {
+            all_up(&mut shell)?;
+        } else if line.starts_with("for ") {
+            eventually("not all begin", || (1..=20).all(|n| began(n) == 1));
+        } else if line.starts_with("homing process list --state unfinished") {
+            assert_eq!(out.lines().count(), 21, "a head and twenty: {out}");
+        } else if line.starts_with("kill -9 ") && !line.contains('$') {
+            eventually("its jobs are not run again", || of_the_killed.iter().all(|n| began(*n) == 2));
+        } else if line.starts_with("homing process repair") {
+            assert!(!out.contains("lost"), "{out}");
+        }
+    }
+    assert_eq!(lines, days_lines().len());
+    fs::write(place.file("go"), "")?;
+    eventually("not all end", || jobs().is_empty());
+    for n in 1..=20 {
+        let shown = place.show(&n.to_string());
+        let state = shown["state"].as_str().unwrap_or_default();
+        let is_right = match n {
+            5 => state == "killed" && shown["outcome"]["message"] == "a mistake",
+            _ => state == "finished" && place.lines(&format!("ended.{n}")) == 1,
+        };
+        assert!(is_right, "job {n}: {shown}");
+    }
+    let (out, code) = shell.line("homing workers stop && homing task list")?;
+    assert!(code == 0 && !out.contains("continue"), "{out}");
     Ok(())
 }

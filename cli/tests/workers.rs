@@ -15,6 +15,8 @@ use support::{Broker, Node, Suite, TestResult};
 
 fn main() -> ExitCode {
     let mut suite = Suite::new();
+    // Some start a dozen commands.
+    suite.deadline(Duration::from_secs(240));
     suite
         .plain("a_command_that_is_not_there_is_found_before_the_work", not_there)
         .rabbitmq("each_task_is_one_line_and_its_command_knows_it", one_line)
@@ -27,13 +29,14 @@ fn main() -> ExitCode {
         .rabbitmq("a_command_that_runs_too_long_is_ended_with_its_group", too_long)
         .rabbitmq("a_grandchild_that_keeps_the_pipe_does_not_hold_up_the_answer", grandchild)
         .rabbitmq("the_first_signal_drains_and_the_second_leaves_nothing_running", signals)
+        .rabbitmq("what_a_second_signal_kills_has_no_outcome", killed_without_an_outcome)
         .rabbitmq("a_second_signal_names_what_it_stops", named_at_the_end)
         .rabbitmq("what_runs_may_end_while_the_worker_drains", drains)
         .rabbitmq("no_more_tasks_are_begun_than_were_asked_for", counted)
         .rabbitmq("calls_run_side_by_side_up_to_a_limit", parallel)
         .rabbitmq("a_second_server_is_warned_of_and_refused", second_server)
         // A node takes its time to start, and to start again.
-        .deadline(Duration::from_secs(150))
+        .deadline(Duration::from_secs(400))
         .node("a_worker_waits_for_a_broker_that_is_not_there_yet", broker_late)
         .node("a_delivery_timeout_names_the_switch_against_it", delivery_timeout)
         .node("a_counted_worker_acknowledges_what_comes_back", comes_back);
@@ -249,6 +252,54 @@ fn signals(broker: &Broker) -> TestResult {
     assert!(begun.elapsed() < Duration::from_secs(5), "at once");
     eventually("a process is left behind", || !alive(&pid));
     eventually("the task is not back", || waiting(broker, "").is_ok_and(|waiting| waiting == 1));
+    std::fs::remove_dir_all(folder)?;
+    Ok(())
+}
+
+/// What a second signal kills has not failed: nobody gets an outcome of it, and its task is not used up.
+fn killed_without_an_outcome(broker: &Broker) -> TestResult {
+    let folder = folder(broker)?;
+    let (pid, store) = (folder.join("pid"), folder.join("jobs.db"));
+    let program = format!("trap '' TERM INT; echo $$ > {}; while :; do sleep 0.05; done", pid.display());
+    let store = store.to_str().ok_or("a path")?;
+    // Each of them is a race between the end of the command and that of the worker.
+    for _ in 0..2 {
+        let ends = |arguments: &[&str], begun: &dyn Fn() -> TestResult| -> Result<String, libtest_mimic::Failed> {
+            let _ = std::fs::remove_file(&pid);
+            let mut worker = Running::start(on(broker, arguments))?;
+            begun()?;
+            eventually("the command does not start", || alive(&pid));
+            signal(worker.0.id(), "INT");
+            // Lines about its work come before.
+            while !worker.line()?.contains("a second signal stops them") {
+                assert!(worker.0.try_wait()?.is_none(), "it drains");
+            }
+            assert_eq!(worker.stop("INT")?.0, Some(130));
+            eventually("a process is left behind", || !alive(&pid));
+            Ok(worker.errors()?)
+        };
+        let work = ["task", "work", "--drain", "1m", "--on-failure", "reply", "--exec", &program];
+        let err = ends(&work, &|| send(broker, "1"))?;
+        assert!(err.contains("it goes back to its queue") && !err.contains("failed"), "{err}");
+        eventually("the task is not back", || waiting(broker, "").is_ok_and(|waiting| waiting == 1));
+        exits(&ended(on(broker, &["task", "purge", "--all"]))?, 0);
+
+        let launched = std::cell::RefCell::new(String::new());
+        let launch = || {
+            let run = ["run", "--store", store, "--detach", "--", "sh", "-c", &program];
+            *launched.borrow_mut() = exits(&ended(on(broker, &run))?, 0).0.trim().to_owned();
+            Ok(())
+        };
+        ends(&["worker", "--store", store, "--drain", "1m"], &launch)?;
+        let (out, _) = exits(
+            &ended(on(broker, &["--format", "json", "process", "show", &launched.borrow(), "--store", store]))?,
+            0,
+        );
+        let shown: serde_json::Value = serde_json::from_str(&out)?;
+        let state = shown["state"].as_str().ok_or("no state")?;
+        assert!(!["finished", "excepted", "killed"].contains(&state), "another worker has it: {out}");
+        exits(&ended(on(broker, &["task", "purge", "--all"]))?, 0);
+    }
     std::fs::remove_dir_all(folder)?;
     Ok(())
 }

@@ -6,7 +6,7 @@ use std::time::Duration;
 use clap::Subcommand;
 
 use super::help;
-use super::parse::duration;
+use super::parse::{duration, whole};
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum Broadcast {
@@ -39,7 +39,7 @@ pub(crate) enum Broadcast {
         #[arg(long, value_name = "GLOB", allow_negative_numbers = true)]
         sender: Option<String>,
         /// Ends after this many broadcasts.
-        #[arg(long, value_name = "N")]
+        #[arg(long, value_name = "N", value_parser = whole::<NonZeroU64>(1, u64::MAX))]
         count: Option<NonZeroU64>,
     },
 }

@@ -1,32 +1,45 @@
 //! The command line, as clap reads it.
 
 mod broadcast;
+mod broker;
 mod help;
 mod limit;
-mod parse;
+pub(crate) mod parse;
 mod process;
 mod rpc;
 mod run;
 mod task;
 mod tools;
+mod top;
+mod workers;
 
 use std::path::PathBuf;
 
-use clap::{Args, Parser, Subcommand, ValueEnum};
+use clap::{Args, CommandFactory, Parser, Subcommand, ValueEnum};
 use homing::ReconnectPolicy;
 
 pub(crate) use broadcast::Broadcast;
+pub(crate) use broker::{
+    Broker, BrokerRun, BrokerStart, BrokerStop, BrokerUnit, Data, Listen, NewPassword, Permission, Security, User,
+    Vhost, listen,
+};
+pub(crate) use parse::MOST_WORKERS;
 pub(crate) use process::{Process, Report, States, Targets};
 pub(crate) use rpc::{Rpc, Serve};
-pub(crate) use run::Run;
+pub(crate) use run::{OnLoss, Run};
 pub(crate) use task::{List, Mend, OnFailure, Send, Task, Work};
-pub(crate) use tools::{Bench, Context, ContextOptions, Doctor, Man, Stress, Worker, WorkerCommand, WorkerOptions};
+pub(crate) use tools::{
+    Bench, Context, ContextOptions, Doctor, Fault, Man, Stress, Worker, WorkerCommand, WorkerOptions,
+};
+pub(crate) use top::{Top, TopFault};
+pub(crate) use workers::{Workers, WorkersOptions};
 
-use parse::reconnect;
+use parse::{reconnect, whole};
 
-/// RPC, task queues and broadcasts between programs, over RabbitMQ, in kiwipy's format.
+/// RPC, task queues and broadcasts between programs, over RabbitMQ or a broker of homing's own, in kiwipy's format.
 ///
-/// Start with `homing demo`: it needs no broker. Bodies are YAML or JSON text, or `-` for standard input. Results go to
+/// Start with `homing demo`. Without --broker, the programs of this user on this machine reach each other, and nothing has to be
+/// installed; `--broker amqp://localhost` is a RabbitMQ on this machine. Bodies are YAML or JSON text, or `-` for standard input. Results go to
 /// standard output, logs to standard error.
 #[derive(Debug, Parser)]
 #[command(name = "homing", version, max_term_width = 100, after_help = help::EXIT_CODES)]
@@ -35,6 +48,11 @@ pub(crate) struct Cli {
     pub global: Global,
     #[command(subcommand)]
     pub command: Command,
+}
+
+/// The command line with all of its help.
+pub(crate) fn command() -> clap::Command {
+    help::with_times(Cli::command())
 }
 
 /// What every command takes.
@@ -52,14 +70,15 @@ pub(crate) struct Global {
 #[derive(Clone, Debug, Default, Args)]
 #[command(next_help_heading = "Broker")]
 pub(crate) struct BrokerOptions {
-    /// The broker: amqp://USER:PASSWORD@HOST:PORT/VHOST, or amqps:// with TLS. `demo` and `bench` take memory: too
-    /// [env: HOMING_BROKER] [default: amqp://guest:guest@127.0.0.1:5672/]
+    /// The broker: amqp://USER:PASSWORD@HOST:PORT/VHOST, or amqps:// with TLS; local:, local:NAME or local:/a/directory for one that
+    /// the programs of this user on this machine host themselves. `demo` and `bench` take memory: too [env: HOMING_BROKER]
+    /// [default: local:]
     #[arg(long, global = true, value_name = "URL")]
     pub broker: Option<String>,
     /// The broker and the names of this context; see `homing context` [env: HOMING_CONTEXT]
     #[arg(long, global = true, value_name = "NAME", conflicts_with = "broker")]
     pub context: Option<String>,
-    /// The broker and the names of this profile of AiiDA, from AiiDA's own configuration (AIIDA_PATH, else ~/.aiida)
+    /// The broker and the names of this profile of AiiDA, from AiiDA's configuration (AIIDA_PATH, else ~/.aiida)
     #[arg(
         long,
         global = true,
@@ -67,7 +86,7 @@ pub(crate) struct BrokerOptions {
         conflicts_with_all = ["broker", "context", "prefix", "message_exchange", "task_exchange", "task_queue"]
     )]
     pub profile: Option<String>,
-    /// The same of AiiDA's default profile
+    /// The broker and the names of AiiDA's default profile
     #[arg(
         long,
         global = true,
@@ -77,7 +96,7 @@ pub(crate) struct BrokerOptions {
     /// The file of contexts [env: HOMING_CONFIG] [default: ~/.config/homing/config.toml]
     #[arg(long, global = true, value_name = "FILE")]
     pub config: Option<PathBuf>,
-    /// What to do when the connection is lost: `never`, `for-ever`, or reconnect for this long (30, 5m). If the option is given,
+    /// What to do when the connection is lost: `never`, `for-ever`, or for how long to reconnect (30 is seconds; 5m). If the option is given,
     /// the command also waits for a broker that is not there yet. By default, commands that serve, work and watch reconnect for
     /// ever; the others do not.
     #[arg(long, global = true, value_name = "WHEN", value_parser = reconnect)]
@@ -88,7 +107,8 @@ pub(crate) struct BrokerOptions {
 #[derive(Clone, Debug, Default, Args)]
 #[command(next_help_heading = "Names on the broker")]
 pub(crate) struct Names {
-    /// AiiDA's names: P.messages, P.tasks and P.process.queue, where P is `aiida-<profile uuid>` [env: HOMING_PREFIX]
+    /// The names P.messages, P.tasks and P.process.queue for the three below. AiiDA's P is `aiida-<profile uuid>` [env:
+    /// HOMING_PREFIX]
     #[arg(long, global = true, value_name = "P", conflicts_with_all = ["message_exchange", "task_exchange", "task_queue"])]
     pub prefix: Option<String>,
     /// The exchange of calls and broadcasts [default: kiwipy.messages]
@@ -172,23 +192,41 @@ pub(crate) enum Command {
     /// Controls long-running processes: plumpy's, AiiDA's and homing's.
     #[command(subcommand)]
     Process(Process),
+    /// Shows processes, queues and events in the terminal as they change, with keys to pause, play and kill.
+    ///
+    /// What it shows of processes comes from broadcasts, from their answers and, for homing's own, from the store; what it shows of
+    /// queues comes from the broker. Pausing and playing are not broadcast: when others do it, it is shown after some seconds.
+    #[command(after_help = help::TOP)]
+    Top(Top),
     /// Runs processes, until Ctrl-C or SIGTERM: those of the class `shell`, which are programs of any kind.
     ///
     /// Writes one line for each change of state to standard error. At the first signal it takes no more, and running processes
     /// may end within --drain; then they are stopped, and another worker runs them. A second signal stops them at once.
+    ///
+    /// With --workers it is a supervisor that keeps worker processes alive: one that dies is started again, at once the first time
+    /// and then after pauses that grow. If the supervisor itself dies, its workers drain and end.
     Worker(Worker),
+    /// Shows and controls the workers that `homing worker --workers N` keeps alive.
+    ///
+    /// `homing worker --workers 2 --detach` starts them, in the background. If they were started with --store, --name or names on
+    /// the broker, give the same options here.
+    #[command(subcommand)]
+    Workers(Workers),
     /// Has a worker run a program as a process, shows its output as it comes, and ends with its exit code.
     ///
-    /// The process is in the store before it runs: it goes on without this command, and another worker takes over if its own
+    /// The process is in the store before it runs: it goes on if this command ends, and another worker takes over if its own
     /// dies. `homing process pause`, `play` and `kill` control it.
     #[command(after_help = help::RUN)]
     Run(Run),
     /// Prints what happens to a connection (lost, restored, blocked), until Ctrl-C or SIGTERM.
     Events {
         /// Ends after this many events.
-        #[arg(long, value_name = "N")]
+        #[arg(long, value_name = "N", value_parser = whole::<std::num::NonZeroU64>(1, u64::MAX))]
         count: Option<std::num::NonZeroU64>,
     },
+    /// Runs a broker of homing's own.
+    #[command(subcommand)]
+    Broker(Broker),
     /// Checks the broker, and reports what is wrong and what to do. Creates and changes nothing.
     ///
     /// Exits with 0 when there is no problem, 1 when there is one, 6 when no connection can be made, 7 when access is refused.
@@ -199,11 +237,17 @@ pub(crate) enum Command {
     /// that others use is under load meanwhile. `--broker memory:` measures without a broker.
     Bench(Bench),
     /// Keeps brokers and their settings in a file, under names.
+    ///
+    /// A context holds what --broker, --prefix and the other names on the broker are set to when it is added: homing context add
+    /// jobs --broker amqp://localhost --prefix jobs
     #[command(subcommand)]
     Context(Context),
     /// Prints the completions for a shell.
     ///
     /// For bash: homing completions bash > ~/.local/share/bash-completion/completions/homing
+    ///
+    /// For zsh: homing completions zsh > a folder of $fpath, as the file _homing. For fish: homing completions fish >
+    /// ~/.config/fish/completions/homing.fish
     Completions {
         /// The shell.
         #[arg(value_enum)]

@@ -1,9 +1,15 @@
 //! Words of the command line that are more than a string: durations, what to do about a lost connection.
 
+use std::net::SocketAddr;
+use std::num::NonZeroU16;
+use std::str::FromStr;
 use std::time::{Duration, SystemTime};
 
 use homing::ReconnectPolicy;
 use homing::process::Pid;
+
+/// The most workers that a supervisor keeps.
+pub(crate) const MOST_WORKERS: u16 = 256;
 
 /// A hundred years, which no command lasts.
 const LONGEST: Duration = Duration::from_secs(100 * 365 * 86_400);
@@ -25,7 +31,7 @@ fn time(text: &str) -> Result<Duration, String> {
 }
 
 /// A time that is not zero.
-pub(super) fn duration(text: &str) -> Result<Duration, String> {
+pub(crate) fn duration(text: &str) -> Result<Duration, String> {
     match time(text)? {
         Duration::ZERO => {
             Err("the time is zero; a number of seconds over 0 is wanted, or a time such as 5s".to_owned())
@@ -77,6 +83,36 @@ pub(super) fn reconnect(text: &str) -> Result<ReconnectPolicy, String> {
 /// A process id as it is typed.
 pub(super) fn pid(text: &str) -> Result<Pid, String> {
     text.parse::<Pid>().map_err(|error| error.to_string())
+}
+
+/// A whole number within these limits.
+pub(super) fn whole<T: FromStr>(from: u64, to: u64) -> impl Fn(&str) -> Result<T, String> + Clone {
+    move |text| {
+        let number = text.parse::<u64>().ok().filter(|number| (from..=to).contains(number));
+        number.and_then(|_| text.parse().ok()).ok_or_else(|| match to {
+            u64::MAX => format!("a whole number from {from} on is wanted"),
+            _ => format!("a whole number from {from} to {to} is wanted"),
+        })
+    }
+}
+
+/// Where a server listens.
+pub(crate) fn address(text: &str) -> Result<SocketAddr, String> {
+    text.parse().map_err(|_| "an IP address and a port are wanted, such as 127.0.0.1:5672 or [::1]:5672".to_owned())
+}
+
+/// A name that is not empty.
+pub(super) fn name(text: &str) -> Result<String, String> {
+    if text.is_empty() { Err("the name is empty".to_owned()) } else { Ok(text.to_owned()) }
+}
+
+/// How many workers.
+pub(super) fn workers(text: &str) -> Result<NonZeroU16, String> {
+    let most = MOST_WORKERS;
+    text.parse::<NonZeroU16>()
+        .ok()
+        .filter(|number| number.get() <= most)
+        .ok_or_else(|| format!("it is no number of workers; there are 1 to {most}"))
 }
 
 #[cfg(test)]

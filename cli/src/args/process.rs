@@ -8,7 +8,7 @@ use clap::{Args, Subcommand};
 use homing::process::{Pid, ProcessState};
 
 use super::help;
-use super::parse::{duration, pid};
+use super::parse::{duration, name, pid, whole};
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum Process {
@@ -18,8 +18,8 @@ pub(crate) enum Process {
         /// The processes.
         #[arg(value_name = "PID", required = true, value_parser = pid, allow_negative_numbers = true)]
         pids: Vec<Pid>,
-        /// Bounds the whole command, connecting and closing included [default: 60s for each answer, and again after each
-        /// stage of it]
+        /// The time limit of the whole command, including connecting and closing [default: 60s for each answer, and again after
+        /// each stage of it]
         #[arg(long, value_name = "TIME", value_parser = duration)]
         timeout: Option<Duration>,
     },
@@ -28,7 +28,7 @@ pub(crate) enum Process {
     Pause {
         #[command(flatten)]
         targets: Targets,
-        /// Why: the process shows it as long as it is paused.
+        /// Why: the status of the process shows it while it is paused.
         #[arg(long, value_name = "TEXT")]
         message: Option<String>,
     },
@@ -43,7 +43,7 @@ pub(crate) enum Process {
     Kill {
         #[command(flatten)]
         targets: Targets,
-        /// Why.
+        /// Why: the status of the process shows it.
         #[arg(long, value_name = "TEXT")]
         message: Option<String>,
         /// Kills at once, whatever the process does: for one whose orderly kill does not come to an end. (There is no forced
@@ -51,22 +51,23 @@ pub(crate) enum Process {
         #[arg(long, conflicts_with = "all")]
         force: bool,
     },
-    /// Prints changes of state as they happen, until Ctrl-C or SIGTERM. Each has the time at which it came.
+    /// Prints changes of state as they happen, each with its time, until Ctrl-C or SIGTERM.
     ///
     /// Pausing and playing change no state, and are not broadcast.
     #[command(after_help = help::PIDS)]
     Watch {
-        /// Only of these processes [default: of all]
+        /// Only these processes [default: all]
         #[arg(value_name = "PID", value_parser = pid, allow_negative_numbers = true)]
         pids: Vec<Pid>,
-        /// Ends after this many.
-        #[arg(long, value_name = "N")]
+        /// Ends after this many changes.
+        #[arg(long, value_name = "N", value_parser = whole::<NonZeroU64>(1, u64::MAX))]
         count: Option<NonZeroU64>,
     },
-    /// Has a worker make a process and run it, and prints what it puts out.
+    /// Has a worker create a process and run it, and prints its outputs.
     #[command(after_help = help::CONSTRUCTORS)]
     Launch {
         /// The class, as the workers' loader knows it: package.module:Class in plumpy.
+        #[arg(value_parser = name)]
         class: String,
         /// Arguments of its constructor: NAME=VALUE is a keyword argument, everything else a positional one. Values are YAML
         /// or JSON.
@@ -75,46 +76,47 @@ pub(crate) enum Process {
         /// Stores the process before it runs. A worker without a store refuses it.
         #[arg(long)]
         persist: bool,
-        /// Does not wait for its end, and prints its pid.
+        /// Prints its pid, and does not wait until it has ended.
         #[arg(long)]
         nowait: bool,
-        /// Bounds the whole command, connecting and closing included [default: 7 days for the outcome]
+        /// The time limit of the whole command, including connecting and closing [default: 7 days for the outcome]
         #[arg(long, value_name = "TIME", value_parser = duration)]
         timeout: Option<Duration>,
     },
-    /// Has workers take processes from their store and run them on, and prints what they put out.
+    /// Has workers continue processes from their store, and prints their outputs.
     ///
-    /// A process that runs already is run twice: workers do not know of each other.
+    /// A plumpy process that is running already is then run twice: its workers do not know of each other.
     #[command(after_help = help::PIDS)]
     Continue {
         /// The processes.
         #[arg(value_name = "PID", required = true, value_parser = pid, allow_negative_numbers = true)]
         pids: Vec<Pid>,
-        /// Does not wait for their end.
+        /// Does not wait until they have ended.
         #[arg(long)]
         nowait: bool,
-        /// From the checkpoint of this tag rather than the newest.
+        /// Continues from the checkpoint with this tag [default: the newest]
         #[arg(long, value_name = "TAG")]
         tag: Option<String>,
-        /// Bounds the whole command, connecting and closing included [default: 7 days for the outcome]
+        /// The time limit of the whole command, including connecting and closing [default: 7 days for the outcome]
         #[arg(long, value_name = "TIME", value_parser = duration)]
         timeout: Option<Duration>,
     },
     /// Lists the processes of the store, the newest first. Needs no broker.
     List {
-        /// Only those in this state, or in another that is given like this; `unfinished` means those that have not ended.
+        /// Only processes in this state: created, running, waiting, finished, excepted, killed, or `unfinished` for all that have
+        /// not ended. May be given several times.
         #[arg(long, value_name = "STATE", value_parser = states)]
         state: Vec<States>,
-        /// Only those of this class.
+        /// Only processes of this class.
         #[arg(long, value_name = "CLASS")]
         class: Option<String>,
-        /// The most to list.
-        #[arg(long, value_name = "N", default_value = "100")]
+        /// How many to list at most.
+        #[arg(long, value_name = "N", default_value = "100", value_parser = whole::<NonZeroU64>(1, u64::MAX))]
         limit: NonZeroU64,
         #[command(flatten)]
         store: Store,
     },
-    /// Shows all that the store has of a process, but its log.
+    /// Shows everything that the store holds about a process, except its log.
     Show {
         /// The process.
         #[arg(value_name = "PID", value_parser = pid, allow_negative_numbers = true)]
@@ -126,13 +128,13 @@ pub(crate) enum Process {
     ///
     /// What the program wrote to standard output goes to standard output, and everything else to standard error.
     Report(Report),
-    /// Finds processes that nobody runs and no task runs on, and has workers run them on.
+    /// Finds unfinished processes that no worker runs and no task would continue, and has workers continue them.
     ///
-    /// Compares the unfinished processes of the store with the tasks that wait in the queue, twice, while workers run. Names
-    /// the lost, those that several tasks wait for, and tasks whose process has ended. A process that a living worker has is
-    /// never touched. It shows the messages of the queue and gives them back; the broker marks them as redelivered.
+    /// Compares the unfinished processes of the store with the tasks that wait in the queue, twice, while workers run. Names lost
+    /// processes, processes with several tasks, and tasks whose process has ended. A process that a living worker has is never
+    /// touched. It reads the messages of the queue and gives them back; the broker marks them as redelivered.
     Repair {
-        /// Names them, and sends nothing.
+        /// Names what it would do, and sends nothing.
         #[arg(long)]
         dry_run: bool,
         #[command(flatten)]
@@ -164,11 +166,11 @@ pub(crate) struct Report {
     /// The process.
     #[arg(value_name = "PID", value_parser = pid, allow_negative_numbers = true)]
     pub pid: Pid,
-    /// Goes on until the process has ended, as its lines come.
+    /// Prints new lines as they come, until the process has ended.
     #[arg(short, long)]
     pub follow: bool,
-    /// Only the last lines.
-    #[arg(long, value_name = "N")]
+    /// Only the last N lines.
+    #[arg(long, value_name = "N", value_parser = whole::<NonZeroU64>(1, u64::MAX))]
     pub last: Option<NonZeroU64>,
     #[command(flatten)]
     pub store: Store,
@@ -189,11 +191,11 @@ pub(crate) struct Targets {
     /// The processes.
     #[arg(value_name = "PID", value_parser = pid, allow_negative_numbers = true)]
     pub pids: Vec<Pid>,
-    /// All processes that run under these names on the broker, by a broadcast, which nobody answers.
+    /// All processes that run under these names on the broker. It is a broadcast, so there are no answers.
     #[arg(long)]
     pub all: bool,
-    /// Bounds the whole command, connecting and closing included [default: 60s for each answer, and again after each stage
-    /// of it]
+    /// The time limit of the whole command, including connecting and closing [default: 60s for each answer, and again after each
+    /// stage of it]
     #[arg(long, value_name = "TIME", value_parser = duration)]
     pub timeout: Option<Duration>,
 }

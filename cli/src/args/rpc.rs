@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use clap::{Args, Subcommand};
 
-use super::parse::{duration, duration_or_zero};
+use super::parse::{duration, duration_or_zero, whole};
 use super::{Handler, help};
 
 #[derive(Debug, Subcommand)]
@@ -38,7 +38,7 @@ pub(crate) enum Rpc {
     ///
     /// If two servers use one identifier, both run every call, and the caller gets the first answer. kiwipy's format works that
     /// way.
-    #[command(after_help = help::COMMANDS)]
+    #[command(after_help = help::EXEC_CALLS)]
     Serve(Serve),
 }
 
@@ -50,7 +50,7 @@ pub(crate) struct Serve {
     #[command(flatten)]
     pub handler: Handler,
     /// How many calls run at the same time; others wait.
-    #[arg(long, value_name = "N", default_value = "16")]
+    #[arg(long, value_name = "N", default_value = "16", value_parser = whole::<NonZeroU16>(1, 65_535))]
     pub parallel: NonZeroU16,
     /// Refuses to start when another homing server uses the identifier already. (Without it there is a warning. Subscribers of
     /// other programs are found with --management only.)

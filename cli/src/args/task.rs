@@ -6,7 +6,7 @@ use std::time::{Duration, SystemTime};
 use clap::{Args, Subcommand, ValueEnum};
 use homing::TaskSend;
 
-use super::parse::{delay, duration, duration_or_zero, point_in_time};
+use super::parse::{delay, duration, duration_or_zero, name, point_in_time, whole};
 use super::{Handler, help};
 
 #[derive(Debug, Subcommand)]
@@ -19,7 +19,7 @@ pub(crate) enum Task {
     /// Writes one line for each task to standard error. At the first signal it starts no new task, and running tasks may end
     /// within --drain; then they are stopped and go back to the queue. A second signal stops them at once. If the worker itself is
     /// killed (kill -9), its tasks go back at once, and their commands run on: nobody is left to stop them.
-    #[command(after_help = help::COMMANDS)]
+    #[command(after_help = help::EXEC_TASKS)]
     Work(Work),
     /// Shows the tasks that wait in the queue, without taking them; workers may run meanwhile.
     List(List),
@@ -34,12 +34,15 @@ pub(crate) enum Task {
         #[command(flatten)]
         mend: Mend,
         /// The queue to move them to; it must exist.
-        #[arg(long, value_name = "NAME")]
+        #[arg(long, value_name = "NAME", value_parser = name)]
         to: String,
     },
     /// Puts tasks of the quarantine queue back into their queue, so that workers try them again.
     ///
-    /// As in a move, none is lost, and one that is killed may leave the task that it had in hand in both queues.
+    /// As with `task move`, none is lost; a command that is killed may leave the task that it had in hand in both queues.
+    #[command(mut_arg("queue", |queue| {
+        queue.help("The quarantine queue to take them from [default: that of the task queue, NAME.quarantine]")
+    }))]
     Requeue(Mend),
 }
 
@@ -61,16 +64,23 @@ pub(crate) struct Send {
     #[arg(long, value_name = "TIME", value_parser = delay, help_heading = "Later", conflicts_with = "at")]
     pub delay: Option<Duration>,
     /// Holds the task back until this time, in UTC: 2030-01-31T12:00:00Z, or without the Z.
-    #[arg(long, value_name = "TIME", value_parser = point_in_time, help_heading = "Later")]
+    #[arg(long, value_name = "WHEN", value_parser = point_in_time, help_heading = "Later")]
     pub at: Option<SystemTime>,
     /// Sends one task for each line of standard input, many at once. Outcomes are printed in the order of the lines.
     #[arg(long, help_heading = "Many tasks")]
     pub lines: bool,
     /// Sends the task this many times.
-    #[arg(long, value_name = "N", help_heading = "Many tasks", conflicts_with = "lines")]
+    #[arg(long, value_name = "N", help_heading = "Many tasks", conflicts_with = "lines", value_parser = whole::<NonZeroU64>(1, u64::MAX))]
     pub count: Option<NonZeroU64>,
     /// How many tasks wait for their outcome at once.
-    #[arg(long, value_name = "N", default_value = "256", help_heading = "Many tasks", requires = "many tasks")]
+    #[arg(
+        long,
+        value_name = "N",
+        default_value = "256",
+        help_heading = "Many tasks",
+        requires = "many tasks",
+        value_parser = whole::<NonZeroU16>(1, 65_535)
+    )]
     pub in_flight: NonZeroU16,
     /// Prints outcomes as they come, not in the order in which the tasks were sent.
     #[arg(long, help_heading = "Many tasks", conflicts_with = "no_reply", requires = "many tasks")]
@@ -94,13 +104,13 @@ pub(crate) struct Work {
     #[command(flatten)]
     pub handler: Handler,
     /// How many tasks run at the same time.
-    #[arg(long, value_name = "N", default_value = "1")]
+    #[arg(long, value_name = "N", default_value = "1", value_parser = whole::<NonZeroU16>(1, 65_535))]
     pub prefetch: NonZeroU16,
     /// Ends after this many tasks, and starts no more.
-    #[arg(long, value_name = "N")]
+    #[arg(long, value_name = "N", value_parser = whole::<NonZeroU64>(1, u64::MAX))]
     pub count: Option<NonZeroU64>,
     /// How often a failed command is tried again, after pauses of 1 s, 2 s, 4 s and so on.
-    #[arg(long, value_name = "N", default_value = "0", help_heading = "Failures", value_parser = clap::value_parser!(u32).range(..1000))]
+    #[arg(long, value_name = "N", default_value = "0", help_heading = "Failures", value_parser = whole::<u32>(0, 999))]
     pub retries: u32,
     /// What happens to a task whose last attempt has failed.
     #[arg(long, value_enum, default_value_t = OnFailure::Quarantine, help_heading = "Failures")]
@@ -143,7 +153,7 @@ pub(crate) struct List {
     #[arg(long)]
     pub peek: bool,
     /// The most messages to show, from the head of the queue.
-    #[arg(long, value_name = "N", default_value = "20", requires = "peek")]
+    #[arg(long, value_name = "N", default_value = "20", requires = "peek", value_parser = whole::<NonZeroU16>(1, 65_535))]
     pub limit: NonZeroU16,
 }
 
@@ -151,7 +161,7 @@ pub(crate) struct List {
 #[derive(Debug, Args)]
 #[command(group = clap::ArgGroup::new("which tasks").args(["id", "reason", "all"]).multiple(true).required(true))]
 pub(crate) struct Mend {
-    /// The queue to take them from [default: the task queue; for requeue its quarantine queue]
+    /// The queue to take them from [default: the task queue]
     #[arg(long, value_name = "NAME")]
     pub queue: Option<String>,
     /// Only the task of this message id. May be given several times.

@@ -4,26 +4,28 @@ use std::num::NonZeroU16;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use clap::{Args, Subcommand};
+use clap::{Args, Subcommand, ValueEnum};
 
-use super::parse::{duration, duration_or_zero};
+use super::parse::{duration, duration_or_zero, whole};
+use super::workers::Supervision;
 
 /// `homing bench`.
 #[derive(Debug, Args)]
 pub(crate) struct Bench {
     /// How long each of the six measurements lasts.
-    #[arg(long, value_name = "N", default_value = "2", value_parser = duration)]
+    #[arg(long, value_name = "TIME", default_value = "2s", value_parser = duration)]
     pub seconds: Duration,
 }
 
 #[derive(Debug, Args)]
 pub(crate) struct Doctor {
-    /// Also asks RabbitMQ's management API: https://USER:PASSWORD@HOST:15671 or http://USER:PASSWORD@HOST:15672; an authority of
-    /// your own by ?cacertfile=FILE. It knows every argument, limits on deliveries, connections and channels, and alarms.
+    /// Also asks RabbitMQ's management API: https://USER:PASSWORD@HOST:15671 or http://USER:PASSWORD@HOST:15672; for a
+    /// certificate authority of your own add ?cacertfile=FILE. It knows every argument, limits on deliveries, connections and
+    /// channels, and alarms.
     #[arg(long, value_name = "URL", env = "HOMING_MANAGEMENT", hide_env_values = true)]
     pub management: Option<String>,
-    /// Lists the empty and unused queues and exchanges that have other arguments and that it would delete, so that they can be
-    /// declared again. With --yes it deletes them.
+    /// Lists the queues and exchanges that are declared with other arguments, empty and unused, and so can be deleted and declared
+    /// again. With --yes it deletes them.
     #[arg(long, requires = "management")]
     pub fix: bool,
     /// Deletes what --fix lists.
@@ -34,26 +36,26 @@ pub(crate) struct Doctor {
 #[derive(Debug, Args)]
 pub(crate) struct Stress {
     /// How long it runs.
-    #[arg(long, value_name = "S", default_value = "10", value_parser = duration)]
+    #[arg(long, value_name = "TIME", default_value = "10s", value_parser = duration)]
     pub seconds: Duration,
     /// The seed of all decisions; a run prints its seed [default: random]
-    #[arg(long, value_name = "N")]
+    #[arg(long, value_name = "N", value_parser = whole::<u64>(0, u64::MAX))]
     pub seed: Option<u64>,
-    /// Continues until this many events were checked, for at most ten times the seconds; fails if there were fewer.
-    #[arg(long, value_name = "N", default_value = "1")]
+    /// Continues until this many events were checked, for at most ten times --seconds; fails if there were fewer.
+    #[arg(long, value_name = "N", default_value = "1", value_parser = whole::<u64>(0, u64::MAX))]
     pub events: u64,
     /// How many homes of each kind there are.
-    #[arg(long, value_name = "N", default_value = "3", value_parser = clap::value_parser!(u16).range(1..=64))]
+    #[arg(long, value_name = "N", default_value = "3", value_parser = whole::<u16>(1, 64))]
     pub homes: u16,
-    /// How many threads complete, cancel and drop.
-    #[arg(long, value_name = "N", default_value = "8", value_parser = clap::value_parser!(u16).range(1..=256))]
+    /// How many threads complete, cancel and drop futures.
+    #[arg(long, value_name = "N", default_value = "8", value_parser = whole::<u16>(1, 256))]
     pub producers: u16,
-    /// How long anything may make no progress before it counts as stuck.
-    #[arg(long, value_name = "S", default_value = "20", value_parser = duration)]
+    /// How long anything may go without progress before it counts as stuck.
+    #[arg(long, value_name = "TIME", default_value = "20s", value_parser = duration)]
     pub patience: Duration,
     /// Adds a fault, which the run then has to find.
     #[arg(long, value_name = "FAULT", hide = true, value_enum)]
-    pub seed_fault: Option<crate::stress::Fault>,
+    pub seed_fault: Option<Fault>,
 }
 
 /// `homing context`.
@@ -83,19 +85,19 @@ pub(crate) enum Context {
 /// What a context holds beside the broker and the names, which are given as everywhere.
 #[derive(Debug, Args)]
 pub(crate) struct ContextOptions {
-    /// A file of certificates (PEM) that sign the broker's.
+    /// A file with the certificates (PEM) of the authority that signed the broker's certificate.
     #[arg(long, value_name = "FILE")]
     pub ca_file: Option<PathBuf>,
     /// A file with the client's own certificate (PEM).
     #[arg(long, value_name = "FILE", requires = "key_file")]
     pub cert_file: Option<PathBuf>,
-    /// A file with its key (PEM).
+    /// A file with the key of that certificate (PEM).
     #[arg(long, value_name = "FILE", requires = "cert_file")]
     pub key_file: Option<PathBuf>,
-    /// A file whose first line is the password. It is read each time.
+    /// A file whose first line is the password. Each command reads it anew.
     #[arg(long, value_name = "FILE", conflicts_with = "password_command")]
     pub password_file: Option<PathBuf>,
-    /// A shell command that prints the password (`pass show rabbitmq`). It is run each time.
+    /// A shell command that prints the password (`pass show rabbitmq`). Each command runs it anew.
     #[arg(long, value_name = "CMD")]
     pub password_command: Option<String>,
 }
@@ -113,21 +115,23 @@ pub(crate) struct Worker {
 #[derive(Debug, Args)]
 pub(crate) struct WorkerOptions {
     /// How many processes run at the same time. One that waits or is paused does not count [default: 1]
-    #[arg(long, value_name = "N")]
+    #[arg(long, value_name = "N", value_parser = whole::<NonZeroU16>(1, 65_535))]
     pub slots: Option<NonZeroU16>,
-    /// The store of processes. Several workers of one machine use the same [env: HOMING_STORE] [default:
+    /// The store of processes. Several workers on one machine may use the same one [env: HOMING_STORE] [default:
     /// ~/.local/share/homing/processes.db]
     #[arg(long, value_name = "FILE")]
     pub store: Option<PathBuf>,
     /// How long running processes may continue after the first signal, before they are stopped and go back [default: 5s]
     #[arg(long, value_name = "TIME", value_parser = duration_or_zero)]
     pub drain: Option<Duration>,
+    #[command(flatten)]
+    pub supervision: Supervision,
 }
 
 impl WorkerOptions {
     /// Whether any is given.
     pub(crate) fn any(&self) -> bool {
-        self.slots.is_some() || self.store.is_some() || self.drain.is_some()
+        self.slots.is_some() || self.store.is_some() || self.drain.is_some() || self.supervision.any()
     }
 }
 
@@ -148,4 +152,30 @@ pub(crate) struct Man {
     /// Writes homing.1, homing-rpc-call.1 and so on into this folder.
     #[arg(long, value_name = "FOLDER")]
     pub out: Option<PathBuf>,
+}
+
+/// A fault that a run has to find.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Fault {
+    /// An outcome is written by a thread that is not its home.
+    OffHomeWrite,
+    /// A waiter is woken by a thread that is not its home.
+    OffHomeWake,
+    /// A call of a home is run by a thread that is not that home.
+    OffHomeCallback,
+    /// A value is dropped by the library on a thread that is not its home.
+    OffHomeDrop,
+    /// A completer is forgotten: its future never ends.
+    Lost,
+    /// An outcome is seen twice.
+    Doubled,
+    /// A value is dropped by its sender, who was not handed it back.
+    Misplaced,
+    /// One message fewer than was asked for may be under way, as if a permit were held by nobody.
+    PermitHeld,
+    /// A close takes longer than it may.
+    LateClose,
+    /// Threads race for a counter, for ThreadSanitizer to find. Needs a build for it.
+    #[cfg(feature = "seeded-race")]
+    Race,
 }

@@ -13,11 +13,11 @@ use std::time::Duration;
 use homing::{RpcRequest, RpcSubscriber, TaskRequest, TaskSubscriber, TestingMode};
 use indicatif::{ProgressBar, ProgressStyle};
 
-use crate::DEFAULT_BROKER;
 use crate::args::{Bench, Global};
 use crate::connection::{builder, close};
 use crate::failure::Failure;
 use crate::stop::{Stop, or_interrupted};
+use crate::{DEFAULT_BROKER, not_given};
 use limit::Network;
 use work::{Ends, WORKS};
 
@@ -44,6 +44,7 @@ async fn measure(options: Bench, global: &Global) -> Result<(), Failure> {
         builder.reconnect(global.broker.reconnect.unwrap_or(homing::ReconnectPolicy::Never)).connect()
     };
     let (caller, server) = (connect().await?, connect().await?);
+    not_given::note(&global.broker);
     server.add_rpc_subscriber("bench", RpcSubscriber::closure(RpcRequest::into_body)).await?;
     server.add_task_subscriber(TaskSubscriber::closure(TaskRequest::into_body)).await?;
     let network = Network::measure(&url).await;

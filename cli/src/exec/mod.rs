@@ -1,7 +1,6 @@
 //! A shell command that does the work: the body in as JSON, the answer out as YAML, and how it ended.
 
 mod capture;
-pub(crate) mod groups;
 pub(crate) mod inner;
 pub(crate) mod programs;
 
@@ -15,8 +14,8 @@ use tokio::io::AsyncWriteExt;
 use tokio::process::{Child, Command};
 
 use crate::failure::Failure;
+use crate::groups::{self, Group};
 use capture::{Beyond, Capture};
-use groups::Group;
 
 /// How long a command has to end after SIGTERM.
 const GRACE: Duration = Duration::from_secs(3);
@@ -94,7 +93,10 @@ pub(crate) async fn run(
 ) -> Ended {
     match Running::start(command, environment) {
         Ok(running) => running.finish(body, limit, stop).await,
-        Err(error) => Ended::NotRunnable(format!("the shell cannot be started: {error}")),
+        Err(error) => {
+            let error = groups::unless_this_process_ends(error).await;
+            Ended::NotRunnable(format!("the shell cannot be started: {error}"))
+        }
     }
 }
 
@@ -151,7 +153,7 @@ impl Running {
             }
         };
         let stopped = tokio::select! {
-            status = self.child.wait() => return match status {
+            status = groups::wait(&mut self.child) => return match status {
                 Ok(status) => self.ended(status),
                 Err(error) => Ended::Failed(format!("the command cannot be waited for: {error}")),
             },

@@ -20,7 +20,7 @@ use crate::failure::Failure;
 use crate::glob::Glob;
 use crate::progress::timed_out;
 use crate::stop::Stop;
-use crate::{note, out, values, warning};
+use crate::{not_given, note, out, values, warning};
 
 /// After a signal, how long the task in hand may take to be in one queue and not in two. Shorter than the time after which the
 /// process ends.
@@ -106,6 +106,9 @@ pub(crate) async fn run(command: Task, global: &Global, mut stop: Stop) -> Resul
         }
     };
     walk.report(ended.is_err());
+    if ended.is_ok() && walk.seen.get().is_none_or(|seen| seen == 0) {
+        not_given::note(&global.broker);
+    }
     ended
 }
 

@@ -1,18 +1,25 @@
 //! `homing process status`, `pause`, `play` and `kill`.
 
+use std::path::PathBuf;
 use std::time::Duration;
 
+use homing::process::store::{Persister, Record, SqlitePersister};
 use homing::process::{Pid, ProcessController, Status};
 use homing::{Communicator, Value};
+use tokio::sync::OnceCell;
 use tokio::time::Instant;
 
+use super::in_words;
 use super::many::{self, Counts, Shared, line, object, outcome};
 use crate::args::{Format, Global, Process, Targets};
 use crate::connection::connect;
 use crate::failure::Failure;
 use crate::progress::{Progress, Stage, bounded};
 use crate::stop::Stop;
-use crate::{note, out};
+use crate::{note, out, store};
+
+/// How long the store has to answer, of which no more than a hint is wanted.
+const STORE_ANSWERS: Duration = Duration::from_secs(2);
 
 /// What is asked of them.
 enum Request {
@@ -75,11 +82,21 @@ pub(super) async fn run(command: Process, global: &Global, stop: Stop) -> Result
             .and_then(|()| print_all(&request, format))
     } else {
         let counts = Counts::default();
-        // Whoever wants a process killed does not want it run.
-        let advice = (!matches!(request, Request::Kill { .. })).then(|| many::run_them(global, &pids));
-        let shared = Shared { purpose: request.purpose(), format, deadline, counts: &counts, advice };
+        let advice = match request {
+            // Whoever wants a process killed does not want it run.
+            Request::Kill { .. } => many::let_them_rest(global),
+            _ => many::run_them(global, &pids),
+        };
+        let shared = Shared { purpose: request.purpose(), format, deadline, counts: &counts, advice: Some(advice) };
         let width = pids.iter().map(|pid| pid.to_string().chars().count()).max().unwrap_or(0);
-        let ask = |pid| one(&shared, &controller, &request, pid);
+        let ended = Ended::new(global);
+        let (by, to, what, ended) = (&shared, &controller, &request, &ended);
+        let ask = move |pid: Pid| async move {
+            match one(by, to, what, pid.clone()).await {
+                Err(failure) if failure.code() == 3 => Err(ended.explained(&pid, failure).await),
+                answer => answer,
+            }
+        };
         many::all(&shared, pids, stop.clone(), ask, |pid, answer| print(&request, pid, answer, format, width)).await
     };
     if let (Request::Kill { force: false, .. }, Err(failure)) = (&request, &asked)
@@ -89,6 +106,42 @@ pub(super) async fn run(command: Process, global: &Global, stop: Stop) -> Result
     }
     many::finish(&communicator, &asked, deadline, stop).await;
     asked
+}
+
+/// What this user's store knows of processes that cannot be reached.
+struct Ended<'a> {
+    global: &'a Global,
+    /// Opened when it is needed; where it cannot be, nothing is known.
+    store: OnceCell<Option<SqlitePersister>>,
+}
+
+impl<'a> Ended<'a> {
+    fn new(global: &'a Global) -> Self {
+        Ended { global, store: OnceCell::new() }
+    }
+
+    /// The failure; with how the process has ended, where the store has that.
+    async fn explained(&self, pid: &Pid, failure: Failure) -> Failure {
+        let Some((file, record)) = self.record(pid).await else { return failure };
+        let Some(outcome) = record.outcome() else { return failure };
+        let file = file.display();
+        // Another worker's store may have another process of this pid.
+        let advice = format!("in the store {file} process {pid} {}; it is not run again", in_words(outcome));
+        Failure::Advised(Box::new(failure), advice)
+    }
+
+    async fn record(&self, pid: &Pid) -> Option<(PathBuf, Record)> {
+        let options = &self.global.broker;
+        // AiiDA's processes are in no store of ours.
+        if options.aiida || options.profile.is_some() {
+            return None;
+        }
+        let file = store::path(None).ok()?;
+        let open = async || store::open_to_read(&file).await.ok();
+        let records = self.store.get_or_init(open).await.as_ref()?;
+        let record = tokio::time::timeout(STORE_ANSWERS, records.record(pid.clone())).await.ok()?.ok()??;
+        Some((file, record))
+    }
 }
 
 /// A time that has passed is one that passes at once.
@@ -128,7 +181,8 @@ async fn one(
     if done.is_done() {
         return Ok(Answer::Done);
     }
-    Err(Failure::Other(format!("process {pid} refused to be {}: it has ended", request.result())))
+    let why = if matches!(request, Request::Pause(_)) { "it has ended, or is being killed" } else { "it has ended" };
+    Err(Failure::Other(format!("process {pid} refused to be {}: {why}", request.result())))
 }
 
 async fn to_all(controller: &ProcessController, request: &Request) -> Result<(), Failure> {

@@ -12,9 +12,9 @@ use tokio::time::Instant;
 
 use crate::args::{BrokerOptions, Format, Global};
 use crate::failure::Failure;
-use crate::output::without_controls;
+use crate::output::{quoted, without_controls};
 use crate::stop::Stop;
-use crate::{call, note, out, values, warning};
+use crate::{call, note, out, report, values, warning};
 
 /// How many requests are under way at once; the others follow.
 const AT_ONCE: usize = 1024;
@@ -81,7 +81,8 @@ pub(super) async fn all<T, W: Future<Output = Result<T, Failure>>>(
                     Ok(_) => {}
                     Err(failure) => {
                         (worst, failed) = (worst.max(failure.code()), failed + 1);
-                        is_unreachable |= failure.code() == 3;
+                        // What is known of it is its advice.
+                        is_unreachable |= failure.code() == 3 && !matches!(failure, Failure::Advised(..));
                         if shared.format == Format::Json && printed.is_ok() {
                             printed = print_failure(&pid, &failure);
                         }
@@ -90,6 +91,7 @@ pub(super) async fn all<T, W: Future<Output = Result<T, Failure>>>(
                         }
                         if shared.format == Format::Text {
                             warning!("{failure}");
+                            report::print_advice(&failure);
                         }
                     }
                 }
@@ -158,19 +160,25 @@ pub(super) fn run_them(global: &Global, pids: &[Pid]) -> String {
     )
 }
 
-/// A word of a shell's command.
-fn quoted(word: &str) -> String {
-    let plain = |c: char| c.is_ascii_alphanumeric() || "-_./:".contains(c);
-    if !word.is_empty() && word.chars().all(plain) {
-        return word.to_owned();
-    }
-    format!("'{}'", word.replace('\'', "'\\''"))
+/// What to know about processes that were to be killed, and that no worker has.
+pub(super) fn let_them_rest(global: &Global) -> String {
+    let shows = if global.broker.profile.is_some() || global.broker.aiida {
+        "; `verdi process list --all` shows which it is"
+    } else {
+        ""
+    };
+    format!(
+        "no worker has it: either it has ended, or it stands still until a worker has it, and can be killed then{shows}"
+    )
 }
 
 fn print_failure(pid: &Pid, failure: &Failure) -> Result<(), Failure> {
     let mut error = Map::new();
     error.insert("kind", failure.kind());
     error.insert("message", failure.to_string());
+    if let Failure::Advised(_, advice) = failure {
+        error.insert("hint", advice.as_str());
+    }
     object(pid, [("error", Value::Map(error))])
 }
 

@@ -14,7 +14,7 @@ use crate::failure::Failure;
 use crate::stop::{Stop, or_interrupted};
 
 pub(crate) use many::pid_as_json;
-pub(crate) use stored::in_words;
+pub(crate) use stored::{holder, in_words, record_facts, shown_time};
 
 pub(crate) async fn run(command: Process, global: &Global, stop: Stop) -> Result<(), Failure> {
     match command {

@@ -5,6 +5,7 @@
 //! between them, with nothing stored meanwhile: so one that a worker has just taken, and not claimed yet, is none.
 
 use std::collections::{BTreeMap, HashMap};
+use std::fs::File;
 use std::path::Path;
 use std::time::{Duration, SystemTime};
 
@@ -12,6 +13,8 @@ use homing::codec::Map;
 use homing::process::store::{Lease, Liveness, Persister, SqlitePersister, Summary, Unreadable};
 use homing::process::{Pid, ProcessController, ProcessTask};
 use homing::{CommunicatorBuilder, ErrorKind, Value, inspect};
+use nix::errno::Errno;
+use nix::fcntl::{Flock, FlockArg};
 
 use super::many::pid_as_json;
 use super::stored;
@@ -54,6 +57,7 @@ pub(super) async fn run(dry_run: bool, file: Option<&Path>, global: &Global, sto
     let options = options(global)?;
     let queue = inspect::target(&options)?.task_queue;
     or_interrupted(stop, async {
+        let _alone = if dry_run { None } else { alone(store.path()).await? };
         let mut look = look(&store, &options, &queue).await?;
         let suspects: HashMap<Pid, SystemTime> = look.lost().map(|lost| (lost.pid().clone(), lost.changed())).collect();
         if !suspects.is_empty() {
@@ -66,6 +70,29 @@ pub(super) async fn run(dry_run: bool, file: Option<&Path>, global: &Global, sto
         stored::unreadable(&look.unreadable)
     })
     .await
+}
+
+/// Waits until no other repair of the store is under way. Of two at once both would find the same processes lost, and send each
+/// of them. What is locked is the store's directory: the file itself is SQLite's. `None` where the file system has no such locks.
+async fn alone(store: &Path) -> Result<Option<Flock<File>>, Failure> {
+    let folder = store.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    let mut folder = File::open(folder)?;
+    let mut is_noted = false;
+    loop {
+        folder = match Flock::lock(folder, FlockArg::LockExclusiveNonblock) {
+            Ok(lock) => return Ok(Some(lock)),
+            Err((folder, Errno::EWOULDBLOCK)) => folder,
+            Err((folder, Errno::EINTR)) => folder,
+            Err((_, error)) => {
+                tracing::info!(%error, "whether another repair is under way cannot be known");
+                return Ok(None);
+            }
+        };
+        if !std::mem::replace(&mut is_noted, true) {
+            note!("another repair of this store is under way; this one begins when it has ended");
+        }
+        tokio::time::sleep(BETWEEN / 20).await;
+    }
 }
 
 async fn look(store: &SqlitePersister, options: &CommunicatorBuilder, queue: &str) -> Result<Look, Failure> {

@@ -87,7 +87,7 @@ pub(super) fn unreadable(all: &[Unreadable]) -> Result<(), Failure> {
 }
 
 /// Who runs a process at this time.
-fn holder(lease: Option<&Lease>, now: SystemTime) -> Option<&Lease> {
+pub(crate) fn holder(lease: Option<&Lease>, now: SystemTime) -> Option<&Lease> {
     lease.filter(|lease| lease.stands_at(now))
 }
 
@@ -111,15 +111,9 @@ fn table(processes: &[Summary]) -> Result<(), Failure> {
             holder(process.lease(), now).map_or_else(String::new, |lease| lease.owner().os_pid().to_string()),
             status.to_owned(),
         ];
-        rows.push(row.map(|cell| without_controls(&cell)));
+        rows.push(row);
     }
-    let width = |column: usize| rows.iter().map(|row| row[column].chars().count()).max().unwrap_or(0);
-    let widths: Vec<usize> = (0..heads.len()).map(width).collect();
-    for row in &rows {
-        let cells = row.iter().zip(&widths).map(|(cell, width)| format!("{cell:<width$}"));
-        out!("{}", cells.collect::<Vec<_>>().join("  ").trim_end())?;
-    }
-    Ok(())
+    output::table(rows)
 }
 
 fn optional<T: Into<Value>>(value: Option<T>) -> Value {
@@ -250,43 +244,51 @@ fn record_object(record: &Record) -> Map {
     map
 }
 
-fn print_record(record: &Record) -> Result<(), Failure> {
+/// What there is to know of a record, for a person: names and texts.
+pub(crate) fn record_facts(record: &Record) -> Vec<(&'static str, String)> {
     let checkpoint = record.checkpoint();
-    let row = |name: &str, text: &str| -> Result<(), Failure> { out!("{name:<10} {}", without_controls(text)) };
-    row("process", &record.pid().to_string())?;
-    row("class", checkpoint.class())?;
-    row("state", &format!("{} since {}", checkpoint.state(), shown_time(checkpoint.changed())))?;
+    let mut facts = vec![
+        ("process", record.pid().to_string()),
+        ("class", checkpoint.class().to_owned()),
+        ("state", format!("{} since {}", checkpoint.state(), shown_time(checkpoint.changed()))),
+    ];
     if let Some(pause) = checkpoint.pause().filter(|_| !checkpoint.state().is_terminal()) {
         let why = pause.message().map_or(String::new(), |message| format!(": {message}"));
-        row("paused", &format!("since {}{why}", shown_time(pause.since())))?;
+        facts.push(("paused", format!("since {}{why}", shown_time(pause.since()))));
     }
     if let Some(outcome) = record.outcome() {
-        row("outcome", &in_words(outcome))?;
+        facts.push(("outcome", in_words(outcome)));
         if let Outcome::Excepted { chain, .. } = outcome {
-            for cause in chain {
-                row("  caused by", cause)?;
-            }
+            facts.extend(chain.iter().map(|cause| ("  caused by", cause.clone())));
         }
         if let Outcome::Finished { outputs, .. } = outcome {
-            row("outputs", &outputs.to_json_text())?;
+            facts.push(("outputs", outputs.to_json_text()));
         }
     }
     if let Some(wait) = checkpoint.wait() {
-        row("waits for", &wait_in_words(wait))?;
+        facts.push(("waits for", wait_in_words(wait)));
     }
     if let Some(text) = checkpoint.status_text() {
-        row("status", text)?;
+        facts.push(("status", text.to_owned()));
     }
-    row("created", &shown_time(checkpoint.created()))?;
-    row("step", &checkpoint.step().to_string())?;
-    row("inputs", &inputs_value(record).to_json_text())?;
+    facts.push(("created", shown_time(checkpoint.created())));
+    facts.push(("step", checkpoint.step().to_string()));
+    facts.push(("inputs", inputs_value(record).to_json_text()));
     if let Some(child) = record.child() {
-        row("parent", &child.parent().to_string())?;
+        facts.push(("parent", child.parent().to_string()));
     }
     if let Some(lease) = record.lease() {
         let until = shown_time(lease.until());
         let stands = if lease.stands_at(SystemTime::now()) { "until" } else { "which has run out, until" };
-        row("lease", &format!("of {}, {stands} {until}", lease.owner()))?;
+        facts.push(("lease", format!("of {}, {stands} {until}", lease.owner())));
+    }
+    facts
+}
+
+fn print_record(record: &Record) -> Result<(), Failure> {
+    let row = |name: &str, text: &str| -> Result<(), Failure> { out!("{name:<10} {}", without_controls(text)) };
+    for (name, text) in record_facts(record) {
+        row(name, &text)?;
     }
     row("log", &format!("{} lines: homing process report {}", record.log_lines(), record.pid()))?;
     for transition in record.transitions() {

@@ -11,7 +11,7 @@ use crate::connection::{News, Watched, begin_to_stay, close, options};
 use crate::failure::Failure;
 use crate::output::without_controls;
 use crate::stop::Stop;
-use crate::{note, out, output, values, warning};
+use crate::{not_given, note, out, output, values, warning};
 
 pub(super) async fn run(pids: Vec<Pid>, count: Option<u64>, global: &Global, mut stop: Stop) -> Result<(), Failure> {
     let begin = async |communicator: &Communicator| {
@@ -26,6 +26,7 @@ pub(super) async fn run(pids: Vec<Pid>, count: Option<u64>, global: &Global, mut
         signal = stop.wait() => return Err(Failure::Interrupted(signal, None)),
         () = &mut reader_gone => return Ok(()),
     };
+    not_given::note(&global.broker);
     note!("watching changes of state until Ctrl-C");
     let mut left = count;
     while left != Some(0) {

@@ -14,12 +14,12 @@ use fastrand::Rng;
 use homing::blocking::Communicator;
 use homing::{Answer, ErrorKind, Failure, HandlerResult, RpcRequest, RpcSend, RpcSubscriber, Value};
 
-use super::Fault;
 use super::decision::{Deed, Delay, FutureKind, Route, generator};
 use super::ledger::{Entry, HomeRecord, Seen, Watch};
 use super::producer::{Job, OnPurpose};
 use super::watchdog::Pulse;
 use super::world::World;
+use crate::args::Fault;
 
 /// How many calls of one worker are under way at once.
 const WINDOW: usize = 64;

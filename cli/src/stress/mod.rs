@@ -19,9 +19,7 @@ use std::sync::Arc;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use clap::ValueEnum;
-
-use crate::args::{Format, Global, Stress};
+use crate::args::{Fault, Format, Global, Stress};
 use crate::failure::Failure;
 use crate::out;
 use decision::{HomeKind, generator};
@@ -31,32 +29,6 @@ use world::World;
 
 /// How many workers make pairs of communicators.
 const CALLERS: usize = 2;
-
-/// A fault that a run has to find.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-pub(crate) enum Fault {
-    /// An outcome is written by a thread that is not its home.
-    OffHomeWrite,
-    /// A waiter is woken by a thread that is not its home.
-    OffHomeWake,
-    /// A call of a home is run by a thread that is not that home.
-    OffHomeCallback,
-    /// A value is dropped by the library on a thread that is not its home.
-    OffHomeDrop,
-    /// A completer is forgotten: its future never ends.
-    Lost,
-    /// An outcome is seen twice.
-    Doubled,
-    /// A value is dropped by its sender, who was not handed it back.
-    Misplaced,
-    /// One message fewer than was asked for may be under way, as if a permit were held by nobody.
-    PermitHeld,
-    /// A close takes longer than it may.
-    LateClose,
-    /// Threads race for a counter, for ThreadSanitizer to find. Needs a build for it.
-    #[cfg(feature = "seeded-race")]
-    Race,
-}
 
 pub(crate) fn run(options: &Stress, global: &Global) -> Result<(), Failure> {
     if global.broker.broker.is_some() {

@@ -10,11 +10,11 @@ use std::{future::Future, pin::Pin};
 use fastrand::Rng;
 use homing::home::{Completer, Deadline, HomeFuture};
 
-use super::Fault;
 use super::decision::{Deed, Delay, FutureKind, Route};
 use super::ledger::{Entry, Token, Watch};
 use super::race;
 use super::world::World;
+use crate::args::Fault;
 
 /// Thrown while a completer is held.
 pub(crate) struct OnPurpose;

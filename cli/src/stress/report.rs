@@ -7,11 +7,11 @@ use std::time::Duration;
 use fastrand::Rng;
 use serde_json::json;
 
-use super::Fault;
 use super::decision::{FutureKind, HomeKind};
 use super::ledger::{Ledger, Seen};
 use super::watchdog::Stuck;
 use super::world::World;
+use crate::args::Fault;
 use crate::args::Format;
 use crate::failure::Failure;
 use crate::out;

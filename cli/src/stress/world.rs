@@ -8,9 +8,9 @@ use std::time::Duration;
 use fastrand::Rng;
 use parking_lot::{Condvar, Mutex};
 
-use super::Fault;
 use super::ledger::{HomeRecord, Ledger};
 use super::producer::Job;
+use crate::args::Fault;
 
 pub(crate) struct World {
     pub seed: u64,

@@ -9,15 +9,21 @@ use crate::args::{Global, WorkerOptions};
 use crate::connection::{News, Watched, begin_to_stay, close, options};
 use crate::failure::Failure;
 use crate::logs::WORK;
-use crate::presence::{self, Role};
+use crate::presence::{self, Role, Stored};
 use crate::process::shell::{self, Shell};
 use crate::stop::Stop;
-use crate::{note, store};
+use crate::supervise::lifeline::Lifeline;
+use crate::{not_given, note, store};
 
 /// How long running processes may continue after the first signal, unless another time is given.
-const DRAIN: Duration = Duration::from_secs(5);
+pub(crate) const DRAIN: Duration = Duration::from_secs(5);
 
 pub(crate) async fn run(command: WorkerOptions, global: &Global, mut stop: Stop) -> Result<(), Failure> {
+    let mut supervisor = None;
+    if command.supervision.supervised.is_some() {
+        let (lifeline, or_it_ends) = Lifeline::of_this_process(stop)?;
+        (supervisor, stop) = (Some(lifeline), or_it_ends);
+    }
     let path = store::path(command.store.as_deref())?;
     let slots = command.slots.map_or(1, |slots| usize::from(slots.get()));
     let drain = command.drain.unwrap_or(DRAIN);
@@ -33,7 +39,7 @@ pub(crate) async fn run(command: WorkerOptions, global: &Global, mut stop: Stop)
         let builder = ProcessWorker::builder(communicator, store.clone(), registry);
         let worker = builder.slots(slots).on_change(log).start().await?;
         let name = communicator.default_task_queue()?.name().to_owned();
-        let role = Role { kind: "process", name: name.clone(), store: store::mark(&path) };
+        let role = Role { kind: "process", name: name.clone(), store: Some(Stored::at(&path)) };
         presence::announce(communicator, role).await;
         Ok((watched, worker, name))
     };
@@ -41,7 +47,14 @@ pub(crate) async fn run(command: WorkerOptions, global: &Global, mut stop: Stop)
         begun = begin_to_stay(global, options, begin) => begun?,
         signal = stop.wait() => return Err(Failure::Interrupted(signal, None)),
     };
+    // Its supervisor has reported it for all.
+    if supervisor.is_none() {
+        not_given::note(&global.broker);
+    }
     note!("running processes of {name:?} from {} until Ctrl-C, {slots} at a time", path.display());
+    if let Some(supervisor) = &mut supervisor {
+        supervisor.up().await;
+    }
     let lost = loop {
         tokio::select! {
             _ = stop.wait() => break None,

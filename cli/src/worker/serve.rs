@@ -14,7 +14,7 @@ use crate::exec::Ended;
 use crate::failure::Failure;
 use crate::presence::{self, Role};
 use crate::stop::Stop;
-use crate::{doctor, note, values, warning};
+use crate::{doctor, not_given, note, values, warning};
 
 /// How long the broker may take to end a subscription.
 const UNSUBSCRIBING: Duration = Duration::from_secs(5);
@@ -60,6 +60,7 @@ pub(crate) async fn run(command: Serve, global: &Global, mut stop: Stop) -> Resu
         started = begin_to_stay(global, options.clone(), begin) => started?,
         signal = stop.wait() => return Err(Failure::Interrupted(signal, None)),
     };
+    not_given::note(&global.broker);
     note!("answering calls to {:?} until Ctrl-C", identifier.as_str());
     let mut state = server.crew.watch();
     let end = tokio::select! {

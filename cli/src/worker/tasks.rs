@@ -18,7 +18,7 @@ use crate::exec::Ended;
 use crate::failure::Failure;
 use crate::presence::{self, Role};
 use crate::stop::Stop;
-use crate::{note, values, warning};
+use crate::{not_given, note, values, warning};
 
 /// The pause before a second attempt; it doubles.
 const FIRST_PAUSE: Duration = Duration::from_secs(1);
@@ -63,6 +63,7 @@ pub(crate) async fn run(command: Work, global: &Global, mut stop: Stop) -> Resul
         begun = begin_to_stay(global, options, begin) => begun?,
         signal = stop.wait() => return Err(Failure::Interrupted(signal, None)),
     };
+    not_given::note(&global.broker);
     note!("working on tasks of {:?} until Ctrl-C", worker.queue.name());
     let mut state = worker.crew.watch();
     let end = loop {

@@ -7,7 +7,7 @@ use std::process::{Child, Command, Output, Stdio};
 use std::time::{Duration, Instant};
 
 /// No command takes longer.
-pub const LONG: Duration = Duration::from_secs(30);
+pub const LONG: Duration = Duration::from_secs(60);
 
 /// The command, in clean surroundings.
 pub fn homing(arguments: &[&str]) -> Command {
@@ -65,7 +65,8 @@ pub fn exits(output: &Output, code: i32) -> (String, String) {
 /// Waits until something is so.
 #[track_caller]
 pub fn eventually(what: &str, is_so: impl Fn() -> bool) {
-    let until = Instant::now() + LONG;
+    // A dead worker's lease alone lasts for half of the other limit, and many programs share the machine.
+    let until = Instant::now() + 3 * LONG;
     while !is_so() {
         assert!(Instant::now() < until, "{what}");
         std::thread::sleep(Duration::from_millis(10));
@@ -73,7 +74,7 @@ pub fn eventually(what: &str, is_so: impl Fn() -> bool) {
 }
 
 /// A command that runs until it is told to end.
-pub struct Running(pub Child, Option<BufReader<std::process::ChildStderr>>);
+pub struct Running(pub Child, Option<BufReader<std::process::ChildStderr>>, String);
 
 impl Running {
     /// Starts it and waits for the line that reports it is ready.
@@ -88,7 +89,22 @@ impl Running {
                 }
             }
         }
-        Ok(Running(child, errors))
+        Ok(Running(child, errors, all))
+    }
+
+    /// What it wrote to standard error until it was ready.
+    pub fn beginning(&self) -> &str {
+        &self.2
+    }
+
+    /// Starts it, and throws away what it prints: for one that prints more than a pipe takes.
+    pub fn unread(mut command: Command) -> std::io::Result<Self> {
+        Ok(Running(command.stdout(Stdio::null()).stderr(Stdio::null()).spawn()?, None, String::new()))
+    }
+
+    /// One that was started elsewhere.
+    pub fn of(child: Child) -> Self {
+        Running(child, None, String::new())
     }
 
     /// The next line of its standard error.

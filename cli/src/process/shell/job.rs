@@ -8,6 +8,8 @@ use homing::process::Inputs;
 use homing::{HandlerError, HandlerResult, Value};
 use serde::{Deserialize, Serialize};
 
+use crate::args::OnLoss;
+
 /// How long a program has to end after SIGTERM, unless the inputs have another time.
 const GRACE: Duration = Duration::from_secs(10);
 
@@ -29,26 +31,6 @@ pub(crate) struct Job {
     pub on_loss: OnLoss,
     /// How long it has to end after SIGTERM, in seconds.
     pub grace: f64,
-}
-
-/// What becomes of a job whose worker died.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, clap::ValueEnum)]
-#[serde(rename_all = "kebab-case")]
-pub(crate) enum OnLoss {
-    /// Another worker runs the program again, from its beginning.
-    #[default]
-    RunAgain,
-    /// It ends as excepted.
-    MarkLost,
-}
-
-impl OnLoss {
-    pub(crate) fn as_str(self) -> &'static str {
-        match self {
-            OnLoss::RunAgain => "run-again",
-            OnLoss::MarkLost => "mark-lost",
-        }
-    }
 }
 
 /// The name of the input that marks who launched a job. The class makes no use of it.

@@ -13,9 +13,11 @@ use homing::process::{Finish, Inputs, Next, Process, StepContext};
 use homing::{HandlerError, HandlerResult, Value};
 use serde::{Deserialize, Serialize};
 
-use self::job::{Job, OnLoss};
+use self::job::Job;
 use self::program::Program;
+use crate::args::OnLoss;
 use crate::exec::programs::Started;
+use crate::groups;
 
 /// The name of the class.
 pub(crate) const CLASS: &str = "shell";
@@ -71,10 +73,14 @@ impl Process for Shell {
         }
         self.attempts += 1;
         context.set_status(self.job.shown());
-        let program = Program::start(&self.job, context.pid(), self.attempts).map_err(|error| {
-            HandlerError::exception(format!("{:?} cannot be started: {error}", self.job.shown()))
-                .with_type("CannotStart")
-        })?;
+        let program = match Program::start(&self.job, context.pid(), self.attempts) {
+            Ok(program) => program,
+            Err(error) => {
+                let error = groups::unless_this_process_ends(error).await;
+                let text = format!("{:?} cannot be started: {error}", self.job.shown());
+                return Err(HandlerError::exception(text).with_type("CannotStart"));
+            }
+        };
         self.started = Some(program.started().clone());
         self.program = Some(program);
         Ok(Next::Step)

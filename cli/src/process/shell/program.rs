@@ -15,9 +15,9 @@ use tokio::time::Instant;
 
 use super::job::Job;
 use super::lines::Lines;
-use crate::exec::groups::{self, Group};
 use crate::exec::inner::{EndsWithUs, GATE, own_program};
 use crate::exec::programs::{RUN, Started};
+use crate::groups::{self, Group};
 
 /// How much output waits to be stored. A program that writes faster waits.
 const MOST_PENDING: usize = 256 << 10;
@@ -109,7 +109,7 @@ impl Program {
                         kill_at.get_or_insert(Instant::now() + grace);
                     }
                 },
-                status = self.child.wait(), if ended.is_none() => {
+                status = groups::wait(&mut self.child), if ended.is_none() => {
                     let status = status.map_err(|error| {
                         HandlerError::exception(format!("the program cannot be waited for: {error}"))
                     })?;

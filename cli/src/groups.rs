@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::io;
+use std::process::ExitStatus;
 use std::sync::{Mutex, PoisonError};
 
 use nix::sys::signal::{Signal, killpg};
@@ -42,6 +43,26 @@ impl Drop for Group {
             running.remove(&self.0);
         }
     }
+}
+
+/// Waits for the end of a group's first process.
+///
+/// Guards: a second signal. It kills the groups, and this process is there for a moment more. What ends then has not come to an end of
+/// its own: it has no outcome, which this never reports, so that its task goes back and another worker has its process.
+///
+/// # Cancel safety
+/// The end is not lost when this is dropped.
+pub(crate) async fn wait(child: &mut Child) -> io::Result<ExitStatus> {
+    let status = child.wait().await;
+    unless_this_process_ends(status).await
+}
+
+/// What has become of a group, unless every group is being killed.
+pub(crate) async fn unless_this_process_ends<T>(outcome: T) -> T {
+    if RUNNING.lock().unwrap_or_else(PoisonError::into_inner).is_none() {
+        return std::future::pending().await;
+    }
+    outcome
 }
 
 /// Kills every group that runs, and lets none be started any more; what they did.
