@@ -14,7 +14,7 @@ use homing::{Answer, Communicator, Identifier, RpcRequest, RpcSubscriber};
 use watch::watched;
 
 /// Long enough on any machine.
-const LONG: Duration = Duration::from_secs(30);
+const LONG: Duration = Duration::from_secs(60);
 
 /// How many calls each loop makes and serves.
 const CALLS: u64 = 200;

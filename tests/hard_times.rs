@@ -15,8 +15,13 @@ use homing::{
 use support::proxy::Proxy;
 use support::{Broker, Suite};
 
+/// How long what moves many bytes may take.
+const PATIENCE: Duration = Duration::from_secs(150);
+
 fn main() -> ExitCode {
     let mut suite = Suite::new();
+    // Seconds, unless the machine has other things to do.
+    suite.deadline(PATIENCE * 2);
     for (name, trouble) in TROUBLES {
         suite.rabbitmq(&format!("a_close_while_{name}_ends_in_time"), move |broker| {
             on_a_runtime(close_in(broker.clone(), *trouble));
@@ -118,7 +123,7 @@ async fn close_in(broker: Broker, trouble: Trouble) {
     one.unwrap();
     other.unwrap();
     for outcome in outcomes {
-        let ended = tokio::time::timeout(Duration::from_secs(5), outcome).await.expect("a future that does not end");
+        let ended = tokio::time::timeout(Duration::from_secs(60), outcome).await.expect("a future that does not end");
         if let Err(error) = ended.unwrap() {
             let may_be = [ErrorKind::CommunicatorClosed, ErrorKind::ConnectionLost, ErrorKind::RemoteException];
             assert!(may_be.contains(&error.kind()), "{error:?}");
@@ -242,7 +247,8 @@ async fn deaf(broker: Broker) {
 }
 
 async fn large(broker: Broker) {
-    let json = |url: &str| options(url, &broker).codec(Json::default());
+    let patient = |url: &str| options(url, &broker).call_timeout(PATIENCE).task_timeout(PATIENCE);
+    let json = |url: &str| patient(url).codec(Json::default());
     let server = json(broker.url()).connect().await.unwrap();
     let client = json(broker.url()).connect().await.unwrap();
     let length =
@@ -262,7 +268,8 @@ async fn too_large(broker: Broker) {
     // RabbitMQ's default limit is 128 MiB (512 MiB before 3.8): what is over it closes the channel that it came by.
     let mut limits = homing::codec::Limits::default();
     limits.max_bytes = 1 << 30;
-    let client = options(broker.url(), &broker).codec(Json::with_limits(limits)).connect().await.unwrap();
+    let options = options(broker.url(), &broker).call_timeout(PATIENCE);
+    let client = options.codec(Json::with_limits(limits)).connect().await.unwrap();
     client.add_rpc_subscriber("echo", RpcSubscriber::closure(RpcRequest::into_body)).await.unwrap();
     let error = client.rpc_send("echo", "x".repeat(130 << 20)).await.unwrap_err();
     assert!(matches!(error.kind(), ErrorKind::DeliveryFailed | ErrorKind::ConnectionLost), "{error:?}");

@@ -233,12 +233,30 @@ async fn a_greeting_that_is_noise_is_an_error_that_says_what_came() {
     ] {
         let broker = FakeBroker::start(Mischief { when: When::Greeting, says, then }).unwrap();
         let connect = Communicator::builder(&broker.url()).connect_timeout(Duration::from_secs(2)).connect();
-        let error = tokio::time::timeout(Duration::from_secs(10), connect).await.expect("connecting hangs");
+        let error = tokio::time::timeout(Duration::from_secs(60), connect).await.expect("connecting hangs");
         let error = error.expect_err("it is no broker");
         assert!(broker.has_misbehaved());
         let text = error.to_string();
         assert!(text.contains("127.0.0.1"), "{text}");
         assert!(!text.contains("guest:guest"), "{text}");
         println!("{:?}: {text}", error.kind());
+    }
+}
+
+#[tokio::test]
+async fn a_broker_that_goes_in_the_middle_of_the_handshake_is_an_error_at_once() {
+    for when in [When::Greeting, When::Login, When::Limits, When::Open] {
+        for says in [(|_| Vec::new()) as fn(u16) -> Vec<u8>, |_| vec![1, 0, 0]] {
+            let broker = FakeBroker::start(Mischief { when, says, then: Then::Closes }).unwrap();
+            // Whoever waits for this is told long before.
+            let connect = Communicator::builder(&broker.url()).connect_timeout(Duration::from_secs(600)).connect();
+            let ended = tokio::time::timeout(Duration::from_secs(60), connect).await;
+            let error = ended.unwrap_or_else(|_| panic!("{when:?}: connecting hangs")).expect_err("it has gone");
+            assert!(broker.has_misbehaved());
+            // A server that knows no better way closes the socket where the password is wrong.
+            let expected = if when == When::Login { ErrorKind::AccessRefused } else { ErrorKind::Connection };
+            assert_eq!(error.kind(), expected, "{when:?}: {error}");
+            assert!(error.to_string().contains("127.0.0.1"), "{when:?}: {error}");
+        }
     }
 }

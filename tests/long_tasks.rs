@@ -28,7 +28,7 @@ fn main() -> ExitCode {
     suite.rabbitmq("a_task_whose_worker_is_gone_goes_to_another", |broker| on_a_runtime(another(broker.clone())));
     suite.rabbitmq("a_close_gives_a_task_on_lease_back_at_once", |broker| on_a_runtime(given_back(broker.clone())));
     suite.rabbitmq("a_failure_on_lease_ends_it_too", |broker| on_a_runtime(tried_again(broker.clone())));
-    suite.deadline(Duration::from_secs(150));
+    suite.deadline(Duration::from_secs(400));
     suite.node("a_task_that_is_held_back_outlives_its_sender_and_the_broker", || {
         let node = Node::start(Tls::No).unwrap();
         on_a_runtime(held_back(&node));

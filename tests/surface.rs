@@ -13,7 +13,7 @@ use homing::{
 use serde::{Deserialize, Serialize};
 use tokio::sync::mpsc;
 
-const LIMIT: Duration = Duration::from_secs(20);
+const LIMIT: Duration = Duration::from_secs(60);
 
 #[derive(Debug, PartialEq, Serialize, Deserialize)]
 struct Ask {

@@ -22,7 +22,7 @@ async fn connect() -> Communicator {
 #[tokio::test]
 async fn a_timeout_ends_a_call_with_an_exception() {
     let communicator = connect().await;
-    let service = ServiceBuilder::new().timeout(Duration::from_millis(30)).service(service_fn(
+    let service = ServiceBuilder::new().timeout(Duration::from_millis(1500)).service(service_fn(
         |request: RpcRequest| async move {
             if request.body().as_str() == Some("slow") {
                 std::future::pending::<()>().await;

@@ -25,7 +25,7 @@ const CALLER: &str = "caller";
 const TASKS: i64 = 40;
 const PREFETCH: u16 = 20;
 const HOLD: Duration = Duration::from_millis(1500);
-const LONG: Duration = Duration::from_secs(40);
+const LONG: Duration = Duration::from_secs(60);
 
 fn main() -> ExitCode {
     if let Ok(ledger) = std::env::var(LEDGER) {

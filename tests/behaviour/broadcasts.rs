@@ -1,9 +1,14 @@
 //! Broadcasts: who hears what.
 
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use homing::home::{EventLoop, Home};
 use homing::{Broadcast, BroadcastFilter, BroadcastSubscriber, Communicator, ConnectionEvent, Failure, Value};
+use tokio::sync::Semaphore;
 use tokio::sync::mpsc::{UnboundedReceiver, unbounded_channel};
 
-use crate::support::{Broker, Suite};
+use crate::support::{Broker, Suite, eventually};
 use crate::{LONG, behaviours, connect};
 
 pub fn add(suite: &mut Suite) {
@@ -17,6 +22,7 @@ pub fn add(suite: &mut Suite) {
         a_subscriber_that_fails_stops_nobody,
         a_home_that_does_not_keep_up_loses_the_oldest_and_hears_so,
         a_broadcast_that_nobody_hears_is_sent_all_the_same,
+        so_many_handlers_of_a_subscriber_run_at_once_and_no_more,
     );
 }
 
@@ -200,4 +206,40 @@ async fn a_home_that_does_not_keep_up_loses_the_oldest_and_hears_so(broker: Brok
 async fn a_broadcast_that_nobody_hears_is_sent_all_the_same(broker: Broker) {
     let communicator = connect(&broker).await;
     communicator.broadcast_send("to the wind").await.unwrap();
+}
+
+/// On a runtime and on a loop.
+async fn so_many_handlers_of_a_subscriber_run_at_once_and_no_more(broker: Broker) {
+    const MOST: usize = 256;
+    const SENT: usize = 300;
+    let communicator = connect(&broker).await;
+    let event_loop = EventLoop::start("handlers").unwrap();
+    for home in [Home::current(), event_loop.handle().home()] {
+        let (open, begun, ended) = (Arc::new(Semaphore::new(0)), Arc::default(), Arc::default());
+        let subscriber = {
+            let (open, begun, ended) = (Arc::clone(&open), Arc::clone(&begun), Arc::clone(&ended));
+            BroadcastSubscriber::future(move |_: Broadcast| {
+                let (open, begun, ended): (_, Arc<AtomicUsize>, Arc<AtomicUsize>) =
+                    (Arc::clone(&open), Arc::clone(&begun), Arc::clone(&ended));
+                async move {
+                    begun.fetch_add(1, Ordering::SeqCst);
+                    drop(open.acquire().await);
+                    ended.fetch_add(1, Ordering::SeqCst);
+                }
+            })
+        };
+        let bound = communicator.bound_to(&home);
+        let identifier = bound.add_broadcast_subscriber(BroadcastFilter::new(), subscriber).await.unwrap();
+        for number in 0..SENT {
+            communicator.broadcast_send(number).await.unwrap();
+        }
+        eventually(|| begun.load(Ordering::SeqCst) >= MOST).await;
+        // One more would begin now, if it may.
+        tokio::time::sleep(std::time::Duration::from_millis(100)).await;
+        assert_eq!((begun.load(Ordering::SeqCst), ended.load(Ordering::SeqCst)), (MOST, 0));
+        open.add_permits(1);
+        eventually(|| ended.load(Ordering::SeqCst) == SENT).await;
+        assert_eq!(begun.load(Ordering::SeqCst), SENT);
+        communicator.remove_broadcast_subscriber(&identifier).await.unwrap();
+    }
 }

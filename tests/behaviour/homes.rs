@@ -297,7 +297,7 @@ async fn a_wait_that_only_an_outer_one_could_end_names_both(broker: Broker) {
         here.add_rpc_subscriber("inner", later).unwrap();
         let calls = communicator.clone();
         let outer = RpcSubscriber::blocking(move |_: RpcRequest| {
-            calls.rpc_send("inner", 0).timeout(Duration::from_millis(200)).wait()
+            calls.rpc_send("inner", 0).timeout(Duration::from_secs(2)).wait()
         });
         here.add_rpc_subscriber("outer", outer).unwrap();
         // Both run on this thread while it waits. What could keep the promise comes after the outer wait.
@@ -307,7 +307,7 @@ async fn a_wait_that_only_an_outer_one_could_end_names_both(broker: Broker) {
         error
     });
     let error = error.await.to_string();
-    assert!(error.contains("the call to \"inner\" was not answered within 200ms"), "{error}");
+    assert!(error.contains("the call to \"inner\" was not answered within 2s"), "{error}");
     assert!(error.contains("it stood within the wait for the call to \"outer\""), "{error}");
 }
 

@@ -8,6 +8,7 @@ mod support;
 mod broadcasts;
 mod calls;
 mod closing;
+mod codecs;
 mod homes;
 mod limits;
 mod refusals;
@@ -21,7 +22,7 @@ use homing::{Communicator, TestingMode};
 use support::{Broker, Suite};
 
 /// A bound against hanging, ten times and more what anything here takes.
-pub(crate) const LONG: Duration = Duration::from_secs(20);
+pub(crate) const LONG: Duration = Duration::from_secs(60);
 
 /// A communicator for one test.
 pub(crate) async fn connect(broker: &Broker) -> Communicator {
@@ -48,6 +49,7 @@ fn main() -> ExitCode {
     tasks::add(&mut suite);
     broadcasts::add(&mut suite);
     closing::add(&mut suite);
+    codecs::add(&mut suite);
     homes::add(&mut suite);
     limits::add(&mut suite);
     refusals::add(&mut suite);

@@ -495,7 +495,7 @@ async fn a_task_that_takes_too_long_ends_with_an_exception(broker: Broker) {
             })
         }
     });
-    communicator.add_task_subscriber(worker.with_time_limit(Duration::from_millis(300))).await.unwrap();
+    communicator.add_task_subscriber(worker.with_time_limit(Duration::from_millis(1500))).await.unwrap();
     assert_eq!(communicator.task_send("quick").await.unwrap(), Value::from("in time"));
     for slow in ["slow", "slow later"] {
         let error = communicator.task_send(slow).await.unwrap_err();

@@ -22,7 +22,7 @@ use serde_json::{Value as Json, json};
 use support::{Broker, Peer, Suite, TestResult};
 
 /// A bound against hanging.
-pub(crate) const LONG: Duration = Duration::from_secs(20);
+pub(crate) const LONG: Duration = Duration::from_secs(60);
 
 /// A homing communicator with the names of the trial, as the peer has them.
 pub(crate) struct Rust {

@@ -178,7 +178,7 @@ fn a_plumpy_process_that_cannot_be_interrupted_is_killed_by_force(broker: &Broke
     let ((rust, controller), peer) = (controller(broker), plumpy(broker)?);
     let (pid, at_peer) = process(&peer, json!({"kind": "stubborn", "pid": 6, "quiet": false}))?;
     becomes(&peer, &at_peer, |state| state["state"] == "running")?;
-    let error = rust.run(controller.kill(&pid).timeout(Duration::from_secs(1))).unwrap_err();
+    let error = rust.run(controller.kill(&pid).timeout(Duration::from_secs(5))).unwrap_err();
     assert_eq!(error.kind(), ErrorKind::TimedOut);
     assert!(error.to_string().contains("process 6 was received"), "{error}");
     assert_eq!(rust.run(controller.kill(&pid).message("now").force())?, ControlOutcome::Done);

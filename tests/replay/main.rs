@@ -22,7 +22,7 @@ use support::homes::{Kind, Place};
 use support::{Broker, Suite};
 
 /// A bound against hanging.
-const LONG: Duration = Duration::from_secs(20);
+const LONG: Duration = Duration::from_secs(60);
 
 /// What the culprit does to the future that the subscriber has handed back.
 #[derive(Clone, Copy, Debug)]

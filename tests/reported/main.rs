@@ -19,7 +19,7 @@ use homing::{Communicator, CommunicatorBuilder, ConnectionEvent, Events, Testing
 use support::{Broker, Peer, PeerError, Suite};
 
 /// A bound against hanging, ten times and more what anything here takes.
-pub(crate) const LONG: Duration = Duration::from_secs(20);
+pub(crate) const LONG: Duration = Duration::from_secs(60);
 
 pub(crate) fn options(url: &str, broker: &Broker) -> CommunicatorBuilder {
     Communicator::builder(url)
@@ -66,7 +66,7 @@ pub(crate) async fn close_undisturbed(communicator: Communicator, mut events: Ev
 
 fn main() -> ExitCode {
     let mut suite = Suite::new();
-    suite.deadline(Duration::from_secs(120));
+    suite.deadline(Duration::from_secs(400));
     odd::add(&mut suite);
     limits::add(&mut suite);
     moved::add(&mut suite);

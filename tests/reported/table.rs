@@ -1,4 +1,4 @@
-//! The table of `docs/faults.md`: each row names tests, and each of them is there.
+//! The tables of `docs/faults.md`: each row names tests, and each of them is there.
 
 use std::path::Path;
 
@@ -29,7 +29,7 @@ fn each_row() -> TestResult {
     }
     let page = std::fs::read_to_string(root.join("docs/faults.md"))?;
     let mut rows = 0;
-    for row in page.lines().filter(|line| line.starts_with("| ")).skip(1) {
+    for row in page.lines().filter(|line| line.starts_with("| ") && !line.ends_with("| tests |")) {
         let tests = row.trim_end_matches([' ', '|']).rsplit('|').next().unwrap_or_default();
         let names: Vec<&str> = tests.split('`').skip(1).step_by(2).collect();
         assert!(!names.is_empty(), "no test in: {row}");
@@ -39,6 +39,6 @@ fn each_row() -> TestResult {
         }
         rows += 1;
     }
-    assert!(rows > 10, "{rows} rows");
+    assert!(rows > 35, "{rows} rows");
     Ok(())
 }

@@ -29,6 +29,12 @@ pub enum When {
     Consume,
     /// Instead of the answer to the client's protocol header.
     Greeting,
+    /// Instead of the answer to the client's name and password.
+    Login,
+    /// When the client has agreed to the limits.
+    Limits,
+    /// Instead of the answer to the choice of a virtual host, which ends the handshake.
+    Open,
     /// Instead of the answer to the first declaration of a queue.
     Declare,
 }
@@ -236,10 +242,17 @@ impl Talk {
         let name = |at: usize| payload[at..=at + usize::from(payload[at])].to_vec();
         match (number(0), number(2)) {
             (10, 11) => {
+                if self.misbehaves(When::Login, channel)? {
+                    return Ok(());
+                }
                 let tune = [&64u16.to_be_bytes()[..], &131_072u32.to_be_bytes(), &HEARTBEATS.to_be_bytes()].concat();
                 self.answer(0, 10, 30, &tune)
             }
+            (10, 31) => self.misbehaves(When::Limits, channel).map(drop),
             (10, 40) => {
+                if self.misbehaves(When::Open, channel)? {
+                    return Ok(());
+                }
                 self.socket.set_read_timeout(Some(Duration::from_millis(400)))?;
                 self.answer(0, 10, 41, &[0])
             }

@@ -4,7 +4,9 @@
 //! The environment says what is there; `tests/run` sets all of it:
 //! - `HOMING_TEST_AMQP`: the URL of a RabbitMQ node that all tests share;
 //! - `HOMING_TEST_PYTHON`: a Python interpreter that has kiwipy;
-//! - `HOMING_TEST_NODE`: the directory of the script `rabbitmq-node`, for tests that need a node to break;
+//! - `HOMING_TEST_AIIDA`: a Python interpreter that has AiiDA;
+//! - `HOMING_TEST_NODE`: the directory of the script `rabbitmq-node`, for tests that need a node to break, or another script
+//!   with its verbs (`broker-node`, for our own broker);
 //! - `HOMING_TEST_FULL=1`: trials that take long run too;
 //! - `HOMING_TEST_REQUIRE=1`: what is missing is a failure. Without it, it is a skipped test that says so.
 
@@ -26,7 +28,7 @@ pub use suite::{Broker, Suite, TestResult};
 use std::time::Duration;
 
 /// How long a trial may take until it counts as hung.
-pub const TRIAL_DEADLINE: Duration = Duration::from_secs(60);
+pub const TRIAL_DEADLINE: Duration = Duration::from_secs(240);
 
 /// The shared RabbitMQ node.
 pub fn broker_url() -> Option<String> {
@@ -38,6 +40,11 @@ pub fn python() -> Option<String> {
     variable("HOMING_TEST_PYTHON")
 }
 
+/// The Python interpreter that has AiiDA.
+pub fn aiida() -> Option<String> {
+    variable("HOMING_TEST_AIIDA")
+}
+
 /// Whether a missing broker or Python is a failure.
 pub fn required() -> bool {
     variable("HOMING_TEST_REQUIRE").as_deref() == Some("1")
@@ -45,7 +52,7 @@ pub fn required() -> bool {
 
 /// Waits until something is so, which should take no time.
 pub async fn eventually(is_so: impl Fn() -> bool) {
-    let until = std::time::Instant::now() + Duration::from_secs(20);
+    let until = std::time::Instant::now() + Duration::from_secs(60);
     while !is_so() {
         assert!(std::time::Instant::now() < until, "what should happen did not");
         tokio::time::sleep(Duration::from_millis(2)).await;

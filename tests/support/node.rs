@@ -6,9 +6,10 @@ use std::process::{Command, Output, Stdio};
 
 use libtest_mimic::Failed;
 
-/// The script that starts and ends nodes.
+/// The script that starts and ends nodes: a file, or that of RabbitMQ in a directory.
 pub fn script() -> Option<PathBuf> {
-    super::variable("HOMING_TEST_NODE").map(|directory| Path::new(&directory).join("rabbitmq-node"))
+    let path = PathBuf::from(super::variable("HOMING_TEST_NODE")?);
+    Some(if path.is_dir() { path.join("rabbitmq-node") } else { path })
 }
 
 /// A node that ends, with all its data, when this is dropped.
@@ -89,7 +90,7 @@ impl Node {
         let output = run(&self.script, name, &self.directory, arguments)?;
         if !output.status.success() {
             let said = String::from_utf8_lossy(&output.stderr);
-            return Err(format!("rabbitmq-node {name} {arguments:?}: {}\n{said}", output.status).into());
+            return Err(format!("{} {name} {arguments:?}: {}\n{said}", self.script.display(), output.status).into());
         }
         Ok(String::from_utf8_lossy(&output.stdout).into_owned())
     }

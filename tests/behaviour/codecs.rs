@@ -1,0 +1,185 @@
+//! Codecs of a program's own: objects within values, and where the codec is called.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use homing::codec::{Codec, CodecPlace, Json, Map, Opaque, Tagged, Yaml};
+use homing::home::Home;
+use homing::{
+    Broadcast, BroadcastFilter, BroadcastSubscriber, Communicator, ErrorKind, RpcRequest, RpcSubscriber, TaskRequest,
+    TaskSubscriber, Value,
+};
+use parking_lot::Mutex;
+
+use crate::support::{Broker, Suite};
+use crate::{LONG, behaviours, options};
+
+pub fn add(suite: &mut Suite) {
+    behaviours!(suite:
+        objects_of_the_programs_own_go_through_a_codec_of_its_own,
+        a_codec_for_homes_is_called_at_homes_alone,
+        an_object_that_no_codec_knows_is_refused_with_its_place,
+    );
+}
+
+/// What YAML does not know.
+#[derive(Debug, PartialEq)]
+struct Point(i64, i64);
+
+/// Writes points as `!point [x, y]`, and keeps the names of the threads on which it is called.
+#[derive(Clone)]
+struct Points {
+    place: CodecPlace,
+    threads: Arc<Mutex<Vec<String>>>,
+}
+
+impl Points {
+    fn called_at(place: CodecPlace) -> Self {
+        Points { place, threads: Arc::default() }
+    }
+
+    fn called(&self) {
+        self.threads.lock().push(std::thread::current().name().unwrap_or_default().to_owned());
+    }
+}
+
+const TAG: &str = "!point";
+
+fn mapped(value: Value, map: &dyn Fn(Value) -> Value) -> Value {
+    match value {
+        Value::List(items) => Value::List(items.into_iter().map(|item| mapped(item, map)).collect()),
+        Value::Tuple(items) => Value::Tuple(items.into_iter().map(|item| mapped(item, map)).collect()),
+        Value::Map(pairs) => {
+            Value::Map(pairs.into_iter().map(|(key, value)| (key, mapped(value, map))).collect::<Map>())
+        }
+        other => map(other),
+    }
+}
+
+impl Codec for Points {
+    fn name(&self) -> &'static str {
+        "points"
+    }
+
+    fn place(&self) -> CodecPlace {
+        self.place
+    }
+
+    fn encode(&self, value: &Value) -> homing::Result<Vec<u8>> {
+        self.called();
+        let plain = |value: Value| match value.as_opaque().and_then(Opaque::downcast_ref::<Point>) {
+            Some(point) => Value::Tagged(Box::new(Tagged { tag: TAG.to_owned(), value: [point.0, point.1].into() })),
+            None => value,
+        };
+        Yaml::default().encode(&mapped(value.clone(), &plain))
+    }
+
+    fn decode(&self, body: &[u8]) -> homing::Result<Value> {
+        self.called();
+        let object = |value: Value| match &value {
+            Value::Tagged(tagged) if tagged.tag == TAG => {
+                let [x, y] = tagged.value.deserialize::<[i64; 2]>().unwrap();
+                Opaque::new(Point(x, y)).into()
+            }
+            _ => value,
+        };
+        Ok(mapped(Yaml::default().decode(body)?, &object))
+    }
+}
+
+fn point(value: &Value) -> &Point {
+    value.as_opaque().and_then(Opaque::downcast_ref).expect("a point")
+}
+
+async fn objects_of_the_programs_own_go_through_a_codec_of_its_own(broker: Broker) {
+    for place in [CodecPlace::Anywhere, CodecPlace::HomesOnly] {
+        let communicator = options(&broker).codec(Points::called_at(place)).connect().await.unwrap();
+        let sent = Value::from(Opaque::new(Point(1, -2)));
+        let same = sent.clone();
+        let add = move |value: &Value| {
+            // Written and read, in this process too: what a broker holds is bytes.
+            assert_ne!(value, &same);
+            let Point(x, y) = point(value);
+            Value::from(Opaque::new(Point(x + 1, y + 1)))
+        };
+        let serve = {
+            let add = add.clone();
+            RpcSubscriber::closure(move |request: RpcRequest| add(request.body()))
+        };
+        communicator.add_rpc_subscriber("add", serve).await.unwrap();
+        let answer = communicator.rpc_send("add", sent.clone()).await.unwrap();
+        assert_eq!(point(&answer), &Point(2, -1));
+
+        let work = TaskSubscriber::closure(move |task: TaskRequest| add(task.body()));
+        let identifier = communicator.add_task_subscriber(work).await.unwrap();
+        let outcome = communicator.task_send(sent.clone()).await.unwrap();
+        assert_eq!(point(&outcome), &Point(2, -1));
+        communicator.remove_task_subscriber(&identifier).await.unwrap();
+        communicator.task_send(sent.clone()).no_reply().await.unwrap();
+        let task = communicator.default_task_queue().unwrap().next_task(LONG).await.unwrap();
+        assert_eq!(point(task.body()), &Point(1, -2));
+        task.finish(());
+
+        let filter = BroadcastFilter::new().subject("right").unwrap();
+        let mut stream = communicator.broadcasts(filter.clone()).await.unwrap();
+        let (emit, mut received) = tokio::sync::mpsc::unbounded_channel();
+        let subscriber = BroadcastSubscriber::closure(move |broadcast: Broadcast| emit.send(broadcast).unwrap());
+        communicator.add_broadcast_subscriber(filter, subscriber).await.unwrap();
+        for subject in ["wrong", "right", "wrong", "right"] {
+            communicator.broadcast_send(sent.clone()).sender(4).subject(subject).await.unwrap();
+        }
+        for _ in 0..2 {
+            let next = async { (stream.next().await.unwrap().unwrap(), received.recv().await.unwrap()) };
+            let (streamed, called) = tokio::time::timeout(LONG, next).await.unwrap();
+            for broadcast in [streamed, called] {
+                assert_eq!((broadcast.subject(), broadcast.sender()), (Some("right"), &Value::from(4)));
+                assert_eq!(point(broadcast.body()), &Point(1, -2));
+            }
+        }
+        communicator.close().await.unwrap();
+    }
+}
+
+async fn a_codec_for_homes_is_called_at_homes_alone(broker: Broker) {
+    let codec = Points::called_at(CodecPlace::HomesOnly);
+    let threads = Arc::clone(&codec.threads);
+    let communicator = options(&broker).codec(codec).connect().await.unwrap();
+    let mut broadcasts = communicator.broadcasts(BroadcastFilter::new()).await.unwrap();
+    communicator.broadcast_send("first").await.unwrap();
+    assert_eq!(broadcasts.next().await.unwrap().unwrap().body().as_str(), Some("first"));
+
+    // Nobody drives it: a call that it was handed has nobody to answer it when it ends.
+    let home = tokio::runtime::Builder::new_current_thread().build().unwrap();
+    let at = Home::of_runtime(home.handle());
+    let never = RpcSubscriber::future(|_: RpcRequest| std::future::pending::<Value>());
+    communicator.bound_to(&at).add_rpc_subscriber("gone", never).await.unwrap();
+    let reply = communicator.rpc_send("gone", 0).timeout(LONG).send().await.unwrap();
+    // What the broker took over later has come through before.
+    communicator.broadcast_send("behind it").await.unwrap();
+    assert!(broadcasts.next().await.unwrap().is_ok());
+    std::thread::spawn(move || home.shutdown_timeout(Duration::ZERO)).join().unwrap();
+    let error = reply.await.unwrap_err();
+    assert_eq!(error.remote_text(), Some("the subscriber ended before it had answered"), "{error}");
+    communicator.close().await.unwrap();
+
+    let threads = threads.lock();
+    let ours: Vec<_> = threads.iter().filter(|name| name.starts_with("homing-")).collect();
+    assert!(threads.len() > 4 && ours.is_empty(), "called on {ours:?}");
+}
+
+async fn an_object_that_no_codec_knows_is_refused_with_its_place(broker: Broker) {
+    let body = || Value::from_iter([("points", vec![Value::Null, Opaque::new(Point(0, 0)).into()])]);
+    let refused = |error: homing::Error| {
+        assert_eq!(error.kind(), ErrorKind::Encode);
+        let text = error.to_string();
+        assert!(text.contains("Point") && text.ends_with("/points/1)"), "{text}");
+    };
+    let yaml: Communicator = options(&broker).connect().await.unwrap();
+    let json = options(&broker).codec(Json::default()).connect().await.unwrap();
+    for communicator in [yaml, json] {
+        refused(communicator.rpc_send("nobody", body()).await.unwrap_err());
+        refused(communicator.task_send(body()).no_reply().await.unwrap_err());
+        refused(communicator.broadcast_send(body()).await.unwrap_err());
+        communicator.close().await.unwrap();
+    }
+}
