@@ -17,6 +17,10 @@ use crate::broker::{Acknowledge, BrokerEvent, ConsumeSpec, Delivery, ExchangeSpe
 
 type Result<T> = std::result::Result<T, Refusal>;
 
+/// How many bytes of messages a broker in a process holds, about. Senders of tasks that nobody takes get an error then, where
+/// the process would run out of memory. 1 GiB.
+pub(super) const MOST_BYTES: usize = 1 << 30;
+
 pub(super) struct Lanes {
     engine: Engine<Content>,
     sessions: BTreeMap<SessionId, Session>,
@@ -40,7 +44,7 @@ struct Opening {
 
 impl Lanes {
     pub(super) fn new(now: Instant) -> Self {
-        let engine = Engine::new(now).collecting_released();
+        let engine = Engine::new(now).collecting_released().holding_at_most(MOST_BYTES);
         Lanes { engine, sessions: BTreeMap::new(), events: Vec::new() }
     }
 

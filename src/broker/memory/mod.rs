@@ -6,6 +6,9 @@
 //! communicator it is dropped, and its exchanges with it. So what a program leaves in a named broker is what it left in
 //! queues that are neither exclusive nor expire: those stay until the process ends. (Queues that expire meanwhile are seen to
 //! when the next communicator connects to any named broker.)
+//!
+//! It holds 1 GiB of messages at most. A task for which there is no room is refused with [`ErrorKind::Full`]; calls, replies and
+//! broadcasts are not, for they have bounds of their own.
 
 mod content;
 mod lanes;

@@ -40,6 +40,15 @@ pub(super) fn into_error(refusal: Refusal) -> Error {
         Refusal::TagTaken(tag) => {
             (ErrorKind::DuplicateSubscriberIdentifier, format!("a consumer {tag:?} exists on this connection already"))
         }
+        Refusal::NoRoom { held, most } => (
+            ErrorKind::Full,
+            format!(
+                "the broker in this process holds {} MiB of messages that nobody has taken, and takes {} MiB: start a \
+                 worker for them or delete their queues, or use a broker of its own (homing broker, RabbitMQ)",
+                held >> 20,
+                most >> 20
+            ),
+        ),
         // What the trait cannot ask for.
         other => (ErrorKind::PreconditionFailed, format!("the broker refused: {other:?}")),
     };

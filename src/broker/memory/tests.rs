@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use tokio::sync::mpsc::{UnboundedReceiver, unbounded_channel};
 
+use super::lanes::MOST_BYTES;
 use super::{Memory, Node, fault};
 use crate::broker::samples::queue;
 use crate::broker::url::BrokerUrl;
@@ -165,6 +166,32 @@ async fn a_private_broker_leaves_nothing() {
     assert!(node.upgrade().is_none(), "neither the timer nor anybody else keeps it");
     tokio::task::yield_now().await;
     assert_eq!(tokio::runtime::Handle::current().metrics().num_alive_tasks(), 0);
+}
+
+#[tokio::test]
+async fn what_nobody_takes_is_bounded() {
+    let mut client = connect(&unique()).await;
+    client.declare(&queue("tasks")).await;
+    client.declare(&QueueSpec { access: Access::Exclusive, ..queue("replies") }).await;
+    // One memory for all of them, so that the test takes little.
+    let large = bytes::Bytes::from(vec![0; 64 << 20]);
+    let send = |client: &Client, queue: &str| {
+        let large = Message { body: Body::Encoded(large.clone()), ..message(queue, 0) };
+        client.broker.publish(PublishId(0), Rc::new(large)).expect("an outcome at once")
+    };
+    let taken = (0..100).take_while(|_| send(&client, "tasks").is_ok()).count();
+    assert_eq!(taken, MOST_BYTES / (64 << 20) - 1, "all that fit, and each has properties beside its body");
+    let refused = send(&client, "tasks").unwrap_err();
+    assert_eq!(refused.kind(), ErrorKind::Full, "{refused}");
+    assert!(refused.to_string().contains("nobody has taken"), "{refused}");
+    send(&client, "replies").unwrap();
+    client.broker.delete_queue("replies").await.unwrap();
+    let first = client.broker.get("tasks", LANE).await.unwrap().unwrap();
+    send(&client, "tasks").expect_err("it is held until it is acknowledged");
+    client.broker.ack(first.receipt);
+    send(&client, "tasks").unwrap();
+    client.broker.delete_queue("tasks").await.unwrap();
+    assert!(client.events.try_recv().is_err(), "nothing was lost by a refusal");
 }
 
 #[tokio::test]

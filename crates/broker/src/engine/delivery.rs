@@ -37,12 +37,13 @@ impl<M: Message> Engine<M> {
     /// Puts a message into the queues that it is routed to. Deliveries to consumers that wait are among the effects.
     ///
     /// # Errors
-    /// [`Refusal::NotFound`], [`Refusal::InternalExchange`].
+    /// [`Refusal::NotFound`], [`Refusal::InternalExchange`]; [`Refusal::NoRoom`] where the engine
+    /// [holds](Engine::holding_at_most) what it may; no queue has the message then.
     pub fn publish(&mut self, session: SessionId, message: M, now: Instant) -> Result<Published<M>> {
         self.begin(session, now)?;
         let mut queues = std::mem::take(&mut self.scratch.queues);
         queues.clear();
-        let routed = self.find_queues(&message, &mut queues);
+        let routed = self.find_queues(&message, &mut queues).and_then(|()| self.check_room(&message, &queues));
         let published = routed.map(|()| match queues.split_last() {
             None => Published::Unroutable(message),
             Some((last, others)) => {
@@ -63,6 +64,17 @@ impl<M: Message> Engine<M> {
         });
         self.scratch.queues = queues;
         published
+    }
+
+    fn check_room(&self, message: &M, queues: &[QueueKey]) -> Result<()> {
+        if self.bytes.saturating_add(message.weight()) <= self.most_bytes {
+            return Ok(());
+        }
+        let is_shared = |key: &QueueKey| self.queues.get(*key).is_some_and(|queue| queue.owner.is_none());
+        if queues.iter().any(is_shared) {
+            return Err(Refusal::NoRoom { held: self.bytes, most: self.most_bytes });
+        }
+        Ok(())
     }
 
     pub(super) fn find_queues(&mut self, message: &M, queues: &mut Vec<QueueKey>) -> Result<()> {

@@ -146,6 +146,8 @@ pub struct Engine<M> {
     released: Vec<M>,
     collects_released: bool,
     bytes: usize,
+    /// How many bytes may be held before queues that sessions share take no more.
+    most_bytes: usize,
     /// What went through queues that have gone.
     past: Counts,
     /// Kept for its memory.
@@ -184,6 +186,7 @@ impl<M: Message> Engine<M> {
             released: Vec::new(),
             collects_released: false,
             bytes: 0,
+            most_bytes: usize::MAX,
             past: Counts::default(),
             scratch: Scratch::default(),
         };
@@ -197,6 +200,15 @@ impl<M: Message> Engine<M> {
     #[must_use]
     pub fn collecting_released(mut self) -> Self {
         self.collects_released = true;
+        self
+    }
+
+    /// Refuses messages for queues that sessions share ([`Refusal::NoRoom`]) once so many [bytes](Self::bytes) are held. Without
+    /// this, nothing but the limits of each queue bounds them. Messages for exclusive queues are taken all the same, such as
+    /// replies: by them the others are acknowledged, and leave. So are dead letters, which would be lost.
+    #[must_use]
+    pub fn holding_at_most(mut self, bytes: usize) -> Self {
+        self.most_bytes = bytes;
         self
     }
 

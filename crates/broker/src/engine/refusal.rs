@@ -117,6 +117,13 @@ pub enum Refusal {
     },
     /// 530: the tag names a consumer of this channel already.
     TagTaken(Arc<str>),
+    /// 506: queues that sessions share would hold more than the engine [may](super::Engine::holding_at_most).
+    NoRoom {
+        /// How many bytes are held.
+        held: usize,
+        /// How many may be.
+        most: usize,
+    },
 }
 
 /// What is wrong with an argument.

@@ -49,7 +49,9 @@ impl Exception {
 
     /// A refusal of the engine of this virtual host, in RabbitMQ's words.
     pub(super) fn refused(refusal: &Refusal, host: &str) -> Self {
-        use ReplyCode::{AccessRefused, ChannelError, InternalError, NotAllowed, PreconditionFailed, ResourceLocked};
+        use ReplyCode::{
+            AccessRefused, ChannelError, InternalError, NotAllowed, PreconditionFailed, ResourceError, ResourceLocked,
+        };
         match refusal {
             Refusal::NoChannel(_) => Self::new(ChannelError, "expected 'channel.open'"),
             Refusal::ChannelOpen(_) => Self::new(ChannelError, "second 'channel.open' seen"),
@@ -108,6 +110,7 @@ impl Exception {
                 Self::new(AccessRefused, format!("queue '{queue}' in vhost '{host}' in exclusive use"))
             }
             Refusal::TagTaken(tag) => Self::new(NotAllowed, format!("attempt to reuse consumer tag '{tag}'")),
+            Refusal::NoRoom { .. } => Self::new(ResourceError, "no room for more messages"),
             Refusal::NoSession => Self::new(InternalError, ""),
         }
     }

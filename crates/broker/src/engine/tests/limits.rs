@@ -75,6 +75,33 @@ fn a_queue_that_refuses_keeps_what_it_has() {
 }
 
 #[test]
+fn an_engine_without_room_refuses_what_queues_that_sessions_share_would_hold() {
+    let mut world = World::new();
+    world.engine = Engine::new(world.now).holding_at_most(250);
+    let one = world.connect();
+    let own = QueueSpec { access: Access::Exclusive, ..queue("own") };
+    for spec in [queue("q"), own, lettered(with(queue("short"), "x-max-length", Field::I32(1)), "q")] {
+        world.declare(one, &spec).unwrap();
+        world.bind(one, &spec.name, "amq.fanout", "").unwrap();
+    }
+    assert!(world.send(one, "short", 1) && world.send(one, "q", 2));
+    for (exchange, key) in [("", "q"), ("amq.fanout", "")] {
+        let refused = world.engine.publish(one, Note::new(exchange, key, 3), world.now).unwrap_err();
+        assert!(matches!(refused, Refusal::NoRoom { held: 220, most: 250 }), "{refused:?}");
+    }
+    assert_eq!((world.waiting("q"), world.waiting("own")), (vec![2], vec![]), "no queue has what was refused");
+    assert!(world.send(one, "own", 4), "by a reply others leave");
+    let first = world.get(one, "q").unwrap();
+    assert!(world.engine.publish(one, Note::new("", "q", 5), world.now).is_err(), "what is out is held");
+    world.ack(one, first.tag);
+    let reply = world.get(one, "own").unwrap();
+    world.ack(one, reply.tag);
+    assert!(world.send(one, "short", 6), "there is room again");
+    assert_eq!(world.waiting("q"), [1], "a dead letter comes in");
+    assert!(world.engine.publish(one, Note::new("", "short", 7), world.now).is_err());
+}
+
+#[test]
 fn one_queue_that_refuses_is_a_refusal_though_others_take_the_message() {
     let (mut world, one) = World::with_queue(&overflowing(limited(0), "reject-publish"));
     world.declare(one, &queue("other")).unwrap();
