@@ -201,10 +201,10 @@ impl Administration {
     fn open_host(&mut self, name: &str) -> Result<Rc<Host>, ChangeError> {
         let now = Instant::now();
         let host = match &mut self.storage {
-            None => Host::new(name, Engine::new(now)),
+            None => Host::new(name, Engine::new(now), self.server.room.clone()),
             Some(storage) => {
                 let failed = |error| ChangeError::Refused(format!("virtual host '{name}' cannot be kept: {error}"));
-                Host::kept(name, storage.open(name, now).map_err(failed)?)
+                Host::kept(name, storage.open(name, now).map_err(failed)?, self.server.room.clone())
             }
         };
         Ok(Rc::new(host))

@@ -7,7 +7,7 @@ use super::{
     host::Host,
     journal::Progress,
     listen::{self, Listener},
-    shared::Shared,
+    shared::{Alarm, Shared},
 };
 use crate::engine::Engine;
 use std::io;
@@ -203,20 +203,20 @@ fn open(builder: ServerBuilder) -> Result<Opened, StartError> {
             store.forget_removed(&name).map_err(|error| failed(io::Error::other(error)))?;
         }
     }
+    let (fail, failures) = tokio_mpsc::channel(1);
+    let server = Rc::new(Shared::new(limits, store.table().clone(), fail));
     for name in store.table().virtual_hosts.keys() {
         let host = match &mut storage {
-            None => Host::new(name, Engine::new(now)),
+            None => Host::new(name, Engine::new(now), server.room.clone()),
             Some(storage) => {
                 let opened = storage
                     .open(name, now)
                     .map_err(|error| StartError::new(format!("what was kept of vhost {name} cannot be read"), error))?;
-                Host::kept(name, opened)
+                Host::kept(name, opened, server.room.clone())
             }
         };
         hosts.push(Rc::new(host));
     }
-    let (fail, failures) = tokio_mpsc::channel(1);
-    let server = Rc::new(Shared::new(limits, store.table().clone(), fail));
     let administration = Administration { server: server.clone(), store: Some(store), storage };
     Ok(Opened { server, hosts, administration, failures })
 }
@@ -240,6 +240,7 @@ async fn serve(
             })
         })
         .collect();
+    let watching = spawn_local(watch_memory(server.clone()));
     let (within, failure) = tokio::select! {
         within = stopping => (within.unwrap_or(AT_DROP), None),
         failure = failures.recv() => (AT_DROP, failure),
@@ -251,6 +252,7 @@ async fn serve(
     }
     server.is_stopping.set(true);
     listening.iter().for_each(tokio::task::JoinHandle::abort);
+    watching.abort();
     server.end_all(SHUTDOWN);
     let gone = async {
         while server.connections() > 0 {
@@ -262,19 +264,24 @@ async fn serve(
     (Stopped { abandoned: server.connections(), failure }, administration.store)
 }
 
+/// Stops publishers while messages take too much memory.
+async fn watch_memory(server: Rc<Shared>) {
+    loop {
+        server.room.changed.wait().await;
+        // RabbitMQ's words.
+        server.set_alarm(&Alarm::Memory, server.room.is_full().then_some("low on memory"));
+    }
+}
+
 /// Passes on what the journal of a virtual host reports.
 pub(super) async fn follow(host: Rc<Host>, server: Rc<Shared>) {
     loop {
         match host.progress().await {
             Progress::Durable(mark) => host.is_durable(mark),
             Progress::Blocked(reason) => {
-                tracing::warn!(reason, "publishers are stopped");
-                server.set_alarm(&host.name, Some(&reason));
+                server.set_alarm(&Alarm::Disk(host.name.clone()), Some(&reason));
             }
-            Progress::Unblocked => {
-                tracing::info!("publishers go on");
-                server.set_alarm(&host.name, None);
-            }
+            Progress::Unblocked => server.set_alarm(&Alarm::Disk(host.name.clone()), None),
             Progress::Failed(reason) => {
                 server.fail(reason);
                 return;

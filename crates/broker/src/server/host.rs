@@ -9,6 +9,7 @@ use super::{
     journal::{Journal, Mark, Progress},
     numbers::NumberMap,
     peer::Peer,
+    room::Room,
     signal::Signal,
 };
 use crate::engine::{ChannelId, Effect, Engine, Object, Publishers, Refusal, SessionId, Tags};
@@ -38,6 +39,9 @@ pub(super) struct Host {
     deadline: Cell<Option<Instant>>,
     /// The deadline has come nearer.
     to_wait: Signal,
+    /// Where its messages are counted, and with how many bytes.
+    room: Rc<Room>,
+    held: Cell<usize>,
     /// What runs for it.
     tasks: RefCell<Vec<AbortHandle>>,
 }
@@ -51,7 +55,7 @@ struct State {
 
 impl Host {
     /// One that is in memory only.
-    pub(super) fn new(name: &str, engine: Engine<Content>) -> Self {
+    pub(super) fn new(name: &str, engine: Engine<Content>, room: Rc<Room>) -> Self {
         Self {
             name: name.into(),
             state: RefCell::new(State { engine, peers: NumberMap::default(), unreadable: Vec::new() }),
@@ -62,14 +66,18 @@ impl Host {
             waiting: RefCell::default(),
             deadline: Cell::new(None),
             to_wait: Signal::default(),
+            room,
+            held: Cell::default(),
             tasks: RefCell::default(),
         }
     }
 
     /// One that survives a restart.
-    pub(super) fn kept(name: &str, opened: Opened) -> Self {
+    pub(super) fn kept(name: &str, opened: Opened, room: Rc<Room>) -> Self {
         let Opened { engine, journal, shelf } = opened;
-        Self { journal: Some(RefCell::new(journal)), shelf, ..Self::new(name, engine) }
+        let mut host = Self::new(name, engine, room);
+        (host.journal, host.shelf) = (Some(RefCell::new(journal)), shelf);
+        host
     }
 
     /// Where messages that wait are put away.
@@ -190,12 +198,13 @@ impl Host {
         self.submit();
     }
 
-    /// A batch of requests is over: what is to be kept is written, and the timer is set.
+    /// A batch of requests is over: what is to be kept is written, what is held is counted, and the timer is set.
     pub(super) fn submit(&self) {
         if let Some(journal) = &self.journal {
             journal.borrow_mut().submit();
         }
-        let next = self.state.borrow().engine.next_deadline();
+        let (next, holds) = self.engine(|engine| (engine.next_deadline(), engine.bytes()));
+        self.room.count(self.held.replace(holds), holds);
         if next != self.deadline.get() {
             let nearer = match (next, self.deadline.get()) {
                 (Some(next), Some(known)) => next < known,
@@ -259,6 +268,12 @@ impl Host {
                 }
             }
         }
+    }
+}
+
+impl Drop for Host {
+    fn drop(&mut self) {
+        self.room.count(self.held.get(), 0);
     }
 }
 

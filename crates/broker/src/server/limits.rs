@@ -17,6 +17,9 @@ pub struct Limits {
     /// What of bodies that have begun and of transactions that are not committed a connection may have in memory, in bytes.
     /// 256 MiB.
     pub unfinished: usize,
+    /// Above so many bytes of messages in memory, in all virtual hosts together, publishers are stopped until a tenth of it is free;
+    /// those who only receive and acknowledge go on. Messages that are put away on the disk do not count. 1 GiB.
+    pub memory: usize,
     /// Above so many bytes that a client does not read, its consumers are given nothing more. 1 MiB.
     pub unsent: usize,
     /// Above so many bytes that a client does not read, nothing more is read from it. A message may exceed this by its own
@@ -42,6 +45,7 @@ impl Default for Limits {
             frame_size: 131_072,
             message_size: 128 << 20,
             unfinished: 256 << 20,
+            memory: 1 << 30,
             unsent: 1 << 20,
             unsent_at_most: 16 << 20,
             heartbeat: Duration::from_secs(60),

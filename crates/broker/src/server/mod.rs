@@ -38,6 +38,7 @@ mod numbers;
 mod peer;
 mod properties;
 mod read;
+mod room;
 mod shared;
 mod signal;
 #[cfg(feature = "tls")]

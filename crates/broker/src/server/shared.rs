@@ -7,6 +7,7 @@ use super::{
     host::Host,
     limits::Limits,
     peer::Peer,
+    room::Room,
     signal::Signal,
 };
 use std::cell::{Cell, RefCell};
@@ -25,18 +26,30 @@ pub(super) struct Shared {
     /// By the number of the connection.
     connections: RefCell<HashMap<u64, Rc<Peer>>>,
     next: Cell<u64>,
-    /// Why publishers are stopped, by the virtual host that cannot keep what they publish.
-    alarms: RefCell<BTreeMap<Rc<str>, Rc<str>>>,
+    /// How much memory messages may take.
+    pub(super) room: Rc<Room>,
+    /// Why publishers are stopped.
+    alarms: RefCell<BTreeMap<Alarm, Rc<str>>>,
     /// A connection has ended.
     pub(super) ended: Signal,
     /// The server stops: nobody new is let in.
     pub(super) is_stopping: Cell<bool>,
 }
 
+/// What stops publishers.
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) enum Alarm {
+    /// The disk of a virtual host takes no more.
+    Disk(Rc<str>),
+    /// Messages take too much memory.
+    Memory,
+}
+
 impl Shared {
     pub(super) fn new(limits: Limits, table: Table, failures: mpsc::Sender<String>) -> Self {
         Self {
             accounts: Live::new(table, limits.password_checks),
+            room: Rc::new(Room::new(limits.memory)),
             limits,
             hosts: RefCell::default(),
             failures,
@@ -68,7 +81,7 @@ impl Shared {
     pub(super) fn stop_host(&self, name: &str) -> Option<Rc<Host>> {
         let host = self.hosts.borrow_mut().remove(name)?;
         host.stop();
-        self.set_alarm(&host.name, None);
+        self.set_alarm(&Alarm::Disk(host.name.clone()), None);
         Some(host)
     }
 
@@ -152,13 +165,25 @@ impl Shared {
         self.alarms.borrow().first_key_value().map(|(_, reason)| reason.clone())
     }
 
-    /// Stops publishers because of a virtual host, or lets them go on as far as that one is concerned. Each connection finds out
-    /// by itself.
-    pub(super) fn set_alarm(&self, host: &Rc<str>, reason: Option<&str>) {
+    /// Whether publishers are stopped by this.
+    #[cfg(feature = "management")]
+    pub(super) fn has_alarm(&self, is_meant: impl Fn(&Alarm) -> bool) -> bool {
+        self.alarms.borrow().keys().any(is_meant)
+    }
+
+    /// Stops publishers because of something, or lets them go on as far as that is concerned. Each connection finds out by itself.
+    pub(super) fn set_alarm(&self, alarm: &Alarm, reason: Option<&str>) {
         let mut alarms = self.alarms.borrow_mut();
         match reason {
-            Some(reason) => _ = alarms.insert(host.clone(), reason.into()),
-            None => _ = alarms.remove(host),
+            Some(reason) => {
+                tracing::warn!(reason, "publishers are stopped");
+                alarms.insert(alarm.clone(), reason.into());
+            }
+            None => {
+                if alarms.remove(alarm).is_some() && alarms.is_empty() {
+                    tracing::info!("publishers go on");
+                }
+            }
         }
         drop(alarms);
         self.connections.borrow().values().for_each(|peer| peer.to_read.set());

@@ -1,6 +1,6 @@
 //! Clients that do not keep to the protocol, or to anything. Each test ends with an ordinary client that is served.
 
-use crate::raw::{FRAME_MAX, Got, Raw, frame_of};
+use crate::raw::{FRAME_MAX, Got, Raw, declare, frame_of};
 use crate::{server, start};
 use homing_broker::protocol::{
     Method, Properties, Table,
@@ -273,6 +273,38 @@ fn unfinished_messages_cost_a_connection_no_more_than_the_limit() {
     }
     let close = raw.closed();
     assert!(close.contains("reply_code: 506") && close.contains("more than 1048576 bytes"), "{close}");
+    is_well(address);
+}
+
+#[test]
+fn publishers_are_stopped_while_messages_take_too_much_memory() {
+    let (_server, address) = limits(|limits| limits.memory = 1 << 20);
+    let (mut publisher, mut consumer) = (Raw::channel(address), Raw::channel(address));
+    for name in ["q", "other"] {
+        publisher.send(1, declare(name));
+        publisher.expect("QueueDeclareOk");
+    }
+    let body = [0; 100_000];
+    for number in 0..16 {
+        publisher.publish(1, "", ["q", "other"][number % 2], false, Properties::default(), &body);
+    }
+    assert_eq!(publisher.expect("ConnectionBlocked"), "ConnectionBlocked(Blocked { reason: \"low on memory\" })");
+    // The rest is on its way, and is not read. Others receive all the same.
+    let waiting = |consumer: &mut Raw| {
+        ["q", "other"].map(|name| {
+            consumer.send(1, queue::Declare { passive: true, ..declare(name) });
+            consumer.expect("QueueDeclareOk")
+        })
+    };
+    let held = waiting(&mut consumer);
+    assert!(publisher.is_silent(Duration::from_millis(300)));
+    assert_eq!(waiting(&mut consumer), held, "nothing more comes in");
+    consumer.send(1, queue::Purge { queue: "q", no_wait: false });
+    consumer.expect("QueuePurgeOk");
+    publisher.expect("ConnectionUnblocked");
+    // What it had sent comes in; then it is stopped again, or not.
+    consumer.send(1, queue::Delete { queue: "other", if_unused: false, if_empty: false, no_wait: false });
+    consumer.expect("QueueDeleteOk");
     is_well(address);
 }
 

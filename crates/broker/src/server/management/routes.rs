@@ -15,7 +15,7 @@ use crate::server::{
     accounts::{Accounts, Change},
     admin::Admin,
     exception,
-    shared::Shared,
+    shared::{Alarm, Shared},
 };
 use hyper::Method;
 use serde_json::{Value as Json, json};
@@ -566,13 +566,16 @@ impl Service {
     }
 
     async fn node(&self) -> Result<Json> {
-        let alarm = self.admin.with(|server| server.alarm().map(|reason| (*reason).to_owned())).await?;
+        let (memory, disk) = self
+            .admin
+            .with(|server| (server.has_alarm(|it| *it == Alarm::Memory), server.has_alarm(|it| *it != Alarm::Memory)))
+            .await?;
         Ok(json!({
             "name": NODE,
             "type": "disc",
             "running": true,
-            "mem_alarm": false,
-            "disk_free_alarm": alarm.is_some(),
+            "mem_alarm": memory,
+            "disk_free_alarm": disk,
             "os_pid": std::process::id().to_string(),
             "applications": [],
             "partitions": [],
