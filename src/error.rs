@@ -24,6 +24,8 @@ pub enum ErrorKind {
     Unroutable,
     /// Every subscriber refused the task (kiwipy's `TaskRejected`).
     TaskRejected,
+    /// A task with this [unique key](crate::TaskSend::unique) was sent within its time, so this one was not.
+    DuplicateTask,
     /// There was no task to take (kiwipy's `QueueEmpty`).
     QueueEmpty,
     /// The identifier is taken on this communicator (kiwipy's `DuplicateSubscriberIdentifier`).
@@ -120,6 +122,8 @@ pub(crate) enum Detail {
     Limit(Limit),
     /// The broker closed the channel, since a delivery was not acknowledged in time.
     DeliveryTimeout,
+    /// A queue did not take the message: it is full. It is certain that the message is not there.
+    NotTaken,
     /// The properties of a message take more bytes than a frame has.
     TooLarge { bytes: usize, most: usize },
 }

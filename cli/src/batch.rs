@@ -87,7 +87,7 @@ async fn one(
     body: Result<Value, Failure>,
     command: &Send,
 ) -> Result<Option<Value>, Failure> {
-    let mut task = command.held_back(communicator.task_send(body?));
+    let mut task = command.with_options(communicator.task_send(body?));
     if let Some(timeout) = command.timeout {
         task = task.timeout(timeout);
     }

@@ -75,6 +75,7 @@ impl Failure {
                 ErrorKind::RemoteException => 5,
                 ErrorKind::Connection | ErrorKind::ConnectionLost => 6,
                 ErrorKind::AccessRefused | ErrorKind::PermissionDenied => 7,
+                ErrorKind::DuplicateTask => 8,
                 _ => 1,
             },
         }
@@ -137,6 +138,7 @@ fn kind_of(code: u8) -> &'static str {
         5 => "remote_exception",
         6 => "connection",
         7 => "access_refused",
+        8 => "duplicate_task",
         130 | 143 => "interrupted",
         _ => "failed",
     }

@@ -27,7 +27,7 @@ pub(crate) async fn run(command: Send, global: &Global, stop: Stop) -> Result<()
         progress.at(Stage::Connecting);
         let communicator = connect_and_look(global).await?;
         progress.at(Stage::Sending);
-        let mut task = command.held_back(communicator.task_send(body));
+        let mut task = command.with_options(communicator.task_send(body));
         if let Some(timeout) = timeout {
             task = task.timeout(timeout);
         }

@@ -98,6 +98,7 @@ fn queue(name: &str) -> QueueSpec {
         expires: Some(Duration::from_secs(60)),
         dead_letter_to: None,
         priorities: None,
+        max_length: None,
     }
 }
 

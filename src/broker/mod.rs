@@ -125,6 +125,8 @@ pub(crate) struct QueueSpec {
     pub dead_letter_to: Option<String>,
     /// `x-max-priority`: how many levels of priority its messages have above 0.
     pub priorities: Option<u8>,
+    /// `x-max-length`, with `x-overflow` = `reject-publish`: how many messages it takes before it refuses more.
+    pub max_length: Option<u32>,
 }
 
 /// A time of a queue, as a broker takes it. RabbitMQ counts to 2^32 - 1 milliseconds (49.7 days) and refuses more.

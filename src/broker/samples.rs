@@ -35,5 +35,6 @@ pub(crate) fn queue(name: &str) -> QueueSpec {
         expires: None,
         dead_letter_to: None,
         priorities: None,
+        max_length: None,
     }
 }

@@ -294,7 +294,7 @@ impl Communicator {
     ///
     /// # Errors
     /// `InvalidArgument` for a name that is empty or too long, that has a wildcard word (`*`, `#`), or that begins as homing's
-    /// own queues do (`homing-delay-`, `homing-until-`, `homing-lease-`, `homing-control-`).
+    /// own queues do (`homing-delay-`, `homing-until-`, `homing-unique-`, `homing-lease-`, `homing-control-`).
     pub fn task_queue(&self, name: impl AsRef<str>) -> Result<TaskQueue> {
         TaskQueue::new(self.context().clone(), self.home.clone(), name.as_ref().into())
     }

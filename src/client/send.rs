@@ -30,6 +30,7 @@ use crate::wire::broadcast::Content;
 use crate::wire::delay::Delay;
 use crate::wire::names::{BROADCAST_TOPIC, Identifier};
 use crate::wire::task::{NoReply, encode};
+use crate::wire::unique::UniqueKey;
 
 /// An outcome as the type that is wanted.
 fn typed<T: DeserializeOwned + 'static>(value: Value) -> Result<T> {
@@ -187,6 +188,8 @@ struct Task {
     timeout: Timeout,
     delay: Option<Delay>,
     priority: Option<u8>,
+    /// A key, and the time within which only one task may have it.
+    unique: Option<(Arc<str>, Duration)>,
 }
 
 /// A task to be sent whose outcome nobody waits for. Awaited, it resolves when the broker has taken it over.
@@ -331,7 +334,7 @@ impl<T: DeserializeOwned + 'static> Future for RpcSend<T> {
 impl TaskSend {
     pub(super) fn new(context: Context, queue: QueueName, body: Body) -> Self {
         let timeout = Timeout::After(context.defaults.task_timeout);
-        let task = Task { context, queue, body, timeout, delay: None, priority: None };
+        let task = Task { context, queue, body, timeout, delay: None, priority: None, unique: None };
         TaskSend { sending: Sending::Built(task), returns: PhantomData }
     }
 }
@@ -400,6 +403,55 @@ impl<T> TaskSend<T> {
         self
     }
 
+    /// Sends the task only if no other one with this key was sent to the same task queue within this time; otherwise the call ends
+    /// with [`DuplicateTask`](crate::ErrorKind::DuplicateTask). Whoever sends counts, be it another program. The time begins when
+    /// the key is taken, and a task that is [held back](Self::delay) has it from then on, too. At most 45 days.
+    ///
+    /// The broker keeps the key, in a small durable queue, `homing-unique-…`, which refuses a second message; all that is needed is
+    /// what RabbitMQ comes with. The queue goes by itself a minute after the time. All senders of a key have to give the same
+    /// time: those that give another one do not see each other.
+    ///
+    /// This is best effort, and not *exactly once*:
+    ///
+    /// - A sender that dies after it has taken the key and before it has sent the task keeps others from sending it until the time
+    ///   is over. If it is not known whether the task has arrived, or whether the key is taken, the key stays, too; the error says so.
+    ///   If it is certain that the broker has not taken the task over (its queue is full, for example), the key is free again.
+    /// - The task may still wait or run when its time is over. Then the next one with its key is sent.
+    /// - A task that comes again, since its worker died, is not affected.
+    /// - Tasks of one sender are not sent in the order of their calls: one with a key waits for its key.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # #[tokio::main(flavor = "current_thread")] async fn main() -> homing::Result<()> {
+    /// use std::time::Duration;
+    /// use homing::{Communicator, ErrorKind};
+    ///
+    /// let communicator = Communicator::connect("memory:").await?;
+    /// let hour = Duration::from_secs(3600);
+    /// communicator.task_send("report").unique("report of May", hour).no_reply().await?;
+    /// let again = communicator.task_send("report").unique("report of May", hour).no_reply().await;
+    /// match again {
+    ///     Err(error) if error.kind() == ErrorKind::DuplicateTask => println!("it was sent before"),
+    ///     other => panic!("{other:?}"),
+    /// }
+    /// communicator.task_send("report").unique("report of June", hour).no_reply().await?;
+    /// # communicator.close().await.map(drop) }
+    /// ```
+    ///
+    /// # Errors
+    /// When it is sent: `DuplicateTask`; `InvalidArgument` for a time of 0 or of more than 45 days, and for a task queue with a name of
+    /// more than about 190 bytes. One time limit holds for the key and the task together.
+    ///
+    /// # Cancel safety
+    /// A call that is dropped after its first poll goes on: the task may or may not be sent. Its key is not left taken without it, unless
+    /// the communicator closes or the program ends in between.
+    pub fn unique(mut self, key: impl Into<String>, time: Duration) -> Self {
+        let key: Arc<str> = key.into().into();
+        self.sending.set(|task| task.unique = Some((key, time)));
+        self
+    }
+
     /// Asks for no reply.
     pub fn no_reply(self) -> TaskSendNoReply {
         TaskSendNoReply(Sending::Built(self.sending.into_parts()))
@@ -453,12 +505,16 @@ impl Task {
             Some(delay) => delay.first_to(&self.queue, SystemTime::now())?,
             None => None,
         };
-        if first_to.is_none() && self.priority.is_none() {
+        let unique = match &self.unique {
+            Some((key, time)) => Some(UniqueKey::new(Arc::clone(key), *time, &self.queue)?),
+            None => None,
+        };
+        if first_to.is_none() && self.priority.is_none() && unique.is_none() {
             return Ok((Extras::default(), Duration::ZERO));
         }
         let held_back = first_to.as_ref().map_or(Duration::ZERO, |first| first.wait);
         let (first_to, due) = first_to.map_or((None, None), |first| (Some(first.queue), first.due));
-        let extra = Extra { trace: None, priority: self.priority, first_to, due };
+        let extra = Extra { trace: None, priority: self.priority, first_to, due, unique };
         Ok((Extras(Some(Box::new(extra))), held_back))
     }
 

@@ -15,6 +15,7 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::home::Completer;
 use crate::wire::headers::{self, TraceHeaders};
 use crate::wire::names::{Exchange, Identifier};
+use crate::wire::unique::UniqueKey;
 
 /// The name of a task queue.
 pub(crate) type QueueName = Arc<str>;
@@ -243,12 +244,15 @@ pub(crate) struct Extra {
     pub(crate) first_to: Option<QueueName>,
     /// When it is due, in milliseconds since 1970, where it is sent with a time.
     pub(crate) due: Option<u64>,
+    /// It is sent only if this key is free.
+    pub(crate) unique: Option<UniqueKey>,
 }
 
 impl Extras {
-    /// Writes them to the properties of the message. Returns the delay queue.
-    pub(super) fn write(self, properties: &mut Properties) -> Option<QueueName> {
-        let Extra { trace, priority, first_to, due } = *self.0?;
+    /// Writes them to the properties of the message. Returns the delay queue and the key.
+    pub(super) fn write(self, properties: &mut Properties) -> (Option<QueueName>, Option<UniqueKey>) {
+        let Some(extra) = self.0 else { return (None, None) };
+        let Extra { trace, priority, first_to, due, unique } = *extra;
         if let Some(trace) = trace {
             trace.write(properties);
         }
@@ -256,7 +260,7 @@ impl Extras {
             properties.set_number(headers::DUE, due);
         }
         properties.priority = priority.or(properties.priority);
-        first_to
+        (first_to, unique)
     }
 }
 

@@ -250,6 +250,14 @@ impl<B: Broker> Connection<B> {
         self.broker.declare_queue(spec).await
     }
 
+    /// The queue of a key, which is declared before each use.
+    pub(super) async fn marker_queue(&self, spec: &QueueSpec) -> Result<()> {
+        let pass = self.declaring.enter().await?;
+        let outcome = self.broker.declare_queue(spec).await;
+        pass.end(outcome.as_ref().err());
+        outcome
+    }
+
     /// The queue may be gone: it is declared again at its next use.
     pub(super) fn forget_task_queue(&self, name: &QueueName) {
         self.task_queues.borrow_mut().remove(name);

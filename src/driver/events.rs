@@ -9,7 +9,7 @@ use super::command::{
     BroadcastOutcome, Closing, CodecWork, Command, Expected, Extras, PullId, QueueName, Repeat, RequestEnd,
     TaskDelivery, TaskReply, Turn,
 };
-use super::outbox::{Kind, Stream};
+use super::outbox::{Kind, Marked, Stream};
 use super::port::{ChannelCause, Charge, ConnectionEvent, ConnectionState, count, count_many};
 use super::requests::{Arrived, Ended, Next};
 use super::subscriptions::{Key, Probed, Route};
@@ -231,7 +231,7 @@ impl<B: Broker> Driver<B> {
         // kiwipy names a correlation id even where no reply is wanted.
         let id = crate::ids::text(correlation.unwrap_or_else(crate::ids::unique));
         let mut properties = request(Some(id));
-        let first_to = extras.write(&mut properties);
+        let (first_to, unique) = extras.write(&mut properties);
         let mut message = Message {
             durability: Durability::Durable,
             ..self.message(Exchange::Task, first_to.clone().unwrap_or(queue.clone()), properties, body)
@@ -242,8 +242,23 @@ impl<B: Broker> Driver<B> {
             // Guards: a delay queue that expires with what lies in it. Only a declaration counts as its use.
             self.outbox.close_stream_of(delay_queue);
         }
-        let stream = Stream::Tasks(first_to.unwrap_or(queue));
-        self.send(stream, Kind::Task { correlation, published }, message, charge, until);
+        let stream = Stream::Tasks(first_to.unwrap_or_else(|| queue.clone()));
+        let Some(key) = unique else {
+            return self.send(stream, Kind::Task { correlation, published, key: None }, message, charge, until);
+        };
+        let marker = Message {
+            exchange: "".into(),
+            routing_key: Arc::clone(&key.marker),
+            properties: Properties { message_id: Some(message_id()), ..Properties::default() },
+            body: Body::Encoded(bytes::Bytes::new()),
+            routing: Routing::Mandatory,
+            durability: Durability::Durable,
+        };
+        // Guards: a marker queue that expires with its marker. Only a declaration counts as its use.
+        self.outbox.close_stream_of(&key.marker);
+        let marker_stream = Stream::Tasks(Arc::clone(&key.marker));
+        let kind = Kind::Marker(Box::new(Marked { key, queue, stream, message, correlation, published }));
+        self.send(marker_stream, kind, marker, charge, until);
     }
 
     /// Registers a request. False when the communicator takes nothing new any more.

@@ -134,6 +134,8 @@ enum JobDone {
         lease: LeaseId,
         outcome: Result<()>,
     },
+    /// The queue of a key is deleted, or could not be.
+    KeyFreed,
     /// Before a close: nobody calls the subscribers here any more.
     Unbound,
     /// A lost connection has let go of its threads.
@@ -447,7 +449,9 @@ impl<B: Broker> Driver<B> {
                     return;
                 }
                 match (outcome, &stream) {
-                    (Ok(()), Stream::Tasks(_)) => self.subscriptions.replies_for(Exchange::Task, stream, now),
+                    (Ok(()), Stream::Tasks(queue)) if self.port.names.marker_queue(queue).is_none() => {
+                        self.subscriptions.replies_for(Exchange::Task, stream, now)
+                    }
                     (outcome, _) => self.outbox.opened(&stream, outcome.map(|()| None), now),
                 }
             }
@@ -471,6 +475,7 @@ impl<B: Broker> Driver<B> {
                 };
                 self.step_tasks(tasks::Input::LeaseDeleted { lease, known });
             }
+            JobDone::KeyFreed => {}
             JobDone::Unbound => self.unbinding = false,
             JobDone::LetGo => self.letting_go -= 1,
         }

@@ -32,10 +32,11 @@ use super::port::Charge;
 use super::requests::ById;
 use super::tasks::Known;
 use crate::broker::{Message, PublishId};
-use crate::error::{Error, ErrorKind, Result};
+use crate::error::{Detail, Error, ErrorKind, Result};
 use crate::time::after;
 use crate::wire::headers;
 use crate::wire::names::{Exchange, Identifier};
+use crate::wire::unique::UniqueKey;
 
 /// How often a message that the broker refused, or whose exchange or queue was gone, is sent again.
 const TRIES: u32 = 3;
@@ -70,7 +71,11 @@ pub(super) enum Kind<P> {
     Task {
         correlation: Option<Uuid>,
         published: Option<P>,
+        /// The key that it was sent under, as long as it is certain that the broker does not have the task.
+        key: Option<TakenKey>,
     },
+    /// Of a task with a unique key: the task goes when the broker has this.
+    Marker(Box<Marked<P>>),
     Broadcast {
         published: P,
     },
@@ -88,6 +93,26 @@ pub(super) enum Kind<P> {
     Probe(Turn),
     /// A copy of a task.
     Copy(CopyId),
+}
+
+/// A task that goes when its marker has been confirmed.
+pub(super) struct Marked<P> {
+    pub(super) key: UniqueKey,
+    /// The task queue, as errors name it.
+    pub(super) queue: QueueName,
+    /// Where the task goes.
+    pub(super) stream: Stream,
+    pub(super) message: Message,
+    pub(super) correlation: Option<Uuid>,
+    pub(super) published: Option<P>,
+}
+
+/// A key that this communicator has.
+pub(super) struct TakenKey {
+    /// The queue of its marker.
+    pub(super) marker: QueueName,
+    /// When others may have it.
+    pub(super) until: Instant,
 }
 
 /// Names a copy until it is known whether the broker has it.
@@ -126,6 +151,8 @@ pub(super) enum Act<P> {
         error: Error,
     },
     QueueVanished(QueueName),
+    /// The task of this key was not sent.
+    FreeKey(TakenKey),
     /// The queue that a `pending` went to is not there: its caller is gone.
     CallerGone(Arc<str>),
     /// A reply was given up, since its caller was not to be found.
@@ -157,6 +184,13 @@ struct Entry<P> {
 }
 
 impl<P> Entry<P> {
+    /// It is not certain any more that the broker does not have the task: its key stays.
+    fn keep_key(&mut self) {
+        if let Kind::Task { key, .. } = &mut self.kind {
+            *key = None;
+        }
+    }
+
     fn is_last_reply(&self) -> bool {
         matches!(self.kind, Kind::Reply { stage: ReplyStage::Last, .. })
     }
@@ -506,9 +540,13 @@ impl<P> Outbox<P> {
             match (&entry.kind, handed) {
                 (Kind::Copy(_), true) => self.finish(id, Err(unknown("a copy of a task"))),
                 (Kind::Copy(_) | Kind::Notice | Kind::Probe(_), _) => self.finish(id, Err(not_sent())),
-                (Kind::Call { repeat: Repeat::Never, .. }, true) => self.finish(id, Err(lost_under_way())),
+                // Guards: a marker that is refused because of itself.
+                (Kind::Call { repeat: Repeat::Never, .. } | Kind::Marker(_), true) => {
+                    self.finish(id, Err(lost_under_way()));
+                }
                 (_, true) => {
                     entry.may_have_arrived = true;
+                    entry.keep_key();
                     self.wait_again(id);
                 }
                 (_, false) => {}
@@ -539,7 +577,15 @@ impl<P> Outbox<P> {
     /// The broker has decided on a message.
     pub(super) fn published(&mut self, id: PublishId, outcome: Result<()>, peers: Peers, now: Instant) {
         let Some(entry) = self.entries.get_mut(&id).filter(|entry| entry.state == State::Handed) else { return };
-        let Err(error) = outcome else { return self.finish(id, Ok(())) };
+        let Err(error) = outcome else {
+            return match entry.kind {
+                Kind::Marker(_) => self.key_taken(id, now),
+                _ => self.finish(id, Ok(())),
+            };
+        };
+        if error.kind() == ErrorKind::DeliveryFailed && *error.detail() != Detail::NotTaken {
+            entry.keep_key();
+        }
         let stream = entry.stream.clone();
         let again = entry.tries < TRIES;
         match error.kind() {
@@ -563,9 +609,11 @@ impl<P> Outbox<P> {
             ErrorKind::Unroutable => self.unroutable(id, error, peers, now),
             // A nack, or the end of the channel: it may have arrived.
             ErrorKind::DeliveryFailed => match entry.kind {
-                Kind::Copy(_) | Kind::Notice | Kind::Probe(_) | Kind::Call { repeat: Repeat::Never, .. } => {
-                    self.finish(id, Err(error));
-                }
+                Kind::Copy(_)
+                | Kind::Notice
+                | Kind::Probe(_)
+                | Kind::Marker(_)
+                | Kind::Call { repeat: Repeat::Never, .. } => self.finish(id, Err(error)),
                 _ if again => {
                     entry.tries += 1;
                     entry.may_have_arrived = true;
@@ -583,7 +631,7 @@ impl<P> Outbox<P> {
         match &mut entry.kind {
             // Its recipient may be connecting again. The deadline of its request ends this.
             Kind::Call { .. } if peers == Peers::Settling => self.pause(id, after(now, REFUSED_PAUSE)),
-            Kind::Task { .. } if entry.tries < TRIES => {
+            Kind::Task { .. } | Kind::Marker(_) if entry.tries < TRIES => {
                 entry.tries += 1;
                 if let Stream::Tasks(queue) = entry.stream.clone() {
                     self.wait_again(id);
@@ -644,8 +692,11 @@ impl<P> Outbox<P> {
                 return;
             }
             self.due.pop_first();
-            let Some(entry) = self.entries.get(&id) else { continue };
+            let Some(entry) = self.entries.get_mut(&id) else { continue };
             if entry.until.is_some_and(|until| until <= now) {
+                if entry.state == State::Handed {
+                    entry.keep_key();
+                }
                 let text = if entry.may_have_arrived || entry.state == State::Handed {
                     format!(
                         "{}: the broker at {} did not take it over in time; whether it will is not known",
@@ -674,15 +725,27 @@ impl<P> Outbox<P> {
         }
     }
 
-    /// Gives up everything that has not come to its end.
+    /// Gives up everything that has not come to its end, before the connection is closed.
     pub(super) fn give_up_all(&mut self, error: &Error) {
         let mut ids: Vec<PublishId> = self.entries.keys().copied().collect();
         ids.sort_unstable();
         ids.into_iter().for_each(|id| self.finish(id, Err(error.clone())));
     }
 
-    fn finish(&mut self, id: PublishId, outcome: Result<()>) {
-        let Some(entry) = self.entries.remove(&id) else { return };
+    /// The broker has a marker: now its task goes.
+    fn key_taken(&mut self, id: PublishId, now: Instant) {
+        let Some(Entry { kind: Kind::Marker(marked), charge, until, .. }) = self.take_out(id) else { return };
+        let Marked { key, stream, message, correlation, published, .. } = *marked;
+        if let (Stream::Tasks(queue), true) = (&stream, message.exchange.is_empty()) {
+            // Guards: a delay queue that expires with what lies in it. Only a declaration counts as its use.
+            self.close_stream_of(queue);
+        }
+        let key = Some(TakenKey { marker: key.marker, until: after(now, key.time) });
+        self.send(stream, Kind::Task { correlation, published, key }, message, charge, until);
+    }
+
+    fn take_out(&mut self, id: PublishId) -> Option<Entry<P>> {
+        let entry = self.entries.remove(&id)?;
         self.aside -= usize::from(entry.aside == Aside::Yes);
         if let Some(until) = entry.until {
             self.due.remove(&(until, id));
@@ -690,7 +753,12 @@ impl<P> Outbox<P> {
         if let State::Pausing(until) = entry.state {
             self.due.remove(&(until, id));
         }
-        self.leave_stream(&entry.stream, id, entry.state);
+        self.leave_stream(&entry, id);
+        Some(entry)
+    }
+
+    fn finish(&mut self, id: PublishId, outcome: Result<()>) {
+        let Some(entry) = self.take_out(id) else { return };
         self.out.push(Act::Release(entry.charge));
         match entry.kind {
             Kind::Call { correlation, recipient, published, .. } => {
@@ -700,7 +768,28 @@ impl<P> Outbox<P> {
                 let outcome = outcome.map_err(|error| call_failed(&entry.message.exchange, &recipient, error));
                 self.requested(Some(correlation), published, outcome);
             }
-            Kind::Task { correlation, published } => self.requested(correlation, published, outcome),
+            Kind::Task { correlation, published, key } => {
+                if let (Err(_), Some(key)) = (&outcome, key) {
+                    self.out.push(Act::FreeKey(key));
+                }
+                self.requested(correlation, published, outcome);
+            }
+            Kind::Marker(marked) => {
+                let Marked { key, queue, correlation, published, .. } = *marked;
+                let outcome = outcome.map_err(|error| match error.kind() {
+                    ErrorKind::DeliveryFailed if *error.detail() == Detail::NotTaken => key.is_taken(&queue),
+                    ErrorKind::DeliveryFailed
+                    | ErrorKind::ConnectionLost
+                    | ErrorKind::TimedOut
+                    | ErrorKind::CommunicatorClosed
+                        if entry.state == State::Handed =>
+                    {
+                        key.may_be_taken(&queue, error)
+                    }
+                    _ => error,
+                });
+                self.requested(correlation, published, outcome);
+            }
             Kind::Broadcast { published } => self.out.push(Act::Complete { published, outcome }),
             Kind::Reply { stage, correlation, late, sent } => {
                 if let Some(published) = sent {
@@ -734,15 +823,15 @@ impl<P> Outbox<P> {
         }
     }
 
-    fn leave_stream(&mut self, stream: &Stream, id: PublishId, was: State) {
-        let state = self.stream(stream);
-        if was == State::Waiting {
+    fn leave_stream(&mut self, entry: &Entry<P>, id: PublishId) {
+        let state = self.stream(&entry.stream);
+        if entry.state == State::Waiting {
             state.waiting.remove(&id);
         }
         state.messages -= 1;
-        if let Stream::Tasks(queue) = stream
+        if let Stream::Tasks(queue) = &entry.stream
             && state.messages == 0
-            && (self.tasks.len() > IDLE_STREAMS_MOST)
+            && (matches!(entry.kind, Kind::Marker(_)) || self.tasks.len() > IDLE_STREAMS_MOST)
         {
             // Declared again with its next message.
             self.tasks.remove(queue);
@@ -783,6 +872,7 @@ impl<P> Outbox<P> {
 fn describe<P>(entry: &Entry<P>) -> String {
     match (&entry.kind, &entry.stream) {
         (Kind::Call { recipient, .. }, _) => format!("the call to {:?}", recipient.as_str()),
+        (Kind::Marker(marked), _) => format!("the key of a task for the queue {:?}", marked.queue),
         (_, Stream::Tasks(queue)) => format!("a task for the queue {queue:?}"),
         (Kind::Broadcast { .. }, _) => "a broadcast".to_owned(),
         (Kind::Reply { .. }, _) => "a reply".to_owned(),

@@ -7,7 +7,7 @@ use tokio::time::Instant;
 
 use super::command::TaskDelivery;
 use super::connection::Connection;
-use super::outbox::{Act, CopyId, Kind, Peers, Stream};
+use super::outbox::{Act, CopyId, Kind, Peers, Stream, TakenKey};
 use super::port::{Charge, ConnectionEvent, Signal, count};
 use super::subscriptions::{self, Key};
 use super::tasks::{
@@ -120,6 +120,7 @@ impl<B: Broker> Driver<B> {
                     connection.forget_task_queue(&queue);
                 }
             }
+            Act::FreeKey(taken) => self.free_key(taken),
             Act::CallerGone(correlation) => self.callers.gone(correlation),
             Act::ReplyUndeliverable => count(&self.port.counters.replies_unroutable),
             Act::Copied { copy, known } => self.copied(copy, known),
@@ -143,17 +144,33 @@ impl<B: Broker> Driver<B> {
             Stream::Tasks(ref queue) => {
                 let queue = queue.clone();
                 let delayed = self.port.names.delay_queue(&queue);
+                let marker = self.port.names.marker_queue(&queue);
                 self.job(|connection| async move {
                     let generation = connection.generation;
-                    let outcome = match delayed {
-                        None => connection.task_queue(&queue).await,
-                        Some((spec, to)) => connection.delay_queue(&spec, &to).await,
+                    let outcome = match (delayed, marker) {
+                        (Some((spec, to)), _) => connection.delay_queue(&spec, &to).await,
+                        (None, Some(spec)) => connection.marker_queue(&spec).await,
+                        (None, None) => connection.task_queue(&queue).await,
                     };
                     JobDone::Declared { stream, generation, outcome }
                 });
             }
             Stream::Direct => self.outbox.opened(&stream, Ok(None), now),
         }
+    }
+
+    /// Nothing was sent under this key: others may have it.
+    fn free_key(&mut self, taken: TakenKey) {
+        // Guards: the key of somebody who took it after its time.
+        if taken.until <= Instant::now() {
+            return;
+        }
+        self.job(|connection| async move {
+            if let Err(error) = connection.broker.delete_queue(&taken.marker).await {
+                crate::log::debug!(queue = %taken.marker, %error, "a key of a task that was not sent stays until its time is over");
+            }
+            JobDone::KeyFreed
+        });
     }
 
     fn declare(&mut self, stream: Stream, exchange: Exchange) {

@@ -39,6 +39,7 @@ pub(crate) fn outcome_name(kind: ErrorKind) -> &'static str {
         ErrorKind::DeliveryFailed => "delivery_failed",
         ErrorKind::Unroutable => "unroutable",
         ErrorKind::TaskRejected => "task_rejected",
+        ErrorKind::DuplicateTask => "duplicate_task",
         ErrorKind::QueueEmpty => "queue_empty",
         ErrorKind::DuplicateSubscriberIdentifier => "duplicate_subscriber_identifier",
         ErrorKind::CommunicatorClosed => "communicator_closed",

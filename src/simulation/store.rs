@@ -10,7 +10,7 @@ use crate::broker::{
     Access, Acknowledge, AutoDelete, Body, BrokerEvent, ConsumeSpec, Delivery, Durability, ExchangeSpec, Lane, Message,
     Nack, Properties, QueueSpec, Receipt, Routing,
 };
-use crate::error::{Error, ErrorKind, Result};
+use crate::error::{Detail, Error, ErrorKind, Result};
 
 /// A connection, as the server numbers it.
 pub(super) type SessionId = u64;
@@ -374,6 +374,18 @@ impl Store {
         if queues.is_empty() && message.routing == Routing::Mandatory {
             let text = format!("simulated: no queue is bound for {:?}", message.routing_key);
             return Err(Error::new(ErrorKind::Unroutable, text));
+        }
+        let is_full = |name: &String| {
+            self.queues
+                .get(name)
+                .is_some_and(|queue| queue.spec.max_length.is_some_and(|most| queue.ready.len() >= most as usize))
+        };
+        if queues.iter().any(is_full) {
+            return Err(Error::with_detail(
+                ErrorKind::DeliveryFailed,
+                "simulated: the queue is full",
+                Detail::NotTaken,
+            ));
         }
         for name in queues {
             let stored = Stored {

@@ -81,7 +81,7 @@ impl Delay {
     }
 }
 
-fn whole_millis(time: Duration) -> u64 {
+pub(super) fn whole_millis(time: Duration) -> u64 {
     u64::try_from(time.as_nanos().div_ceil(1_000_000)).unwrap_or(u64::MAX)
 }
 
@@ -115,6 +115,7 @@ impl Names {
             expires: Some(Duration::from_millis(expires)),
             dead_letter_to: Some(queue.to_owned()),
             priorities: None,
+            max_length: None,
         };
         Some((spec, queue.into()))
     }

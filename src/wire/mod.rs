@@ -7,3 +7,4 @@ pub(crate) mod headers;
 pub(crate) mod names;
 pub(crate) mod response;
 pub(crate) mod task;
+pub(crate) mod unique;

@@ -147,7 +147,7 @@ impl IntoIdentifier for &str {
 identifiers!(String, &String, i32, i64, u32, u64, usize, uuid::Uuid);
 
 /// How the queues begin that homing declares beside kiwipy's.
-const OWN_QUEUES: [&str; 4] = ["homing-delay-", "homing-until-", "homing-lease-", "homing-control-"];
+const OWN_QUEUES: [&str; 5] = ["homing-delay-", "homing-until-", "homing-unique-", "homing-lease-", "homing-control-"];
 
 fn check_routing_key(key: &str, what: &str, name: &str) -> Result<()> {
     if key.len() <= ROUTING_KEY_MAX {
@@ -251,6 +251,7 @@ impl Names {
             expires: Some(self.queue_expires),
             dead_letter_to: None,
             priorities: None,
+            max_length: None,
         }
     }
 
@@ -264,6 +265,7 @@ impl Names {
             expires: None,
             dead_letter_to: None,
             priorities: None,
+            max_length: None,
         }
     }
 
@@ -280,6 +282,7 @@ impl Names {
             expires: Some(lease.saturating_mul(2).saturating_add(Duration::from_secs(300))),
             dead_letter_to: Some(queue.to_owned()),
             priorities: None,
+            max_length: None,
         }
     }
 
@@ -294,6 +297,7 @@ impl Names {
             expires: None,
             dead_letter_to: None,
             priorities: None,
+            max_length: None,
         }
     }
 
@@ -312,6 +316,7 @@ impl Names {
             expires: Some(self.queue_expires),
             dead_letter_to: None,
             priorities: None,
+            max_length: None,
         }
     }
 
@@ -326,6 +331,7 @@ impl Names {
             expires,
             dead_letter_to: None,
             priorities: self.task_priorities,
+            max_length: None,
         }
     }
 
@@ -349,6 +355,7 @@ impl Names {
             expires,
             dead_letter_to: None,
             priorities: None,
+            max_length: None,
         }
     }
 }
@@ -463,7 +470,13 @@ mod tests {
 
     #[test]
     fn a_task_queue_with_a_name_of_our_own_queues_is_refused_and_can_be_looked_at() {
-        for bad in ["homing-delay-5-q", "homing-until-5-600000-q", "homing-lease-1-2", "homing-control-x"] {
+        for bad in [
+            "homing-delay-5-q",
+            "homing-until-5-600000-q",
+            "homing-unique-5-x-q",
+            "homing-lease-1-2",
+            "homing-control-x",
+        ] {
             let refused = check_task_queue(bad).unwrap_err();
             assert_eq!(refused.kind(), ErrorKind::InvalidArgument, "{bad}");
             assert!(check_queue(bad).is_ok(), "{bad}");

@@ -47,6 +47,13 @@ pub fn add(suite: &mut Suite) {
         a_task_that_takes_too_long_ends_with_an_exception,
         a_handler_that_panics_as_it_is_dropped_at_its_time_limit_has_had_its_time,
         a_closure_that_gets_no_thread_within_its_time_limit_does_not_run,
+        of_many_senders_of_one_key_one_sends_its_task,
+        keys_of_different_queues_are_apart,
+        a_key_is_free_again_after_its_time,
+        a_key_is_free_again_where_its_task_could_not_be_sent,
+        a_task_with_a_key_has_its_outcome_its_delay_and_its_priority,
+        a_call_with_a_key_that_is_dropped_leaves_no_key_without_its_task,
+        a_key_that_no_queue_can_keep_is_refused,
     );
 }
 
@@ -570,4 +577,169 @@ pub async fn a_closure_that_gets_no_thread_within_its_time_limit_does_not_run(br
     is_behind.await.unwrap();
     assert_eq!(runs.try_iter().collect::<Vec<_>>(), [Some(1)], "the outcome of the second was known before it began");
     pool.shutdown_background();
+}
+
+const HOUR: Duration = Duration::from_secs(3600);
+
+/// How many tasks wait in the default queue, which it empties.
+async fn waiting(communicator: &homing::Communicator) -> usize {
+    let queue = communicator.default_task_queue().unwrap();
+    let mut tasks = 0;
+    loop {
+        match queue.try_next().await {
+            Ok(task) => {
+                task.finish(());
+                tasks += 1;
+            }
+            Err(error) if error.kind() == ErrorKind::QueueEmpty => return tasks,
+            Err(error) => panic!("{error}"),
+        }
+    }
+}
+
+async fn of_many_senders_of_one_key_one_sends_its_task(broker: Broker) {
+    let mut senders = Vec::new();
+    for _ in 0..5 {
+        senders.push(connect(&broker).await);
+    }
+    let start = Arc::new(tokio::sync::Barrier::new(50));
+    let mut calls = Vec::new();
+    for number in 0..50 {
+        let (sender, start) = (senders[number % 5].clone(), start.clone());
+        calls.push(tokio::spawn(async move {
+            start.wait().await;
+            let task = sender.task_send(number as u64).unique("the key", HOUR);
+            if number % 2 == 0 { task.no_reply().await } else { task.send().await.map(drop) }
+        }));
+    }
+    let (mut sent, mut refused) = (0, 0);
+    for call in calls {
+        match call.await.unwrap() {
+            Ok(()) => sent += 1,
+            Err(error) if error.kind() == ErrorKind::DuplicateTask => {
+                assert!(error.to_string().contains("the key"), "{error}");
+                refused += 1;
+            }
+            Err(error) => panic!("{error}"),
+        }
+    }
+    assert_eq!((sent, refused), (1, 49));
+    assert_eq!(waiting(&senders[0]).await, 1);
+    // It is done, and its key is still taken; another one is not.
+    let again = senders[1].task_send(1).unique("the key", HOUR);
+    assert_eq!(kind(again.await), ErrorKind::DuplicateTask);
+    senders[1].task_send(1).unique("another key", HOUR).no_reply().await.unwrap();
+    assert_eq!(waiting(&senders[0]).await, 1);
+}
+
+async fn keys_of_different_queues_are_apart(broker: Broker) {
+    let communicator = connect(&broker).await;
+    let other = communicator.task_queue(broker.name("other")).unwrap();
+    communicator.task_send(1).unique("k", HOUR).no_reply().await.unwrap();
+    other.task_send(1).unique("k", HOUR).no_reply().await.unwrap();
+    assert_eq!(kind(other.task_send(1).unique("k", HOUR).no_reply().await), ErrorKind::DuplicateTask);
+    assert_eq!(kind(communicator.task_send(1).unique("k", HOUR).no_reply().await), ErrorKind::DuplicateTask);
+}
+
+async fn a_key_is_free_again_after_its_time(broker: Broker) {
+    let communicator = connect(&broker).await;
+    let time = Duration::from_millis(1500);
+    communicator.task_send(1).unique("k", time).no_reply().await.unwrap();
+    let mut refused = 0;
+    let until = Instant::now() + LONG;
+    loop {
+        match communicator.task_send(2).unique("k", time).no_reply().await {
+            Ok(()) => break,
+            Err(error) if error.kind() == ErrorKind::DuplicateTask => refused += 1,
+            Err(error) => panic!("{error}"),
+        }
+        assert!(Instant::now() < until, "the key is not free again after {refused} attempts");
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    assert_eq!(waiting(&communicator).await, 2);
+}
+
+async fn a_key_is_free_again_where_its_task_could_not_be_sent(broker: Broker) {
+    // The queue is one with priorities, which a communicator that declares it without does not get at.
+    let with = options(&broker).task_priorities(3.try_into().unwrap()).connect().await.unwrap();
+    let without = connect(&broker).await;
+    with.task_send(0).no_reply().await.unwrap();
+    assert_eq!(kind(without.task_send(1).unique("k", HOUR).no_reply().await), ErrorKind::PreconditionFailed);
+    assert_eq!(kind(without.task_send(1).unique("l", HOUR).await), ErrorKind::PreconditionFailed);
+    for key in ["k", "l"] {
+        let until = Instant::now() + LONG;
+        while let Err(error) = with.task_send(2).unique(key, HOUR).no_reply().await {
+            assert_eq!(error.kind(), ErrorKind::DuplicateTask);
+            assert!(Instant::now() < until, "the key {key} is not free again");
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+        assert_eq!(kind(with.task_send(2).unique(key, HOUR).no_reply().await), ErrorKind::DuplicateTask);
+    }
+    assert_eq!(waiting(&with).await, 3);
+}
+
+async fn a_task_with_a_key_has_its_outcome_its_delay_and_its_priority(broker: Broker) {
+    let communicator = connect(&broker).await;
+    communicator.add_task_subscriber(echo()).await.unwrap();
+    for key in ["a", "b"] {
+        let task = communicator.task_send(key).priority(2).delay(Duration::from_millis(30)).unique(key, HOUR);
+        assert_eq!(task.await.unwrap(), Value::from(key));
+        // One that is held back has its key from the beginning.
+        let again = communicator.task_send(key).delay(HOUR).unique(key, HOUR);
+        assert_eq!(kind(again.await), ErrorKind::DuplicateTask);
+    }
+    let reply = communicator.task_send("c").unique("c", HOUR).try_send().unwrap();
+    assert_eq!(reply.await.unwrap(), Value::from("c"));
+    let reply = communicator.task_send("c").unique("c", HOUR).try_send().unwrap();
+    assert_eq!(kind(reply.await), ErrorKind::DuplicateTask);
+}
+
+async fn a_call_with_a_key_that_is_dropped_leaves_no_key_without_its_task(broker: Broker) {
+    let communicator = connect(&broker).await;
+    let mut tasks = 0;
+    for number in 0..20 {
+        let key = format!("k{number}");
+        {
+            let task = std::pin::pin!(communicator.task_send(number).unique(&key, HOUR).no_reply());
+            let polls = async {
+                tokio::select! {
+                    biased;
+                    _ = task => {}
+                    () = async { for _ in 0..number { tokio::task::yield_now().await } } => {}
+                }
+            };
+            polls.await;
+        }
+        // Whoever comes next is refused only where the first task is sent.
+        match communicator.task_send(number).unique(&key, HOUR).no_reply().await {
+            Ok(()) => {}
+            Err(error) => assert_eq!(error.kind(), ErrorKind::DuplicateTask),
+        }
+        tasks += 1;
+    }
+    let mut came = 0;
+    let until = Instant::now() + LONG;
+    while came < tasks {
+        assert!(Instant::now() < until, "{came} of {tasks} tasks came");
+        came += waiting(&communicator).await;
+    }
+    assert_eq!((came, waiting(&communicator).await), (tasks, 0));
+}
+
+async fn a_key_that_no_queue_can_keep_is_refused(broker: Broker) {
+    let communicator = connect(&broker).await;
+    for time in [Duration::ZERO, 46 * 24 * HOUR, Duration::MAX] {
+        assert_eq!(kind(communicator.task_send(1).unique("k", time).await), ErrorKind::InvalidArgument);
+        assert_eq!(kind(communicator.task_send(1).unique("k", time).no_reply().await), ErrorKind::InvalidArgument);
+    }
+    // Any key will do, and any time that there is.
+    for key in ["", "a b/c?\n\u{1F600}", &"k".repeat(10_000)] {
+        for time in [Duration::from_nanos(1), 45 * 24 * HOUR] {
+            communicator.task_send(1).unique(key, time).no_reply().await.unwrap();
+        }
+        assert_eq!(
+            kind(communicator.task_send(1).unique(key, 45 * 24 * HOUR).no_reply().await),
+            ErrorKind::DuplicateTask
+        );
+    }
 }

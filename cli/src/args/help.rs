@@ -17,6 +17,7 @@ Exit codes:
     5  remote exception: the other end failed
     6  no connection
     7  access refused: the credentials, the virtual host, or a permission
+    8  a task with this --unique key was sent before, and this one was not
   130  interrupted (Ctrl-C); 143 by SIGTERM
 A command about several processes ends with the highest of their codes; `homing run` with its program's.";
 

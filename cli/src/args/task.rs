@@ -66,6 +66,13 @@ pub(crate) struct Send {
     /// Holds the task back until this time, in UTC: 2030-01-31T12:00:00Z, or without the Z.
     #[arg(long, value_name = "WHEN", value_parser = point_in_time, help_heading = "Later")]
     pub at: Option<SystemTime>,
+    /// Sends the task only if none with this key was sent to the queue within --unique-for, by whomever. Otherwise the command ends with
+    /// exit code 8. This is best effort: a sender that dies at the wrong moment leaves the key in use without a task.
+    #[arg(long, value_name = "KEY", help_heading = "Once", conflicts_with = "many tasks")]
+    pub unique: Option<String>,
+    /// For how long the key is in use, from the moment when the task is sent. All senders of a key have to give the same time.
+    #[arg(long, value_name = "TIME", default_value = "10m", value_parser = delay, help_heading = "Once", requires = "unique")]
+    pub unique_for: Duration,
     /// Sends one task for each line of standard input, many at once. Outcomes are printed in the order of the lines.
     #[arg(long, help_heading = "Many tasks")]
     pub lines: bool,
@@ -88,12 +95,16 @@ pub(crate) struct Send {
 }
 
 impl Send {
-    /// The task, held back as it is asked for.
-    pub(crate) fn held_back(&self, task: TaskSend) -> TaskSend {
-        match (self.delay, self.at) {
+    /// The task, held back as it is asked for, and with its key.
+    pub(crate) fn with_options(&self, task: TaskSend) -> TaskSend {
+        let task = match (self.delay, self.at) {
             (Some(delay), _) => task.delay(delay),
             (None, Some(at)) => task.at(at),
             (None, None) => task,
+        };
+        match &self.unique {
+            Some(key) => task.unique(key, self.unique_for),
+            None => task,
         }
     }
 }

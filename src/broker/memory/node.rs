@@ -16,7 +16,7 @@ use super::refusal;
 #[cfg(test)]
 use crate::broker::BrokerEvent;
 use crate::broker::{EventSender, PublishId, Routing};
-use crate::error::{Error, ErrorKind, Result};
+use crate::error::{Detail, Error, ErrorKind, Result};
 
 /// The named brokers of this process, but for those that are spent. Locked before the state of any.
 static NAMED: Mutex<BTreeMap<String, Arc<Node>>> = Mutex::new(BTreeMap::new());
@@ -287,7 +287,9 @@ fn publish(lanes: &mut Lanes, session: SessionId, content: Content, routing: Rou
                 format!("no queue is bound to the exchange {exchange:?} for the routing key {key:?}"),
             ))
         }
-        Published::Rejected => Err(Error::new(ErrorKind::DeliveryFailed, "a full queue refused the message")),
+        Published::Rejected => {
+            Err(Error::with_detail(ErrorKind::DeliveryFailed, "a full queue refused the message", Detail::NotTaken))
+        }
         Published::Routed { .. } | Published::Unroutable(_) => Ok(()),
     }
 }

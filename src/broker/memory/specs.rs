@@ -45,5 +45,10 @@ pub(super) fn queue(spec: &QueueSpec) -> engine::QueueSpec {
     if let Some(most) = spec.priorities {
         queue.arguments.insert("x-max-priority", engine::Field::U8(most));
     }
+    if let Some(most) = spec.max_length {
+        queue.arguments.insert("x-max-length", engine::Field::I64(most.into()));
+        queue.arguments.insert("x-overflow", engine::Field::text("reject-publish"));
+        queue.arguments.insert("x-queue-type", engine::Field::text("classic"));
+    }
     queue
 }

@@ -29,7 +29,7 @@ use super::message::Outgoing;
 use super::tap::{Returns, SMALLEST_FRAME};
 use super::topology::settle;
 use crate::broker::{BrokerEvent, Message, PublishId, Routing};
-use crate::error::{Error, ErrorKind, Result};
+use crate::error::{Detail, Error, ErrorKind, Result};
 
 pub(crate) struct Publisher {
     link: Rc<Link>,
@@ -268,9 +268,10 @@ impl Publisher {
                     returned.text
                 ),
             )),
-            (Ok(Confirmation::Nack(_)), None) => Err(Error::new(
+            (Ok(Confirmation::Nack(_)), None) => Err(Error::with_detail(
                 ErrorKind::DeliveryFailed,
                 format!("the broker refused the message for {routing_key:?} on the exchange {exchange:?} (a nack)"),
+                Detail::NotTaken,
             )),
             (Ok(_), None) => Err(Error::new(ErrorKind::DeliveryFailed, "the channel does not confirm")),
             (Err(error), _) => match self.failed(&message, &error) {

@@ -64,6 +64,12 @@ impl Topology {
         if let Some(priorities) = spec.priorities {
             arguments.insert("x-max-priority".into(), AMQPValue::LongInt(priorities.into()));
         }
+        if let Some(most) = spec.max_length {
+            arguments.insert("x-max-length".into(), AMQPValue::LongLongInt(most.into()));
+            arguments.insert("x-overflow".into(), AMQPValue::LongString("reject-publish".into()));
+            // Guards: a virtual host whose queues are quorum queues unless they say otherwise. Those take a few more.
+            arguments.insert("x-queue-type".into(), AMQPValue::LongString("classic".into()));
+        }
         if let Some(queue) = &spec.dead_letter_to {
             arguments.insert("x-dead-letter-exchange".into(), AMQPValue::LongString("".into()));
             arguments.insert("x-dead-letter-routing-key".into(), AMQPValue::LongString(queue.as_str().into()));

@@ -1,4 +1,5 @@
 //! Every sequence of what can happen to three messages, to a stated depth: a call that may not be repeated, a task, a reply.
+//! And of what can happen to a task that has a unique key, whose marker goes before it.
 //!
 //! Checked after each step and at the end: each sender is completed once, each charge is released once, nothing is published
 //! without a connection and an open stream, a call that may have arrived is not sent again, and what is sent again says so.
@@ -28,6 +29,8 @@ enum Fate {
     NotFound,
     Unroutable,
     Nack,
+    /// A queue was full.
+    Full,
     Refused,
 }
 
@@ -39,6 +42,9 @@ impl Fate {
             Fate::NotFound => ErrorKind::NotFound,
             Fate::Unroutable => ErrorKind::Unroutable,
             Fate::Nack => ErrorKind::DeliveryFailed,
+            Fate::Full => {
+                return Err(Error::with_detail(ErrorKind::DeliveryFailed, "on purpose", Detail::NotTaken));
+            }
             Fate::Refused => ErrorKind::PreconditionFailed,
         };
         Err(Error::new(kind, "on purpose"))
@@ -64,6 +70,14 @@ struct World {
     /// It was with a broker that may have taken it.
     call_may_have_arrived: bool,
     task_may_have_arrived: bool,
+    /// Whether the task has a key.
+    keyed: bool,
+    /// The broker has confirmed the marker, or may have it.
+    has_key: bool,
+    marker_may_have_arrived: bool,
+    /// It was with a broker that did not say whether it has taken it.
+    task_in_doubt: bool,
+    freed: usize,
     exchange_gone: bool,
     /// A job has found the connection lost, which the broker reports next.
     lost: bool,
@@ -81,36 +95,34 @@ fn message(number: u32) -> Message {
     }
 }
 
+/// The world of a task that has a key, and of nothing else.
+struct Keyed(World);
+
+impl sequences::World for Keyed {
+    type Move = Move;
+
+    fn new(now: Instant) -> Self {
+        Keyed(World::made(now, true))
+    }
+
+    fn moves(&self) -> Vec<Move> {
+        self.0.moves()
+    }
+
+    fn step(&mut self, next: Move) {
+        self.0.step(next);
+    }
+
+    fn end(self) {
+        self.0.end();
+    }
+}
+
 impl sequences::World for World {
     type Move = Move;
 
     fn new(now: Instant) -> Self {
-        let mut outbox = Outbox::new("test", Duration::from_millis(250));
-        let recipient = Identifier::new("x").expect("a name");
-        let call = Kind::Call { correlation: CALL, recipient, repeat: Repeat::Never, published: Some(1) };
-        outbox.send(Stream::Calls, call, message(1), Charge::NOTHING, None);
-        let task = Kind::Task { correlation: Some(TASK), published: Some(2) };
-        let until = Some(after(now, Duration::from_secs(1)));
-        outbox.send(Stream::Tasks("q".into()), task, message(2), Charge::NOTHING, until);
-        let reply = Kind::Reply { stage: ReplyStage::Last, correlation: None, late: None, sent: None };
-        outbox.send(Stream::Replies(Exchange::Message), reply, message(3), Charge::NOTHING, None);
-        let mut world = World {
-            outbox,
-            now,
-            connected: false,
-            opening: Vec::new(),
-            open: Vec::new(),
-            handed: Vec::new(),
-            completed: Vec::new(),
-            failed: Vec::new(),
-            released: 0,
-            call_may_have_arrived: false,
-            task_may_have_arrived: false,
-            exchange_gone: false,
-            lost: false,
-        };
-        world.settle();
-        world
+        World::made(now, false)
     }
 
     fn moves(&self) -> Vec<Move> {
@@ -122,6 +134,9 @@ impl sequences::World for World {
         let fates = [Fate::Yes, Fate::Lost, Fate::NotFound, Fate::Unroutable, Fate::Nack];
         if !self.handed.is_empty() {
             moves.extend(fates.map(Move::Published));
+            if self.keyed {
+                moves.push(Move::Published(Fate::Full));
+            }
         }
         if self.handed.len() > 1 {
             moves.extend([Fate::Yes, Fate::Unroutable].map(Move::PublishedSecond));
@@ -129,7 +144,7 @@ impl sequences::World for World {
         if self.exchange_gone {
             moves.push(Move::ExchangeBack);
         }
-        if self.failed.is_empty() {
+        if self.failed.is_empty() && !self.keyed {
             moves.push(Move::Forget);
         }
         moves
@@ -146,6 +161,8 @@ impl sequences::World for World {
                 for (_, number) in std::mem::take(&mut self.handed) {
                     self.call_may_have_arrived |= number == 1;
                     self.task_may_have_arrived |= number == 2;
+                    self.task_in_doubt |= number == 2;
+                    self.marker_may_have_arrived |= number == 4;
                 }
                 self.opening.clear();
                 self.open.clear();
@@ -196,7 +213,9 @@ impl sequences::World for World {
             self.step(next);
         }
         assert!(self.outbox.is_empty(), "something is left");
-        assert_eq!((self.completed.len(), self.released), (2, 3), "each ends once");
+        let ends = if self.keyed { (1, 1) } else { (2, 3) };
+        assert_eq!((self.completed.len(), self.released), ends, "each ends once");
+        assert!(self.freed <= 1, "freed twice");
         let Outbox { due, calls, aside, fixed, tasks, .. } = &self.outbox;
         assert!(due.is_empty() && calls.is_empty() && *aside == 0);
         assert!(fixed.iter().chain(tasks.values()).all(|state| state.waiting.is_empty() && state.messages == 0));
@@ -204,12 +223,58 @@ impl sequences::World for World {
 }
 
 impl World {
+    fn made(now: Instant, keyed: bool) -> Self {
+        let mut outbox = Outbox::new("test", Duration::from_millis(250));
+        let until = Some(after(now, Duration::from_secs(1)));
+        let (queue, stream): (QueueName, _) = ("q".into(), Stream::Tasks("q".into()));
+        let (correlation, published) = (Some(TASK), Some(2));
+        if keyed {
+            let key = UniqueKey::new("key".into(), Duration::from_secs(60), &queue).expect("a key");
+            let marker_stream = Stream::Tasks(key.marker.clone());
+            let marked = Marked { key, queue, stream, message: message(2), correlation, published };
+            outbox.send(marker_stream, Kind::Marker(marked.into()), message(4), Charge::NOTHING, until);
+        } else {
+            let recipient = Identifier::new("x").expect("a name");
+            let call = Kind::Call { correlation: CALL, recipient, repeat: Repeat::Never, published: Some(1) };
+            outbox.send(Stream::Calls, call, message(1), Charge::NOTHING, None);
+            let task = Kind::Task { correlation, published, key: None };
+            outbox.send(stream, task, message(2), Charge::NOTHING, until);
+            let reply = Kind::Reply { stage: ReplyStage::Last, correlation: None, late: None, sent: None };
+            outbox.send(Stream::Replies(Exchange::Message), reply, message(3), Charge::NOTHING, None);
+        }
+        let mut world = World {
+            outbox,
+            now,
+            connected: false,
+            opening: Vec::new(),
+            open: Vec::new(),
+            handed: Vec::new(),
+            completed: Vec::new(),
+            failed: Vec::new(),
+            released: 0,
+            call_may_have_arrived: false,
+            task_may_have_arrived: false,
+            keyed,
+            has_key: false,
+            marker_may_have_arrived: false,
+            task_in_doubt: false,
+            freed: 0,
+            exchange_gone: false,
+            lost: false,
+        };
+        world.settle();
+        world
+    }
+
     fn published(&mut self, at: usize, fate: Fate) {
         let (id, number) = self.handed.remove(at);
         self.lost |= fate == Fate::Lost;
-        if fate == Fate::Nack {
+        if matches!(fate, Fate::Nack | Fate::Full) {
             self.task_may_have_arrived |= number == 2;
         }
+        self.task_in_doubt |= number == 2 && fate == Fate::Nack;
+        self.marker_may_have_arrived |= number == 4 && fate == Fate::Nack;
+        self.has_key |= number == 4 && fate == Fate::Yes;
         self.outbox.published(id, fate.outcome(), Peers::Settled, self.now);
     }
 
@@ -222,6 +287,8 @@ impl World {
                     let stream = &self.outbox.entries[&id].stream;
                     assert!(self.open.contains(stream), "published by a stream that is not open");
                     assert!(!(number == 1 && self.call_may_have_arrived), "a call was sent again");
+                    assert!(!(number == 4 && self.marker_may_have_arrived), "a marker was sent again");
+                    assert!(!(self.keyed && number == 2) || self.has_key, "a task was sent without its key");
                     let resent = headers::number(&message.properties, headers::RESEND) > 0;
                     if number == 2 {
                         assert_eq!(resent, self.task_may_have_arrived, "what may have arrived is marked");
@@ -242,6 +309,14 @@ impl World {
                     self.failed.push(correlation);
                 }
                 Act::Release(_) => self.released += 1,
+                Act::FreeKey(_) => {
+                    let handed = self.handed.iter().any(|(_, number)| *number == 2);
+                    assert!(
+                        self.has_key && !self.task_in_doubt && !handed,
+                        "the key of a task that may have been sent"
+                    );
+                    self.freed += 1;
+                }
                 Act::ExchangeVanished { .. } => {
                     self.exchange_gone = true;
                 }
@@ -256,6 +331,18 @@ impl World {
 fn every_short_sequence_ends_each_message_once() {
     let sequences = sequences::explore::<World>(6);
     assert!(sequences > 5_000, "{sequences}");
+}
+
+#[test]
+fn every_short_sequence_ends_a_task_with_a_key_once() {
+    let sequences = sequences::explore::<Keyed>(7);
+    assert!(sequences > 5_000, "{sequences}");
+}
+
+#[test]
+#[ignore = "full: takes minutes"]
+fn every_longer_sequence_ends_a_task_with_a_key_once_in_full() {
+    sequences::explore::<Keyed>(9);
 }
 
 #[test]

@@ -200,7 +200,7 @@ fn of_idle_task_queues_a_bounded_number_keeps_its_stream() {
     outbox.up();
     for n in 0..5 * IDLE_STREAMS_MOST {
         let stream = Stream::Tasks(n.to_string().as_str().into());
-        let kind = Kind::Task { correlation: None, published: None };
+        let kind = Kind::Task { correlation: None, published: None, key: None };
         outbox.send(stream.clone(), kind, message(), Charge::NOTHING, None);
         outbox.opened(&stream, Ok(None), Instant::now());
         for (id, _) in published(&outbox.acts()) {
@@ -209,4 +209,142 @@ fn of_idle_task_queues_a_bounded_number_keeps_its_stream() {
     }
     assert!(outbox.is_empty());
     assert!(outbox.tasks.len() <= IDLE_STREAMS_MOST, "{} streams", outbox.tasks.len());
+}
+
+/// A task with a key, whose marker is open to go.
+fn keyed(outbox: &mut Box, until: Option<Instant>) -> PublishId {
+    let key = UniqueKey::new("key".into(), Duration::from_secs(60), "q").expect("a key");
+    let (marker, stream) = (Stream::Tasks(key.marker.clone()), Stream::Tasks("q".into()));
+    let (queue, correlation) = ("q".into(), None);
+    let marked = Marked { key, queue, stream, message: message(), correlation, published: Some(1) };
+    outbox.send(marker.clone(), Kind::Marker(marked.into()), message(), Charge::NOTHING, until);
+    outbox.up();
+    outbox.opened(&marker, Ok(None), Instant::now());
+    let sent = published(&outbox.acts());
+    assert_eq!(sent.len(), 1, "the marker, and not yet the task");
+    sent[0].0
+}
+
+/// The broker has the marker, and the task queue is declared.
+fn task_of(outbox: &mut Box, marker: PublishId) -> PublishId {
+    outbox.published(marker, Ok(()), Peers::Settled, Instant::now());
+    outbox.opened(&Stream::Tasks("q".into()), Ok(None), Instant::now());
+    let acts = outbox.acts();
+    assert!(completed(&acts).is_empty(), "a key is no task");
+    published(&acts)[0].0
+}
+
+fn freed(acts: &[Act<u32>]) -> usize {
+    acts.iter().filter(|act| matches!(act, Act::FreeKey(_))).count()
+}
+
+fn full() -> Result<()> {
+    Err(Error::with_detail(ErrorKind::DeliveryFailed, "it is full", Detail::NotTaken))
+}
+
+#[test]
+fn a_task_with_a_key_goes_when_its_marker_is_confirmed() {
+    let mut outbox = outbox();
+    let marker = keyed(&mut outbox, None);
+    let task = task_of(&mut outbox, marker);
+    outbox.published(task, Ok(()), Peers::Settled, Instant::now());
+    let acts = outbox.acts();
+    assert_eq!((completed(&acts), freed(&acts)), (vec![(1, None)], 0));
+    assert!(outbox.is_empty());
+    assert_eq!(outbox.tasks.len(), 1, "the stream of a marker does not stay");
+}
+
+#[test]
+fn a_task_whose_key_is_taken_is_not_sent() {
+    let mut outbox = outbox();
+    let marker = keyed(&mut outbox, None);
+    outbox.published(marker, full(), Peers::Settled, Instant::now());
+    let acts = outbox.acts();
+    assert_eq!((completed(&acts), freed(&acts)), (vec![(1, Some(ErrorKind::DuplicateTask))], 0));
+    assert!(published(&acts).is_empty() && outbox.is_empty());
+}
+
+/// Guards: a marker that is sent again and refused because of itself: its task would be sent by nobody.
+#[test]
+fn a_marker_that_was_with_the_broker_is_not_sent_again() {
+    let mut outbox = outbox();
+    keyed(&mut outbox, None);
+    outbox.down();
+    assert_eq!(completed(&outbox.acts()), [(1, Some(ErrorKind::ConnectionLost))]);
+    outbox.up();
+    assert!(outbox.acts().is_empty() && outbox.is_empty());
+    // And one whose channel was closed.
+    let mut outbox = self::outbox();
+    let marker = keyed(&mut outbox, None);
+    let closed = Error::new(ErrorKind::DeliveryFailed, "the channel was closed");
+    outbox.published(marker, Err(closed), Peers::Settled, Instant::now());
+    assert_eq!(completed(&outbox.acts()), [(1, Some(ErrorKind::DeliveryFailed))]);
+    assert!(outbox.is_empty());
+}
+
+#[test]
+fn a_marker_queue_that_is_gone_is_declared_again() {
+    let mut outbox = outbox();
+    let marker = keyed(&mut outbox, None);
+    let gone = Error::new(ErrorKind::Unroutable, "no such queue");
+    outbox.published(marker, Err(gone), Peers::Settled, Instant::now());
+    assert!(outbox.acts().iter().any(|act| matches!(act, Act::Open(_))));
+    assert!(!outbox.is_empty());
+}
+
+#[test]
+fn a_key_is_free_again_where_its_task_was_certainly_not_sent() {
+    // The task queue cannot be declared.
+    let mut outbox = outbox();
+    let marker = keyed(&mut outbox, None);
+    outbox.published(marker, Ok(()), Peers::Settled, Instant::now());
+    let differs = Error::new(ErrorKind::PreconditionFailed, "it differs");
+    outbox.opened(&Stream::Tasks("q".into()), Err(differs), Instant::now());
+    let acts = outbox.acts();
+    assert_eq!((completed(&acts), freed(&acts)), (vec![(1, Some(ErrorKind::PreconditionFailed))], 1));
+    // It is full, each time.
+    let mut outbox = self::outbox();
+    let marker = keyed(&mut outbox, None);
+    let task = task_of(&mut outbox, marker);
+    let mut now = Instant::now();
+    for _ in 0..=TRIES {
+        outbox.published(task, full(), Peers::Settled, now);
+        now = after(now, REFUSED_PAUSE);
+        outbox.tick(now);
+    }
+    let acts = outbox.acts();
+    assert_eq!((completed(&acts), freed(&acts)), (vec![(1, Some(ErrorKind::DeliveryFailed))], 1));
+    // Its time is up before it goes out.
+    let mut outbox = self::outbox();
+    let until = after(Instant::now(), Duration::from_secs(1));
+    let marker = keyed(&mut outbox, Some(until));
+    outbox.published(marker, Ok(()), Peers::Settled, Instant::now());
+    outbox.tick(until);
+    let acts = outbox.acts();
+    assert_eq!((completed(&acts), freed(&acts)), (vec![(1, Some(ErrorKind::TimedOut))], 1));
+}
+
+/// Guards: a second task with the key of one that the broker may have.
+#[test]
+fn a_key_stays_where_its_task_may_have_been_sent() {
+    let until = after(Instant::now(), Duration::from_secs(1));
+    type Trouble = fn(&mut Box, PublishId);
+    let troubles: [Trouble; 3] = [
+        |outbox, _| outbox.down(),
+        |outbox, task| {
+            let closed = Error::new(ErrorKind::DeliveryFailed, "the channel was closed");
+            outbox.published(task, Err(closed), Peers::Settled, Instant::now());
+        },
+        |_, _| {},
+    ];
+    for trouble in troubles {
+        let mut outbox = outbox();
+        let marker = keyed(&mut outbox, Some(until));
+        let task = task_of(&mut outbox, marker);
+        trouble(&mut outbox, task);
+        outbox.tick(until);
+        let acts = outbox.acts();
+        assert_eq!((completed(&acts), freed(&acts)), (vec![(1, Some(ErrorKind::TimedOut))], 0));
+        assert!(outbox.is_empty());
+    }
 }

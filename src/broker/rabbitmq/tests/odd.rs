@@ -247,6 +247,7 @@ fn what_the_url_says_is_what_the_server_has_and_its_limits_are_named() {
             expires: None,
             dead_letter_to: None,
             priorities: None,
+            max_length: None,
         };
         broker.declare_queue(&queue).await.expect("it may");
         let other = crate::broker::QueueSpec { name: "other".to_owned(), ..queue };

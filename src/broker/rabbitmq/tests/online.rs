@@ -25,6 +25,7 @@ fn queue_spec(name: String) -> QueueSpec {
         expires: None,
         dead_letter_to: None,
         priorities: None,
+        max_length: None,
     }
 }
 
