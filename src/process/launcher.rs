@@ -12,14 +12,15 @@ use std::time::{Duration, Instant};
 use parking_lot::Mutex;
 use tokio::sync::{Notify, mpsc, oneshot, watch};
 
+use super::availability::{Availability, Standing};
 use super::class::Registry;
 use super::run::{Message, RunEnd, moved};
 use super::slots::{Slot, Slots};
 use super::store::{Inputs, LeaseId, NewProcess, Outcome, Owner, Persister};
-use super::tools::{Announcer, ChangeListener, Ends, Store, Tools};
+use super::tools::{Announcer, ChangeListener, Ends, NotStored, Store, Tools};
 use super::{Continue, ControlBroadcast, ControlMessage, Pid, ProcessState, ProcessTask, StateChange};
 use crate::codec::Map;
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::{
     Answer, Broadcast, BroadcastFilter, BroadcastSubscriber, Communicator, Failure, HandlerError, HandlerResult,
     Identifier, TaskQueue, TaskRequest, TaskSubscriber, Value,
@@ -143,6 +144,15 @@ impl From<crate::Error> for NotDone {
     }
 }
 
+impl From<NotStored> for NotDone {
+    fn from(why: NotStored) -> Self {
+        match why {
+            NotStored::Unavailable => NotDone::Back,
+            NotStored::Failed(error) => error.into(),
+        }
+    }
+}
+
 impl LauncherBuilder {
     /// How many steps may run at once. Default: as many as there are. A process that waits or is paused needs none.
     pub fn slots(mut self, slots: usize) -> Self {
@@ -179,6 +189,7 @@ impl LauncherBuilder {
             communicator: communicator.clone(),
             home: home.clone(),
             store: Store::new(self.store),
+            availability: Availability::new(),
             registry: self.registry,
             queue,
             owner: Owner::this_process(),
@@ -205,6 +216,7 @@ impl LauncherBuilder {
         };
         home.spawn_uncounted(announcing);
         home.spawn_uncounted(Arc::clone(&inner).renew_leases());
+        home.spawn_uncounted(Arc::clone(&inner).watch_store());
         home.spawn_uncounted(inner.unsubscribe_at_the_end(vec![to_all, ends]));
         Ok(launcher)
     }
@@ -274,6 +286,21 @@ impl ProcessLauncher {
         self.inner.table.lock().entries.keys().cloned().collect()
     }
 
+    /// Why the store cannot be used, as long as it cannot. Meanwhile tasks go back to their queue, and processes that are here
+    /// wait with what is to be stored; it is tried again with a pause that grows to 30 seconds.
+    ///
+    /// ```
+    /// # fn show(launcher: &homing::process::ProcessLauncher) {
+    /// if let Some(error) = launcher.store_failure() {
+    ///     eprintln!("no process is taken: {error}");
+    /// }
+    /// # }
+    /// ```
+    #[must_use]
+    pub fn store_failure(&self) -> Option<Error> {
+        self.inner.tools.availability.failure()
+    }
+
     /// The owner of its leases.
     #[must_use]
     pub fn owner(&self) -> &Owner {
@@ -330,6 +357,8 @@ impl Inner {
     ) -> impl Future<Output = std::result::Result<Value, NotDone>> + Send + use<> {
         let inner = Arc::clone(self);
         async move {
+            // Before a class is made, whose constructor is the user's.
+            inner.tools.until_usable().await?;
             let (pid, nowait) = match task {
                 ProcessTask::Create(create) => {
                     let pid = inner.create(create.class(), inputs(create.args(), create.kwargs()), message_id).await?;
@@ -367,7 +396,7 @@ impl Inner {
         if let Some(task) = task {
             new = new.made_by_task(task);
         }
-        let pid = tools.persistently("a process could not be stored", |store| store.create(new.clone())).await?;
+        let pid = tools.for_a_task("a process could not be stored", |store| store.create(new.clone())).await?;
         tools.announce(StateChange::new(&pid, None, ProcessState::Created));
         Ok(pid)
     }
@@ -508,6 +537,14 @@ impl Inner {
         }
     }
 
+    async fn watch_store(self: Arc<Self>) {
+        let mut stops = self.stops.subscribe();
+        tokio::select! {
+            () = self.tools.watch_store() => {}
+            _ = stops.wait_for(|stops| *stops) => {}
+        }
+    }
+
     /// Renews the leases of what runs here, and ends what has lost its own.
     async fn renew_leases(self: Arc<Self>) {
         let time = self.tools.store.lease_time();
@@ -520,13 +557,22 @@ impl Inner {
                 return;
             }
             let begun = Instant::now();
+            // A store that cannot be written may still tell which leases stand.
+            if self.count() > 0 {
+                self.tools.availability.have_it_checked();
+            }
             match self.tools.store.ask(|store| store.renew(self.tools.owner.clone())).await {
                 Ok(standing) => {
                     good_until = begun + time;
                     self.end_all_but(&standing, begun);
                 }
                 Err(error) => {
-                    crate::log::warn!(%error, "the leases of the processes here could not be renewed");
+                    let is_known = self.tools.availability.doubt().await == Standing::Fails;
+                    if is_known {
+                        crate::log::debug!(%error, "the leases of the processes here could not be renewed");
+                    } else {
+                        crate::log::warn!(%error, "the leases of the processes here could not be renewed");
+                    }
                     if Instant::now() > good_until {
                         // Guards: another worker that has claimed them by now, and that this one cannot know of.
                         self.end_all_but(&[], begun);

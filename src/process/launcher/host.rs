@@ -10,6 +10,7 @@ use super::super::run::{Message, Run, RunEnd, Start};
 use super::super::slots::Slot;
 use super::super::store::{Checkpoint, Claim, LeaseId, Outcome, Owner};
 use super::super::{Pid, ProcessState};
+use super::super::tools::NotStored;
 use super::{Entry, Inner, NotDone, Running, rpc};
 use crate::{Failure, HandlerError};
 
@@ -143,7 +144,7 @@ async fn claim(inner: &Arc<Inner>, pid: &Pid, inbox: &mut Inbox, slot: &mut Opti
     loop {
         let notified = watch.notified();
         let what = "a process could not be claimed";
-        let claim = tools.persistently(what, |store| store.claim(pid.clone(), tools.owner.clone()));
+        let claim = tools.for_a_task(what, |store| store.claim(pid.clone(), tools.owner.clone()));
         let since = Instant::now();
         let by = match claim.await {
             Ok(Claim::Granted { lease, checkpoint, lost, .. }) => {
@@ -159,8 +160,9 @@ async fn claim(inner: &Arc<Inner>, pid: &Pid, inbox: &mut Inbox, slot: &mut Opti
                 let text = format!("there is no process {pid} in the store of this worker");
                 return Err(RunEnd::Failed(HandlerError::exception(text).with_type("NotFound")));
             }
-            Err(error) if error.is_connection() => return Err(RunEnd::Left),
-            Err(error) => return Err(RunEnd::Failed(error.into())),
+            Err(NotStored::Unavailable) => return Err(RunEnd::Left),
+            Err(NotStored::Failed(error)) if error.is_connection() => return Err(RunEnd::Left),
+            Err(NotStored::Failed(error)) => return Err(RunEnd::Failed(error.into())),
         };
         crate::log::debug!(%pid, %by, ?pause, "another worker has a process; it is waited for");
         // It runs elsewhere, and needs no slot here.

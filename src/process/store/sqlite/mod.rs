@@ -392,11 +392,19 @@ impl Persister for SqlitePersister {
             match renewed {
                 Err(error) if matches!(error.kind(), ErrorKind::TimedOut | ErrorKind::Storage) => {
                     // As long as nobody can write, nobody takes a lease either: those stand that nobody has taken.
-                    crate::log::warn!(%error, "leases cannot be renewed");
+                    crate::log::debug!(%error, "leases cannot be renewed");
                     self.0.reader.channel.call(move |transaction| work::standing(transaction, &owner)).await
                 }
                 renewed => renewed,
             }
+        })
+    }
+
+    /// Writes the row of the owner, in which a lease's time is.
+    fn check(&self, owner: Owner) -> Stored<'_, ()> {
+        Box::pin(async move {
+            let (clock, time) = (self.0.clock.clone(), self.0.lease_time);
+            self.writer()?.call(move |transaction| work::check(transaction, &owner, clock.now(), time)).await
         })
     }
 

@@ -195,6 +195,11 @@ fn owner_row(connection: &Connection, owner: &Owner, now: SystemTime, time: Dura
         .map_err(Fault::from)
 }
 
+/// Writes what belongs to no process.
+pub(super) fn check(connection: &Connection, owner: &Owner, now: SystemTime, time: Duration) -> Done<()> {
+    owner_row(connection, owner, now, time).map(drop)
+}
+
 /// What is known of a process whose lease has this number, if it is there and no other lease has followed.
 struct Leased {
     id: i64,
