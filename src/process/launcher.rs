@@ -3,7 +3,7 @@
 mod host;
 mod rpc;
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::fmt;
 use std::future::Future;
 use std::sync::Arc;
@@ -13,7 +13,7 @@ use parking_lot::Mutex;
 use tokio::sync::{Notify, mpsc, oneshot, watch};
 
 use super::availability::{Availability, Standing};
-use super::class::Registry;
+use super::class::{Class, Registry};
 use super::run::{Message, RunEnd, moved};
 use super::slots::{Slot, Slots};
 use super::store::{Inputs, LeaseId, NewProcess, Outcome, Owner, Persister};
@@ -28,6 +28,9 @@ use crate::{
 
 /// How long the answer to a task without waiting is put off until the process can be called.
 const REACHABLE_WITHIN: Duration = Duration::from_secs(2);
+
+/// So many unknown classes are reported.
+const MANY_UNKNOWN: usize = 100;
 
 /// The subjects of requests to all processes.
 const TO_ALL: &str = r"(pause|play|kill)$";
@@ -92,6 +95,8 @@ impl Drop for Alive {
 pub(super) struct Inner {
     pub(super) tools: Arc<Tools>,
     table: Mutex<Table>,
+    /// Classes that tasks have asked for, and that the registry does not have.
+    unknown: Mutex<HashSet<String>>,
     /// Notified whenever a process has left the table.
     left: Notify,
     /// True once the background work is to stop.
@@ -202,6 +207,7 @@ impl LauncherBuilder {
         let inner = Arc::new(Inner {
             tools: Arc::new(tools),
             table: Mutex::default(),
+            unknown: Mutex::default(),
             left: Notify::new(),
             stops: watch::Sender::new(false),
         });
@@ -382,11 +388,27 @@ impl Inner {
         }
     }
 
+    /// A class of the registry.
+    ///
+    /// # Errors
+    /// `Rejected` for one that it does not have: the task is for another worker. The log has it once.
+    fn class(&self, name: &str) -> HandlerResult<&Class> {
+        self.tools.registry.class(name).map_err(|error| {
+            let mut unknown = self.unknown.lock();
+            if unknown.len() < MANY_UNKNOWN && unknown.insert(name.to_owned()) {
+                crate::log::warn!(
+                    %error,
+                    "a task goes back to its queue for a worker that knows its class, and waits there until one takes it"
+                );
+            }
+            Failure::Rejected(error.to_string()).into()
+        })
+    }
+
     /// Makes and stores a process.
     async fn create(&self, class: &str, inputs: Inputs, task: Option<String>) -> std::result::Result<Pid, NotDone> {
         let tools = &self.tools;
-        let known = tools.registry.class(class);
-        let known = known.map_err(|error| HandlerError::from(Failure::Rejected(error.to_string())))?;
+        let known = self.class(class)?;
         let (inputs, pid) = take_pid(inputs)?;
         let body = known.make(inputs.clone())?;
         let mut new = NewProcess::new(class, body).with_inputs(inputs);
@@ -584,7 +606,7 @@ impl Inner {
 
     /// Ends the runs whose leases do not stand. Those are left alone that have had theirs since this time.
     fn end_all_but(&self, standing: &[LeaseId], begun: Instant) {
-        let standing: std::collections::HashSet<&LeaseId> = standing.iter().collect();
+        let standing: HashSet<&LeaseId> = standing.iter().collect();
         for (pid, entry) in &self.table.lock().entries {
             if let Some((lease, since)) = &entry.lease
                 && *since < begun

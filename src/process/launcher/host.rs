@@ -9,10 +9,10 @@ use super::super::class::{AfterLoss, failed};
 use super::super::run::{Message, Run, RunEnd, Start};
 use super::super::slots::Slot;
 use super::super::store::{Checkpoint, Claim, LeaseId, Outcome, Owner};
-use super::super::{Pid, ProcessState};
 use super::super::tools::NotStored;
+use super::super::{Pid, ProcessState};
 use super::{Entry, Inner, NotDone, Running, rpc};
-use crate::{Failure, HandlerError};
+use crate::HandlerError;
 
 /// How long is waited before the store is asked again for a process that another worker has: this, and then twice as long each
 /// time.
@@ -210,8 +210,7 @@ type Prepared = (Box<dyn super::super::class::Instance>, Option<Outcome>);
 /// Reads a checkpoint, and decides what becomes of a process whose worker was lost.
 fn prepare(inner: &Inner, claimed: &Claimed) -> Result<Prepared, HandlerError> {
     let checkpoint = &claimed.checkpoint;
-    let class = inner.tools.registry.class(checkpoint.class());
-    let class = class.map_err(|error| HandlerError::from(Failure::Rejected(error.to_string())))?;
+    let class = inner.class(checkpoint.class())?;
     let instance = class.load(checkpoint.class(), checkpoint.body())?;
     let is_begun = match checkpoint.pause() {
         // Its step stood still, and is gone.
