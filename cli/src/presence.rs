@@ -4,6 +4,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use homing::codec::Map;
+use homing::process::ProcessLauncher;
 use homing::{Broadcast, BroadcastFilter, BroadcastSubscriber, Communicator, Value};
 use tokio::sync::mpsc;
 
@@ -33,11 +34,23 @@ pub(crate) struct Role {
 pub(crate) struct Stored {
     path: PathBuf,
     mark: Option<String>,
+    /// Of the worker itself: it knows whether it can use the file.
+    launcher: Option<ProcessLauncher>,
 }
 
 impl Stored {
     pub(crate) fn at(path: &Path) -> Self {
-        Stored { path: path.to_owned(), mark: store::mark(path) }
+        Stored { path: path.to_owned(), mark: store::mark(path), launcher: None }
+    }
+
+    /// That of the worker in this process.
+    pub(crate) fn used_by(self, launcher: &ProcessLauncher) -> Self {
+        Stored { launcher: Some(launcher.clone()), ..self }
+    }
+
+    /// Why the worker cannot use it at present.
+    fn failure(&self) -> Option<String> {
+        Some(self.launcher.as_ref()?.store_failure()?.to_string())
     }
 
     /// Whether it is the one that this worker has open.
@@ -54,6 +67,11 @@ impl Stored {
 /// Whether a worker has answered that its store was removed, moved or replaced.
 pub(crate) fn has_lost_its_store(answer: &Value) -> bool {
     answer.get("store_lost").and_then(Value::as_bool) == Some(true)
+}
+
+/// Why a worker that has answered cannot use its store at present, if it cannot.
+pub(crate) fn store_failure(answer: &Value) -> Option<String> {
+    answer.get("store_failure").map(plain)
 }
 
 fn exactly(subject: &str) -> Result<BroadcastFilter, homing::Error> {
@@ -81,6 +99,9 @@ pub(crate) async fn announce(communicator: &Communicator, role: Role) {
                 }
                 if store.is_lost() {
                     body.insert("store_lost", true);
+                }
+                if let Some(failure) = store.failure() {
+                    body.insert("store_failure", failure);
                 }
             }
             let pong = communicator.broadcast_send(Value::Map(body)).subject(PONG);
@@ -177,7 +198,8 @@ pub(crate) async fn first(
 /// One that answered, for a person: `homing worker ping` and `homing rpc list` show it alike.
 pub(crate) fn shown(answer: &Map) -> String {
     let text = |name: &str| answer.get(name).map_or_else(|| "?".to_owned(), plain);
-    format!("homing process {} version {}", text("process_id"), text("version"))
+    let failure = answer.get("store_failure").map(|failure| format!("; it takes no task: {}", plain(failure)));
+    format!("homing process {} version {}{}", text("process_id"), text("version"), failure.unwrap_or_default())
 }
 
 fn plain(value: &Value) -> String {

@@ -36,6 +36,11 @@ impl Progress {
         self.0.store(stage as u8, Ordering::Relaxed);
     }
 
+    /// Whether the broker has the message.
+    pub(crate) fn is_sent(&self) -> bool {
+        self.0.load(Ordering::Relaxed) == Stage::Sent as u8
+    }
+
     /// With how far it has come, where the error alone leaves that open.
     fn explained(&self, failure: Failure) -> Failure {
         match failure {

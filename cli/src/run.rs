@@ -139,6 +139,9 @@ async fn launch(
     if presence::has_lost_its_store(&worker) {
         return Err(Failure::Nobody(format!("{}; nothing was launched", store_lost(&worker))));
     }
+    if let Some(failure) = presence::store_failure(&worker) {
+        note!("a worker takes no process at present, and takes it when it can: {failure}");
+    }
     let controller = ProcessController::new(communicator);
     if !Stored::at(path).is_that_of(&worker) {
         warning!(

@@ -4,6 +4,7 @@ use std::fs;
 use std::os::unix::fs::{DirBuilderExt, MetadataExt};
 use std::path::{Path, PathBuf};
 
+use homing::ErrorKind;
 use homing::process::store::SqlitePersister;
 
 use crate::failure::Failure;
@@ -36,6 +37,21 @@ pub(crate) async fn open(path: &Path) -> Result<SqlitePersister, Failure> {
         })?;
     }
     Ok(SqlitePersister::open(path).await?)
+}
+
+/// Opens the store of a supervised worker. Its supervisor has made it.
+///
+/// Guards: a worker that is started again while the file is moved away. In a new one it would not find the processes that the
+/// tasks in the queue are about, and end those tasks.
+pub(crate) async fn open_again(path: &Path) -> Result<SqlitePersister, Failure> {
+    match SqlitePersister::builder(path).existing().open().await {
+        Err(error) if error.kind() == ErrorKind::NotFound => Err(Failure::Other(format!(
+            "the store {} was there when the supervisor was started, and is gone; put it back with its `-wal` and `-shm`, or stop \
+             the supervisor and start it again for a new one",
+            path.display()
+        ))),
+        opened => Ok(opened?),
+    }
 }
 
 /// Opens a store that is there, to read it.

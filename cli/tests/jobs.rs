@@ -50,6 +50,8 @@ fn main() -> ExitCode {
         .rabbitmq("a_lost_process_is_found_and_sent_again_once", repaired)
         .rabbitmq("a_request_that_meets_the_end_of_a_job_tells_how_it_ended", met_its_end)
         .rabbitmq("a_store_that_is_gone_ends_a_wait_for_its_workers", store_gone)
+        .rabbitmq("a_worker_whose_store_is_away_gives_tasks_back_and_goes_on_by_itself", store_away)
+        .rabbitmq("a_worker_whose_store_is_locked_or_full_loses_nothing", store_locked_and_full)
         .rabbitmq("work_goes_on_while_nobody_reads_standard_error", unread::works)
         .rabbitmq("lines_that_nobody_reads_are_dropped_and_counted", unread::dropped)
         .rabbitmq("work_goes_on_when_standard_error_is_closed", unread::gone)
@@ -399,6 +401,101 @@ fn store_gone(broker: &Broker) -> TestResult {
     Ok(())
 }
 
+/// The lines about its store that a worker has written.
+fn about_the_store(errors: &str) -> Vec<&str> {
+    errors.lines().filter(|line| line.contains("the store of this worker")).collect()
+}
+
+/// A job that adds a line to a file, launched as a task: the command waits for it, and needs no store.
+fn launched_as_a_task(place: &Place, file: &Path) -> std::io::Result<Child> {
+    let inputs = format!("inputs={{command: 'echo x >> {}'}}", file.display());
+    let mut command = place.command(&["process", "launch", "shell", &inputs, "--timeout", "60s"]);
+    command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn()
+}
+
+fn move_all(from: &Path, to: &Path) -> std::io::Result<()> {
+    for name in ["processes.db", "processes.db-wal", "processes.db-shm"] {
+        if from.join(name).exists() {
+            fs::rename(from.join(name), to.join(name))?;
+        }
+    }
+    Ok(())
+}
+
+/// Guards: a worker that takes tasks which it cannot store, and keeps them from others.
+fn store_away(broker: &Broker) -> TestResult {
+    let (place, aside) = (Place::new(broker)?, Place::new(broker)?);
+    let mut worker = place.worker(&["--slots", "3"])?;
+    move_all(&place.folder, &aside.folder)?;
+    let done = place.file("done");
+    let launches: Vec<_> = (0..5).map(|_| launched_as_a_task(&place, &done)).collect();
+    let ping = || exits(&place.ended(&["worker", "ping", "--wait", "500ms"]).expect("asked"), 0).0;
+    eventually("it has not found it out", || ping().contains("takes no task"));
+    assert!(ping().contains("removed, moved or replaced"), "{}", ping());
+    // Another one, with a store that works, gets them.
+    let mut other = aside.command(&["worker"]);
+    other.env("HOMING_STORE", aside.file("other.db"));
+    let mut other = Running::start(other)?;
+    for launch in launches {
+        exits(&shell::wait(launch?)?, 0);
+    }
+    assert_eq!(place.lines("done"), 5, "each exactly once");
+    assert_eq!(other.stop("TERM")?.0, Some(0));
+    // And when its own is back, it goes on by itself.
+    let late = launched_as_a_task(&place, &done)?;
+    move_all(&aside.folder, &place.folder)?;
+    exits(&shell::wait(late)?, 0);
+    assert_eq!(place.list(&[]).len(), 1);
+    assert_eq!(worker.stop("TERM")?.0, Some(0));
+    let errors = worker.errors()?;
+    let lines = about_the_store(&errors);
+    assert!(lines.len() == 2 && lines[0].contains("ERROR") && lines[0].contains("put it back"), "{errors}");
+    assert!(lines[1].contains("WARN") && lines[1].contains("can be used again"), "{errors}");
+    Ok(())
+}
+
+/// A worker may write so many bytes into a file, as with `ulimit -f`.
+fn limit_files(worker: &Running, bytes: &str) -> TestResult {
+    let status =
+        Command::new("prlimit").args(["--pid", &worker.0.id().to_string(), &format!("--fsize={bytes}:")]).status()?;
+    assert!(status.success(), "prlimit is of util-linux");
+    Ok(())
+}
+
+fn store_locked_and_full(broker: &Broker) -> TestResult {
+    let place = Place::new(broker)?;
+    let mut worker = place.worker(&["--slots", "3"])?;
+    let ping = || exits(&place.ended(&["worker", "ping", "--wait", "500ms"]).expect("asked"), 0).0;
+    let lock = rusqlite::Connection::open(place.file("processes.db"))?;
+    for (fault, part) in [("locked", "another program has locked it"), ("full", "the limit for files")] {
+        let (done, during) = (place.file(&format!("{fault}-done")), format!("{fault}-during"));
+        let pid = place.detached(&format!("echo x >> {during}; sleep 1; echo x >> {during}"), &[])?;
+        eventually("it does not begin", || place.lines(&during) == 1);
+        if fault == "locked" {
+            lock.execute_batch("BEGIN IMMEDIATE")?;
+        } else {
+            limit_files(&worker, "4096")?;
+        }
+        let launches: Vec<_> = (0..4).map(|_| launched_as_a_task(&place, &done)).collect();
+        eventually("it has not found it out", || ping().contains(part));
+        assert_eq!(place.lines(&format!("{fault}-done")), 0, "what cannot be stored is not run");
+        if fault == "locked" {
+            lock.execute_batch("COMMIT")?;
+        } else {
+            limit_files(&worker, "unlimited")?;
+        }
+        for launch in launches {
+            exits(&shell::wait(launch?)?, 0);
+        }
+        place.until(&pid, "finished");
+        assert_eq!((place.lines(&format!("{fault}-done")), place.lines(&during)), (4, 2), "{fault}: each exactly once");
+    }
+    assert_eq!(worker.stop("TERM")?.0, Some(0));
+    let errors = worker.errors()?;
+    assert_eq!(about_the_store(&errors).len(), 4, "{errors}");
+    Ok(())
+}
+
 fn controlled(broker: &Broker) -> TestResult {
     let place = Place::new(broker)?;
     let _worker = place.worker(&[])?;
@@ -745,7 +842,7 @@ fn nothing_runs_twice(broker: &Broker) -> TestResult {
 
 fn launched(broker: &Broker) -> TestResult {
     let place = Place::new(broker)?;
-    let _worker = place.worker(&[])?;
+    let mut worker = place.worker(&[])?;
     let (out, _) = exits(&place.ended(&["process", "launch", "shell", "inputs={command: [sh, -c, exit 3]}"])?, 0);
     assert!(out.contains("exit_status: 3"), "{out}");
     let (out, _) =
@@ -755,7 +852,12 @@ fn launched(broker: &Broker) -> TestResult {
     let (_, err) = exits(&place.ended(&["process", "launch", "shell", "comand=x"])?, 5);
     assert!(err.contains("\"comand\""), "{err}");
     // Another worker may know it: the task goes back.
-    exits(&place.ended(&["process", "launch", "other", "--timeout", "5s"])?, 4);
+    let (_, err) = exits(&place.ended(&["process", "launch", "other", "--timeout", "5s"])?, 4);
+    assert!(err.contains("knows the class \"other\""), "{err}");
+    assert_eq!(worker.stop("TERM")?.0, Some(0));
+    let errors = worker.errors()?;
+    let lines: Vec<_> = errors.lines().filter(|line| line.contains("does not know the class \"other\"")).collect();
+    assert!(lines.len() == 1 && lines[0].contains("it knows shell"), "once: {errors}");
     Ok(())
 }
 

@@ -3,7 +3,7 @@
 mod host;
 mod rpc;
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::fmt;
 use std::future::Future;
 use std::sync::Arc;
@@ -12,14 +12,15 @@ use std::time::{Duration, Instant};
 use parking_lot::Mutex;
 use tokio::sync::{Notify, mpsc, oneshot, watch};
 
-use super::class::Registry;
+use super::availability::{Availability, Standing};
+use super::class::{Class, Registry};
 use super::run::{Message, RunEnd, moved};
 use super::slots::{Slot, Slots};
 use super::store::{Inputs, LeaseId, NewProcess, Outcome, Owner, Persister};
-use super::tools::{Announcer, ChangeListener, Ends, Store, Tools};
+use super::tools::{Announcer, ChangeListener, Ends, NotStored, Store, Tools};
 use super::{Continue, ControlBroadcast, ControlMessage, Pid, ProcessState, ProcessTask, StateChange};
 use crate::codec::Map;
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::{
     Answer, Broadcast, BroadcastFilter, BroadcastSubscriber, Communicator, Failure, HandlerError, HandlerResult,
     Identifier, TaskQueue, TaskRequest, TaskSubscriber, Value,
@@ -27,6 +28,9 @@ use crate::{
 
 /// How long the answer to a task without waiting is put off until the process can be called.
 const REACHABLE_WITHIN: Duration = Duration::from_secs(2);
+
+/// So many unknown classes are reported.
+const MANY_UNKNOWN: usize = 100;
 
 /// The subjects of requests to all processes.
 const TO_ALL: &str = r"(pause|play|kill)$";
@@ -91,6 +95,8 @@ impl Drop for Alive {
 pub(super) struct Inner {
     pub(super) tools: Arc<Tools>,
     table: Mutex<Table>,
+    /// Classes that tasks have asked for, and that the registry does not have.
+    unknown: Mutex<HashSet<String>>,
     /// Notified whenever a process has left the table.
     left: Notify,
     /// True once the background work is to stop.
@@ -143,6 +149,15 @@ impl From<crate::Error> for NotDone {
     }
 }
 
+impl From<NotStored> for NotDone {
+    fn from(why: NotStored) -> Self {
+        match why {
+            NotStored::Unavailable => NotDone::Back,
+            NotStored::Failed(error) => error.into(),
+        }
+    }
+}
+
 impl LauncherBuilder {
     /// How many steps may run at once. Default: as many as there are. A process that waits or is paused needs none.
     pub fn slots(mut self, slots: usize) -> Self {
@@ -179,6 +194,7 @@ impl LauncherBuilder {
             communicator: communicator.clone(),
             home: home.clone(),
             store: Store::new(self.store),
+            availability: Availability::new(),
             registry: self.registry,
             queue,
             owner: Owner::this_process(),
@@ -191,6 +207,7 @@ impl LauncherBuilder {
         let inner = Arc::new(Inner {
             tools: Arc::new(tools),
             table: Mutex::default(),
+            unknown: Mutex::default(),
             left: Notify::new(),
             stops: watch::Sender::new(false),
         });
@@ -205,6 +222,7 @@ impl LauncherBuilder {
         };
         home.spawn_uncounted(announcing);
         home.spawn_uncounted(Arc::clone(&inner).renew_leases());
+        home.spawn_uncounted(Arc::clone(&inner).watch_store());
         home.spawn_uncounted(inner.unsubscribe_at_the_end(vec![to_all, ends]));
         Ok(launcher)
     }
@@ -274,6 +292,21 @@ impl ProcessLauncher {
         self.inner.table.lock().entries.keys().cloned().collect()
     }
 
+    /// Why the store cannot be used, as long as it cannot. Meanwhile tasks go back to their queue, and processes that are here
+    /// wait with what is to be stored; it is tried again with a pause that grows to 30 seconds.
+    ///
+    /// ```
+    /// # fn show(launcher: &homing::process::ProcessLauncher) {
+    /// if let Some(error) = launcher.store_failure() {
+    ///     eprintln!("no process is taken: {error}");
+    /// }
+    /// # }
+    /// ```
+    #[must_use]
+    pub fn store_failure(&self) -> Option<Error> {
+        self.inner.tools.availability.failure()
+    }
+
     /// The owner of its leases.
     #[must_use]
     pub fn owner(&self) -> &Owner {
@@ -330,6 +363,8 @@ impl Inner {
     ) -> impl Future<Output = std::result::Result<Value, NotDone>> + Send + use<> {
         let inner = Arc::clone(self);
         async move {
+            // Before a class is made, whose constructor is the user's.
+            inner.tools.until_usable().await?;
             let (pid, nowait) = match task {
                 ProcessTask::Create(create) => {
                     let pid = inner.create(create.class(), inputs(create.args(), create.kwargs()), message_id).await?;
@@ -353,11 +388,27 @@ impl Inner {
         }
     }
 
+    /// A class of the registry.
+    ///
+    /// # Errors
+    /// `Rejected` for one that it does not have: the task is for another worker. The log has it once.
+    fn class(&self, name: &str) -> HandlerResult<&Class> {
+        self.tools.registry.class(name).map_err(|error| {
+            let mut unknown = self.unknown.lock();
+            if unknown.len() < MANY_UNKNOWN && unknown.insert(name.to_owned()) {
+                crate::log::warn!(
+                    %error,
+                    "a task goes back to its queue for a worker that knows its class, and waits there until one takes it"
+                );
+            }
+            Failure::Rejected(error.to_string()).into()
+        })
+    }
+
     /// Makes and stores a process.
     async fn create(&self, class: &str, inputs: Inputs, task: Option<String>) -> std::result::Result<Pid, NotDone> {
         let tools = &self.tools;
-        let known = tools.registry.class(class);
-        let known = known.map_err(|error| HandlerError::from(Failure::Rejected(error.to_string())))?;
+        let known = self.class(class)?;
         let (inputs, pid) = take_pid(inputs)?;
         let body = known.make(inputs.clone())?;
         let mut new = NewProcess::new(class, body).with_inputs(inputs);
@@ -367,7 +418,7 @@ impl Inner {
         if let Some(task) = task {
             new = new.made_by_task(task);
         }
-        let pid = tools.persistently("a process could not be stored", |store| store.create(new.clone())).await?;
+        let pid = tools.for_a_task("a process could not be stored", |store| store.create(new.clone())).await?;
         tools.announce(StateChange::new(&pid, None, ProcessState::Created));
         Ok(pid)
     }
@@ -508,6 +559,14 @@ impl Inner {
         }
     }
 
+    async fn watch_store(self: Arc<Self>) {
+        let mut stops = self.stops.subscribe();
+        tokio::select! {
+            () = self.tools.watch_store() => {}
+            _ = stops.wait_for(|stops| *stops) => {}
+        }
+    }
+
     /// Renews the leases of what runs here, and ends what has lost its own.
     async fn renew_leases(self: Arc<Self>) {
         let time = self.tools.store.lease_time();
@@ -520,13 +579,22 @@ impl Inner {
                 return;
             }
             let begun = Instant::now();
+            // A store that cannot be written may still tell which leases stand.
+            if self.count() > 0 {
+                self.tools.availability.have_it_checked();
+            }
             match self.tools.store.ask(|store| store.renew(self.tools.owner.clone())).await {
                 Ok(standing) => {
                     good_until = begun + time;
                     self.end_all_but(&standing, begun);
                 }
                 Err(error) => {
-                    crate::log::warn!(%error, "the leases of the processes here could not be renewed");
+                    let is_known = self.tools.availability.doubt().await == Standing::Fails;
+                    if is_known {
+                        crate::log::debug!(%error, "the leases of the processes here could not be renewed");
+                    } else {
+                        crate::log::warn!(%error, "the leases of the processes here could not be renewed");
+                    }
                     if Instant::now() > good_until {
                         // Guards: another worker that has claimed them by now, and that this one cannot know of.
                         self.end_all_but(&[], begun);
@@ -538,7 +606,7 @@ impl Inner {
 
     /// Ends the runs whose leases do not stand. Those are left alone that have had theirs since this time.
     fn end_all_but(&self, standing: &[LeaseId], begun: Instant) {
-        let standing: std::collections::HashSet<&LeaseId> = standing.iter().collect();
+        let standing: HashSet<&LeaseId> = standing.iter().collect();
         for (pid, entry) in &self.table.lock().entries {
             if let Some((lease, since)) = &entry.lease
                 && *since < begun

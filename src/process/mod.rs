@@ -90,6 +90,7 @@
 //! # communicator.close().await.map(drop) }
 //! ```
 
+mod availability;
 pub mod blocking;
 mod class;
 mod controller;

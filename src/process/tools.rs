@@ -14,6 +14,7 @@ use futures_util::{FutureExt, StreamExt};
 use parking_lot::Mutex;
 use tokio::sync::{Notify, mpsc};
 
+use super::availability::{Availability, Standing};
 use super::class::Registry;
 use super::slots::Slots;
 use super::store::{LEASE_TIME, LeaseId, Owner, Persister, Stored};
@@ -40,6 +41,8 @@ pub(super) struct Tools {
     /// Where everything runs.
     pub(super) home: Home,
     pub(super) store: Store,
+    /// Whether that can be used.
+    pub(super) availability: Availability,
     pub(super) registry: Registry,
     /// Where the tasks of children go.
     pub(super) queue: TaskQueue,
@@ -74,6 +77,12 @@ impl Store {
     }
 }
 
+impl From<Error> for NotStored {
+    fn from(error: Error) -> Self {
+        NotStored::Failed(error)
+    }
+}
+
 /// Whether asking again may help.
 pub(super) fn is_temporary(error: &Error) -> bool {
     !matches!(
@@ -82,8 +91,16 @@ pub(super) fn is_temporary(error: &Error) -> bool {
     )
 }
 
+/// Why the store has not done what a task asks for.
+pub(super) enum NotStored {
+    /// It cannot be used at present, and nothing was done.
+    Unavailable,
+    /// No second attempt would change this.
+    Failed(Error),
+}
+
 impl Tools {
-    /// Asks the store until it answers.
+    /// Asks the store until it answers, for a process that is here. While the store cannot be used, it is waited for.
     ///
     /// # Errors
     /// What no second attempt would change; `CommunicatorClosed` when there is no time any more.
@@ -94,15 +111,80 @@ impl Tools {
     ) -> Result<T> {
         let mut pause = RETRY_FIRST;
         loop {
-            match self.store.ask(&call).await {
-                Err(error) if is_temporary(&error) => {
-                    crate::log::warn!(%error, ?pause, "{what}; it is tried again");
-                    self.communicator.sleep(pause).await?;
-                    pause = (pause * 2).min(RETRY_MOST);
-                }
+            let error = match self.store.ask(&call).await {
+                Err(error) if is_temporary(&error) => error,
                 answered => return answered,
+            };
+            if self.while_open(self.availability.doubt()).await? == Standing::Fails {
+                self.while_open(self.availability.until_works()).await?;
+                pause = RETRY_FIRST;
+            } else {
+                self.pause(what, &error, &mut pause).await?;
             }
         }
+    }
+
+    /// The same for a task, whose process nobody has yet: it is to go back while the store cannot be used.
+    ///
+    /// # Errors
+    /// As [`persistently`](Self::persistently), and `Unavailable`.
+    pub(super) async fn for_a_task<T: Send>(
+        &self,
+        what: &str,
+        call: impl for<'a> Fn(&'a dyn Persister) -> Stored<'a, T> + Send + Sync,
+    ) -> std::result::Result<T, NotStored> {
+        let mut pause = RETRY_FIRST;
+        loop {
+            self.until_usable().await?;
+            let error = match self.store.ask(&call).await {
+                Err(error) if is_temporary(&error) => error,
+                answered => return answered.map_err(NotStored::Failed),
+            };
+            if self.while_open(self.availability.doubt()).await? != Standing::Fails {
+                self.pause(what, &error, &mut pause).await?;
+            }
+        }
+    }
+
+    /// Resolves when the store can be used, as far as is known.
+    ///
+    /// # Errors
+    /// `Unavailable` when it cannot, after it has been checked once more: a failure that passes quickly sends no task back, and
+    /// tasks that a broker hands out again at once come no faster than the store is checked.
+    pub(super) async fn until_usable(&self) -> std::result::Result<(), NotStored> {
+        match self.while_open(self.availability.checked_once_more()).await? {
+            Standing::Fails => Err(NotStored::Unavailable),
+            Standing::Works | Standing::Doubted => Ok(()),
+        }
+    }
+
+    /// The store works, and has failed at this.
+    async fn pause(&self, what: &str, error: &Error, pause: &mut Duration) -> Result<()> {
+        crate::log::warn!(%error, ?pause, "{what}; it is tried again");
+        self.communicator.sleep(*pause).await?;
+        *pause = (*pause * 2).min(RETRY_MOST);
+        Ok(())
+    }
+
+    /// Waits for something as long as the communicator is open.
+    async fn while_open<T>(&self, waited: impl Future<Output = T>) -> Result<T> {
+        let mut waited = std::pin::pin!(waited);
+        loop {
+            let sleep = std::pin::pin!(self.communicator.sleep(LOOK_MOST));
+            match select(waited, sleep).await {
+                Either::Left((done, _)) => return Ok(done),
+                Either::Right((slept, rest)) => {
+                    slept?;
+                    waited = rest;
+                }
+            }
+        }
+    }
+
+    /// Checks the store whenever it is in doubt, until the communicator is closed.
+    pub(super) async fn watch_store(&self) {
+        let check = || self.store.ask(|store| store.check(self.owner.clone()));
+        self.availability.watch(check, |pause| self.communicator.sleep(pause)).await;
     }
 
     /// Gives a lease back, so that another worker can go on at once.

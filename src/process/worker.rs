@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use tokio::sync::watch;
 
+use super::availability::Standing;
 use super::class::Registry;
 use super::launcher::{self, LauncherBuilder, ProcessLauncher};
 use super::slots::Slot;
@@ -26,6 +27,9 @@ const PULL_AGAIN: Duration = Duration::from_secs(1);
 /// that waits, or is paused, gives its slot back and keeps its task: the task goes back to the queue if the worker dies, and
 /// another one goes on with the process from its last checkpoint. So a parent that waits for its children does not keep them
 /// from running, though there be a single slot.
+///
+/// While its store cannot be used, it takes no task and gives those back that it has not begun: see
+/// [`ProcessLauncher::store_failure`].
 ///
 /// On RabbitMQ a task may be unacknowledged for 30 minutes, unless the server allows more: connect with
 /// [`long_tasks`](crate::CommunicatorBuilder::long_tasks) for processes that take longer.
@@ -139,17 +143,20 @@ async fn pull_all(launcher: ProcessLauncher, most: usize, mut stops: watch::Rece
         loop {
             inner.until_fewer(most).await;
             tools.slots.until_free().await;
+            // Guards: a task that is taken from a worker that could do it, by one that cannot store anything.
+            tools.availability.until_works().await;
             let task = tokio::select! {
                 task = tools.queue.next_task(Duration::MAX) => task,
                 // Guards: a process that goes on with the last slot, and a task that would wait here while another worker has
                 // time for it. What comes all the same goes back.
                 () = tools.slots.until_busy() => continue,
+                () = tools.availability.until_fails() => continue,
             };
             match task {
-                // Where the slot has gone in between, the task goes back.
+                // Where the slot or the store has gone in between, the task goes back.
                 Ok(task) => match tools.slots.try_take() {
-                    Some(slot) => perform(&launcher, task, slot),
-                    None => task.requeue(),
+                    Some(slot) if tools.availability.standing() != Standing::Fails => perform(&launcher, task, slot),
+                    _ => task.requeue(),
                 },
                 Err(error) if error.kind() == ErrorKind::QueueEmpty => {}
                 Err(error) => {

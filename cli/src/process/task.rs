@@ -29,7 +29,7 @@ pub(super) async fn launch(command: Process, global: &Global, stop: Stop) -> Res
         progress.at(Stage::Connecting);
         let communicator = connect_and_look(global).await?;
         progress.at(Stage::Sending);
-        let mut launch = ProcessController::new(&communicator).launch(class);
+        let mut launch = ProcessController::new(&communicator).launch(class.as_str());
         for argument in args {
             launch = match argument {
                 Argument::Positional(value) => launch.arg(value),
@@ -49,7 +49,17 @@ pub(super) async fn launch(command: Process, global: &Global, stop: Stop) -> Res
         Ok((communicator, reply.await?, false))
     };
     let (communicator, outcome, is_pid): (Communicator, Value, bool) =
-        bounded(timeout, stop.clone(), &progress, work).await?;
+        bounded(timeout, stop.clone(), &progress, work).await.map_err(|failure| match failure {
+            // It has begun, or nobody could begin it.
+            Failure::TimedOut(_) if progress.is_sent() => {
+                let advice = format!(
+                    "unless a worker has it, it waits in the queue for one that knows the class {class:?}; a worker's log \
+                     names a class that it does not know, and those that it knows"
+                );
+                Failure::Advised(Box::new(failure), advice)
+            }
+            failure => failure,
+        })?;
     let shown = match (is_pid, global.output.format) {
         (true, _) => pid_as_json(&Pid::try_from(&outcome)?),
         (false, _) => outcome,

@@ -138,6 +138,10 @@ impl Supervisor {
                 Verdict::GoesOn => {}
                 Verdict::Over => {
                     self.log.own_line(Level::Info, "the supervisor ends: no worker is left", &[]);
+                    // Nobody gets an answer to what has come meanwhile, and is notified of that.
+                    self.requests.1.close();
+                    while self.requests.1.try_recv().is_ok() {}
+                    socket.finish().await;
                     return Ok(());
                 }
                 Verdict::NoneCameUp(number, end) => return Err(none_came_up(number, &end)),

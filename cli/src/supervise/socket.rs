@@ -4,9 +4,11 @@ use std::fs;
 use std::io;
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
 
 use tokio::net::{UnixListener, UnixStream};
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::JoinHandle;
 
 use super::identity::{self, Identity};
@@ -17,6 +19,9 @@ use crate::own_socket::{self, SocketFile};
 /// How many clients are served at once; others wait to be accepted.
 const CLIENTS: usize = 64;
 
+/// How long the last answers may take.
+const LAST_ANSWERS: Duration = Duration::from_secs(1);
+
 /// A request, and where its answer goes.
 pub(super) type Asked = (Request, oneshot::Sender<Response>);
 
@@ -26,6 +31,24 @@ pub(super) struct Socket {
     // Dropped behind the end of `accepting`.
     file: SocketFile,
     accepting: JoinHandle<()>,
+    /// How many requests are read and not answered.
+    unanswered: Arc<watch::Sender<usize>>,
+}
+
+/// A request that is not answered yet.
+struct Unanswered(Arc<watch::Sender<usize>>);
+
+impl Unanswered {
+    fn one_of(all: &Arc<watch::Sender<usize>>) -> Self {
+        all.send_modify(|count| *count += 1);
+        Unanswered(Arc::clone(all))
+    }
+}
+
+impl Drop for Unanswered {
+    fn drop(&mut self) {
+        self.0.send_modify(|count| *count -= 1);
+    }
 }
 
 impl Socket {
@@ -58,14 +81,23 @@ impl Socket {
         let listener = UnixListener::bind(&path)?;
         fs::set_permissions(&path, fs::Permissions::from_mode(0o600))?;
         let file = SocketFile::at(&path)?;
-        let requests = requests.clone();
-        let serving = move |stream| serve(stream, requests.clone());
+        let (requests, unanswered) = (requests.clone(), Arc::new(watch::Sender::new(0)));
+        let all = Arc::clone(&unanswered);
+        let serving = move |stream| serve(stream, requests.clone(), Arc::clone(&all));
         let accepting = tokio::spawn(own_socket::accept(listener, CLIENTS, protocol::PATIENCE / 10, serving));
-        Ok(Socket { file, accepting })
+        Ok(Socket { file, accepting, unanswered })
     }
 
     pub(super) fn path(&self) -> &Path {
         self.file.path()
+    }
+
+    /// Closes it when the answers under way have been written.
+    ///
+    /// Guards: a supervisor that ends by a request, before whoever sent it has its answer.
+    pub(super) async fn finish(self) {
+        let mut unanswered = self.unanswered.subscribe();
+        let _ = tokio::time::timeout(LAST_ANSWERS, unanswered.wait_for(|count| *count == 0)).await;
     }
 
     /// Whether clients still find it. The runtime directory of a user is removed when the user logs out.
@@ -81,13 +113,15 @@ impl Drop for Socket {
 }
 
 /// One request, one answer.
-async fn serve(mut stream: UnixStream, requests: mpsc::Sender<Asked>) {
+async fn serve(mut stream: UnixStream, requests: mpsc::Sender<Asked>, unanswered: Arc<watch::Sender<usize>>) {
+    let mut _until_written = None;
     let response = match protocol::read_request(&mut stream).await {
         // It sent nothing in its time.
         None => return,
         Some(Err(why)) => Response::Refused(why),
         Some(Ok(request)) => {
             let (sender, answer) = oneshot::channel();
+            _until_written = Some(Unanswered::one_of(&unanswered));
             if requests.send((request, sender)).await.is_err() {
                 return;
             }
@@ -105,7 +139,7 @@ async fn serve(mut stream: UnixStream, requests: mpsc::Sender<Asked>) {
 mod tests {
     use std::os::unix::fs::MetadataExt;
     use std::path::PathBuf;
-    use std::time::{Duration, Instant};
+    use std::time::Instant;
 
     use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
@@ -179,6 +213,30 @@ mod tests {
         let answer = ask(&socket, b"{\"request\": \"status\"}\n").await;
         assert!(matches!(&answer, Some(Response::Done(reply)) if reply.workers == [0]), "{answer:?}");
         drop(socket);
+        fs::remove_dir_all(folder).unwrap();
+    }
+
+    #[tokio::test]
+    async fn whoever_has_asked_gets_the_answer_before_the_socket_goes() {
+        let folder = std::env::temp_dir().join(format!("homing-socket-{}", &crate::mark::draw()[..8]));
+        fs::create_dir_all(&folder).unwrap();
+        fs::write(folder.join("p.db"), "").unwrap();
+        let identity = Identity::new(&folder.join("p.db"), &Names::default(), None).unwrap();
+        for _ in 0..100 {
+            let (sender, mut requests) = mpsc::channel::<Asked>(4);
+            let socket = Socket::open_in(&folder.join("own"), &identity, &sender).unwrap();
+            let path = socket.path().to_owned();
+            let client = tokio::spawn(async move {
+                let mut stream = UnixStream::connect(path).await.unwrap();
+                stream.write_all(b"{\"request\": \"stop\"}\n").await.unwrap();
+                protocol::read_response(&mut stream).await
+            });
+            let (_, answer) = requests.recv().await.unwrap();
+            drop(answer.send(Response::Done(Box::default())));
+            // As a supervisor does that has nothing left to wait for.
+            socket.finish().await;
+            assert!(matches!(client.await.unwrap(), Ok(Response::Done(_))));
+        }
         fs::remove_dir_all(folder).unwrap();
     }
 

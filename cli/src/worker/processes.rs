@@ -4,6 +4,8 @@ use std::time::Duration;
 
 use homing::process::{ProcessState, ProcessWorker, Registry, StateChange};
 use homing::{Communicator, LongTasks};
+use nix::sys::signal::Signal;
+use tokio::signal::unix::{SignalKind, signal};
 
 use crate::args::{Global, WorkerOptions};
 use crate::connection::{News, Watched, begin_to_stay, close, options};
@@ -24,13 +26,16 @@ pub(crate) async fn run(command: WorkerOptions, global: &Global, mut stop: Stop)
         let (lifeline, or_it_ends) = Lifeline::of_this_process(stop)?;
         (supervisor, stop) = (Some(lifeline), or_it_ends);
     }
+    report_large_files()?;
     let path = store::path(command.store.as_deref())?;
     let slots = command.slots.map_or(1, |slots| usize::from(slots.get()));
     let drain = command.drain.unwrap_or(DRAIN);
     // A job may run for days, and its task is not acknowledged before.
     let options = options(global)?.long_tasks(LongTasks::new());
+    let opening =
+        async { if supervisor.is_some() { store::open_again(&path).await } else { store::open(&path).await } };
     let store = tokio::select! {
-        opened = store::open(&path) => opened?,
+        opened = opening => opened?,
         signal = stop.wait() => return Err(Failure::Interrupted(signal, None)),
     };
     let begin = async |communicator: &Communicator| {
@@ -39,7 +44,8 @@ pub(crate) async fn run(command: WorkerOptions, global: &Global, mut stop: Stop)
         let builder = ProcessWorker::builder(communicator, store.clone(), registry);
         let worker = builder.slots(slots).on_change(log).start().await?;
         let name = communicator.default_task_queue()?.name().to_owned();
-        let role = Role { kind: "process", name: name.clone(), store: Some(Stored::at(&path)) };
+        let role =
+            Role { kind: "process", name: name.clone(), store: Some(Stored::at(&path).used_by(worker.launcher())) };
         presence::announce(communicator, role).await;
         Ok((watched, worker, name))
     };
@@ -74,6 +80,14 @@ pub(crate) async fn run(command: WorkerOptions, global: &Global, mut stop: Stop)
     }
     worker.drain(drain).await;
     close(&communicator).await
+}
+
+/// From now on a write beyond the limit for files (`ulimit -f`) is an error of the store, which is tried again, and does not end
+/// this process with its jobs. The programs that it starts have the signal as it was.
+fn report_large_files() -> Result<(), Failure> {
+    // Its handler stays. One that was ignored would be ignored by the programs too.
+    drop(signal(SignalKind::from_raw(Signal::SIGXFSZ as i32))?);
+    Ok(())
 }
 
 /// One line for each change of state.

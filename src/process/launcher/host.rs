@@ -9,9 +9,10 @@ use super::super::class::{AfterLoss, failed};
 use super::super::run::{Message, Run, RunEnd, Start};
 use super::super::slots::Slot;
 use super::super::store::{Checkpoint, Claim, LeaseId, Outcome, Owner};
+use super::super::tools::NotStored;
 use super::super::{Pid, ProcessState};
 use super::{Entry, Inner, NotDone, Running, rpc};
-use crate::{Failure, HandlerError};
+use crate::HandlerError;
 
 /// How long is waited before the store is asked again for a process that another worker has: this, and then twice as long each
 /// time.
@@ -143,7 +144,7 @@ async fn claim(inner: &Arc<Inner>, pid: &Pid, inbox: &mut Inbox, slot: &mut Opti
     loop {
         let notified = watch.notified();
         let what = "a process could not be claimed";
-        let claim = tools.persistently(what, |store| store.claim(pid.clone(), tools.owner.clone()));
+        let claim = tools.for_a_task(what, |store| store.claim(pid.clone(), tools.owner.clone()));
         let since = Instant::now();
         let by = match claim.await {
             Ok(Claim::Granted { lease, checkpoint, lost, .. }) => {
@@ -159,8 +160,9 @@ async fn claim(inner: &Arc<Inner>, pid: &Pid, inbox: &mut Inbox, slot: &mut Opti
                 let text = format!("there is no process {pid} in the store of this worker");
                 return Err(RunEnd::Failed(HandlerError::exception(text).with_type("NotFound")));
             }
-            Err(error) if error.is_connection() => return Err(RunEnd::Left),
-            Err(error) => return Err(RunEnd::Failed(error.into())),
+            Err(NotStored::Unavailable) => return Err(RunEnd::Left),
+            Err(NotStored::Failed(error)) if error.is_connection() => return Err(RunEnd::Left),
+            Err(NotStored::Failed(error)) => return Err(RunEnd::Failed(error.into())),
         };
         crate::log::debug!(%pid, %by, ?pause, "another worker has a process; it is waited for");
         // It runs elsewhere, and needs no slot here.
@@ -208,8 +210,7 @@ type Prepared = (Box<dyn super::super::class::Instance>, Option<Outcome>);
 /// Reads a checkpoint, and decides what becomes of a process whose worker was lost.
 fn prepare(inner: &Inner, claimed: &Claimed) -> Result<Prepared, HandlerError> {
     let checkpoint = &claimed.checkpoint;
-    let class = inner.tools.registry.class(checkpoint.class());
-    let class = class.map_err(|error| HandlerError::from(Failure::Rejected(error.to_string())))?;
+    let class = inner.class(checkpoint.class())?;
     let instance = class.load(checkpoint.class(), checkpoint.body())?;
     let is_begun = match checkpoint.pause() {
         // Its step stood still, and is gone.

@@ -48,6 +48,10 @@ impl Persister for InFront {
         self.call("renew", self.store.renew(owner))
     }
 
+    fn check(&self, owner: Owner) -> Stored<'_, ()> {
+        self.call("check", self.store.check(owner))
+    }
+
     fn create(&self, new: NewProcess) -> Stored<'_, Pid> {
         self.call("create", self.store.create(new))
     }

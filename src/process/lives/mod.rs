@@ -5,6 +5,7 @@ mod control;
 mod fragile;
 mod in_front;
 mod loss;
+mod store_away;
 mod whole;
 
 use std::collections::HashMap;

@@ -91,6 +91,14 @@ pub trait Persister: Send + Sync + 'static {
     /// unless it was granted while this call was under way.
     fn renew(&self, owner: Owner) -> Stored<'_, Vec<LeaseId>>;
 
+    /// Whether processes can be stored now. Asked when another call has failed, and then again and again until it succeeds. It
+    /// should write, for a store that can only be read is of no use to a worker, and may renew the leases of this owner.
+    /// Default: renews them.
+    fn check(&self, owner: Owner) -> Stored<'_, ()> {
+        let renewed = self.renew(owner);
+        Box::pin(async move { renewed.await.map(drop) })
+    }
+
     /// Gives a lease back. One that no longer stands is given back already.
     fn release(&self, lease: LeaseId) -> Stored<'_, ()>;
 

@@ -72,9 +72,12 @@ pub(super) fn explain(path: &Path, busy: BusyLimit, error: rusqlite::Error) -> E
             ErrorKind::Storage,
             "it cannot be opened; is its directory there, and may this user read and write both?".to_owned(),
         ),
-        Some(ErrorCode::SystemIoFailure) => {
-            (ErrorKind::Storage, format!("the system failed to read or write it: {error}"))
-        }
+        Some(ErrorCode::SystemIoFailure) => (
+            ErrorKind::Storage,
+            format!(
+                "the system failed to read or write it ({error}); look at its disk, and at the limit for files (`ulimit -f`)"
+            ),
+        ),
         Some(_) => (ErrorKind::Storage, error.to_string()),
         None => (ErrorKind::Internal, error.to_string()),
     };

@@ -13,11 +13,12 @@ use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant, SystemTime};
 
 use parking_lot::Mutex;
 use rusqlite::config::DbConfig;
-use rusqlite::{Connection, OpenFlags};
+use rusqlite::{Connection, OpenFlags, Transaction};
 
 use self::errors::{BusyLimit, Fault};
 use self::rows::Columns;
@@ -71,6 +72,8 @@ struct Inner {
     reader: Thread,
     /// None for a store that is only read.
     writer: Option<Thread>,
+    /// True when a part of the file was found to be damaged.
+    is_damaged: Arc<AtomicBool>,
     lease_time: Duration,
     overdue: Arc<Mutex<Overdue>>,
     clock: Clock,
@@ -135,7 +138,8 @@ impl SqliteBuilder {
     /// # Cancel safety
     /// Dropped, the store is closed again; a file that was made stays.
     pub async fn open(self) -> Result<SqlitePersister> {
-        let place = Place { path: self.path.clone(), busy: BusyLimit(self.busy) };
+        let is_damaged = Arc::<AtomicBool>::default();
+        let place = Place { path: self.path.clone(), busy: BusyLimit(self.busy), is_damaged: Arc::clone(&is_damaged) };
         let writer = match self.access {
             Access::ReadOnly => None,
             access => {
@@ -154,6 +158,7 @@ impl SqliteBuilder {
             path: self.path,
             writer,
             reader,
+            is_damaged,
             lease_time: self.lease_time,
             overdue: Arc::default(),
             clock: self.clock,
@@ -392,11 +397,28 @@ impl Persister for SqlitePersister {
             match renewed {
                 Err(error) if matches!(error.kind(), ErrorKind::TimedOut | ErrorKind::Storage) => {
                     // As long as nobody can write, nobody takes a lease either: those stand that nobody has taken.
-                    crate::log::warn!(%error, "leases cannot be renewed");
+                    crate::log::debug!(%error, "leases cannot be renewed");
                     self.0.reader.channel.call(move |transaction| work::standing(transaction, &owner)).await
                 }
                 renewed => renewed,
             }
+        })
+    }
+
+    /// Writes the row of the owner, in which a lease's time is. Where damage was found, it reads the whole file: what is stored
+    /// in a damaged one may be lost.
+    fn check(&self, owner: Owner) -> Stored<'_, ()> {
+        Box::pin(async move {
+            let (clock, time) = (self.0.clock.clone(), self.0.lease_time);
+            let is_damaged = Arc::clone(&self.0.is_damaged);
+            let check = move |transaction: &Transaction<'_>| {
+                if is_damaged.load(Ordering::Relaxed) {
+                    work::check_soundness(transaction)?;
+                    is_damaged.store(false, Ordering::Relaxed);
+                }
+                work::check(transaction, &owner, clock.now(), time)
+            };
+            self.writer()?.call(check).await
         })
     }
 

@@ -195,6 +195,24 @@ fn owner_row(connection: &Connection, owner: &Owner, now: SystemTime, time: Dura
         .map_err(Fault::from)
 }
 
+/// Reads the whole file.
+///
+/// # Errors
+/// When a part of it is damaged.
+pub(super) fn check_soundness(connection: &Connection) -> Done<()> {
+    let found: String = connection.query_row("PRAGMA quick_check(1)", [], |row| row.get(0))?;
+    if found == "ok" {
+        return Ok(());
+    }
+    let code = rusqlite::ffi::Error::new(rusqlite::ffi::SQLITE_CORRUPT);
+    Err(rusqlite::Error::SqliteFailure(code, Some(found)).into())
+}
+
+/// Writes what belongs to no process.
+pub(super) fn check(connection: &Connection, owner: &Owner, now: SystemTime, time: Duration) -> Done<()> {
+    owner_row(connection, owner, now, time).map(drop)
+}
+
 /// What is known of a process whose lease has this number, if it is there and no other lease has followed.
 struct Leased {
     id: i64,

@@ -8,6 +8,7 @@
 use std::convert::Infallible;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc as blocking;
 use std::thread;
 use std::time::Duration;
@@ -152,10 +153,17 @@ pub(super) enum Mode {
 pub(super) struct Place {
     pub(super) path: PathBuf,
     pub(super) busy: BusyLimit,
+    /// True when a part of the file was found to be damaged, until the whole of it is known to be sound.
+    pub(super) is_damaged: Arc<AtomicBool>,
 }
 
 impl Place {
     pub(super) fn explain(&self, fault: Fault) -> Error {
+        if let Fault::Sqlite(error) = &fault
+            && error.sqlite_error_code() == Some(rusqlite::ErrorCode::DatabaseCorrupt)
+        {
+            self.is_damaged.store(true, Ordering::Relaxed);
+        }
         explain_fault(&self.path, self.busy, fault)
     }
 }

@@ -22,6 +22,7 @@ async fn a_store_that_is_locked_is_waited_for_and_then_an_error() {
         assert!(error.kind() == ErrorKind::TimedOut && error.to_string().contains("locked it"), "{error}");
     }
     assert!(start.elapsed() < Duration::from_secs(5), "all have waited together");
+    assert_eq!(store.check(Owner::this_process()).await.unwrap_err().kind(), ErrorKind::TimedOut);
     assert_eq!(record(&store, &pid).await.checkpoint(), &checkpoint, "what is locked is read");
     let save = store.save(lease, checkpoint.clone().with_step(9));
     let unlock = async {
@@ -85,6 +86,7 @@ async fn what_would_be_stored_in_a_file_that_is_gone_is_an_error() {
         let error = store.save(lease.clone(), checkpoint.clone().with_step(1)).await.unwrap_err();
         assert!(error.kind() == ErrorKind::Storage && error.to_string().contains("put it back"), "{error}");
         assert!(store.create(NewProcess::new("relax", 2)).await.is_err());
+        assert!(store.check(owner.clone()).await.is_err());
         assert_eq!(store.renew(owner.clone()).await.unwrap(), std::slice::from_ref(&lease), "nobody has taken it");
         assert!(reads.record(pid.clone()).await.is_err(), "whoever looks on would wait for ever");
     };
@@ -94,8 +96,39 @@ async fn what_would_be_stored_in_a_file_that_is_gone_is_an_error() {
     std::fs::write(&path, "").unwrap();
     refused().await;
     std::fs::rename(&aside, &path).unwrap();
+    store.check(owner.clone()).await.unwrap();
     assert_eq!(store.save(lease.clone(), checkpoint.with_step(1)).await.unwrap(), Saved::Stored);
     assert_eq!(record(&reads, &pid).await.checkpoint().step(), 1);
+    assert!(reads.check(owner).await.is_err(), "it can only be read");
+}
+
+/// The check writes what lies elsewhere in the file, and would find nothing.
+#[tokio::test]
+async fn a_file_that_is_damaged_in_one_place_is_of_no_use_as_a_whole() {
+    let directory = Directory::new();
+    let store = open(&directory).await;
+    let owner = Owner::this_process();
+    let pids = futures_util::future::join_all((0..50).map(|n| store.create(NewProcess::new("x".repeat(900), n)))).await;
+    store.check(owner.clone()).await.unwrap();
+    let path = store.path().to_owned();
+    raw(&path).execute_batch("PRAGMA wal_checkpoint(TRUNCATE)").unwrap();
+    drop(store);
+    let connection = raw(&path);
+    let sql = "SELECT pageno FROM dbstat WHERE name = 'processes' AND pagetype = 'leaf' ORDER BY pageno";
+    let page = connection.query_row(sql, [], |row| row.get::<_, i64>(0)).unwrap();
+    drop(connection);
+    let store = open(&directory).await;
+    let mut file = fs::OpenOptions::new().write(true).open(&path).unwrap();
+    std::io::Seek::seek(&mut file, io::SeekFrom::Start((page.cast_unsigned() - 1) * 4096)).unwrap();
+    std::io::Write::write_all(&mut file, &[0xa5; 2000]).unwrap();
+    let mut failed = 0;
+    for pid in pids {
+        let claimed = store.claim(pid.unwrap(), owner.clone()).await;
+        failed += usize::from(claimed.is_err_and(|error| error.to_string().contains("damaged")));
+    }
+    assert!(failed > 0 && failed < 50, "{failed}");
+    let error = store.check(owner).await.unwrap_err();
+    assert!(error.kind() == ErrorKind::Storage && error.to_string().contains("damaged"), "{error}");
 }
 
 /// Bounds the file, as a full disk does.
