@@ -14,13 +14,13 @@ For asyncio::
 ``homing.blocking`` has the same words for threads.
 """
 
+from homing import _errors
 from homing._asyncio import Broadcasts, Communicator, Events, TaskQueue, connect
 from homing._errors import *  # noqa: F403
-from homing._errors import __all__ as _errors
 from homing._native import Broadcast, IncomingTask, RpcRequest, TaskRequest
 from homing._values import CloseReport, Event, Tagged
 
-__all__ = (
+__all__ = [
     "Broadcast",
     "Broadcasts",
     "CloseReport",
@@ -33,5 +33,6 @@ __all__ = (
     "TaskQueue",
     "TaskRequest",
     "connect",
-    *_errors,
-)
+]
+# In a form that type checkers read.
+__all__ += _errors.__all__

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Generator, Iterable
+from collections.abc import AsyncIterator, Callable, Generator, Iterable
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
@@ -427,7 +427,7 @@ class TaskQueue:
         task: _native.IncomingTask = await _run(self._core.next_task(self._name, timeout))
         return task
 
-    async def __aiter__(self) -> Any:
+    async def __aiter__(self) -> AsyncIterator[_native.IncomingTask]:
         """The tasks of the queue as they come. Each goes back unless it is finished or fails."""
         while True:
             yield await self.next_task(float("inf"))
@@ -447,9 +447,10 @@ class Broadcasts:
     async def _open(self) -> _native.BroadcastStream:
         if self._core is None:
             raise StopAsyncIteration
-        if self._stream is None:
-            self._stream = await _run(self._core.broadcasts(self._filter))
-        return self._stream
+        stream = self._stream
+        if stream is None:
+            stream = self._stream = await _run(self._core.broadcasts(self._filter))
+        return stream
 
     async def aclose(self) -> None:
         """End the subscription."""

@@ -118,8 +118,8 @@ def instant(at: Any) -> float | None:
     """A time of the clock in seconds since 1970; of a datetime too."""
     if at is None:
         return None
-    timestamp = getattr(at, "timestamp", None)
-    return max(0.0, float(timestamp() if callable(timestamp) else at))
+    timestamp: Any = getattr(at, "timestamp", None)
+    return max(0.0, float(at if timestamp is None else timestamp()))
 
 
 def check_callable(subscriber: Any) -> None:

@@ -132,7 +132,8 @@ def main(arguments: list[str] | None = None) -> None:
     field = HomingBroker._config_fields[0]
     parser.add_argument("--broker-url", default=field.default, help=f"{field.help} Default: {field.default}")
     given = parser.parse_args(arguments)
-    config = get_config()
+    # Not all of it has types.
+    config: Any = get_config()
     profile = config.get_profile(given.profile or config.default_profile_name)
     before = profile.process_control_backend
     profile.set_process_controller("homing", {"broker_url": given.broker_url})

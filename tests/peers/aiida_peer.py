@@ -4,6 +4,7 @@
 Reads one JSON object a line, and answers each with one:
   {"do": "submit", "class": "Waits", "seconds": 1.5}   {"ok": pk}, once there is a task that has a worker run it
   {"do": "store", "class": "Waits", "seconds": 1.5}    {"ok": pk}, without a task: nobody runs it
+  {"do": "job", "x": 3, "y": 4}                        {"ok": pk}: a calculation of the code add@localhost
   {"do": "look", "pk": 7}                              {"ok": {"state", "paused", "status", "exit_status"}}
 What fails is answered with {"error": "..."}. It ends with its input.
 """
@@ -11,7 +12,7 @@ import json
 import sys
 
 import aiida_processes
-from aiida import load_profile, orm
+from aiida import engine, load_profile, orm
 from aiida.engine.utils import instantiate_process
 from aiida.manage.manager import get_manager
 
@@ -32,6 +33,12 @@ def submit(request):
     return pk
 
 
+def job(request):
+    builder = orm.load_code("add@localhost").get_builder()
+    builder.x, builder.y = orm.Int(request["x"]), orm.Int(request["y"])
+    return engine.submit(builder).pk
+
+
 def look(request):
     node = orm.load_node(request["pk"])
     return {
@@ -44,7 +51,7 @@ def look(request):
 
 def main():
     load_profile()
-    commands = {"submit": submit, "store": store, "look": look}
+    commands = {"submit": submit, "store": store, "job": job, "look": look}
     for line in sys.stdin:
         request = json.loads(line)
         try:

@@ -11,20 +11,27 @@
 docs/python.md lists what is different on purpose.
 """
 
-from typing import Any
+from __future__ import annotations
 
+from typing import TYPE_CHECKING, Any
+
+from homing.kiwipy import _base
 from homing.kiwipy._base import *  # noqa: F403
-from homing.kiwipy._base import __all__ as _names
+
+if TYPE_CHECKING:
+    from homing.kiwipy.rmq import RmqThreadCommunicator
 
 __version__ = "0.9.0"
 
-__all__ = (*_names, "connect")
+__all__ = ["connect"]
+# In a form that type checkers read.
+__all__ += _base.__all__
 
 #: Where a broker is looked for.
 DEFAULT_COMM_URI = "amqp://guest:guest@127.0.0.1/"
 
 
-def connect(uri: str = DEFAULT_COMM_URI, **options: Any) -> Any:
+def connect(uri: str = DEFAULT_COMM_URI, **options: Any) -> RmqThreadCommunicator:
     """Connect to a broker; see :class:`homing.kiwipy.rmq.RmqThreadCommunicator`.
 
     ``memory:``, ``memory:NAME`` and ``local:`` work as well as ``amqp://…``.

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import abc
-import concurrent.futures
 import contextlib
 import functools
 import importlib.util
@@ -12,9 +11,13 @@ import re
 import sys
 import uuid
 from collections.abc import Callable, Iterator
-from typing import Any
+from concurrent.futures import CancelledError, Future, TimeoutError, as_completed, wait
+from typing import TYPE_CHECKING, Any
 
 import homing
+
+if TYPE_CHECKING:
+    from typing_extensions import Self
 
 __all__ = (
     "BroadcastFilter",
@@ -39,64 +42,86 @@ __all__ = (
     "wait",
 )
 
-CancelledError = concurrent.futures.CancelledError
-TimeoutError = concurrent.futures.TimeoutError
-Future = concurrent.futures.Future
-wait = concurrent.futures.wait
-as_completed = concurrent.futures.as_completed
+
+if TYPE_CHECKING:
+
+    class _theirs:
+        """kiwipy's exceptions: a type checker cannot know whether kiwipy is installed."""
+
+        class RemoteException(Exception): ...
+
+        class DeliveryFailed(Exception): ...
+
+        class UnroutableError(DeliveryFailed): ...
+
+        class TaskRejected(Exception): ...
+
+        class QueueEmpty(Exception): ...
+
+        class DuplicateSubscriberIdentifier(Exception): ...
+
+        class CommunicatorClosed(Exception): ...
+
+        class InvalidStateError(Exception): ...
+
+else:
+
+    class _Theirs:
+        """kiwipy's own exceptions where kiwipy is installed, so that an ``except`` of either catches ours."""
+
+        def __init__(self) -> None:
+            spec = importlib.util.find_spec("kiwipy")
+            places = spec.submodule_search_locations if spec is not None else None
+            self._found = None
+            # The module of that name may be the one that takes all from here.
+            if places and not any(os.path.exists(os.path.join(place, "_homing.py")) for place in places):
+                import kiwipy.exceptions
+
+                self._found = kiwipy.exceptions
+
+        def __getattr__(self, name: str) -> type[Exception]:
+            return getattr(self._found, name, Exception)
+
+    _theirs = _Theirs()
 
 
-def _theirs(name: str) -> Any:
-    """kiwipy's own exception where kiwipy is installed, so that an ``except`` of either catches ours."""
-    spec = importlib.util.find_spec("kiwipy")
-    places = spec.submodule_search_locations if spec is not None else None
-    # The module of that name may be the one that takes all from here.
-    if not places or any(os.path.exists(os.path.join(place, "_homing.py")) for place in places):
-        return Exception
-    import kiwipy.exceptions
-
-    return getattr(kiwipy.exceptions, name, Exception)
-
-
-class RemoteException(homing.RemoteException, _theirs("RemoteException")):
+class RemoteException(homing.RemoteException, _theirs.RemoteException):
     """An exception occurred at the other end."""
 
 
-class DeliveryFailed(homing.DeliveryFailed, _theirs("DeliveryFailed")):
+class DeliveryFailed(homing.DeliveryFailed, _theirs.DeliveryFailed):
     """The broker did not take a message over."""
 
 
-class UnroutableError(DeliveryFailed, homing.UnroutableError, _theirs("UnroutableError")):
+class UnroutableError(DeliveryFailed, homing.UnroutableError, _theirs.UnroutableError):
     """There is no subscriber of that name."""
 
 
-class TaskRejected(homing.TaskRejected, _theirs("TaskRejected")):
+class TaskRejected(homing.TaskRejected, _theirs.TaskRejected):
     """A subscriber raises it for a task that is not for it."""
 
 
-class QueueEmpty(homing.QueueEmpty, _theirs("QueueEmpty")):
+class QueueEmpty(homing.QueueEmpty, _theirs.QueueEmpty):
     """There was no task to take."""
 
 
-class DuplicateSubscriberIdentifier(
-    homing.DuplicateSubscriberIdentifier, _theirs("DuplicateSubscriberIdentifier")
-):
+class DuplicateSubscriberIdentifier(homing.DuplicateSubscriberIdentifier, _theirs.DuplicateSubscriberIdentifier):
     """The identifier is taken."""
 
 
-class CommunicatorClosed(homing.CommunicatorClosed, _theirs("CommunicatorClosed")):
+class CommunicatorClosed(homing.CommunicatorClosed, _theirs.CommunicatorClosed):
     """The communicator is closed."""
 
 
-class InvalidStateError(homing.InvalidStateError, _theirs("InvalidStateError")):
+class InvalidStateError(homing.InvalidStateError, _theirs.InvalidStateError):
     """The object is not in a state to do this."""
 
 
-class _TimedOut(homing.TimeoutError, concurrent.futures.TimeoutError):
+class _TimedOut(homing.TimeoutError, TimeoutError):
     """No outcome came in time. (Until Python 3.10 these two are not the same.)"""
 
 
-_OURS = {
+_OURS: dict[type[BaseException], type[homing.Error]] = {
     homing.RemoteException: RemoteException,
     homing.DeliveryFailed: DeliveryFailed,
     homing.UnroutableError: UnroutableError,
@@ -123,7 +148,7 @@ def _kind(error: BaseException) -> Any:
         # What kiwipy lets through from aio_pika, and plumpy catches: where somebody has imported it.
         theirs = getattr(sys.modules.get("aio_pika.exceptions"), "ConnectionClosed", None)
         return _lost(theirs) if theirs is not None else None
-    return _OURS.get(type(error))  # type: ignore[call-overload]
+    return _OURS.get(type(error))
 
 
 def translated(error: BaseException) -> BaseException:
@@ -235,7 +260,7 @@ def _check(wanted: Any) -> Callable[[Any], Any]:
 class Communicator:
     """What a communicator of kiwipy's can do."""
 
-    def __enter__(self) -> Any:
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(self, kind: Any, error: Any, traceback: Any) -> None:

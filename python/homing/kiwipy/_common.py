@@ -160,7 +160,7 @@ class TakenTask:
             self._requeue()
             return
         error = outcome.exception()
-        result = None if error is not None else outcome.result()
+        result: Any = None if error is not None else outcome.result()
         if self._is_future(result):
             # The outcome of that one is the task's.
             result.add_done_callback(self._end)

@@ -235,7 +235,9 @@ class RmqCommunicator:
 class RmqIncomingTask(TakenTask):
     """A task that was taken from its queue."""
 
-    _is_future = staticmethod(asyncio.isfuture)
+    @staticmethod
+    def _is_future(result: Any) -> bool:
+        return asyncio.isfuture(result)
 
     def process(self) -> asyncio.Future[Any]:
         """A future for the outcome: when it ends, the task does. One that goes without an outcome puts the task back."""

@@ -10,7 +10,7 @@ import uuid
 import warnings
 import weakref
 from collections.abc import Callable, Iterator
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import homing
 from homing import _native
@@ -37,6 +37,11 @@ from homing.kiwipy._common import (
     referred,
     url_of,
 )
+
+if TYPE_CHECKING:
+    from typing_extensions import Self
+
+    from homing.kiwipy._loop import RmqCommunicator, RmqIncomingTask, RmqTaskQueue, async_connect
 
 __all__ = (
     "RmqCommunicator",
@@ -195,7 +200,7 @@ class RmqThreadCommunicator(Communicator):
     """
 
     @classmethod
-    def connect(cls, connection_params: Any = None, connection_factory: Any = None, **options: Any) -> Any:
+    def connect(cls, connection_params: Any = None, connection_factory: Any = None, **options: Any) -> Self:
         """Connect. The options are those of the class."""
         return cls(connection_params, connection_factory, **options)
 
