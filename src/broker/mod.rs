@@ -69,6 +69,17 @@ pub(crate) struct Message {
     pub body: Body,
     pub routing: Routing,
     pub durability: Durability,
+    pub origin: Origin,
+}
+
+/// Why a message is published.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Origin {
+    /// The program sends it: a broker that is full may refuse it.
+    Sent,
+    /// The communicator handles others by it: an answer, a copy of a task in hand, a notice. Those go when this one stands, so
+    /// that a full broker which refused it would stay full.
+    Handling,
 }
 
 /// What happens to a message that no queue takes.

@@ -2,7 +2,7 @@
 
 use bytes::Bytes;
 
-use super::{Access, AutoDelete, Body, Delivery, Durability, Message, Properties, QueueSpec, Routing};
+use super::{Access, AutoDelete, Body, Delivery, Durability, Message, Origin, Properties, QueueSpec, Routing};
 
 /// A mandatory message whose body is this text.
 pub(crate) fn message(exchange: &str, key: &str, body: &str) -> Message {
@@ -13,6 +13,7 @@ pub(crate) fn message(exchange: &str, key: &str, body: &str) -> Message {
         body: Body::Encoded(Bytes::copy_from_slice(body.as_bytes())),
         routing: Routing::Mandatory,
         durability: Durability::Transient,
+        origin: Origin::Sent,
     }
 }
 

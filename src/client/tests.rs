@@ -1,13 +1,17 @@
 //! What only the inside can bring about: a connection that is lost, a broker that blocks.
 
 use std::future::IntoFuture;
+use std::num::{NonZeroU16, NonZeroU32};
 use std::time::{Duration, Instant};
 
 use super::Communicator;
 use crate::broker::memory::fault;
 use crate::codec::Value;
 use crate::error::ErrorKind;
-use crate::{ConnectionEvent, ConnectionState, Events, ReconnectPolicy, RpcRequest, RpcSubscriber};
+use crate::{
+    Attempt, ConnectionEvent, ConnectionState, Events, Failure, LongTasks, ReconnectPolicy, RpcRequest, RpcSubscriber,
+    TaskRequest, TaskSubscriber,
+};
 
 async fn on_a_broker_of_its_own() -> (String, Communicator) {
     let name = uuid::Uuid::new_v4().to_string();
@@ -620,4 +624,53 @@ async fn a_close_ends_though_a_task_comes_for_a_pull_that_was_given_up() {
         closed.expect("it closes").unwrap();
         sender.close().await.unwrap();
     }
+}
+
+#[tokio::test]
+async fn a_broker_that_is_full_is_emptied_by_attempts_leases_and_quarantine() {
+    const BODY: usize = 10_000;
+    let name = uuid::Uuid::new_v4().to_string();
+    fault::hold_at_most(&name, 10 * BODY);
+    let second = Duration::from_secs(1);
+    let communicator = Communicator::builder(&format!("memory:{name}"))
+        .task_attempts(NonZeroU32::new(2).unwrap(), Duration::from_millis(1))
+        .long_tasks(LongTasks::new().after(Duration::from_millis(50)))
+        .connect()
+        .await
+        .unwrap();
+    let queue = communicator.task_queue("work").unwrap();
+    let body = |kind: &str| format!("{kind}{}", "x".repeat(BODY));
+    let send = |kind: &str| queue.task_send(body(kind)).no_reply().into_future();
+    // The first are enough to fill what a worker takes at once.
+    for kind in ["again", "unreadable", "long", "again", "unreadable", "long", "again", "unreadable"] {
+        send(kind).await.unwrap();
+    }
+    while let Ok(()) = send("again").await {}
+    assert_eq!(send("again").await.unwrap_err().kind(), ErrorKind::Full);
+    let (done, mut ended) = tokio::sync::mpsc::unbounded_channel();
+    let worker = TaskSubscriber::future(move |task: TaskRequest| {
+        let done = done.clone();
+        async move {
+            let body = task.body().as_str().unwrap_or_default();
+            match (task.attempt(), body.as_bytes().first()) {
+                (_, Some(b'u')) => return Err(Failure::Unreadable("as it was sent".into())),
+                (Attempt::Exactly(1), Some(b'a')) => return Err(Failure::TryAgain("later".into())),
+                (_, Some(b'l')) => tokio::time::sleep(Duration::from_millis(300)).await,
+                _ => {}
+            }
+            let _ = done.send(body.starts_with("again"));
+            Ok(())
+        }
+    });
+    queue.add_task_subscriber(worker.with_prefetch(NonZeroU16::new(8).unwrap())).await.unwrap();
+    let (mut again, mut long) = (0, 0);
+    // Four of the first attempts' copies are refused at once where they need room, and each of those waits for seconds.
+    while let Ok(Some(was_again)) = tokio::time::timeout(second, ended.recv()).await {
+        if was_again { again += 1 } else { long += 1 }
+    }
+    let counts = communicator.counts();
+    assert_eq!((long, counts.tasks_quarantined), (2, 3));
+    assert!(again >= 3, "{again}");
+    let report = communicator.close().await.unwrap();
+    assert_eq!(report.tasks_returned, 0);
 }

@@ -16,7 +16,7 @@ use super::subscriptions::{Key, Probed, Route};
 use super::tasks::{self, Cause, Channel, DeliveryTag, Generation, Input, Settlement, TaskMessage};
 use super::{Completer, Driver, End, Phase, RawReply, Result};
 use crate::broker::{
-    Body, Broker, BrokerEvent, Delivery, Durability, Lane, Message, Nack, Properties, Receipt, Routing,
+    Body, Broker, BrokerEvent, Delivery, Durability, Lane, Message, Nack, Origin, Properties, Receipt, Routing,
 };
 use crate::error::{Error, ErrorKind};
 use crate::wire::headers::{Control, TraceHeaders};
@@ -287,6 +287,7 @@ impl<B: Broker> Driver<B> {
             body,
             routing: Routing::Mandatory,
             durability: Durability::Transient,
+            origin: Origin::Sent,
         }
     }
 
@@ -351,6 +352,7 @@ impl<B: Broker> Driver<B> {
         };
         let message = Message {
             routing: Routing::Optional,
+            origin: Origin::Handling,
             ..self.message(Exchange::Message, routing_key.into(), properties, Body::Encoded(bytes::Bytes::new()))
         };
         // In the stream of calls, so that it does not overtake its call.
@@ -372,7 +374,8 @@ impl<B: Broker> Driver<B> {
         }
         let super::command::OutgoingReply { exchange, reply_to, correlation_id, stage, body, .. } = reply;
         let kind = Kind::Reply { stage, correlation: correlation_id.clone(), late: None, sent };
-        let message = self.message(exchange, reply_to, request(correlation_id), body);
+        let message =
+            Message { origin: Origin::Handling, ..self.message(exchange, reply_to, request(correlation_id), body) };
         self.outbox.send(Stream::Replies(exchange), kind, message, Charge::NOTHING, None);
     }
 
@@ -404,6 +407,7 @@ impl<B: Broker> Driver<B> {
             let body = Body::Encoded(bytes::Bytes::from(ids.join("\n")));
             let message = Message {
                 routing: Routing::Optional,
+                origin: Origin::Handling,
                 ..self.message(Exchange::Message, ANSWERS_KEY.into(), Control::AnswerAgain.properties(), body)
             };
             self.outbox.send(Stream::Direct, Kind::Notice, message, Charge::NOTHING, None);
@@ -421,8 +425,11 @@ impl<B: Broker> Driver<B> {
     /// tells.
     pub(super) fn probe(&mut self) {
         for Probed { exchange, queue, turn } in self.subscriptions.probed() {
-            let message =
-                self.message(exchange, queue, Control::Probe.properties(), Body::Encoded(bytes::Bytes::new()));
+            let nothing = Body::Encoded(bytes::Bytes::new());
+            let message = Message {
+                origin: Origin::Handling,
+                ..self.message(exchange, queue, Control::Probe.properties(), nothing)
+            };
             self.outbox.send(Stream::Direct, Kind::Probe(turn), message, Charge::NOTHING, None);
         }
     }

@@ -15,7 +15,7 @@ use super::tasks::{
     TaskId, TaskMessage, write_marks,
 };
 use super::{CopyOf, Done, Driver, JobDone, QueueName};
-use crate::broker::{Broker, Durability, Message, Nack, QueueSpec, Routing};
+use crate::broker::{Broker, Durability, Message, Nack, Origin, QueueSpec, Routing};
 use crate::error::{Error, ErrorKind, Result};
 use crate::wire::delay;
 use crate::wire::headers;
@@ -444,6 +444,7 @@ impl<B: Broker> Driver<B> {
             body: message.body().clone(),
             routing: Routing::Mandatory,
             durability: Durability::Durable,
+            origin: Origin::Handling,
         }
     }
 }

@@ -18,7 +18,7 @@ use crate::broker::rabbitmq::endpoint::{Endpoint, Transport};
 use crate::broker::rabbitmq::errors::quoted;
 use crate::broker::rabbitmq::inspect::{Depth, Object, look_up, tcp, tls};
 use crate::broker::url::LocalPlace;
-use crate::broker::{Body, Broker, BrokerEvent, Durability, Message, Properties, PublishId, Routing};
+use crate::broker::{Body, Broker, BrokerEvent, Durability, Message, Origin, Properties, PublishId, Routing};
 use crate::codec::Value;
 use crate::error::{Detail, Difference, Error, ErrorKind, Limit, Result};
 
@@ -455,6 +455,7 @@ fn empty_message(exchange: Arc<str>, routing_key: &str) -> Message {
         body: Body::Encoded(Bytes::new()),
         routing: Routing::Optional,
         durability: Durability::Transient,
+        origin: Origin::Sent,
     }
 }
 

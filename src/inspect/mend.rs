@@ -15,7 +15,7 @@ use tokio::time::timeout;
 use super::{Depth, FAREWELL, brokers, connect, on_thread};
 use crate::CommunicatorBuilder;
 use crate::broker::rabbitmq::RabbitMq;
-use crate::broker::{Broker, BrokerEvent, Delivery, Durability, Lane, Message, PublishId, Routing};
+use crate::broker::{Broker, BrokerEvent, Delivery, Durability, Lane, Message, Origin, PublishId, Routing};
 use crate::error::{Error, ErrorKind, Result};
 use crate::wire::names::check_queue;
 
@@ -218,6 +218,7 @@ impl Hand {
             body: got.body.clone(),
             routing: Routing::Mandatory,
             durability: Durability::Durable,
+            origin: Origin::Handling,
         };
         let outcome = match self.broker.publish(id, Rc::new(message)) {
             Some(outcome) => outcome,

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use homing_broker::engine::{Death, Field, Message as EngineMessage};
 
-use crate::broker::{Body, Durability, Message, Properties};
+use crate::broker::{Body, Durability, Message, Origin, Properties};
 
 /// A message inside the broker. Never changed once it is in a queue.
 #[derive(Clone, Debug)]
@@ -18,6 +18,7 @@ pub(super) struct Parts {
     pub(super) properties: Properties,
     pub(super) body: Body,
     durability: Durability,
+    origin: Origin,
     /// The queues that this message was dead-lettered from, the last one first.
     deaths: Vec<Death>,
     weight: usize,
@@ -30,9 +31,10 @@ impl Content {
     /// Takes a message over. The time that this takes depends on the size of a body that is a value, so it is called
     /// outside of locks.
     pub(super) fn new(message: Message) -> Self {
-        let Message { exchange, routing_key, properties, body, durability, .. } = message;
+        let Message { exchange, routing_key, properties, body, durability, origin, .. } = message;
         let weight = size_of::<Parts>() + PLACE + routing_key.len() + properties.wire_size() + body.size();
-        Content(Arc::new(Parts { exchange, routing_key, properties, body, durability, deaths: Vec::new(), weight }))
+        let deaths = Vec::new();
+        Content(Arc::new(Parts { exchange, routing_key, properties, body, durability, origin, deaths, weight }))
     }
 
     #[cfg(test)]
@@ -78,6 +80,10 @@ impl EngineMessage for Content {
 
     fn weight(&self) -> usize {
         self.0.weight
+    }
+
+    fn makes_room(&self) -> bool {
+        self.0.origin == Origin::Handling
     }
 
     fn body_len(&self) -> usize {

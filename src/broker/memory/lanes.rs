@@ -18,7 +18,7 @@ use crate::broker::{Acknowledge, BrokerEvent, ConsumeSpec, Delivery, ExchangeSpe
 type Result<T> = std::result::Result<T, Refusal>;
 
 /// How many bytes of messages a broker in a process holds, about. Senders of tasks that nobody takes get an error then, where
-/// the process would run out of memory. 1 GiB.
+/// the process would run out of memory; callers and senders of broadcasts at twice as many. 1 GiB.
 pub(super) const MOST_BYTES: usize = 1 << 30;
 
 pub(super) struct Lanes {
@@ -44,7 +44,11 @@ struct Opening {
 
 impl Lanes {
     pub(super) fn new(now: Instant) -> Self {
-        let engine = Engine::new(now).collecting_released().holding_at_most(MOST_BYTES);
+        Self::holding_at_most(MOST_BYTES, now)
+    }
+
+    pub(super) fn holding_at_most(bytes: usize, now: Instant) -> Self {
+        let engine = Engine::new(now).collecting_released().holding_at_most(bytes);
         Lanes { engine, sessions: BTreeMap::new(), events: Vec::new() }
     }
 

@@ -7,8 +7,9 @@
 //! queues that are neither exclusive nor expire: those stay until the process ends. (Queues that expire meanwhile are seen to
 //! when the next communicator connects to any named broker.)
 //!
-//! It holds 1 GiB of messages at most. A task for which there is no room is refused with [`ErrorKind::Full`]; calls, replies and
-//! broadcasts are not, for they have bounds of their own.
+//! It holds 1 GiB of messages at most: a task for which there is no room is refused with [`ErrorKind::Full`]. Calls and broadcasts
+//! are refused at 2 GiB, so that tasks without a worker keep nobody from calling. Answers and copies of tasks in hand (leases,
+//! retries, quarantine) are always taken: by them others leave.
 
 mod content;
 mod lanes;
@@ -188,6 +189,11 @@ pub(crate) mod fault {
     /// Lets nobody connect, as a broker that is being started does not.
     pub(crate) fn set_down(name: &str, down: bool) {
         Node::named(name).set_down(down);
+    }
+
+    /// Bounds what a broker holds that nobody has used yet.
+    pub(crate) fn hold_at_most(name: &str, bytes: usize) {
+        Node::named(name).hold_at_most(bytes);
     }
 
     /// Stops or starts to take messages, as a broker in alarm does.

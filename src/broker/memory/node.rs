@@ -199,6 +199,11 @@ impl Node {
     }
 
     #[cfg(test)]
+    pub(super) fn hold_at_most(&self, bytes: usize) {
+        self.locked(|state, now| state.lanes = Lanes::holding_at_most(bytes, now));
+    }
+
+    #[cfg(test)]
     pub(super) fn set_down(&self, down: bool) {
         self.locked(|state, _| state.down = down);
     }

@@ -13,7 +13,7 @@ use crate::broker::samples::queue;
 use crate::broker::url::BrokerUrl;
 use crate::broker::{
     Access, Acknowledge, Body, Broker, BrokerEvent, ConnectOptions, ConsumeSpec, Delivery, Durability, Kept, Lane,
-    Message, Properties, PublishId, QueueSpec, Routing,
+    Message, Origin, Properties, PublishId, QueueSpec, Routing,
 };
 use crate::codec::Value;
 use crate::error::{ErrorKind, Result};
@@ -61,6 +61,7 @@ fn message(queue: &str, body: i64) -> Message {
         body: Body::Value(Arc::new(Value::from(body))),
         routing: Routing::Mandatory,
         durability: Durability::Durable,
+        origin: Origin::Sent,
     }
 }
 

@@ -218,7 +218,9 @@ fn uri(plan: &Plan<'_>, wishes: Wishes) -> AMQPUri {
         },
         vhost: endpoint.vhost.clone(),
         query: AMQPQueryString {
-            frame_max: wishes.frame_max,
+            // Guards: 8 MiB for each connection, written with zeros one by one. lapin makes its buffers when it begins, of memory that
+            // takes no room before it is used, and enlarges them where the server allows more than was asked for.
+            frame_max: Some(wishes.largest_frame()),
             channel_max: endpoint.channel_max,
             heartbeat: wishes.heartbeat,
             ..AMQPQueryString::default()
@@ -232,4 +234,38 @@ fn properties(name: &str) -> ConnectionProperties {
         .with_client_property("product".into(), env!("CARGO_PKG_NAME").into())
         .with_client_property("version".into(), env!("CARGO_PKG_VERSION").into())
         .with_connection_name(name.into())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::broker::rabbitmq::tap::USUAL_FRAME;
+    use crate::broker::url::{BrokerUrl, LARGEST_FRAME};
+
+    #[test]
+    fn buffers_are_made_for_the_largest_frame_that_can_be_agreed_on_and_never_enlarged() {
+        for (url, most) in [
+            ("amqp://h", USUAL_FRAME),
+            ("amqp://h?frame_max=5000", 5000),
+            ("amqp://h?frame_max=500000", 500_000),
+            ("amqp://h?frame_max=4294967295", LARGEST_FRAME),
+        ] {
+            let url = BrokerUrl::parse(url).expect("a URL");
+            let endpoint = Endpoint::from_url(&url).expect("an endpoint");
+            let wishes = Wishes { heartbeat: None, frame_max: endpoint.frame_max };
+            let limit = Duration::from_secs(1);
+            let deadline = crate::time::from_now(limit);
+            let name = String::new();
+            let plan = Plan {
+                endpoint: &endpoint,
+                role: Role::Consuming,
+                name,
+                heartbeat: None,
+                returns: None,
+                deadline,
+                limit,
+            };
+            assert_eq!(uri(&plan, wishes).query.frame_max, Some(most), "{url}");
+        }
+    }
 }

@@ -281,6 +281,7 @@ mod tests {
             body: Body::Encoded(Bytes::new()),
             routing: Routing::Optional,
             durability: Durability::Durable,
+            origin: crate::broker::Origin::Sent,
         };
         let outgoing = Outgoing::new(&message, 131_064).expect("it can be sent");
         assert_eq!(outgoing.message_id, None);

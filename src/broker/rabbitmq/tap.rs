@@ -118,6 +118,13 @@ pub(crate) struct Wishes {
     pub frame_max: Option<u32>,
 }
 
+impl Wishes {
+    /// No larger frame is agreed on, whatever the server allows.
+    pub(crate) fn largest_frame(self) -> u32 {
+        self.frame_max.unwrap_or(USUAL_FRAME).min(LARGEST_FRAME)
+    }
+}
+
 /// The first bytes of the server.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Greeting(Arc<Mutex<Hello>>);
@@ -385,7 +392,7 @@ impl Tap {
         if proposed != 0 && proposed < SMALLEST_FRAME {
             return Err(Refused::FrameMax(proposed));
         }
-        let limit = self.wishes.frame_max.unwrap_or(USUAL_FRAME).min(LARGEST_FRAME);
+        let limit = self.wishes.largest_frame();
         let agreed = if proposed == 0 { limit } else { proposed.min(limit) };
         [*f0, *f1, *f2, *f3] = agreed.to_be_bytes();
         if let Some(heartbeat) = self.wishes.heartbeat {

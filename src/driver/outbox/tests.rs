@@ -1,7 +1,7 @@
 //! The outbox by itself: no broker, no clock.
 
 use super::*;
-use crate::broker::{Body, Durability, Properties, Routing};
+use crate::broker::{Body, Durability, Origin, Properties, Routing};
 use crate::driver::port::Charge;
 
 type Box = Outbox<u32>;
@@ -18,6 +18,7 @@ fn message() -> Message {
         body: Body::Encoded(bytes::Bytes::new()),
         routing: Routing::Mandatory,
         durability: Durability::Transient,
+        origin: Origin::Sent,
     }
 }
 

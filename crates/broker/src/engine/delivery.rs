@@ -67,12 +67,14 @@ impl<M: Message> Engine<M> {
     }
 
     fn check_room(&self, message: &M, queues: &[QueueKey]) -> Result<()> {
-        if self.bytes.saturating_add(message.weight()) <= self.most_bytes {
+        let held = self.bytes.saturating_add(message.weight());
+        if held <= self.most_bytes || message.makes_room() {
             return Ok(());
         }
         let is_shared = |key: &QueueKey| self.queues.get(*key).is_some_and(|queue| queue.owner.is_none());
-        if queues.iter().any(is_shared) {
-            return Err(Refusal::NoRoom { held: self.bytes, most: self.most_bytes });
+        let most = if queues.iter().any(is_shared) { self.most_bytes } else { self.most_bytes.saturating_mul(2) };
+        if held > most && !queues.is_empty() {
+            return Err(Refusal::NoRoom { held: self.bytes, most });
         }
         Ok(())
     }

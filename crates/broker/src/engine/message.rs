@@ -43,6 +43,12 @@ pub trait Message: Clone {
     /// About how many bytes it takes in memory. Changes by [`put_away`](Self::put_away) at most.
     fn weight(&self) -> usize;
 
+    /// True for one by which others leave, such as a reply, or a copy that takes the place of a message. It is taken where there
+    /// is [no room](super::Engine::holding_at_most): if it were refused, there would never be room.
+    fn makes_room(&self) -> bool {
+        false
+    }
+
     /// How many bytes its body has, for queues with a limit.
     fn body_len(&self) -> usize;
 

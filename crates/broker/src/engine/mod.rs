@@ -204,8 +204,9 @@ impl<M: Message> Engine<M> {
     }
 
     /// Refuses messages for queues that sessions share ([`Refusal::NoRoom`]) once so many [bytes](Self::bytes) are held. Without
-    /// this, nothing but the limits of each queue bounds them. Messages for exclusive queues are taken all the same, such as
-    /// replies: by them the others are acknowledged, and leave. So are dead letters, which would be lost.
+    /// this, nothing but the limits of each queue bounds them. Messages for exclusive queues alone are taken up to twice as many
+    /// bytes, so that what nobody takes from a shared queue keeps nobody from calling. Dead letters, which would be lost, are taken
+    /// all the same, and messages that [make room](Message::makes_room).
     #[must_use]
     pub fn holding_at_most(mut self, bytes: usize) -> Self {
         self.most_bytes = bytes;

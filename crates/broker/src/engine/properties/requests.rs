@@ -231,6 +231,7 @@ impl Run {
             priority: random.below(6) as u8,
             ttl: random.chance(15).then(|| Duration::from_millis(random.next() % 6000)),
             is_transient: random.chance(25),
+            makes_room: false,
             size: random.below(30),
             cc: copies(random),
             bcc: copies(random),

@@ -99,6 +99,20 @@ fn an_engine_without_room_refuses_what_queues_that_sessions_share_would_hold() {
     assert!(world.send(one, "short", 6), "there is room again");
     assert_eq!(world.waiting("q"), [1], "a dead letter comes in");
     assert!(world.engine.publish(one, Note::new("", "short", 7), world.now).is_err());
+
+    // An exclusive queue is taken from up to twice as many bytes, and what makes room always is.
+    while world.engine.bytes() <= 390 {
+        assert!(world.send(one, "own", 8));
+    }
+    let refused = world.engine.publish(one, Note::new("", "own", 9), world.now).unwrap_err();
+    assert!(matches!(refused, Refusal::NoRoom { most: 500, .. }), "{refused:?}");
+    let nowhere = world.engine.publish(one, Note::new("amq.direct", "", 9), world.now).unwrap();
+    assert!(matches!(nowhere, Published::Unroutable(_)), "it takes no room");
+    for queue in ["q", "own"] {
+        let parts = Parts { key: queue.to_owned(), number: 10, size: 10, makes_room: true, ..Parts::default() };
+        assert!(matches!(world.engine.publish(one, Note::of(parts), world.now), Ok(Published::Routed { .. })));
+        assert_eq!(world.waiting(queue).last(), Some(&10));
+    }
 }
 
 #[test]

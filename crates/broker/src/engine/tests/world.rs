@@ -18,6 +18,7 @@ pub(in super::super) struct Parts {
     pub(in super::super) priority: u8,
     pub(in super::super) ttl: Option<Duration>,
     pub(in super::super) is_transient: bool,
+    pub(in super::super) makes_room: bool,
     /// Of the body.
     pub(in super::super) size: usize,
     pub(in super::super) cc: Vec<Arc<str>>,
@@ -85,6 +86,10 @@ impl Message for Note {
 
     fn weight(&self) -> usize {
         100 + self.size
+    }
+
+    fn makes_room(&self) -> bool {
+        self.makes_room
     }
 
     fn body_len(&self) -> usize {
