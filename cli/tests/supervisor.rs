@@ -34,6 +34,7 @@ fn main() -> ExitCode {
         .rabbitmq("a_worker_that_is_killed_is_replaced_at_once_and_its_job_runs_again", worker_killed)
         .rabbitmq("a_worker_that_another_terminates_drains_and_is_replaced", worker_terminated)
         .rabbitmq("a_worker_that_keeps_dying_is_started_after_growing_pauses", crash_loop)
+        .rabbitmq("workers_make_no_new_store_while_theirs_is_moved_away", store_moved)
         .rabbitmq("workers_whose_supervisor_is_killed_drain_and_leave_nothing", supervisor_killed)
         .rabbitmq("a_second_supervisor_is_refused_unless_it_has_a_name", second_refused)
         .rabbitmq("of_many_supervisors_started_at_once_one_stays", many_at_once)
@@ -487,6 +488,38 @@ fn crash_loop(broker: &Broker) -> TestResult {
     assert_eq!(pid(&place.workers()[1]["pid"]), steady);
     exits(&place.ended(&["workers", "restart"])?, 0);
     assert_eq!(place.pids().len(), 2);
+    Ok(())
+}
+
+/// Guards: a new store in place of the one that was moved, in which waiting tasks find no process.
+fn store_moved(broker: &Broker) -> TestResult {
+    let place = Place::new(broker)?;
+    let mut supervisor = place.supervisor(1, &[])?;
+    let pid_of_job = place.detached("echo x >> begun; sleep 600")?;
+    eventually("it does not begin", || place.lines("begun") == 1);
+    let (store, aside) = (place.file("p.db"), place.file("aside.db"));
+    let beside = |file: &PathBuf, ending: &str| PathBuf::from(format!("{}{ending}", file.display()));
+    let move_all = |from: &PathBuf, to: &PathBuf| {
+        for ending in ["", "-wal", "-shm"] {
+            let _ = fs::rename(beside(from, ending), beside(to, ending));
+        }
+    };
+    move_all(&store, &aside);
+    signal(place.pids()[0], "KILL");
+    eventually("it is not started again", || place.workers()[0]["deaths"].as_u64() >= Some(3));
+    assert!(!store.exists());
+    let worker = place.workers()[0].clone();
+    assert!(worker["last_line"].as_str().is_some_and(|line| line.contains("put it back")), "{worker}");
+    move_all(&aside, &store);
+    place.until_running(1);
+    eventually("the job does not run again", || place.lines("begun") == 2);
+    exits(&place.ended(&["process", "kill", "--force", &pid_of_job])?, 0);
+    // A stop that finds no process of a worker is answered too.
+    move_all(&store, &aside);
+    signal(place.pids()[0], "KILL");
+    eventually("it is not started again", || place.workers()[0]["state"] == "backing off");
+    exits(&place.ended(&["workers", "stop"])?, 0);
+    assert_eq!(supervisor.ends()?, Some(0));
     Ok(())
 }
 

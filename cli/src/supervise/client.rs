@@ -53,7 +53,8 @@ impl Client {
     fn find(options: &WorkersOptions, global: &Global) -> Result<Self, Failure> {
         let path = store::path(options.store.as_deref())?;
         let nobody = nobody(&path, options, global);
-        if !path.exists() {
+        // The store may be moved away while a supervisor runs. Its lock is in the directory.
+        if !path.parent().is_some_and(|folder| folder.as_os_str().is_empty() || folder.exists()) {
             return Err(Failure::Nobody(nobody));
         }
         let identity = Identity::new(&path, &global.names, options.name.as_deref())?;

@@ -6,6 +6,7 @@
 
 use std::ffi::OsString;
 use std::fs;
+use std::io;
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{DirBuilderExt, MetadataExt};
 use std::path::{Path, PathBuf};
@@ -23,16 +24,16 @@ pub(super) struct Identity {
 }
 
 impl Identity {
-    /// The supervisor of a store that is there.
+    /// The supervisor of a store, whose file may be moved away.
     ///
     /// # Errors
-    /// When the store is not there; `Usage` for an empty name.
+    /// When its directory is not there; `Usage` for an empty name.
     pub(super) fn new(store: &Path, names: &Names, name: Option<&str>) -> Result<Self, Failure> {
         if name == Some("") {
             return Err(Failure::Usage("--name is empty; give a name, or leave it out".to_owned()));
         }
         // Several paths may lead to one store.
-        let store = fs::canonicalize(store)
+        let store = canonical(store)
             .map_err(|error| Failure::Other(format!("there is no store {}: {error}", store.display())))?;
         let names = match name {
             Some(name) => hash(["name", name]),
@@ -69,6 +70,18 @@ impl Identity {
         let mut all = self.names.to_le_bytes().to_vec();
         all.extend(self.store.as_os_str().as_bytes());
         format!("workers-{:016x}.sock", fnv(&all))
+    }
+}
+
+/// The one path of a file, of which at least the directory is there.
+fn canonical(file: &Path) -> io::Result<PathBuf> {
+    let name = file.file_name();
+    match (fs::canonicalize(file), name) {
+        (Err(error), Some(name)) if error.kind() == io::ErrorKind::NotFound => {
+            let folder = file.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
+            Ok(fs::canonicalize(folder)?.join(name))
+        }
+        (found, _) => found,
     }
 }
 

@@ -216,27 +216,33 @@ mod tests {
         fs::remove_dir_all(folder).unwrap();
     }
 
-    #[tokio::test]
-    async fn whoever_has_asked_gets_the_answer_before_the_socket_goes() {
+    #[test]
+    fn whoever_has_asked_gets_the_answer_before_the_supervisor_ends() {
         let folder = std::env::temp_dir().join(format!("homing-socket-{}", &crate::mark::draw()[..8]));
         fs::create_dir_all(&folder).unwrap();
         fs::write(folder.join("p.db"), "").unwrap();
         let identity = Identity::new(&folder.join("p.db"), &Names::default(), None).unwrap();
-        for _ in 0..100 {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        let client = runtime.block_on(async {
             let (sender, mut requests) = mpsc::channel::<Asked>(4);
             let socket = Socket::open_in(&folder.join("own"), &identity, &sender).unwrap();
             let path = socket.path().to_owned();
-            let client = tokio::spawn(async move {
-                let mut stream = UnixStream::connect(path).await.unwrap();
-                stream.write_all(b"{\"request\": \"stop\"}\n").await.unwrap();
-                protocol::read_response(&mut stream).await
+            let client = std::thread::spawn(move || {
+                let mut stream = std::os::unix::net::UnixStream::connect(path).unwrap();
+                io::Write::write_all(&mut stream, b"{\"request\": \"stop\"}\n").unwrap();
+                io::read_to_string(stream)
             });
             let (_, answer) = requests.recv().await.unwrap();
-            drop(answer.send(Response::Done(Box::default())));
-            // As a supervisor does that has nothing left to wait for.
+            // More than the system takes at once.
+            let reply = Reply { workers: vec![1; 400_000], ..Reply::default() };
+            drop(answer.send(Response::Done(Box::new(reply))));
             socket.finish().await;
-            assert!(matches!(client.await.unwrap(), Ok(Response::Done(_))));
-        }
+            client
+        });
+        // As at the end of the program.
+        drop(runtime);
+        let answer = client.join().unwrap().unwrap();
+        assert!(answer.ends_with('\n'), "{} bytes", answer.len());
         fs::remove_dir_all(folder).unwrap();
     }
 
