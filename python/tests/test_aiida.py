@@ -166,7 +166,7 @@ def test_a_broker_that_is_not_there_is_reported_and_not_raised(aiida):
 
 
 def test_the_status_of_a_broker(aiida, url):
-    broker = aiida.plugin.HomingBroker(_Profile(url))
+    broker = aiida.plugin.HomingBroker(_Profile(url, is_test_profile=True))
     status = broker.probe_service_status()
     assert status["connected"] is True and status["product"] and status["version"], status
     json.dumps(status)
@@ -192,7 +192,7 @@ def test_bodies_are_aiidas(aiida, url):
 
 
 def test_the_tasks_that_wait_are_there_after_a_look_at_them(aiida, url):
-    profile = _Profile(url)
+    profile = _Profile(url, is_test_profile=True)
     # As several commands of AiiDA's, one after the other, each with a communicator of its own. The first one stays, as a daemon.
     daemon = aiida.plugin.HomingBroker(profile)
     for pid in range(3):
