@@ -253,6 +253,7 @@ impl<B: Broker> Driver<B> {
             body: Body::Encoded(bytes::Bytes::new()),
             routing: Routing::Mandatory,
             durability: Durability::Durable,
+            origin: Origin::Sent,
         };
         // Guards: a marker queue that expires with its marker. Only a declaration counts as its use.
         self.outbox.close_stream_of(&key.marker);
