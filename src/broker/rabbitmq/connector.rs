@@ -248,7 +248,8 @@ mod tests {
             ("amqp://h", USUAL_FRAME),
             ("amqp://h?frame_max=5000", 5000),
             ("amqp://h?frame_max=500000", 500_000),
-            ("amqp://h?frame_max=4294967295", LARGEST_FRAME),
+            ("amqp://h?frame_max=1048576", LARGEST_FRAME),
+            ("amqp://h?frame_max=0", USUAL_FRAME),
         ] {
             let url = BrokerUrl::parse(url).expect("a URL");
             let endpoint = Endpoint::from_url(&url).expect("an endpoint");
