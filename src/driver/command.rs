@@ -17,6 +17,15 @@ use crate::wire::headers::{self, TraceHeaders};
 use crate::wire::names::{Exchange, Identifier};
 use crate::wire::unique::UniqueKey;
 
+/// What serves a subscriber, by which its end is understood.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum ServedBy {
+    /// A task at a home: if it is gone, the home has ended.
+    Task,
+    /// A stream, which its user drops.
+    Stream,
+}
+
 /// The name of a task queue.
 pub(crate) type QueueName = Arc<str>;
 
@@ -126,10 +135,10 @@ pub(crate) enum Command {
         name: SubscriberName,
         done: Completer<Result<()>>,
     },
-    /// What served a subscriber is gone: its home has ended, or whoever added it gave up. Ignored when the subscriber was
-    /// taken out before.
+    /// What served a subscriber is gone, or whoever added it gave up. Ignored when the subscriber was taken out before.
     SubscriberEnded {
         id: SubscriberId,
+        served_by: ServedBy,
     },
     Pull {
         id: PullId,

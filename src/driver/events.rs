@@ -63,7 +63,7 @@ impl<B: Broker> Driver<B> {
                 self.subscriptions.subscribe(id, subscription, done, now);
             }
             Command::Unsubscribe { name, done } => self.subscriptions.unsubscribe(&name, done, now),
-            Command::SubscriberEnded { id } => self.subscriptions.subscriber_ended(id, now),
+            Command::SubscriberEnded { id, served_by } => self.subscriptions.subscriber_ended(id, served_by, now),
             Command::Pull { id, queue, wait, done } => {
                 self.pulls.insert(id, done);
                 self.subscriptions.pull(id, queue, wait, now);

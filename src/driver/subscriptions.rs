@@ -31,7 +31,9 @@ use std::time::Duration;
 use tokio::sync::mpsc;
 use tokio::time::Instant;
 
-use super::command::{PullId, PullWait, QueueName, RpcDelivery, SubscriberName, Subscription, TaskDelivery, Turn};
+use super::command::{
+    PullId, PullWait, QueueName, RpcDelivery, ServedBy, SubscriberName, Subscription, TaskDelivery, Turn,
+};
 use super::connection::SERVICE_LANE;
 use super::connection::{ConsumerPlan, EndPlan, NotSetUp, OwnQueue, is_lost};
 use super::lanes::Lanes;
@@ -412,16 +414,18 @@ impl<D> Subscriptions<D> {
     }
 
     /// What served this subscriber is gone.
-    pub(super) fn subscriber_ended(&mut self, id: SubscriberId, now: Instant) {
+    pub(super) fn subscriber_ended(&mut self, id: SubscriberId, served_by: ServedBy, now: Instant) {
         let Some(name) = self.by_id.get(&id).cloned() else { return };
         let identifier = name.identifier().clone();
         let stood = !self.services.get_mut(&name.key()).is_some_and(|service| service.wanted.is_adding(&identifier));
         let Some(key) = self.take_out(id, &Err(gone_while_added())) else { return };
-        if stood {
-            crate::log::warn!(%identifier, "a subscriber was taken out, since its home has ended");
-            self.out.push(Act::Emit(ConnectionEvent::SubscriberGone { identifier }));
-        } else {
-            crate::log::debug!(%identifier, "a subscriber was given up before it stood");
+        match served_by {
+            _ if !stood => crate::log::debug!(%identifier, "a subscriber was given up before it stood"),
+            ServedBy::Stream => crate::log::debug!(%identifier, "a stream of broadcasts was dropped"),
+            ServedBy::Task => {
+                crate::log::warn!(%identifier, "a subscriber was taken out, since its home has ended");
+                self.out.push(Act::Emit(ConnectionEvent::SubscriberGone { identifier }));
+            }
         }
         self.reconcile(&key, now);
         self.reconcile_control(now);

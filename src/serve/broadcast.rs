@@ -19,7 +19,7 @@ use super::filter::BroadcastFilter;
 use super::registration::Registration;
 use crate::broker::Body;
 use crate::codec::Value;
-use crate::driver::command::Subscription;
+use crate::driver::command::{ServedBy, Subscription};
 use crate::driver::port::{ConnectionEvent, Mailbox, MailboxSender, MailboxStream, Received, count_many};
 use crate::error::Result;
 use crate::home::Home;
@@ -166,7 +166,7 @@ pub(crate) async fn add(
     subscriber: BroadcastSubscriber,
 ) -> Result<Identifier> {
     let identifier = subscriber.identifier.unwrap_or_else(Identifier::unique);
-    let inlet = subscribe(context, codec, home, filter, identifier.clone()).await?;
+    let inlet = subscribe(context, codec, home, filter, identifier.clone(), ServedBy::Task).await?;
     home.spawn_uncounted(serve(home.clone(), subscriber.handler, inlet));
     Ok(identifier)
 }
@@ -178,6 +178,7 @@ async fn subscribe(
     home: &Home,
     filter: BroadcastFilter,
     identifier: Identifier,
+    served_by: ServedBy,
 ) -> Result<Inlet> {
     let mailbox = Mailbox::new(BROADCAST_BACKLOG);
     let number = context.port.next_id();
@@ -188,7 +189,7 @@ async fn subscribe(
         identifier: identifier.clone(),
         filter: filter.clone(),
         mailbox: Arc::clone(&mailbox),
-        registration: Registration::new(&context.port),
+        registration: Registration::new(&context.port, served_by),
     };
     let subscription = Subscription::Broadcasts { identifier, mailbox: MailboxSender::new(&mailbox) };
     // Before the queue is there, so that its first message is received. A closed communicator is found out below.
@@ -286,7 +287,7 @@ pub(crate) async fn stream(
     codec: &mpsc::UnboundedSender<CodecInput>,
     filter: BroadcastFilter,
 ) -> Result<Broadcasts> {
-    let inlet = subscribe(context, codec, &Home::current(), filter, Identifier::unique()).await?;
+    let inlet = subscribe(context, codec, &Home::current(), filter, Identifier::unique(), ServedBy::Stream).await?;
     Ok(Broadcasts { received: MailboxStream::new(Arc::clone(&inlet.mailbox)), inlet })
 }
 

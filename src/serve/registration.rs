@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use crate::driver::command::{Command, Subscription};
+use crate::driver::command::{Command, ServedBy, Subscription};
 use crate::driver::port::{Port, home_ended};
 use crate::driver::tasks::SubscriberId;
 use crate::error::Result;
@@ -14,11 +14,12 @@ use crate::home::Home;
 pub(crate) struct Registration {
     port: Arc<Port>,
     id: SubscriberId,
+    served_by: ServedBy,
 }
 
 impl Registration {
-    pub(crate) fn new(port: &Arc<Port>) -> Self {
-        Registration { port: Arc::clone(port), id: SubscriberId(port.next_id()) }
+    pub(crate) fn new(port: &Arc<Port>, served_by: ServedBy) -> Self {
+        Registration { port: Arc::clone(port), id: SubscriberId(port.next_id()), served_by }
     }
 
     /// Adds the subscriber that is to be served at this home, and waits until its consumer stands.
@@ -37,6 +38,6 @@ impl Registration {
 impl Drop for Registration {
     fn drop(&mut self) {
         // No news to a driver that took this subscriber out itself.
-        self.port.notify(Command::SubscriberEnded { id: self.id });
+        self.port.notify(Command::SubscriberEnded { id: self.id, served_by: self.served_by });
     }
 }

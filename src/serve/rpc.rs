@@ -17,7 +17,7 @@ use super::registration::Registration;
 use super::time_limit::within;
 use crate::broker::Body;
 use crate::codec::{Codec, CodecPlace, Value, Yaml};
-use crate::driver::command::{CallId, Command, OutgoingReply, ReplyStage, RpcDelivery, Subscription};
+use crate::driver::command::{CallId, Command, OutgoingReply, ReplyStage, RpcDelivery, ServedBy, Subscription};
 use crate::driver::port::{Listener, Signal, count};
 use crate::error::Result;
 use crate::home::Home;
@@ -134,7 +134,7 @@ pub(crate) async fn add(
         context: context.clone(),
         identifier: identifier.clone(),
         calls,
-        registration: Registration::new(&context.port),
+        registration: Registration::new(&context.port, ServedBy::Task),
     };
     let what = format!("the RPC subscriber {:?}", identifier.as_str());
     inlet.registration.add(home, &what, Subscription::Rpc { identifier, sink }).await?;

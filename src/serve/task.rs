@@ -22,7 +22,7 @@ use super::rpc::outgoing;
 use super::time_limit::within;
 use crate::codec::Value;
 pub use crate::driver::Attempt;
-use crate::driver::command::{Command, OutgoingReply, QueueName, Subscription, TaskDelivery};
+use crate::driver::command::{Command, OutgoingReply, QueueName, ServedBy, Subscription, TaskDelivery};
 use crate::driver::port::{Listener, Signal, count};
 use crate::driver::tasks::{Cause, HandId, Settlement, TaskMessage};
 use crate::error::Result;
@@ -177,7 +177,7 @@ pub(crate) async fn add(
         queue: queue.clone(),
         identifier: identifier.clone(),
         tasks,
-        registration: Registration::new(&context.port),
+        registration: Registration::new(&context.port, ServedBy::Task),
     };
     let what = format!("a subscriber to the task queue {queue:?}");
     inlet

@@ -26,6 +26,7 @@ pub fn add(suite: &mut Suite) {
         a_connect_that_is_given_up_leaves_nothing,
         events_end_with_closed,
         a_subscriber_whose_runtime_ends_is_taken_out,
+        a_stream_that_is_dropped_is_no_lost_subscriber,
         a_task_whose_runtime_ends_goes_back,
     );
 }
@@ -260,6 +261,22 @@ async fn a_subscriber_whose_runtime_ends_is_taken_out(broker: Broker) {
     while kind(client.rpc_send("orphan", 0).timeout(Duration::from_secs(1)).await) != ErrorKind::Unroutable {
         assert!(Instant::now() < until, "the orphan is still bound");
     }
+}
+
+async fn a_stream_that_is_dropped_is_no_lost_subscriber(broker: Broker) {
+    let communicator = connect(&broker).await;
+    let mut events = communicator.events();
+    let mut broadcasts = communicator.broadcasts(BroadcastFilter::new()).await.unwrap();
+    communicator.broadcast_send(1).await.unwrap();
+    broadcasts.next().await.unwrap().unwrap();
+    drop(broadcasts);
+    communicator.close().await.unwrap();
+    drop(communicator);
+    let mut told = Vec::new();
+    while let Some(event) = events.next().await {
+        told.push(event);
+    }
+    assert!(matches!(told[..], [ConnectionEvent::Closed]), "{told:?}");
 }
 
 async fn a_task_whose_runtime_ends_goes_back(broker: Broker) {

@@ -139,7 +139,7 @@ impl sequences::World for World {
             }
             Move::Ends(who) => {
                 if let Some(id) = self.id(who).take() {
-                    self.book.subscriber_ended(id, self.now);
+                    self.book.subscriber_ended(id, ServedBy::Task, self.now);
                 }
             }
             Move::Up => {
@@ -494,7 +494,7 @@ fn what_was_bound_in_a_turn_stands_until_its_end_begins() {
     let turns: Vec<Turn> = book.probed().iter().map(|probed| probed.turn).collect();
     assert_eq!(turns.len(), 2, "the replies and the control queue");
     assert!(turns.iter().all(|turn| book.stands_since(*turn)));
-    book.subscriber_ended(SubscriberId(1), now);
+    book.subscriber_ended(SubscriberId(1), ServedBy::Task, now);
     assert_eq!(turns.iter().filter(|turn| book.stands_since(**turn)).count(), 1, "the control queue is being deleted");
     book.down(now);
     book.up(now);
