@@ -335,14 +335,14 @@ fn every_short_sequence_ends_each_message_once() {
 
 #[test]
 fn every_short_sequence_ends_a_task_with_a_key_once() {
-    let sequences = sequences::explore::<Keyed>(7);
+    let sequences = sequences::explore::<Keyed>(8);
     assert!(sequences > 5_000, "{sequences}");
 }
 
 #[test]
 #[ignore = "full: takes minutes"]
 fn every_longer_sequence_ends_a_task_with_a_key_once_in_full() {
-    sequences::explore::<Keyed>(9);
+    sequences::explore::<Keyed>(10);
 }
 
 #[test]
