@@ -50,6 +50,7 @@ fn main() -> ExitCode {
         .rabbitmq("many_lines_are_sent_and_answered_in_their_order", lines)
         .rabbitmq("a_task_is_sent_many_times", count)
         .rabbitmq("a_task_may_be_held_back", held_back)
+        .rabbitmq("a_task_with_a_key_is_sent_once", once)
         .rabbitmq("events_are_printed", events)
         .rabbitmq("a_task_that_is_only_sent_is_not_counted_as_done", sent_only)
         .rabbitmq("a_broker_that_goes_while_a_server_starts_is_waited_for", lost_while_starting)
@@ -464,6 +465,30 @@ fn held_back(broker: &Broker) -> TestResult {
     while ready()? {
         assert!(Instant::now() < until, "it does not come");
         std::thread::sleep(Duration::from_millis(100));
+    }
+    Ok(())
+}
+
+fn once(broker: &Broker) -> TestResult {
+    let send =
+        |arguments: &[&str]| ended(on(broker, &[&["--quiet", "task", "send", "--no-reply"], arguments].concat()));
+    exits(&send(&["x", "--unique", "invoice 17"])?, 0);
+    let (_, err) = exits(&send(&["x", "--unique", "invoice 17"])?, 8);
+    assert!(err.contains("\"invoice 17\"") && err.contains("600s"), "{err}");
+    let (_, err) = exits(&send(&["x", "--unique", "invoice 17", "--format", "json"])?, 8);
+    assert!(err.contains("\"kind\":\"duplicate_task\""), "{err}");
+    exits(&send(&["x", "--unique", "invoice 18", "--unique-for", "1h"])?, 0);
+    exits(&send(&["x"])?, 0);
+    let (out, _) = exits(&ended(on(broker, &["--format", "json", "task", "list"]))?, 0);
+    assert!(out.contains("\"ready\":3"), "{out}");
+    for (arguments, part) in [
+        (&["x", "--unique-for", "5s"][..], "--unique <KEY>"),
+        (&["x", "--unique", "k", "--count", "2"], "cannot be used with"),
+        (&["x", "--unique", "k", "--unique-for", "46d"], "45 days"),
+        (&["x", "--unique", "k", "--unique-for", "0"], "zero"),
+    ] {
+        let (_, err) = exits(&send(arguments)?, 2);
+        assert!(err.contains(part), "{arguments:?}: {err}");
     }
     Ok(())
 }

@@ -58,6 +58,14 @@ pub(super) fn delay(text: &str) -> Result<Duration, String> {
     Ok(time)
 }
 
+/// How long a key of a task is in use.
+pub(super) fn key_time(text: &str) -> Result<Duration, String> {
+    match duration(text)? {
+        time if time > LONGEST_DELAY => Err("a key can be in use for 45 days at most".to_owned()),
+        time => Ok(time),
+    }
+}
+
 fn held_back(time: Duration) -> Result<(), String> {
     if time > LONGEST_DELAY {
         return Err("the time is more than 45 days away, and a queue can hold a task back no longer".to_owned());

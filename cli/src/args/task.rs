@@ -6,7 +6,7 @@ use std::time::{Duration, SystemTime};
 use clap::{Args, Subcommand, ValueEnum};
 use homing::TaskSend;
 
-use super::parse::{delay, duration, duration_or_zero, name, point_in_time, whole};
+use super::parse::{delay, duration, duration_or_zero, key_time, name, point_in_time, whole};
 use super::{Handler, help};
 
 #[derive(Debug, Subcommand)]
@@ -71,7 +71,7 @@ pub(crate) struct Send {
     #[arg(long, value_name = "KEY", help_heading = "Once", conflicts_with = "many tasks")]
     pub unique: Option<String>,
     /// For how long the key is in use, from the moment when the task is sent. All senders of a key have to give the same time.
-    #[arg(long, value_name = "TIME", default_value = "10m", value_parser = delay, help_heading = "Once", requires = "unique")]
+    #[arg(long, value_name = "TIME", default_value = "10m", value_parser = key_time, help_heading = "Once", requires = "unique")]
     pub unique_for: Duration,
     /// Sends one task for each line of standard input, many at once. Outcomes are printed in the order of the lines.
     #[arg(long, help_heading = "Many tasks")]
