@@ -213,10 +213,19 @@ class Communicator(Connected):
         delay: float | None = None,
         at: Any = None,
         priority: int | None = None,
+        unique: str | None = None,
+        unique_for: float = 600.0,
     ) -> Any:
         """Send a task to the default queue and wait for its outcome; see :meth:`TaskQueue.task_send`."""
         return await self.task_queue().task_send(
-            task, no_reply=no_reply, timeout=timeout, delay=delay, at=at, priority=priority
+            task,
+            no_reply=no_reply,
+            timeout=timeout,
+            delay=delay,
+            at=at,
+            priority=priority,
+            unique=unique,
+            unique_for=unique_for,
         )
 
     async def add_task_subscriber(
@@ -348,6 +357,8 @@ class TaskQueue:
         delay: float | None = None,
         at: Any = None,
         priority: int | None = None,
+        unique: str | None = None,
+        unique_for: float = 600.0,
     ) -> Any:
         """Send a task and wait for its outcome.
 
@@ -365,15 +376,22 @@ class TaskQueue:
             Hold the task back until this time; a number counts seconds since 1970.
         priority : int, optional
             How urgent, from 0 up, in a queue that has priorities.
+        unique : str, optional
+            Send it only if no other task with this key was sent to the same queue within ``unique_for`` seconds, by any
+            program. Best effort, not *exactly once*: a sender that dies in between keeps the key in use until its time is over.
+        unique_for : float
+            In seconds, at most 45 days. All senders of a key have to give the same. Default 10 minutes.
 
         Raises
         ------
+        DuplicateTask
+            A task with this key was sent before.
         RemoteException
             The subscriber raised an exception.
         TimeoutError
             No outcome came in time.
         """
-        call = self._core.task(self._name, task, no_reply, timeout, delay, instant(at), priority)
+        call = self._core.task(self._name, task, no_reply, timeout, delay, instant(at), priority, unique, unique_for)
         return await _run(call)
 
     async def add_task_subscriber(

@@ -15,6 +15,7 @@ __all__ = (
     "DecodeError",
     "DeliveryFailed",
     "DuplicateSubscriberIdentifier",
+    "DuplicateTask",
     "EncodeError",
     "Error",
     "Full",
@@ -95,6 +96,10 @@ class QueueEmpty(Error):
 
 class DuplicateSubscriberIdentifier(Error):
     """The identifier is taken on this communicator."""
+
+
+class DuplicateTask(Error):
+    """A task with this key was sent within its time, by this program or another one."""
 
 
 class CommunicatorClosed(Error):
@@ -207,6 +212,7 @@ _KINDS: dict[str, type[Error]] = {
     "TaskRejected": TaskRejected,
     "QueueEmpty": QueueEmpty,
     "DuplicateSubscriberIdentifier": DuplicateSubscriberIdentifier,
+    "DuplicateTask": DuplicateTask,
     "CommunicatorClosed": CommunicatorClosed,
     "InvalidState": InvalidStateError,
     "TimedOut": TimeoutError,

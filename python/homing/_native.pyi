@@ -120,6 +120,8 @@ class Core:
         delay: float | None,
         at: float | None,
         priority: int | None,
+        unique: str | None,
+        unique_for: float,
     ) -> Call: ...
     def broadcast(self, body: Any, sender: Any, subject: Any, correlation_id: Any) -> Call: ...
     def add_rpc(

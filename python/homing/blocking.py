@@ -130,10 +130,19 @@ class Communicator(Connected):
         delay: float | None = None,
         at: Any = None,
         priority: int | None = None,
+        unique: str | None = None,
+        unique_for: float = 600.0,
     ) -> Any:
         """Send a task to the default queue and wait for its outcome."""
         return self.task_queue().task_send(
-            task, no_reply=no_reply, timeout=timeout, delay=delay, at=at, priority=priority
+            task,
+            no_reply=no_reply,
+            timeout=timeout,
+            delay=delay,
+            at=at,
+            priority=priority,
+            unique=unique,
+            unique_for=unique_for,
         )
 
     def add_task_subscriber(
@@ -243,9 +252,11 @@ class TaskQueue:
         delay: float | None = None,
         at: Any = None,
         priority: int | None = None,
+        unique: str | None = None,
+        unique_for: float = 600.0,
     ) -> Any:
         """Send a task and wait for its outcome; see :meth:`homing.TaskQueue.task_send`."""
-        return self._core.task(self._name, task, no_reply, timeout, delay, instant(at), priority).wait()
+        return self._core.task(self._name, task, no_reply, timeout, delay, instant(at), priority, unique, unique_for).wait()
 
     def add_task_subscriber(
         self,

@@ -113,6 +113,8 @@ impl Core {
         delay: Option<f64>,
         at: Option<f64>,
         priority: Option<u8>,
+        unique: Option<&str>,
+        unique_for: f64,
     ) -> PyResult<Call> {
         let send: TaskSend = self.queue(py, queue)?.task_send(self.body(body)?);
         let mut send = match Limit::of(py, "timeout", timeout)? {
@@ -132,6 +134,9 @@ impl Core {
         }
         if let Some(priority) = priority {
             send = send.priority(priority);
+        }
+        if let Some(key) = unique {
+            send = send.unique(key, time(py, "unique_for", unique_for)?);
         }
         if no_reply {
             let send = send.no_reply();

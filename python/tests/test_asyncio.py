@@ -9,6 +9,7 @@ import math
 import re
 import threading
 import time
+import uuid
 
 import pytest
 
@@ -340,6 +341,28 @@ def test_a_task_that_is_tried_again_comes_again(broker):
 
             await c.add_task_subscriber(work)
             assert await c.task_send("x", timeout=60) == 3
+
+    run(main())
+
+
+def test_a_task_with_a_key_is_sent_once(broker):
+    url, options = broker
+
+    async def main():
+        async with homing.connect(url, **options) as c:
+            queue = c.task_queue(f"unique-{uuid.uuid4()}")
+            await queue.task_send("one", no_reply=True, unique="key", unique_for=60)
+            with pytest.raises(homing.DuplicateTask, match="key"):
+                await queue.task_send("two", no_reply=True, unique="key", unique_for=60)
+            await queue.task_send("three", no_reply=True, unique="another key", unique_for=60)
+            with pytest.raises(homing.InvalidArgument):
+                await queue.task_send("four", no_reply=True, unique="key", unique_for=0)
+            for body in ("one", "three"):
+                task = await queue.next_task(30)
+                assert task.body == body
+                task.finish()
+            with pytest.raises(homing.QueueEmpty):
+                await queue.next_task()
 
     run(main())
 

@@ -93,6 +93,7 @@ async def of_loops(url: str) -> None:
         worker = assert_type(await c.add_task_subscriber(work, prefetch=2), str)
         assert_type(await c.task_send([1, 2], timeout=5.0), Any)
         await c.task_send("x", no_reply=True, delay=0.0)
+        await c.task_send("x", no_reply=True, unique="key", unique_for=60.0)
         await c.remove_task_subscriber(worker)
 
         queue = assert_type(c.task_queue("typed.more"), homing.TaskQueue)
@@ -155,7 +156,7 @@ def of_threads(url: str) -> None:
 
         queue = assert_type(c.task_queue("typed.more"), blocking.TaskQueue)
         worker = assert_type(queue.add_task_subscriber(work, "one"), str)
-        queue.task_send(3, priority=None)
+        queue.task_send(3, priority=None, unique=None)
         queue.remove_task_subscriber(worker)
         queue.task_send(4, no_reply=True)
         with queue.next_task(timeout=5) as task:
@@ -191,6 +192,7 @@ def exceptions() -> None:
     named: list[type[homing.Error]] = [
         homing.Abandoned, homing.AccessRefused, homing.Cancelled, homing.CommunicatorClosed, homing.ConnectionFailed,
         homing.ConnectionLost, homing.DecodeError, homing.DeliveryFailed, homing.DuplicateSubscriberIdentifier,
+        homing.DuplicateTask,
         homing.EncodeError, homing.Full, homing.HomeEnded, homing.InternalError, homing.InvalidArgument,
         homing.InvalidStateError, homing.NotFound, homing.PermissionDenied, homing.PreconditionFailed, homing.QueueEmpty,
         homing.ResourceLocked, homing.StorageError, homing.TaskRejected, homing.TimeoutError, homing.TryAgain,

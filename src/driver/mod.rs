@@ -450,7 +450,7 @@ impl<B: Broker> Driver<B> {
                 }
                 match (outcome, &stream) {
                     (Ok(()), Stream::Tasks(queue)) if self.port.names.marker_queue(queue).is_none() => {
-                        self.subscriptions.replies_for(Exchange::Task, stream, now)
+                        self.subscriptions.replies_for(Exchange::Task, stream, now);
                     }
                     (outcome, _) => self.outbox.opened(&stream, outcome.map(|()| None), now),
                 }

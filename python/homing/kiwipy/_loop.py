@@ -337,7 +337,7 @@ class RmqTaskQueue:
         core, name = self._communicator._core, self._name
         if no_reply:
             with translating():
-                await _run(core.task(name, task, True, None, None, None, None))
+                await _run(core.task(name, task, True, None, None, None, None, None, 0.0))
             return None
         return await _sent(lambda place, stages: _native.deliver_task(core, place, name, task, stages))
 

@@ -342,7 +342,7 @@ class RmqThreadCommunicator(Communicator):
     def _task_send(self, queue: str | None, task: Any, no_reply: bool) -> Any:
         with translating():
             if no_reply:
-                self._core.task(queue, task, True, None, None, None, None).wait()
+                self._core.task(queue, task, True, None, None, None, None, None, 0.0).wait()
                 return None
             future = _Reply(self._subscribers)
             _native.deliver_task(self._core, self._place(), queue, task, _Stages(future)).wait()
