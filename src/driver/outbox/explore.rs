@@ -5,7 +5,7 @@
 //! without a connection and an open stream, a call that may have arrived is not sent again, and what is sent again says so.
 
 use super::*;
-use crate::broker::{Body, Durability, Properties, Routing};
+use crate::broker::{Body, Durability, Origin, Properties, Routing};
 use crate::driver::sequences;
 
 /// What can happen next.
@@ -92,6 +92,7 @@ fn message(number: u32) -> Message {
         body: Body::Encoded(bytes::Bytes::new()),
         routing: Routing::Mandatory,
         durability: Durability::Transient,
+        origin: Origin::Sent,
     }
 }
 
