@@ -219,8 +219,8 @@ fn run(cli: Cli, started: Instant) -> Result<(), Failure> {
     }
     let manner = match &command {
         _ if works => Manner::Drains,
-        // A person is asked first.
-        Command::Run(_) => Manner::Drains,
+        // A person is asked first; what is under way is to be on one broker and not on two.
+        Command::Run(_) | Command::Broker(Broker::Move(_)) => Manner::Drains,
         Command::Top(_) => Manner::Screen { restore: top::restore },
         _ => Manner::EndsAtOnce,
     };

@@ -2,6 +2,7 @@
 
 #[path = "../../crates/broker/tests/server/certificates.rs"]
 mod certificates;
+mod moving;
 mod shell;
 #[path = "../../tests/support/mod.rs"]
 mod support;
@@ -27,7 +28,13 @@ fn main() -> ExitCode {
         .plain("a_unit_names_all_that_it_was_given", units)
         .plain("clients_reach_a_broker_by_tls", by_tls)
         .plain("a_file_has_the_options_and_the_command_line_counts_before_it", by_file)
-        .plain("commands_meet_at_a_local_broker", local);
+        .plain("commands_meet_at_a_local_broker", local)
+        .rabbitmq("a_broker_is_moved_to_rabbitmq_with_all_that_it_has", moving::whole)
+        .rabbitmq("a_move_that_is_killed_loses_nothing_and_goes_on", moving::killed)
+        .plain("a_queue_that_is_deleted_while_it_is_moved_loses_what_was_in_it_and_no_more", moving::deleted)
+        .rabbitmq("a_target_that_has_or_wants_something_else_is_an_error_before_anything_is_moved", moving::refused)
+        .rabbitmq("a_move_that_cannot_be_names_which_broker_is_wrong", moving::wrong)
+        .rabbitmq("a_local_broker_is_moved_when_no_program_uses_it", moving::local);
     suite.run()
 }
 
@@ -343,6 +350,8 @@ fn by_tls() -> TestResult {
         (&[&any[..], &["--tls-cert", &certificate]].concat()[..], 2, "--tls-key"),
         (&any, 2, "--tls-cert"),
         (&["--listen", "127.0.0.1:0", "--tls-cert", &certificate, "--tls-key", &key], 2, "nothing listens for TLS"),
+        (&["--tls-key", &key], 2, "--tls-key needs an address"),
+        (&["--tls-ca", &certificate], 2, "--tls-ca needs an address"),
         (&["--listen", "amqps://nowhere"], 2, "IP address"),
         (&["--listen", "http://127.0.0.1:0"], 2, "neither amqp:// nor amqps://"),
         (&[&any[..], &["--tls-cert", &nowhere, "--tls-key", &key]].concat(), 1, "nowhere cannot be read"),

@@ -25,6 +25,8 @@ mod declared;
 pub mod mend;
 mod report;
 mod tasks;
+#[doc(hidden)]
+pub mod transfer;
 mod version;
 
 use std::time::Duration;

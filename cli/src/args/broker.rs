@@ -63,6 +63,14 @@ pub(crate) enum Broker {
     Status(Data),
     /// Ends the broker that runs, in order, and returns when it has ended.
     Stop(BrokerStop),
+    /// Moves what is declared on a broker of homing's own, and all its messages, to a RabbitMQ.
+    ///
+    /// Exchanges, queues with their arguments, and bindings are declared there as they are here; what is there already has to be the
+    /// same, which is checked before anything is changed. Then each message is sent with all its properties and headers, confirmed
+    /// there, and only then acknowledged here, so that none is lost, and each queue keeps its order. A move that is killed may leave
+    /// the messages that were under way, 500 at most, on both; starting it again goes on. Exclusive queues and those that the server
+    /// named stay, and so do users and permissions. Stop those who publish and consume first.
+    Move(BrokerMove),
     /// Adds, removes and lists users.
     ///
     /// `user`, `vhost` and `permission` work on a broker that runs, and on the directory of one that does not.
@@ -116,6 +124,26 @@ pub(crate) struct BrokerStop {
     /// How long to wait until it has ended.
     #[arg(long, value_name = "TIME", default_value = "60s", value_parser = duration)]
     pub timeout: Duration,
+    #[command(flatten)]
+    pub data: Data,
+}
+
+/// `homing broker move`.
+#[derive(Debug, Args)]
+pub(crate) struct BrokerMove {
+    /// Where to: amqp://USER:PASSWORD@HOST:PORT/VHOST, or amqps:// with TLS.
+    #[arg(long, value_name = "URL")]
+    pub to: String,
+    /// The URL of the broker that runs on the directory, with a user who may read all queues; or local:, local:NAME or
+    /// local:/a/directory, which no program may use meanwhile [default: its first address without TLS, as guest]
+    #[arg(long, value_name = "URL")]
+    pub from: Option<String>,
+    /// The virtual host that is moved [default: /]
+    #[arg(long, value_name = "NAME", conflicts_with = "from")]
+    pub vhost: Option<String>,
+    /// Lists what would be moved, and changes nothing.
+    #[arg(long)]
+    pub dry_run: bool,
     #[command(flatten)]
     pub data: Data,
 }

@@ -20,8 +20,8 @@ use homing::ReconnectPolicy;
 
 pub(crate) use broadcast::Broadcast;
 pub(crate) use broker::{
-    Broker, BrokerRun, BrokerStart, BrokerStop, BrokerUnit, Data, Listen, NewPassword, Permission, Security, User,
-    Vhost, listen,
+    Broker, BrokerMove, BrokerRun, BrokerStart, BrokerStop, BrokerUnit, Data, Listen, NewPassword, Permission,
+    Security, User, Vhost, listen,
 };
 pub(crate) use parse::MOST_WORKERS;
 pub(crate) use process::{Process, Report, States, Targets};

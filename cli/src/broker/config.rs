@@ -22,6 +22,9 @@ const DRAIN: Duration = Duration::from_secs(5);
 /// The keys of a file: the options of `homing broker run`, as they are named in `BrokerRun`.
 const KEYS: [&str; 9] = ["data", "drain", "http", "listen", "memory", "socket", "tls_ca", "tls_cert", "tls_key"];
 
+/// Those of them that do nothing without an address that clients reach by TLS.
+const TLS_KEYS: [&str; 3] = ["tls_ca", "tls_cert", "tls_key"];
+
 /// What a broker is to be.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Settings {
@@ -53,6 +56,7 @@ pub(super) fn settings(run: BrokerRun) -> Result<Settings, Failure> {
         None => Given::default(),
         Some(path) => read(path)?,
     };
+    without_tls(&run, &file)?;
     let (data, storage) = match (run.memory, run.data, file.memory) {
         (true, _, _) | (false, None, Some(true)) => (None, Storage::Nothing),
         (false, Some(data), _) => (Some(data), Storage::Disk),
@@ -78,9 +82,33 @@ pub(super) fn settings(run: BrokerRun) -> Result<Settings, Failure> {
     })
 }
 
+/// Refuses options for TLS where nothing listens for it: they would do nothing, and whoever gave them takes clients to be secure.
+fn without_tls(run: &BrokerRun, file: &Given) -> Result<(), Failure> {
+    let listen = if run.listen.is_empty() { file.listen.as_deref().unwrap_or_default() } else { &run.listen };
+    if listen.iter().any(|listen| listen.security == Security::Tls) {
+        return Ok(());
+    }
+    let typed = [("--tls-cert", &run.tls_cert), ("--tls-key", &run.tls_key), ("--tls-ca", &run.tls_ca)];
+    let typed = typed.into_iter().find(|(_, path)| path.is_some()).map(|(option, _)| option.to_owned());
+    let in_file = || {
+        let (key, line) = file.first_of_tls?;
+        // There is a key only where there is a file.
+        let path = run.config.as_deref()?;
+        Some(format!("{}, line {line}: {key}", path.display()))
+    };
+    match typed.or_else(in_file) {
+        None => Ok(()),
+        Some(option) => Err(Failure::Usage(format!(
+            "nothing listens for TLS: {option} needs an address such as --listen amqps://127.0.0.1:5671"
+        ))),
+    }
+}
+
 /// What a file gives.
 #[derive(Debug, Default)]
 struct Given {
+    /// The first key that is about TLS, and its line.
+    first_of_tls: Option<(&'static str, usize)>,
     listen: Option<Vec<Listen>>,
     tls_cert: Option<PathBuf>,
     tls_key: Option<PathBuf>,
@@ -118,6 +146,12 @@ fn parse(text: &str, folder: &Path) -> Result<Given, Wrong> {
     let mut places = (None, None);
     for (key, value) in table.get_ref() {
         let option = Entry { key: key.get_ref(), value };
+        if let Some(tls) = TLS_KEYS.into_iter().find(|tls| *tls == option.key) {
+            let line = line_at(text, key.span().start);
+            if given.first_of_tls.is_none_or(|(_, first)| line < first) {
+                given.first_of_tls = Some((tls, line));
+            }
+        }
         match &**key.get_ref() {
             "listen" => given.listen = Some(option.each(listen)?),
             "http" => given.http = option.each(address)?,
@@ -213,7 +247,7 @@ impl<'a> Entry<'a> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use clap::CommandFactory;
+    use clap::{Args, CommandFactory, FromArgMatches};
 
     /// The file in the documentation.
     fn example() -> &'static str {
@@ -241,6 +275,38 @@ mod tests {
         // What is a comment there is an option too.
         let memory = example().replace("data =", "# data =").replace("# memory", "memory");
         assert_eq!(parse(&memory, Path::new("")).expect("good").memory, Some(true));
+    }
+
+    #[test]
+    fn options_for_tls_are_refused_where_nothing_listens_for_it() {
+        let run = |options: &[&str]| {
+            let command = crate::args::BrokerRun::augment_args(clap::Command::new("run"));
+            let matches = command.get_matches_from([&["run"], options].concat());
+            settings(crate::args::BrokerRun::from_arg_matches(&matches).expect("options"))
+        };
+        for option in ["--tls-cert", "--tls-key", "--tls-ca"] {
+            for listen in [&[][..], &["--listen", "127.0.0.1:0"]] {
+                let refused = run(&[listen, &[option, "file"]].concat()).map(drop).expect_err(option);
+                assert!(refused.code() == 2 && refused.to_string().contains(option), "{refused}");
+            }
+            assert!(run(&["--listen", "amqps://127.0.0.1:0", option, "file"]).is_ok(), "{option}");
+        }
+        let file = std::env::temp_dir().join(format!("homing-tls-{}.toml", std::process::id()));
+        for (text, part) in [
+            ("memory = true\ntls_key = \"k\"\n", "line 2: tls_key"),
+            ("tls_ca = \"k\"\n", "line 1: tls_ca"),
+            ("listen = \"127.0.0.1:0\"\ntls_key = \"k\"\ntls_cert = \"c\"\n", "line 2: tls_key"),
+        ] {
+            std::fs::write(&file, text).expect("a file");
+            let refused = run(&["--config", &file.display().to_string()]).map(drop).expect_err(text).to_string();
+            assert!(refused.contains(part) && refused.contains(&file.display().to_string()), "{refused}");
+        }
+        // The command line's address counts before the file's.
+        std::fs::write(&file, "listen = \"amqps://127.0.0.1:0\"\ntls_cert = \"c\"\n").expect("a file");
+        let config = file.display().to_string();
+        assert!(run(&["--config", &config]).is_ok());
+        assert!(run(&["--config", &config, "--listen", "127.0.0.1:0"]).is_err());
+        std::fs::remove_file(file).expect("it is there");
     }
 
     #[test]

@@ -14,6 +14,7 @@ use tokio::net::{UnixListener, UnixStream};
 use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
 
+use super::definitions::Topology;
 use crate::failure::Failure;
 use crate::own_socket::{self, SocketFile};
 use crate::supervise::{own_directory, socket_directories};
@@ -37,6 +38,7 @@ pub(super) enum Request {
     Status,
     Stop,
     Accounts,
+    Definitions { vhost: String },
     AddUser { name: String, password: Option<String>, tags: Vec<String> },
     RemoveUser { name: String },
     SetPassword { name: String, password: Option<String> },
@@ -53,6 +55,8 @@ pub(super) enum Response {
     Done,
     Status(Status),
     Accounts(Listing),
+    /// `None` where there is no such virtual host.
+    Definitions(Option<Topology>),
     Refused(String),
 }
 
@@ -136,7 +140,7 @@ impl Request {
             Some(hash) => PasswordHash::from_phc(&hash).map(Some).map_err(|error| error.to_string()),
         };
         Ok(Some(match self {
-            Request::Status | Request::Stop | Request::Accounts => return Ok(None),
+            Request::Status | Request::Stop | Request::Accounts | Request::Definitions { .. } => return Ok(None),
             Request::AddUser { name, password, tags } => Change::AddUser { name, password: hash(password)?, tags },
             Request::RemoveUser { name } => Change::RemoveUser { name },
             Request::SetPassword { name, password } => Change::SetPassword { name, password: hash(password)? },
@@ -246,6 +250,10 @@ async fn answer(request: Request, Served { admin, status, stop }: Served) -> Res
             Response::Done
         }
         Request::Accounts => admin.accounts().await.map_or_else(refused, |all| Response::Accounts(all.into())),
+        Request::Definitions { vhost } => {
+            let found = admin.definitions(&vhost).await;
+            found.map_or_else(refused, |found| Response::Definitions(found.map(Topology::from)))
+        }
         Request::Status => {
             let now = match admin.status().await {
                 Ok(now) => now,

@@ -4,6 +4,8 @@ mod accounts;
 mod background;
 mod config;
 mod control;
+mod definitions;
+mod relocate;
 mod secure;
 
 use std::net::SocketAddr;
@@ -34,6 +36,7 @@ pub(crate) async fn run(command: Broker, global: &Global, stop: Stop) -> Result<
         Broker::Unit(options) => background::unit(&options),
         Broker::Status(options) => or_interrupted(stop, status(options, global)).await,
         Broker::Stop(options) => or_interrupted(stop, end(options)).await,
+        Broker::Move(options) => relocate::run(options, global, stop).await,
         Broker::User(command) => accounts::user(command, global, stop).await,
         Broker::Vhost(command) => accounts::vhost(command, global, stop).await,
         Broker::Permission(command) => accounts::permission(command, global, stop).await,

@@ -268,7 +268,7 @@ fn start(directory: &Path, ready: oneshot::Sender<Result<Option<Arc<Hosted>>, St
 }
 
 /// Where a local broker has its files.
-fn directory(place: &LocalPlace) -> Result<PathBuf> {
+pub(crate) fn directory(place: &LocalPlace) -> Result<PathBuf> {
     let name = match place {
         LocalPlace::At(path) => return Ok(path.clone()),
         LocalPlace::Named(name) => name,

@@ -46,6 +46,7 @@ mod tap;
 #[cfg(test)]
 mod tests;
 mod topology;
+pub(crate) mod transfer;
 mod turn;
 mod wire;
 

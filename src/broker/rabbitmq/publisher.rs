@@ -282,6 +282,11 @@ impl Publisher {
         self.life.say(BrokerEvent::Published { id, outcome });
     }
 
+    /// How many messages of this connection have come back, whoever sent them.
+    pub(crate) fn returned(&self) -> usize {
+        self.returns.count()
+    }
+
     /// How many returns no publish has taken.
     #[cfg(test)]
     pub(crate) fn unanswered(&self) -> usize {

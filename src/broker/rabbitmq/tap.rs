@@ -46,7 +46,7 @@ const LARGEST_HEADER: usize = 1 << 24;
 
 /// The messages that came back, by their `message_id`, until the confirm of their publish takes them.
 #[derive(Clone, Debug, Default)]
-pub(crate) struct Returns(Arc<Mutex<HashMap<Arc<str>, Returned>>>);
+pub(crate) struct Returns(Arc<Mutex<HashMap<Arc<str>, Returned>>>, Arc<AtomicUsize>);
 
 /// Why a message came back.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -59,6 +59,12 @@ impl Returns {
     /// Takes what is known of this message; `None` if it was routed.
     pub(crate) fn take(&self, message_id: &str) -> Option<Returned> {
         self.0.lock().remove(message_id)
+    }
+
+    /// How many messages have ever come back, those without an id too. It is counted before lapin sees the confirm.
+    pub(crate) fn count(&self) -> usize {
+        // Ordering: Acquire pairs with the Release where one is counted; a confirm came through lapin's locks after that.
+        self.1.load(Ordering::Acquire)
     }
 
     /// How many returns nobody has asked for.
@@ -362,6 +368,10 @@ impl Tap {
                 self.content.extend(reader.u64().map(|tag| (channel, Content::Delivery(tag))));
             }
             BASIC_RETURN => {
+                if let Some(returns) = &self.returns {
+                    // Ordering: Release, for whoever counts them sees this one before its confirm.
+                    returns.1.fetch_add(1, Ordering::Release);
+                }
                 let code = reader.u16().unwrap_or_default();
                 let text = String::from_utf8_lossy(reader.short().unwrap_or_default()).into_owned();
                 self.content.insert(channel, Content::Return(Returned { code, text }));

@@ -3,6 +3,7 @@
 use super::{
     accounts::{AccountStore, Accounts, Change, ChangeError, Entry},
     builder::{Removal, Storage},
+    definitions::Definitions,
     host::Host,
     shared::Shared,
 };
@@ -58,6 +59,7 @@ pub(super) enum Request {
     Change(Change, oneshot::Sender<Result<(), ChangeError>>),
     Accounts(oneshot::Sender<Accounts>),
     Status(oneshot::Sender<Status>),
+    Definitions(String, oneshot::Sender<Option<Definitions>>),
     /// Anything that takes no time.
     #[cfg(feature = "management")]
     Do(Work),
@@ -103,6 +105,15 @@ impl Admin {
         self.ask(Request::Status).await
     }
 
+    /// What is declared in a virtual host; `None` where there is no such host.
+    ///
+    /// # Errors
+    /// [`ChangeError::Stopped`].
+    pub async fn definitions(&self, virtual_host: &str) -> Result<Option<Definitions>, ChangeError> {
+        let name = virtual_host.to_owned();
+        self.ask(|answer| Request::Definitions(name, answer)).await
+    }
+
     /// Does this on the server's thread, between two requests of clients, who wait meanwhile.
     #[cfg(feature = "management")]
     pub(super) async fn with<T: Send + 'static>(
@@ -138,6 +149,9 @@ impl Administration {
                 #[cfg(feature = "management")]
                 Request::Do(work) => work(&self.server),
                 Request::Status(answer) => _ = answer.send(self.server.status()),
+                Request::Definitions(name, answer) => {
+                    _ = answer.send(self.server.host(&name).map(|host| Definitions::read(&host)));
+                }
             }
         }
     }

@@ -1,6 +1,7 @@
 //! A broker that one of its users runs for all of them, in a directory of this machine.
 
 use super::{
+    admin::Admin,
     builder::StartError,
     disk::DiskStorage,
     handle::{Server, Stopped},
@@ -114,6 +115,11 @@ impl LocalBroker {
     /// Whether it has stopped by itself. Another process may host it when this value is gone.
     pub fn has_stopped(&self) -> bool {
         lock(&self.running).as_ref().is_none_or(|running| running.server.has_stopped())
+    }
+
+    /// Asks it for what an operator may ask; `None` where it has stopped by itself.
+    pub fn admin(&self) -> Option<Admin> {
+        lock(&self.running).as_ref().map(|running| running.server.admin())
     }
 
     /// Stops, as [`Server::shutdown`]; then another process may host it.

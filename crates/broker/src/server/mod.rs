@@ -21,6 +21,7 @@ mod confirms;
 mod connection;
 mod content;
 mod deaths;
+mod definitions;
 mod disk;
 mod exception;
 mod handle;
@@ -52,6 +53,7 @@ pub use accounts::{
 pub use admin::{Admin, Status, VirtualHostStatus};
 pub use builder::{Opened, Removal, ServerBuilder, StartError, Storage};
 pub use content::Content;
+pub use definitions::{DefinedQueue, Definitions};
 pub use disk::DiskStorage;
 pub use handle::{Server, Stopped};
 pub use journal::{Journal, Mark, Progress};

@@ -2,6 +2,7 @@
 
 mod accounts;
 mod certificates;
+mod definitions;
 mod differential;
 mod durable;
 mod hostile;

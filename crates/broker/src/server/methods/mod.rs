@@ -9,7 +9,6 @@ mod reply_to;
 mod settle;
 mod transaction;
 
-#[cfg(feature = "management")]
 pub(super) use reply_to::is_address;
 
 /// Names that begin so are the server's to give.
