@@ -3,7 +3,6 @@
 //! Stands on the broker as every communicator does: the same URLs, time limits and errors. Not public, for it may change.
 
 use std::future::Future;
-use std::path::PathBuf;
 use std::pin::Pin;
 use std::sync::Arc;
 
@@ -16,7 +15,6 @@ use crate::broker::Broker;
 use crate::broker::rabbitmq::RabbitMq;
 use crate::broker::rabbitmq::transfer::Carrier;
 pub use crate::broker::rabbitmq::transfer::{Carried, Found};
-use crate::broker::url::BrokerUrl;
 use crate::error::{Error, ErrorKind, Result};
 
 type Job = Box<dyn for<'a> FnOnce(&'a Both) -> Pin<Box<dyn Future<Output = ()> + 'a>> + Send>;
@@ -58,7 +56,9 @@ impl std::fmt::Debug for Plan {
 /// # Errors
 /// `InvalidArgument` for what is no URL, and where there is no place for it.
 #[cfg(all(unix, feature = "local"))]
-pub fn local_directory(url: &str) -> Result<Option<PathBuf>> {
+pub fn local_directory(url: &str) -> Result<Option<std::path::PathBuf>> {
+    use crate::broker::url::BrokerUrl;
+
     match BrokerUrl::parse(url)? {
         BrokerUrl::Local(place) => crate::broker::rabbitmq::local::directory(&place).map(Some),
         _ => Ok(None),

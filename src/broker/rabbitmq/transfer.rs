@@ -62,6 +62,7 @@ pub struct Carried {
 
 /// What there is on a broker under a name.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
 pub enum Found {
     /// Nothing.
     Absent,

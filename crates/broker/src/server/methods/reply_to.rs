@@ -18,7 +18,6 @@ use std::sync::Arc;
 pub(super) const PSEUDO_QUEUE: &str = "amq.rabbitmq.reply-to";
 
 /// Whether the queue of this name is behind such a consumer.
-#[cfg(feature = "management")]
 pub(in crate::server) fn is_address(queue: &str) -> bool {
     queue.strip_prefix(PSEUDO_QUEUE).is_some_and(|rest| rest.starts_with('.'))
 }
