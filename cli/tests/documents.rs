@@ -348,7 +348,10 @@ fn look(document: &str, line: &str) {
                 is_there(root.join(path).join("Cargo.toml"));
             }
         }
-        script if script.starts_with("tests/") || script.starts_with("loom-tests/") => is_there(root.join(script)),
+        python if python.ends_with("/bin/python") => is_there(root.join(after(python).unwrap_or_default())),
+        script if ["tests/", "loom-tests/", "python/"].iter().any(|folder| script.starts_with(folder)) => {
+            is_there(root.join(script));
+        }
         // Of others.
         "cd" | "curl" | "docker" | "git" => {}
         _ => panic!("{document}: `{line}`: say in cli/tests/documents.rs how this is run"),

@@ -190,7 +190,9 @@ mod tests {
         }
         assert_eq!(of("a.db", Some("p"), Some("x")), of("a.db", None, Some("x")), "a name stands for itself");
         assert!(Identity::new(&folder.join("a.db"), &Names::default(), Some("")).is_err());
-        assert!(Identity::new(&folder.join("none.db"), &Names::default(), None).is_err());
+        fs::rename(folder.join("a.db"), folder.join("away.db")).unwrap();
+        assert_eq!(of("a.db", Some("p"), None), one, "its store is moved away");
+        assert!(Identity::new(&folder.join("nowhere/a.db"), &Names::default(), None).is_err());
         assert_ne!(hash(["ab", "c"]), hash(["a", "bc"]));
         fs::remove_dir_all(folder).unwrap();
     }
