@@ -20,7 +20,7 @@ use super::registration::Registration;
 use crate::broker::Body;
 use crate::codec::Value;
 use crate::driver::command::{ServedBy, Subscription};
-use crate::driver::port::{ConnectionEvent, Mailbox, MailboxSender, MailboxStream, Received, count_many};
+use crate::driver::port::{ConnectionEvent, Mailbox, MailboxSender, MailboxStream, Received};
 use crate::error::Result;
 use crate::home::Home;
 use crate::observe::{Handling, Incoming, MessageKind};
@@ -144,12 +144,11 @@ impl Inlet {
         }
     }
 
-    /// Counts and reports what was dropped for this receiver.
+    /// Reports how many were dropped for this receiver since it last took one. They are counted, and logged, when they are dropped.
     fn lost(&self, missed: u64) {
         let port = &self.context.port;
-        count_many(&port.counters.broadcasts_lagged, missed);
         let identifier = self.identifier.clone();
-        crate::log::warn!(%identifier, missed, "a broadcast subscriber did not keep up and lost the oldest");
+        crate::log::info!(%identifier, missed, "a broadcast subscriber that did not keep up takes broadcasts again");
         port.emit(&ConnectionEvent::Lagged { identifier, missed });
     }
 }
@@ -191,9 +190,10 @@ async fn subscribe(
         mailbox: Arc::clone(&mailbox),
         registration: Registration::new(&context.port, served_by),
     };
-    let subscription = Subscription::Broadcasts { identifier, mailbox: MailboxSender::new(&mailbox) };
+    let subscription =
+        Subscription::Broadcasts { identifier: identifier.clone(), mailbox: MailboxSender::new(&mailbox) };
     // Before the queue is there, so that its first message is received. A closed communicator is found out below.
-    let _ = codec.send(CodecInput::Add { number, filter, mailbox });
+    let _ = codec.send(CodecInput::Add { number, identifier, filter, mailbox });
     inlet.registration.add(home, "a broadcast subscriber", subscription).await?;
     Ok(inlet)
 }

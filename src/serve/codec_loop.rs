@@ -23,6 +23,7 @@ use crate::panics::caught;
 use crate::threads;
 use crate::wire::broadcast::Content;
 use crate::wire::headers::TraceHeaders;
+use crate::wire::names::Identifier;
 
 /// What the codec thread is given.
 pub(crate) enum CodecInput {
@@ -30,6 +31,7 @@ pub(crate) enum CodecInput {
     /// received.
     Add {
         number: u64,
+        identifier: Identifier,
         filter: BroadcastFilter,
         mailbox: Arc<Mailbox<Delivered>>,
     },
@@ -40,8 +42,23 @@ pub(crate) enum CodecInput {
 }
 
 struct Sink {
+    identifier: Identifier,
     filter: BroadcastFilter,
     mailbox: Arc<Mailbox<Delivered>>,
+}
+
+impl Sink {
+    /// Puts a broadcast into its mailbox. What is lost by that is counted and logged here: its home may never look.
+    fn put(&self, context: &Context, delivered: Delivered) {
+        let missed = self.mailbox.put(delivered);
+        if missed > 0 {
+            count(&context.port.counters.broadcasts_lagged);
+        }
+        if missed == 1 {
+            let identifier = &self.identifier;
+            crate::log::warn!(%identifier, "a broadcast subscriber does not keep up: it loses the oldest until it takes one");
+        }
+    }
 }
 
 /// Starts the thread.
@@ -125,7 +142,9 @@ impl Ticks {
 
 fn handle(context: &Context, sinks: &mut BTreeMap<u64, Sink>, input: CodecInput) -> BroadcastOutcome {
     match input {
-        CodecInput::Add { number, filter, mailbox } => drop(sinks.insert(number, Sink { filter, mailbox })),
+        CodecInput::Add { number, identifier, filter, mailbox } => {
+            drop(sinks.insert(number, Sink { identifier, filter, mailbox }));
+        }
         CodecInput::Remove { number } => drop(sinks.remove(&number)),
         CodecInput::FromDriver(CodecWork::Broadcast { body, trace, .. }) => return spread(context, sinks, body, trace),
         CodecInput::FromDriver(CodecWork::Refuse(delivery)) => rpc::refuse(context, &delivery),
@@ -142,7 +161,7 @@ fn spread(
 ) -> BroadcastOutcome {
     if context.codec_place == CodecPlace::HomesOnly {
         for sink in sinks.values() {
-            sink.mailbox.put(Delivered::Unread(body.clone(), trace.clone()));
+            sink.put(context, Delivered::Unread(body.clone(), trace.clone()));
         }
         return BroadcastOutcome::HandedOut;
     }
@@ -150,7 +169,7 @@ fn spread(
         Ok(Some(broadcast)) => {
             for sink in sinks.values() {
                 if sink.filter.passes(broadcast.subject_value(), broadcast.sender()) {
-                    sink.mailbox.put(Delivered::Read(broadcast.clone()));
+                    sink.put(context, Delivered::Read(broadcast.clone()));
                 }
             }
         }

@@ -187,6 +187,8 @@ async fn a_home_that_does_not_keep_up_loses_the_oldest_and_hears_so(broker: Brok
         communicator.broadcast_send(i64::try_from(n).unwrap()).await.unwrap();
         next(&mut fast).await;
     }
+    // Who only looks at the counts learns of it while the home does not.
+    assert!(communicator.counts().broadcasts_lagged > 0);
     go.send(()).unwrap();
     let Some(ConnectionEvent::Lagged { identifier, missed }) = events.next().await else {
         panic!("no lag was reported")

@@ -219,7 +219,9 @@ impl Feed {
 
     pub(super) fn emit(&self, event: &ConnectionEvent) {
         let mailboxes: Vec<_> = self.0.lock().mailboxes.iter().filter_map(Weak::upgrade).collect();
-        mailboxes.iter().for_each(|mailbox| mailbox.put(event.clone()));
+        for mailbox in &mailboxes {
+            mailbox.put(event.clone());
+        }
     }
 
     /// Nothing follows.

@@ -51,17 +51,18 @@ impl<T> Mailbox<T> {
         Arc::new(Mailbox { capacity, state: Mutex::new(state) })
     }
 
-    /// Puts an item in. The oldest is dropped when the mailbox is full. After the close nothing is taken.
-    pub(crate) fn put(&self, item: T) {
+    /// Puts an item in. The oldest is dropped when the mailbox is full. After the close nothing is taken. Returns how many were
+    /// dropped since the receiver last took one, if this dropped one; else 0.
+    pub(crate) fn put(&self, item: T) -> u64 {
         let mut state = self.state.lock();
         if state.closed {
-            return;
+            return 0;
         }
-        let oldest = if state.items.len() == self.capacity {
+        let (oldest, missed) = if state.items.len() == self.capacity {
             state.missed += 1;
-            state.items.pop_front()
+            (state.items.pop_front(), state.missed)
         } else {
-            None
+            (None, 0)
         };
         state.items.push_back(item);
         let waiter = state.waiter.take();
@@ -69,6 +70,7 @@ impl<T> Mailbox<T> {
         // Neither under the lock: one may be a user's value, the other rings a home.
         drop(oldest);
         notify(waiter);
+        missed
     }
 
     /// Nothing more comes. What is there is still received.
@@ -221,7 +223,7 @@ mod tests {
     #[tokio::test]
     async fn the_oldest_goes_and_is_counted() {
         let mailbox = Mailbox::new(2);
-        (1..=5).for_each(|n| mailbox.put(n));
+        assert_eq!((1..=5).map(|n| mailbox.put(n)).collect::<Vec<_>>(), [0, 0, 1, 2, 3]);
         assert_eq!(mailbox.receive().await, Some(Received::Missed(3)));
         assert_eq!(mailbox.receive().await, Some(Received::Item(4)));
         mailbox.close();
