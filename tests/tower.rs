@@ -57,6 +57,22 @@ async fn a_limit_on_concurrency_is_shared_by_all_messages() {
     assert_eq!((most.load(Ordering::SeqCst), now.load(Ordering::SeqCst)), (2, 0));
 }
 
+#[tokio::test]
+async fn a_limit_on_the_rate_holds_back_what_is_too_much() {
+    let communicator = connect().await;
+    // The layer counts, and so has to be one for all: the buffer is what can be cloned.
+    let service = ServiceBuilder::new()
+        .buffer(16)
+        .rate_limit(3, Duration::from_secs(3600))
+        .service(service_fn(|request: RpcRequest| async move { Ok::<_, BoxError>(request.into_body()) }));
+    communicator.add_rpc_subscriber("limited", RpcSubscriber::service(service)).await.unwrap();
+    let calls = (0..5).map(|n| communicator.rpc_send("limited", n).timeout(Duration::from_secs(3)));
+    let calls = join_all(calls).await;
+    let late = calls.iter().filter_map(|call| call.as_ref().err());
+    assert!(late.clone().all(|error| error.kind() == ErrorKind::TimedOut), "{calls:?}");
+    assert_eq!(late.count(), 2, "{calls:?}");
+}
+
 /// Tries a request that failed again, so often.
 #[derive(Clone)]
 struct Again(usize);
