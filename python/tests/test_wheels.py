@@ -39,9 +39,9 @@ def test_the_wheels_are_built_installed_and_used_in_full(tmp_path):
     (ours, standin) = sorted(wheels.iterdir(), key=lambda wheel: wheel.name)
     for wheel in (ours, standin):
         assert re.search(rf"^{re.escape(str(wheel))}  {wheel.stat().st_size} bytes$", printed, re.M), printed
-    assert re.fullmatch(r"homing-[\d.]+-cp310-abi3-\w+\.whl", ours.name), ours.name
+    assert re.fullmatch(r"homing-[\d.]+-cp310-abi3-[\w.]+\.whl", ours.name), ours.name
     if sys.platform == "linux":
-        assert "-manylinux_2_17_" in ours.name, ours.name
+        assert "manylinux_2_17_" in ours.name, ours.name
     assert re.fullmatch(r"kiwipy-0\.9\.0\+homing\.\d+-py3-none-any\.whl", standin.name), standin.name
     assert ours.stat().st_size < 8_000_000 and standin.stat().st_size < 100_000
 
