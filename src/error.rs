@@ -24,8 +24,6 @@ pub enum ErrorKind {
     Unroutable,
     /// Every subscriber refused the task (kiwipy's `TaskRejected`).
     TaskRejected,
-    /// A task with this [unique key](crate::TaskSend::unique) was sent within its time, so this one was not.
-    DuplicateTask,
     /// There was no task to take (kiwipy's `QueueEmpty`).
     QueueEmpty,
     /// The identifier is taken on this communicator (kiwipy's `DuplicateSubscriberIdentifier`).
@@ -72,6 +70,8 @@ pub enum ErrorKind {
     Storage,
     /// A fault of homing itself.
     Internal,
+    /// A task with this [unique key](crate::TaskSend::unique) was sent within its time, so this one was not.
+    DuplicateTask,
 }
 
 /// An error of homing. Cheap to clone: one lost connection ends many futures.
