@@ -43,15 +43,16 @@ fn typed<T: DeserializeOwned + 'static>(value: Value) -> Result<T> {
     value.unwrap_or(Value::Null).deserialize()
 }
 
-/// A future for the reply to a request, and what the driver needs of it. From here on the request's time runs.
+/// A future of this home for the reply to a request, and what the driver needs of it. From here on the request's time runs.
 async fn expect(
     context: &Context,
+    home: &Home,
     subject: &Subject,
     timeout: Timeout,
     held_back: Duration,
 ) -> Result<(Expected, HomeFuture<RawReply>)> {
     let due = limit(timeout.limit().map(|time| time.saturating_add(held_back)));
-    let (reply, future) = context.port.future(subject, due).await?;
+    let (reply, future) = Port::future_at(&context.port, home, subject, due).await?;
     Ok((Expected { correlation: crate::ids::unique(), reply, timeout, due }, future))
 }
 
@@ -80,9 +81,9 @@ impl<F: FnOnce(Expected, Option<Published>) -> Command> Request<F> {
         self.submit(expected, None, WhenFull::Refuse)
     }
 
-    /// When there is room for it.
-    async fn send(self, published: Option<Published>) -> Result<Reply> {
-        let expected = expect(&self.context, &self.subject, self.timeout, self.held_back).await?;
+    /// When there is room for it. The reply comes to this home.
+    async fn send(self, home: &Home, published: Option<Published>) -> Result<Reply> {
+        let expected = expect(&self.context, home, &self.subject, self.timeout, self.held_back).await?;
         self.submit(expected, published, WhenFull::Wait)
     }
 
@@ -104,15 +105,16 @@ impl<F: FnOnce(Expected, Option<Published>) -> Command> Request<F> {
     }
 }
 
-/// Sends a request, and waits until the broker has taken it over.
+/// Sends a request, and waits until the broker has taken it over. The reply comes to this home.
 async fn confirmed<F: FnOnce(Expected, Option<Published>) -> Command>(
     port: &Port,
+    home: &Home,
     what: &'static str,
     timeout: Timeout,
     encoded: impl FnOnce() -> Result<Request<F>>,
 ) -> Result<Reply> {
     let (published, taken_over) = port.future(&what, limit(timeout.limit())).await?;
-    let reply = encoded()?.send(Some(published)).await?;
+    let reply = encoded()?.send(home, Some(published)).await?;
     taken_over.await.map_err(|end| port.ended(end, what))??;
     Ok(reply)
 }
@@ -295,9 +297,21 @@ impl<T> RpcSend<T> {
     /// # Cancel safety
     /// Dropped, the call may or may not have been sent; its reply is dropped.
     pub async fn send(self) -> Result<Reply> {
+        self.send_for(&Home::current()).await
+    }
+
+    /// Sends the call as [`send`](Self::send) does, for another home: the reply comes to that one, and is to be awaited there. So a
+    /// thread may wait until the broker has the call, while the answer wakes another one.
+    ///
+    /// # Errors
+    /// As [`send`](Self::send); `HomeEnded` when the other home has ended.
+    ///
+    /// # Cancel safety
+    /// As [`send`](Self::send).
+    pub async fn send_for(self, home: &Home) -> Result<Reply> {
         let call = self.sending.into_parts()?;
         let port = Arc::clone(&call.context.port);
-        confirmed(&port, "a call", call.timeout, || call.encoded()).await
+        confirmed(&port, home, "a call", call.timeout, || call.encoded()).await
     }
 }
 
@@ -326,7 +340,7 @@ impl<T: DeserializeOwned + 'static> Future for RpcSend<T> {
 
     fn poll(mut self: Pin<&mut Self>, context: &mut TaskContext<'_>) -> Poll<Result<T>> {
         self.sending.poll(context, |call| {
-            Box::pin(async move { call.encoded()?.send(None).await?.outcome().await.and_then(typed) })
+            Box::pin(async move { call.encoded()?.send(&Home::current(), None).await?.outcome().await.and_then(typed) })
         })
     }
 }
@@ -475,9 +489,20 @@ impl<T> TaskSend<T> {
     /// # Cancel safety
     /// Dropped, the task may or may not have been sent; its reply is dropped.
     pub async fn send(self) -> Result<Reply> {
+        self.send_for(&Home::current()).await
+    }
+
+    /// Sends the task as [`send`](Self::send) does, for another home: the reply comes to that one, and is to be awaited there.
+    ///
+    /// # Errors
+    /// As [`send`](Self::send); `HomeEnded` when the other home has ended.
+    ///
+    /// # Cancel safety
+    /// As [`send`](Self::send).
+    pub async fn send_for(self, home: &Home) -> Result<Reply> {
         let task = self.sending.into_parts()?;
         let port = Arc::clone(&task.context.port);
-        confirmed(&port, "a task", task.timeout, || task.encoded()).await
+        confirmed(&port, home, "a task", task.timeout, || task.encoded()).await
     }
 }
 
@@ -543,7 +568,7 @@ impl<T: DeserializeOwned + 'static> Future for TaskSend<T> {
 
     fn poll(mut self: Pin<&mut Self>, context: &mut TaskContext<'_>) -> Poll<Result<T>> {
         self.sending.poll(context, |task| {
-            Box::pin(async move { task.encoded()?.send(None).await?.outcome().await.and_then(typed) })
+            Box::pin(async move { task.encoded()?.send(&Home::current(), None).await?.outcome().await.and_then(typed) })
         })
     }
 }

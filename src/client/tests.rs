@@ -674,3 +674,52 @@ async fn a_broker_that_is_full_is_emptied_by_attempts_leases_and_quarantine() {
     let report = communicator.close().await.unwrap();
     assert_eq!(report.tasks_returned, 0);
 }
+
+#[tokio::test]
+async fn a_reply_comes_to_the_home_that_its_request_was_sent_for() {
+    let (_, communicator) = on_a_broker_of_its_own().await;
+    let echo = RpcSubscriber::closure(|request: RpcRequest| request.into_body());
+    communicator.add_rpc_subscriber("echo", echo).await.unwrap();
+    let event_loop = crate::home::EventLoop::start("replies").unwrap();
+    let home = event_loop.handle().home();
+    // A home that is full has no place until something there ends, and the call waits for it.
+    home.set_capacity(1);
+    let taken = home.try_future::<()>().unwrap();
+    let sending = communicator.rpc_send("echo", 1).send_for(&home);
+    tokio::pin!(sending);
+    assert!(tokio::time::timeout(Duration::from_millis(20), &mut sending).await.is_err());
+    drop(taken);
+    let reply = sending.await.unwrap();
+    let (ended, outcome) = tokio::sync::oneshot::channel();
+    home.spawn_uncounted(async move {
+        let _ = ended.send(reply.await);
+    });
+    assert_eq!(outcome.await.unwrap().unwrap().as_i64(), Some(1));
+    // Here it cannot be read.
+    let elsewhere = communicator.rpc_send("echo", 2).send_for(&home).await.unwrap();
+    assert_eq!(elsewhere.await.unwrap_err().kind(), ErrorKind::WrongHome);
+    event_loop.stop();
+    let refused = communicator.rpc_send("echo", 3).send_for(&home).await.unwrap_err();
+    assert_eq!(refused.kind(), ErrorKind::HomeEnded);
+    communicator.close().await.unwrap();
+}
+
+#[tokio::test]
+async fn a_caller_that_gives_a_full_home_up_stands_in_nobodys_way() {
+    let (_, communicator) = on_a_broker_of_its_own().await;
+    let event_loop = crate::home::EventLoop::start("full").unwrap();
+    let home = event_loop.handle().home();
+    home.set_capacity(1);
+    let taken = home.try_future::<()>().unwrap();
+    let given_up = communicator.task_send("never sent").no_timeout().send_for(&home);
+    assert!(tokio::time::timeout(Duration::from_millis(20), given_up).await.is_err());
+    drop(taken);
+    // The place is free for others: the one that gave up has not taken it for good.
+    let deadline = Instant::now() + Duration::from_secs(60);
+    while home.try_future::<()>().is_err() {
+        assert!(Instant::now() < deadline, "the place is still taken");
+        tokio::time::sleep(Duration::from_millis(1)).await;
+    }
+    let report = communicator.close().await.unwrap();
+    assert_eq!(report.requests_ended, 0);
+}

@@ -2,12 +2,12 @@
 //! what it emits. Handles and subscribers hold it; it holds nothing of a user's.
 
 use std::fmt::Display;
-use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use parking_lot::Mutex;
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, oneshot};
 use tokio::time::Instant;
 use uuid::Uuid;
 
@@ -273,6 +273,40 @@ impl Port {
             ReserveError::WrongHome => Error::with_source(ErrorKind::WrongHome, format!("{what}: {error}"), error),
             _ => home_ended(what),
         })
+    }
+
+    /// The same for another home. A wait for a place is a task there, where reservations are served.
+    ///
+    /// # Errors
+    /// As [`future`](Self::future).
+    pub(crate) async fn future_at<T: Send + 'static>(
+        port: &Arc<Self>,
+        home: &Home,
+        what: &(impl Display + Clone + Send + Sync + 'static),
+        limit: Option<Instant>,
+    ) -> Result<(Completer<T>, HomeFuture<T>)> {
+        if Home::current().is_same(home) {
+            return port.future(what, limit).await;
+        }
+        port.check_process()?;
+        match home.try_future() {
+            Ok(pair) => return Ok(pair),
+            Err(ReserveError::Full) => {}
+            Err(_) => return Err(home_ended(what)),
+        }
+        let (mut ask, asked) = oneshot::channel();
+        let (port, wanted) = (Arc::clone(port), what.clone());
+        home.spawn_uncounted(async move {
+            let pair = tokio::select! {
+                biased;
+                pair = port.future(&wanted, limit) => pair,
+                // Guards: a caller that is gone, whose wait would stand before others.
+                () = ask.closed() => return,
+            };
+            // One that is gone by now drops it, which gives the place back.
+            let _ = ask.send(pair);
+        });
+        asked.await.unwrap_or_else(|_| Err(home_ended(what)))
     }
 
     /// Ends after this time, by the communicator's clock.
