@@ -14,6 +14,7 @@ from __future__ import annotations
 import argparse
 import asyncio
 import collections
+import compileall
 import json
 import os
 import resource
@@ -309,6 +310,8 @@ def main() -> None:
             environment = dict(os.environ)
             if given.wheel:
                 zipfile.ZipFile(given.wheel).extractall(folder)
+                # As pip does; otherwise each process would compile the sources, where it may not write them either.
+                compileall.compile_dir(folder, quiet=1)
                 environment["PYTHONPATH"] = folder
             compare(given, environment)
 

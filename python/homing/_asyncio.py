@@ -19,10 +19,11 @@ from homing._shared import (
     native_filter,
     native_options,
 )
-from homing._values import CloseReport, Event
 
 if TYPE_CHECKING:
     from typing_extensions import Self, Unpack
+
+    from homing._values import CloseReport, Event
 
 __all__ = ("Broadcasts", "Communicator", "Events", "TaskQueue", "connect")
 
