@@ -32,10 +32,11 @@ from homing._shared import (
     native_filter,
     native_options,
 )
-from homing._values import CloseReport, Event
 
 if TYPE_CHECKING:
     from typing_extensions import Self, Unpack
+
+    from homing._values import CloseReport, Event
 
 __all__ = ("Broadcasts", "Communicator", "Events", "TaskQueue", "connect")
 
@@ -60,6 +61,7 @@ class _Subscribers:
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._server: _native.Server | None = None
+        self._place: _native.Place | None = None
         self._thread: threading.Thread | None = None
         self._ended = False
 
@@ -67,6 +69,8 @@ class _Subscribers:
         with self._lock:
             if self._ended:
                 raise CommunicatorClosed("the communicator is closed; connect a new one")
+            if self._place is not None:
+                return self._place
             if self._server is None:
                 server = _native.Server()
                 # A daemon, for a program may end without a close; the end of the interpreter stops it and waits for it.
@@ -74,7 +78,9 @@ class _Subscribers:
                 thread.start()
                 self._server, self._thread = server, thread
             server = self._server
-        return server.place()
+        # Waits until the thread runs, and so without the lock.
+        self._place = server.place()
+        return self._place
 
     def is_here(self) -> bool:
         """True on the thread of the subscribers."""

@@ -6,11 +6,10 @@ use std::time::Duration;
 
 use futures_util::future::select;
 use homing::home::{Completer, Home, LocalHome};
-use homing::{Error, ErrorKind, Reply, ReplyStage};
+use homing::{ErrorKind, Reply, ReplyStage};
 use parking_lot::Mutex;
 use pyo3::intern;
 use pyo3::prelude::*;
-use tokio::sync::oneshot;
 
 use crate::call::{Call, Op};
 use crate::communicator::{Core, identifier};
@@ -46,37 +45,29 @@ impl Delivery {
     }
 }
 
-/// Sends on the home of this place. Waited for, it returns when the broker has taken the request over; the stages of its reply
-/// come to the target, there.
+/// Waited for, it returns when the broker has taken the request over, on whichever thread waits; the stages of its reply come to the
+/// target, on the home of this place.
 fn delivered(
     place: &Place,
     send: impl Future<Output = homing::Result<Reply>> + Send + 'static,
     target: Py<PyAny>,
 ) -> Call {
-    let (home, place) = (place.home().clone(), place.clone());
+    let place = place.clone();
     Call::new(async move {
-        let (sent, is_sent) = oneshot::channel();
-        home.spawn_uncounted(async move {
-            let mut reply = match send.await {
-                Ok(reply) => reply,
-                // Whoever waited may have been interrupted.
-                Err(error) => return drop(sent.send(Err(error))),
-            };
-            let _ = sent.send(Ok(()));
+        let mut reply = send.await?;
+        let at = place.clone();
+        place.home().spawn_uncounted(async move {
             let target = Arc::new(target);
             loop {
                 let stage = reply.stage().await;
                 let is_last = !matches!(stage, Ok(ReplyStage::Pending));
-                place.deliver(Delivery { target: Arc::clone(&target), stage });
+                at.deliver(Delivery { target: Arc::clone(&target), stage });
                 if is_last {
                     return;
                 }
             }
         });
-        let sent = is_sent.await.unwrap_or_else(|_| {
-            Err(Error::new(ErrorKind::CommunicatorClosed, "the communicator was closed while the request was sent"))
-        });
-        sent.map(|()| Output::Nothing)
+        Ok(Output::Nothing)
     })
 }
 
@@ -90,7 +81,8 @@ pub(crate) fn deliver_rpc(
     target: Py<PyAny>,
 ) -> PyResult<Call> {
     let send = core.get().rpc_send(identifier(recipient)?, core.body(body)?).no_timeout();
-    Ok(delivered(place, send.send(), target))
+    let home = place.home().clone();
+    Ok(delivered(place, async move { send.send_for(&home).await }, target))
 }
 
 /// A task without a deadline of its own.
@@ -104,7 +96,8 @@ pub(crate) fn deliver_task(
     target: Py<PyAny>,
 ) -> PyResult<Call> {
     let send: homing::TaskSend = core.queue(py, queue)?.task_send(core.body(body)?);
-    Ok(delivered(place, send.no_timeout().send(), target))
+    let home = place.home().clone();
+    Ok(delivered(place, async move { send.no_timeout().send_for(&home).await }, target))
 }
 
 /// A done-callback that wakes who waits for the future.

@@ -25,8 +25,8 @@ mod streams;
 mod threads;
 mod values;
 
-/// The module `homing._native`.
-#[pyo3::pymodule(name = "_native")]
+/// The module `homing._native`. A free-threaded interpreter turns its lock on for it: nobody has tested it without.
+#[pyo3::pymodule(name = "_native", gil_used = true)]
 mod native {
     use pyo3::prelude::*;
 

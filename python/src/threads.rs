@@ -28,6 +28,10 @@ use crate::settle::{self, Output};
 /// How often a wait on the main thread lets signal handlers run, which Python runs there only.
 const SIGNALS: Duration = Duration::from_millis(50);
 
+/// How many envelopes a thread that was stopped handles at once, and how often. What a close has ended is all there by then.
+const TURN: usize = 1024;
+const TURNS: usize = 1024;
+
 /// Something for Python, to be done on this thread while it is attached.
 pub(crate) enum Work {
     /// A subscriber is called.
@@ -44,6 +48,8 @@ thread_local! {
     static WAKER: RefCell<Option<Waker>> = const { RefCell::new(None) };
     /// Set when it is time for signal handlers.
     static TICKED: Cell<bool> = const { Cell::new(false) };
+    /// The home with a timer that will set the one above, so that a thread that waits often has one, and not one for each wait.
+    static TICKS: RefCell<Option<Home>> = const { RefCell::new(None) };
     static IS_MAIN: Cell<Option<bool>> = const { Cell::new(None) };
 }
 
@@ -56,6 +62,25 @@ pub(crate) fn push(work: Work) {
 fn wake() {
     if let Some(waker) = WAKER.with_borrow(Clone::clone) {
         waker.wake();
+    }
+}
+
+/// Has the wait that this thread stands in let signal handlers run soon.
+fn tick() {
+    let here = LocalHome::of_this_thread();
+    let home = here.home();
+    // Guards: a wait within a turn of a loop, whose home has the timer then and may not turn again for long.
+    if TICKS.with_borrow(|ticks| ticks.as_ref().is_some_and(|ticks| ticks.is_same(&home))) {
+        return;
+    }
+    // A home that is full sets no timer; it is full of what ends.
+    let set = here.after(SIGNALS, || {
+        TICKS.set(None);
+        TICKED.set(true);
+        wake();
+    });
+    if set.is_ok() {
+        TICKS.set(Some(home));
     }
 }
 
@@ -109,7 +134,6 @@ pub(crate) fn wait(py: Python<'_>, mut op: Op, at_the_end: AtTheEnd) -> PyResult
     loop {
         let op = &mut op;
         let step = py.detach(move || {
-            let mut ticks = is_main;
             homing::blocking::wait(poll_fn(|context| {
                 if let Poll::Ready(outcome) = op.as_mut().poll(context) {
                     return Poll::Ready(Ok(Step::Done(outcome)));
@@ -121,12 +145,8 @@ pub(crate) fn wait(py: Python<'_>, mut op: Op, at_the_end: AtTheEnd) -> PyResult
                     return Poll::Ready(Ok(Step::Signals));
                 }
                 WAKER.set(Some(context.waker().clone()));
-                if std::mem::take(&mut ticks) {
-                    // A home that is full sets no timer; it is full of what ends.
-                    let _ = LocalHome::of_this_thread().after(SIGNALS, || {
-                        TICKED.set(true);
-                        wake();
-                    });
+                if is_main {
+                    tick();
                 }
                 Poll::Pending
             }))
@@ -140,18 +160,38 @@ pub(crate) fn wait(py: Python<'_>, mut op: Op, at_the_end: AtTheEnd) -> PyResult
     }
 }
 
+/// Hands over what has come before a thread that serves was stopped: the outcomes of what a close has ended are in its home's inbox,
+/// and nobody turns that home again.
+fn hand_the_rest_over(py: Python<'_>) {
+    for _ in 0..TURNS {
+        let handled = py.detach(|| LocalHome::of_this_thread().turn(TURN));
+        // Nobody is called any more: the sender of such a message gets an exception.
+        WORK.with_borrow_mut(|queue| std::mem::take(queue))
+            .into_iter()
+            .filter(|work| !matches!(work, Work::Invoke(_)))
+            .for_each(|work| run(py, work));
+        if handled == 0 && WORK.with_borrow(VecDeque::is_empty) {
+            return;
+        }
+    }
+}
+
 fn run_work(py: Python<'_>) {
     while let Some(work) = WORK.with_borrow_mut(VecDeque::pop_front) {
-        match work {
-            Work::Invoke(invocation) => match invocation.run(py) {
-                Ok(()) => {}
-                // On a thread that serves others, the exit of one subscriber is a failure like another: answered and logged.
-                Err(error) if handler::is_exit(py, &error) => {}
-                Err(error) => error.write_unraisable(py, None),
-            },
-            Work::Deliver(delivery) => delivery.deliver(py),
-            Work::Settle { future, outcome } => settle::settle(py, future.bind(py), outcome),
-        }
+        run(py, work);
+    }
+}
+
+fn run(py: Python<'_>, work: Work) {
+    match work {
+        Work::Invoke(invocation) => match invocation.run(py) {
+            Ok(()) => {}
+            // On a thread that serves others, the exit of one subscriber is a failure like another: answered and logged.
+            Err(error) if handler::is_exit(py, &error) => {}
+            Err(error) => error.write_unraisable(py, None),
+        },
+        Work::Deliver(delivery) => delivery.deliver(py),
+        Work::Settle { future, outcome } => settle::settle(py, future.bind(py), outcome),
     }
 }
 
@@ -200,8 +240,9 @@ impl Server {
             let _ = stopped.await;
             Ok(Output::Nothing)
         });
-        drop(wait(py, op, AtTheEnd::Allowed)?);
-        Ok(())
+        let stopped = wait(py, op, AtTheEnd::Allowed);
+        hand_the_rest_over(py);
+        stopped.map(drop)
     }
 
     /// The thread as a home. Waits until it runs.

@@ -304,6 +304,51 @@ def test_a_coroutine_that_waits_for_ever_holds_no_close_up(options):
         communicator.loop()
 
 
+def test_a_subscriber_that_blocks_holds_no_sender_up(options):
+    with rmq.RmqThreadCommunicator.connect(**options) as communicator:
+        begun, returns = threading.Event(), threading.Event()
+
+        def busy(_, message):
+            begun.set()
+            assert returns.wait(LIMIT)
+            return message
+
+        communicator.add_rpc_subscriber(busy, "busy")
+        under_way = [communicator.rpc_send("busy", 1)]
+        assert begun.wait(LIMIT)
+        under_way.append(communicator.rpc_send("busy", 2))
+        assert communicator.task_send(3) is not None
+        with pytest.raises(kiwipy.UnroutableError):
+            communicator.rpc_send("nobody", 4)
+        assert not any(future.done() for future in under_way)
+        returns.set()
+        assert [future.result(LIMIT) for future in under_way] == [1, 2]
+
+
+def test_a_close_ends_what_is_under_way_while_the_thread_of_the_subscribers_is_busy(options):
+    communicator = rmq.RmqThreadCommunicator.connect(**options)
+    begun, returns = threading.Event(), threading.Event()
+
+    def busy(_, message):
+        begun.set()
+        returns.wait(LIMIT)
+
+    communicator.add_rpc_subscriber(busy, "busy")
+    under_way = [communicator.rpc_send("busy", number) for number in range(100)]
+    assert begun.wait(LIMIT)
+    closing = threading.Thread(target=communicator.close)
+    closing.start()
+    # The outcomes and the request to end are there before the thread gets to either.
+    while not communicator._subscribers._ended:
+        time.sleep(0.001)
+    returns.set()
+    closing.join()
+    for future in under_way:
+        assert future.done(), future
+        with pytest.raises((kiwipy.CommunicatorClosed, kiwipy.RemoteException)):
+            future.result(0)
+
+
 def test_close(options):
     communicator = rmq.RmqThreadCommunicator.connect(**options)
     called = []

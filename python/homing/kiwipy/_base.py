@@ -166,16 +166,26 @@ def translated(error: BaseException) -> BaseException:
     return theirs.with_traceback(error.__traceback__)
 
 
-@contextlib.contextmanager
-def translating() -> Iterator[None]:
-    """Raises exceptions of homing as those that kiwipy has for them."""
-    try:
-        yield
-    except homing.Error as error:
+class _Translating:
+    """One for all: it has no state. A generator would take longer than all else that Python does for a call."""
+
+    def __enter__(self) -> None:
+        return None
+
+    def __exit__(self, kind: Any, error: BaseException | None, traceback: Any) -> None:
+        if not isinstance(error, homing.Error):
+            return
         theirs = translated(error)
-        if theirs is error:
-            raise
-        raise theirs from (None if theirs is error.__cause__ else error.__cause__)
+        if theirs is not error:
+            raise theirs from (None if theirs is error.__cause__ else error.__cause__)
+
+
+_TRANSLATING = _Translating()
+
+
+def translating() -> _Translating:
+    """Raises exceptions of homing as those that kiwipy has for them."""
+    return _TRANSLATING
 
 
 def copy_future(source: Any, target: Any) -> None:

@@ -195,8 +195,8 @@ class RmqThreadCommunicator(Communicator):
         Without effect.
     encoder, decoder : callable
         The one makes bytes of a body, the other a body of bytes; they get the whole body, as kiwipy's do. Default: bodies are
-        written and read as kiwipy's own do, in Rust. They run on the thread of the subscribers, and where a thread takes
-        a task or sends a broadcast.
+        written and read as kiwipy's own do, in Rust. They run on the thread that sends or takes a task, and on that of the
+        subscribers for what comes in.
     """
 
     @classmethod
@@ -242,7 +242,7 @@ class RmqThreadCommunicator(Communicator):
         if self._closed:
             raise CommunicatorClosed("the communicator is closed")
 
-    def _place(self, subscriber: Any = None) -> _native.Place:
+    def _place(self, subscriber: Any) -> _native.Place:
         """Where a subscriber runs: a coroutine function on a loop, everything else on the thread of the subscribers."""
         with translating():
             if is_coroutine_function(subscriber):
@@ -315,7 +315,7 @@ class RmqThreadCommunicator(Communicator):
         self._ensure_open()
         future = _Reply(self._subscribers)
         with translating():
-            _native.deliver_rpc(self._core, self._place(), recipient_id, msg, _Stages(future)).wait()
+            _native.deliver_rpc(self._core, self._subscribers.place(), recipient_id, msg, _Stages(future)).wait()
         return future
 
     def add_rpc_subscriber(self, subscriber: Callable[..., Any], identifier: Any = None) -> Any:
@@ -345,7 +345,7 @@ class RmqThreadCommunicator(Communicator):
                 self._core.task(queue, task, True, None, None, None, None, None, 0.0).wait()
                 return None
             future = _Reply(self._subscribers)
-            _native.deliver_task(self._core, self._place(), queue, task, _Stages(future)).wait()
+            _native.deliver_task(self._core, self._subscribers.place(), queue, task, _Stages(future)).wait()
         return future
 
     def add_task_subscriber(self, subscriber: Callable[..., Any], identifier: Any = None) -> Any:
