@@ -166,7 +166,7 @@ fn hand_the_rest_over(py: Python<'_>) {
     for _ in 0..TURNS {
         let handled = py.detach(|| LocalHome::of_this_thread().turn(TURN));
         // Nobody is called any more: the sender of such a message gets an exception.
-        WORK.with_borrow_mut(|queue| std::mem::take(queue))
+        WORK.take()
             .into_iter()
             .filter(|work| !matches!(work, Work::Invoke(_)))
             .for_each(|work| run(py, work));
