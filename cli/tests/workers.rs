@@ -11,6 +11,7 @@ use std::time::{Duration, Instant};
 use serde_json::Value;
 use shell::{Running, ended, eventually, exits, homing, signal};
 use support::node::Tls;
+use support::proxy::Proxy;
 use support::{Broker, Node, Suite, TestResult};
 
 fn main() -> ExitCode {
@@ -34,6 +35,7 @@ fn main() -> ExitCode {
         .rabbitmq("what_runs_may_end_while_the_worker_drains", drains)
         .rabbitmq("no_more_tasks_are_begun_than_were_asked_for", counted)
         .rabbitmq("calls_run_side_by_side_up_to_a_limit", parallel)
+        .rabbitmq("a_signal_that_meets_a_call_and_the_start_of_its_server_drains", met_at_the_start)
         .rabbitmq("a_second_server_is_warned_of_and_refused", second_server)
         // A node takes its time to start, and to start again.
         .deadline(Duration::from_secs(400))
@@ -351,6 +353,30 @@ fn parallel(broker: &Broker) -> TestResult {
         most.lines().count() == 6 && most.lines().all(|line| line.trim().parse::<u8>().is_ok_and(|n| n <= 2)),
         "{most}"
     );
+    std::fs::remove_dir_all(folder)?;
+    Ok(())
+}
+
+/// The server is subscribed, and its start waits for a slow connection.
+fn met_at_the_start(broker: &Broker) -> TestResult {
+    let folder = folder(broker)?;
+    let begun = folder.join("begun");
+    let proxy = Proxy::before(broker.url())?;
+    proxy.delay(Duration::from_millis(50));
+    let exec = format!("touch {}; sleep 0.3; cat", begun.display());
+    let mut server = homing(&["--broker", &proxy.url(broker.url()), "--prefix", broker.prefix()]);
+    server.args(["rpc", "serve", "x", "--exec", &exec]);
+    let mut server = Running::unread(server)?;
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            eventually("no call is answered", || {
+                ended(on(broker, &["rpc", "call", "x", "7"])).is_ok_and(|call| call.stdout == b"7\n")
+            });
+        });
+        eventually("no call comes", || begun.exists());
+        assert_eq!(server.stop("TERM")?.0, Some(0));
+        Ok::<_, std::io::Error>(())
+    })?;
     std::fs::remove_dir_all(folder)?;
     Ok(())
 }

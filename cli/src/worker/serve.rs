@@ -7,6 +7,7 @@ use homing::{Answer, Communicator, Failure as Refusal, Identifier, RpcRequest, R
 use tokio::sync::Semaphore;
 
 use super::outcome::Subject;
+use super::start::Start;
 use super::{Crew, End, enough, signalled};
 use crate::args::{Global, Serve};
 use crate::connection::{Watched, begin_to_stay, close, options};
@@ -30,6 +31,7 @@ pub(crate) async fn run(command: Serve, global: &Global, mut stop: Stop) -> Resu
         places: Semaphore::new(usize::from(command.parallel.get())),
     });
     let options = options(global)?;
+    let start = Start::new();
     let begin = async |communicator: &Communicator| {
         let role = Role { kind: "rpc", name: identifier.as_str().to_owned(), store: None };
         let mut others = presence::ask(communicator, Some(&role), OTHERS).await?.len();
@@ -52,14 +54,20 @@ pub(crate) async fn run(command: Serve, global: &Global, mut stop: Stop) -> Resu
             let server = Arc::clone(&server);
             RpcSubscriber::future(move |call| Arc::clone(&server).handle(call))
         };
+        let _now = start.subscribing();
         let added = communicator.add_rpc_subscriber(identifier.clone(), subscriber).await?;
         presence::announce(communicator, role).await;
         Ok((watched, added))
     };
-    let (communicator, (mut watched, identifier)): (Communicator, (Watched, Identifier)) = tokio::select! {
-        started = begin_to_stay(global, options.clone(), begin) => started?,
-        signal = stop.wait() => return Err(Failure::Interrupted(signal, None)),
-    };
+    let starting = begin_to_stay(global, options.clone(), begin);
+    let (communicator, (mut watched, identifier)): (Communicator, (Watched, Identifier)) =
+        match start.unless_signalled(&mut stop, starting).await {
+            Ok(started) => started,
+            Err(failure) => {
+                server.crew.stop().await;
+                return Err(failure);
+            }
+        };
     not_given::note(&global.broker);
     note!("answering calls to {:?} until Ctrl-C", identifier.as_str());
     let mut state = server.crew.watch();

@@ -11,6 +11,7 @@ use homing::{
 };
 
 use super::outcome::{Outcome, Subject};
+use super::start::Start;
 use super::{Crew, End, Kept, enough, signalled};
 use crate::args::{Global, OnFailure, Work};
 use crate::connection::{News, Watched, begin_to_stay, close, options};
@@ -39,6 +40,7 @@ pub(crate) async fn run(command: Work, global: &Global, mut stop: Stop) -> Resul
         options = options.long_tasks(LongTasks::new());
     }
     let most = command.count.map(u64::from);
+    let start = Start::new();
     let begin = async |communicator: &Communicator| {
         let worker = Arc::new(Worker {
             crew: Arc::clone(&crew),
@@ -56,12 +58,17 @@ pub(crate) async fn run(command: Work, global: &Global, mut stop: Stop) -> Resul
             let worker = Arc::clone(&worker);
             TaskSubscriber::future(move |task| Arc::clone(&worker).handle(task)).with_prefetch(command.prefetch)
         };
+        let _now = start.subscribing();
         let identifier = worker.queue.add_task_subscriber(subscriber).await?;
         Ok((worker, watched, identifier))
     };
-    let (communicator, (worker, mut watched, identifier)) = tokio::select! {
-        begun = begin_to_stay(global, options, begin) => begun?,
-        signal = stop.wait() => return Err(Failure::Interrupted(signal, None)),
+    let starting = begin_to_stay(global, options, begin);
+    let (communicator, (worker, mut watched, identifier)) = match start.unless_signalled(&mut stop, starting).await {
+        Ok(started) => started,
+        Err(failure) => {
+            crew.stop().await;
+            return Err(failure);
+        }
     };
     not_given::note(&global.broker);
     note!("working on tasks of {:?} until Ctrl-C", worker.queue.name());
