@@ -73,7 +73,7 @@ mod tests {
     use super::*;
     use crate::failure::Interruption;
 
-    fn interrupted<T>(result: Result<T, Failure>) -> bool {
+    fn interrupted<T>(result: &Result<T, Failure>) -> bool {
         matches!(result, Err(Failure::Interrupted(Interruption::Terminate, _)))
     }
 
@@ -81,7 +81,7 @@ mod tests {
     async fn a_signal_cuts_off_what_has_no_work() {
         let mut stop = Stop::given(Interruption::Terminate);
         let start = Start::new();
-        assert!(interrupted(start.unless_signalled(&mut stop, pending::<Result<(), _>>()).await));
+        assert!(interrupted(&start.unless_signalled(&mut stop, pending::<Result<(), _>>()).await));
     }
 
     #[tokio::test(start_paused = true)]
@@ -109,7 +109,7 @@ mod tests {
             pending::<Result<(), _>>().await
         };
         let begun = tokio::time::Instant::now();
-        assert!(interrupted(start.unless_signalled(&mut stop, starting).await));
+        assert!(interrupted(&start.unless_signalled(&mut stop, starting).await));
         assert_eq!(begun.elapsed(), FINISHING / 2);
     }
 
@@ -122,7 +122,7 @@ mod tests {
             pending::<Result<(), _>>().await
         };
         let begun = tokio::time::Instant::now();
-        assert!(interrupted(start.unless_signalled(&mut stop, starting).await));
+        assert!(interrupted(&start.unless_signalled(&mut stop, starting).await));
         assert_eq!(begun.elapsed(), FINISHING);
     }
 }
