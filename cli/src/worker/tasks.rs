@@ -25,8 +25,8 @@ use crate::{not_given, note, values, warning};
 const FIRST_PAUSE: Duration = Duration::from_secs(1);
 /// How long the broker may take to end a subscription.
 const UNSUBSCRIBING: Duration = Duration::from_secs(5);
-/// How long tasks are waited for that the broker took back when they were done.
-const COMING_BACK: Duration = Duration::from_secs(30);
+/// How long tasks are waited for that the broker took back when they were done. A broker that starts again may take a minute.
+const COMING_BACK: Duration = Duration::from_secs(120);
 /// How long tasks may take on their way to quarantine.
 const QUARANTINING: Duration = Duration::from_secs(5);
 /// How many ids are remembered of each kind.
