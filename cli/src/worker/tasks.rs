@@ -14,7 +14,7 @@ use super::outcome::{Outcome, Subject};
 use super::start::Start;
 use super::{Crew, End, Kept, enough, signalled};
 use crate::args::{Global, OnFailure, Work};
-use crate::connection::{News, Watched, begin_to_stay, close, options};
+use crate::connection::{News, Watched, begin_to_stay, close, may_come, options};
 use crate::exec::Ended;
 use crate::failure::Failure;
 use crate::presence::{self, Role};
@@ -320,17 +320,31 @@ impl Worker {
         }
         note!("waiting for {owed} tasks that are done and that the broker had taken back, to acknowledge them");
         let comes_back = async {
-            let others = TaskSubscriber::closure(|_: TaskRequest| Err::<Answer, _>(Refusal::Cancelled))
-                .with_prefetch(self.prefetch);
-            let identifier = self.queue.add_task_subscriber(others).await?;
+            let others = || {
+                TaskSubscriber::closure(|_: TaskRequest| Err::<Answer, _>(Refusal::Cancelled))
+                    .with_prefetch(self.prefetch)
+            };
+            let identifier = loop {
+                match self.queue.add_task_subscriber(others()).await {
+                    // A broker that starts again may take longer than one request.
+                    Err(error) if may_come(&error) => {
+                        tracing::info!(%error, "the broker is not there yet");
+                        tokio::time::sleep(FIRST_PAUSE).await;
+                    }
+                    added => break added?,
+                }
+            };
             while !settled(communicator) {
                 tokio::time::sleep(Duration::from_millis(20)).await;
             }
-            self.queue.remove_task_subscriber(&identifier).await
+            if let Err(error) = self.queue.remove_task_subscriber(&identifier).await {
+                tracing::info!(%error, "the subscription could not be ended in order");
+            }
+            Ok::<_, Failure>(())
         };
         tokio::select! {
             done = tokio::time::timeout(COMING_BACK, comes_back) => match done {
-                Ok(done) => Ok(done?),
+                Ok(done) => done,
                 Err(_) => {
                     warning!("not all of them came back; another worker may run them again");
                     Ok(())
