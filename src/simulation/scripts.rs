@@ -5,9 +5,11 @@ use std::rc::Rc;
 use std::time::Duration;
 
 use tokio::sync::{mpsc, oneshot};
+use tokio::time::Instant;
 
 use super::broker::server;
 use super::executor::{self, Group, Log, Process, Simulation, sleep_ms};
+use crate::home::Home;
 use crate::{CloseReport, Communicator, ErrorKind, Result, TaskRequest, TaskSubscriber, Value};
 
 /// Runs a story under some orders of its events, and looks at how each ends.
@@ -108,4 +110,50 @@ fn draining_does_not_wait_for_callers_that_do_not_come_back_and_counts_their_ans
             assert_eq!((report.tasks_returned, drained.replies_unroutable), (0, 1));
         },
     );
+}
+
+/// Guards: a time limit that needs a place at a full home. The task was tried again without being run, until it was in quarantine.
+#[test]
+fn a_handler_with_a_time_limit_runs_at_a_full_home() {
+    for is_slow in [false, true] {
+        in_some_orders(
+            move |simulation| async move {
+                let callers = simulation.new_runtime("callers", Process(0), 500);
+                let workers = simulation.new_runtime("workers", Process(1), 500);
+                let (caller, worker) = (connected(&simulation, callers).await, connected(&simulation, workers).await);
+                let work = TaskSubscriber::future(move |_: TaskRequest| async move {
+                    sleep_ms(if is_slow { 60_000 } else { 100 }).await;
+                    "done"
+                });
+                let adding = worker.clone();
+                let held = at(&simulation, workers, async move {
+                    adding
+                        .add_task_subscriber(work.with_time_limit(Duration::from_secs(5)))
+                        .await
+                        .expect("a subscriber");
+                    let here = Home::current();
+                    here.set_capacity(1);
+                    here.try_future::<()>().expect("the only place")
+                })
+                .await;
+                let sending = caller.clone();
+                let begun = Instant::now();
+                let answer = at(&simulation, callers, async move { sending.task_send("work").await }).await;
+                let took = begun.elapsed();
+                // Both are the home's, and are dropped there.
+                at(&simulation, workers, async move { drop(held) }).await;
+                (answer, took, worker.counts().tasks_quarantined)
+            },
+            move |(answer, took, quarantined)| {
+                assert_eq!(quarantined, 0);
+                if is_slow {
+                    let error = answer.expect_err("it was over its time");
+                    assert!(error.remote_text().is_some_and(|text| text.contains("time limit")), "{error}");
+                    assert!(took < Duration::from_secs(7), "{took:?}");
+                } else {
+                    assert_eq!(answer.expect("an answer").as_str(), Some("done"));
+                }
+            },
+        );
+    }
 }
