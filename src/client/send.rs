@@ -43,14 +43,15 @@ fn typed<T: DeserializeOwned + 'static>(value: Value) -> Result<T> {
     value.unwrap_or(Value::Null).deserialize()
 }
 
-/// A future for the reply to a request, and what the driver needs of it. From here on the request's time runs.
+/// A future for the reply to a request, and what the driver needs of it. The request's time runs since then.
 async fn expect(
     context: &Context,
     subject: &Subject,
     timeout: Timeout,
     held_back: Duration,
+    since: Instant,
 ) -> Result<(Expected, HomeFuture<RawReply>)> {
-    let due = limit(timeout.limit().map(|time| time.saturating_add(held_back)));
+    let due = timeout.limit().map(|time| crate::time::after(since, time.saturating_add(held_back)));
     let (reply, future) = context.port.future(subject, due).await?;
     Ok((Expected { correlation: crate::ids::unique(), reply, timeout, due }, future))
 }
@@ -81,8 +82,8 @@ impl<F: FnOnce(Expected, Option<Published>) -> Command> Request<F> {
     }
 
     /// When there is room for it.
-    async fn send(self, published: Option<Published>) -> Result<Reply> {
-        let expected = expect(&self.context, &self.subject, self.timeout, self.held_back).await?;
+    async fn send(self, published: Option<Published>, since: Instant) -> Result<Reply> {
+        let expected = expect(&self.context, &self.subject, self.timeout, self.held_back, since).await?;
         self.submit(expected, published, WhenFull::Wait)
     }
 
@@ -111,8 +112,11 @@ async fn confirmed<F: FnOnce(Expected, Option<Published>) -> Command>(
     timeout: Timeout,
     encoded: impl FnOnce() -> Result<Request<F>>,
 ) -> Result<Reply> {
-    let (published, taken_over) = port.future(&what, limit(timeout.limit())).await?;
-    let reply = encoded()?.send(Some(published)).await?;
+    // Guards: a timeout that begins anew with the second place at a full home.
+    let since = Instant::now();
+    let until = timeout.limit().map(|time| crate::time::after(since, time));
+    let (published, taken_over) = port.future(&what, until).await?;
+    let reply = encoded()?.send(Some(published), since).await?;
     taken_over.await.map_err(|end| port.ended(end, what))??;
     Ok(reply)
 }
@@ -326,7 +330,7 @@ impl<T: DeserializeOwned + 'static> Future for RpcSend<T> {
 
     fn poll(mut self: Pin<&mut Self>, context: &mut TaskContext<'_>) -> Poll<Result<T>> {
         self.sending.poll(context, |call| {
-            Box::pin(async move { call.encoded()?.send(None).await?.outcome().await.and_then(typed) })
+            Box::pin(async move { call.encoded()?.send(None, Instant::now()).await?.outcome().await.and_then(typed) })
         })
     }
 }
@@ -469,6 +473,7 @@ impl<T> TaskSend<T> {
     /// Sends the task and resolves when the broker has taken it over: from then on it is in its queue.
     ///
     /// # Errors
+    /// `TimedOut` when the broker has not taken it over within its timeout: it goes on without its sender, and may still be sent;
     /// `Encode`; `PreconditionFailed` when the queue exists with other arguments; `ConnectionLost`; `CommunicatorClosed`;
     /// `InvalidState` when it has been polled.
     ///
@@ -543,7 +548,7 @@ impl<T: DeserializeOwned + 'static> Future for TaskSend<T> {
 
     fn poll(mut self: Pin<&mut Self>, context: &mut TaskContext<'_>) -> Poll<Result<T>> {
         self.sending.poll(context, |task| {
-            Box::pin(async move { task.encoded()?.send(None).await?.outcome().await.and_then(typed) })
+            Box::pin(async move { task.encoded()?.send(None, Instant::now()).await?.outcome().await.and_then(typed) })
         })
     }
 }
