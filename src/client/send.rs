@@ -189,7 +189,8 @@ struct Task {
     context: Context,
     queue: QueueName,
     body: Body,
-    timeout: Timeout,
+    /// As it was set.
+    timeout: Option<Timeout>,
     delay: Option<Delay>,
     priority: Option<u8>,
     /// A key, and the time within which only one task may have it.
@@ -337,8 +338,7 @@ impl<T: DeserializeOwned + 'static> Future for RpcSend<T> {
 
 impl TaskSend {
     pub(super) fn new(context: Context, queue: QueueName, body: Body) -> Self {
-        let timeout = Timeout::After(context.defaults.task_timeout);
-        let task = Task { context, queue, body, timeout, delay: None, priority: None, unique: None };
+        let task = Task { context, queue, body, timeout: None, delay: None, priority: None, unique: None };
         TaskSend { sending: Sending::Built(task), returns: PhantomData }
     }
 }
@@ -357,13 +357,13 @@ impl<T> TaskSend<T> {
     /// Waits this long for the outcome, and again after each `pending`. Default: the communicator's
     /// [`task_timeout`](super::CommunicatorBuilder::task_timeout), 7 days.
     pub fn timeout(mut self, time: Duration) -> Self {
-        self.sending.set(|task| task.timeout = Timeout::After(time));
+        self.sending.set(|task| task.timeout = Some(Timeout::After(time)));
         self
     }
 
     /// Waits for ever; reported in the log every minute.
     pub fn no_timeout(mut self) -> Self {
-        self.sending.set(|task| task.timeout = Timeout::Never);
+        self.sending.set(|task| task.timeout = Some(Timeout::Never));
         self
     }
 
@@ -456,7 +456,9 @@ impl<T> TaskSend<T> {
         self
     }
 
-    /// Asks for no reply.
+    /// Asks for no reply. The broker may take as long to take the task over as [`timeout`](Self::timeout) says, or, where that was
+    /// not set, as the communicator's [`call_timeout`](super::CommunicatorBuilder::call_timeout), 60 s;
+    /// [`no_timeout`](Self::no_timeout) is for replies and changes nothing here.
     pub fn no_reply(self) -> TaskSendNoReply {
         TaskSendNoReply(Sending::Built(self.sending.into_parts()))
     }
@@ -482,14 +484,15 @@ impl<T> TaskSend<T> {
     pub async fn send(self) -> Result<Reply> {
         let task = self.sending.into_parts()?;
         let port = Arc::clone(&task.context.port);
-        confirmed(&port, "a task", task.timeout, || task.encoded()).await
+        confirmed(&port, "a task", task.timeout(), || task.encoded()).await
     }
 }
 
 impl Task {
     fn encoded(self) -> Result<Request<impl FnOnce(Expected, Option<Published>) -> Command>> {
         let (extras, held_back) = self.extras()?;
-        let Task { context, queue, body, timeout, .. } = self;
+        let timeout = self.timeout();
+        let Task { context, queue, body, .. } = self;
         let subject = Subject::Task(queue.clone());
         let body = context.encode(encode(body.into_value()?, NoReply::No))?;
         let bytes = body.size();
@@ -502,6 +505,11 @@ impl Task {
             extras,
         };
         Ok(Request { context, subject, bytes, timeout, held_back, command })
+    }
+
+    /// How long its outcome is waited for.
+    fn timeout(&self) -> Timeout {
+        self.timeout.unwrap_or(Timeout::After(self.context.defaults.task_timeout))
     }
 
     /// What goes along with the message, and for how long it is held back.
@@ -525,10 +533,11 @@ impl Task {
 
     async fn without_reply(self) -> Result<()> {
         let (extras, _) = self.extras()?;
-        let Task { context, queue, body, .. } = self;
+        let Task { context, queue, body, timeout, .. } = self;
+        let limit = timeout.and_then(Timeout::limit).unwrap_or(context.defaults.call_timeout);
+        let until = crate::time::from_now(limit);
         let subject = Subject::Task(queue.clone());
         let body = context.encode(encode(body.into_value()?, NoReply::Yes))?;
-        let until = crate::time::from_now(context.defaults.call_timeout);
         let bytes = body.size();
         let outgoing = subject.outgoing(&context, None, bytes);
         taken_over(&context, &subject, bytes, until, outgoing, |published| Command::Task {

@@ -151,8 +151,13 @@ async fn sends_without_a_word(simulation: Rc<Simulation>, is_away: bool) -> (Vec
         let delayed = sent(sends.task_send("held back").delay(Duration::from_secs(1)).timeout(LIMIT).send());
         let unique = sent(sends.task_send("unique").unique("key", hour).timeout(LIMIT).send());
         let call = sent(sends.rpc_send("nothing", ()).timeout(LIMIT).send());
-        let (task, delayed, unique, call) = futures_util::join!(task, delayed, unique, call);
-        vec![task, delayed, unique, call]
+        let silent = async {
+            let begun = Instant::now();
+            let outcome = sends.task_send("silent").timeout(LIMIT).no_reply().await;
+            (begun.elapsed(), outcome.err().map(|error| error.kind()))
+        };
+        let (task, delayed, unique, call, silent) = futures_util::join!(task, delayed, unique, call, silent);
+        vec![task, delayed, unique, call, silent]
     })
     .await;
     server().set_down(false);
