@@ -370,10 +370,14 @@ impl<T> TaskSend<T> {
     /// Holds the task back for this long: only then does it come into its queue, be there a worker or not. A time that the
     /// reply is waited for begins only then.
     ///
-    /// It lies in a durable queue at the broker meanwhile, and needs nobody: a sender that ends, and a broker that is started
-    /// again, lose none. All that is needed is what RabbitMQ comes with; the queue, `homing-delay-…`, is for all tasks that wait
-    /// equally long for the same task queue, and goes by itself. At most 45 days. A task queue that is deleted before the time
+    /// It lies in a durable queue at the broker meanwhile, and needs nobody: a sender that ends, and a broker that is stopped and
+    /// started again, lose none. All that is needed is what RabbitMQ comes with; the queue, `homing-delay-…`, is for all tasks that
+    /// wait equally long for the same task queue, and goes by itself. At most 45 days. A task queue that is deleted before the time
     /// is over loses what was held back for it.
+    ///
+    /// RabbitMQ does not confirm to itself what it moves when the time is over. If it is *killed*, or its machine loses power, it
+    /// may lose tasks that were due and waited for a worker, and it may hand out a task that was done shortly before once more,
+    /// without a mark. Tasks that are not held back have no such gap.
     ///
     /// ```
     /// # #[tokio::main(flavor = "current_thread")] async fn main() -> homing::Result<()> {
