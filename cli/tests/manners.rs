@@ -40,6 +40,7 @@ fn main() -> ExitCode {
         .plain("completions_and_manual_pages_are_printed", completions)
         .plain("contexts_are_kept_and_show_no_password", contexts)
         .plain("help_has_groups_and_warns_of_yaml", help)
+        .plain("a_command_that_is_advised_has_the_broker_and_the_names_of_this_one", advised_commands)
         .rabbitmq("a_body_may_be_left_out", no_body)
         .rabbitmq("a_time_limit_reports_that_the_message_was_sent", limit_sent)
         .rabbitmq("a_send_to_a_queue_that_nobody_uses_is_reported", unused_queue)
@@ -780,6 +781,41 @@ fn advice(broker: &Broker) -> TestResult {
         last["kind"] == "unroutable" && last["hint"].as_str().is_some_and(|hint| hint.contains("continue")),
         "{err}"
     );
+    std::fs::remove_dir_all(folder)?;
+    Ok(())
+}
+
+fn advised_commands() -> TestResult {
+    let folder = std::env::temp_dir().join(support::unique("adv"));
+    std::fs::create_dir_all(&folder)?;
+    let (broker, store) = (format!("local:{}", folder.join("l").display()), folder.join("p.db").display().to_string());
+    let on = |arguments: &[&str]| {
+        let mut command = homing(&["--broker", &broker, "--prefix", "it's"]);
+        command.args(arguments).env("XDG_RUNTIME_DIR", &folder);
+        command
+    };
+    let begin = format!(r"`homing --broker {broker} --prefix 'it'\''s' ");
+    let (_, err) = exits(&ended(on(&["run", "--store", &store, "--", "true"]))?, 3);
+    assert!(err.contains(&format!("{begin}worker --store {store}`")), "{err}");
+    let worker = Running::start(on(&["worker", "--workers", "1", "--store", &store]))?;
+    let (_, err) = exits(&ended(on(&["worker", "--workers", "1", "--store", &store]))?, 1);
+    for command in ["status", "add"] {
+        assert!(err.contains(&format!(r"`homing --prefix 'it'\''s' workers {command} --store {store}`")), "{err}");
+    }
+    let mut run = on(&["run", "--store", &store, "--", "sh", "-c", "echo begun; exec sleep 60"]);
+    let mut run = run.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn()?;
+    let mut line = String::new();
+    BufReader::new(run.stdout.take().ok_or("no pipe")?).read_line(&mut line)?;
+    assert_eq!(line, "begun\n");
+    signal(run.id(), "TERM");
+    let (_, err) = exits(&wait(run)?, 143);
+    assert!(
+        err.contains(&format!("{begin}process kill 1`"))
+            && err.contains(&format!("`homing process report 1 --follow --store {store}`")),
+        "{err}"
+    );
+    exits(&ended(on(&["process", "kill", "1"]))?, 0);
+    drop(worker);
     std::fs::remove_dir_all(folder)?;
     Ok(())
 }
