@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use clap::{Args, Subcommand};
 
-use super::parse::{address, duration};
+use super::parse::{address, duration, name};
 
 /// Where a broker listens.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -167,6 +167,7 @@ pub(crate) enum User {
     /// The password is read from standard input, from a terminal without being shown. It is kept hashed (Argon2id).
     Add {
         /// The name.
+        #[arg(value_parser = name)]
         name: String,
         /// A tag. May be given several times. A user with `impersonator` may publish in the names of others.
         #[arg(long = "tag", value_name = "TAG")]
@@ -215,6 +216,7 @@ pub(crate) enum Vhost {
     /// Adds a virtual host, which nobody may enter before `homing broker permission set`.
     Add {
         /// The name.
+        #[arg(value_parser = name)]
         name: String,
         #[command(flatten)]
         data: Data,
