@@ -361,7 +361,7 @@ async fn handle(
         match settled {
             Ok(value) => value.dispose(),
             Err(error) if error.is_warning() => {
-                crate::log::warn!(%identifier, %correlation_id, failure = %error, "a broadcast failed in its handler");
+                crate::log::warn!(%identifier, %correlation_id, failure = error.to_string(), "a broadcast failed in its handler");
             }
             Err(_) => {}
         }
