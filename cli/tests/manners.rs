@@ -306,6 +306,8 @@ fn contexts() -> TestResult {
     let failing = ["context", "add", "three", "--broker", "amqp://h", "--password-command", "exit 3"];
     exits(&with(&failing)?, 0);
     exits(&with(&["context", "use", "one"])?, 0);
+    let (_, err) = exits(&with(&["--config", "/no/such/file", "task", "list"])?, 2);
+    assert!(err.contains("there is no file /no/such/file"), "the broker of another file is not meant: {err}");
     let (out, _) = exits(&with(&["context", "list"])?, 0);
     assert!(out.contains("* one") && out.contains("me:***@") && !out.contains(secret), "{out}");
     let (out, _) = exits(&with(&["--format", "json", "context", "list"])?, 0);
@@ -597,6 +599,13 @@ fn slow_password() -> TestResult {
         assert!(err.contains("password command") && err.contains("nothing was sent"), "{err}");
         assert!(begun.elapsed() < Duration::from_secs(15), "{command:?} took {:?}", begun.elapsed());
     }
+    let mut waiting = homing(&["--context", "slow", "task", "list"]);
+    let mut waiting = waiting.env("HOMING_CONFIG", folder.join("config.toml")).stderr(Stdio::piped()).spawn()?;
+    let mut line = String::new();
+    BufReader::new(waiting.stderr.take().ok_or("no pipe")?).read_line(&mut line)?;
+    signal(waiting.id(), "INT");
+    waiting.wait()?;
+    assert!(line.contains("waiting for the password command"), "{line}");
     let begun = Instant::now();
     let (_, err) = exits(&with(&["--context", "late", "task", "send", "--timeout", "3s"])?, 4);
     assert!(err.contains("timed out after 3s"), "by the limit that was given: {err}");
