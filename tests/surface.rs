@@ -151,6 +151,7 @@ async fn typed_calls_have_the_options_of_every_call() {
     assert_eq!(three, [5, 5, 5]);
 
     let error = communicator.call::<String>("typed", &Ask { a: 1, b: None }).await.unwrap_err();
+    assert!(error.to_string().starts_with(r#"the call to "typed": the answer cannot be read: "#), "{error}");
     assert_eq!(error.kind(), ErrorKind::Decode);
     let text = failed(&communicator, "typed", "no mapping").await;
     assert!(text.starts_with("the body cannot be read"), "{text}");
