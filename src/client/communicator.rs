@@ -95,8 +95,9 @@ pub struct CommunicatorCounts {
 }
 
 impl Communicator {
-    /// Connects with all defaults to `amqp://…`, `amqps://…` (with the feature `tls`), `memory:` (a broker of this
-    /// communicator's own) or `memory:NAME` (one that all communicators of this process share). Several brokers, with commas between their URLs, are tried in turn.
+    /// Connects with all defaults to `amqp://…`, `amqps://…` (with the feature `tls`), `local:` (with the feature `local`: a durable
+    /// broker that the programs of one user on this machine share), `memory:` (a broker of this communicator's own) or `memory:NAME`
+    /// (one that all communicators of this process share). Several brokers, with commas between their URLs, are tried in turn.
     ///
     /// # Errors
     /// See [`CommunicatorBuilder::connect`].
