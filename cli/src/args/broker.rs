@@ -47,9 +47,9 @@ pub(crate) fn listen(text: &str) -> Result<Listen, String> {
 pub(crate) enum Broker {
     /// Runs a broker for every client of AMQP 0-9-1 on this machine, until Ctrl-C or SIGTERM.
     ///
-    /// Durable queues, exchanges and bindings, and persistent messages in them, are on the disk before they are confirmed, and there
-    /// again after a restart. Clients log in as `guest` with the password `guest`, and as those whom `homing broker user add` adds. It
-    /// listens on this machine alone unless an amqps:// address is another one.
+    /// Durable queues, exchanges and bindings survive a restart, and so do persistent messages in them: a message is on the disk before
+    /// it is confirmed. Clients log in as `guest` with the password `guest`, or as a user that `homing broker user add` has added. It
+    /// listens on this machine alone; an amqps:// address may be one that other machines reach.
     Run(BrokerRun),
     /// Starts a broker as `broker run` does, but in the background, and returns when clients can connect.
     ///
