@@ -215,6 +215,16 @@ async fn typed_broadcasts_arrive_as_the_type_that_was_sent() {
 }
 
 #[tokio::test]
+async fn a_broadcast_is_shown_by_its_parts() {
+    let communicator = Communicator::connect("memory:").await.unwrap();
+    let mut all = communicator.broadcasts(BroadcastFilter::new()).await.unwrap();
+    communicator.broadcast_send(1).subject("s").await.unwrap();
+    let shown = format!("{:?}", all.next().await.unwrap().unwrap());
+    assert!(shown.starts_with("Broadcast { body: Int(1), sender: Null, subject: "), "{shown}");
+    communicator.close().await.unwrap();
+}
+
+#[tokio::test]
 async fn what_is_sent_is_a_future_like_any_other() {
     let communicator = serve().await;
     let (sender, mut seen) = mpsc::unbounded_channel();
