@@ -26,7 +26,7 @@ use crate::serve::{
 };
 use crate::wire::names::{Identifier, IntoIdentifier};
 
-/// A handle to a communicator: one thread that owns one broker connection. Cheap to clone, good on any thread and in any
+/// A handle to a communicator: one thread that owns the connection to the broker. Cheap to clone, good on any thread and in any
 /// tokio runtime; futures live at the home that makes them.
 ///
 /// The communicator closes when the last handle is dropped (without waiting), or by [`close`](Communicator::close).
