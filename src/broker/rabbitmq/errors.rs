@@ -292,8 +292,12 @@ fn refused(what: &str, text: &str) -> Error {
     let right = right.map_or(String::new(), |right| format!("{right} "));
     let message = format!(
         "could not {what}: the user lacks the {right}permission for the {object} {name:?} ({text}); an administrator gives it \
-         by rabbitmqctl {} (a broker of homing's own: homing broker permission set)",
-        if object == "topic" { "set_topic_permissions" } else { "set_permissions" }
+         by rabbitmqctl {}",
+        if object == "topic" {
+            "set_topic_permissions"
+        } else {
+            "set_permissions (a broker of homing's own: homing broker permission set)"
+        }
     );
     Error::with_detail(ErrorKind::PermissionDenied, message, Detail::Permission(Box::new(permission)))
 }
@@ -492,10 +496,22 @@ mod tests {
             ),
             ("NOT_ALLOWED - vhost a b not found", ErrorKind::AccessRefused, Detail::VirtualHost, "add_vhost 'a b'"),
             (
+                "NOT_ALLOWED - vhost a b not found",
+                ErrorKind::AccessRefused,
+                Detail::VirtualHost,
+                "homing broker vhost add 'a b'",
+            ),
+            (
                 "NOT_ALLOWED - access to vhost 'a b' refused for user 'it's me'",
                 ErrorKind::AccessRefused,
                 Detail::VirtualHost,
                 "-p 'a b' 'it'\\''s me' '.*'",
+            ),
+            (
+                "NOT_ALLOWED - access to vhost 'a b' refused for user 'it's me'",
+                ErrorKind::AccessRefused,
+                Detail::VirtualHost,
+                "homing broker permission set 'it'\\''s me' '.*' '.*' '.*' --vhost 'a b'",
             ),
             (
                 "NOT_ALLOWED - access to vhost 'a b' refused for user 'u': vhost 'a b' is down",
