@@ -89,7 +89,7 @@ fn not_there() -> TestResult {
     std::fs::write(&file, "")?;
     for command in ["no-such-command here", "./no/such/command", file.to_str().ok_or("a path")?] {
         let (_, err) = exits(&ended(homing(&["task", "work", "--exec", command]))?, 1);
-        assert!(err.contains("no task was taken"), "{err}");
+        assert!(err.contains("no task or call was taken"), "{err}");
     }
     std::fs::remove_file(file)?;
     exits(&ended(homing(&["task", "work", "--exec", " "]))?, 2);
@@ -138,6 +138,7 @@ fn retried(broker: &Broker) -> TestResult {
     let errors = worker.errors()?;
     assert_eq!(errors.matches("to be tried again").count(), 2, "{errors}");
     assert!(errors.contains("to quarantine"), "{errors}");
+    assert_eq!(errors.matches("WARN").count(), 4, "one for each attempt, and one for the quarantine: {errors}");
     assert_eq!((waiting(broker, "")?, waiting(broker, ".quarantine")?), (0, 1));
     std::fs::remove_dir_all(folder)?;
     Ok(())

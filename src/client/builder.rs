@@ -254,7 +254,8 @@ impl CommunicatorBuilder {
         self
     }
 
-    /// How long a reply is sent again whose caller's queue does not exist: the caller may be connecting again. Default 10 s.
+    /// For how long a reply is sent again while the queue of its caller does not exist: the caller may be connecting again. Default
+    /// 10 s.
     pub fn reply_timeout(mut self, time: Duration) -> Self {
         self.limits.reply_timeout = time;
         self

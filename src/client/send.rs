@@ -32,15 +32,18 @@ use crate::wire::names::{BROADCAST_TOPIC, Identifier};
 use crate::wire::task::{NoReply, encode};
 use crate::wire::unique::UniqueKey;
 
-/// An outcome as the type that is wanted.
-fn typed<T: DeserializeOwned + 'static>(value: Value) -> Result<T> {
-    let mut value = Some(value);
+/// The outcome as the type that is wanted.
+async fn typed<T: DeserializeOwned + 'static>(reply: Reply) -> Result<T> {
+    let subject = reply.subject();
+    let mut value = Some(reply.outcome().await?);
     // A value is handed on as it is.
     let wanted: &mut dyn Any = &mut value;
     if let Some(value) = wanted.downcast_mut::<Option<T>>().and_then(Option::take) {
         return Ok(value);
     }
-    value.unwrap_or(Value::Null).deserialize()
+    value.unwrap_or(Value::Null).deserialize().map_err(|error: Error| {
+        Error::with_source(error.kind(), format!("{subject}: the answer cannot be read: {error}"), error)
+    })
 }
 
 /// A future for the reply to a request, and what the driver needs of it. The request's time runs since then.
@@ -331,7 +334,7 @@ impl<T: DeserializeOwned + 'static> Future for RpcSend<T> {
 
     fn poll(mut self: Pin<&mut Self>, context: &mut TaskContext<'_>) -> Poll<Result<T>> {
         self.sending.poll(context, |call| {
-            Box::pin(async move { call.encoded()?.send(None, Instant::now()).await?.outcome().await.and_then(typed) })
+            Box::pin(async move { typed(call.encoded()?.send(None, Instant::now()).await?).await })
         })
     }
 }
@@ -561,7 +564,7 @@ impl<T: DeserializeOwned + 'static> Future for TaskSend<T> {
 
     fn poll(mut self: Pin<&mut Self>, context: &mut TaskContext<'_>) -> Poll<Result<T>> {
         self.sending.poll(context, |task| {
-            Box::pin(async move { task.encoded()?.send(None, Instant::now()).await?.outcome().await.and_then(typed) })
+            Box::pin(async move { typed(task.encoded()?.send(None, Instant::now()).await?).await })
         })
     }
 }

@@ -146,6 +146,7 @@ fn type_name<E>() -> Option<&'static str> {
 ///
 /// A caller of homing gets more than the text: the error's type, its own message, those of its sources, and what
 /// [`with_data`](Self::with_data) adds ([`Error::remote_details`](crate::Error::remote_details)). kiwipy's callers get the text.
+///
 /// # Examples
 ///
 /// ```

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use homing::{Answer, Communicator, Failure as Refusal, Identifier, RpcRequest, RpcSubscriber};
+use homing::{Answer, Communicator, Failure as Refusal, HandlerError, Identifier, RpcRequest, RpcSubscriber};
 use tokio::sync::Semaphore;
 
 use super::outcome::Subject;
@@ -99,9 +99,9 @@ struct Server {
 }
 
 impl Server {
-    async fn handle(self: Arc<Self>, call: RpcRequest) -> Result<Answer, Refusal> {
-        let Ok(_place) = self.places.acquire().await else { return Err(Refusal::Cancelled) };
-        let Some(shift) = self.crew.begin(None) else { return Err(Refusal::Cancelled) };
+    async fn handle(self: Arc<Self>, call: RpcRequest) -> Result<Answer, HandlerError> {
+        let Ok(_place) = self.places.acquire().await else { return Err(Refusal::Cancelled.into()) };
+        let Some(shift) = self.crew.begin(None) else { return Err(Refusal::Cancelled.into()) };
         let subject = Subject {
             kind: "call",
             id: call.correlation_id().unwrap_or("").to_owned(),
@@ -126,7 +126,8 @@ impl Server {
         };
         subject.log(&ended, outcome);
         drop(shift);
-        answered
+        // It has its line.
+        answered.map_err(|refusal| HandlerError::from(refusal).without_warning())
     }
 }
 

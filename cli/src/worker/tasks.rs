@@ -6,8 +6,8 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use homing::{
-    Answer, Attempt, ChannelCause, Communicator, ConnectionEvent, Failure as Refusal, Identifier, LongTasks, TaskQueue,
-    TaskRequest, TaskSubscriber,
+    Answer, Attempt, ChannelCause, Communicator, ConnectionEvent, Failure as Refusal, HandlerError, Identifier,
+    LongTasks, TaskQueue, TaskRequest, TaskSubscriber,
 };
 
 use super::outcome::{Outcome, Subject};
@@ -157,8 +157,8 @@ impl Worker {
         self.memory.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    async fn handle(self: Arc<Self>, task: TaskRequest) -> Result<Answer, Refusal> {
-        let Some(mut shift) = self.crew.begin(self.most) else { return Err(Refusal::Cancelled) };
+    async fn handle(self: Arc<Self>, task: TaskRequest) -> Result<Answer, HandlerError> {
+        let Some(mut shift) = self.crew.begin(self.most) else { return Err(Refusal::Cancelled.into()) };
         let attempt = self.memory().attempt(&task);
         let subject = Subject {
             kind: "task",
@@ -179,7 +179,8 @@ impl Worker {
             self.memory().ends(&task);
         }
         drop(shift);
-        answered
+        // It has its line.
+        answered.map_err(|refusal| HandlerError::from(refusal).without_warning())
     }
 
     /// What becomes of a task whose command has ended.
