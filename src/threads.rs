@@ -29,17 +29,36 @@ pub(crate) fn start<F: Future<Output = ()> + 'static>(
     if let Some(simulation) = crate::simulation::executor::current() {
         return Ok(ThreadHandle(Kind::Simulated(simulation.start_thread(&name, make))));
     }
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     // The standard library panics at a name with a NUL in it.
     let name = if name.contains('\0') { name.replace('\0', "\u{fffd}") } else { name };
-    let thread = thread::Builder::new().name(name).spawn(move || {
+    start_as(thread::Builder::new().name(name), make)
+}
+
+fn start_as<F: Future<Output = ()> + 'static>(
+    thread: thread::Builder,
+    make: impl FnOnce() -> F + Send + 'static,
+) -> io::Result<ThreadHandle> {
+    let runtime = OwnRuntime(Some(tokio::runtime::Builder::new_current_thread().enable_all().build()?));
+    let thread = thread.spawn(move || {
+        let runtime = runtime;
+        let Some(runtime) = &runtime.0 else { return };
         let local = LocalSet::new();
-        local.block_on(&runtime, async move { make().await });
-        drop(local);
-        // A name look-up that hangs has a thread of this runtime; it is not waited for.
-        runtime.shutdown_background();
+        local.block_on(runtime, async move { make().await });
     })?;
     Ok(ThreadHandle(Kind::Thread(thread)))
+}
+
+/// The runtime of a thread. A name look-up that hangs has a thread of this runtime; it is not waited for.
+// Guards: a system that gives no thread. The runtime is dropped where the thread was asked for, by a task of another runtime, in
+// which tokio panics at a drop that may wait.
+struct OwnRuntime(Option<tokio::runtime::Runtime>);
+
+impl Drop for OwnRuntime {
+    fn drop(&mut self) {
+        if let Some(runtime) = self.0.take() {
+            runtime.shutdown_background();
+        }
+    }
 }
 
 impl ThreadHandle {
@@ -76,6 +95,12 @@ impl ThreadHandle {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[tokio::test]
+    async fn a_system_that_gives_no_thread_is_an_error_and_no_panic() {
+        let too_large = thread::Builder::new().stack_size(1 << 50);
+        assert!(start_as(too_large, || async {}).is_err());
+    }
 
     #[test]
     fn a_name_that_no_thread_can_have_is_replaced() {

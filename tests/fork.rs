@@ -2,12 +2,15 @@
 
 use std::time::{Duration, Instant};
 
+use homing::home::EventLoop;
 use homing::{BroadcastFilter, Communicator, ErrorKind, RpcRequest, RpcSubscriber};
 
 const LIMIT: Duration = Duration::from_secs(20);
 
 /// What the child finds; 0 if it is as it should be. Nothing here may panic: the harness belongs to the parent.
-fn child(runtime: &tokio::runtime::Runtime, communicator: &Communicator) -> i32 {
+fn child(runtime: &tokio::runtime::Runtime, communicator: &Communicator, event_loop: Option<EventLoop>) -> i32 {
+    // Its thread is the parent's.
+    drop(event_loop);
     let outcomes = runtime.block_on(async {
         let call = async { communicator.rpc_send("echo", 1).timeout(LIMIT).await.map(drop) };
         let task = async { communicator.task_send(1).no_reply().await };
@@ -34,12 +37,15 @@ fn a_fork_gets_an_error_and_its_parent_goes_on() {
         let echo = RpcSubscriber::closure(|request: RpcRequest| request.into_body());
         runtime.block_on(communicator.add_rpc_subscriber("echo", echo)).unwrap();
 
+        let mut event_loop = Some(EventLoop::start("of-the-parent").unwrap());
         // SAFETY: the child has this thread alone. It runs `child`, which takes no lock that another thread may have held
         // at the fork but the allocator's, and glibc hands that over; then it ends without running anybody's destructors.
         let pid = unsafe { libc::fork() };
         assert_ne!(pid, -1, "no fork: {}", std::io::Error::last_os_error());
         if pid == 0 {
-            let code = child(&runtime, &communicator);
+            // SAFETY: as below. A panic, on any thread, is a fault.
+            std::panic::set_hook(Box::new(|_| unsafe { libc::_exit(97) }));
+            let code = child(&runtime, &communicator, event_loop.take());
             // SAFETY: it ends the process, and touches nothing of it.
             unsafe { libc::_exit(code) };
         }

@@ -67,7 +67,7 @@ async fn failing_calls(log: &Log, communicator: &Communicator) {
     let unreadable = RpcSubscriber::typed(|n: i64| async move { HandlerResult::Ok(n) });
     let later = RpcSubscriber::closure(|_: RpcRequest| Answer::later(async { Err::<Value, _>("in the end") }));
     for (name, subscriber, part) in [
-        ("fails", RpcSubscriber::closure(|_: RpcRequest| Err::<Value, _>("on purpose")), "on purpose"),
+        ("fails", RpcSubscriber::closure(|_: RpcRequest| Err::<Value, _>("on\npurpose")), r"on\npurpose"),
         ("panics", RpcSubscriber::closure(|_: RpcRequest| -> Value { panic!("at the disco") }), "at the disco"),
         ("blocks", RpcSubscriber::blocking(|_: RpcRequest| -> Value { panic!("in a thread") }), "in a thread"),
         ("later", later, "in the end"),
@@ -78,6 +78,7 @@ async fn failing_calls(log: &Log, communicator: &Communicator) {
         let line = log.one().await;
         assert!(line.contains(part) && line.contains(&format!("identifier={name}")), "{line}");
         assert!(line.contains("correlation_id=\"") && !line.contains("Some("), "{line}");
+        assert!(!line.contains('\n'), "a line is a line: {line}");
     }
     let ordinary =
         RpcSubscriber::closure(|_: RpcRequest| Err::<Value, _>(HandlerError::exception("as usual").without_warning()));

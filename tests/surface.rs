@@ -151,6 +151,7 @@ async fn typed_calls_have_the_options_of_every_call() {
     assert_eq!(three, [5, 5, 5]);
 
     let error = communicator.call::<String>("typed", &Ask { a: 1, b: None }).await.unwrap_err();
+    assert!(error.to_string().starts_with(r#"the call to "typed": the answer cannot be read: "#), "{error}");
     assert_eq!(error.kind(), ErrorKind::Decode);
     let text = failed(&communicator, "typed", "no mapping").await;
     assert!(text.starts_with("the body cannot be read"), "{text}");
@@ -210,6 +211,16 @@ async fn typed_broadcasts_arrive_as_the_type_that_was_sent() {
     communicator.broadcast_send("no sum").await.unwrap();
     communicator.broadcast_send(Body::of(&Sum { sum: 5 })).subject("sums").await.unwrap();
     assert_eq!(tokio::time::timeout(LIMIT, sums.recv()).await.unwrap(), Some(Sum { sum: 5 }));
+    communicator.close().await.unwrap();
+}
+
+#[tokio::test]
+async fn a_broadcast_is_shown_by_its_parts() {
+    let communicator = Communicator::connect("memory:").await.unwrap();
+    let mut all = communicator.broadcasts(BroadcastFilter::new()).await.unwrap();
+    communicator.broadcast_send(1).subject("s").await.unwrap();
+    let shown = format!("{:?}", all.next().await.unwrap().unwrap());
+    assert!(shown.starts_with("Broadcast { body: Int(1), sender: Null, subject: "), "{shown}");
     communicator.close().await.unwrap();
 }
 

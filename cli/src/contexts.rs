@@ -13,7 +13,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::sync::mpsc::{self, RecvTimeoutError};
 use std::thread;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use homing::Value;
 use homing::codec::Map;
@@ -23,6 +23,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::args::{BrokerOptions, Context, ContextOptions, Format, Global};
 use crate::failure::Failure;
+use crate::output::quoted;
 use crate::{note, out, places, values, warning};
 
 /// The broker of a context that names none, in a file that was written by hand: RabbitMQ's own default.
@@ -129,6 +130,9 @@ impl Saved {
     }
 }
 
+/// How long a password command may run before it is reported that it is waited for.
+const SILENCE: Duration = Duration::from_secs(3);
+
 /// What a password command prints.
 ///
 /// With a terminal it stays in the process group of this command, so that it may ask there, and Ctrl-C ends it. Without one it has
@@ -153,9 +157,16 @@ fn printed(command: &str, deadline: Option<Instant>) -> Result<String, Failure> 
             let _ = sender.send(read.map(|_| text));
         })
         .map_err(cannot)?;
-    let read = match deadline {
-        None => receiver.recv().map_err(|_| RecvTimeoutError::Disconnected),
-        Some(deadline) => receiver.recv_timeout(deadline.saturating_duration_since(Instant::now())),
+    let left = || deadline.map_or(Duration::MAX, |deadline| deadline.saturating_duration_since(Instant::now()));
+    let read = match receiver.recv_timeout(left().min(SILENCE)) {
+        Err(RecvTimeoutError::Timeout) if !left().is_zero() => {
+            note!("waiting for the password command of the context");
+            match deadline {
+                None => receiver.recv().map_err(|_| RecvTimeoutError::Disconnected),
+                Some(_) => receiver.recv_timeout(left()),
+            }
+        }
+        read => read,
     };
     let read = match read {
         Ok(read) => read,
@@ -306,12 +317,25 @@ fn write(path: &Path, file: &File) -> Result<(), Failure> {
     })
 }
 
+/// Refuses a file that the command line names and that is not there: its broker was to be used, and another one would be.
+fn is_there(options: &BrokerOptions) -> Result<(), Failure> {
+    match &options.config {
+        Some(path) if matches!(path.try_exists(), Ok(false)) => Err(Failure::Usage(format!(
+            "there is no file {}, which --config names; `homing --config {} context add NAME --broker URL` makes it",
+            path.display(),
+            quoted(&path.display().to_string())
+        ))),
+        _ => Ok(()),
+    }
+}
+
 /// The context of this name.
 ///
 /// # Errors
 /// `Usage` when there is none.
 pub(crate) fn named(options: &BrokerOptions, name: &str) -> Result<Saved, Failure> {
     let path = path(options)?;
+    is_there(options)?;
     let file = read(&path)?;
     file.contexts.get(name).cloned().ok_or_else(|| no_such(&file, name))
 }
@@ -323,6 +347,7 @@ pub(crate) fn named(options: &BrokerOptions, name: &str) -> Result<Saved, Failur
 pub(crate) fn in_use(options: &BrokerOptions) -> Result<Option<Saved>, Failure> {
     // Without a home there is no file.
     let Ok(path) = path(options) else { return Ok(None) };
+    is_there(options)?;
     let file = read(&path)?;
     match &file.in_use {
         None => Ok(None),

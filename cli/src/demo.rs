@@ -108,7 +108,7 @@ pub(crate) fn run(global: &Global) -> Result<(), Failure> {
     runtime.shutdown_timeout(STEP);
     show!("\nAll of it landed at home. `homing --help` shows the rest.")?;
     if global.output.format == Format::Json {
-        let close_ms = took.as_secs_f64() * 1e3;
+        let close_ms = (took.as_secs_f64() * 1e4).round() / 10.0;
         out!(
             "{}",
             serde_json::json!({"demo": "passed", "over": over, "broker": shown.join(" "), "close_ms": close_ms})

@@ -11,7 +11,7 @@ use crate::connection::{options, waiting_for_broker};
 use crate::doctor::Management;
 use crate::failure::Failure;
 use crate::in_hand::{self, Consumer, InHand};
-use crate::output::without_controls;
+use crate::output::{escaped, without_controls};
 use crate::stop::{Stop, or_interrupted};
 use crate::{not_given, note, output, values};
 
@@ -145,7 +145,7 @@ fn object(task: &PeekedTask) -> Value {
 
 /// What a person wants to know first. What others have written is escaped: a terminal obeys control characters.
 fn text(number: usize, task: &PeekedTask) -> String {
-    let mut line = format!("{number}. {}", task.message_id.as_deref().unwrap_or("(no id)").escape_debug());
+    let mut line = format!("{number}. {}", escaped(task.message_id.as_deref().unwrap_or("(no id)")));
     if task.redelivered {
         line.push_str(", redelivered");
     }
@@ -157,11 +157,11 @@ fn text(number: usize, task: &PeekedTask) -> String {
     }
     line.push_str(&format!(", {} bytes\n", task.bytes));
     for (name, text) in task.headers.iter().filter(|(name, _)| name.starts_with("homing-")) {
-        line.push_str(&format!("   {}: {}\n", name.escape_debug(), text.escape_debug()));
+        line.push_str(&format!("   {}: {}\n", escaped(name), escaped(text)));
     }
     match &task.task {
         Ok((body, _)) => line.push_str(&format!("   {}\n", shortened(&body.to_json_text()))),
-        Err(error) => line.push_str(&format!("   cannot be read as a task: {}\n", error.to_string().escape_debug())),
+        Err(error) => line.push_str(&format!("   cannot be read as a task: {}\n", escaped(&error.to_string()))),
     }
     line
 }

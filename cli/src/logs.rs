@@ -24,13 +24,14 @@ pub(crate) fn start(options: &Output, library: &str) {
             filter = filter.add_directive(directive);
         }
     }
+    let coloured = colours(options.color);
     let subscriber = tracing_subscriber::fmt()
         .with_env_filter(filter)
-        .with_writer(|| Errors)
+        .with_writer(move || Errors { coloured })
         .with_target(false)
         // A message is a span, where those are asked for; its line comes with its outcome.
         .with_span_events(FmtSpan::CLOSE)
-        .with_ansi(colours(options.color))
+        .with_ansi(coloured)
         // It would be reported on standard error, by a panic.
         .log_internal_errors(false);
     if json_errors(options) {

@@ -262,12 +262,15 @@ pub(crate) fn release_errors() {
 }
 
 /// Standard error for logs, see [`write_err`].
-pub(crate) struct Errors;
+pub(crate) struct Errors {
+    /// Whether lines have colours of ours.
+    pub coloured: bool,
+}
 
 impl Write for Errors {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        // A whole line at a time. Its colours are ours; everything else that steers a terminal is from others.
-        write_err(steering_nothing(&String::from_utf8_lossy(bytes), Colour::Kept).as_bytes());
+        let colour = if self.coloured { Colour::Kept } else { Colour::Replaced };
+        write_err(log_line(&String::from_utf8_lossy(bytes), colour).as_bytes());
         Ok(bytes.len())
     }
 
@@ -294,6 +297,18 @@ pub(crate) fn without_controls(text: &str) -> String {
     text.chars().map(|c| if is_control(c) { char::REPLACEMENT_CHARACTER } else { c }).collect()
 }
 
+/// The same, with each of these characters as Rust writes it: `\n`, `\u{1b}`.
+pub(crate) fn escaped(text: &str) -> String {
+    text.chars().fold(String::with_capacity(text.len()), |mut escaped, c| {
+        if is_control(c) {
+            escaped.extend(c.escape_default());
+        } else {
+            escaped.push(c);
+        }
+        escaped
+    })
+}
+
 fn is_control(c: char) -> bool {
     let changes_direction =
         matches!(c, '\u{200e}' | '\u{200f}' | '\u{061c}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}');
@@ -303,6 +318,13 @@ fn is_control(c: char) -> bool {
 /// The same of several lines, which stay lines.
 pub(crate) fn lines_without_controls(text: &str) -> String {
     steering_nothing(text, Colour::Replaced)
+}
+
+/// A whole line of the log. Its colours are ours; everything else that steers a terminal is from others, and so is the end of a line
+/// within it.
+fn log_line(line: &str, colour: Colour) -> String {
+    let line = line.strip_suffix('\n').unwrap_or(line);
+    steering_nothing(line, colour).replace('\n', "\\n") + "\n"
 }
 
 /// What is done about `ESC [ … m`.
@@ -408,6 +430,9 @@ mod tests {
         assert_eq!(shortened(" a\nb\tc ", 10), "a b c");
         assert_eq!(shortened("äöüß", 3), "äöü…");
         assert_eq!(lines_without_controls("a\n\tb\u{1b}[1mc\u{9b}d\r"), "a\n\tb\u{fffd}[1mc\u{fffd}d\u{fffd}");
+        assert_eq!(escaped("it's \"ä\"\n\u{1b}[1m\u{202e}"), "it's \"ä\"\\n\\u{1b}[1m\\u{202e}");
+        assert_eq!(log_line("a\nb\u{1b}[31mc\n", Colour::Replaced), "a\\nb\u{fffd}[31mc\n");
+        assert_eq!(log_line("\u{1b}[2ma\u{1b}[0m", Colour::Kept), "\u{1b}[2ma\u{1b}[0m\n");
         let log = "\u{1b}[2m12:00\u{1b}[0m \u{1b}]0;x\u{7}\u{1b}[2J\u{1b}[1;33m\u{1b}[";
         let clean = "\u{1b}[2m12:00\u{1b}[0m \u{fffd}]0;x\u{fffd}\u{fffd}[2J\u{1b}[1;33m\u{fffd}[";
         assert_eq!(steering_nothing(log, Colour::Kept), clean);

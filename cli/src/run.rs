@@ -18,7 +18,7 @@ use crate::process::follow::{Follow, Place};
 use crate::process::shell::job::{Job, LAUNCHED_AS};
 use crate::process::shell::{self, Shell};
 use crate::stop::Stop;
-use crate::{call, note, out, output, process, store, warning};
+use crate::{call, note, out, output, process, settings, store, warning};
 
 /// How long a worker has to answer that it is there.
 const ANSWERS: Duration = Duration::from_secs(2);
@@ -72,10 +72,10 @@ pub(crate) async fn run(command: Run, global: &Global, mut stop: Stop) -> Result
     let pid = launched.pid.clone();
     let ended = tokio::select! {
         ended = until_ended(&communicator, launched, global) => ended,
-        signal = stop.wait() => interrupted(&communicator, &pid, signal, stop.clone()).await,
+        signal = stop.wait() => interrupted(&communicator, &pid, signal, stop.clone(), || goes_on(&pid, global, command.store.as_deref())).await,
     };
     if matches!(ended, Err(Failure::ReaderGone)) {
-        goes_on(&pid);
+        goes_on(&pid, global, command.store.as_deref());
     }
     call::finish(&communicator, Some(Instant::now() + CLOSING), stop).await;
     ended
@@ -185,7 +185,8 @@ async fn launch(
         Ok(outcome) => Ok(Launched { pid, role, store: Some((store, stored)), outcome }),
         Err(error) => {
             note!(
-                "process {pid} is in the store; `homing process continue {} --nowait` has a worker run it",
+                "process {pid} is in the store; `{} process continue {} --nowait` has a worker run it",
+                settings::with_broker(global),
                 quoted(&pid.to_string())
             );
             Err(error.into())
@@ -250,7 +251,8 @@ async fn nobody(global: &Global, queue: &str, path: &Path) -> Failure {
         0 => "no worker takes tasks from it".to_owned(),
         others => format!("{others} consumers take tasks from it, and none is a `homing worker`"),
     };
-    let what = format!("start one: `homing worker --store {}`", quoted(&path.display().to_string()));
+    let path = quoted(&path.display().to_string());
+    let what = format!("start one: `{} worker --store {path}`", settings::with_broker(global));
     Failure::Nobody(format!("nobody runs processes of the queue {queue:?}: {who}; nothing was launched; {what}"))
 }
 
@@ -320,10 +322,13 @@ fn status(status: i64) -> Result<(), Failure> {
     }
 }
 
-fn goes_on(pid: &Pid) {
+/// How the process is reached from now on.
+fn goes_on(pid: &Pid, global: &Global, store: Option<&Path>) {
     let word = quoted(&pid.to_string());
+    let store = store.map_or_else(String::new, |store| format!(" --store {}", quoted(&store.display().to_string())));
+    let homing = settings::with_broker(global);
     note!(
-        "process {pid} goes on: `homing process report {word} --follow` shows its output, `homing process kill {word}` ends it"
+        "process {pid} goes on: `homing process report {word} --follow{store}` shows its output, `{homing} process kill {word}` ends it"
     );
 }
 
@@ -341,7 +346,13 @@ async fn kill(communicator: &Communicator, pid: &Pid) -> Result<ControlOutcome, 
 }
 
 /// A signal has come: a person is asked what becomes of the process.
-async fn interrupted(communicator: &Communicator, pid: &Pid, signal: Interruption, stop: Stop) -> Result<(), Failure> {
+async fn interrupted(
+    communicator: &Communicator,
+    pid: &Pid,
+    signal: Interruption,
+    stop: Stop,
+    goes_on: impl FnOnce(),
+) -> Result<(), Failure> {
     let ask = signal == Interruption::CtrlC && stdin().is_terminal() && stderr().is_terminal();
     if ask {
         output::write_err(format!("\nKill process {pid}? Otherwise it goes on. [y/N] ").as_bytes());
@@ -359,6 +370,6 @@ async fn interrupted(communicator: &Communicator, pid: &Pid, signal: Interruptio
         }
     }
     drop(stop);
-    goes_on(pid);
+    goes_on();
     Err(Failure::Job(signal.exit_code()))
 }

@@ -62,10 +62,10 @@ pub(crate) async fn connect_and_look(global: &Global) -> Result<Communicator, Fa
         Ok(Ok(depth)) if depth.consumers == 0 => {
             let behind = match depth.ready {
                 0 => String::new(),
-                1 => ", behind 1 other".to_owned(),
+                1 => ", behind another one".to_owned(),
                 others => format!(", behind {others} others"),
             };
-            note!("no worker is connected to the queue {queue:?}; the task waits there{behind}");
+            note!("no worker is connected to the queue {queue:?}: a task waits there until one is{behind}");
             not_given::note(&global.broker);
         }
         Ok(Err(error)) if error.kind() == ErrorKind::NotFound => {

@@ -7,6 +7,7 @@ use crate::aiida;
 use crate::args::{BrokerOptions, Global, Names};
 use crate::contexts::{self, Saved};
 use crate::failure::Failure;
+use crate::output::quoted;
 
 /// Whether the broker was asked for on this command line, or stands in the surroundings.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -28,6 +29,7 @@ pub(crate) fn asked(options: &BrokerOptions) -> Asked {
 /// a context does not end by the deadline.
 pub(crate) fn resolve(global: &Global, deadline: Option<Instant>) -> Result<Global, Failure> {
     let mut global = global.clone();
+    global.broker.typed.clone_from(&global.broker.broker);
     if global.broker.profile.is_some() || global.broker.aiida {
         let found = aiida::profile(global.broker.profile.as_deref())?;
         global.broker.broker = Some(found.url);
@@ -77,6 +79,41 @@ fn apply(global: &mut Global, saved: Saved, deadline: Option<Instant>) -> Result
         global.names = Names { prefix, message_exchange, task_exchange, task_queue, testing: false };
     }
     Ok(())
+}
+
+/// How `homing` is typed so that a command has the names on the broker that this one has: `homing --prefix jobs`.
+pub(crate) fn with_names(global: &Global) -> String {
+    let Global { broker, names, .. } = global;
+    if let Some(profile) = &broker.profile {
+        return format!("homing --profile {}", quoted(profile));
+    }
+    if broker.aiida {
+        return "homing --aiida".to_owned();
+    }
+    let names = [
+        ("--prefix", &names.prefix),
+        ("--message-exchange", &names.message_exchange),
+        ("--task-exchange", &names.task_exchange),
+        ("--task-queue", &names.task_queue),
+    ];
+    names.into_iter().fold("homing".to_owned(), |typed, (option, value)| match value {
+        Some(value) => format!("{typed} {option} {}", quoted(value)),
+        None => typed,
+    })
+}
+
+/// How `homing` is typed so that a command has the broker, too, that this one has. A broker that is in the environment, or in the
+/// context in use, is found by every command. A URL with a password is not repeated.
+pub(crate) fn with_broker(global: &Global) -> String {
+    let typed = with_names(global);
+    let BrokerOptions { context, typed: broker, .. } = &global.broker;
+    let behind = typed.strip_prefix("homing").unwrap_or("");
+    match (context, broker) {
+        (Some(context), _) => format!("homing --context {}{behind}", quoted(context)),
+        (None, Some(broker)) if contexts::shown_urls(broker) != *broker => format!("homing --broker URL{behind}"),
+        (None, Some(broker)) => format!("homing --broker {}{behind}", quoted(broker)),
+        (None, None) => typed,
+    }
 }
 
 /// A variable of the environment. One that is empty counts as one that is not set.

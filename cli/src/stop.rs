@@ -72,6 +72,12 @@ impl Stop {
         Ok(Stop(receiver))
     }
 
+    /// The signal has come.
+    #[cfg(test)]
+    pub(crate) fn given(signal: Interruption) -> Self {
+        Stop(watch::Sender::new(Some(signal)).subscribe())
+    }
+
     /// The command is to end at a signal, or when `also` resolves, which then counts as SIGTERM.
     pub(crate) fn or(mut self, also: impl Future<Output = ()> + Send + 'static) -> Self {
         let (sender, receiver) = watch::channel(None);

@@ -176,8 +176,14 @@ fn users() -> TestResult {
     done(&data, &["user", "add", "ada", "--tag", "impersonator"], "secret\n")?;
     done(&data, &["vhost", "add", "v"], "")?;
     done(&data, &["permission", "set", "ada", ".*", ".*", ".*", "--vhost", "v"], "")?;
+    let added = broker(&data, &["user", "add", "it's"], "secret")?;
+    let advice = format!(r"`homing broker permission set 'it'\''s' '.*' '.*' '.*' --data {data}`");
+    let note: serde_json::Value = serde_json::from_slice(&added.stderr)?;
+    assert!(note["message"].as_str().is_some_and(|note| note.contains(&advice)), "{note}");
+    done(&data, &["user", "remove", "it's"], "")?;
     for (arguments, input, code, part) in [
         (&["user", "add", "ada"][..], "secret", 1, "already"),
+        (&["user", "add", ""], "secret", 2, "the name is empty"),
         (&["user", "add", "bob"], "", 2, "empty"),
         (&["permission", "set", "ada", "(", "", ""], "", 1, "unclosed group"),
         (&["permission", "set", "bob", "", "", ""], "", 1, "no user 'bob'"),

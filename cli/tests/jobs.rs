@@ -309,7 +309,10 @@ fn nobody(broker: &Broker) -> TestResult {
     let place = Place::new(broker)?;
     let begun = Instant::now();
     let (_, err) = exits(&place.ended(&["run", "--", "true"])?, 3);
-    assert!(err.contains("no worker") && err.contains("homing worker --store"), "{err}");
+    assert!(
+        err.contains("no worker") && err.contains(&format!("--prefix {} worker --store", broker.prefix())),
+        "{err}"
+    );
     assert!(begun.elapsed() < Duration::from_secs(20));
     // A worker of another kind does not run it.
     let _worker = Running::start(place.command(&["task", "work", "--echo"]))?;
@@ -614,7 +617,10 @@ fn interrupted(broker: &Broker) -> TestResult {
         assert_eq!(line, "begun\n");
         signal(child.id(), name);
         let (_, err) = exits(&shell::wait(child)?, code);
-        assert!(err.contains("--follow") && err.contains("homing process kill"), "{err}");
+        assert!(
+            err.contains("--follow") && err.contains(&format!("--prefix {} process kill", broker.prefix())),
+            "{err}"
+        );
         let pid = place.list(&["--limit", "1"])[0]["pid"].to_string();
         assert_eq!(place.state(&pid), "running");
         let mut follow = place.command(&["process", "report", &pid, "--follow"]);

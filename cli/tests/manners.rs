@@ -40,6 +40,7 @@ fn main() -> ExitCode {
         .plain("completions_and_manual_pages_are_printed", completions)
         .plain("contexts_are_kept_and_show_no_password", contexts)
         .plain("help_has_groups_and_warns_of_yaml", help)
+        .plain("a_command_that_is_advised_has_the_broker_and_the_names_of_this_one", advised_commands)
         .rabbitmq("a_body_may_be_left_out", no_body)
         .rabbitmq("a_time_limit_reports_that_the_message_was_sent", limit_sent)
         .rabbitmq("a_send_to_a_queue_that_nobody_uses_is_reported", unused_queue)
@@ -305,6 +306,8 @@ fn contexts() -> TestResult {
     let failing = ["context", "add", "three", "--broker", "amqp://h", "--password-command", "exit 3"];
     exits(&with(&failing)?, 0);
     exits(&with(&["context", "use", "one"])?, 0);
+    let (_, err) = exits(&with(&["--config", "/no/such/file", "task", "list"])?, 2);
+    assert!(err.contains("there is no file /no/such/file"), "the broker of another file is not meant: {err}");
     let (out, _) = exits(&with(&["context", "list"])?, 0);
     assert!(out.contains("* one") && out.contains("me:***@") && !out.contains(secret), "{out}");
     let (out, _) = exits(&with(&["--format", "json", "context", "list"])?, 0);
@@ -596,6 +599,13 @@ fn slow_password() -> TestResult {
         assert!(err.contains("password command") && err.contains("nothing was sent"), "{err}");
         assert!(begun.elapsed() < Duration::from_secs(15), "{command:?} took {:?}", begun.elapsed());
     }
+    let mut waiting = homing(&["--context", "slow", "task", "list"]);
+    let mut waiting = waiting.env("HOMING_CONFIG", folder.join("config.toml")).stderr(Stdio::piped()).spawn()?;
+    let mut line = String::new();
+    BufReader::new(waiting.stderr.take().ok_or("no pipe")?).read_line(&mut line)?;
+    signal(waiting.id(), "INT");
+    waiting.wait()?;
+    assert!(line.contains("waiting for the password command"), "{line}");
     let begun = Instant::now();
     let (_, err) = exits(&with(&["--context", "late", "task", "send", "--timeout", "3s"])?, 4);
     assert!(err.contains("timed out after 3s"), "by the limit that was given: {err}");
@@ -780,6 +790,41 @@ fn advice(broker: &Broker) -> TestResult {
         last["kind"] == "unroutable" && last["hint"].as_str().is_some_and(|hint| hint.contains("continue")),
         "{err}"
     );
+    std::fs::remove_dir_all(folder)?;
+    Ok(())
+}
+
+fn advised_commands() -> TestResult {
+    let folder = std::env::temp_dir().join(support::unique("adv"));
+    std::fs::create_dir_all(&folder)?;
+    let (broker, store) = (format!("local:{}", folder.join("l").display()), folder.join("p.db").display().to_string());
+    let on = |arguments: &[&str]| {
+        let mut command = homing(&["--broker", &broker, "--prefix", "it's"]);
+        command.args(arguments).env("XDG_RUNTIME_DIR", &folder);
+        command
+    };
+    let begin = format!(r"`homing --broker {broker} --prefix 'it'\''s' ");
+    let (_, err) = exits(&ended(on(&["run", "--store", &store, "--", "true"]))?, 3);
+    assert!(err.contains(&format!("{begin}worker --store {store}`")), "{err}");
+    let worker = Running::start(on(&["worker", "--workers", "1", "--store", &store]))?;
+    let (_, err) = exits(&ended(on(&["worker", "--workers", "1", "--store", &store]))?, 1);
+    for command in ["status", "add"] {
+        assert!(err.contains(&format!(r"`homing --prefix 'it'\''s' workers {command} --store {store}`")), "{err}");
+    }
+    let mut run = on(&["run", "--store", &store, "--", "sh", "-c", "echo begun; exec sleep 60"]);
+    let mut run = run.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn()?;
+    let mut line = String::new();
+    BufReader::new(run.stdout.take().ok_or("no pipe")?).read_line(&mut line)?;
+    assert_eq!(line, "begun\n");
+    signal(run.id(), "TERM");
+    let (_, err) = exits(&wait(run)?, 143);
+    assert!(
+        err.contains(&format!("{begin}process kill 1`"))
+            && err.contains(&format!("`homing process report 1 --follow --store {store}`")),
+        "{err}"
+    );
+    exits(&ended(on(&["process", "kill", "1"]))?, 0);
+    drop(worker);
     std::fs::remove_dir_all(folder)?;
     Ok(())
 }

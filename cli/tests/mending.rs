@@ -120,7 +120,7 @@ fn no_broker() -> TestResult {
         let mut command = homing(arguments);
         command.args(["--broker", &format!("amqp://{closed}")]);
         let (_, err) = exits(&ended(command)?, 6);
-        assert!(err.contains("is RabbitMQ running there?"), "{arguments:?}: {err}");
+        assert!(err.contains("is a broker running there?"), "{arguments:?}: {err}");
         let since = Instant::now();
         let mut command = homing(arguments);
         command.args(["--broker", &format!("amqp://{closed}"), "--reconnect", "1s"]);

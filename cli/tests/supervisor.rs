@@ -386,7 +386,7 @@ fn found_from_elsewhere(broker: &Broker) -> TestResult {
     other.env_remove("XDG_RUNTIME_DIR").env_remove("HOMING_STORE").args(["--store", "run/../p.db"]);
     exits(&ended(other)?, 0);
     let (_, err) = exits(&place.ended(&["workers", "status", "--name", "other"])?, 3);
-    assert!(err.contains("1 of other names") && err.contains("--workers 2 --name other"), "{err}");
+    assert!(err.contains("one runs for other names") && err.contains("--workers 2 --name other"), "{err}");
     Ok(())
 }
 

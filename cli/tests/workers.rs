@@ -11,6 +11,7 @@ use std::time::{Duration, Instant};
 use serde_json::Value;
 use shell::{Running, ended, eventually, exits, homing, signal};
 use support::node::Tls;
+use support::proxy::Proxy;
 use support::{Broker, Node, Suite, TestResult};
 
 fn main() -> ExitCode {
@@ -34,6 +35,7 @@ fn main() -> ExitCode {
         .rabbitmq("what_runs_may_end_while_the_worker_drains", drains)
         .rabbitmq("no_more_tasks_are_begun_than_were_asked_for", counted)
         .rabbitmq("calls_run_side_by_side_up_to_a_limit", parallel)
+        .rabbitmq("a_signal_that_meets_a_call_and_the_start_of_its_server_drains", met_at_the_start)
         .rabbitmq("a_second_server_is_warned_of_and_refused", second_server)
         // A node takes its time to start, and to start again.
         .deadline(Duration::from_secs(400))
@@ -87,7 +89,7 @@ fn not_there() -> TestResult {
     std::fs::write(&file, "")?;
     for command in ["no-such-command here", "./no/such/command", file.to_str().ok_or("a path")?] {
         let (_, err) = exits(&ended(homing(&["task", "work", "--exec", command]))?, 1);
-        assert!(err.contains("no task was taken"), "{err}");
+        assert!(err.contains("no task or call was taken"), "{err}");
     }
     std::fs::remove_file(file)?;
     exits(&ended(homing(&["task", "work", "--exec", " "]))?, 2);
@@ -136,6 +138,7 @@ fn retried(broker: &Broker) -> TestResult {
     let errors = worker.errors()?;
     assert_eq!(errors.matches("to be tried again").count(), 2, "{errors}");
     assert!(errors.contains("to quarantine"), "{errors}");
+    assert_eq!(errors.matches("WARN").count(), 4, "one for each attempt, and one for the quarantine: {errors}");
     assert_eq!((waiting(broker, "")?, waiting(broker, ".quarantine")?), (0, 1));
     std::fs::remove_dir_all(folder)?;
     Ok(())
@@ -351,6 +354,30 @@ fn parallel(broker: &Broker) -> TestResult {
         most.lines().count() == 6 && most.lines().all(|line| line.trim().parse::<u8>().is_ok_and(|n| n <= 2)),
         "{most}"
     );
+    std::fs::remove_dir_all(folder)?;
+    Ok(())
+}
+
+/// The server is subscribed, and its start waits for a slow connection.
+fn met_at_the_start(broker: &Broker) -> TestResult {
+    let folder = folder(broker)?;
+    let begun = folder.join("begun");
+    let proxy = Proxy::before(broker.url())?;
+    proxy.delay(Duration::from_millis(50));
+    let exec = format!("touch {}; sleep 0.3; cat", begun.display());
+    let mut server = homing(&["--broker", &proxy.url(broker.url()), "--prefix", broker.prefix()]);
+    server.args(["rpc", "serve", "x", "--exec", &exec]);
+    let mut server = Running::unread(server)?;
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            eventually("no call is answered", || {
+                ended(on(broker, &["rpc", "call", "x", "7"])).is_ok_and(|call| call.stdout == b"7\n")
+            });
+        });
+        eventually("no call comes", || begun.exists());
+        assert_eq!(server.stop("TERM")?.0, Some(0));
+        Ok::<_, std::io::Error>(())
+    })?;
     std::fs::remove_dir_all(folder)?;
     Ok(())
 }

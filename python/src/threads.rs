@@ -166,10 +166,7 @@ fn hand_the_rest_over(py: Python<'_>) {
     for _ in 0..TURNS {
         let handled = py.detach(|| LocalHome::of_this_thread().turn(TURN));
         // Nobody is called any more: the sender of such a message gets an exception.
-        WORK.take()
-            .into_iter()
-            .filter(|work| !matches!(work, Work::Invoke(_)))
-            .for_each(|work| run(py, work));
+        WORK.take().into_iter().filter(|work| !matches!(work, Work::Invoke(_))).for_each(|work| run(py, work));
         if handled == 0 && WORK.with_borrow(VecDeque::is_empty) {
             return;
         }

@@ -28,7 +28,7 @@
 //! let here = communicator.bound_to(&Home::current());
 //! here.add_rpc_subscriber("echo", RpcSubscriber::closure(RpcRequest::into_body))?;
 //!
-//! // In a program it is a signal handler that completes this.
+//! // In a program, the thread that waits for signals completes this.
 //! let (stop, stopped) = Home::current().try_future::<()>().expect("a place");
 //! let caller = std::thread::spawn({
 //!     let communicator = communicator.clone();

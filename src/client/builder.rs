@@ -254,7 +254,8 @@ impl CommunicatorBuilder {
         self
     }
 
-    /// How long a reply is sent again whose caller's queue does not exist: the caller may be connecting again. Default 10 s.
+    /// For how long a reply is sent again while the queue of its caller does not exist: the caller may be connecting again. Default
+    /// 10 s.
     pub fn reply_timeout(mut self, time: Duration) -> Self {
         self.limits.reply_timeout = time;
         self
@@ -268,9 +269,10 @@ impl CommunicatorBuilder {
     }
 
     /// Lets tasks run for days. RabbitMQ 3.8.15 to 4.2 closes the channel of a delivery that is not acknowledged within its
-    /// delivery timeout (`consumer_timeout`, 30 minutes by default), and hands the task out again while it still runs. With this option, a task that runs for long goes on *lease*: a copy of it is put into a durable queue `homing-lease-…`, and then
+    /// delivery timeout (`consumer_timeout`, 30 minutes by default), and hands the task out again while it still runs. With this
+    /// option, a task that runs for long goes on *lease*: a copy of it is put into a durable queue `homing-lease-…`, and then
     /// the original is acknowledged. Unless the worker renews the lease in time, the broker puts the copy back into the task
-    /// queue.
+    /// queue. It does so without confirming it to itself: a RabbitMQ that is killed in that moment may lose the copy.
     ///
     /// Off by default, since a task on lease is not in its queue, where other programs may count it. A copy that comes back is
     /// [`is_redelivered`](crate::TaskRequest::is_redelivered). Without effect on `memory:`.

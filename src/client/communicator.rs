@@ -26,7 +26,7 @@ use crate::serve::{
 };
 use crate::wire::names::{Identifier, IntoIdentifier};
 
-/// A handle to a communicator: one thread that owns one broker connection. Cheap to clone, good on any thread and in any
+/// A handle to a communicator: one thread that owns the connection to the broker. Cheap to clone, good on any thread and in any
 /// tokio runtime; futures live at the home that makes them.
 ///
 /// The communicator closes when the last handle is dropped (without waiting), or by [`close`](Communicator::close).
@@ -95,8 +95,9 @@ pub struct CommunicatorCounts {
 }
 
 impl Communicator {
-    /// Connects with all defaults to `amqp://…`, `amqps://…` (with the feature `tls`), `memory:` (a broker of this
-    /// communicator's own) or `memory:NAME` (one that all communicators of this process share). Several brokers, with commas between their URLs, are tried in turn.
+    /// Connects with all defaults to `amqp://…`, `amqps://…` (with the feature `tls`), `local:` (with the feature `local`: a durable
+    /// broker that the programs of one user on this machine share), `memory:` (a broker of this communicator's own) or `memory:NAME`
+    /// (one that all communicators of this process share). Several brokers, with commas between their URLs, are tried in turn.
     ///
     /// # Errors
     /// See [`CommunicatorBuilder::connect`].

@@ -145,12 +145,17 @@ impl Reply {
             Response::Result(value) => Ok(ReplyStage::Done(value)),
             Response::Pending => Ok(ReplyStage::Pending),
             Response::Cancelled => {
-                Err(Error::new(ErrorKind::Cancelled, format!("{}: it was cancelled at the other end", self.subject)))
+                Err(Error::new(ErrorKind::Cancelled, format!("{} was cancelled at the other end", self.subject)))
             }
             Response::Exception(text, details) => {
                 Err(Error::remote_exception(&self.subject.to_string(), text, details.map(|details| *details)))
             }
         }
+    }
+
+    /// What it is a reply to, for errors.
+    pub(super) fn subject(&self) -> Subject {
+        self.subject.clone()
     }
 
     /// The outcome, through all stages.

@@ -32,26 +32,30 @@ use crate::wire::names::{BROADCAST_TOPIC, Identifier};
 use crate::wire::task::{NoReply, encode};
 use crate::wire::unique::UniqueKey;
 
-/// An outcome as the type that is wanted.
-fn typed<T: DeserializeOwned + 'static>(value: Value) -> Result<T> {
-    let mut value = Some(value);
+/// The outcome as the type that is wanted.
+async fn typed<T: DeserializeOwned + 'static>(reply: Reply) -> Result<T> {
+    let subject = reply.subject();
+    let mut value = Some(reply.outcome().await?);
     // A value is handed on as it is.
     let wanted: &mut dyn Any = &mut value;
     if let Some(value) = wanted.downcast_mut::<Option<T>>().and_then(Option::take) {
         return Ok(value);
     }
-    value.unwrap_or(Value::Null).deserialize()
+    value.unwrap_or(Value::Null).deserialize().map_err(|error: Error| {
+        Error::with_source(error.kind(), format!("{subject}: the answer cannot be read: {error}"), error)
+    })
 }
 
-/// A future of this home for the reply to a request, and what the driver needs of it. From here on the request's time runs.
+/// A future of this home for the reply to a request, and what the driver needs of it. The request's time runs since then.
 async fn expect(
     context: &Context,
     home: &Home,
     subject: &Subject,
     timeout: Timeout,
     held_back: Duration,
+    since: Instant,
 ) -> Result<(Expected, HomeFuture<RawReply>)> {
-    let due = limit(timeout.limit().map(|time| time.saturating_add(held_back)));
+    let due = timeout.limit().map(|time| crate::time::after(since, time.saturating_add(held_back)));
     let (reply, future) = Port::future_at(&context.port, home, subject, due).await?;
     Ok((Expected { correlation: crate::ids::unique(), reply, timeout, due }, future))
 }
@@ -82,8 +86,8 @@ impl<F: FnOnce(Expected, Option<Published>) -> Command> Request<F> {
     }
 
     /// When there is room for it. The reply comes to this home.
-    async fn send(self, home: &Home, published: Option<Published>) -> Result<Reply> {
-        let expected = expect(&self.context, home, &self.subject, self.timeout, self.held_back).await?;
+    async fn send(self, home: &Home, published: Option<Published>, since: Instant) -> Result<Reply> {
+        let expected = expect(&self.context, home, &self.subject, self.timeout, self.held_back, since).await?;
         self.submit(expected, published, WhenFull::Wait)
     }
 
@@ -113,8 +117,11 @@ async fn confirmed<F: FnOnce(Expected, Option<Published>) -> Command>(
     timeout: Timeout,
     encoded: impl FnOnce() -> Result<Request<F>>,
 ) -> Result<Reply> {
-    let (published, taken_over) = port.future(&what, limit(timeout.limit())).await?;
-    let reply = encoded()?.send(home, Some(published)).await?;
+    // Guards: a timeout that begins anew with the second place at a full home.
+    let since = Instant::now();
+    let until = timeout.limit().map(|time| crate::time::after(since, time));
+    let (published, taken_over) = port.future(&what, until).await?;
+    let reply = encoded()?.send(home, Some(published), since).await?;
     taken_over.await.map_err(|end| port.ended(end, what))??;
     Ok(reply)
 }
@@ -187,7 +194,8 @@ struct Task {
     context: Context,
     queue: QueueName,
     body: Body,
-    timeout: Timeout,
+    /// As it was set.
+    timeout: Option<Timeout>,
     delay: Option<Delay>,
     priority: Option<u8>,
     /// A key, and the time within which only one task may have it.
@@ -340,15 +348,14 @@ impl<T: DeserializeOwned + 'static> Future for RpcSend<T> {
 
     fn poll(mut self: Pin<&mut Self>, context: &mut TaskContext<'_>) -> Poll<Result<T>> {
         self.sending.poll(context, |call| {
-            Box::pin(async move { call.encoded()?.send(&Home::current(), None).await?.outcome().await.and_then(typed) })
+            Box::pin(async move { typed(call.encoded()?.send(&Home::current(), None, Instant::now()).await?).await })
         })
     }
 }
 
 impl TaskSend {
     pub(super) fn new(context: Context, queue: QueueName, body: Body) -> Self {
-        let timeout = Timeout::After(context.defaults.task_timeout);
-        let task = Task { context, queue, body, timeout, delay: None, priority: None, unique: None };
+        let task = Task { context, queue, body, timeout: None, delay: None, priority: None, unique: None };
         TaskSend { sending: Sending::Built(task), returns: PhantomData }
     }
 }
@@ -367,23 +374,27 @@ impl<T> TaskSend<T> {
     /// Waits this long for the outcome, and again after each `pending`. Default: the communicator's
     /// [`task_timeout`](super::CommunicatorBuilder::task_timeout), 7 days.
     pub fn timeout(mut self, time: Duration) -> Self {
-        self.sending.set(|task| task.timeout = Timeout::After(time));
+        self.sending.set(|task| task.timeout = Some(Timeout::After(time)));
         self
     }
 
     /// Waits for ever; reported in the log every minute.
     pub fn no_timeout(mut self) -> Self {
-        self.sending.set(|task| task.timeout = Timeout::Never);
+        self.sending.set(|task| task.timeout = Some(Timeout::Never));
         self
     }
 
     /// Holds the task back for this long: only then does it come into its queue, be there a worker or not. A time that the
     /// reply is waited for begins only then.
     ///
-    /// It lies in a durable queue at the broker meanwhile, and needs nobody: a sender that ends, and a broker that is started
-    /// again, lose none. All that is needed is what RabbitMQ comes with; the queue, `homing-delay-…`, is for all tasks that wait
-    /// equally long for the same task queue, and goes by itself. At most 45 days. A task queue that is deleted before the time
+    /// It lies in a durable queue at the broker meanwhile, and needs nobody: a sender that ends, and a broker that is stopped and
+    /// started again, lose none. All that is needed is what RabbitMQ comes with; the queue, `homing-delay-…`, is for all tasks that
+    /// wait equally long for the same task queue, and goes by itself. At most 45 days. A task queue that is deleted before the time
     /// is over loses what was held back for it.
+    ///
+    /// RabbitMQ does not confirm to itself what it moves when the time is over. If it is *killed*, or its machine loses power, it
+    /// may lose tasks that were due and waited for a worker, and it may hand out a task that was done shortly before once more,
+    /// without a mark. Tasks that are not held back have no such gap.
     ///
     /// ```
     /// # #[tokio::main(flavor = "current_thread")] async fn main() -> homing::Result<()> {
@@ -466,7 +477,9 @@ impl<T> TaskSend<T> {
         self
     }
 
-    /// Asks for no reply.
+    /// Asks for no reply. The broker may take as long to take the task over as [`timeout`](Self::timeout) says, or, where that was
+    /// not set, as the communicator's [`call_timeout`](super::CommunicatorBuilder::call_timeout), 60 s;
+    /// [`no_timeout`](Self::no_timeout) is for replies and changes nothing here.
     pub fn no_reply(self) -> TaskSendNoReply {
         TaskSendNoReply(Sending::Built(self.sending.into_parts()))
     }
@@ -483,6 +496,7 @@ impl<T> TaskSend<T> {
     /// Sends the task and resolves when the broker has taken it over: from then on it is in its queue.
     ///
     /// # Errors
+    /// `TimedOut` when the broker has not taken it over within its timeout: it goes on without its sender, and may still be sent;
     /// `Encode`; `PreconditionFailed` when the queue exists with other arguments; `ConnectionLost`; `CommunicatorClosed`;
     /// `InvalidState` when it has been polled.
     ///
@@ -502,14 +516,15 @@ impl<T> TaskSend<T> {
     pub async fn send_for(self, home: &Home) -> Result<Reply> {
         let task = self.sending.into_parts()?;
         let port = Arc::clone(&task.context.port);
-        confirmed(&port, home, "a task", task.timeout, || task.encoded()).await
+        confirmed(&port, home, "a task", task.timeout(), || task.encoded()).await
     }
 }
 
 impl Task {
     fn encoded(self) -> Result<Request<impl FnOnce(Expected, Option<Published>) -> Command>> {
         let (extras, held_back) = self.extras()?;
-        let Task { context, queue, body, timeout, .. } = self;
+        let timeout = self.timeout();
+        let Task { context, queue, body, .. } = self;
         let subject = Subject::Task(queue.clone());
         let body = context.encode(encode(body.into_value()?, NoReply::No))?;
         let bytes = body.size();
@@ -522,6 +537,11 @@ impl Task {
             extras,
         };
         Ok(Request { context, subject, bytes, timeout, held_back, command })
+    }
+
+    /// How long its outcome is waited for.
+    fn timeout(&self) -> Timeout {
+        self.timeout.unwrap_or(Timeout::After(self.context.defaults.task_timeout))
     }
 
     /// What goes along with the message, and for how long it is held back.
@@ -545,10 +565,11 @@ impl Task {
 
     async fn without_reply(self) -> Result<()> {
         let (extras, _) = self.extras()?;
-        let Task { context, queue, body, .. } = self;
+        let Task { context, queue, body, timeout, .. } = self;
+        let limit = timeout.and_then(Timeout::limit).unwrap_or(context.defaults.call_timeout);
+        let until = crate::time::from_now(limit);
         let subject = Subject::Task(queue.clone());
         let body = context.encode(encode(body.into_value()?, NoReply::Yes))?;
-        let until = crate::time::from_now(context.defaults.call_timeout);
         let bytes = body.size();
         let outgoing = subject.outgoing(&context, None, bytes);
         taken_over(&context, &subject, bytes, until, outgoing, |published| Command::Task {
@@ -568,7 +589,7 @@ impl<T: DeserializeOwned + 'static> Future for TaskSend<T> {
 
     fn poll(mut self: Pin<&mut Self>, context: &mut TaskContext<'_>) -> Poll<Result<T>> {
         self.sending.poll(context, |task| {
-            Box::pin(async move { task.encoded()?.send(&Home::current(), None).await?.outcome().await.and_then(typed) })
+            Box::pin(async move { typed(task.encoded()?.send(&Home::current(), None, Instant::now()).await?).await })
         })
     }
 }

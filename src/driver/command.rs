@@ -71,6 +71,16 @@ pub(crate) struct Expected {
     pub(crate) due: Option<Instant>,
 }
 
+impl Expected {
+    /// How long its sender waits for the broker to take it over, where it does. A task that is held back has more time for its
+    /// reply, and not for this.
+    pub(super) fn sender_until(&self, published: Option<&Published>) -> Option<Instant> {
+        published?;
+        let limit = self.timeout.limit().map(crate::time::from_now);
+        limit.into_iter().chain(self.due).min()
+    }
+}
+
 /// Completed when the broker has taken a message over.
 pub(crate) type Published = Completer<Result<()>>;
 

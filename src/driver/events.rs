@@ -195,13 +195,14 @@ impl<B: Broker> Driver<B> {
         Sending { published, charge, extras }: Sending,
     ) {
         let correlation = expected.correlation;
+        let sender_until = expected.sender_until(published.as_ref());
         let subject = super::command::Subject::Call(recipient.clone());
         if self.expect(subject, expected) {
             let mut properties = request(Some(crate::ids::text(correlation)));
             extras.write(&mut properties);
             let message = self.message(Exchange::Message, recipient.routing_key(), properties, body);
             let kind = Kind::Call { correlation, recipient, repeat, published };
-            self.send(Stream::Calls, kind, message, charge, None);
+            self.outbox.send_request(Stream::Calls, kind, message, charge, None, sender_until);
         } else {
             self.refuse(published, charge);
         }
@@ -215,15 +216,16 @@ impl<B: Broker> Driver<B> {
         Sending { published, charge, extras }: Sending,
     ) {
         // A task is wanted even when its sender has gone: others may have gone on because of it.
-        let (correlation, until) = match reply {
+        let (correlation, until, sender_until) = match reply {
             TaskReply::Expected(expected) => {
                 let correlation = expected.correlation;
+                let sender_until = expected.sender_until(published.as_ref());
                 if !self.expect(super::command::Subject::Task(queue.clone()), expected) {
                     return self.refuse(published, charge);
                 }
-                (Some(correlation), None)
+                (Some(correlation), None, sender_until)
             }
-            TaskReply::NotWanted { until } => (None, Some(until)),
+            TaskReply::NotWanted { until } => (None, Some(until), None),
         };
         if self.phase == Phase::Closing {
             return self.refuse(published, charge);
@@ -244,7 +246,8 @@ impl<B: Broker> Driver<B> {
         }
         let stream = Stream::Tasks(first_to.unwrap_or_else(|| queue.clone()));
         let Some(key) = unique else {
-            return self.send(stream, Kind::Task { correlation, published, key: None }, message, charge, until);
+            let kind = Kind::Task { correlation, published, key: None };
+            return self.outbox.send_request(stream, kind, message, charge, until, sender_until);
         };
         let marker = Message {
             exchange: "".into(),
@@ -259,7 +262,7 @@ impl<B: Broker> Driver<B> {
         self.outbox.close_stream_of(&key.marker);
         let marker_stream = Stream::Tasks(Arc::clone(&key.marker));
         let kind = Kind::Marker(Box::new(Marked { key, queue, stream, message, correlation, published }));
-        self.send(marker_stream, kind, marker, charge, until);
+        self.outbox.send_request(marker_stream, kind, marker, charge, until, sender_until);
     }
 
     /// Registers a request. False when the communicator takes nothing new any more.

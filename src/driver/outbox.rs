@@ -177,6 +177,8 @@ struct Entry<P> {
     tries: u32,
     /// When it is given up.
     until: Option<Instant>,
+    /// How long its sender waits for the broker to take it over. It goes on without its sender.
+    sender_until: Option<Instant>,
     /// It has been with a broker that may have taken it.
     may_have_arrived: bool,
     /// Closing does not wait for it.
@@ -188,6 +190,15 @@ impl<P> Entry<P> {
     fn keep_key(&mut self) {
         if let Kind::Task { key, .. } = &mut self.kind {
             *key = None;
+        }
+    }
+
+    /// Whoever waits for the broker to take it over.
+    fn take_sender(&mut self) -> Option<P> {
+        match &mut self.kind {
+            Kind::Call { published, .. } | Kind::Task { published, .. } => published.take(),
+            Kind::Marker(marked) => marked.published.take(),
+            _ => None,
         }
     }
 
@@ -380,10 +391,23 @@ impl<P> Outbox<P> {
         charge: Charge,
         until: Option<Instant>,
     ) {
+        self.send_request(stream, kind, message, charge, until, None);
+    }
+
+    /// The same for a request whose sender waits no longer than until `sender_until` for the broker to take it over.
+    pub(super) fn send_request(
+        &mut self,
+        stream: Stream,
+        kind: Kind<P>,
+        message: Message,
+        charge: Charge,
+        until: Option<Instant>,
+        sender_until: Option<Instant>,
+    ) {
         self.last += 1;
         let id = PublishId(self.last);
-        if let Some(until) = until {
-            self.due.insert((until, id));
+        for at in [until, sender_until].into_iter().flatten() {
+            self.due.insert((at, id));
         }
         let aside = if matches!(kind, Kind::Probe(_)) { Aside::Yes } else { Aside::No };
         self.aside += usize::from(aside == Aside::Yes);
@@ -408,6 +432,7 @@ impl<P> Outbox<P> {
             state: State::Waiting,
             tries: 0,
             until,
+            sender_until,
             may_have_arrived: false,
             aside,
         };
@@ -693,6 +718,17 @@ impl<P> Outbox<P> {
             }
             self.due.pop_first();
             let Some(entry) = self.entries.get_mut(&id) else { continue };
+            // Guards: a sender that waits for ever, since what it sent is wanted without it.
+            if entry.sender_until.take_if(|until| *until <= now).is_some()
+                && let Some(published) = entry.take_sender()
+            {
+                let text = format!(
+                    "{}: the broker at {} has not taken it over in time; whether it will is not known",
+                    describe(entry),
+                    self.broker
+                );
+                self.out.push(Act::Complete { published, outcome: Err(Error::new(ErrorKind::TimedOut, text)) });
+            }
             if entry.until.is_some_and(|until| until <= now) {
                 if entry.state == State::Handed {
                     entry.keep_key();
@@ -734,21 +770,23 @@ impl<P> Outbox<P> {
 
     /// The broker has a marker: now its task goes.
     fn key_taken(&mut self, id: PublishId, now: Instant) {
-        let Some(Entry { kind: Kind::Marker(marked), charge, until, .. }) = self.take_out(id) else { return };
+        let Some(Entry { kind: Kind::Marker(marked), charge, until, sender_until, .. }) = self.take_out(id) else {
+            return;
+        };
         let Marked { key, stream, message, correlation, published, .. } = *marked;
         if let (Stream::Tasks(queue), true) = (&stream, message.exchange.is_empty()) {
             // Guards: a delay queue that expires with what lies in it. Only a declaration counts as its use.
             self.close_stream_of(queue);
         }
         let key = Some(TakenKey { marker: key.marker, until: after(now, key.time) });
-        self.send(stream, Kind::Task { correlation, published, key }, message, charge, until);
+        self.send_request(stream, Kind::Task { correlation, published, key }, message, charge, until, sender_until);
     }
 
     fn take_out(&mut self, id: PublishId) -> Option<Entry<P>> {
         let entry = self.entries.remove(&id)?;
         self.aside -= usize::from(entry.aside == Aside::Yes);
-        if let Some(until) = entry.until {
-            self.due.remove(&(until, id));
+        for at in [entry.until, entry.sender_until].into_iter().flatten() {
+            self.due.remove(&(at, id));
         }
         if let State::Pausing(until) = entry.state {
             self.due.remove(&(until, id));

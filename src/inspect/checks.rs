@@ -57,7 +57,7 @@ pub(super) async fn local(place: &LocalPlace, options: &CommunicatorBuilder) -> 
         None => {
             report.idle = true;
             let text = format!(
-                "no process hosts it at the moment, so that nothing was checked; the next program that connects would, in {shown}"
+                "no process hosts it at the moment, so nothing was checked; the next program that connects will host it, in {shown}"
             );
             report.push(Finding::new(CHECK, Verdict::Ok, text).fact("directory", shown).fact("hosted", false));
         }
@@ -100,7 +100,7 @@ async fn amqp(report: &mut Report, endpoint: &Endpoint, options: &CommunicatorBu
         let vhost = &*endpoint.vhost;
         let text = format!("{vhost:?}, and {user} may enter it");
         report.push(Finding::new("virtual host", Verdict::Ok, text).fact("virtual_host", vhost));
-        let text = "two are to be had, one to publish and one to consume";
+        let text = "two can be opened, one to publish and one to consume";
         report.push(Finding::new("connections", Verdict::Ok, text).fact("connections", 2_i64));
         server(report, &broker.server_properties());
     }
@@ -353,10 +353,12 @@ fn count(number: u32, what: &str) -> String {
 
 fn object<T>(check: String, kind: &str, compared: &Object<T>, shown: impl FnOnce(&T) -> String) -> Finding {
     match compared {
-        Object::Absent => {
-            Finding::new(check, Verdict::Note, format!("not there yet; the first who needs this {kind} declares it"))
-                .fact("present", false)
-        }
+        Object::Absent => Finding::new(
+            check,
+            Verdict::Note,
+            format!("not there yet; the first program that needs this {kind} declares it"),
+        )
+        .fact("present", false),
         Object::Same(found) => Finding::new(check, Verdict::Ok, shown(found)).fact("present", true).fact("equal", true),
         Object::Differs(_, error) => {
             let finding = match error.detail() {

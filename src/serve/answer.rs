@@ -58,7 +58,7 @@ impl Answer {
     /// A value of any type that serde can write.
     ///
     /// # Errors
-    /// As an exception, when the value cannot be written.
+    /// When the value cannot be written; the caller gets it as an exception.
     pub fn of<T: Serialize + ?Sized>(value: &T) -> HandlerResult {
         Ok(Answer::Value(Value::from_serialize(value)?))
     }
@@ -133,7 +133,7 @@ impl fmt::Debug for Later {
 
 /// Answers a request later, from any thread, once. If it is dropped, the answer is an exception.
 ///
-/// A second answer does not compile:
+/// A second answer does not compile, as here:
 ///
 /// # Examples
 ///

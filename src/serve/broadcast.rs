@@ -48,8 +48,20 @@ const HANDLERS_MOST: usize = 256;
 /// communicator.add_broadcast_subscriber(BroadcastFilter::new().subject("job.*")?, log).await?;
 /// # communicator.close().await.map(drop) }
 /// ```
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 pub struct Broadcast(Arc<Arrived>);
+
+impl fmt::Debug for Broadcast {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Content { body, sender, subject, correlation_id } = &self.0.content;
+        f.debug_struct("Broadcast")
+            .field("body", body)
+            .field("sender", sender)
+            .field("subject", subject)
+            .field("correlation_id", correlation_id)
+            .finish()
+    }
+}
 
 #[derive(Debug)]
 struct Arrived {
@@ -361,7 +373,7 @@ async fn handle(
         match settled {
             Ok(value) => value.dispose(),
             Err(error) if error.is_warning() => {
-                crate::log::warn!(%identifier, %correlation_id, failure = %error, "a broadcast failed in its handler");
+                crate::log::warn!(%identifier, %correlation_id, failure = error.to_string(), "a broadcast failed in its handler");
             }
             Err(_) => {}
         }

@@ -42,7 +42,8 @@ pub enum Failure {
     /// The body is not one that this handler can read, today or later: a task goes to the quarantine queue, and its sender
     /// gets a remote exception. A call ends with a remote exception.
     Unreadable(String),
-    /// The work was cancelled. The caller of an RPC is notified; a task goes back to the queue after a pause.
+    /// The work was cancelled. The caller of an RPC is notified; a task goes back to the queue after a pause, and keeps its place
+    /// among the prefetched ones meanwhile: a worker with a prefetch of 1 takes no other.
     Cancelled,
 }
 
@@ -146,6 +147,7 @@ fn type_name<E>() -> Option<&'static str> {
 ///
 /// A caller of homing gets more than the text: the error's type, its own message, those of its sources, and what
 /// [`with_data`](Self::with_data) adds ([`Error::remote_details`](crate::Error::remote_details)). kiwipy's callers get the text.
+///
 /// # Examples
 ///
 /// ```

@@ -279,7 +279,7 @@ impl Caller {
             return self.finish(Response::Cancelled);
         }
         if is_warning {
-            crate::log::warn!(%identifier, correlation_id = self.correlation_id.as_deref(), %failure, "a call failed in its handler");
+            crate::log::warn!(%identifier, correlation_id = self.correlation_id.as_deref(), failure = failure.to_string(), "a call failed in its handler");
         }
         self.finish(Response::Exception(failure.to_string(), details));
     }

@@ -345,7 +345,13 @@ impl TaskGuard {
         {
             let (identifier, attempt) = (self.identifier.as_ref().map(Identifier::as_str), self.attempt);
             let message_id = &self.message.properties().message_id;
-            crate::log::warn!(identifier, message_id = message_id.as_deref(), attempt = attempt.number(), %failure, "a task failed in its handler");
+            crate::log::warn!(
+                identifier,
+                message_id = message_id.as_deref(),
+                attempt = attempt.number(),
+                failure = failure.to_string(),
+                "a task failed in its handler"
+            );
         }
         let response = match settled {
             Ok(value) => Response::Result(value),

@@ -7,8 +7,8 @@ use futures_util::future::{Either, select};
 
 use super::answer::Settled;
 use super::context::Context;
-use super::failure::{Failure, HandlerError};
-use crate::home::Home;
+use super::failure::HandlerError;
+use crate::error::ErrorKind;
 use crate::panics::caught;
 
 /// What a handler answers within its time; a failure when the time is over, whatever it does then. A future is dropped.
@@ -18,19 +18,21 @@ pub(super) async fn within(
     handled: impl Future<Output = Settled>,
 ) -> Settled {
     let Some(limit) = limit else { return handled.await };
-    let (completer, over) = match Home::current().try_future::<()>() {
-        Ok(pair) => pair,
-        // Another attempt may find a place.
-        Err(error) => {
-            let why = format!("the time of the handler could not be kept: {error}");
-            return Err(HandlerError::of_failure(Failure::TryAgain(why)));
+    let at = crate::time::from_now(limit);
+    // Guards: a home that is full. The handler runs all the same, and the wait for a place ends with its time.
+    let over = async {
+        match context.port.future(&"the time limit of a handler", Some(at)).await {
+            Ok((completer, over)) => {
+                let _timer = context.port.handler_timer(at, completer);
+                over.await.is_ok()
+            }
+            Err(error) => error.kind() == ErrorKind::TimedOut,
         }
     };
-    let timer = context.port.handler_timer(crate::time::from_now(limit), completer);
     // The handler first: an answer that is there counts.
-    match select(Box::pin(handled), over).await {
+    match select(Box::pin(handled), Box::pin(over)).await {
         Either::Left((answered, _)) => answered,
-        Either::Right((Ok(()), handled)) => {
+        Either::Right((true, handled)) => {
             // Guards: a handler's future that panics as it is dropped, which would take the outcome along, and have a task
             // handed out again, and again.
             if let Err(panic) = caught(|| drop(handled)) {
@@ -40,9 +42,6 @@ pub(super) async fn within(
             Err(HandlerError::exception(text).with_type("homing::TimeLimit"))
         }
         // The communicator has ended, and its clock with it.
-        Either::Right((Err(_), handled)) => {
-            drop(timer);
-            handled.await
-        }
+        Either::Right((false, handled)) => handled.await,
     }
 }

@@ -5,10 +5,14 @@ use std::rc::Rc;
 use std::time::Duration;
 
 use tokio::sync::{mpsc, oneshot};
+use tokio::time::Instant;
 
 use super::broker::server;
 use super::executor::{self, Group, Log, Process, Simulation, sleep_ms};
-use crate::{CloseReport, Communicator, ErrorKind, Result, TaskRequest, TaskSubscriber, Value};
+use crate::home::Home;
+use crate::{
+    CloseReport, Communicator, ErrorKind, Reply, Result, RpcRequest, RpcSubscriber, TaskRequest, TaskSubscriber, Value,
+};
 
 /// Runs a story under some orders of its events, and looks at how each ends.
 // Guards: a check that fails within a story. It would end the story's task, and not the test.
@@ -108,4 +112,162 @@ fn draining_does_not_wait_for_callers_that_do_not_come_back_and_counts_their_ans
             assert_eq!((report.tasks_returned, drained.replies_unroutable), (0, 1));
         },
     );
+}
+
+/// How long a request was sent for that had ten seconds, and how that ended.
+type Sent = (Duration, Option<ErrorKind>);
+
+async fn sent(sending: impl Future<Output = Result<Reply>>) -> Sent {
+    let begun = Instant::now();
+    let outcome = sending.await;
+    (begun.elapsed(), outcome.err().map(|error| error.kind()))
+}
+
+/// What sends wait for that get no word from the broker: it is away, or it took the message and says nothing. Then it is back,
+/// and a worker counts the tasks.
+async fn sends_without_a_word(simulation: Rc<Simulation>, is_away: bool) -> (Vec<Sent>, Vec<Value>) {
+    const LIMIT: Duration = Duration::from_secs(10);
+    let (callers, workers) =
+        (simulation.new_runtime("callers", Process(0), 500), simulation.new_runtime("workers", Process(1), 500));
+    let (caller, worker) = (connected(&simulation, callers).await, connected(&simulation, workers).await);
+    let serve = worker.clone();
+    let nothing = RpcSubscriber::closure(|_: RpcRequest| ());
+    at(&simulation, workers, async move { serve.add_rpc_subscriber("nothing", nothing).await }).await.expect("a name");
+    // The ways to the broker are known, so that what is sent next is with it at once.
+    let first = caller.clone();
+    at(&simulation, callers, async move { first.rpc_send("nothing", ()).await }).await.expect("an answer");
+    let first = caller.clone();
+    at(&simulation, callers, async move { first.task_send("first").no_reply().await }).await.expect("it is there");
+    if is_away {
+        server().set_down(true);
+        server().lose_all();
+    } else {
+        server().set_stalled(true);
+    }
+    let sends = caller.clone();
+    let ended = at(&simulation, callers, async move {
+        let hour = Duration::from_secs(3600);
+        let task = sent(sends.task_send("plain").timeout(LIMIT).send());
+        let delayed = sent(sends.task_send("held back").delay(Duration::from_secs(1)).timeout(LIMIT).send());
+        let unique = sent(sends.task_send("unique").unique("key", hour).timeout(LIMIT).send());
+        let call = sent(sends.rpc_send("nothing", ()).timeout(LIMIT).send());
+        let silent = async {
+            let begun = Instant::now();
+            let outcome = sends.task_send("silent").timeout(LIMIT).no_reply().await;
+            (begun.elapsed(), outcome.err().map(|error| error.kind()))
+        };
+        let (task, delayed, unique, call, silent) = futures_util::join!(task, delayed, unique, call, silent);
+        vec![task, delayed, unique, call, silent]
+    })
+    .await;
+    server().set_down(false);
+    server().set_stalled(false);
+    let (done, mut came) = mpsc::unbounded_channel();
+    let work = TaskSubscriber::closure(move |task: TaskRequest| drop(done.send(task.into_body())));
+    let serve = worker.clone();
+    at(&simulation, workers, async move { serve.add_task_subscriber(work).await }).await.expect("a subscriber");
+    sleep_ms(60_000).await;
+    let mut tasks = Vec::new();
+    while let Ok(task) = came.try_recv() {
+        tasks.push(task);
+    }
+    (ended, tasks)
+}
+
+/// Guards: a send that waits for ever, since the task is wanted without its sender.
+#[test]
+fn a_sender_hears_in_time_that_the_broker_has_not_taken_its_task_over() {
+    use ErrorKind::{ConnectionLost, TimedOut, Unroutable};
+    for is_away in [true, false] {
+        in_some_orders(
+            move |simulation| sends_without_a_word(simulation, is_away),
+            |(ended, tasks)| {
+                for (took, error) in &ended {
+                    assert!(*took <= Duration::from_secs(11), "{ended:?}");
+                    // Where the loss is noticed late, what was with the broker had been confirmed, or its end is another.
+                    let expected = [None, Some(TimedOut), Some(ConnectionLost), Some(Unroutable)];
+                    assert!(expected.contains(error), "{ended:?}");
+                }
+                for (task, (_, error)) in ["plain", "held back", "unique"].iter().zip(&ended) {
+                    // A key that may have been taken is not taken again, and its task not sent.
+                    let goes_on = *error != Some(ConnectionLost);
+                    let came = tasks.iter().any(|came| came.as_str() == Some(task));
+                    assert!(came || !goes_on, "{task:?} is lost: {ended:?} {tasks:?}");
+                }
+            },
+        );
+    }
+}
+
+/// Guards: a timeout that begins anew with each place at a full home.
+#[test]
+fn waiting_for_two_places_at_a_full_home_takes_one_timeout() {
+    in_some_orders(
+        |simulation| async move {
+            let home = simulation.new_runtime("callers", Process(0), 500);
+            let caller = connected(&simulation, home).await;
+            let sending = async move {
+                let here = Home::current();
+                here.set_capacity(1);
+                let (completer, place) = here.try_future::<()>().expect("the only place");
+                let sending = sent(caller.rpc_send("nobody", ()).timeout(Duration::from_secs(10)).send());
+                let freed = async {
+                    sleep_ms(9000).await;
+                    drop((completer, place));
+                };
+                futures_util::join!(sending, freed).0
+            };
+            at(&simulation, home, sending).await
+        },
+        |(took, error)| {
+            assert_eq!(error, Some(ErrorKind::TimedOut));
+            assert!(took <= Duration::from_secs(11), "{took:?}");
+        },
+    );
+}
+
+/// Guards: a time limit that needs a place at a full home. The task was tried again without being run, until it was in quarantine.
+#[test]
+fn a_handler_with_a_time_limit_runs_at_a_full_home() {
+    for is_slow in [false, true] {
+        in_some_orders(
+            move |simulation| async move {
+                let callers = simulation.new_runtime("callers", Process(0), 500);
+                let workers = simulation.new_runtime("workers", Process(1), 500);
+                let (caller, worker) = (connected(&simulation, callers).await, connected(&simulation, workers).await);
+                let work = TaskSubscriber::future(move |_: TaskRequest| async move {
+                    sleep_ms(if is_slow { 60_000 } else { 100 }).await;
+                    "done"
+                });
+                let adding = worker.clone();
+                let held = at(&simulation, workers, async move {
+                    adding
+                        .add_task_subscriber(work.with_time_limit(Duration::from_secs(5)))
+                        .await
+                        .expect("a subscriber");
+                    let here = Home::current();
+                    here.set_capacity(1);
+                    here.try_future::<()>().expect("the only place")
+                })
+                .await;
+                let sending = caller.clone();
+                let begun = Instant::now();
+                let answer = at(&simulation, callers, async move { sending.task_send("work").await }).await;
+                let took = begun.elapsed();
+                // Both are the home's, and are dropped there.
+                at(&simulation, workers, async move { drop(held) }).await;
+                (answer, took, worker.counts().tasks_quarantined)
+            },
+            move |(answer, took, quarantined)| {
+                assert_eq!(quarantined, 0);
+                if is_slow {
+                    let error = answer.expect_err("it was over its time");
+                    assert!(error.remote_text().is_some_and(|text| text.contains("time limit")), "{error}");
+                    assert!(took < Duration::from_secs(7), "{took:?}");
+                } else {
+                    assert_eq!(answer.expect("an answer").as_str(), Some("done"));
+                }
+            },
+        );
+    }
 }

@@ -157,7 +157,8 @@ fn check_routing_key(key: &str, what: &str, name: &str) -> Result<()> {
     Err(Error::new(
         ErrorKind::InvalidArgument,
         format!(
-            "the {what} {shown:?}… has {} bytes; AMQP allows a routing key of {ROUTING_KEY_MAX} bytes, which leaves {} for it",
+            "the {what} {shown:?}… has {} bytes; AMQP allows {ROUTING_KEY_MAX} bytes for a name or a routing key, which leaves {} for it \
+             in those that are made from it",
             name.len(),
             ROUTING_KEY_MAX - (key.len() - name.len()),
         ),

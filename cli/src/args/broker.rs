@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use clap::{Args, Subcommand};
 
-use super::parse::{address, duration};
+use super::parse::{address, duration, name};
 
 /// Where a broker listens.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -47,9 +47,9 @@ pub(crate) fn listen(text: &str) -> Result<Listen, String> {
 pub(crate) enum Broker {
     /// Runs a broker for every client of AMQP 0-9-1 on this machine, until Ctrl-C or SIGTERM.
     ///
-    /// Durable queues, exchanges and bindings, and persistent messages in them, are on the disk before they are confirmed, and there
-    /// again after a restart. Clients log in as `guest` with the password `guest`, and as those whom `homing broker user add` adds. It
-    /// listens on this machine alone unless an amqps:// address is another one.
+    /// Durable queues, exchanges and bindings survive a restart, and so do persistent messages in them: a message is on the disk before
+    /// it is confirmed. Clients log in as `guest` with the password `guest`, or as a user that `homing broker user add` has added. It
+    /// listens on this machine alone; an amqps:// address may be one that other machines reach.
     Run(BrokerRun),
     /// Starts a broker as `broker run` does, but in the background, and returns when clients can connect.
     ///
@@ -167,6 +167,7 @@ pub(crate) enum User {
     /// The password is read from standard input, from a terminal without being shown. It is kept hashed (Argon2id).
     Add {
         /// The name.
+        #[arg(value_parser = name)]
         name: String,
         /// A tag. May be given several times. A user with `impersonator` may publish in the names of others.
         #[arg(long = "tag", value_name = "TAG")]
@@ -215,6 +216,7 @@ pub(crate) enum Vhost {
     /// Adds a virtual host, which nobody may enter before `homing broker permission set`.
     Add {
         /// The name.
+        #[arg(value_parser = name)]
         name: String,
         #[command(flatten)]
         data: Data,

@@ -32,7 +32,7 @@ pub(crate) use tools::{
     Bench, Context, ContextOptions, Doctor, Fault, Man, Stress, Worker, WorkerCommand, WorkerOptions,
 };
 pub(crate) use top::{Top, TopFault};
-pub(crate) use workers::{Workers, WorkersOptions};
+pub(crate) use workers::{Supervision, Workers, WorkersOptions};
 
 use parse::{reconnect, whole};
 
@@ -101,6 +101,9 @@ pub(crate) struct BrokerOptions {
     /// ever; the others do not.
     #[arg(long, global = true, value_name = "WHEN", value_parser = reconnect)]
     pub reconnect: Option<ReconnectPolicy>,
+    /// `--broker` as it was typed, where it was: `broker` is filled in from elsewhere.
+    #[arg(skip)]
+    pub typed: Option<String>,
 }
 
 /// What is declared on the broker.

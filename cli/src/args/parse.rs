@@ -120,7 +120,7 @@ pub(super) fn workers(text: &str) -> Result<NonZeroU16, String> {
     text.parse::<NonZeroU16>()
         .ok()
         .filter(|number| number.get() <= most)
-        .ok_or_else(|| format!("it is no number of workers; there are 1 to {most}"))
+        .ok_or_else(|| format!("a whole number from 1 to {most} is wanted"))
 }
 
 #[cfg(test)]

@@ -73,7 +73,8 @@ pub(crate) struct Send {
     /// For how long the key is in use, from the moment when the task is sent. All senders of a key have to give the same time.
     #[arg(long, value_name = "TIME", default_value = "10m", value_parser = key_time, help_heading = "Once", requires = "unique")]
     pub unique_for: Duration,
-    /// Sends one task for each line of standard input, many at once. Outcomes are printed in the order of the lines.
+    /// Sends one task for each line of standard input that is not empty, many at once. Outcomes are printed in the order of the
+    /// lines.
     #[arg(long, help_heading = "Many tasks")]
     pub lines: bool,
     /// Sends the task this many times.
@@ -152,7 +153,7 @@ pub(crate) enum OnFailure {
 /// What waits in a task queue.
 #[derive(Debug, Args)]
 pub(crate) struct List {
-    /// The queue, if it is not the task queue. NAME.quarantine has the tasks that could not be read.
+    /// The queue, if it is not the task queue. NAME.quarantine has the tasks that could not be read or whose last attempt has failed.
     #[arg(long, value_name = "NAME")]
     pub queue: Option<String>,
     /// Also asks RabbitMQ's management API, which knows how many are in the hands of workers, and of which:

@@ -18,7 +18,7 @@ pub(super) fn print(rows: &[Row], format: Format, network: &Network) -> Result<(
 }
 
 fn line(row: &Row) -> serde_json::Value {
-    let micros = |time: Duration| time.as_secs_f64() * 1e6;
+    let micros = |time: Duration| (time.as_secs_f64() * 1e7).round() / 10.0;
     let (limit, part) = match row.limit {
         Limit::Client(part) | Limit::Machine(part) => ("client", Some(part)),
         Limit::Network(part) => ("network", Some(part)),

@@ -12,6 +12,7 @@ use tokio::task::spawn_blocking;
 use super::control::{self, Listing, Request, Response};
 use crate::args::{Format, Global, NewPassword, Permission, User, Vhost};
 use crate::failure::Failure;
+use crate::output::quoted;
 use crate::stop::{Stop, or_interrupted};
 use crate::{note, out, output};
 
@@ -26,12 +27,15 @@ const LONGEST_PASSWORD: u64 = 4 << 10;
 pub(super) async fn user(command: User, global: &Global, stop: Stop) -> Result<(), Failure> {
     match command {
         User::Add { name, tags, password, data } => {
+            let given = data.data.as_ref().map(|data| format!(" --data {}", quoted(&data.display().to_string())));
             let data = super::data(data.data)?;
             let password = if password.no_password { None } else { Some(hashed(&password, stop.clone()).await?) };
             let request = Request::AddUser { name: name.clone(), password, tags };
             change(&data, request, stop).await?;
+            let name = quoted(&name);
             note!(
-                "the user may do nothing yet: `homing broker permission set {name} '.*' '.*' '.*'` lets it do everything in /"
+                "the user may do nothing yet: `homing broker permission set {name} '.*' '.*' '.*'{}` lets it do everything in /",
+                given.unwrap_or_default()
             );
             Ok(())
         }

@@ -122,7 +122,7 @@ fn systemd(words: &[String], reload: &str, stop_after: u64) -> String {
          ExecStart={}\n\
          {reload}\
          Restart=on-failure\n\
-         # Clients are closed in order, and the store is.\n\
+         # Time to close its connections and its store in order.\n\
          TimeoutStopSec={stop_after}\n\
          LimitNOFILE=65536\n\
          NoNewPrivileges=yes\n\

@@ -231,7 +231,7 @@ fn binding(check: &str, management: &Management, vhost: &str, exchange: &str, qu
     let finding = if bound {
         Finding::new(check, Verdict::Ok, format!("bound to {exchange} by its name"))
     } else {
-        let text = format!("not bound to {exchange} by its name; the first who needs it binds it");
+        let text = format!("not bound to {exchange} by its name; the first program that needs it binds it");
         Finding::new(check, Verdict::Note, text)
     };
     finding.fact("bound", bound)

@@ -61,7 +61,7 @@ impl Capture {
         self.bytes.extend_from_slice(read);
         match self.beyond {
             Beyond::Fails if self.bytes.len() > self.limit => {
-                Err(io::Error::other(format!("it printed more than {} MiB", self.limit >> 20)))
+                Err(io::Error::other(format!("the command printed more than {} MiB", self.limit >> 20)))
             }
             Beyond::KeepsTheEnd if self.bytes.len() > 2 * self.limit => {
                 self.bytes.drain(..self.bytes.len() - self.limit);

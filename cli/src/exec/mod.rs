@@ -80,7 +80,7 @@ pub(crate) async fn check(command: &str) -> Result<(), Failure> {
         }
         "is not found"
     };
-    Err(Failure::Other(format!("the command of --exec cannot be run: {word:?} {why}; no task was taken")))
+    Err(Failure::Other(format!("the command of --exec cannot be run: {word:?} {why}; no task or call was taken")))
 }
 
 /// Runs a shell command until it ends, its time is over, or it is to stop.

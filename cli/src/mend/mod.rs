@@ -18,6 +18,7 @@ use crate::args::{Format, Global, Mend, Task};
 use crate::connection::{may_come, options, waiting_for_broker};
 use crate::failure::Failure;
 use crate::glob::Glob;
+use crate::output::escaped;
 use crate::progress::timed_out;
 use crate::stop::Stop;
 use crate::{not_given, note, out, values, warning};
@@ -246,9 +247,9 @@ fn print(got: &Got, to: Option<&str>, format: Format) -> Result<(), Failure> {
         }
         Format::Text => {
             // What others have written is escaped: a terminal obeys control characters.
-            let id = id.unwrap_or("(no id)").escape_debug();
-            let to = to.map_or(String::new(), |to| format!(" -> {}", to.escape_debug()));
-            let reason = reason.map_or(String::new(), |reason| format!("  ({})", reason.escape_debug()));
+            let id = escaped(id.unwrap_or("(no id)"));
+            let to = to.map_or(String::new(), |to| format!(" -> {}", escaped(to)));
+            let reason = reason.map_or(String::new(), |reason| format!("  ({})", escaped(reason)));
             out!("{id}{to}{reason}")
         }
     }

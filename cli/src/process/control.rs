@@ -213,7 +213,7 @@ fn print_all(request: &Request, format: Format) -> Result<(), Failure> {
         Format::Text => {
             out!("a request {} was sent to all processes", request.purpose())?;
             note!(
-                "a broadcast is not answered: `homing process status PID` or `homing process watch` shows what becomes of it"
+                "a broadcast is not answered: `process status PID` or `process watch`, with the same options, shows what becomes of it"
             );
             Ok(())
         }

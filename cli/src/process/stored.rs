@@ -162,7 +162,7 @@ fn summary_object(process: &Summary) -> Map {
 async fn record(store: &SqlitePersister, pid: &Pid) -> Result<Record, Failure> {
     store.record(pid.clone()).await?.ok_or_else(|| {
         Failure::Other(format!(
-            "there is no process {pid} in the store {}; `homing process list` shows those that there are",
+            "there is no process {pid} in the store {}; `homing process list`, with the same store, shows those that there are",
             store.path().display()
         ))
     })

@@ -107,7 +107,9 @@ impl Client {
                 return Ok(done);
             }
             if Instant::now() >= deadline {
-                return Err(Failure::TimedOut(format!("{what} is still under way; `homing workers status` shows it")));
+                return Err(Failure::TimedOut(format!(
+                    "{what} is still under way; `homing workers status`, with the same options, shows it"
+                )));
             }
             tokio::time::sleep(POLLS).await;
         }
@@ -196,7 +198,7 @@ impl Client {
         while self.record.lives() {
             if Instant::now() >= deadline {
                 return Err(Failure::TimedOut(
-                    "the workers still drain; `homing workers status` shows them".to_owned(),
+                    "the workers still drain; `homing workers status`, with the same options, shows them".to_owned(),
                 ));
             }
             match self.ask(&Request::Status).await {
@@ -237,7 +239,8 @@ fn finish(status: &Status, format: Format) -> Result<(), Failure> {
 fn nobody(path: &Path, options: &WorkersOptions, global: &Global) -> String {
     let others = match others(path) {
         0 => String::new(),
-        many => format!(" (there are {many} of other names: see --prefix and --name)"),
+        1 => " (one runs for other names: see --prefix and --name)".to_owned(),
+        many => format!(" ({many} run for other names: see --prefix and --name)"),
     };
     let name = options.name.as_deref();
     format!(
@@ -285,7 +288,7 @@ fn print(status: &Status, format: Format) -> Result<(), Failure> {
         out!("a restart is under way: {} of {} workers", restart.restarted.len(), status.workers.len())?;
     }
     if status.workers.is_empty() {
-        return out!("it has no workers; `homing workers add` gives it some");
+        return out!("it has no workers; `homing workers add`, with the same options, gives it some");
     }
     table(&status.workers)
 }

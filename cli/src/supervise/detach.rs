@@ -29,7 +29,7 @@ pub(super) async fn run(options: &WorkerOptions, global: &Global, stop: Stop) ->
     let name = options.supervision.name.as_deref();
     let identity = Identity::new(&path, &global.names, name)?;
     // Before anything is started: a clear error here, and not in the log.
-    drop(super::lock::Lock::take(&identity)?);
+    drop(super::lock::Lock::take(&identity, || super::advice(&options.supervision, options.store.as_deref(), global))?);
     let log_path = identity.log_file();
     let pid = start(&log_path, "supervisor", stop).await?;
     match global.output.format {

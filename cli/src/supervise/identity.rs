@@ -14,7 +14,7 @@ use std::path::{Path, PathBuf};
 use crate::args::{Global, Names};
 use crate::failure::Failure;
 use crate::output::quoted;
-use crate::places;
+use crate::{places, settings};
 
 #[derive(Clone, Debug)]
 pub(super) struct Identity {
@@ -102,29 +102,9 @@ pub(crate) fn fnv(bytes: &[u8]) -> u64 {
 
 /// How a command about this supervisor is typed: `homing --prefix p workers status --store jobs.db`.
 pub(super) fn typed(global: &Global, command: &str, store: Option<&Path>, name: Option<&str>) -> String {
-    let Global { broker, names, .. } = global;
-    let before = match &broker.profile {
-        Some(profile) => vec![("--profile", Some(profile))],
-        None if broker.aiida => Vec::new(),
-        None => vec![
-            ("--prefix", names.prefix.as_ref()),
-            ("--message-exchange", names.message_exchange.as_ref()),
-            ("--task-exchange", names.task_exchange.as_ref()),
-            ("--task-queue", names.task_queue.as_ref()),
-        ],
-    };
     let store = store.map(|store| store.display().to_string());
     let behind = [("--store", store.as_deref()), ("--name", name)];
-    let mut text = "homing".to_owned();
-    if broker.aiida {
-        text.push_str(" --aiida");
-    }
-    let mut add = |option: &str, value: &str| text.push_str(&format!(" {option} {}", quoted(value)));
-    before
-        .into_iter()
-        .filter_map(|(option, value)| Some((option, value?)))
-        .for_each(|(option, value)| add(option, value));
-    text.push_str(&format!(" {command}"));
+    let mut text = format!("{} {command}", settings::with_names(global));
     for (option, value) in behind.into_iter().filter_map(|(option, value)| Some((option, value?))) {
         text.push_str(&format!(" {option} {}", quoted(value)));
     }

@@ -72,7 +72,7 @@ impl Lock {
     ///
     /// # Errors
     /// When another supervisor has it, or its file cannot be used.
-    pub(super) fn take(identity: &Identity) -> Result<Self, Failure> {
+    pub(super) fn take(identity: &Identity, advice: impl FnOnce() -> String) -> Result<Self, Failure> {
         let path = identity.lock_file();
         let unusable =
             |error: io::Error| Failure::Other(format!("the lock {} cannot be used: {error}", path.display()));
@@ -88,7 +88,7 @@ impl Lock {
                 .map_err(unusable)?;
             let file = match Flock::lock(file, FlockArg::LockExclusiveNonblock) {
                 Ok(file) => file,
-                Err((_, Errno::EWOULDBLOCK)) => return Err(is_taken(&path)),
+                Err((_, Errno::EWOULDBLOCK)) => return Err(is_taken(&path, advice())),
                 Err((_, Errno::EINTR)) => continue,
                 Err((_, error)) => return Err(unusable(error.into())),
             };
@@ -139,7 +139,7 @@ pub(super) fn read(path: &Path) -> io::Result<Option<Record>> {
 }
 
 /// Another supervisor has the lock.
-fn is_taken(path: &Path) -> Failure {
+fn is_taken(path: &Path, advice: String) -> Failure {
     let until = Instant::now() + WRITING;
     let record = loop {
         match read(path) {
@@ -153,8 +153,7 @@ fn is_taken(path: &Path) -> Failure {
     );
     Failure::Advised(
         Box::new(Failure::Other(format!("a supervisor of workers runs already for this store and these names: {who}"))),
-        "`homing workers status` shows it, `homing workers add` gives it more workers; one beside it has a --name of its own"
-            .to_owned(),
+        advice,
     )
 }
 
@@ -174,13 +173,13 @@ mod tests {
     #[test]
     fn a_lock_is_one_and_ends_with_its_holder() {
         let (folder, identity) = identity();
-        let mut lock = Lock::take(&identity).unwrap();
+        let mut lock = Lock::take(&identity, String::new).unwrap();
         let record = Record::own("/run/x.sock".into(), None);
         lock.write(&record).unwrap();
         let path = identity.lock_file();
         assert_eq!(read(&path).unwrap(), Some(record.clone()));
         assert_eq!(fs::metadata(&path).unwrap().mode() & 0o777, 0o600);
-        let refused = Lock::take(&identity).unwrap_err().to_string();
+        let refused = Lock::take(&identity, String::new).unwrap_err().to_string();
         assert!(refused.contains(&format!("process {}", record.pid)), "{refused}");
         // A longer record, and a shorter one after it.
         lock.write(&Record { since: "x".repeat(500), ..record.clone() }).unwrap();
@@ -188,7 +187,7 @@ mod tests {
         assert_eq!(read(&path).unwrap(), Some(record));
         drop(lock);
         assert_eq!(read(&path).unwrap(), None);
-        Lock::take(&identity).unwrap();
+        Lock::take(&identity, String::new).unwrap();
         fs::remove_dir_all(folder).unwrap();
     }
 
@@ -212,7 +211,7 @@ mod tests {
                                 .open(path)
                                 .unwrap();
                             drop(file);
-                            Lock::take(&identity).ok()
+                            Lock::take(&identity, String::new).ok()
                         })
                     })
                     .collect();
@@ -249,10 +248,10 @@ mod tests {
             assert_eq!(read(&path).unwrap(), None, "{text:?}");
         }
         // What was there before is no obstacle, but what is no file is.
-        drop(Lock::take(&identity).unwrap());
+        drop(Lock::take(&identity, String::new).unwrap());
         fs::remove_file(&path).unwrap();
         std::os::unix::fs::symlink(folder.join("elsewhere"), &path).unwrap();
-        assert!(Lock::take(&identity).is_err() && !folder.join("elsewhere").exists());
+        assert!(Lock::take(&identity, String::new).is_err() && !folder.join("elsewhere").exists());
         fs::remove_dir_all(folder).unwrap();
     }
 }

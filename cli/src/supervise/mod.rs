@@ -20,7 +20,7 @@ mod worker;
 pub(crate) use identity::{fnv, own_directory, socket_directories};
 use std::collections::HashMap;
 use std::ffi::OsString;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use serde_json::Value;
@@ -36,7 +36,7 @@ use self::protocol::{Reply, Request, Response, RestartStatus, Status, Supervisor
 use self::socket::{Asked, Socket};
 use self::stats::Stats;
 use self::worker::{Action, End, How, Incarnation, Moment, Number, State};
-use crate::args::{Global, MOST_WORKERS, WorkerOptions};
+use crate::args::{Global, MOST_WORKERS, Supervision, WorkerOptions};
 use crate::failure::Failure;
 use crate::stop::Stop;
 use crate::worker::processes;
@@ -47,6 +47,13 @@ const BEYOND_DRAIN: Duration = Duration::from_secs(30);
 
 /// How often the supervisor checks that it can be found, and samples what its workers use.
 const CHECKS: Duration = Duration::from_secs(5);
+
+/// What to do about a supervisor that runs already.
+fn advice(supervision: &Supervision, store: Option<&Path>, global: &Global) -> String {
+    let typed = |command| identity::typed(global, command, store, supervision.name.as_deref());
+    let (status, add) = (typed("workers status"), typed("workers add"));
+    format!("`{status}` shows it, `{add}` gives it more workers; one beside it has a --name of its own")
+}
 
 /// `homing worker`, alone or many.
 pub(crate) async fn run(options: WorkerOptions, global: &Global, stop: Stop) -> Result<(), Failure> {
@@ -76,7 +83,7 @@ async fn supervise(workers: u16, options: WorkerOptions, global: &Global, mut st
     }
     let name = options.supervision.name.as_deref();
     let identity = Identity::new(&path, &global.names, name)?;
-    let lock = Lock::take(&identity)?;
+    let lock = Lock::take(&identity, || advice(&options.supervision, options.store.as_deref(), global))?;
     let manner = Manner { json: output::errors_are_json(), quiet: global.output.quiet };
     let log = Log::new(manner, output::write_err);
     let drain = options.drain.unwrap_or(processes::DRAIN);

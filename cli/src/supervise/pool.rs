@@ -172,7 +172,10 @@ impl Pool {
     pub(super) fn restart(&mut self, now: Moment) -> Result<(u64, Vec<Order>), Refused> {
         self.not_stopping()?;
         if self.rolling.as_ref().is_some_and(Rolling::is_under_way) {
-            return Err(Refused("a restart is under way; `homing workers status` shows how far it is".to_owned()));
+            return Err(Refused(
+                "a restart is under way; `homing workers status`, with the same options, shows how far it is"
+                    .to_owned(),
+            ));
         }
         let id = self.rolling.as_ref().map_or(0, |rolling| rolling.id) + 1;
         let waiting = self.workers.iter().filter(|(_, worker)| !is_leaving(worker));

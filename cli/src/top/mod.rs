@@ -126,13 +126,10 @@ impl View {
         }
         tokio::spawn(feeds::queues(feed.clone(), options, queues, management));
         let urls = contexts::shown_urls(global.broker.broker.as_deref().unwrap_or(DEFAULT_BROKER));
-        let urls = urls.split('?').next().unwrap_or_default();
-        let broker = match &global.names.prefix {
-            Some(prefix) => format!("{urls}  prefix {prefix}"),
-            None => urls.to_owned(),
-        };
+        let broker = urls.split('?').next().unwrap_or_default();
         let file = store.as_ref().map(|store| store.path().display().to_string());
-        let model = Model::new(&broker, file.as_deref(), pids, clock.now());
+        let mut model = Model::new(broker, file.as_deref(), pids, clock.now());
+        model.prefix = global.names.prefix.as_deref().map(output::without_controls);
         View { model, clock, feed, events, ended, controller: ProcessController::new(communicator), store }
     }
 

@@ -151,6 +151,7 @@ pub(super) fn object(model: &Model) -> Map {
     let mut map = Map::new();
     map.insert("time", shown_time(model.now.time));
     map.insert("broker", model.broker.as_str());
+    map.insert("prefix", optional(model.prefix.as_deref()));
     map.insert("connected", model.connection == Connection::Up);
     map.insert("store", optional(model.store.as_deref()));
     map.insert("processes", model.listed().map(process_object).collect::<Vec<_>>());

@@ -769,7 +769,12 @@ fn one_frame_has_every_process() {
         "{text}"
     );
     assert!(text.lines().all(|line| !line.is_empty()) && text.ends_with('\n'));
+    model.prefix = Some("jobs".to_owned());
+    let text = once::frame(&mut model, 120, at(2));
+    assert!(text.lines().next().is_some_and(|line| line.ends_with("amqp://h/  prefix jobs")), "{text}");
     let object = once::object(&model);
+    let of = |key: &str| object.get(key).and_then(homing::Value::as_str);
+    assert_eq!((of("broker"), of("prefix")), (Some("amqp://h/"), Some("jobs")));
     let homing::Value::List(processes) = object.get("processes").unwrap() else { panic!("no list") };
     assert_eq!(processes.len(), 301);
     assert_eq!(processes[1].get("worker").and_then(homing::Value::as_str), Some("4711"));

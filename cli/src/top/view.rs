@@ -167,7 +167,8 @@ fn header(model: &Model, theme: Theme, pen: &mut Pen<'_>) {
     let x = 36;
     pen.put(x, 0, pen.area.width.saturating_sub(x), &connection, TITLE.patch(theme.tone(tone)));
     let after = x + 2 + u16::try_from(connection.width()).unwrap_or(u16::MAX).min(1000);
-    pen.put(after, 0, pen.area.width.saturating_sub(after), &model.broker, TITLE);
+    let prefix = model.prefix.as_ref().map_or_else(String::new, |prefix| format!("  prefix {prefix}"));
+    pen.put(after, 0, pen.area.width.saturating_sub(after), &format!("{}{prefix}", model.broker), TITLE);
     let mut counts = Vec::new();
     for state in ProcessState::ALL {
         match model.count(state) {

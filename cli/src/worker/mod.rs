@@ -7,6 +7,7 @@
 mod outcome;
 pub(crate) mod processes;
 pub(crate) mod serve;
+mod start;
 pub(crate) mod tasks;
 
 use std::time::Duration;

@@ -36,8 +36,8 @@ impl Subject {
             Ended::Stopped => {
                 tracing::warn!(target: WORK, id, queue = at, attempt, redelivered, took_ms, outcome, "{kind}");
             }
-            Ended::Failed(stderr) | Ended::TryAgain(stderr) | Ended::NotRunnable(stderr) => {
-                tracing::warn!(target: WORK, id, queue = at, attempt, redelivered, took_ms, outcome, stderr, "{kind}");
+            Ended::Failed(error) | Ended::TryAgain(error) | Ended::NotRunnable(error) => {
+                tracing::warn!(target: WORK, id, queue = at, attempt, redelivered, took_ms, outcome, error, "{kind}");
             }
         }
     }

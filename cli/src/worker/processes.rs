@@ -7,6 +7,7 @@ use homing::{Communicator, LongTasks};
 use nix::sys::signal::Signal;
 use tokio::signal::unix::{SignalKind, signal};
 
+use super::start::Start;
 use crate::args::{Global, WorkerOptions};
 use crate::connection::{News, Watched, begin_to_stay, close, options};
 use crate::failure::Failure;
@@ -38,10 +39,12 @@ pub(crate) async fn run(command: WorkerOptions, global: &Global, mut stop: Stop)
         opened = opening => opened?,
         signal = stop.wait() => return Err(Failure::Interrupted(signal, None)),
     };
+    let start = Start::new();
     let begin = async |communicator: &Communicator| {
         let watched = Watched::new(communicator);
         let registry = Registry::new().register::<Shell>(shell::CLASS)?;
         let builder = ProcessWorker::builder(communicator, store.clone(), registry);
+        let _now = start.subscribing();
         let worker = builder.slots(slots).on_change(log).start().await?;
         let name = communicator.default_task_queue()?.name().to_owned();
         let role =
@@ -49,10 +52,8 @@ pub(crate) async fn run(command: WorkerOptions, global: &Global, mut stop: Stop)
         presence::announce(communicator, role).await;
         Ok((watched, worker, name))
     };
-    let (communicator, (mut watched, worker, name)) = tokio::select! {
-        begun = begin_to_stay(global, options, begin) => begun?,
-        signal = stop.wait() => return Err(Failure::Interrupted(signal, None)),
-    };
+    let starting = begin_to_stay(global, options, begin);
+    let (communicator, (mut watched, worker, name)) = start.unless_signalled(&mut stop, starting).await?;
     // Its supervisor has reported it for all.
     if supervisor.is_none() {
         not_given::note(&global.broker);

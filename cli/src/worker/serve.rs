@@ -3,10 +3,11 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use homing::{Answer, Communicator, Failure as Refusal, Identifier, RpcRequest, RpcSubscriber};
+use homing::{Answer, Communicator, Failure as Refusal, HandlerError, Identifier, RpcRequest, RpcSubscriber};
 use tokio::sync::Semaphore;
 
 use super::outcome::Subject;
+use super::start::Start;
 use super::{Crew, End, enough, signalled};
 use crate::args::{Global, Serve};
 use crate::connection::{Watched, begin_to_stay, close, options};
@@ -30,6 +31,7 @@ pub(crate) async fn run(command: Serve, global: &Global, mut stop: Stop) -> Resu
         places: Semaphore::new(usize::from(command.parallel.get())),
     });
     let options = options(global)?;
+    let start = Start::new();
     let begin = async |communicator: &Communicator| {
         let role = Role { kind: "rpc", name: identifier.as_str().to_owned(), store: None };
         let mut others = presence::ask(communicator, Some(&role), OTHERS).await?.len();
@@ -52,14 +54,20 @@ pub(crate) async fn run(command: Serve, global: &Global, mut stop: Stop) -> Resu
             let server = Arc::clone(&server);
             RpcSubscriber::future(move |call| Arc::clone(&server).handle(call))
         };
+        let _now = start.subscribing();
         let added = communicator.add_rpc_subscriber(identifier.clone(), subscriber).await?;
         presence::announce(communicator, role).await;
         Ok((watched, added))
     };
-    let (communicator, (mut watched, identifier)): (Communicator, (Watched, Identifier)) = tokio::select! {
-        started = begin_to_stay(global, options.clone(), begin) => started?,
-        signal = stop.wait() => return Err(Failure::Interrupted(signal, None)),
-    };
+    let starting = begin_to_stay(global, options.clone(), begin);
+    let (communicator, (mut watched, identifier)): (Communicator, (Watched, Identifier)) =
+        match start.unless_signalled(&mut stop, starting).await {
+            Ok(started) => started,
+            Err(failure) => {
+                server.crew.stop().await;
+                return Err(failure);
+            }
+        };
     not_given::note(&global.broker);
     note!("answering calls to {:?} until Ctrl-C", identifier.as_str());
     let mut state = server.crew.watch();
@@ -91,9 +99,9 @@ struct Server {
 }
 
 impl Server {
-    async fn handle(self: Arc<Self>, call: RpcRequest) -> Result<Answer, Refusal> {
-        let Ok(_place) = self.places.acquire().await else { return Err(Refusal::Cancelled) };
-        let Some(shift) = self.crew.begin(None) else { return Err(Refusal::Cancelled) };
+    async fn handle(self: Arc<Self>, call: RpcRequest) -> Result<Answer, HandlerError> {
+        let Ok(_place) = self.places.acquire().await else { return Err(Refusal::Cancelled.into()) };
+        let Some(shift) = self.crew.begin(None) else { return Err(Refusal::Cancelled.into()) };
         let subject = Subject {
             kind: "call",
             id: call.correlation_id().unwrap_or("").to_owned(),
@@ -118,7 +126,8 @@ impl Server {
         };
         subject.log(&ended, outcome);
         drop(shift);
-        answered
+        // It has its line.
+        answered.map_err(|refusal| HandlerError::from(refusal).without_warning())
     }
 }
 

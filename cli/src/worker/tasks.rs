@@ -6,14 +6,15 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use homing::{
-    Answer, Attempt, ChannelCause, Communicator, ConnectionEvent, Failure as Refusal, Identifier, LongTasks, TaskQueue,
-    TaskRequest, TaskSubscriber,
+    Answer, Attempt, ChannelCause, Communicator, ConnectionEvent, Failure as Refusal, HandlerError, Identifier,
+    LongTasks, TaskQueue, TaskRequest, TaskSubscriber,
 };
 
 use super::outcome::{Outcome, Subject};
+use super::start::Start;
 use super::{Crew, End, Kept, enough, signalled};
 use crate::args::{Global, OnFailure, Work};
-use crate::connection::{News, Watched, begin_to_stay, close, options};
+use crate::connection::{News, Watched, begin_to_stay, close, may_come, options};
 use crate::exec::Ended;
 use crate::failure::Failure;
 use crate::presence::{self, Role};
@@ -24,8 +25,8 @@ use crate::{not_given, note, values, warning};
 const FIRST_PAUSE: Duration = Duration::from_secs(1);
 /// How long the broker may take to end a subscription.
 const UNSUBSCRIBING: Duration = Duration::from_secs(5);
-/// How long tasks are waited for that the broker took back when they were done.
-const COMING_BACK: Duration = Duration::from_secs(30);
+/// How long tasks are waited for that the broker took back when they were done. A broker that starts again may take a minute.
+const COMING_BACK: Duration = Duration::from_secs(120);
 /// How long tasks may take on their way to quarantine.
 const QUARANTINING: Duration = Duration::from_secs(5);
 /// How many ids are remembered of each kind.
@@ -39,6 +40,7 @@ pub(crate) async fn run(command: Work, global: &Global, mut stop: Stop) -> Resul
         options = options.long_tasks(LongTasks::new());
     }
     let most = command.count.map(u64::from);
+    let start = Start::new();
     let begin = async |communicator: &Communicator| {
         let worker = Arc::new(Worker {
             crew: Arc::clone(&crew),
@@ -56,12 +58,17 @@ pub(crate) async fn run(command: Work, global: &Global, mut stop: Stop) -> Resul
             let worker = Arc::clone(&worker);
             TaskSubscriber::future(move |task| Arc::clone(&worker).handle(task)).with_prefetch(command.prefetch)
         };
+        let _now = start.subscribing();
         let identifier = worker.queue.add_task_subscriber(subscriber).await?;
         Ok((worker, watched, identifier))
     };
-    let (communicator, (worker, mut watched, identifier)) = tokio::select! {
-        begun = begin_to_stay(global, options, begin) => begun?,
-        signal = stop.wait() => return Err(Failure::Interrupted(signal, None)),
+    let starting = begin_to_stay(global, options, begin);
+    let (communicator, (worker, mut watched, identifier)) = match start.unless_signalled(&mut stop, starting).await {
+        Ok(started) => started,
+        Err(failure) => {
+            crew.stop().await;
+            return Err(failure);
+        }
     };
     not_given::note(&global.broker);
     note!("working on tasks of {:?} until Ctrl-C", worker.queue.name());
@@ -150,8 +157,8 @@ impl Worker {
         self.memory.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    async fn handle(self: Arc<Self>, task: TaskRequest) -> Result<Answer, Refusal> {
-        let Some(mut shift) = self.crew.begin(self.most) else { return Err(Refusal::Cancelled) };
+    async fn handle(self: Arc<Self>, task: TaskRequest) -> Result<Answer, HandlerError> {
+        let Some(mut shift) = self.crew.begin(self.most) else { return Err(Refusal::Cancelled.into()) };
         let attempt = self.memory().attempt(&task);
         let subject = Subject {
             kind: "task",
@@ -172,7 +179,8 @@ impl Worker {
             self.memory().ends(&task);
         }
         drop(shift);
-        answered
+        // It has its line.
+        answered.map_err(|refusal| HandlerError::from(refusal).without_warning())
     }
 
     /// What becomes of a task whose command has ended.
@@ -313,17 +321,31 @@ impl Worker {
         }
         note!("waiting for {owed} tasks that are done and that the broker had taken back, to acknowledge them");
         let comes_back = async {
-            let others = TaskSubscriber::closure(|_: TaskRequest| Err::<Answer, _>(Refusal::Cancelled))
-                .with_prefetch(self.prefetch);
-            let identifier = self.queue.add_task_subscriber(others).await?;
+            let others = || {
+                TaskSubscriber::closure(|_: TaskRequest| Err::<Answer, _>(Refusal::Cancelled))
+                    .with_prefetch(self.prefetch)
+            };
+            let identifier = loop {
+                match self.queue.add_task_subscriber(others()).await {
+                    // A broker that starts again may take longer than one request.
+                    Err(error) if may_come(&error) => {
+                        tracing::info!(%error, "the broker is not there yet");
+                        tokio::time::sleep(FIRST_PAUSE).await;
+                    }
+                    added => break added?,
+                }
+            };
             while !settled(communicator) {
                 tokio::time::sleep(Duration::from_millis(20)).await;
             }
-            self.queue.remove_task_subscriber(&identifier).await
+            if let Err(error) = self.queue.remove_task_subscriber(&identifier).await {
+                tracing::info!(%error, "the subscription could not be ended in order");
+            }
+            Ok::<_, Failure>(())
         };
         tokio::select! {
             done = tokio::time::timeout(COMING_BACK, comes_back) => match done {
-                Ok(done) => Ok(done?),
+                Ok(done) => done,
                 Err(_) => {
                     warning!("not all of them came back; another worker may run them again");
                     Ok(())

@@ -17,7 +17,12 @@ use crate::shell::{self, eventually, signal, text};
 pub struct Shown {
     pub terminal: vt100::Parser,
     pub bytes: Vec<u8>,
+    /// The mark has come: all that was written before it is here.
+    is_all: bool,
 }
+
+/// What is written behind the last words of a command. A terminal shows nothing of it.
+const MARK: u8 = 0;
 
 /// A command in a terminal of its own.
 pub struct Pty {
@@ -50,14 +55,18 @@ impl Pty {
         }
         let end = || pty.slave.try_clone().map(Stdio::from);
         let child = started.stdin(end()?).stdout(end()?).stderr(end()?).spawn()?;
-        let shown = Arc::new(Mutex::new(Shown { terminal: vt100::Parser::new(ROWS, COLUMNS, 0), bytes: Vec::new() }));
+        let terminal = vt100::Parser::new(ROWS, COLUMNS, 0);
+        let shown = Arc::new(Mutex::new(Shown { terminal, bytes: Vec::new(), is_all: false }));
         let (mut output, into) = (File::from(pty.master.try_clone()?), Arc::clone(&shown));
         std::thread::spawn(move || {
             let mut piece = [0; 4096];
             while let Ok(length @ 1..) = output.read(&mut piece) {
                 let mut shown = into.lock().unwrap_or_else(PoisonError::into_inner);
-                shown.terminal.process(&piece[..length]);
-                shown.bytes.extend_from_slice(&piece[..length]);
+                let piece = &piece[..length];
+                shown.is_all = piece.ends_with(&[MARK]);
+                let piece = piece.strip_suffix(&[MARK]).unwrap_or(piece);
+                shown.terminal.process(piece);
+                shown.bytes.extend_from_slice(piece);
             }
         });
         Ok(Pty { child, input: File::from(pty.master), terminal: pty.slave, shown, modes })
@@ -116,7 +125,9 @@ impl Pty {
                 None => std::thread::sleep(Duration::from_millis(10)),
             }
         };
-        // What it wrote last may be on its way.
+        // Guards: what it wrote last, and is on its way.
+        File::from(self.terminal.try_clone().expect("another handle")).write_all(&[MARK]).expect("room for a mark");
+        eventually("not all of it comes", || self.with(|shown| shown.is_all));
         eventually("the screen is not given back", || !self.with(|shown| shown.terminal.screen().alternate_screen()));
         let screen = self.screen();
         assert_eq!(status.code(), Some(code), "{status}\n{screen}");

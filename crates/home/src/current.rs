@@ -1,5 +1,7 @@
 //! Which home the calling thread is at, so that a call finds the home of its future by itself.
 
+#[cfg(not(homing_loom))]
+use std::cell::Cell;
 use std::cell::RefCell;
 
 use super::LocalHome;
@@ -10,6 +12,8 @@ thread_local! {
     static ENTERED: RefCell<Vec<LocalHome>> = const { RefCell::new(Vec::new()) };
     /// The home of this thread itself, made when it is first asked for.
     static OF_THREAD: OfThread = OfThread(LocalHome::plain(super::DEFAULT_CAPACITY));
+    /// Whether it was reported that a future is awaited here where nothing turns this thread's home.
+    static REPORTED: Cell<bool> = const { Cell::new(false) };
 }
 
 #[cfg(homing_loom)]
@@ -59,6 +63,22 @@ impl Drop for Entered {
 pub(crate) fn entered() -> Option<LocalHome> {
     // A thread that ends has no list any more; what is dropped then is at no home.
     ENTERED.try_with(|entered| entered.borrow().last().cloned()).ok().flatten()
+}
+
+/// Reports, once a thread, that a future of this plain thread is awaited by an executor of others: what ends it comes to the
+/// thread's home, which nothing turns.
+#[cfg(not(homing_loom))]
+pub(crate) fn report_unturned() {
+    let is_entered = ENTERED.try_with(|entered| !entered.borrow().is_empty()).unwrap_or(true);
+    if is_entered || REPORTED.try_with(|reported| reported.replace(true)).unwrap_or(true) {
+        return;
+    }
+    super::panics::guarded(|| {
+        tracing::warn!(
+            "a future is awaited on a plain thread by an executor that does not turn the thread's home, so that nothing ends it: \
+             await it inside of a tokio runtime, or wait for it by `homing::blocking::wait`"
+        );
+    });
 }
 
 impl LocalHome {

@@ -31,7 +31,8 @@ const STACK: usize = 16 << 20;
 /// # Ok::<(), Box<dyn std::error::Error>>(())
 /// ```
 ///
-/// Dropping it stops the loop and waits for its thread, except on that thread itself.
+/// Dropping it stops the loop and waits for its thread, except on that thread itself. In a process that was forked from the one
+/// that started it there is no such thread, and dropping it does nothing.
 #[derive(Debug)]
 pub struct EventLoop {
     handle: EventLoopHandle,
@@ -42,6 +43,8 @@ pub struct EventLoop {
 #[derive(Clone)]
 pub struct EventLoopHandle {
     inbox: Arc<Inbox>,
+    /// Where the loop's thread is.
+    process: u32,
 }
 
 impl EventLoop {
@@ -61,7 +64,7 @@ impl EventLoop {
             home.end();
         })?;
         let inbox = inbox_in.recv().map_err(|_| io::Error::other("the event loop's thread ended as it started"))?;
-        Ok(EventLoop { handle: EventLoopHandle { inbox }, thread: Some(thread) })
+        Ok(EventLoop { handle: EventLoopHandle { inbox, process: std::process::id() }, thread: Some(thread) })
     }
 
     /// A handle to it that others may keep.
@@ -87,6 +90,10 @@ impl EventLoop {
 
 impl Drop for EventLoop {
     fn drop(&mut self) {
+        if !self.handle.has_thread() {
+            // Guards: a fork. The handle of a thread that is not there must be neither joined, which panics, nor detached.
+            return std::mem::forget(self.thread.take());
+        }
         self.handle.stop();
         if let Some(thread) = self.thread.take() {
             // On its own thread a join would wait for ever; the loop ends when the caller returns.
@@ -117,9 +124,17 @@ impl EventLoopHandle {
         self.inbox.post(run).map_err(|_| ReserveError::Ended)
     }
 
-    /// Asks the loop to end. Returns at once.
+    /// Asks the loop to end. Returns at once. Does nothing in a process that was forked from the loop's.
     pub fn stop(&self) {
-        self.inbox.stop();
+        // Guards: a fork, in which a thread that is not there may hold the inbox's lock for ever.
+        if self.has_thread() {
+            self.inbox.stop();
+        }
+    }
+
+    /// Whether this process has the loop's thread; one that was forked from it has not.
+    fn has_thread(&self) -> bool {
+        self.process == std::process::id()
     }
 }
 

@@ -17,6 +17,9 @@ use super::outcome::{End, Outcome};
 /// It is `Send`, since a tokio task may move between the threads of its runtime. Polled outside its home it ends with
 /// [`End::WrongHome`]; dropped there, it posts its value back for the home to drop.
 ///
+/// On a plain thread it ends while the thread waits by [`LocalHome::block_on`](super::LocalHome::block_on) or turns its home. An executor
+/// that does neither waits for ever; a warning names that, once a thread.
+///
 /// # Cancel safety
 /// Dropping it before it has ended is the way to give up; what arrives later is dropped at home. It counts as open until
 /// its [`Completer`] is used or dropped too: the holder of the completer holds the home's permit for it.
@@ -84,6 +87,12 @@ impl<T: Send + 'static> Future for HomeFuture<T> {
                 cell.discard_after_home();
             }
             return Poll::Ready(Err(End::HomeEnded));
+        } else {
+            // Guards: a wait without an end, in silence.
+            #[cfg(not(homing_loom))]
+            if cell.inbox().is_of_thread() {
+                super::current::report_unturned();
+            }
         }
         polled
     }

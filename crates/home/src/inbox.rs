@@ -109,6 +109,12 @@ impl Inbox {
         self.identity
     }
 
+    /// Whether the home is a thread that takes its envelopes out when it turns or waits, and has nothing else that would.
+    #[cfg(not(homing_loom))]
+    pub(crate) fn is_of_thread(&self) -> bool {
+        matches!(self.bell, Bell::Condvar(_))
+    }
+
     /// Changes how many permits there are. From any thread.
     pub(crate) fn set_capacity(&self, capacity: usize) {
         let call = self.permits.set_capacity(capacity);

@@ -183,6 +183,32 @@ fn a_hook_that_takes_long_is_reported() {
 }
 
 #[test]
+fn a_future_that_nothing_ends_is_reported_once() {
+    let _watched = watched();
+    let said = Log::of(|| {
+        let mut context = Context::from_waker(Waker::noop());
+        for _ in 0..2 {
+            let home = LocalHome::of_this_thread();
+            let (completer, future) = home.future::<u32>().unwrap();
+            let mut future = std::pin::pin!(future);
+            assert!(future.as_mut().poll(&mut context).is_pending());
+            completer.complete(1).unwrap();
+            assert_eq!(home.block_on(future).unwrap(), Ok(1));
+        }
+    });
+    assert_eq!(said.len(), 1, "{said:?}");
+    assert!(said[0].starts_with("WARN") && said[0].contains("blocking::wait"), "{said:?}");
+    let said = Log::of(|| {
+        // A foreign loop turns when it is rung.
+        let home = ForeignLoop::new(|| ());
+        let (_completer, future) = home.future::<u32>().unwrap();
+        let mut future = std::pin::pin!(future);
+        assert!(future.as_mut().poll(&mut Context::from_waker(Waker::noop())).is_pending());
+    });
+    assert!(said.is_empty(), "{said:?}");
+}
+
+#[test]
 fn the_text_of_a_panic_is_reported() {
     let _watched = watched();
     let said = Log::of(|| {

@@ -26,7 +26,7 @@ pub(crate) fn name_lookup(host: &str, error: &io::Error) -> Error {
 pub(crate) fn tcp(address: &str, error: &io::Error) -> Error {
     let text = match error.kind() {
         io::ErrorKind::ConnectionRefused => {
-            format!("nothing listens at {address}: is RabbitMQ running there? (the connection was refused)")
+            format!("nothing listens at {address}: is a broker running there? (the connection was refused)")
         }
         io::ErrorKind::TimedOut => {
             format!("{address} did not answer: is the host up, and does a firewall let the port through?")
@@ -148,12 +148,14 @@ fn not_allowed(endpoint: &Endpoint, text: &str) -> Error {
     } else if text.contains("not found") {
         format!(
             "{address} has no virtual host {vhost:?}; check the path of the URL (none at all means \"/\"), or add it: \
-             rabbitmqctl add_vhost {host} && rabbitmqctl set_permissions -p {host} {user} '.*' '.*' '.*'"
+             rabbitmqctl add_vhost {host} && rabbitmqctl set_permissions -p {host} {user} '.*' '.*' '.*' (a broker of homing's own: \
+             homing broker vhost add {host} && homing broker permission set {user} '.*' '.*' '.*' --vhost {host})"
         )
     } else {
         format!(
             "{address} does not let user {username:?} into the virtual host {vhost:?} ({text}); allow it: \
-             rabbitmqctl set_permissions -p {host} {user} '.*' '.*' '.*'"
+             rabbitmqctl set_permissions -p {host} {user} '.*' '.*' '.*' (a broker of homing's own: homing broker permission set \
+             {user} '.*' '.*' '.*' --vhost {host})"
         )
     };
     Error::with_detail(ErrorKind::AccessRefused, text, Detail::VirtualHost)
@@ -236,7 +238,7 @@ pub(crate) fn lost(address: &str, error: Option<&lapin::Error>) -> Error {
             (None, _) => error.to_string(),
         },
     };
-    Error::new(ErrorKind::ConnectionLost, format!("the connection to RabbitMQ at {address} was lost: {why}"))
+    Error::new(ErrorKind::ConnectionLost, format!("the connection to the broker at {address} was lost: {why}"))
 }
 
 /// Whether lapin's error ends a channel only, and not the connection.
@@ -291,7 +293,11 @@ fn refused(what: &str, text: &str) -> Error {
     let message = format!(
         "could not {what}: the user lacks the {right}permission for the {object} {name:?} ({text}); an administrator gives it \
          by rabbitmqctl {}",
-        if object == "topic" { "set_topic_permissions" } else { "set_permissions" }
+        if object == "topic" {
+            "set_topic_permissions"
+        } else {
+            "set_permissions (a broker of homing's own: homing broker permission set)"
+        }
     );
     Error::with_detail(ErrorKind::PermissionDenied, message, Detail::Permission(Box::new(permission)))
 }
@@ -327,7 +333,7 @@ pub(crate) fn timed_out(what: &str, address: &str, limit: Duration) -> Error {
     Error::new(
         ErrorKind::TimedOut,
         format!(
-            "could not {what}: RabbitMQ at {address} did not answer within {limit:?}; whether it was done is not known"
+            "could not {what}: the broker at {address} did not answer within {limit:?}; whether it was done is not known"
         ),
     )
 }
@@ -490,10 +496,22 @@ mod tests {
             ),
             ("NOT_ALLOWED - vhost a b not found", ErrorKind::AccessRefused, Detail::VirtualHost, "add_vhost 'a b'"),
             (
+                "NOT_ALLOWED - vhost a b not found",
+                ErrorKind::AccessRefused,
+                Detail::VirtualHost,
+                "homing broker vhost add 'a b'",
+            ),
+            (
                 "NOT_ALLOWED - access to vhost 'a b' refused for user 'it's me'",
                 ErrorKind::AccessRefused,
                 Detail::VirtualHost,
                 "-p 'a b' 'it'\\''s me' '.*'",
+            ),
+            (
+                "NOT_ALLOWED - access to vhost 'a b' refused for user 'it's me'",
+                ErrorKind::AccessRefused,
+                Detail::VirtualHost,
+                "homing broker permission set 'it'\\''s me' '.*' '.*' '.*' --vhost 'a b'",
             ),
             (
                 "NOT_ALLOWED - access to vhost 'a b' refused for user 'u': vhost 'a b' is down",

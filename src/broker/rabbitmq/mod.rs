@@ -122,7 +122,7 @@ impl RabbitMq {
             let _ = broker.close(FAREWELL).await;
             return Err(error);
         }
-        info!(address = %shared.address, vhost = %endpoint.vhost, "connected to RabbitMQ");
+        info!(address = %shared.address, vhost = %endpoint.vhost, "connected to the broker");
         Ok(broker)
     }
 }
@@ -301,7 +301,7 @@ impl Broker for RabbitMq {
         // Publishes that the broker has not confirmed by now are left open: it may still have taken them.
         life.end(Error::new(
             ErrorKind::CommunicatorClosed,
-            format!("the connection to RabbitMQ at {address} was closed before the broker had answered"),
+            format!("the connection to the broker at {address} was closed before the broker had answered"),
         ));
         let (consumed, published) = tokio::join!(consuming.close(deadline), publishing.close(deadline));
         consumed.and(published)

@@ -96,7 +96,7 @@ pub enum ConnectionEvent {
         /// How many it lost.
         missed: u64,
     },
-    /// A task could not be read; it is in the quarantine queue.
+    /// A task is in the quarantine queue: it could not be read, or its last attempt has failed.
     Quarantined {
         /// The task queue that it came from.
         queue: String,

@@ -206,6 +206,8 @@ pub(super) enum Mode {
 #[derive(Debug)]
 pub(super) struct Model {
     pub broker: String,
+    /// The prefix of the names on the broker.
+    pub prefix: Option<String>,
     pub store: Option<String>,
     pub connection: Connection,
     pub now: Now,
@@ -246,6 +248,7 @@ impl Model {
     pub(super) fn new(broker: &str, store: Option<&str>, pids: &[Pid], now: Now) -> Self {
         Model {
             broker: clean(broker),
+            prefix: None,
             store: store.map(clean),
             connection: Connection::Up,
             now,
