@@ -2,7 +2,7 @@
 
 use super::change::{Change, ChangeError};
 use super::password::{Credential, PasswordHash};
-use super::table::{Account, Accounts, Entry, Permissions, Source, Table};
+use super::table::{Account, Accounts, Entry, Permissions, Source, Table, TopicPermissions};
 use crate::protocol::table::ArrayWriter;
 use crate::protocol::{Table as Fields, TableWriter, Value};
 use crate::store::{self, Log, Occasion, Options, RecoveredCopy, Restore};
@@ -18,6 +18,7 @@ const CHANGED: &[u8] = b"i";
 const USER: u8 = b'u';
 const VIRTUAL_HOST: u8 = b'v';
 const PERMISSIONS: u8 = b'p';
+const TOPICS: u8 = b't';
 const REMOVED: u8 = b'd';
 
 /// Users, virtual hosts and permissions of a broker that does not run. While this is open, the broker cannot be started.
@@ -199,6 +200,14 @@ fn key(entry: &Entry) -> Vec<u8> {
             fields.field(b"vhost", &Value::String(host.as_bytes()));
             key
         }
+        Entry::Topics(user, host, exchange) => {
+            let mut key = vec![TOPICS];
+            let mut fields = TableWriter::new(&mut key);
+            fields.field(b"user", &Value::String(user.as_bytes()));
+            fields.field(b"vhost", &Value::String(host.as_bytes()));
+            fields.field(b"exchange", &Value::String(exchange.as_bytes()));
+            key
+        }
     }
 }
 
@@ -223,6 +232,12 @@ fn value(table: &Table, entry: &Entry) -> Option<Vec<u8>> {
         Entry::Permissions(user, host) => {
             let Permissions { configure, write, read } = table.permissions.get(&(user.clone(), host.clone()))?;
             for (name, expression) in [("configure", configure), ("write", write), ("read", read)] {
+                fields.field(name.as_bytes(), &Value::String(expression.as_bytes()));
+            }
+        }
+        Entry::Topics(user, host, exchange) => {
+            let TopicPermissions { write, read } = table.topics.get(&(user.clone(), host.clone()))?.get(exchange)?;
+            for (name, expression) in [("write", write), ("read", read)] {
                 fields.field(name.as_bytes(), &Value::String(expression.as_bytes()));
             }
         }
@@ -265,6 +280,13 @@ impl Found {
                 read: text(fields, "read")?,
             };
             self.table.permissions.insert((text(names, "user")?, text(names, "vhost")?), permissions);
+            return Some(());
+        }
+        if *kind == TOPICS {
+            let names = Fields::checked(name).ok()?;
+            let place = (text(names, "user")?, text(names, "vhost")?);
+            let permissions = TopicPermissions { write: text(fields, "write")?, read: text(fields, "read")? };
+            self.table.topics.entry(place).or_default().insert(text(names, "exchange")?, permissions);
             return Some(());
         }
         let name = std::str::from_utf8(name).ok()?.to_owned();
