@@ -17,6 +17,7 @@ mod rights;
 mod slow;
 mod texts;
 mod tls;
+mod topics;
 
 use homing_broker::server::{Server, ServerBuilder};
 use std::net::SocketAddr;

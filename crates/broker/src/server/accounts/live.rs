@@ -311,7 +311,7 @@ impl Permit {
             return Ok(());
         }
         let text = format!(
-            "access to topic '{key}' in exchange topic '{exchange}' in vhost '{host}' refused for user '{}'",
+            "access to topic '{key}' in exchange '{exchange}' in vhost '{host}' refused for user '{}'",
             self.user
         );
         Err(Exception::new(ReplyCode::AccessRefused, text))

@@ -270,8 +270,20 @@ impl Restore for Found {
 impl Found {
     fn read(&mut self, key: &[u8], value: &[u8]) -> Option<()> {
         let (kind, name) = key.split_first()?;
-        let fields = Fields::checked(value).ok()?;
         let text = |fields: Fields<'_>, name| fields.get(name).and_then(|value| value.as_str().map(str::to_owned));
+        if *kind == TOPICS {
+            let names = Fields::checked(name).ok()?;
+            let place = (text(names, "user")?, text(names, "vhost")?);
+            let read = Fields::checked(value).ok().and_then(|fields| {
+                Some(TopicPermissions { write: text(fields, "write")?, read: text(fields, "read")? })
+            });
+            let is_readable = read.is_some();
+            // Guards: what restricts a user and cannot be read. Without it every key would be allowed; an empty expression
+            // allows next to nothing.
+            self.table.topics.entry(place).or_default().insert(text(names, "exchange")?, read.unwrap_or_default());
+            return is_readable.then_some(());
+        }
+        let fields = Fields::checked(value).ok()?;
         if *kind == PERMISSIONS {
             let names = Fields::checked(name).ok()?;
             let permissions = Permissions {
@@ -280,13 +292,6 @@ impl Found {
                 read: text(fields, "read")?,
             };
             self.table.permissions.insert((text(names, "user")?, text(names, "vhost")?), permissions);
-            return Some(());
-        }
-        if *kind == TOPICS {
-            let names = Fields::checked(name).ok()?;
-            let place = (text(names, "user")?, text(names, "vhost")?);
-            let permissions = TopicPermissions { write: text(fields, "write")?, read: text(fields, "read")? };
-            self.table.topics.entry(place).or_default().insert(text(names, "exchange")?, permissions);
             return Some(());
         }
         let name = std::str::from_utf8(name).ok()?.to_owned();
@@ -308,5 +313,24 @@ impl Found {
             _ => return None,
         }
         Some(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_restriction_that_cannot_be_read_allows_next_to_nothing() {
+        let key = key(&Entry::Topics("ada".to_owned(), "/".to_owned(), "e".to_owned()));
+        let mut no_read = Vec::new();
+        TableWriter::new(&mut no_read).field(b"write", &Value::String(b".*"));
+        for value in [&no_read[..], b"", b"no table"] {
+            let mut found = Found::default();
+            found.definition(&key, value);
+            assert_eq!(found.unreadable, 1, "it is reported");
+            let topics = found.table.topics.get(&("ada".to_owned(), "/".to_owned())).expect("it restricts");
+            assert_eq!(topics.get("e"), Some(&TopicPermissions::default()));
+        }
     }
 }
