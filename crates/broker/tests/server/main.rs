@@ -2,6 +2,7 @@
 
 mod accounts;
 mod certificates;
+mod clients;
 mod definitions;
 mod differential;
 mod durable;
@@ -11,7 +12,6 @@ mod management;
 mod methods;
 mod orderly;
 mod permissions;
-mod pika;
 mod raw;
 mod rights;
 mod slow;
