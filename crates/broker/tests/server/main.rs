@@ -18,6 +18,7 @@ mod slow;
 mod texts;
 mod tls;
 mod topics;
+mod unasked;
 
 use homing_broker::server::{Server, ServerBuilder};
 use std::net::SocketAddr;

@@ -37,8 +37,11 @@ enum Operation {
 }
 use Operation::*;
 
+/// Expressions for the keys by which may be published and bound.
+type May = Option<(&'static str, &'static str)>;
+
 /// An exchange of each kind, and what the user may do there.
-const EXCHANGES: [(&str, ExchangeKind, Option<(&str, &str)>); 6] = [
+const EXCHANGES: [(&str, ExchangeKind, May); 6] = [
     ("t", ExchangeKind::Topic, Some(("^{username}\\.", "^{vhost}\\."))),
     ("empty", ExchangeKind::Topic, Some(("", "^$"))),
     ("internal", ExchangeKind::Topic, Some(("^a$", "^a$"))),
