@@ -28,6 +28,7 @@ fn main() -> ExitCode {
         .plain("a_unit_names_all_that_it_was_given", units)
         .plain("clients_reach_a_broker_by_tls", by_tls)
         .plain("a_file_has_the_options_and_the_command_line_counts_before_it", by_file)
+        .plain("publishers_wait_when_messages_take_more_memory_than_is_given", limited)
         .plain("commands_meet_at_a_local_broker", local)
         .rabbitmq("a_broker_is_moved_to_rabbitmq_with_all_that_it_has", moving::whole)
         .rabbitmq("a_move_that_is_killed_loses_nothing_and_goes_on", moving::killed)
@@ -187,6 +188,8 @@ fn users() -> TestResult {
         (&["user", "add", "bob"], "", 2, "empty"),
         (&["permission", "set", "ada", "(", "", ""], "", 1, "unclosed group"),
         (&["permission", "set", "bob", "", "", ""], "", 1, "no user 'bob'"),
+        (&["permission", "set-topic", "ada", "e", "{who}", ""], "", 1, "'{who}' for write"),
+        (&["permission", "clear-topic", "ada"], "", 1, "no topic permissions"),
         (&["vhost", "remove", "w"], "", 1, "no virtual host 'w'"),
     ] {
         let output = broker(&data, arguments, input)?;
@@ -208,6 +211,22 @@ fn users() -> TestResult {
     std::fs::write(&file, "lovelace\n")?;
     done(&data, &["user", "password", "ada", "--password-file", &file], "")?;
     assert!(!send(at("ada:secret", "v"))?.status.success() && send(at("ada:lovelace", "v"))?.status.success());
+    // By routing keys: at once, and the same from the broker as from its directory.
+    let broadcast = || {
+        let url = at("ada:lovelace", "v");
+        ended(homing(&["--broker", &url, "broadcast", "send", "1"])).map(|output| output.status.success())
+    };
+    assert!(broadcast()?);
+    let keys = ["permission", "set-topic", "ada", "kiwipy.messages", "^{username}\\.", ".*", "--vhost", "v"];
+    done(&data, &keys, "")?;
+    let restricted = done(&data, &["permission", "list-topic"], "")?;
+    let expected = r#"{"user":"ada","vhost":"v","exchange":"kiwipy.messages","write":"^{username}\\.","read":".*"}"#;
+    assert_eq!(restricted.trim(), expected);
+    assert!(!broadcast()?, "its key is not one of the user's");
+    done(&data, &["permission", "clear-topic", "ada", "kiwipy.messages", "--vhost", "v"], "")?;
+    assert!(broadcast()?);
+    let refused = broker(&data, &["permission", "clear-topic", "ada", "--vhost", "v"], "")?;
+    assert!(refused.status.code() == Some(1) && text(&refused.stderr).contains("no topic permissions"), "{refused:?}");
     done(&data, &["permission", "clear", "ada", "--vhost", "v"], "")?;
     assert!(!send(at("ada:lovelace", "v"))?.status.success());
     done(&data, &["user", "add", "bob", "--no-password"], "")?;
@@ -441,13 +460,31 @@ fn by_file() -> TestResult {
     Ok(())
 }
 
+fn limited() -> TestResult {
+    let directory = Directory::new()?;
+    let (file, data) = (directory.path("broker.toml"), directory.path("data"));
+    // What is typed counts before the file, by which there would be room for all of it.
+    std::fs::write(&file, "data = \"data\"\nlisten = \"127.0.0.1:0\"\nmemory_limit = \"1GiB\"\n")?;
+    let (by_option, places) = with_file(&file, &["--memory-limit", "64KiB"], 1)?;
+    moving::fills(&places[0], &data)?;
+    drop(by_option);
+    std::fs::write(&file, "data = \"data\"\nlisten = \"127.0.0.1:0\"\nmemory_limit = 65536\n")?;
+    let (_by_file, places) = with_file(&file, &[], 1)?;
+    moving::fills(&places[0], &data)?;
+    for wrong in ["0", "much"] {
+        let output = ended(homing(&["broker", "run", "--memory", "--memory-limit", wrong]))?;
+        assert!(output.status.code() == Some(2) && text(&output.stderr).contains("size"), "{output:?}");
+    }
+    Ok(())
+}
+
 fn units() -> TestResult {
     let directory = Directory::new()?;
     let data = directory.path("da ta");
-    let options = ["--listen", "127.0.0.1:5699", "--drain", "7"];
+    let options = ["--listen", "127.0.0.1:5699", "--drain", "7", "--memory-limit", "4KiB"];
     let systemd = done(&data, &[&["unit", "--systemd"][..], &options].concat(), "")?;
     let line = systemd.lines().find(|line| line.starts_with("ExecStart=")).ok_or("a command")?;
-    let expected = format!(" broker run --listen 127.0.0.1:5699 --data \"{data}\" --drain 7");
+    let expected = format!(" broker run --listen 127.0.0.1:5699 --data \"{data}\" --memory-limit 4096 --drain 7");
     assert!(line.ends_with(&expected) && systemd.contains("TimeoutStopSec=37"), "{systemd}");
     let launchd = done(&data, &[&["unit", "--launchd"][..], &options].concat(), "")?;
     assert!(launchd.contains(&format!("<string>{data}</string>")), "{launchd}");

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use clap::{Args, Subcommand};
 
-use super::parse::{address, duration, name};
+use super::parse::{address, duration, name, size};
 
 /// Where a broker listens.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -272,6 +272,42 @@ pub(crate) enum Permission {
         #[command(flatten)]
         data: Data,
     },
+    /// Sets by which routing keys a user may publish to a topic exchange and bind to it, on connections that are open too.
+    ///
+    /// Two regular expressions, which are matched against routing keys: a match anywhere in a key counts, and an empty one matches the
+    /// empty key. `{username}` and `{vhost}` stand for those names. Where nothing is set, every key may be used.
+    SetTopic {
+        /// The user.
+        user: String,
+        /// The topic exchange, which need not be there yet.
+        exchange: String,
+        /// Keys by which may be published, those of the headers CC and BCC too.
+        write: String,
+        /// Keys by which may be bound.
+        read: String,
+        /// The virtual host.
+        #[arg(long, value_name = "NAME", default_value = "/")]
+        vhost: String,
+        #[command(flatten)]
+        data: Data,
+    },
+    /// Lets a user use every routing key of a virtual host again, or of one of its exchanges.
+    ClearTopic {
+        /// The user.
+        user: String,
+        /// The exchange [default: all of them]
+        exchange: Option<String>,
+        /// The virtual host.
+        #[arg(long, value_name = "NAME", default_value = "/")]
+        vhost: String,
+        #[command(flatten)]
+        data: Data,
+    },
+    /// Lists whose routing keys are restricted.
+    ListTopic {
+        #[command(flatten)]
+        data: Data,
+    },
 }
 
 /// `homing broker run`. What is not given is in the file, or has its default: `broker::config`.
@@ -309,6 +345,10 @@ pub(crate) struct BrokerRun {
     /// Keeps everything in memory: it is gone when the broker ends.
     #[arg(long, conflicts_with = "data")]
     pub memory: bool,
+    /// Stops publishers while messages take more memory than this, until a tenth of it is free: a number of bytes, or 512MiB or 2GiB.
+    /// Acknowledgements go on, and what is put away on the disk does not count. [default: 1GiB]
+    #[arg(long, value_name = "SIZE", value_parser = size)]
+    pub memory_limit: Option<usize>,
     /// How long clients have to close their connections when it stops. [default: 5s]
     #[arg(long, value_name = "TIME", value_parser = duration)]
     pub drain: Option<Duration>,

@@ -104,6 +104,38 @@ pub(super) fn whole<T: FromStr>(from: u64, to: u64) -> impl Fn(&str) -> Result<T
     }
 }
 
+/// A number of bytes that is not zero: `1048576`, `512MiB`, `2GiB`, `1.5GB`.
+pub(crate) fn size(text: &str) -> Result<usize, String> {
+    let wanted = || format!("{text:?} is not a size; give a number of bytes, or a size such as 512MiB or 2GiB");
+    let digits = text.find(|c: char| !c.is_ascii_digit() && c != '.').unwrap_or(text.len());
+    let (number, unit) = text.split_at(digits);
+    let unit: u32 = match unit.trim_start().to_ascii_lowercase().as_str() {
+        "" | "b" => 1,
+        "kb" => 1_000,
+        "mb" => 1_000_000,
+        "gb" => 1_000_000_000,
+        "k" | "kib" => 1 << 10,
+        "m" | "mib" => 1 << 20,
+        "g" | "gib" => 1 << 30,
+        _ => return Err(wanted()),
+    };
+    let bytes = match number.parse::<usize>() {
+        Ok(number) => usize::try_from(unit).ok().and_then(|unit| number.checked_mul(unit)),
+        // More bytes than a float counts one by one are no memory of a machine.
+        Err(_) => number
+            .parse::<f64>()
+            .ok()
+            .map(|number| number * f64::from(unit))
+            .filter(|bytes| *bytes < 9e15)
+            .map(|bytes| bytes as usize),
+    };
+    match bytes {
+        None => Err(wanted()),
+        Some(0) => Err("the size is zero; a number of bytes over 0 is wanted, or a size such as 512MiB".to_owned()),
+        Some(bytes) => Ok(bytes),
+    }
+}
+
 /// Where a server listens.
 pub(crate) fn address(text: &str) -> Result<SocketAddr, String> {
     text.parse().map_err(|_| "an IP address and a port are wanted, such as 127.0.0.1:5672 or [::1]:5672".to_owned())
@@ -126,6 +158,40 @@ pub(super) fn workers(text: &str) -> Result<NonZeroU16, String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_size_is_a_number_of_bytes_or_has_a_unit() {
+        for (text, bytes) in [
+            ("1", 1),
+            ("1048576", 1 << 20),
+            ("5B", 5),
+            ("2k", 2 << 10),
+            ("512MiB", 512 << 20),
+            ("512 mib", 512 << 20),
+            ("1.5GiB", 3 << 29),
+            ("2GB", 2_000_000_000),
+            ("3mb", 3_000_000),
+            ("0.5kB", 500),
+        ] {
+            assert_eq!(size(text), Ok(bytes), "{text}");
+        }
+        for wrong in [
+            "",
+            "much",
+            "-1",
+            "0",
+            "0GiB",
+            "0.1B",
+            "1TiX",
+            "MiB",
+            "1.2.3",
+            "99999999999999999999",
+            "1e3",
+            "99999999999GiB",
+        ] {
+            assert!(size(wrong).is_err(), "{wrong}");
+        }
+    }
 
     #[test]
     fn a_time_is_a_number_of_seconds_or_has_units() {

@@ -9,7 +9,7 @@ use homing_broker::store;
 use nix::sys::termios::{LocalFlags, SetArg, tcgetattr, tcsetattr};
 use tokio::task::spawn_blocking;
 
-use super::control::{self, Listing, Request, Response};
+use super::control::{self, Listing, Request, Response, TopicEntry};
 use crate::args::{Format, Global, NewPassword, Permission, User, Vhost};
 use crate::failure::Failure;
 use crate::output::quoted;
@@ -88,6 +88,14 @@ pub(super) async fn permission(command: Permission, global: &Global, stop: Stop)
         Permission::Clear { user, vhost, data } => {
             change(&super::data(data.data)?, Request::ClearPermissions { user, vhost }, stop).await
         }
+        Permission::SetTopic { user, exchange, write, read, vhost, data } => {
+            let request = Request::SetTopicPermissions { user, vhost, exchange, write, read };
+            change(&super::data(data.data)?, request, stop).await
+        }
+        Permission::ClearTopic { user, exchange, vhost, data } => {
+            change(&super::data(data.data)?, Request::ClearTopicPermissions { user, vhost, exchange }, stop).await
+        }
+        Permission::ListTopic { data } => list_topics(&super::data(data.data)?, global, stop).await,
         Permission::List { data } => {
             let listing = list(&super::data(data.data)?, stop).await?;
             match global.output.format {
@@ -103,6 +111,19 @@ pub(super) async fn permission(command: Permission, global: &Global, stop: Stop)
                     output::table(rows)
                 }
             }
+        }
+    }
+}
+
+async fn list_topics(data: &Path, global: &Global, stop: Stop) -> Result<(), Failure> {
+    let listing = list(data, stop).await?;
+    match global.output.format {
+        Format::Json => listing.topics.iter().try_for_each(|entry| out!("{}", json(entry))),
+        Format::Text => {
+            let mut rows = vec![["user", "vhost", "exchange", "write", "read"].map(str::to_owned)];
+            let row = |entry: TopicEntry| [entry.user, entry.vhost, entry.exchange, entry.write, entry.read];
+            rows.extend(listing.topics.into_iter().map(row));
+            output::table(rows)
         }
     }
 }

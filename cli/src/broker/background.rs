@@ -104,6 +104,9 @@ fn typed(run: &BrokerRun, settings: &Settings) -> Result<Vec<OsString>, Failure>
             typed.extend(["--data".into(), absolute(&data)?]);
         }
     }
+    if let Some(limit) = run.memory_limit {
+        typed.extend(["--memory-limit".into(), limit.to_string().into()]);
+    }
     if let Some(drain) = run.drain {
         typed.extend(["--drain".into(), drain.as_secs_f64().to_string().into()]);
     }

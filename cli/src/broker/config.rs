@@ -8,7 +8,7 @@ use std::time::Duration;
 use toml::Spanned;
 use toml::de::{DeTable, DeValue};
 
-use crate::args::parse::{address, duration};
+use crate::args::parse::{address, duration, size};
 use crate::args::{BrokerRun, Listen, Security, listen};
 use crate::contexts::line_at;
 use crate::failure::Failure;
@@ -20,7 +20,8 @@ const USUAL: Listen =
 const DRAIN: Duration = Duration::from_secs(5);
 
 /// The keys of a file: the options of `homing broker run`, as they are named in `BrokerRun`.
-const KEYS: [&str; 9] = ["data", "drain", "http", "listen", "memory", "socket", "tls_ca", "tls_cert", "tls_key"];
+const KEYS: [&str; 10] =
+    ["data", "drain", "http", "listen", "memory", "memory_limit", "socket", "tls_ca", "tls_cert", "tls_key"];
 
 /// Those of them that do nothing without an address that clients reach by TLS.
 const TLS_KEYS: [&str; 3] = ["tls_ca", "tls_cert", "tls_key"];
@@ -37,6 +38,8 @@ pub(super) struct Settings {
     /// Where it keeps what is durable, if that is given.
     pub data: Option<PathBuf>,
     pub storage: Storage,
+    /// How many bytes messages may take in memory, if that is given.
+    pub memory_limit: Option<usize>,
     pub drain: Duration,
 }
 
@@ -78,6 +81,7 @@ pub(super) fn settings(run: BrokerRun) -> Result<Settings, Failure> {
         http: if run.http.is_empty() { file.http } else { run.http },
         data,
         storage,
+        memory_limit: run.memory_limit.or(file.memory_limit),
         drain: run.drain.or(file.drain).unwrap_or(DRAIN),
     })
 }
@@ -117,6 +121,7 @@ struct Given {
     http: Vec<SocketAddr>,
     data: Option<PathBuf>,
     memory: Option<bool>,
+    memory_limit: Option<usize>,
     drain: Option<Duration>,
 }
 
@@ -167,6 +172,7 @@ fn parse(text: &str, folder: &Path) -> Result<Given, Wrong> {
                 given.memory = Some(option.boolean()?);
                 places.1 = Some(key.span().start);
             }
+            "memory_limit" => given.memory_limit = Some(option.size()?),
             "drain" => given.drain = Some(option.duration()?),
             unknown => {
                 let text = format!("there is no option {unknown:?}; there are {}", KEYS.join(", "));
@@ -232,6 +238,16 @@ impl<'a> Entry<'a> {
         }
     }
 
+    /// Such as "512MiB"; a bare number counts bytes, as on the command line.
+    fn size(&self) -> Result<usize, Wrong> {
+        let bytes = match self.value.get_ref() {
+            DeValue::String(text) => size(text),
+            DeValue::Integer(number) if number.radix() == 10 => size(number.as_str()),
+            _ => return Err(self.expected("a number of bytes, or a size such as \"512MiB\",", self.value)),
+        };
+        bytes.map_err(|text| self.wrong(self.value, text))
+    }
+
     /// Such as "5s"; a bare number counts seconds, as on the command line.
     fn duration(&self) -> Result<Duration, Wrong> {
         let time = match self.value.get_ref() {
@@ -272,6 +288,8 @@ mod tests {
         assert_eq!(given.listen.map(|all| all.len()), Some(2));
         assert_eq!(given.http, [SocketAddr::from(([127, 0, 0, 1], 15672))]);
         assert_eq!(given.drain, Some(Duration::from_secs(10)));
+        assert_eq!(given.memory_limit, Some(512 << 20));
+        assert_eq!(parse("memory_limit = 4096", Path::new("")).expect("good").memory_limit, Some(4096));
         // What is a comment there is an option too.
         let memory = example().replace("data =", "# data =").replace("# memory", "memory");
         assert_eq!(parse(&memory, Path::new("")).expect("good").memory, Some(true));
@@ -325,6 +343,9 @@ mod tests {
             ("data = true\n", 1, "data: a string is expected, and not a boolean"),
             ("memory = \"yes\"\n", 1, "memory: true or false is expected, and not a string"),
             ("memory = true\n\ndata = \"x\"\n", 3, "data and memory"),
+            ("memory_limit = 0\n", 1, "memory_limit: the size is zero"),
+            ("memory_limit = \"1 lot\"\n", 1, "memory_limit: \"1 lot\" is not a size"),
+            ("\nmemory_limit = true\n", 2, "memory_limit: a number of bytes"),
             ("drain = 0\n", 1, "drain: the time is zero"),
             ("drain = -1\n", 1, "drain: \"-1\" is not a time"),
             ("drain = 2026-01-01\n", 1, "drain: a number of seconds"),

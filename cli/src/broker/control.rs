@@ -7,7 +7,9 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use homing_broker::server::{Accounts, Admin, Change, ChangeError, PasswordHash, Permissions};
+use homing_broker::server::{
+    Accounts, Admin, Change, ChangeError, GrantedTopics, PasswordHash, Permissions, TopicPermissions,
+};
 use serde::{Deserialize, Serialize};
 use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
 use tokio::net::{UnixListener, UnixStream};
@@ -47,6 +49,8 @@ pub(super) enum Request {
     RemoveVhost { name: String },
     SetPermissions { user: String, vhost: String, configure: String, write: String, read: String },
     ClearPermissions { user: String, vhost: String },
+    SetTopicPermissions { user: String, vhost: String, exchange: String, write: String, read: String },
+    ClearTopicPermissions { user: String, vhost: String, exchange: Option<String> },
 }
 
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -90,6 +94,7 @@ pub(super) struct Listing {
     pub users: Vec<UserEntry>,
     pub vhosts: Vec<String>,
     pub permissions: Vec<PermissionEntry>,
+    pub topics: Vec<TopicEntry>,
 }
 
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
@@ -110,6 +115,16 @@ pub(super) struct PermissionEntry {
     pub read: String,
 }
 
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+pub(super) struct TopicEntry {
+    pub user: String,
+    pub vhost: String,
+    pub exchange: String,
+    pub write: String,
+    pub read: String,
+}
+
 impl From<Accounts> for Listing {
     fn from(accounts: Accounts) -> Self {
         let user = |user: homing_broker::server::User| UserEntry {
@@ -124,7 +139,15 @@ impl From<Accounts> for Listing {
             write: granted.permissions.write,
             read: granted.permissions.read,
         };
+        let topic = |granted: GrantedTopics| TopicEntry {
+            user: granted.user,
+            vhost: granted.virtual_host,
+            exchange: granted.exchange,
+            write: granted.permissions.write,
+            read: granted.permissions.read,
+        };
         Listing {
+            topics: accounts.topics.into_iter().map(topic).collect(),
             users: accounts.users.into_iter().map(user).collect(),
             vhosts: accounts.virtual_hosts,
             permissions: accounts.permissions.into_iter().map(granted).collect(),
@@ -152,6 +175,13 @@ impl Request {
                 Change::SetPermissions { user, virtual_host: vhost, permissions }
             }
             Request::ClearPermissions { user, vhost } => Change::ClearPermissions { user, virtual_host: vhost },
+            Request::SetTopicPermissions { user, vhost, exchange, write, read } => {
+                let permissions = TopicPermissions { write, read };
+                Change::SetTopicPermissions { user, virtual_host: vhost, exchange, permissions }
+            }
+            Request::ClearTopicPermissions { user, vhost, exchange } => {
+                Change::ClearTopicPermissions { user, virtual_host: vhost, exchange }
+            }
         }))
     }
 }

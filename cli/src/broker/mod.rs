@@ -12,7 +12,7 @@ use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-use homing_broker::server::{AccountStore, DiskStorage, Management, Server};
+use homing_broker::server::{AccountStore, DiskStorage, Limits, Management, Server};
 use homing_broker::store::ErrorKind;
 use tokio::sync::mpsc;
 use tokio::task::spawn_blocking;
@@ -51,6 +51,11 @@ async fn serve(options: Settings, starter: Option<Lifeline>, global: &Global, mu
     }
     if let Some(path) = &options.socket {
         builder = builder.listen_unix(path);
+    }
+    if let Some(bytes) = options.memory_limit {
+        let mut limits = Limits::default();
+        limits.memory = bytes;
+        builder = builder.limits(limits);
     }
     let data = match options.storage {
         Storage::Nothing => None,

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use lapin::options::{
     BasicAckOptions, BasicConsumeOptions, BasicGetOptions, BasicPublishOptions, ConfirmSelectOptions,
-    ExchangeBindOptions, ExchangeDeclareOptions, QueueBindOptions, QueueDeclareOptions,
+    ExchangeBindOptions, ExchangeDeclareOptions, QueueBindOptions, QueueDeclareOptions, QueuePurgeOptions,
 };
 use lapin::types::{AMQPValue, ByteArray, DecimalValue, FieldArray, FieldTable, ShortString};
 use lapin::{BasicProperties, Channel, Connection, ConnectionProperties, ExchangeKind};
@@ -13,6 +13,34 @@ use lapin::{BasicProperties, Channel, Connection, ConnectionProperties, Exchange
 use super::shell::{ended, eventually, exits, homing, signal, wait};
 use super::support::{Broker, TestResult};
 use super::{Directory, Run};
+
+/// Publishes 128 kB that only memory keeps, which is more than the broker takes, and takes it out again.
+pub(super) fn fills(address: &str, data: &str) -> TestResult {
+    let is_blocked = || -> Result<bool, Any> {
+        let status: serde_json::Value = serde_json::from_str(&super::done(data, &["status"], "")?)?;
+        Ok(!status["blocked"].is_null())
+    };
+    assert!(!is_blocked()?);
+    let (publisher, consumer) =
+        (Client::new(&format!("amqp://{address}"))?, Client::new(&format!("amqp://{address}"))?);
+    publisher.queue("full", FieldTable::default())?;
+    publisher.runtime.block_on(async {
+        for _ in 0..16 {
+            let (options, properties) = (BasicPublishOptions::default(), BasicProperties::default());
+            publisher.channel.basic_publish("".into(), "full".into(), options, &[0; 8 << 10], properties).await?;
+        }
+        Ok::<_, lapin::Error>(())
+    })?;
+    eventually("publishers are stopped", || is_blocked().unwrap_or(false));
+    consumer.runtime.block_on(consumer.channel.queue_purge("full".into(), QueuePurgeOptions::default()))?;
+    // What it had not read yet comes now, and may be too much once more.
+    let goes_on = || {
+        let purged = consumer.channel.queue_purge("full".into(), QueuePurgeOptions::default());
+        consumer.runtime.block_on(purged).is_ok() && !is_blocked().unwrap_or(true)
+    };
+    eventually("publishers go on", goes_on);
+    Ok(())
+}
 
 type Any = Box<dyn std::error::Error + Send + Sync>;
 

@@ -1,7 +1,7 @@
 //! One connection: frames in, and what they mean. No I/O here: what is to be sent is appended to the [`Peer`].
 
 use super::{
-    accounts::{Permit, Verification},
+    accounts::{Permit, Topic, Verification},
     call::Call,
     channel::{Channel, Expected, Mode},
     confirms::Confirms,
@@ -12,6 +12,7 @@ use super::{
     numbers::NumberMap,
     peer::Peer,
     shared::Shared,
+    topics,
 };
 use crate::engine::{ChannelId, SessionId};
 use crate::protocol::{
@@ -374,9 +375,12 @@ impl Connection {
         let checked = check_user(&header, &self.user, &link.permit)
             .and_then(|()| Facts::read(&header.properties))
             .and_then(|facts| channel.readdressed(&header).map(|readdressed| (facts, readdressed)));
-        // Errors of the exchange come before those of the message, as RabbitMQ has it.
-        let (facts, readdressed) = checked
-            .map_err(|exception| failed(link.host.check_exchange(&publish.exchange).err().unwrap_or(exception)))?;
+        // Errors of the exchange, and of its topics, come before those of the message, as RabbitMQ has it.
+        let of_exchange = || {
+            link.host.check_exchange(&publish.exchange)?;
+            topics::check(&link.permit, &link.host, Topic::Write, &publish.exchange, [&*publish.key])
+        };
+        let (facts, readdressed) = checked.map_err(|exception| failed(of_exchange().err().unwrap_or(exception)))?;
         let payload = readdressed.as_deref().unwrap_or(payload);
         channel.expected = Expected::Body(publish, Unfinished::new(payload, facts, header.body_size));
         if header.body_size == 0 { self.publish(number, now) } else { Ok(()) }

@@ -195,3 +195,18 @@ fn unknown_match(value: &Field) -> String {
         _ => format!("Invalid x-match field type {} (value {}); expected longstr", value.type_name(), plain(value)),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_long_text_is_cut_between_letters() {
+        for before in ["", "a", "ab"] {
+            let text = Exception::new(ReplyCode::NotFound, format!("{before}{}", "€".repeat(200))).reply_text();
+            assert!(text.len() <= LONGEST && text.len() > LONGEST - 3 && text.ends_with("€..."), "{}", text.len());
+        }
+        let text = Exception::new(ReplyCode::NotFound, "x".repeat(LONGEST - "NOT_FOUND - ".len())).reply_text();
+        assert!(text.len() == LONGEST && text.ends_with('x'), "{text}");
+    }
+}

@@ -44,11 +44,13 @@ mod shared;
 mod signal;
 #[cfg(feature = "tls")]
 mod tls;
+mod topics;
 mod transaction;
 mod write;
 
 pub use accounts::{
-    AccountStore, Accounts, Change, ChangeError, Granted, PasswordError, PasswordHash, Permissions, User,
+    AccountStore, Accounts, Change, ChangeError, Granted, GrantedTopics, PasswordError, PasswordHash, Permissions,
+    TopicPermissions, User,
 };
 pub use admin::{Admin, Status, VirtualHostStatus};
 pub use builder::{Opened, Removal, ServerBuilder, StartError, Storage};

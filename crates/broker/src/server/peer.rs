@@ -267,3 +267,26 @@ impl fmt::Debug for Peer {
         f.debug_struct("Peer").field("id", &self.id).field("unsent", &self.unsent()).finish_non_exhaustive()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_client_that_reads_however_slowly_does_not_stall() {
+        let (start, limits) = (Instant::now(), Limits::default());
+        let peer = Peer::new(1, start);
+        peer.append(|out| out.resize(1000, 0));
+        let mut taken = Vec::new();
+        peer.take(&mut taken);
+        // It reads something in the last moment, again and again.
+        let mut now = start;
+        for left in (0..1000).rev().step_by(100) {
+            now = peer.stalls_at(&limits);
+            peer.wrote(left, now);
+            assert_eq!(peer.unsent(), left);
+        }
+        assert_eq!(now, start + 10 * limits.stall);
+        assert_eq!(peer.stalls_at(&limits), now + limits.stall);
+    }
+}

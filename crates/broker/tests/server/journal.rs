@@ -1,13 +1,13 @@
 //! What a journal is told, and what of it clients see: confirms that wait for the disk, publishers that are stopped.
 
-use crate::raw::{Got, Raw};
+use crate::raw::{Got, Raw, declare, message_of};
 use crate::start;
 use homing_broker::engine::{Effect, Engine, Message};
 use homing_broker::protocol::{
-    Properties, Table,
+    Properties, Table, TableWriter, Value,
     methods::{basic, confirm, connection, queue, tx},
 };
-use homing_broker::server::{Content, Journal, Mark, Opened, Progress, Server, Storage};
+use homing_broker::server::{Change, Content, Journal, Mark, Opened, Progress, Server, Storage};
 use std::collections::VecDeque;
 use std::io;
 use std::net::SocketAddr;
@@ -221,6 +221,51 @@ fn a_full_disk_stops_publishers_and_nobody_else() {
     }
     disk.sync();
     assert_eq!(publisher.expect("BasicAck"), "BasicAck(Ack { delivery_tag: 2, multiple: true })");
+}
+
+#[test]
+fn what_came_in_before_a_refused_message_is_confirmed_and_what_is_refused_is_not() {
+    let (_server, address, _disk) = server();
+    let mut raw = confirming(address);
+    let mut arguments = Vec::new();
+    let mut table = TableWriter::new(&mut arguments);
+    table.field(b"x-max-length", &Value::I32(2));
+    table.field(b"x-overflow", &Value::String(b"reject-publish"));
+    raw.send(1, queue::Declare { arguments: Table::unchecked(&arguments), ..declare("full") });
+    raw.expect("QueueDeclareOk");
+    // All of them come at once, and the third finds no room.
+    let all: Vec<u8> = (0..4).flat_map(|_| message_of(1, "", "full", false, Properties::default(), b"x")).collect();
+    raw.bytes(&all);
+    assert_eq!(raw.expect("BasicAck"), "BasicAck(Ack { delivery_tag: 2, multiple: true })");
+    for tag in [3, 4] {
+        let nack = format!("BasicNack(Nack {{ delivery_tag: {tag}, multiple: false, requeue: true }})");
+        assert_eq!(raw.expect("BasicNack"), nack);
+    }
+}
+
+#[test]
+fn a_full_disk_stops_nobody_any_more_when_its_virtual_host_is_removed() {
+    /// A disk for `/`, and one for every other virtual host.
+    struct Disks(Disk, Disk);
+    impl Storage for Disks {
+        fn open(&mut self, virtual_host: &str, now: Instant) -> io::Result<Opened> {
+            let disk = if virtual_host == "/" { &self.0 } else { &self.1 };
+            Ok(Opened::new(Engine::new(now), disk.clone()))
+        }
+    }
+    let (own, other) = (Disk::default(), Disk::default());
+    let (server, address) = start(Server::builder().storage(Disks(own, other.clone())));
+    let change = |change| {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
+        runtime.block_on(server.admin().change(change)).expect("the change is made");
+    };
+    change(Change::AddVirtualHost { name: "v".to_owned() });
+    let mut publisher = Raw::channel(address);
+    publisher.publish(1, "", "nowhere", false, Properties::default(), b"1");
+    other.report(Progress::Blocked("low on disk".to_owned()));
+    publisher.expect("ConnectionBlocked");
+    change(Change::RemoveVirtualHost { name: "v".to_owned() });
+    publisher.expect("ConnectionUnblocked");
 }
 
 #[test]

@@ -2,6 +2,7 @@
 
 mod accounts;
 mod certificates;
+mod clients;
 mod definitions;
 mod differential;
 mod durable;
@@ -11,12 +12,13 @@ mod management;
 mod methods;
 mod orderly;
 mod permissions;
-mod pika;
 mod raw;
 mod rights;
 mod slow;
 mod texts;
 mod tls;
+mod topics;
+mod unasked;
 
 use homing_broker::server::{Server, ServerBuilder};
 use std::net::SocketAddr;

@@ -1,7 +1,9 @@
 //! Each method as lapin uses it.
 
+use crate::raw::{Got, Raw, declare};
 use crate::server;
 use futures_util::StreamExt;
+use homing_broker::protocol::{Properties, methods};
 use lapin::options::*;
 use lapin::types::{AMQPValue, FieldArray, FieldTable, LongString, ShortString};
 use lapin::{BasicProperties, Channel, Confirmation, Connection, ConnectionProperties, Consumer, ExchangeKind};
@@ -355,6 +357,76 @@ fn transactions_do_all_or_nothing() {
         channel.tx_commit().await.expect("committed");
         channel.basic_recover(BasicRecoverOptions { requeue: true }).await.expect("recovered");
         assert_eq!(count(&channel, "q").await, 0);
+    });
+}
+
+#[test]
+fn what_a_transaction_has_acknowledged_cannot_be_acknowledged_again() {
+    let (_server, address) = server();
+    let mut raw = Raw::channel(address);
+    raw.send(1, declare("q"));
+    raw.expect("QueueDeclareOk");
+    raw.publish(1, "", "q", false, Properties::default(), b"x");
+    raw.send(1, methods::tx::Select {});
+    raw.expect("TxSelectOk");
+    raw.send(1, methods::basic::Get { queue: "q", no_ack: false });
+    raw.expect("BasicGetOk");
+    assert!(matches!(raw.next(), Got::Header(..)) && matches!(raw.next(), Got::Body(..)));
+    for _ in 0..2 {
+        raw.send(1, methods::basic::Ack { delivery_tag: 1, multiple: false });
+    }
+    let close = raw.closed();
+    assert!(close.contains("reply_code: 406") && close.contains("unknown delivery tag 1"), "{close}");
+}
+
+#[test]
+fn acknowledging_all_in_a_transaction_means_what_was_out_then() {
+    let (_server, address) = server();
+    let (mut raw, mut other) = (Raw::channel(address), Raw::channel(address));
+    raw.send(1, declare("q"));
+    raw.expect("QueueDeclareOk");
+    raw.send(1, methods::tx::Select {});
+    raw.expect("TxSelectOk");
+    let mut get = |raw: &mut Raw| {
+        other.publish(1, "", "q", false, Properties::default(), b"x");
+        other.send(1, declare("q"));
+        other.expect("QueueDeclareOk");
+        raw.send(1, methods::basic::Get { queue: "q", no_ack: false });
+        raw.expect("BasicGetOk");
+        assert!(matches!(raw.next(), Got::Header(..)) && matches!(raw.next(), Got::Body(..)));
+    };
+    get(&mut raw);
+    raw.send(1, methods::basic::Ack { delivery_tag: 0, multiple: true });
+    get(&mut raw);
+    raw.send(1, methods::tx::Commit {});
+    raw.expect("TxCommitOk");
+    // The second is still out: it comes back.
+    raw.send(1, methods::basic::Recover { requeue: true });
+    raw.expect("BasicRecoverOk");
+    raw.send(1, declare("q"));
+    assert!(raw.expect("QueueDeclareOk").contains("message_count: 1"));
+}
+
+#[test]
+fn consumers_see_how_often_a_message_came_back_from_the_second_time_on_and_gets_always() {
+    with_channel(|channel, _| async move {
+        let arguments = table(&[("x-queue-type", text("quorum"))]);
+        let durable = QueueDeclareOptions { durable: true, ..Default::default() };
+        channel.queue_declare("q".into(), durable, arguments).await.expect("declared");
+        let count = |delivery: &lapin::message::Delivery| {
+            let headers = delivery.properties.headers().as_ref();
+            headers.and_then(|headers| headers.inner().get("x-delivery-count").cloned())
+        };
+        publish(&channel, "", "q", "one").await;
+        let got = get(&channel, "q").await.expect("it is there");
+        assert_eq!(count(&got.delivery), Some(AMQPValue::LongLongInt(0)));
+        publish(&channel, "", "q", "two").await;
+        let (options, none) = (BasicConsumeOptions::default(), FieldTable::default());
+        let mut consumer = channel.basic_consume("q".into(), "c".into(), options, none).await.expect("consumed");
+        let first = next(&mut consumer).await;
+        assert_eq!(count(&first), None);
+        first.acker.nack(BasicNackOptions { requeue: true, ..Default::default() }).await.expect("sent");
+        assert_eq!(count(&next(&mut consumer).await), Some(AMQPValue::LongLongInt(1)));
     });
 }
 

@@ -42,6 +42,12 @@ fn what_is_for_administrators_is_refused_to_others() {
         ("GET", "/api/permissions"),
         ("GET", "/api/permissions/own/eve"),
         ("GET", "/api/vhosts/own/permissions"),
+        ("GET", "/api/topic-permissions"),
+        ("GET", "/api/topic-permissions/own/eve"),
+        ("GET", "/api/users/guest/topic-permissions"),
+        ("GET", "/api/vhosts/own/topic-permissions"),
+        ("PUT", "/api/topic-permissions/own/eve"),
+        ("DELETE", "/api/topic-permissions/own/eve"),
         ("GET", "/api/definitions"),
         ("GET", "/api/definitions/own"),
         ("PUT", "/api/users/new"),
@@ -219,7 +225,7 @@ fn a_document_that_is_refused_in_the_middle_is_an_error_and_a_long_one_is_whole(
     assert!(answer["reason"].as_str().is_some_and(|reason| reason.contains("x-max-length")), "{answer}");
     for (document, part) in [
         (json!({ "parameters": [{ "name": "p" }] }), "parameters"),
-        (json!({ "topic_permissions": [{ "user": "eve" }] }), "topic_permissions"),
+        (json!({ "topic_permissions": [{ "user": "eve" }] }), "vhost"),
         (json!({ "users": [{ "name": "u" }] }), "tags"),
         (json!({ "users": [{ "name": "u", "tags": "", "password_hash": "aGFzaA==" }] }), "password_hash"),
         (json!({ "permissions": [{ "user": "u", "vhost": "/" }] }), "configure"),

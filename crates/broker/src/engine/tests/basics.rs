@@ -41,6 +41,25 @@ fn a_requeued_message_is_at_its_place_again_and_marked() {
 }
 
 #[test]
+fn what_has_gone_through_a_queue_counts_when_the_queue_has_gone() {
+    let (mut world, one) = World::with_queue(&queue("q"));
+    for body in 1..=3 {
+        world.send(one, "q", body);
+    }
+    let tags: Vec<_> = (0..2).map(|_| world.get(one, "q").unwrap().tag).collect();
+    world.ack(one, tags[0]);
+    world.nack(one, tags[1], Nack::Requeue);
+    world.get(one, "q").unwrap();
+    let counts = world.engine.counts();
+    assert_eq!((counts.published, counts.delivered, counts.redelivered, counts.acknowledged), (3, 3, 1, 1));
+    world.delete(one, "q").unwrap();
+    assert_eq!(world.engine.counts(), counts);
+    world.declare(one, &queue("q")).unwrap();
+    world.send(one, "q", 4);
+    assert_eq!(world.engine.counts().published, 4);
+}
+
+#[test]
 fn a_discarded_message_is_gone() {
     let (mut world, one) = World::with_queue(&queue("q"));
     world.send(one, "q", 1);

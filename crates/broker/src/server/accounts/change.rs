@@ -1,7 +1,7 @@
 //! What an operator changes.
 
 use super::password::PasswordHash;
-use super::table::Permissions;
+use super::table::{Permissions, TopicPermissions};
 use crate::store;
 use std::fmt;
 
@@ -62,6 +62,27 @@ pub enum Change {
         user: String,
         /// The virtual host.
         virtual_host: String,
+    },
+    /// Sets by which routing keys a user may publish to a topic exchange, and bind something to it. It counts from the next
+    /// request on, on open connections too. The exchange need not be there yet.
+    SetTopicPermissions {
+        /// The user.
+        user: String,
+        /// The virtual host.
+        virtual_host: String,
+        /// The exchange.
+        exchange: String,
+        /// What is allowed.
+        permissions: TopicPermissions,
+    },
+    /// Lets a user use every routing key again, of one exchange or of all.
+    ClearTopicPermissions {
+        /// The user.
+        user: String,
+        /// The virtual host.
+        virtual_host: String,
+        /// The exchange; without one, all of the virtual host.
+        exchange: Option<String>,
     },
 }
 

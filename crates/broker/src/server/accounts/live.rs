@@ -3,14 +3,14 @@
 use super::change::{Change, ChangeError};
 use super::password::{Credential, PasswordHash, is_same};
 use super::pattern::Pattern;
-use super::table::{Accounts, Entry, GUEST, Permissions, Table};
+use super::table::{Accounts, Entry, GUEST, Permissions, Table, TopicPermissions};
 use crate::engine::Object;
 use crate::protocol::ReplyCode;
 use crate::server::connection::Origin;
 use crate::server::exception::{Exception, Result};
 use blake2::{Blake2s256, Digest};
 use std::cell::{Cell, RefCell};
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::rc::Rc;
 use std::sync::Arc;
 use tokio::sync::Semaphore;
@@ -135,8 +135,16 @@ impl Live {
         let permissions = self.table.borrow().permissions(user, virtual_host)?;
         let mut permits = self.permits.borrow_mut();
         let permit = permits.entry((user.to_owned(), virtual_host.to_owned())).or_insert_with(|| {
-            let permit = Permit { user: user.into(), patterns: RefCell::default(), is_impersonator: Cell::new(false) };
+            let permit = Permit {
+                user: user.into(),
+                patterns: RefCell::default(),
+                topics: RefCell::default(),
+                has_topics: Cell::new(false),
+                is_impersonator: Cell::new(false),
+            };
             permit.set(Some(&permissions));
+            permit
+                .set_topics(virtual_host, self.table.borrow().topics.get(&(user.to_owned(), virtual_host.to_owned())));
             permit.is_impersonator.set(self.is_impersonator(user));
             Rc::new(permit)
         });
@@ -204,6 +212,12 @@ impl Live {
                         stays
                     });
                 }
+                Entry::Topics(user, host, _) => {
+                    let place = (user.clone(), host.clone());
+                    if let Some(permit) = self.permits.borrow().get(&place) {
+                        permit.set_topics(host, self.table.borrow().topics.get(&place));
+                    }
+                }
                 Entry::Removed(_) => {}
             }
         }
@@ -214,7 +228,17 @@ impl Live {
 pub(in crate::server) struct Permit {
     user: Rc<str>,
     patterns: RefCell<Patterns>,
+    /// By exchange. The routing keys of others are not restricted.
+    topics: RefCell<HashMap<String, TopicPatterns>>,
+    /// Most users have none, and are not asked further.
+    has_topics: Cell<bool>,
     is_impersonator: Cell<bool>,
+}
+
+/// By which routing keys a topic exchange may be used.
+struct TopicPatterns {
+    write: Pattern,
+    read: Pattern,
 }
 
 struct Patterns {
@@ -237,6 +261,15 @@ pub(in crate::server) enum Right {
     Read,
 }
 
+/// What a permission on a topic is for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(in crate::server) enum Topic {
+    /// To publish.
+    Write,
+    /// To bind.
+    Read,
+}
+
 impl Permit {
     fn set(&self, permissions: Option<&Permissions>) {
         // What is kept was checked when it was set. What cannot be read any more allows nothing.
@@ -246,6 +279,42 @@ impl Permit {
             write: pattern(&permissions.write),
             read: pattern(&permissions.read),
         }));
+    }
+
+    fn set_topics(&self, host: &str, exchanges: Option<&BTreeMap<String, TopicPermissions>>) {
+        let pattern = |expression: &str| Pattern::for_keys(expression, &self.user, host).unwrap_or(Pattern::Nothing);
+        let of = |(exchange, permissions): (&String, &TopicPermissions)| {
+            let patterns = TopicPatterns { write: pattern(&permissions.write), read: pattern(&permissions.read) };
+            (exchange.clone(), patterns)
+        };
+        let topics: HashMap<_, _> = exchanges.into_iter().flatten().map(of).collect();
+        self.has_topics.set(!topics.is_empty());
+        self.topics.replace(topics);
+    }
+
+    /// Whether any of the user's routing keys are restricted in this virtual host.
+    #[inline]
+    pub(in crate::server) fn has_topics(&self) -> bool {
+        self.has_topics.get()
+    }
+
+    /// # Errors
+    /// The user may not use this routing key of a topic exchange: 403, in RabbitMQ's words.
+    pub(in crate::server) fn check_topic(&self, right: Topic, exchange: &str, key: &str, host: &str) -> Result<()> {
+        let topics = self.topics.borrow();
+        let Some(patterns) = topics.get(exchange) else { return Ok(()) };
+        let pattern = match right {
+            Topic::Write => &patterns.write,
+            Topic::Read => &patterns.read,
+        };
+        if pattern.matches(key) {
+            return Ok(());
+        }
+        let text = format!(
+            "access to topic '{key}' in exchange '{exchange}' in vhost '{host}' refused for user '{}'",
+            self.user
+        );
+        Err(Exception::new(ReplyCode::AccessRefused, text))
     }
 
     /// Whether a message may name another user as the one who published it.

@@ -13,7 +13,7 @@ mod table;
 pub use change::{Change, ChangeError};
 pub use password::{PasswordError, PasswordHash};
 pub use store::AccountStore;
-pub use table::{Accounts, Granted, Permissions, User};
+pub use table::{Accounts, Granted, GrantedTopics, Permissions, TopicPermissions, User};
 
-pub(super) use live::{Check, Live, Permit, Right, Verification, Verified};
+pub(super) use live::{Check, Live, Permit, Right, Topic, Verification, Verified};
 pub(super) use table::{Entry, Table};

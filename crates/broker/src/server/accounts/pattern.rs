@@ -7,11 +7,16 @@ const LONGEST: usize = 4096;
 /// What an expression may have in memory, and what a search may, in bytes. One that repeats what repeats asks for more.
 const SIZE: usize = 1 << 20;
 
+/// The variables of an expression for routing keys.
+const VARIABLES: [&str; 2] = ["{username}", "{vhost}"];
+
 /// A regular expression that a name is compared with: a match anywhere in the name counts, and an empty expression matches
 /// nothing, as RabbitMQ has it.
 #[derive(Clone, Debug)]
 pub(super) enum Pattern {
     Nothing,
+    /// The empty string alone.
+    Empty,
     Everything,
     Matching(Regex),
 }
@@ -26,6 +31,10 @@ impl Pattern {
             _ if expression.len() > LONGEST => return Err(format!("it is longer than {LONGEST} bytes")),
             _ => {}
         }
+        Self::of(expression)
+    }
+
+    fn of(expression: &str) -> Result<Self, String> {
         let built = RegexBuilder::new(expression).size_limit(SIZE).dfa_size_limit(SIZE).build();
         built.map(Self::Matching).map_err(|error| match error {
             regex::Error::CompiledTooBig(_) => "it takes too much memory".to_owned(),
@@ -38,10 +47,38 @@ impl Pattern {
         })
     }
 
+    /// An expression that routing keys are compared with. The names of the user and of the virtual host take the places of its
+    /// variables, and mean themselves: a user named `.*` has no more rights than others. An empty expression matches the empty key.
+    ///
+    /// # Errors
+    /// Why it cannot be used, as a line.
+    pub(super) fn for_keys(expression: &str, user: &str, host: &str) -> Result<Self, String> {
+        match expression {
+            "" | "^$" => return Ok(Self::Empty),
+            _ if expression.len() > LONGEST => return Err(format!("it is longer than {LONGEST} bytes")),
+            _ => {}
+        }
+        let mut expanded = String::new();
+        let mut rest = expression;
+        // In one pass: what a name has in braces is no variable.
+        while let Some(at) = rest.find('{') {
+            expanded.push_str(&rest[..at]);
+            rest = &rest[at..];
+            let found = VARIABLES.into_iter().zip([user, host]).find(|(variable, _)| rest.starts_with(variable));
+            let (length, text) =
+                found.map_or((1, "{".into()), |(variable, name)| (variable.len(), regex::escape(name)));
+            expanded.push_str(&text);
+            rest = &rest[length..];
+        }
+        expanded.push_str(rest);
+        Self::of(&expanded)
+    }
+
     #[inline]
     pub(super) fn matches(&self, name: &str) -> bool {
         match self {
             Self::Nothing => false,
+            Self::Empty => name.is_empty(),
             Self::Everything => true,
             Self::Matching(regex) => regex.is_match(name),
         }
@@ -68,6 +105,35 @@ mod tests {
         ] {
             let pattern = Pattern::new(expression).expect("it is an expression");
             assert_eq!(pattern.matches(name), matches, "{expression} {name}");
+        }
+    }
+
+    #[test]
+    fn names_take_the_places_of_variables_and_mean_themselves() {
+        for (expression, user, host, key, matches) in [
+            ("^{username}\\.", "ada", "/", "ada.x", true),
+            ("^{username}\\.", "ada", "/", "adaxx", false),
+            ("^{username}\\.", ".*", "/", "ada.x", false),
+            ("^{username}\\.", ".*", "/", ".*.x", true),
+            ("^{vhost}-{username}$", "a|b", "v", "v-a|b", true),
+            ("^{vhost}-{username}$", "a|b", "v", "b", false),
+            ("^{vhost}$", "ada", "{username}", "ada", false),
+            ("^{vhost}$", "ada", "{username}", "{username}", true),
+            ("^a{2}$", "ada", "/", "aa", true),
+            ("", "ada", "/", "", true),
+            ("", "ada", "/", "a", false),
+            ("^$", "ada", "/", "", true),
+            (".*", "ada", "/", "", true),
+            ("b", "ada", "/", "a.b.c", true),
+        ] {
+            let pattern = Pattern::for_keys(expression, user, host).expect("it is an expression");
+            assert_eq!(pattern.matches(key), matches, "{expression} of {user} in {host}: {key}");
+        }
+        for (expression, reason) in
+            [("{user}", "repetition"), ("(", "unclosed group"), (&"a".repeat(LONGEST + 1), "longer than")]
+        {
+            let error = Pattern::for_keys(expression, "ada", "/").expect_err(expression);
+            assert!(error.contains(reason), "{expression}: {error}");
         }
     }
 

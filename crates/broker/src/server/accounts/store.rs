@@ -2,7 +2,7 @@
 
 use super::change::{Change, ChangeError};
 use super::password::{Credential, PasswordHash};
-use super::table::{Account, Accounts, Entry, Permissions, Source, Table};
+use super::table::{Account, Accounts, Entry, Permissions, Source, Table, TopicPermissions};
 use crate::protocol::table::ArrayWriter;
 use crate::protocol::{Table as Fields, TableWriter, Value};
 use crate::store::{self, Log, Occasion, Options, RecoveredCopy, Restore};
@@ -18,6 +18,7 @@ const CHANGED: &[u8] = b"i";
 const USER: u8 = b'u';
 const VIRTUAL_HOST: u8 = b'v';
 const PERMISSIONS: u8 = b'p';
+const TOPICS: u8 = b't';
 const REMOVED: u8 = b'd';
 
 /// Users, virtual hosts and permissions of a broker that does not run. While this is open, the broker cannot be started.
@@ -199,6 +200,14 @@ fn key(entry: &Entry) -> Vec<u8> {
             fields.field(b"vhost", &Value::String(host.as_bytes()));
             key
         }
+        Entry::Topics(user, host, exchange) => {
+            let mut key = vec![TOPICS];
+            let mut fields = TableWriter::new(&mut key);
+            fields.field(b"user", &Value::String(user.as_bytes()));
+            fields.field(b"vhost", &Value::String(host.as_bytes()));
+            fields.field(b"exchange", &Value::String(exchange.as_bytes()));
+            key
+        }
     }
 }
 
@@ -223,6 +232,12 @@ fn value(table: &Table, entry: &Entry) -> Option<Vec<u8>> {
         Entry::Permissions(user, host) => {
             let Permissions { configure, write, read } = table.permissions.get(&(user.clone(), host.clone()))?;
             for (name, expression) in [("configure", configure), ("write", write), ("read", read)] {
+                fields.field(name.as_bytes(), &Value::String(expression.as_bytes()));
+            }
+        }
+        Entry::Topics(user, host, exchange) => {
+            let TopicPermissions { write, read } = table.topics.get(&(user.clone(), host.clone()))?.get(exchange)?;
+            for (name, expression) in [("write", write), ("read", read)] {
                 fields.field(name.as_bytes(), &Value::String(expression.as_bytes()));
             }
         }
@@ -255,8 +270,20 @@ impl Restore for Found {
 impl Found {
     fn read(&mut self, key: &[u8], value: &[u8]) -> Option<()> {
         let (kind, name) = key.split_first()?;
-        let fields = Fields::checked(value).ok()?;
         let text = |fields: Fields<'_>, name| fields.get(name).and_then(|value| value.as_str().map(str::to_owned));
+        if *kind == TOPICS {
+            let names = Fields::checked(name).ok()?;
+            let place = (text(names, "user")?, text(names, "vhost")?);
+            let read = Fields::checked(value).ok().and_then(|fields| {
+                Some(TopicPermissions { write: text(fields, "write")?, read: text(fields, "read")? })
+            });
+            let is_readable = read.is_some();
+            // Guards: what restricts a user and cannot be read. Without it every key would be allowed; an empty expression
+            // allows next to nothing.
+            self.table.topics.entry(place).or_default().insert(text(names, "exchange")?, read.unwrap_or_default());
+            return is_readable.then_some(());
+        }
+        let fields = Fields::checked(value).ok()?;
         if *kind == PERMISSIONS {
             let names = Fields::checked(name).ok()?;
             let permissions = Permissions {
@@ -286,5 +313,24 @@ impl Found {
             _ => return None,
         }
         Some(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_restriction_that_cannot_be_read_allows_next_to_nothing() {
+        let key = key(&Entry::Topics("ada".to_owned(), "/".to_owned(), "e".to_owned()));
+        let mut no_read = Vec::new();
+        TableWriter::new(&mut no_read).field(b"write", &Value::String(b".*"));
+        for value in [&no_read[..], b"", b"no table"] {
+            let mut found = Found::default();
+            found.definition(&key, value);
+            assert_eq!(found.unreadable, 1, "it is reported");
+            let topics = found.table.topics.get(&("ada".to_owned(), "/".to_owned())).expect("it restricts");
+            assert_eq!(topics.get("e"), Some(&TopicPermissions::default()));
+        }
     }
 }

@@ -39,6 +39,17 @@ impl Permissions {
     }
 }
 
+/// By which routing keys a user may use a topic exchange: two regular expressions that the keys are compared with. A match anywhere
+/// in a key counts, and an empty expression matches the empty key alone. `{username}` and `{vhost}` stand for those names. A user
+/// for whom there are none in a virtual host may use every key, as far as the [`Permissions`] go.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct TopicPermissions {
+    /// Publishing, the keys in `CC` and `BCC` too.
+    pub write: String,
+    /// Binding to the exchange.
+    pub read: String,
+}
+
 /// Where a user or a virtual host is from.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(in crate::server) enum Source {
@@ -62,6 +73,8 @@ pub(in crate::server) struct Table {
     pub(in crate::server) virtual_hosts: BTreeMap<String, Source>,
     /// By user and virtual host.
     pub(in crate::server) permissions: BTreeMap<(String, String), Permissions>,
+    /// By user and virtual host, and then by exchange.
+    pub(in crate::server) topics: BTreeMap<(String, String), BTreeMap<String, TopicPermissions>>,
     /// Virtual hosts that are removed, and whose messages may still be on the disk.
     pub(in crate::server) removed: BTreeSet<String>,
 }
@@ -72,6 +85,8 @@ pub(in crate::server) enum Entry {
     User(String),
     VirtualHost(String),
     Permissions(String, String),
+    /// User, virtual host and exchange.
+    Topics(String, String, String),
     Removed(String),
 }
 
@@ -85,6 +100,8 @@ pub struct Accounts {
     pub virtual_hosts: Vec<String>,
     /// Who may do what.
     pub permissions: Vec<Granted>,
+    /// Whose routing keys are restricted.
+    pub topics: Vec<GrantedTopics>,
 }
 
 /// A user.
@@ -109,6 +126,20 @@ pub struct Granted {
     pub virtual_host: String,
     /// What is allowed.
     pub permissions: Permissions,
+}
+
+/// By which routing keys a user may use a topic exchange.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct GrantedTopics {
+    /// The user.
+    pub user: String,
+    /// The virtual host.
+    pub virtual_host: String,
+    /// The exchange.
+    pub exchange: String,
+    /// What is allowed.
+    pub permissions: TopicPermissions,
 }
 
 impl Table {
@@ -145,7 +176,16 @@ impl Table {
             virtual_host: virtual_host.clone(),
             permissions: permissions.clone(),
         };
+        let topics = self.topics.iter().flat_map(|((user, virtual_host), exchanges)| {
+            exchanges.iter().map(|(exchange, permissions)| GrantedTopics {
+                user: user.clone(),
+                virtual_host: virtual_host.clone(),
+                exchange: exchange.clone(),
+                permissions: permissions.clone(),
+            })
+        });
         Accounts {
+            topics: topics.collect(),
             users: self.users.iter().map(user).collect(),
             virtual_hosts: self.virtual_hosts.keys().cloned().collect(),
             permissions: self.permissions.iter().map(granted).collect(),
@@ -160,6 +200,9 @@ impl Table {
             .map(|(name, _)| Entry::User(name.clone()))
             .chain(hosts.map(|(name, _)| Entry::VirtualHost(name.clone())))
             .chain(self.permissions.keys().map(|(user, host)| Entry::Permissions(user.clone(), host.clone())))
+            .chain(self.topics.iter().flat_map(|((user, host), exchanges)| {
+                exchanges.keys().map(|exchange| Entry::Topics(user.clone(), host.clone(), exchange.clone()))
+            }))
             .chain(self.removed.iter().map(|name| Entry::Removed(name.clone())))
             .collect()
     }
@@ -226,10 +269,7 @@ impl Table {
                 self.known_host(virtual_host)?;
                 let Permissions { configure, write, read } = permissions;
                 for (right, expression) in [("configure", configure), ("write", write), ("read", read)] {
-                    if let Err(reason) = Pattern::new(expression) {
-                        let shown: String = expression.chars().take(60).collect();
-                        return refused(format!("the expression '{shown}' for {right} cannot be used: {reason}"));
-                    }
+                    check_expression(right, expression, Pattern::new(expression))?;
                 }
                 self.permissions.insert((user.clone(), virtual_host.clone()), permissions.clone());
                 Ok(vec![Entry::Permissions(user.clone(), virtual_host.clone())])
@@ -243,6 +283,33 @@ impl Table {
                     ));
                 }
                 Ok(vec![Entry::Permissions(user.clone(), virtual_host.clone())])
+            }
+            Change::SetTopicPermissions { user, virtual_host, exchange, permissions } => {
+                self.kept_user(user)?;
+                self.known_host(virtual_host)?;
+                if exchange.len() > LONGEST {
+                    return refused(format!("the name of an exchange has at most {LONGEST} bytes"));
+                }
+                let TopicPermissions { write, read } = permissions;
+                for (right, expression) in [("write", write), ("read", read)] {
+                    check_expression(right, expression, Pattern::for_keys(expression, user, virtual_host))?;
+                }
+                let exchanges = self.topics.entry((user.clone(), virtual_host.clone())).or_default();
+                exchanges.insert(exchange.clone(), permissions.clone());
+                Ok(vec![Entry::Topics(user.clone(), virtual_host.clone(), exchange.clone())])
+            }
+            Change::ClearTopicPermissions { user, virtual_host, exchange } => {
+                self.kept_user(user)?;
+                self.known_host(virtual_host)?;
+                let is_meant = |at: &str| exchange.as_ref().is_none_or(|exchange| exchange == at);
+                let entries = self.free(|of, host, at| of == user && host == virtual_host && is_meant(at));
+                if entries.is_empty() {
+                    let at = exchange.as_ref().map(|exchange| format!(" at '{exchange}'")).unwrap_or_default();
+                    return refused(format!(
+                        "the user '{user}' has no topic permissions{at} in the virtual host '{virtual_host}'"
+                    ));
+                }
+                Ok(entries)
             }
         }
     }
@@ -265,9 +332,9 @@ impl Table {
         }
     }
 
-    /// Takes permissions back.
-    fn revoke(&mut self, mut is_meant: impl FnMut(&str, &str) -> bool) -> Vec<Entry> {
-        let mut entries = Vec::new();
+    /// Takes permissions back, those on topics too.
+    fn revoke(&mut self, is_meant: impl Fn(&str, &str) -> bool) -> Vec<Entry> {
+        let mut entries = self.free(|user, host, _| is_meant(user, host));
         self.permissions.retain(|(user, host), _| {
             let is_meant = is_meant(user, host);
             if is_meant {
@@ -277,6 +344,29 @@ impl Table {
         });
         entries
     }
+
+    /// Takes permissions on topics back: every routing key may be used again.
+    fn free(&mut self, is_meant: impl Fn(&str, &str, &str) -> bool) -> Vec<Entry> {
+        let mut entries = Vec::new();
+        self.topics.retain(|(user, host), exchanges| {
+            exchanges.retain(|exchange, _| {
+                let is_meant = is_meant(user, host, exchange);
+                if is_meant {
+                    entries.push(Entry::Topics(user.clone(), host.clone(), exchange.clone()));
+                }
+                !is_meant
+            });
+            !exchanges.is_empty()
+        });
+        entries
+    }
+}
+
+fn check_expression(right: &str, expression: &str, pattern: Result<Pattern, String>) -> Result<(), ChangeError> {
+    pattern.map(drop).or_else(|reason| {
+        let shown: String = expression.chars().take(60).collect();
+        refused(format!("the expression '{shown}' for {right} cannot be used: {reason}"))
+    })
 }
 
 fn refused<T>(reason: String) -> Result<T, ChangeError> {
@@ -314,6 +404,20 @@ mod tests {
         Change::SetPermissions { user: user.to_owned(), virtual_host: host.to_owned(), permissions }
     }
 
+    fn set_topics(user: &str, host: &str, exchange: &str, write: &str) -> Change {
+        Change::SetTopicPermissions {
+            user: user.to_owned(),
+            virtual_host: host.to_owned(),
+            exchange: exchange.to_owned(),
+            permissions: TopicPermissions { write: write.to_owned(), read: ".*".to_owned() },
+        }
+    }
+
+    fn clear_topics(user: &str, host: &str, exchange: Option<&str>) -> Change {
+        let exchange = exchange.map(str::to_owned);
+        Change::ClearTopicPermissions { user: user.to_owned(), virtual_host: host.to_owned(), exchange }
+    }
+
     fn applied(table: &mut Table, changes: &[Change]) {
         for change in changes {
             table.apply(change).unwrap_or_else(|error| panic!("{change:?}: {error}"));
@@ -340,6 +444,33 @@ mod tests {
     }
 
     #[test]
+    fn topics_go_with_their_user_their_virtual_host_and_when_they_are_cleared() {
+        let host = |name: &str| Change::AddVirtualHost { name: name.to_owned() };
+        let mut table = Table::initial();
+        applied(&mut table, &[add_user("a"), add_user("b"), host("x")]);
+        for (user, host) in [("a", "x"), ("a", "/"), ("b", "x"), ("b", "/")] {
+            applied(&mut table, &[set_topics(user, host, "one", "^a"), set_topics(user, host, "two", "^b")]);
+        }
+        assert_eq!(table.list().topics.len(), 8);
+        assert_eq!(table.entries().iter().filter(|entry| matches!(entry, Entry::Topics(..))).count(), 8);
+        let left = |table: &Table| {
+            let all = table.list().topics;
+            all.into_iter().map(|one| [one.user, one.virtual_host, one.exchange].join(" ")).collect::<Vec<_>>()
+        };
+        let cleared = table.apply(&clear_topics("b", "/", Some("one"))).expect("there is one");
+        assert_eq!(cleared, [Entry::Topics("b".to_owned(), "/".to_owned(), "one".to_owned())]);
+        assert_eq!(table.apply(&Change::RemoveUser { name: "a".to_owned() }).expect("it is there").len(), 5);
+        assert_eq!(left(&table), ["b / two", "b x one", "b x two"]);
+        assert_eq!(table.apply(&Change::RemoveVirtualHost { name: "x".to_owned() }).expect("it is there").len(), 4);
+        assert_eq!(left(&table), ["b / two"]);
+        // Replaced, and not added to.
+        applied(&mut table, &[set_topics("b", "/", "two", "^c")]);
+        assert_eq!(table.list().topics[0].permissions.write, "^c");
+        assert_eq!(table.apply(&clear_topics("b", "/", None)).expect("there is one").len(), 1);
+        assert!(left(&table).is_empty() && table.topics.is_empty());
+    }
+
+    #[test]
     fn what_makes_no_sense_is_refused_and_changes_nothing() {
         let mut table = Table::initial();
         applied(&mut table, &[add_user("a")]);
@@ -362,6 +493,15 @@ mod tests {
             (set("a", "x", Permissions::all()), "no virtual host 'x'"),
             (set("a", "/", Permissions { write: owned("("), ..Permissions::all() }), "'(' for write"),
             (Change::ClearPermissions { user: owned("a"), virtual_host: owned("/") }, "no permissions"),
+            (set_topics("b", "/", "e", ".*"), "no user 'b'"),
+            (set_topics("a", "x", "e", ".*"), "no virtual host 'x'"),
+            (set_topics("a", "/", "e", "("), "'(' for write"),
+            (set_topics("a", "/", "e", "{user}"), "'{user}' for write"),
+            (set_topics("a", "/", &long, ".*"), "at most 255"),
+            (clear_topics("b", "/", None), "no user 'b'"),
+            (clear_topics("a", "x", None), "no virtual host 'x'"),
+            (clear_topics("a", "/", None), "no topic permissions in"),
+            (clear_topics("a", "/", Some("e")), "no topic permissions at 'e' in"),
             (tags(&["a b"]), "tags"),
             (tags(&["a,b"]), "tags"),
             (tags(&[""]), "tags"),

@@ -9,7 +9,7 @@ use crate::engine::{
     Access, AutoDelete, Binding, Destination, Durability, ExchangeKind, ExchangeSpec, Publishers, QueueSpec,
 };
 use crate::server::{
-    accounts::{Change, PasswordHash, Permissions},
+    accounts::{Change, PasswordHash, Permissions, TopicPermissions},
     admin::Admin,
     shared::Shared,
 };
@@ -195,10 +195,16 @@ pub(super) fn permissions(body: &Json) -> Result<Permissions> {
     Ok(Permissions { configure: of("configure")?, write: of("write")?, read: of("read")? })
 }
 
+/// Permissions on topics as a request gives them, and the exchange that they are for.
+pub(super) fn topic_permissions(body: &Json) -> Result<(String, TopicPermissions)> {
+    let of = |name| text(body, name).map(str::to_owned);
+    Ok((of("exchange")?, TopicPermissions { write: of("write")?, read: of("read")? }))
+}
+
 /// Takes a document in. What is there already and is the same is no error; what differs is one, and what came before it stays.
 pub(super) async fn import(admin: &Admin, caller: &Caller, host: Option<&str>, document: Json) -> Result<()> {
     let Json::Object(document) = document else { return Err(Refused::bad("definitions have to be an object")) };
-    for unknown in ["policies", "parameters", "topic_permissions"] {
+    for unknown in ["policies", "parameters"] {
         if document.get(unknown).and_then(Json::as_array).is_some_and(|list| !list.is_empty()) {
             return Err(Refused::bad(format!("this broker has no {unknown}; take them out of the definitions")));
         }
@@ -279,6 +285,11 @@ async fn import_accounts(admin: &Admin, document: &Map<String, Json>) -> Result<
     for row in rows("permissions") {
         let (user, virtual_host) = (text(row, "user")?.to_owned(), text(row, "vhost")?.to_owned());
         admin.change(Change::SetPermissions { user, virtual_host, permissions: permissions(row)? }).await?;
+    }
+    for row in rows("topic_permissions") {
+        let (user, virtual_host) = (text(row, "user")?.to_owned(), text(row, "vhost")?.to_owned());
+        let (exchange, permissions) = topic_permissions(row)?;
+        admin.change(Change::SetTopicPermissions { user, virtual_host, exchange, permissions }).await?;
     }
     Ok(())
 }

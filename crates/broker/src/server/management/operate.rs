@@ -7,12 +7,13 @@ use crate::engine::{
 };
 use crate::protocol::{ContentHeader, Properties, ReplyCode, Table};
 use crate::server::{
-    accounts::{Permit, Right},
+    accounts::{Permit, Right, Topic},
     connection::check_user,
     content::{Content, Facts, Unfinished},
     exception::{Exception, Result},
     host::Host,
     shared::Shared,
+    topics,
 };
 use std::rc::Rc;
 use std::sync::Arc;
@@ -158,7 +159,8 @@ impl Acting {
             Destination::Queue(name) => self.may(Right::Write, Object::Queue, name)?,
             Destination::Exchange(name) => self.may(Right::Write, Object::Exchange, name)?,
         }
-        self.may(Right::Read, Object::Exchange, &binding.source)
+        self.may(Right::Read, Object::Exchange, &binding.source)?;
+        topics::check(&self.permit, &self.host, Topic::Read, &binding.source, [&*binding.key])
     }
 
     /// Publishes. Whether a queue has taken it.
@@ -171,6 +173,7 @@ impl Acting {
         let mut unfinished = Unfinished::new(&outgoing.header, facts, outgoing.body.len() as u64);
         unfinished.push(&outgoing.body);
         let message = unfinished.finish(outgoing.exchange.into(), outgoing.key.into(), self.host.shelf());
+        topics::check_message(&self.permit, &self.host, &message)?;
         let published = self.request(|engine| engine.publish(self.session, message, self.now))?;
         Ok(matches!(published, Published::Routed { .. }))
     }

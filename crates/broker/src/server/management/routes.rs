@@ -12,7 +12,7 @@ use super::rates::Sampler;
 use super::rows::{self, Hosts};
 use crate::engine::{DeleteExchange, DeleteQueue, Destination};
 use crate::server::{
-    accounts::{Accounts, Change},
+    accounts::{Accounts, Change, GrantedTopics},
     admin::Admin,
     exception,
     shared::{Alarm, Shared},
@@ -115,7 +115,7 @@ impl Service {
                 "extensions" | "policies" | "operator-policies" | "parameters" | "global-parameters" | "feature-flags",
             ]
             | ["policies" | "operator-policies" | "parameters", ..]
-            | ["vhost-limits" | "user-limits" | "topic-permissions", ..] => Answer::List(Vec::new()),
+            | ["vhost-limits" | "user-limits", ..] => Answer::List(Vec::new()),
             ["nodes"] => Answer::List(vec![self.node().await?]),
             ["nodes", NODE] => Answer::Json(self.node().await?),
             ["health", "checks", check, ..] => self.health(check, &path[3..]).await?,
@@ -155,6 +155,26 @@ impl Service {
                 asked.administrator()?;
                 let all = granted(&self.admin.accounts().await?, |known, at| known == *user && at == *host);
                 Answer::Json(find(all, |_| true)?)
+            }
+            ["topic-permissions"] => {
+                asked.administrator()?;
+                Answer::List(topics(&self.admin.accounts().await?, |_, _| true))
+            }
+            ["vhosts", name, "topic-permissions"] => {
+                asked.administrator()?;
+                Answer::List(topics(&self.admin.accounts().await?, |_, host| host == *name))
+            }
+            ["users", name, "topic-permissions"] => {
+                asked.administrator()?;
+                Answer::List(topics(&self.admin.accounts().await?, |user, _| user == *name))
+            }
+            ["topic-permissions", host, user] => {
+                asked.administrator()?;
+                let all = topics(&self.admin.accounts().await?, |known, at| known == *user && at == *host);
+                if all.is_empty() {
+                    return Err(Refused::not_found());
+                }
+                Answer::List(all)
             }
             ["exchanges"] => Answer::List(self.seen(asked, rows::exchanges, json::exchange).await?),
             ["exchanges", host] => Answer::List(self.listed(host, rows::exchanges, json::exchange).await?),
@@ -276,6 +296,23 @@ impl Service {
                     return Err(Refused::not_found());
                 }
                 self.admin.change(Change::ClearPermissions { user, virtual_host }).await?;
+                Answer::Done
+            }
+            ["topic-permissions", host, user] if put || delete => {
+                asked.administrator()?;
+                let known = self.admin.accounts().await?.topics;
+                let is_there = known.iter().any(|one| one.user == *user && one.virtual_host == *host);
+                let (user, virtual_host) = ((*user).to_owned(), (*host).to_owned());
+                if put {
+                    let (exchange, permissions) = definitions::topic_permissions(body)?;
+                    let change = Change::SetTopicPermissions { user, virtual_host, exchange, permissions };
+                    self.admin.change(change).await?;
+                    return Ok(made(!is_there));
+                }
+                if !is_there {
+                    return Err(Refused::not_found());
+                }
+                self.admin.change(Change::ClearTopicPermissions { user, virtual_host, exchange: None }).await?;
                 Answer::Done
             }
             ["queues", host, name] if put => {
@@ -623,7 +660,8 @@ impl Service {
         all["users"] = users.into();
         all["vhosts"] = accounts.virtual_hosts.iter().map(|name| json!({ "name": name })).collect();
         all["permissions"] = granted(&accounts, |_, _| true).into();
-        for none in ["topic_permissions", "parameters", "global_parameters"] {
+        all["topic_permissions"] = topics(&accounts, |_, _| true).into();
+        for none in ["parameters", "global_parameters"] {
             all[none] = json!([]);
         }
         Ok(all)
@@ -658,6 +696,19 @@ fn unaliased(name: &str) -> &str {
 fn destination(kind: &str, name: &str) -> Destination {
     let name: Arc<str> = name.into();
     if kind == "q" { Destination::Queue(name) } else { Destination::Exchange(name) }
+}
+
+fn topics(accounts: &Accounts, is_meant: impl Fn(&str, &str) -> bool) -> Vec<Json> {
+    let row = |one: &GrantedTopics| {
+        json!({
+            "user": one.user,
+            "vhost": one.virtual_host,
+            "exchange": one.exchange,
+            "write": one.permissions.write,
+            "read": one.permissions.read,
+        })
+    };
+    accounts.topics.iter().filter(|one| is_meant(&one.user, &one.virtual_host)).map(row).collect()
 }
 
 fn granted(accounts: &Accounts, is_meant: impl Fn(&str, &str) -> bool) -> Vec<Json> {

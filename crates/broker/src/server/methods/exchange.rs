@@ -7,10 +7,11 @@ use crate::engine::{
 };
 use crate::protocol::{ReplyCode, Table, methods::exchange};
 use crate::server::{
-    accounts::Right,
+    accounts::{Right, Topic},
     arguments::arguments,
     call::Call,
     exception::{Exception, Result},
+    topics,
 };
 
 impl Call<'_> {
@@ -91,6 +92,7 @@ impl Call<'_> {
             return Err(Exception::refused(&Refusal::DefaultExchange, &self.host.name));
         }
         self.may(Right::Read, Object::Exchange, source)?;
+        topics::check(self.permit, self.host, Topic::Read, source, [key])?;
         Ok(Binding {
             source: source.into(),
             destination: Destination::Exchange(destination.into()),

@@ -9,6 +9,7 @@ use crate::server::{
     confirms::Outcome,
     content::{Content, Unfinished},
     exception::{Exception, Result},
+    topics,
 };
 use std::rc::Rc;
 use std::sync::Arc;
@@ -28,6 +29,7 @@ impl Call<'_> {
     /// A message is complete.
     pub(in crate::server) fn publish(&mut self, publish: Publish, unfinished: Unfinished) -> Result<()> {
         let message = unfinished.finish(publish.exchange, publish.key, self.host.shelf());
+        topics::check_message(self.permit, self.host, &message)?;
         if let Mode::Transaction(transaction) = &mut self.channel.mode {
             self.host.check_exchange(message.exchange())?;
             transaction.publish(message, publish.is_mandatory);

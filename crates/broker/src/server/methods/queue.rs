@@ -5,7 +5,13 @@ use crate::engine::{
     Access, AutoDelete, Binding, Declared, DeleteQueue, Destination, Durability, Field, Naming, Object, QueueSpec,
 };
 use crate::protocol::{Table, methods::queue};
-use crate::server::{accounts::Right, arguments::arguments, call::Call, exception::Result, names};
+use crate::server::{
+    accounts::{Right, Topic},
+    arguments::arguments,
+    call::Call,
+    exception::Result,
+    names, topics,
+};
 use std::sync::Arc;
 
 impl Call<'_> {
@@ -83,6 +89,7 @@ impl Call<'_> {
         }
         // The specification: without either name, the queue that was declared last is bound under its own name.
         let key = if queue.is_empty() && key.is_empty() { name.clone() } else { key.into() };
+        topics::check(self.permit, self.host, Topic::Read, exchange, [&*key])?;
         Ok(Binding { source: exchange.into(), destination: Destination::Queue(name), key, arguments: arguments(table) })
     }
 
