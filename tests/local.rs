@@ -239,8 +239,7 @@ fn a_host_that_ends_in_order_hands_over_and_no_call_or_task_is_lost_or_done_twic
         let (sender, mut taken) = tokio::sync::mpsc::unbounded_channel();
         let worker = TaskSubscriber::future(move |task: TaskRequest| {
             sender.send(task.body().as_i64().unwrap_or(-1)).expect("the test runs");
-            let open = until_open();
-            async move { open.await }
+            until_open()
         });
         other.add_task_subscriber(worker.with_prefetch(10.try_into().expect("some"))).await.unwrap();
         for number in 0..TASKS / 2 {
@@ -272,7 +271,7 @@ fn a_host_that_ends_in_order_hands_over_and_no_call_or_task_is_lost_or_done_twic
         assert!(lost.contains("CONNECTION_FORCED"), "its clients are told: {lost}");
         open.send(true).expect("somebody waits");
         for (number, call) in (0..CALLS).zip(calls) {
-            assert_eq!(call.await.unwrap().unwrap(), Value::Int((number + 1).into()));
+            assert_eq!(call.await.unwrap().unwrap(), Value::Int(number + 1));
         }
         let mut numbers = Vec::new();
         while numbers.len() < TASKS as usize {
