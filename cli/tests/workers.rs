@@ -386,7 +386,7 @@ fn second_server(broker: &Broker) -> TestResult {
     let first = Running::start(on(broker, &["rpc", "serve", "x", "--echo"]))?;
     let _other = Running::start(on(broker, &["rpc", "serve", "y", "--echo", "--exclusive"]))?;
     let (_, err) = exits(&ended(on(broker, &["rpc", "serve", "x", "--echo", "--exclusive"]))?, 1);
-    assert!(err.contains("answer calls to \"x\" already"), "{err}");
+    assert!(err.contains("another one answers calls to \"x\" already"), "{err}");
     let mut command = on(broker, &["rpc", "serve", "x", "--echo"]);
     let mut second = command.stderr(std::process::Stdio::piped()).spawn()?;
     let mut line = String::new();

@@ -5,7 +5,7 @@ use std::fmt::Write;
 use homing::codec::{Codec, Map, Opaque, Tagged, Yaml};
 use homing::{ErrorKind, Value};
 use num_bigint::BigInt;
-use pyo3::exceptions::{PyTypeError, PyUnicodeEncodeError};
+use pyo3::exceptions::{PyTypeError, PyUnicodeEncodeError, PyValueError};
 use pyo3::intern;
 use pyo3::prelude::*;
 use pyo3::sync::PyOnceLock;
@@ -190,6 +190,8 @@ fn signed(number: &Bound<'_, PyInt>) -> PyResult<BigInt> {
 
 /// How PyYAML writes a UUID, which is what plumpy draws for a process.
 const UUID_TAG: &str = "!!python/object:uuid.UUID";
+/// How PyYAML writes one where plumpy is loaded, which registers that.
+const PLUMPY_UUID_TAG: &str = "!uuid";
 
 /// By the name of its type, so that the module is not imported for it.
 fn is_uuid(object: &Bound<'_, PyAny>) -> bool {
@@ -198,6 +200,13 @@ fn is_uuid(object: &Bound<'_, PyAny>) -> bool {
 
 /// The UUID that a tag of PyYAML's stands for. Of a wrong shape is `None`.
 fn uuid<'py>(py: Python<'py>, tagged: &Tagged) -> PyResult<Option<Bound<'py, PyAny>>> {
+    if let (PLUMPY_UUID_TAG, Some(text)) = (tagged.tag.as_str(), tagged.value.as_str()) {
+        return match py.import("uuid")?.getattr(intern!(py, "UUID"))?.call1((text,)) {
+            Ok(uuid) => Ok(Some(uuid)),
+            Err(error) if error.is_instance_of::<PyValueError>(py) => Ok(None),
+            Err(error) => Err(error),
+        };
+    }
     if tagged.tag != UUID_TAG {
         return Ok(None);
     }

@@ -120,6 +120,12 @@ def test_a_tag_is_carried():
     assert _native.from_yaml(b"!node {a: !x [1]}\n") == homing.Tagged("!node", {"a": homing.Tagged("!x", [1])})
 
 
+def test_a_uuid_as_plumpy_has_pyyaml_write_it_is_one():
+    value = uuid.uuid4()
+    assert _native.from_yaml(f"[!uuid '{value}', !uuid 1234]".encode()) == [value, homing.Tagged("!uuid", 1234)]
+    assert _native.from_yaml(b"!uuid 'no such thing'") == homing.Tagged("!uuid", "no such thing")
+
+
 @pytest.mark.parametrize("value", [uuid.UUID(int=0), uuid.UUID(int=2**63), uuid.uuid4(), uuid.UUID(int=2**128 - 1)])
 def test_a_uuid_is_what_pyyaml_makes_of_it(value):
     assert yaml.load(_native.to_yaml(value), Loader=yaml.UnsafeLoader) == value

@@ -180,7 +180,7 @@ impl Crew {
         let running = self.state.borrow().running;
         if running > 0 && !time.is_zero() {
             let time = humantime::format_duration(time);
-            note!("ending: {running} running may go on for {time}; a second signal stops them at once");
+            note!("ending: what runs ({running}) may go on for {time}; a second signal stops them at once");
         }
         if !self.idle(time).await {
             self.stop().await;

@@ -77,7 +77,7 @@ pub(crate) async fn run(command: WorkerOptions, global: &Global, mut stop: Stop)
     let here = worker.pids().len();
     if here > 0 && !drain.is_zero() {
         let time = humantime::format_duration(drain);
-        note!("ending: {here} processes are here and may go on for {time}; a second signal stops them at once");
+        note!("ending: the processes here ({here}) may go on for {time}; a second signal stops them at once");
     }
     worker.drain(drain).await;
     close(&communicator).await

@@ -39,10 +39,8 @@ pub(crate) async fn run(command: Serve, global: &Global, mut stop: Stop) -> Resu
             others = others.max(doctor::listeners(&options, url, &identifier).await?);
         }
         if others > 0 {
-            let text = format!(
-                "{others} other subscriber(s) answer calls to {:?} already; every one of them runs every call",
-                identifier.as_str()
-            );
+            let who = if others == 1 { "another one answers".to_owned() } else { format!("{others} others answer") };
+            let text = format!("{who} calls to {:?} already; every one of them runs every call", identifier.as_str());
             if command.exclusive {
                 close(communicator).await?;
                 return Err(Failure::Other(format!("{text}, and --exclusive was asked for")));
