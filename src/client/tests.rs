@@ -723,3 +723,30 @@ async fn a_caller_that_gives_a_full_home_up_stands_in_nobodys_way() {
     let report = communicator.close().await.unwrap();
     assert_eq!(report.requests_ended, 0);
 }
+
+#[tokio::test]
+async fn a_request_for_a_home_that_is_full_and_stuck_ends_in_time_and_with_its_communicator() {
+    const LONG: Duration = Duration::from_secs(20);
+    let (_, communicator) = on_a_broker_of_its_own().await;
+    let event_loop = crate::home::EventLoop::start("stuck").unwrap();
+    let home = event_loop.handle().home();
+    home.set_capacity(1);
+    let taken = home.try_future::<()>().unwrap();
+    let (go_on, blocks) = std::sync::mpsc::channel::<()>();
+    let (begins, begun) = tokio::sync::oneshot::channel();
+    home.spawn_uncounted(async move {
+        begins.send(()).unwrap();
+        let _ = blocks.recv();
+    });
+    begun.await.unwrap();
+    let in_time = communicator.rpc_send("nobody", 1).timeout(Duration::from_millis(20)).send_for(&home);
+    let error = tokio::time::timeout(LONG, in_time).await.expect("it ends in time").unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::TimedOut, "{error}");
+    let without = communicator.task_send("never sent").no_timeout().send_for(&home);
+    tokio::pin!(without);
+    assert!(futures_util::poll!(&mut without).is_pending());
+    communicator.close().await.unwrap();
+    let error = tokio::time::timeout(LONG, without).await.expect("it ends with the communicator").unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::CommunicatorClosed, "{error}");
+    drop((go_on, taken));
+}
