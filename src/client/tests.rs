@@ -750,3 +750,27 @@ async fn a_request_for_a_home_that_is_full_and_stuck_ends_in_time_and_with_its_c
     assert_eq!(error.kind(), ErrorKind::CommunicatorClosed, "{error}");
     drop((go_on, taken));
 }
+
+/// Guards: the time that a task is held back, in which its sender would wait for room.
+#[tokio::test]
+async fn a_sender_of_a_task_that_is_held_back_waits_for_room_no_longer_than_its_timeout() {
+    const LONG: Duration = Duration::from_secs(20);
+    let name = uuid::Uuid::new_v4().to_string();
+    let few = std::num::NonZeroUsize::MIN;
+    let communicator = Communicator::builder(&format!("memory:{name}"))
+        .under_way(few, std::num::NonZeroUsize::new(1 << 20).unwrap())
+        .connect()
+        .await
+        .unwrap();
+    let mut events = communicator.events();
+    fault::set_blocked(&name, Some("memory"));
+    while !matches!(events.next().await, Some(ConnectionEvent::Blocked { .. })) {}
+    let first = communicator.task_send("takes the room").try_send().unwrap();
+    let held_back = communicator.task_send("held back").delay(Duration::from_secs(3600));
+    let sending = held_back.timeout(Duration::from_millis(20)).send();
+    let error = tokio::time::timeout(LONG, sending).await.expect("it ends in time").unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::TimedOut, "{error}");
+    drop(first);
+    fault::set_blocked(&name, None);
+    communicator.close().await.unwrap();
+}
