@@ -175,3 +175,38 @@ async fn a_store_that_panics_is_one_that_has_failed() {
     }
     home.close().await;
 }
+
+#[tokio::test]
+async fn a_start_that_is_given_up_at_any_point_leaves_nothing() {
+    let communicator = Communicator::connect("memory:").await.unwrap();
+    for polls in 1..100 {
+        let registry = Registry::new().register::<Script>("script").unwrap();
+        let builder = ProcessWorker::builder(&communicator, MemoryPersister::new(), registry);
+        let mut starting = Box::pin(builder.start());
+        let mut left = polls;
+        let started = std::future::poll_fn(|context| {
+            if left == 0 {
+                return std::task::Poll::Ready(None);
+            }
+            left -= 1;
+            starting.as_mut().poll(context).map(Some)
+        })
+        .await;
+        drop(starting);
+        let is_over = started.is_some();
+        drop(started);
+        // The driver notes what it holds when it has done something.
+        let held = || communicator.leftovers().into_iter().filter(|(_, count)| *count > 0).collect::<Vec<_>>();
+        let until = Instant::now() + LONG;
+        while !held().is_empty() {
+            assert!(Instant::now() < until, "left behind after {polls} polls: {:?}", held());
+            communicator.sleep(Duration::ZERO).await.unwrap();
+            tokio::task::yield_now().await;
+        }
+        if is_over {
+            communicator.close().await.unwrap();
+            return;
+        }
+    }
+    panic!("it does not start");
+}
