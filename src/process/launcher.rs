@@ -310,8 +310,8 @@ impl ProcessLauncher {
     }
 
     /// Takes no further process, and has those that are here leave when the step that they are in has ended. Resolves when all
-    /// have left; after `limit` the steps that still run are aborted, and run again at another worker. What has not ended stays
-    /// in the store, and its task goes back to the queue.
+    /// have left; after `limit`, or as soon as the communicator has closed, the steps that still run are aborted, and run again
+    /// at another worker. What has not ended stays in the store, and its task goes back to the queue.
     ///
     /// # Cancel safety
     /// Dropped, processes leave all the same; no step is aborted.
@@ -498,7 +498,8 @@ impl Inner {
 
     pub(super) async fn drain(&self, limit: Duration) {
         self.leave();
-        self.tools.notified_within(self.until_fewer(1), limit).await;
+        // Guards: a communicator that has closed, by whose clock no limit ends. Its tasks are back in their queue.
+        self.tools.notified_while_open(self.until_fewer(1), limit).await;
         for entry in self.table.lock().entries.values() {
             drop(entry.to_run.send(Message::Gone));
         }

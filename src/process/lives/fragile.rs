@@ -210,3 +210,39 @@ async fn a_start_that_is_given_up_at_any_point_leaves_nothing() {
     }
     panic!("it does not start");
 }
+
+#[tokio::test]
+async fn a_worker_whose_communicator_has_closed_drains_in_time() {
+    let mut home = Home::start(1).await;
+    let worker = home.worker.take().unwrap();
+    let inner = Arc::downgrade(&worker.launcher().inner);
+    home.launch("closed-first", "forever").await;
+    eventually("it begins", || Stage::of("closed-first").begun() == 1).await;
+    home.communicator.close().await.unwrap();
+    tokio::time::timeout(LONG, worker.drain(Duration::from_millis(20))).await.expect("it drains in time");
+    eventually("nothing of it is left", || inner.strong_count() == 0).await;
+}
+
+#[tokio::test]
+async fn a_close_while_a_worker_drains_does_not_keep_it() {
+    let mut home = Home::start(1).await;
+    let worker = home.worker.take().unwrap();
+    home.launch("closed-meanwhile", "forever").await;
+    eventually("it begins", || Stage::of("closed-meanwhile").begun() == 1).await;
+    let closing = async {
+        tokio::task::yield_now().await;
+        home.communicator.close().await.unwrap();
+    };
+    let draining = async { futures_util::join!(worker.drain(LONG / 3), closing) };
+    tokio::time::timeout(LONG, draining).await.expect("it drains in time");
+}
+
+#[tokio::test]
+async fn a_worker_that_is_dropped_after_a_close_leaves_nothing() {
+    let mut home = Home::start(1).await;
+    let worker = home.worker.take().unwrap();
+    let inner = Arc::downgrade(&worker.launcher().inner);
+    home.communicator.close().await.unwrap();
+    drop(worker);
+    eventually("nothing of it is left", || inner.strong_count() == 0).await;
+}
