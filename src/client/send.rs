@@ -46,18 +46,17 @@ async fn typed<T: DeserializeOwned + 'static>(reply: Reply) -> Result<T> {
     })
 }
 
-/// A future of this home for the reply to a request, and what the driver needs of it. The request's time runs since then.
-async fn expect(
-    context: &Context,
-    home: &Home,
-    subject: &Subject,
+/// How long is waited for room, and until when the first reply is due. The request's time runs since then. A task that is held
+/// back has more time for its reply, and not to be taken over where its sender waits for that.
+fn limits(
     timeout: Timeout,
     held_back: Duration,
     since: Instant,
-) -> Result<(Expected, HomeFuture<RawReply>)> {
-    let due = timeout.limit().map(|time| crate::time::after(since, time.saturating_add(held_back)));
-    let (reply, future) = Port::future_at(&context.port, home, subject, due).await?;
-    Ok((Expected { correlation: crate::ids::unique(), reply, timeout, due }, future))
+    published: Option<&Published>,
+) -> (Option<Instant>, Option<Instant>) {
+    let after = |held_back| timeout.limit().map(|time| crate::time::after(since, time.saturating_add(held_back)));
+    let due = after(held_back);
+    (if published.is_some() { after(Duration::ZERO) } else { due }, due)
 }
 
 /// The same without waiting.
@@ -82,13 +81,15 @@ impl<F: FnOnce(Expected, Option<Published>) -> Command> Request<F> {
     /// If there is room for it just now.
     fn try_send(self) -> Result<Reply> {
         let expected = try_expect(&self.subject, self.timeout, self.held_back)?;
-        self.submit(expected, None, WhenFull::Refuse)
+        self.submit(expected, None, WhenFull::Refuse, None)
     }
 
     /// When there is room for it. The reply comes to this home.
     async fn send(self, home: &Home, published: Option<Published>, since: Instant) -> Result<Reply> {
-        let expected = expect(&self.context, home, &self.subject, self.timeout, self.held_back, since).await?;
-        self.submit(expected, published, WhenFull::Wait)
+        let (room_by, due) = limits(self.timeout, self.held_back, since, published.as_ref());
+        let (reply, future) = Port::future_at(&self.context.port, home, &self.subject, room_by).await?;
+        let expected = Expected { correlation: crate::ids::unique(), reply, timeout: self.timeout, due };
+        self.submit((expected, future), published, WhenFull::Wait, room_by)
     }
 
     fn submit(
@@ -96,12 +97,13 @@ impl<F: FnOnce(Expected, Option<Published>) -> Command> Request<F> {
         (expected, future): (Expected, HomeFuture<RawReply>),
         published: Option<Published>,
         when_full: WhenFull,
+        room_by: Option<Instant>,
     ) -> Result<Reply> {
         let Request { context, subject, bytes, timeout, command, .. } = self;
-        let (correlation, due) = (expected.correlation, expected.due);
+        let correlation = expected.correlation;
         let mut outgoing = subject.outgoing(&context, Some(correlation), bytes);
         let command = command(expected, published).traced(outgoing.trace(&context));
-        let submitted = context.port.submit(&subject, bytes, command, when_full, due);
+        let submitted = context.port.submit(&subject, bytes, command, when_full, room_by);
         if submitted.is_err() {
             outgoing.end(&submitted);
         }

@@ -723,3 +723,54 @@ async fn a_caller_that_gives_a_full_home_up_stands_in_nobodys_way() {
     let report = communicator.close().await.unwrap();
     assert_eq!(report.requests_ended, 0);
 }
+
+#[tokio::test]
+async fn a_request_for_a_home_that_is_full_and_stuck_ends_in_time_and_with_its_communicator() {
+    const LONG: Duration = Duration::from_secs(20);
+    let (_, communicator) = on_a_broker_of_its_own().await;
+    let event_loop = crate::home::EventLoop::start("stuck").unwrap();
+    let home = event_loop.handle().home();
+    home.set_capacity(1);
+    let taken = home.try_future::<()>().unwrap();
+    let (go_on, blocks) = std::sync::mpsc::channel::<()>();
+    let (begins, begun) = tokio::sync::oneshot::channel();
+    home.spawn_uncounted(async move {
+        begins.send(()).unwrap();
+        let _ = blocks.recv();
+    });
+    begun.await.unwrap();
+    let in_time = communicator.rpc_send("nobody", 1).timeout(Duration::from_millis(20)).send_for(&home);
+    let error = tokio::time::timeout(LONG, in_time).await.expect("it ends in time").unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::TimedOut, "{error}");
+    let without = communicator.task_send("never sent").no_timeout().send_for(&home);
+    tokio::pin!(without);
+    assert!(futures_util::poll!(&mut without).is_pending());
+    communicator.close().await.unwrap();
+    let error = tokio::time::timeout(LONG, without).await.expect("it ends with the communicator").unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::CommunicatorClosed, "{error}");
+    drop((go_on, taken));
+}
+
+/// Guards: the time that a task is held back, in which its sender would wait for room.
+#[tokio::test]
+async fn a_sender_of_a_task_that_is_held_back_waits_for_room_no_longer_than_its_timeout() {
+    const LONG: Duration = Duration::from_secs(20);
+    let name = uuid::Uuid::new_v4().to_string();
+    let few = std::num::NonZeroUsize::MIN;
+    let communicator = Communicator::builder(&format!("memory:{name}"))
+        .under_way(few, std::num::NonZeroUsize::new(1 << 20).unwrap())
+        .connect()
+        .await
+        .unwrap();
+    let mut events = communicator.events();
+    fault::set_blocked(&name, Some("memory"));
+    while !matches!(events.next().await, Some(ConnectionEvent::Blocked { .. })) {}
+    let first = communicator.task_send("takes the room").try_send().unwrap();
+    let held_back = communicator.task_send("held back").delay(Duration::from_secs(3600));
+    let sending = held_back.timeout(Duration::from_millis(20)).send();
+    let error = tokio::time::timeout(LONG, sending).await.expect("it ends in time").unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::TimedOut, "{error}");
+    drop(first);
+    fault::set_blocked(&name, None);
+    communicator.close().await.unwrap();
+}

@@ -212,18 +212,14 @@ impl LauncherBuilder {
             stops: watch::Sender::new(false),
         });
         let launcher = ProcessLauncher { inner: Arc::clone(&inner), _alive: Arc::new(Alive(Arc::clone(&inner))) };
+        // Guards: a start that fails or is given up between the two. With the launcher, what has been subscribed goes.
         let to_all = inner.subscribe_to_all().await?;
-        let ends = match inner.subscribe_to_ends().await {
-            Ok(ends) => ends,
-            Err(error) => {
-                drop(communicator.remove_broadcast_subscriber(&to_all).await);
-                return Err(error);
-            }
-        };
+        home.spawn_uncounted(Arc::clone(&inner).unsubscribe_at_the_end(to_all));
+        let ends = inner.subscribe_to_ends().await?;
+        home.spawn_uncounted(Arc::clone(&inner).unsubscribe_at_the_end(ends));
         home.spawn_uncounted(announcing);
         home.spawn_uncounted(Arc::clone(&inner).renew_leases());
-        home.spawn_uncounted(Arc::clone(&inner).watch_store());
-        home.spawn_uncounted(inner.unsubscribe_at_the_end(vec![to_all, ends]));
+        home.spawn_uncounted(inner.watch_store());
         Ok(launcher)
     }
 }
@@ -314,8 +310,8 @@ impl ProcessLauncher {
     }
 
     /// Takes no further process, and has those that are here leave when the step that they are in has ended. Resolves when all
-    /// have left; after `limit` the steps that still run are aborted, and run again at another worker. What has not ended stays
-    /// in the store, and its task goes back to the queue.
+    /// have left; after `limit`, or as soon as the communicator has closed, the steps that still run are aborted, and run again
+    /// at another worker. What has not ended stays in the store, and its task goes back to the queue.
     ///
     /// # Cancel safety
     /// Dropped, processes leave all the same; no step is aborted.
@@ -502,7 +498,8 @@ impl Inner {
 
     pub(super) async fn drain(&self, limit: Duration) {
         self.leave();
-        self.tools.notified_within(self.until_fewer(1), limit).await;
+        // Guards: a communicator that has closed, by whose clock no limit ends. Its tasks are back in their queue.
+        self.tools.notified_while_open(self.until_fewer(1), limit).await;
         for entry in self.table.lock().entries.values() {
             drop(entry.to_run.send(Message::Gone));
         }
@@ -550,12 +547,10 @@ impl Inner {
         self.tools.communicator.add_broadcast_subscriber(filter, subscriber).await
     }
 
-    async fn unsubscribe_at_the_end(self: Arc<Self>, subscribers: Vec<Identifier>) {
+    async fn unsubscribe_at_the_end(self: Arc<Self>, subscriber: Identifier) {
         let _ = self.stops.subscribe().wait_for(|stops| *stops).await;
-        for identifier in subscribers {
-            if let Err(error) = self.tools.communicator.remove_broadcast_subscriber(&identifier).await {
-                crate::log::debug!(%error, "a subscriber of a launcher is gone already");
-            }
+        if let Err(error) = self.tools.communicator.remove_broadcast_subscriber(&subscriber).await {
+            crate::log::debug!(%error, "a subscriber of a launcher is gone already");
         }
     }
 

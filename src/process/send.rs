@@ -188,7 +188,7 @@ impl ControlSend<Launch> {
         self.map(NoWait)
     }
 
-    /// Asks for no reply.
+    /// Asks for no reply. How long the broker may take to take the task over is as for [`TaskSend::no_reply`].
     ///
     /// # Errors
     /// `InvalidState` when it has been polled.
@@ -208,7 +208,7 @@ impl ControlSend<Continue> {
         self.map(NoWait)
     }
 
-    /// Asks for no reply.
+    /// Asks for no reply. How long the broker may take to take the task over is as for [`TaskSend::no_reply`].
     ///
     /// # Errors
     /// `InvalidState` when it has been polled.
@@ -226,8 +226,8 @@ impl ControlSend<Execute> {
 
 impl<Q: ControlRequest + Into<Value>> ControlSend<Q> {
     fn without_reply(self) -> Result<TaskSendNoReply> {
-        let Parts { communicator, request, .. } = self.sending.into_parts()?;
-        Ok(communicator.task_send(request.into()).no_reply())
+        let Parts { communicator, request, limit, .. } = self.sending.into_parts()?;
+        Ok(limit.of_task(communicator.task_send(request.into())).no_reply())
     }
 }
 

@@ -521,3 +521,22 @@ fn plain_threads_wait_and_are_woken_by_the_communicators_clock() {
     assert_eq!(crate::blocking::wait(waits).unwrap_err().kind(), ErrorKind::CommunicatorClosed);
     closing.join().unwrap().unwrap();
 }
+
+#[tokio::test]
+async fn a_task_without_a_reply_keeps_the_time_that_was_set_before() {
+    let name = uuid::Uuid::new_v4().to_string();
+    let communicator = Communicator::connect(&format!("memory:{name}")).await.unwrap();
+    let controller = ProcessController::new(&communicator);
+    let mut events = communicator.events();
+    crate::broker::memory::fault::set_blocked(&name, Some("memory"));
+    while !matches!(events.next().await, Some(crate::ConnectionEvent::Blocked { .. })) {}
+    let launch = controller.launch("jobs:Relax").timeout(SHORT).no_reply().unwrap();
+    let continues = controller.continue_process(7).timeout(SHORT).no_reply().unwrap();
+    // The default is a minute.
+    for sending in [launch, continues] {
+        let ended = tokio::time::timeout(LONG, sending).await.expect("it ends in time");
+        assert_eq!(ended.unwrap_err().kind(), ErrorKind::TimedOut);
+    }
+    crate::broker::memory::fault::set_blocked(&name, None);
+    communicator.close().await.unwrap();
+}

@@ -236,13 +236,20 @@ impl Tools {
         }
     }
 
-    /// Waits for a notice, and no longer than this. Without a clock, after the communicator has closed, for ever.
+    /// Waits for a notice, and no longer than this. Without a clock, after the communicator has closed, until the notice.
     pub(super) async fn notified_within(&self, notified: impl Future<Output = ()>, limit: Duration) {
         let notified = std::pin::pin!(notified);
         let sleep = std::pin::pin!(self.communicator.sleep(limit));
-        if let Either::Right((Err(_), _)) = select(notified, sleep).await {
-            std::future::pending::<()>().await;
+        if let Either::Right((Err(_), notified)) = select(notified, sleep).await {
+            notified.await;
         }
+    }
+
+    /// The same where nothing is to be waited for without a clock.
+    pub(super) async fn notified_while_open(&self, notified: impl Future<Output = ()>, limit: Duration) {
+        let notified = std::pin::pin!(notified);
+        let sleep = std::pin::pin!(self.communicator.sleep(limit));
+        select(notified, sleep).await;
     }
 }
 

@@ -275,7 +275,8 @@ impl Port {
         })
     }
 
-    /// The same for another home. A wait for a place is a task there, where reservations are served.
+    /// The same for another home. A wait for a place is a task there, where reservations are served. Its time is kept at the
+    /// current home.
     ///
     /// # Errors
     /// As [`future`](Self::future).
@@ -295,18 +296,50 @@ impl Port {
             Err(_) => return Err(home_ended(what)),
         }
         let (mut ask, asked) = oneshot::channel();
-        let (port, wanted) = (Arc::clone(port), what.clone());
+        let (there, wanted) = (Arc::clone(port), what.clone());
         home.spawn_uncounted(async move {
+            // The caller reports a wait without a limit.
+            let limit = limit.or_else(|| Some(crate::time::from_now(Duration::MAX)));
             let pair = tokio::select! {
                 biased;
-                pair = port.future(&wanted, limit) => pair,
+                pair = there.future(&wanted, limit) => pair,
                 // Guards: a caller that is gone, whose wait would stand before others.
                 () = ask.closed() => return,
             };
             // One that is gone by now drops it, which gives the place back.
             let _ = ask.send(pair);
         });
-        asked.await.unwrap_or_else(|_| Err(home_ended(what)))
+        tokio::select! {
+            biased;
+            pair = asked => pair.unwrap_or_else(|_| Err(home_ended(what))),
+            // Guards: a home that is in a handler which blocks, and ends no wait.
+            ended = port.over(what, limit) => Err(ended),
+        }
+    }
+
+    /// Why a wait for a place at another home has ended without it: its time is over, or the communicator has ended. A wait
+    /// without a limit is reported.
+    async fn over(&self, what: &impl Display, limit: Option<Instant>) -> Error {
+        let since = Instant::now();
+        loop {
+            let at = limit.unwrap_or_else(|| crate::time::from_now(REPORT_EVERY));
+            match self.pause_until(at).await {
+                Err(error) => return error,
+                Ok(()) if limit.is_some() => {
+                    return Error::new(
+                        ErrorKind::TimedOut,
+                        format!(
+                            "{what}: the home that its reply is to come to has as many futures open as it may have, and none \
+                             ended in time"
+                        ),
+                    );
+                }
+                Ok(()) => {
+                    let waited = since.elapsed();
+                    crate::log::warn!(%what, ?waited, "still waiting for a place at the home that the reply is to come to");
+                }
+            }
+        }
     }
 
     /// Ends after this time, by the communicator's clock.
@@ -314,8 +347,11 @@ impl Port {
     /// # Errors
     /// `HomeEnded`; why the communicator has ended.
     pub(crate) async fn pause(&self, time: Duration) -> Result<()> {
+        self.pause_until(crate::time::from_now(time)).await
+    }
+
+    async fn pause_until(&self, at: Instant) -> Result<()> {
         const WHAT: &str = "a pause";
-        let at = crate::time::from_now(time);
         let (rings, rung) = match self.future(&WHAT, Some(at)).await {
             // A home that was full all the time has paused too.
             Err(error) if error.kind() == ErrorKind::TimedOut => return Ok(()),

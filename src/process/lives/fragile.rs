@@ -175,3 +175,74 @@ async fn a_store_that_panics_is_one_that_has_failed() {
     }
     home.close().await;
 }
+
+#[tokio::test]
+async fn a_start_that_is_given_up_at_any_point_leaves_nothing() {
+    let communicator = Communicator::connect("memory:").await.unwrap();
+    for polls in 1..100 {
+        let registry = Registry::new().register::<Script>("script").unwrap();
+        let builder = ProcessWorker::builder(&communicator, MemoryPersister::new(), registry);
+        let mut starting = Box::pin(builder.start());
+        let mut left = polls;
+        let started = std::future::poll_fn(|context| {
+            if left == 0 {
+                return std::task::Poll::Ready(None);
+            }
+            left -= 1;
+            starting.as_mut().poll(context).map(Some)
+        })
+        .await;
+        drop(starting);
+        let is_over = started.is_some();
+        drop(started);
+        // The driver notes what it holds when it has done something.
+        let held = || communicator.leftovers().into_iter().filter(|(_, count)| *count > 0).collect::<Vec<_>>();
+        let until = Instant::now() + LONG;
+        while !held().is_empty() {
+            assert!(Instant::now() < until, "left behind after {polls} polls: {:?}", held());
+            communicator.sleep(Duration::ZERO).await.unwrap();
+            tokio::task::yield_now().await;
+        }
+        if is_over {
+            communicator.close().await.unwrap();
+            return;
+        }
+    }
+    panic!("it does not start");
+}
+
+#[tokio::test]
+async fn a_worker_whose_communicator_has_closed_drains_in_time() {
+    let mut home = Home::start(1).await;
+    let worker = home.worker.take().unwrap();
+    let inner = Arc::downgrade(&worker.launcher().inner);
+    home.launch("closed-first", "forever").await;
+    eventually("it begins", || Stage::of("closed-first").begun() == 1).await;
+    home.communicator.close().await.unwrap();
+    tokio::time::timeout(LONG, worker.drain(Duration::from_millis(20))).await.expect("it drains in time");
+    eventually("nothing of it is left", || inner.strong_count() == 0).await;
+}
+
+#[tokio::test]
+async fn a_close_while_a_worker_drains_does_not_keep_it() {
+    let mut home = Home::start(1).await;
+    let worker = home.worker.take().unwrap();
+    home.launch("closed-meanwhile", "forever").await;
+    eventually("it begins", || Stage::of("closed-meanwhile").begun() == 1).await;
+    let closing = async {
+        tokio::task::yield_now().await;
+        home.communicator.close().await.unwrap();
+    };
+    let draining = async { futures_util::join!(worker.drain(LONG / 3), closing) };
+    tokio::time::timeout(LONG, draining).await.expect("it drains in time");
+}
+
+#[tokio::test]
+async fn a_worker_that_is_dropped_after_a_close_leaves_nothing() {
+    let mut home = Home::start(1).await;
+    let worker = home.worker.take().unwrap();
+    let inner = Arc::downgrade(&worker.launcher().inner);
+    home.communicator.close().await.unwrap();
+    drop(worker);
+    eventually("nothing of it is left", || inner.strong_count() == 0).await;
+}
