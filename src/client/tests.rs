@@ -631,7 +631,6 @@ async fn a_broker_that_is_full_is_emptied_by_attempts_leases_and_quarantine() {
     const BODY: usize = 10_000;
     let name = uuid::Uuid::new_v4().to_string();
     fault::hold_at_most(&name, 10 * BODY);
-    let second = Duration::from_secs(1);
     let communicator = Communicator::builder(&format!("memory:{name}"))
         .task_attempts(NonZeroU32::new(2).unwrap(), Duration::from_millis(1))
         .long_tasks(LongTasks::new().after(Duration::from_millis(50)))
@@ -665,8 +664,11 @@ async fn a_broker_that_is_full_is_emptied_by_attempts_leases_and_quarantine() {
     queue.add_task_subscriber(worker.with_prefetch(NonZeroU16::new(8).unwrap())).await.unwrap();
     let (mut again, mut long) = (0, 0);
     // Four of the first attempts' copies are refused at once where they need room, and each of those waits for seconds.
-    while let Ok(Some(was_again)) = tokio::time::timeout(second, ended.recv()).await {
-        if was_again { again += 1 } else { long += 1 }
+    let until = Instant::now() + Duration::from_secs(60);
+    while (again < 3 || long < 2 || communicator.counts().tasks_quarantined < 3) && Instant::now() < until {
+        if let Ok(Some(was_again)) = tokio::time::timeout(Duration::from_millis(10), ended.recv()).await {
+            if was_again { again += 1 } else { long += 1 }
+        }
     }
     let counts = communicator.counts();
     assert_eq!((long, counts.tasks_quarantined), (2, 3));
