@@ -122,7 +122,7 @@ def test_a_tag_is_carried():
 
 def test_a_uuid_as_plumpy_has_pyyaml_write_it_is_one():
     value = uuid.uuid4()
-    assert _native.from_yaml(f"[!uuid '{value}', !uuid 1234]".encode()) == [value, homing.Tagged("!uuid", 1234)]
+    assert _native.from_yaml(f"[!uuid '{value}', !uuid 1234]".encode()) == [value, homing.Tagged("!uuid", "1234")]
     assert _native.from_yaml(b"!uuid 'no such thing'") == homing.Tagged("!uuid", "no such thing")
 
 

@@ -24,21 +24,24 @@ pub(super) fn fills(address: &str, data: &str) -> TestResult {
     let (publisher, consumer) =
         (Client::new(&format!("amqp://{address}"))?, Client::new(&format!("amqp://{address}"))?);
     publisher.queue("full", FieldTable::default())?;
-    publisher.runtime.block_on(async {
+    let channel = publisher.channel.clone();
+    // Not waited for: a client that is told to stop keeps what it has not written yet.
+    let publishing = publisher.runtime.spawn(async move {
         for _ in 0..16 {
             let (options, properties) = (BasicPublishOptions::default(), BasicProperties::default());
-            publisher.channel.basic_publish("".into(), "full".into(), options, &[0; 8 << 10], properties).await?;
+            channel.basic_publish("".into(), "full".into(), options, &[0; 8 << 10], properties).await?;
         }
         Ok::<_, lapin::Error>(())
-    })?;
+    });
     eventually("publishers are stopped", || is_blocked().unwrap_or(false));
     consumer.runtime.block_on(consumer.channel.queue_purge("full".into(), QueuePurgeOptions::default()))?;
     // What it had not read yet comes now, and may be too much once more.
     let goes_on = || {
         let purged = consumer.channel.queue_purge("full".into(), QueuePurgeOptions::default());
-        consumer.runtime.block_on(purged).is_ok() && !is_blocked().unwrap_or(true)
+        consumer.runtime.block_on(purged).is_ok() && publishing.is_finished() && !is_blocked().unwrap_or(true)
     };
     eventually("publishers go on", goes_on);
+    publisher.runtime.block_on(publishing)??;
     Ok(())
 }
 
