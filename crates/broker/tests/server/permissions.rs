@@ -265,16 +265,19 @@ fn every_method_needs_the_rights_that_it_needs_in_rabbitmq() {
     });
 }
 
+/// What the tool for a node of RabbitMQ answers.
+pub(crate) fn asked(node: &std::ffi::OsStr, arguments: &[&str]) -> String {
+    let tool = concat!(env!("CARGO_MANIFEST_DIR"), "/../../tests/tools/rabbitmq-node");
+    let mut command = std::process::Command::new(tool);
+    let output = command.arg(arguments[0]).arg(node).args(&arguments[1..]).output().expect("it runs");
+    String::from_utf8(output.stdout).expect("text").trim().to_owned()
+}
+
 #[test]
 fn rabbitmq_has_the_same_table() {
     let Some(node) = std::env::var_os("HOMING_TEST_RABBITMQ") else { return };
     let _alone = RABBITMQ.lock();
-    let tool = concat!(env!("CARGO_MANIFEST_DIR"), "/../../tests/tools/rabbitmq-node");
-    let ask = |arguments: &[&str]| {
-        let mut command = std::process::Command::new(tool);
-        let output = command.arg(arguments[0]).arg(&node).args(&arguments[1..]).output().expect("it runs");
-        String::from_utf8(output.stdout).expect("text").trim().to_owned()
-    };
+    let ask = |arguments: &[&str]| asked(&node, arguments);
     for arguments in [
         &["add_user", "u", "secret"][..],
         &["add_vhost", "v"],

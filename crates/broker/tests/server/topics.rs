@@ -233,12 +233,7 @@ fn keys_of_topic_exchanges_are_allowed_as_in_rabbitmq() {
 fn rabbitmq_allows_the_same_keys() {
     let Some(node) = std::env::var_os("HOMING_TEST_RABBITMQ") else { return };
     let _alone = crate::permissions::RABBITMQ.lock();
-    let tool = concat!(env!("CARGO_MANIFEST_DIR"), "/../../tests/tools/rabbitmq-node");
-    let ask = |arguments: &[&str]| {
-        let mut command = std::process::Command::new(tool);
-        let output = command.arg(arguments[0]).arg(&node).args(&arguments[1..]).output().expect("it runs");
-        String::from_utf8(output.stdout).expect("text").trim().to_owned()
-    };
+    let ask = |arguments: &[&str]| crate::permissions::asked(&node, arguments);
     for arguments in [
         &["add_user", "u", "secret"][..],
         &["add_vhost", "v"],
