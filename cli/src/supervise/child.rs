@@ -117,7 +117,9 @@ impl Watched {
             // Guards: a signal to a process that got the number of one that has been waited for. Only this task does both.
             tokio::select! {
                 biased;
-                status = self.child.wait() => break status,
+                // A second signal has killed it, with this process about to end: that is no end of a worker, or the supervisor would say
+                // that none is left and exit with 0 before the signal's own code.
+                status = groups::wait(&mut self.child) => break status,
                 Some(ask) = self.asked.recv() => match ask {
                     Ask::End => self.lifeline.ask_to_end().await,
                     Ask::Kill => self.group.signal(Signal::SIGKILL),
