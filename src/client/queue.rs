@@ -82,7 +82,8 @@ impl TaskQueue {
     /// Removes a subscriber. Tasks that it works on go on to their end.
     ///
     /// # Errors
-    /// `InvalidArgument` when there is none of that name.
+    /// `InvalidArgument` when there is none of that name; `TimedOut` when it is removed here and the broker has not answered within
+    /// the [time for operations](crate::CommunicatorBuilder::operation_timeout).
     ///
     /// # Cancel safety
     /// Dropped, the subscriber is removed all the same.

@@ -73,6 +73,12 @@ pub(super) enum Key {
     Control,
 }
 
+/// A user who takes a subscriber out, and waits until its consumer is gone.
+struct Leaving<D> {
+    done: D,
+    until: Instant,
+}
+
 /// What is to be done.
 pub(super) enum Act<D> {
     /// Set a consumer up, and answer by [`Subscriptions::set_up`].
@@ -144,7 +150,7 @@ struct Service<D> {
     queue: Option<String>,
     pause: Duration,
     /// Completed when it is gone.
-    leaving: Vec<D>,
+    leaving: Vec<Leaving<D>>,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -404,7 +410,12 @@ impl<D> Subscriptions<D> {
         };
         let key = self.take_out(id, &Err(gone_while_added()));
         match key.as_ref().and_then(|key| self.services.get_mut(key)) {
-            Some(service) => service.leaving.push(done),
+            Some(service) => {
+                // Guards: a broker that is silent.
+                let until = after(now, self.operation_timeout);
+                service.leaving.push(Leaving { done, until });
+                self.due.extend(key.clone().map(|key| (until, key)));
+            }
             None => self.out.push(Act::Complete { done, outcome: Ok(()) }),
         }
         if let Some(key) = key {
@@ -829,7 +840,16 @@ impl<D> Subscriptions<D> {
             self.end_pull(pull, now);
             return;
         }
+        let late_to_leave: Vec<D> =
+            service.leaving.extract_if(.., |leaving| leaving.until <= now).map(|leaving| leaving.done).collect();
         let late = service.wanted.late(now);
+        if !late_to_leave.is_empty() {
+            let text = format!(
+                "the subscription {:?} is removed here, and the broker has not answered in time: what it still delivers goes back",
+                name_of(key)
+            );
+            self.answer(late_to_leave, &Err(Error::new(ErrorKind::TimedOut, text)));
+        }
         if self.connected {
             // The broker's own operations have the same limit and a better error. The connection may still go.
             if !late.is_empty() {
@@ -906,7 +926,7 @@ impl<D> Subscriptions<D> {
             Some(service) if wanted => std::mem::take(&mut service.leaving),
             _ => Vec::new(),
         };
-        self.answer(leaving, &Ok(()));
+        self.answer(leaving.into_iter().map(|leaving| leaving.done).collect(), &Ok(()));
         if brings_control(key) && self.wants_control() != self.services.contains_key(&Key::Control) {
             self.reconcile_control(now);
         }
@@ -983,7 +1003,7 @@ impl<D> Subscriptions<D> {
         {
             self.lanes.give_back(lane);
         }
-        self.answer(leaving, &Ok(()));
+        self.answer(leaving.into_iter().map(|leaving| leaving.done).collect(), &Ok(()));
         self.restored(key);
     }
 
