@@ -11,7 +11,8 @@ use super::broker::server;
 use super::executor::{self, Group, Log, Process, Simulation, sleep_ms};
 use crate::home::Home;
 use crate::{
-    CloseReport, Communicator, ErrorKind, Reply, Result, RpcRequest, RpcSubscriber, TaskRequest, TaskSubscriber, Value,
+    Broadcast, BroadcastFilter, BroadcastSubscriber, CloseReport, Communicator, ErrorKind, Result, RpcRequest,
+    RpcSubscriber, TaskRequest, TaskSubscriber, Value,
 };
 
 /// Runs a story under some orders of its events, and looks at how each ends.
@@ -114,18 +115,18 @@ fn draining_does_not_wait_for_callers_that_do_not_come_back_and_counts_their_ans
     );
 }
 
-/// How long a request was sent for that had ten seconds, and how that ended.
-type Sent = (Duration, Option<ErrorKind>);
+/// How long something took that had ten seconds, and how it ended.
+type Timed = (Duration, Option<ErrorKind>);
 
-async fn sent(sending: impl Future<Output = Result<Reply>>) -> Sent {
+async fn timed<T>(work: impl Future<Output = Result<T>>) -> Timed {
     let begun = Instant::now();
-    let outcome = sending.await;
+    let outcome = work.await;
     (begun.elapsed(), outcome.err().map(|error| error.kind()))
 }
 
 /// What sends wait for that get no word from the broker: it is away, or it took the message and says nothing. Then it is back,
 /// and a worker counts the tasks.
-async fn sends_without_a_word(simulation: Rc<Simulation>, is_away: bool) -> (Vec<Sent>, Vec<Value>) {
+async fn sends_without_a_word(simulation: Rc<Simulation>, is_away: bool) -> (Vec<Timed>, Vec<Value>) {
     const LIMIT: Duration = Duration::from_secs(10);
     let (callers, workers) =
         (simulation.new_runtime("callers", Process(0), 500), simulation.new_runtime("workers", Process(1), 500));
@@ -147,15 +148,11 @@ async fn sends_without_a_word(simulation: Rc<Simulation>, is_away: bool) -> (Vec
     let sends = caller.clone();
     let ended = at(&simulation, callers, async move {
         let hour = Duration::from_secs(3600);
-        let task = sent(sends.task_send("plain").timeout(LIMIT).send());
-        let delayed = sent(sends.task_send("held back").delay(Duration::from_secs(1)).timeout(LIMIT).send());
-        let unique = sent(sends.task_send("unique").unique("key", hour).timeout(LIMIT).send());
-        let call = sent(sends.rpc_send("nothing", ()).timeout(LIMIT).send());
-        let silent = async {
-            let begun = Instant::now();
-            let outcome = sends.task_send("silent").timeout(LIMIT).no_reply().await;
-            (begun.elapsed(), outcome.err().map(|error| error.kind()))
-        };
+        let task = timed(sends.task_send("plain").timeout(LIMIT).send());
+        let delayed = timed(sends.task_send("held back").delay(Duration::from_secs(1)).timeout(LIMIT).send());
+        let unique = timed(sends.task_send("unique").unique("key", hour).timeout(LIMIT).send());
+        let call = timed(sends.rpc_send("nothing", ()).timeout(LIMIT).send());
+        let silent = timed(sends.task_send("silent").timeout(LIMIT).no_reply().into_future());
         let (task, delayed, unique, call, silent) = futures_util::join!(task, delayed, unique, call, silent);
         vec![task, delayed, unique, call, silent]
     })
@@ -210,7 +207,7 @@ fn waiting_for_two_places_at_a_full_home_takes_one_timeout() {
                 let here = Home::current();
                 here.set_capacity(1);
                 let (completer, place) = here.try_future::<()>().expect("the only place");
-                let sending = sent(caller.rpc_send("nobody", ()).timeout(Duration::from_secs(10)).send());
+                let sending = timed(caller.rpc_send("nobody", ()).timeout(Duration::from_secs(10)).send());
                 let freed = async {
                     sleep_ms(9000).await;
                     drop((completer, place));
@@ -270,4 +267,60 @@ fn a_handler_with_a_time_limit_runs_at_a_full_home() {
             },
         );
     }
+}
+
+/// Three subscribers are taken out while the broker is silent; then it is back, and one is added again under its name and called.
+/// How the removals ended, the queues that have a consumer in the end, and the answer.
+async fn removals_without_a_word(simulation: Rc<Simulation>) -> (Vec<Timed>, Vec<String>, Result<Value>) {
+    let limit = Duration::from_secs(10);
+    let home = simulation.new_runtime("home", Process(0), 500);
+    let builder = Communicator::builder("simulated:broker").task_queue("tasks").operation_timeout(limit);
+    let communicator = at(&simulation, home, builder.connect()).await.expect("a connection");
+    let nothing = || RpcSubscriber::closure(|_: RpcRequest| ());
+    let user = communicator.clone();
+    let (heard, work) = at(&simulation, home, async move {
+        user.add_rpc_subscriber("nothing", nothing()).await.expect("a name");
+        let heard = BroadcastSubscriber::closure(|_: Broadcast| ());
+        let work = TaskSubscriber::closure(|_: TaskRequest| ());
+        let heard = user.add_broadcast_subscriber(BroadcastFilter::new(), heard).await.expect("a subscriber");
+        (heard, user.add_task_subscriber(work).await.expect("a subscriber"))
+    })
+    .await;
+    server().set_stalled(true);
+    let user = communicator.clone();
+    let ended = at(&simulation, home, async move {
+        let rpc = timed(user.remove_rpc_subscriber("nothing"));
+        let broadcasts = timed(user.remove_broadcast_subscriber(&heard));
+        let tasks = timed(user.remove_task_subscriber(&work));
+        let (rpc, broadcasts, tasks) = futures_util::join!(rpc, broadcasts, tasks);
+        vec![rpc, broadcasts, tasks]
+    })
+    .await;
+    server().set_stalled(false);
+    let user = communicator.clone();
+    let answer = at(&simulation, home, async move {
+        user.add_rpc_subscriber("nothing", nothing()).await?;
+        user.rpc_send("nothing", ()).await
+    })
+    .await;
+    sleep_ms(60_000).await;
+    // What is left serves the name that was added again.
+    let queues = server().queues();
+    let left = queues.iter().filter(|queue| !queue.consumers.is_empty()).map(|queue| queue.name.clone()).collect();
+    at(&simulation, home, async move { communicator.close().await }).await.expect("it closes");
+    (ended, left, answer)
+}
+
+/// Guards: a removal that waits until the connection is found to be lost, which may be never.
+#[test]
+fn a_subscriber_is_taken_out_in_time_where_the_broker_is_silent() {
+    in_some_orders(removals_without_a_word, |(ended, left, answer)| {
+        for (took, error) in &ended {
+            assert!(*took <= Duration::from_secs(11), "{ended:?}");
+            assert!([Some(ErrorKind::TimedOut), None].contains(error), "{ended:?}");
+        }
+        assert!(ended.iter().any(|(_, error)| error.is_some()), "the broker had not answered: {ended:?}");
+        answer.expect("the name serves again");
+        assert!(!left.iter().any(|queue| queue == "tasks"), "{left:?}");
+    });
 }
