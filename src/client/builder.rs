@@ -214,7 +214,7 @@ impl CommunicatorBuilder {
     }
 
     /// How long connecting may take. Default: the URL's (`?connection_timeout=10000` in milliseconds, `?timeout=10` in
-    /// seconds), else 10 s.
+    /// seconds), else 10 s. Of several brokers in one URL each is tried for that long, one after the other.
     pub fn connect_timeout(mut self, time: Duration) -> Self {
         self.overrides.connect_timeout = true;
         self.connect.connect_timeout = time;
