@@ -31,11 +31,11 @@ fn main() -> ExitCode {
 fn hang() {
     let begin = Instant::now();
     let failed = watched("this_one", Duration::from_millis(200), || {
-        std::thread::sleep(Duration::from_secs(5));
+        std::thread::sleep(Duration::from_secs(60));
     });
     let text = failed.expect_err("it hung").message().unwrap_or_default().to_owned();
     assert_eq!(text, "hung: this_one had not ended after 200ms");
-    assert!(begin.elapsed() < Duration::from_secs(2));
+    assert!(begin.elapsed() < Duration::from_secs(30));
 }
 
 fn panic() {

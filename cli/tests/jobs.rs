@@ -772,7 +772,7 @@ fn second_signal(broker: &Broker) -> TestResult {
     assert!(place.lives("pid"), "it drains");
     let begun = Instant::now();
     assert_eq!(worker.stop("INT")?.0, Some(130));
-    assert!(begun.elapsed() < Duration::from_secs(5));
+    assert!(begun.elapsed() < Duration::from_secs(30));
     eventually("something is left", || !place.lives("pid") && !place.lives("child"));
     Ok(())
 }

@@ -119,7 +119,7 @@ async fn replay_one(broker: &Broker, served_at: &Home, culprit_at: &Home, deed: 
     for communicator in [client, server] {
         let begun = Instant::now();
         let report = communicator.close().await.unwrap();
-        assert!(begun.elapsed() < Duration::from_secs(1), "{named}: close took {:?}", begun.elapsed());
+        assert!(begun.elapsed() < Duration::from_secs(5), "{named}: close took {:?}", begun.elapsed());
         assert_eq!((report.requests_ended, report.error.map(|error| error.to_string())), (0, None), "{named}");
     }
 }

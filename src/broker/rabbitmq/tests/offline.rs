@@ -19,7 +19,7 @@ async fn refusal(port: u16, limit: Duration) -> Error {
     let options = ConnectOptions { connect_timeout: limit, ..options() };
     let started = Instant::now();
     let Err(error) = connect(&endpoint(port), &options).await else { panic!("that is no broker") };
-    assert!(started.elapsed() < limit + Duration::from_secs(1), "took {:?}", started.elapsed());
+    assert!(started.elapsed() < limit + Duration::from_secs(5), "took {:?}", started.elapsed());
     error
 }
 
