@@ -56,7 +56,7 @@ async fn a_blocked_broker_is_said_and_does_not_hold_a_close_up() {
     fault::set_blocked(&name, Some("memory"));
     assert!(matches!(events.next().await, Some(ConnectionEvent::Blocked { reason }) if reason == "memory"));
     let sending = tokio::spawn(std::future::IntoFuture::into_future(communicator.broadcast_send("stuck")));
-    tokio::time::sleep(Duration::from_millis(20)).await;
+    fault::holds(&name, 1).await;
     assert!(!sending.is_finished());
     let started = Instant::now();
     let report = communicator.close().await.unwrap();
@@ -246,7 +246,7 @@ async fn a_call_that_was_on_the_wire_is_not_sent_again_unless_it_may_be() {
     fault::set_blocked(&name, Some("memory"));
     let once = tokio::spawn(std::future::IntoFuture::into_future(communicator.rpc_send("echo", 1)));
     let again = tokio::spawn(std::future::IntoFuture::into_future(communicator.rpc_send("echo", 2).idempotent()));
-    tokio::time::sleep(Duration::from_millis(50)).await;
+    fault::holds(&name, 2).await;
     let mut events = communicator.events();
     fault::lose_connections(&name);
     let error = once.await.unwrap().unwrap_err();

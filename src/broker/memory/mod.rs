@@ -200,4 +200,12 @@ pub(crate) mod fault {
     pub(crate) fn set_blocked(name: &str, reason: Option<&str>) {
         Node::named(name).set_blocked(reason);
     }
+
+    /// Waits until a broker in alarm has this many messages that it does not take.
+    pub(crate) async fn holds(name: &str, messages: usize) {
+        let node = Node::named(name);
+        while node.held() < messages {
+            tokio::time::sleep(std::time::Duration::from_millis(1)).await;
+        }
+    }
 }
