@@ -10,7 +10,6 @@ use futures_util::StreamExt;
 use futures_util::stream::FuturesUnordered;
 use serde::de::DeserializeOwned;
 use tokio::sync::{Semaphore, mpsc};
-use tracing::Instrument;
 
 use super::answer::{Handler, NOBODY, Subscriber, settled};
 use super::codec_loop::{self, CodecInput};
@@ -366,7 +365,7 @@ async fn handle(
             trace: broadcast.0.trace.as_deref(),
         },
     );
-    let span = handling.span().clone();
+    let span = handling.span();
     let handled = async {
         let settled = settled(handler.run(&home, broadcast), NOBODY).await;
         handling.end(&settled);
@@ -378,5 +377,5 @@ async fn handle(
             Err(_) => {}
         }
     };
-    handled.instrument(span).await;
+    span.around(handled).await;
 }
