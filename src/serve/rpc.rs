@@ -374,10 +374,7 @@ pub(super) fn outgoing(
         _ => None,
     };
     let body = context.encode(response.into_value(host)).or_else(|error| {
-        if let Some(text) = plain {
-            return context.encode(exception(text));
-        }
-        let text = format!("the subscriber's result cannot be encoded: {error}");
+        let text = plain.unwrap_or_else(|| format!("the subscriber's result cannot be encoded: {error}"));
         context.encode(exception(text.clone())).or_else(|_| as_kiwipy(&exception(text)))
     });
     match body {
