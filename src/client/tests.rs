@@ -822,3 +822,17 @@ async fn whoever_asks_is_answered_by_a_subscriber_whose_codec_can_write_nothing(
     server.close().await.unwrap();
     assert_eq!(open.await.unwrap_err().kind(), ErrorKind::RemoteException);
 }
+
+/// Guards: a close that was refused its wait before it had asked for anything.
+#[tokio::test]
+async fn a_close_that_may_not_wait_closes_all_the_same() {
+    for drains in [false, true] {
+        let (_, communicator) = on_a_broker_of_its_own().await;
+        let mut events = communicator.events();
+        let blocking = crate::blocking::Communicator::from(communicator);
+        let closed = if drains { blocking.drain(Duration::from_secs(1)) } else { blocking.close() };
+        assert_eq!(closed.unwrap_err().kind(), ErrorKind::WouldDeadlock);
+        let closes = async { while events.next().await.is_some() {} };
+        tokio::time::timeout(Duration::from_secs(60), closes).await.expect("it closes");
+    }
+}

@@ -586,7 +586,10 @@ impl Drop for Timer<'_> {
 }
 
 pub(crate) fn home_ended(what: impl Display) -> Error {
-    Error::new(ErrorKind::HomeEnded, format!("{what}: the runtime or loop that asked for it is ending"))
+    Error::new(
+        ErrorKind::HomeEnded,
+        format!("{what}: the runtime, loop or thread that asked for it is ending; ask on one that goes on"),
+    )
 }
 
 /// The end of a wait that may take so long; `None` for one without limit.
