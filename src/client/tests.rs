@@ -836,3 +836,26 @@ async fn a_close_that_may_not_wait_closes_all_the_same() {
         tokio::time::timeout(Duration::from_secs(60), closes).await.expect("it closes");
     }
 }
+
+/// Guards: 1024 bodies of 64 MiB each, which a subscriber would hold that does not keep up.
+#[tokio::test]
+async fn large_broadcasts_that_nobody_takes_are_fewer() {
+    let (_, communicator) = on_a_broker_of_its_own().await;
+    let mut slow = communicator.broadcasts(crate::BroadcastFilter::new()).await.unwrap();
+    let mut last = communicator.broadcasts(crate::BroadcastFilter::new().subject("last").unwrap()).await.unwrap();
+    const SENT: u64 = 20;
+    for n in 0..SENT {
+        let subject = if n + 1 == SENT { "last" } else { "large" };
+        communicator.broadcast_send(Value::Bytes(vec![7; 8 << 20])).subject(subject).await.unwrap();
+    }
+    last.next().await.unwrap().unwrap();
+    let lost = slow.next().await.unwrap().unwrap_err().missed;
+    let mut taken = 0;
+    while slow.next().await.unwrap().unwrap().subject() != Some("last") {
+        taken += 1;
+    }
+    assert_eq!(lost + taken + 1, SENT);
+    assert!((SENT - lost) << 23 <= 64 << 20, "{taken}");
+    assert_eq!(communicator.counts().broadcasts_lagged, lost);
+    communicator.close().await.unwrap();
+}

@@ -12,7 +12,7 @@ use tokio::time::Instant;
 use uuid::Uuid;
 
 pub use events::{ChannelCause, ConnectionEvent, ConnectionState, Events};
-pub(crate) use mailbox::{Mailbox, MailboxSender, MailboxStream, Received};
+pub(crate) use mailbox::{Limits as MailboxLimits, Mailbox, MailboxSender, MailboxStream, Received};
 pub(crate) use permits::{Charge, WaiterId, WhenFull};
 pub(crate) use signal::{Giver, Listener, Signal};
 
