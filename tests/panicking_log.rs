@@ -1,4 +1,4 @@
-//! A `tracing` subscriber that panics with every line of homing's own: nobody's calls notice it.
+//! A `tracing` subscriber that panics with every line and every span of homing's own: nobody's calls notice it.
 
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
@@ -10,27 +10,63 @@ const LIMIT: Duration = Duration::from_secs(20);
 
 static LINES: AtomicUsize = AtomicUsize::new(0);
 
+/// What of a span it panics at; with all that follow, where it is the first.
+static AT: AtomicUsize = AtomicUsize::new(NOTHING);
+static PANICS: AtomicUsize = AtomicUsize::new(0);
+
+const NOTHING: usize = 0;
+const MADE: usize = 1;
+const RECORDED: usize = 2;
+const ENTERED: usize = 3;
+const LEFT: usize = 4;
+const COPIED: usize = 5;
+const DROPPED: usize = 6;
+const EVERYTHING: usize = 7;
+
 struct Panics;
+
+fn panic_at(what: usize) {
+    let at = AT.load(Ordering::Relaxed);
+    if at == what || at == EVERYTHING {
+        PANICS.fetch_add(1, Ordering::Relaxed);
+        panic!("the subscriber of this test panics with a span");
+    }
+}
 
 impl tracing::Subscriber for Panics {
     fn enabled(&self, metadata: &Metadata<'_>) -> bool {
-        metadata.is_event() && metadata.target().starts_with("homing")
+        metadata.target().starts_with("homing")
     }
     fn new_span(&self, _: &span::Attributes<'_>) -> span::Id {
+        panic_at(MADE);
         span::Id::from_u64(1)
     }
-    fn record(&self, _: &span::Id, _: &span::Record<'_>) {}
+    fn record(&self, _: &span::Id, _: &span::Record<'_>) {
+        panic_at(RECORDED);
+    }
     fn record_follows_from(&self, _: &span::Id, _: &span::Id) {}
     fn event(&self, _: &tracing::Event<'_>) {
         LINES.fetch_add(1, Ordering::Relaxed);
         panic!("the subscriber of this test panics with each line");
     }
-    fn enter(&self, _: &span::Id) {}
-    fn exit(&self, _: &span::Id) {}
+    fn enter(&self, _: &span::Id) {
+        panic_at(ENTERED);
+    }
+    fn exit(&self, _: &span::Id) {
+        panic_at(LEFT);
+    }
+    fn clone_span(&self, id: &span::Id) -> span::Id {
+        panic_at(COPIED);
+        id.clone()
+    }
+    fn try_close(&self, _: span::Id) -> bool {
+        panic_at(DROPPED);
+        false
+    }
 }
 
 #[tokio::test]
-async fn a_subscriber_that_panics_costs_its_lines_and_nothing_else() {
+async fn a_subscriber_that_panics_costs_its_lines_and_spans_and_nothing_else() {
     let hook = std::panic::take_hook();
     std::panic::set_hook(Box::new(move |panic| {
         let ours = panic.payload().downcast_ref::<&str>().is_some_and(|text| text.contains("of this test"));
@@ -52,13 +88,25 @@ async fn a_subscriber_that_panics_costs_its_lines_and_nothing_else() {
         communicator.add_task_subscriber(worker).await.unwrap();
         let mut broadcasts = communicator.broadcasts(BroadcastFilter::new()).await.unwrap();
 
-        let answer = communicator.rpc_send("adder", 1).timeout(LIMIT).await.unwrap();
-        assert_eq!(answer.as_i64(), Some(2), "{broker}");
-        let answer = communicator.task_send(2).timeout(LIMIT).await.unwrap();
-        assert_eq!(answer.as_i64(), Some(3), "{broker}");
-        communicator.broadcast_send("hello").await.unwrap();
-        let heard = tokio::time::timeout(LIMIT, broadcasts.next()).await.unwrap().unwrap().unwrap();
-        assert_eq!(heard.body().as_str(), Some("hello"), "{broker}");
+        let queue = communicator.task_queue("by-hand").unwrap();
+        for at in NOTHING..=EVERYTHING {
+            AT.store(at, Ordering::Relaxed);
+            let before = PANICS.load(Ordering::Relaxed);
+            let answer = communicator.rpc_send("adder", 1).timeout(LIMIT).await.unwrap();
+            assert_eq!(answer.as_i64(), Some(2), "{broker} {at}");
+            let answer = communicator.task_send(2).timeout(LIMIT).await.unwrap();
+            assert_eq!(answer.as_i64(), Some(3), "{broker} {at}");
+            communicator.broadcast_send("hello").await.unwrap();
+            let heard = tokio::time::timeout(LIMIT, broadcasts.next()).await.unwrap().unwrap().unwrap();
+            assert_eq!(heard.body().as_str(), Some("hello"), "{broker} {at}");
+            let sent = queue.task_send(4).timeout(LIMIT).send().await.unwrap();
+            queue.next_task(LIMIT).await.unwrap().process(move |task| add_one(task.body().as_i64()));
+            assert_eq!(sent.await.unwrap().as_i64(), Some(5), "{broker} {at}");
+            let given_up = communicator.rpc_send("adder", 1).send().await.unwrap();
+            drop(given_up);
+            AT.store(NOTHING, Ordering::Relaxed);
+            assert!(at == NOTHING || PANICS.load(Ordering::Relaxed) > before, "the test tries nothing at {at}");
+        }
 
         let report = tokio::time::timeout(LIMIT, communicator.close()).await.unwrap().unwrap();
         assert!(report.error.is_none(), "{broker}: {report:?}");

@@ -64,6 +64,8 @@ use super::{
     TaskSendNoReply, Tasks,
 };
 use crate::codec::Value;
+use crate::driver::command::{Closing, Command};
+use crate::driver::port::home_ended;
 use crate::driver::{CloseReport, ConnectionEvent, ConnectionState, Events};
 use crate::error::{Error, ErrorKind, Result};
 use crate::home::{EventLoop, Home, LocalHome, WaitRefused};
@@ -479,7 +481,8 @@ impl Communicator {
     /// thread. Returns the signal's value.
     ///
     /// # Errors
-    /// `CommunicatorClosed` or `ConnectionLost` when the communicator ends first; `WouldDeadlock` where a wait cannot be.
+    /// `CommunicatorClosed` or `ConnectionLost` when the communicator ends first; `HomeEnded`; `WouldDeadlock` where a wait cannot
+    /// be.
     pub fn serve_until<T>(&self, signal: impl IntoFuture<Output = T>) -> Result<T> {
         wait(async {
             let mut events = self.inner.events();
@@ -487,7 +490,10 @@ impl Communicator {
             let (signal, ended) = (pin!(signal.into_future()), pin!(ended));
             match select(signal, ended).await {
                 Either::Left((value, _)) => Ok(value),
-                Either::Right(_) => Err(self.inner.port().gone()),
+                Either::Right(_) => {
+                    let port = self.inner.port();
+                    Err(if port.has_ended() { port.gone() } else { home_ended("serving") })
+                }
             }
         })
     }
@@ -497,7 +503,7 @@ impl Communicator {
     /// # Errors
     /// `WouldDeadlock` where a wait cannot be; the communicator closes all the same.
     pub fn close(&self) -> Result<CloseReport> {
-        self.ended(wait(self.inner.close()))
+        self.ended(Duration::ZERO, wait(self.inner.close()))
     }
 
     /// Closes when the work under way has ended; see [`drain`](super::Communicator::drain).
@@ -505,11 +511,20 @@ impl Communicator {
     /// # Errors
     /// As [`close`](Self::close).
     pub fn drain(&self, limit: Duration) -> Result<CloseReport> {
-        self.ended(wait(self.inner.drain(limit)))
+        self.ended(limit, wait(self.inner.drain(limit)))
     }
 
-    fn ended(&self, closed: Result<CloseReport>) -> Result<CloseReport> {
-        self.background.end(self.inner.port().close_timeout);
+    fn ended(&self, drain: Duration, closed: Result<CloseReport>) -> Result<CloseReport> {
+        let port = self.inner.port();
+        if closed.is_ok() {
+            self.background.end(port.close_timeout);
+        } else {
+            // Guards: a wait that was refused before it had asked for anything.
+            port.notify(Command::Close { how: Closing::Drain(drain), done: None });
+            if drain.is_zero() {
+                self.background.end(Duration::ZERO);
+            }
+        }
         closed
     }
 }

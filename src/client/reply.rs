@@ -8,7 +8,6 @@ use std::future::{Future, IntoFuture};
 use std::pin::Pin;
 
 use tokio::time::Instant;
-use tracing::Instrument;
 use uuid::Uuid;
 
 use crate::codec::Value;
@@ -113,8 +112,8 @@ impl Reply {
         if self.finished {
             return Err(Error::new(ErrorKind::InvalidState, format!("{}: its outcome was taken before", self.subject)));
         }
-        let span = self.outgoing.span().clone();
-        let outcome = self.read_one().instrument(span).await;
+        let span = self.outgoing.span();
+        let outcome = span.around(self.read_one()).await;
         if !matches!(outcome, Ok(ReplyStage::Pending)) {
             self.finished = true;
             self.outgoing.end(&outcome);

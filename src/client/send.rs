@@ -11,7 +11,6 @@ use std::time::{Duration, SystemTime};
 
 use serde::de::DeserializeOwned;
 use tokio::time::Instant;
-use tracing::Instrument;
 use uuid::Uuid;
 
 use super::body::Body;
@@ -631,7 +630,7 @@ async fn taken_over(
         let _leave = turn.map(|turn| Leave(context, turn));
         outcome.await.map_err(|end| port.ended(end, what))?
     };
-    let outcome = sending.instrument(outgoing.span().clone()).await;
+    let outcome = outgoing.span().around(sending).await;
     outgoing.end(&outcome);
     outcome
 }

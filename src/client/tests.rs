@@ -776,3 +776,86 @@ async fn a_sender_of_a_task_that_is_held_back_waits_for_room_no_longer_than_its_
     fault::set_blocked(&name, None);
     communicator.close().await.unwrap();
 }
+
+/// One that can write nothing any more from some time on.
+struct WritesNothing(std::sync::Arc<std::sync::atomic::AtomicBool>);
+
+impl crate::codec::Codec for WritesNothing {
+    fn name(&self) -> &'static str {
+        "writes nothing"
+    }
+
+    fn encode(&self, value: &Value) -> crate::Result<Vec<u8>> {
+        if self.0.load(std::sync::atomic::Ordering::Relaxed) {
+            return Err(crate::Error::new(ErrorKind::Encode, "it writes nothing"));
+        }
+        crate::codec::Yaml::default().encode(value)
+    }
+
+    fn decode(&self, body: &[u8]) -> crate::Result<Value> {
+        crate::codec::Yaml::default().decode(body)
+    }
+}
+
+/// Guards: a caller that waits until its time is over, and the sender of a task that waits for a week.
+#[tokio::test]
+async fn whoever_asks_is_answered_by_a_subscriber_whose_codec_can_write_nothing() {
+    const LIMIT: Duration = Duration::from_secs(60);
+    let url = format!("memory:{}", uuid::Uuid::new_v4());
+    let broken = std::sync::Arc::new(std::sync::atomic::AtomicBool::new(false));
+    let server = Communicator::builder(&url).codec(WritesNothing(std::sync::Arc::clone(&broken)));
+    let server = server.connect().await.unwrap();
+    let client = Communicator::connect(&url).await.unwrap();
+    let fails = |text: &str| crate::HandlerResult::<i64>::Err(text.parse::<i64>().unwrap_err().into());
+    server.add_rpc_subscriber("fails", RpcSubscriber::closure(move |_: RpcRequest| fails("x"))).await.unwrap();
+    server.add_rpc_subscriber("answers", RpcSubscriber::closure(|_: RpcRequest| 1)).await.unwrap();
+    server.add_rpc_subscriber("never", never()).await.unwrap();
+    server.add_task_subscriber(TaskSubscriber::closure(move |_: TaskRequest| fails("x"))).await.unwrap();
+    let open = client.rpc_send("never", 0).timeout(LIMIT).send().await.unwrap();
+    broken.store(true, std::sync::atomic::Ordering::Relaxed);
+    let error = client.rpc_send("fails", 0).timeout(LIMIT).await.unwrap_err();
+    assert_eq!(error.remote_text(), Some("invalid digit found in string"));
+    let error = client.task_send(0).timeout(LIMIT).await.unwrap_err();
+    assert_eq!(error.remote_text(), Some("invalid digit found in string"));
+    let error = client.rpc_send("answers", 0).timeout(LIMIT).await.unwrap_err();
+    assert!(error.remote_text().is_some_and(|text| text.contains("it writes nothing")), "{error}");
+    server.close().await.unwrap();
+    assert_eq!(open.await.unwrap_err().kind(), ErrorKind::RemoteException);
+}
+
+/// Guards: a close that was refused its wait before it had asked for anything.
+#[tokio::test]
+async fn a_close_that_may_not_wait_closes_all_the_same() {
+    for drains in [false, true] {
+        let (_, communicator) = on_a_broker_of_its_own().await;
+        let mut events = communicator.events();
+        let blocking = crate::blocking::Communicator::from(communicator);
+        let closed = if drains { blocking.drain(Duration::from_secs(1)) } else { blocking.close() };
+        assert_eq!(closed.unwrap_err().kind(), ErrorKind::WouldDeadlock);
+        let closes = async { while events.next().await.is_some() {} };
+        tokio::time::timeout(Duration::from_secs(60), closes).await.expect("it closes");
+    }
+}
+
+/// Guards: 1024 bodies of 64 MiB each, which a subscriber would hold that does not keep up.
+#[tokio::test]
+async fn large_broadcasts_that_nobody_takes_are_fewer() {
+    let (_, communicator) = on_a_broker_of_its_own().await;
+    let mut slow = communicator.broadcasts(crate::BroadcastFilter::new()).await.unwrap();
+    let mut last = communicator.broadcasts(crate::BroadcastFilter::new().subject("last").unwrap()).await.unwrap();
+    const SENT: u64 = 20;
+    for n in 0..SENT {
+        let subject = if n + 1 == SENT { "last" } else { "large" };
+        communicator.broadcast_send(Value::Bytes(vec![7; 8 << 20])).subject(subject).await.unwrap();
+    }
+    last.next().await.unwrap().unwrap();
+    let lost = slow.next().await.unwrap().unwrap_err().missed;
+    let mut taken = 0;
+    while slow.next().await.unwrap().unwrap().subject() != Some("last") {
+        taken += 1;
+    }
+    assert_eq!(lost + taken + 1, SENT);
+    assert!((SENT - lost) << 23 <= 64 << 20, "{taken}");
+    assert_eq!(communicator.counts().broadcasts_lagged, lost);
+    communicator.close().await.unwrap();
+}

@@ -50,7 +50,7 @@ pub(super) fn fits_digits(int: &BigInt) -> bool {
 /// let value = Value::from_iter([("pid", Value::from(4)), ("paused", Value::from(false))]);
 /// assert_eq!(value.get("pid").and_then(Value::as_i64), Some(4));
 /// ```
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 #[non_exhaustive]
 pub enum Value {
     /// Python's `None`.
@@ -555,6 +555,31 @@ impl Value {
     }
 }
 
+/// As it would be derived; an integer of over 4300 digits in hexadecimal ones.
+impl fmt::Debug for Value {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let mut variant = |name: &str, value: &dyn fmt::Debug| f.debug_tuple(name).field(value).finish();
+        match self {
+            Value::Null => f.write_str("Null"),
+            Value::Bool(value) => variant("Bool", value),
+            Value::Int(value) => variant("Int", value),
+            Value::BigInt(value) if fits_digits(value) => variant("BigInt", value),
+            // Guards: a peer's integer that would take hours to be printed in decimal digits, by a program that logs what it gets.
+            Value::BigInt(value) => variant("BigInt", &format_args!("{value:#x}")),
+            Value::Float(value) => variant("Float", value),
+            Value::String(value) => variant("String", value),
+            Value::Bytes(value) => variant("Bytes", value),
+            Value::Timestamp(value) => variant("Timestamp", value),
+            Value::List(value) => variant("List", value),
+            Value::Tuple(value) => variant("Tuple", value),
+            Value::Set(value) => variant("Set", value),
+            Value::Map(value) => variant("Map", value),
+            Value::Tagged(value) => variant("Tagged", value),
+            Value::Opaque(value) => variant("Opaque", value),
+        }
+    }
+}
+
 impl fmt::Display for Value {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(&self.to_json_text())
@@ -742,5 +767,15 @@ mod tests {
         assert!(fits_digits(&(&power - 1)));
         assert!(fits_digits(&(1 - &power)));
         assert!(!fits_digits(&(-power)));
+    }
+
+    #[test]
+    fn an_integer_of_any_length_is_printed_in_time_with_its_length() {
+        let long: BigInt = BigInt::from(-1) << 20_000;
+        let value = Value::List(vec![Value::from(long), Value::from(BigInt::from(1) << 80)]);
+        let digits = "0".repeat(5000);
+        assert_eq!(format!("{value:?}"), format!("List([BigInt(-0x1{digits}), BigInt(1208925819614629174706176)])"));
+        // Of a body of 16 MB. In decimal digits it would take hours.
+        assert!(format!("{:?}", Value::from(BigInt::from(1) << 64_000_000)).len() > 16_000_000);
     }
 }

@@ -5,10 +5,12 @@
 //! of its own (a connection that is lost, for example) goes to the program's `tracing` subscriber on that thread; such lines are
 //! few, and none is of a message.
 
+mod guarded;
 pub(crate) mod meter;
 mod span;
 mod trace;
 
+pub(crate) use guarded::MessageSpan;
 pub(crate) use span::{Handling, Incoming, Outgoing};
 pub use trace::TraceContext;
 

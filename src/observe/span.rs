@@ -1,10 +1,9 @@
 //! The two spans of a message, by OpenTelemetry's names for messaging: `send` at its sender, from the send to the outcome, and
 //! `process` around its handler, up to the outcome.
 
-use tracing::Span;
 use tracing::field::Empty;
 
-use super::{MessageKind, meter, outcome_name, trace};
+use super::{MessageKind, MessageSpan, meter, outcome_name, trace};
 use crate::driver::port::Transfer;
 use crate::error::Result;
 use crate::serve::{Context, Failure, HandlerError};
@@ -26,7 +25,7 @@ fn system(context: &Context) -> &'static str {
 
 /// A message that is open at one of its ends. Dropped, it is given up.
 struct Open {
-    span: Span,
+    span: MessageSpan,
     kind: MessageKind,
     begun: meter::Clock,
     /// What its end adds to the figures; none is left once it has ended.
@@ -34,12 +33,12 @@ struct Open {
 }
 
 impl Open {
-    fn new(span: Span, kind: MessageKind, ended: fn(MessageKind, &'static str, meter::Clock)) -> Self {
+    fn new(span: MessageSpan, kind: MessageKind, ended: fn(MessageKind, &'static str, meter::Clock)) -> Self {
         Open { span, kind, begun: meter::Clock::now(), ended: Some(ended) }
     }
 
     /// Ends it with this outcome, unless it has ended. What is a failure besides is recorded by `failed`.
-    fn end(&mut self, outcome: &'static str, failed: impl FnOnce(&Span)) {
+    fn end(&mut self, outcome: &'static str, failed: impl FnOnce(&MessageSpan)) {
         if let Some(ended) = self.ended.take() {
             self.span.record("homing.outcome", outcome);
             failed(&self.span);
@@ -55,11 +54,11 @@ impl Drop for Open {
 }
 
 /// A type of the error's own says more than how it ended.
-fn record_error(span: &Span, details: Option<&ErrorDetails>, outcome: &'static str) {
+fn record_error(span: &MessageSpan, details: Option<&ErrorDetails>, outcome: &'static str) {
     span.record("error.type", details.and_then(ErrorDetails::type_name).unwrap_or(outcome));
 }
 
-fn record_fault(span: &Span) {
+fn record_fault(span: &MessageSpan) {
     span.record("otel.status_code", "ERROR");
 }
 
@@ -75,34 +74,36 @@ impl Outgoing {
         conversation: Option<uuid::Uuid>,
         bytes: usize,
     ) -> Self {
-        let span = tracing::debug_span!(
-            target: TARGET,
-            "send",
-            otel.name = format_args!("send {exchange}:{key}"),
-            otel.kind = "producer",
-            otel.status_code = Empty,
-            messaging.system = system(context),
-            messaging.operation.name = "send",
-            messaging.operation.r#type = "send",
-            messaging.destination.name = format_args!("{exchange}:{key}"),
-            messaging.rabbitmq.destination.routing_key = key,
-            messaging.message.conversation_id = conversation.map(tracing::field::display),
-            messaging.message.body.size = bytes,
-            homing.kind = kind.as_str(),
-            homing.outcome = Empty,
-            error.r#type = Empty,
-        );
+        let span = MessageSpan::new(|| {
+            tracing::debug_span!(
+                target: TARGET,
+                "send",
+                otel.name = format_args!("send {exchange}:{key}"),
+                otel.kind = "producer",
+                otel.status_code = Empty,
+                messaging.system = system(context),
+                messaging.operation.name = "send",
+                messaging.operation.r#type = "send",
+                messaging.destination.name = format_args!("{exchange}:{key}"),
+                messaging.rabbitmq.destination.routing_key = key,
+                messaging.message.conversation_id = conversation.map(tracing::field::display),
+                messaging.message.body.size = bytes,
+                homing.kind = kind.as_str(),
+                homing.outcome = Empty,
+                error.r#type = Empty,
+            )
+        });
         meter::sent(kind);
         Outgoing(Open::new(span, kind, meter::send_ended))
     }
 
-    pub(crate) fn span(&self) -> &Span {
-        &self.0.span
+    pub(crate) fn span(&self) -> MessageSpan {
+        self.0.span.clone()
     }
 
     /// What is to go along with it.
     pub(crate) fn trace(&self, context: &Context) -> Option<Box<TraceHeaders>> {
-        context.trace.as_deref().and_then(|trace| trace::inject(trace, self.span()))
+        context.trace.as_deref().and_then(|trace| trace::inject(trace, &self.0.span))
     }
 
     /// This is its outcome. The first one counts.
@@ -141,27 +142,29 @@ pub(crate) struct Handling(Open);
 impl Handling {
     pub(crate) fn new(context: &Context, message: &Incoming<'_>) -> Self {
         let Incoming { kind, exchange, key, .. } = *message;
-        let span = tracing::debug_span!(
-            target: TARGET,
-            "process",
-            otel.name = format_args!("process {exchange}:{key}"),
-            otel.kind = "consumer",
-            otel.status_code = Empty,
-            messaging.system = system(context),
-            messaging.operation.name = "process",
-            messaging.operation.r#type = "process",
-            messaging.destination.name = format_args!("{exchange}:{key}"),
-            messaging.rabbitmq.destination.routing_key = key,
-            messaging.message.id = message.message_id,
-            messaging.message.conversation_id = message.conversation,
-            messaging.message.body.size = message.bytes,
-            homing.kind = kind.as_str(),
-            homing.subscriber = message.identifier,
-            homing.attempt = message.attempt,
-            homing.redelivered = message.redelivered,
-            homing.outcome = Empty,
-            error.r#type = Empty,
-        );
+        let span = MessageSpan::new(|| {
+            tracing::debug_span!(
+                target: TARGET,
+                "process",
+                otel.name = format_args!("process {exchange}:{key}"),
+                otel.kind = "consumer",
+                otel.status_code = Empty,
+                messaging.system = system(context),
+                messaging.operation.name = "process",
+                messaging.operation.r#type = "process",
+                messaging.destination.name = format_args!("{exchange}:{key}"),
+                messaging.rabbitmq.destination.routing_key = key,
+                messaging.message.id = message.message_id,
+                messaging.message.conversation_id = message.conversation,
+                messaging.message.body.size = message.bytes,
+                homing.kind = kind.as_str(),
+                homing.subscriber = message.identifier,
+                homing.attempt = message.attempt,
+                homing.redelivered = message.redelivered,
+                homing.outcome = Empty,
+                error.r#type = Empty,
+            )
+        });
         if let (Some(trace), Some(headers)) = (context.trace.as_deref(), message.trace) {
             trace::extract(trace, &span, headers);
         }
@@ -169,8 +172,8 @@ impl Handling {
         Handling(Open::new(span, kind, meter::handled))
     }
 
-    pub(crate) fn span(&self) -> &Span {
-        &self.0.span
+    pub(crate) fn span(&self) -> MessageSpan {
+        self.0.span.clone()
     }
 
     /// This is what its handler has answered. The first answer counts.

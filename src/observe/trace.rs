@@ -2,6 +2,7 @@
 
 use tracing::Span;
 
+use super::MessageSpan;
 use crate::panics::caught;
 use crate::wire::headers::TraceHeaders;
 
@@ -43,10 +44,10 @@ pub trait TraceContext: Send + Sync + 'static {
 }
 
 /// What goes along with a message.
-pub(super) fn inject(context: &dyn TraceContext, span: &Span) -> Option<Box<TraceHeaders>> {
+pub(super) fn inject(context: &dyn TraceContext, span: &MessageSpan) -> Option<Box<TraceHeaders>> {
     let mut headers = TraceHeaders::default();
-    let around = if span.is_disabled() { Span::current() } else { span.clone() };
-    if let Err(panic) = caught(|| context.inject(&around, &mut headers)) {
+    let around = if span.is_disabled() { MessageSpan::current() } else { span.clone() };
+    if let Err(panic) = caught(|| context.inject(around.get(), &mut headers)) {
         crate::log::error!(panic, "the trace context panicked, and a message goes without");
         return None;
     }
@@ -54,8 +55,8 @@ pub(super) fn inject(context: &dyn TraceContext, span: &Span) -> Option<Box<Trac
 }
 
 /// Hands on what came along.
-pub(super) fn extract(context: &dyn TraceContext, span: &Span, headers: &TraceHeaders) {
-    if let Err(panic) = caught(|| context.extract(span, headers)) {
+pub(super) fn extract(context: &dyn TraceContext, span: &MessageSpan, headers: &TraceHeaders) {
+    if let Err(panic) = caught(|| context.extract(span.get(), headers)) {
         crate::log::error!(panic, "the trace context panicked, and a handler runs without");
     }
 }

@@ -17,6 +17,7 @@ use super::{Broadcast, RpcRequest, TaskRequest};
 use crate::codec::Value;
 use crate::error::{Error, Result};
 use crate::home::{Completer, End, Home, HomeFuture};
+use crate::observe::MessageSpan;
 use crate::panics;
 use crate::wire::names::Identifier;
 
@@ -482,7 +483,7 @@ impl<M: Send + 'static> Handler<M> {
                     Ok(pair) => pair,
                     Err(error) => return Err(HandlerError::exception(format!("the subscriber cannot run: {error}"))),
                 };
-                let span = tracing::Span::current();
+                let span = MessageSpan::current();
                 home.spawn_blocking(move || {
                     // Guards: a handler that waited for a thread until its time was over, and whose sender has that outcome.
                     if completer.is_unwanted() {

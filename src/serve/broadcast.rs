@@ -10,7 +10,6 @@ use futures_util::StreamExt;
 use futures_util::stream::FuturesUnordered;
 use serde::de::DeserializeOwned;
 use tokio::sync::{Semaphore, mpsc};
-use tracing::Instrument;
 
 use super::answer::{Handler, NOBODY, Subscriber, settled};
 use super::codec_loop::{self, CodecInput};
@@ -20,7 +19,7 @@ use super::registration::Registration;
 use crate::broker::Body;
 use crate::codec::Value;
 use crate::driver::command::{ServedBy, Subscription};
-use crate::driver::port::{ConnectionEvent, Mailbox, MailboxSender, MailboxStream, Received};
+use crate::driver::port::{ConnectionEvent, Mailbox, MailboxLimits, MailboxSender, MailboxStream, Received};
 use crate::error::Result;
 use crate::home::Home;
 use crate::observe::{Handling, Incoming, MessageKind};
@@ -28,8 +27,11 @@ use crate::wire::broadcast::Content;
 use crate::wire::headers::TraceHeaders;
 use crate::wire::names::{BROADCAST_TOPIC, Identifier};
 
-/// How many broadcasts wait for one subscriber's home before the oldest is dropped.
-const BROADCAST_BACKLOG: usize = 1024;
+/// What waits for one subscriber's home before the oldest is dropped.
+const BROADCAST_BACKLOG: MailboxLimits = MailboxLimits { items: 1024, bytes: 64 << 20 };
+
+/// A body of fewer bytes is taken to hold as much in memory: so many of the longest backlog do no harm.
+const SMALL: usize = 4096;
 
 /// How many handlers of one subscriber run side by side; the rest waits in the backlog.
 const HANDLERS_MOST: usize = 256;
@@ -67,6 +69,8 @@ impl fmt::Debug for Broadcast {
 struct Arrived {
     content: Content,
     bytes: Option<usize>,
+    /// How much it holds in memory.
+    weight: usize,
     trace: Option<Box<TraceHeaders>>,
 }
 
@@ -82,9 +86,24 @@ pub(crate) enum Delivered {
 /// A subscriber to broadcasts. What it returns is not sent to anybody; a failure is logged.
 pub type BroadcastSubscriber = Subscriber<Broadcast>;
 
+impl Delivered {
+    /// How much it holds in memory.
+    pub(super) fn weight(&self) -> usize {
+        match self {
+            Delivered::Read(broadcast) => broadcast.0.weight,
+            Delivered::Unread(body, _) => body.size(),
+        }
+    }
+}
+
+/// How much a body holds in memory that has been read to this value, which may be many times what it had on the wire.
+pub(super) fn weight(bytes: Option<usize>, value: &Value) -> usize {
+    bytes.filter(|bytes| *bytes < SMALL).unwrap_or_else(|| value.weight())
+}
+
 impl Broadcast {
-    pub(super) fn new(content: Content, bytes: Option<usize>, trace: Option<Box<TraceHeaders>>) -> Self {
-        Broadcast(Arc::new(Arrived { content, bytes, trace }))
+    pub(super) fn new(content: Content, bytes: Option<usize>, weight: usize, trace: Option<Box<TraceHeaders>>) -> Self {
+        Broadcast(Arc::new(Arrived { content, bytes, weight, trace }))
     }
 
     /// What was sent.
@@ -251,7 +270,7 @@ impl fmt::Display for Lagged {
 impl std::error::Error for Lagged {}
 
 impl Broadcasts {
-    /// The next broadcast, or that some were lost; `None` when the communicator has closed.
+    /// The next broadcast, or that some were lost; `None` when the communicator has closed, or the home that waits has ended.
     ///
     /// # Errors
     /// [`Lagged`] when this receiver did not keep up. The broadcasts that follow are there.
@@ -366,7 +385,7 @@ async fn handle(
             trace: broadcast.0.trace.as_deref(),
         },
     );
-    let span = handling.span().clone();
+    let span = handling.span();
     let handled = async {
         let settled = settled(handler.run(&home, broadcast), NOBODY).await;
         handling.end(&settled);
@@ -378,5 +397,5 @@ async fn handle(
             Err(_) => {}
         }
     };
-    handled.instrument(span).await;
+    span.around(handled).await;
 }

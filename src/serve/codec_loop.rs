@@ -9,7 +9,7 @@ use std::sync::Arc;
 
 use tokio::sync::mpsc;
 
-use super::broadcast::{Broadcast, Delivered};
+use super::broadcast::{Broadcast, Delivered, weight};
 use super::context::Context;
 use super::filter::BroadcastFilter;
 use super::rpc;
@@ -17,7 +17,7 @@ use crate::broker::Body;
 use crate::codec::CodecPlace;
 use crate::driver::CodecLoop;
 use crate::driver::command::{BroadcastOutcome, CodecWork, Command};
-use crate::driver::port::{Mailbox, count};
+use crate::driver::port::{Mailbox, count, count_many};
 use crate::error::Result;
 use crate::panics::caught;
 use crate::threads;
@@ -50,11 +50,13 @@ struct Sink {
 impl Sink {
     /// Puts a broadcast into its mailbox. What is lost by that is counted and logged here: its home may never look.
     fn put(&self, context: &Context, delivered: Delivered) {
-        let missed = self.mailbox.put(delivered);
-        if missed > 0 {
-            count(&context.port.counters.broadcasts_lagged);
+        let weight = delivered.weight();
+        let dropped = self.mailbox.put(delivered, weight);
+        if dropped.now == 0 {
+            return;
         }
-        if missed == 1 {
+        count_many(&context.port.counters.broadcasts_lagged, dropped.now);
+        if dropped.now == dropped.in_all {
             let identifier = &self.identifier;
             crate::log::warn!(%identifier, "a broadcast subscriber does not keep up: it loses the oldest until it takes one");
         }
@@ -189,8 +191,9 @@ pub(super) fn read(context: &Context, body: Body, trace: Option<Box<TraceHeaders
         count(&context.port.counters.broadcasts_unreadable);
         crate::log::warn!(%error, "a broadcast that cannot be read was dropped");
     })?;
+    let weight = weight(bytes, &value);
     match Content::decode(value) {
-        Ok(content) => Ok(Some(Broadcast::new(content, bytes, trace))),
+        Ok(content) => Ok(Some(Broadcast::new(content, bytes, weight, trace))),
         Err(error) => {
             count(&context.port.counters.broadcasts_unreadable);
             crate::log::warn!(%error, "a broadcast of the wrong shape was dropped");

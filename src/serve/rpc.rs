@@ -8,7 +8,6 @@ use std::time::Duration;
 
 use serde::de::DeserializeOwned;
 use tokio::sync::{Semaphore, mpsc};
-use tracing::Instrument;
 
 use super::answer::{Answered, Sent, Subscriber, settled};
 use super::context::Context;
@@ -186,7 +185,7 @@ async fn serve(home: Home, subscriber: RpcSubscriber, mut inlet: Inlet) {
         // In a box: tokio moves a task several times before it runs.
         home.spawn_uncounted(Box::pin(async move {
             let mut handling = Handling::new(&context, &incoming(&context, &identifier, &delivery));
-            let span = handling.span().clone();
+            let span = handling.span();
             let RpcDelivery { body, correlation_id, caller_gone, .. } = delivery;
             let handled = async {
                 crate::log::debug!(%identifier, correlation_id = correlation_id.as_deref(), "handling a call");
@@ -198,7 +197,7 @@ async fn serve(home: Home, subscriber: RpcSubscriber, mut inlet: Inlet) {
                 };
                 caller.answer(&identifier, handled, time_limit, &mut handling).await;
             };
-            handled.instrument(span).await;
+            span.around(handled).await;
             drop((handling, permit));
         }));
     }
@@ -375,10 +374,7 @@ pub(super) fn outgoing(
         _ => None,
     };
     let body = context.encode(response.into_value(host)).or_else(|error| {
-        if let Some(text) = plain {
-            return context.encode(exception(text));
-        }
-        let text = format!("the subscriber's result cannot be encoded: {error}");
+        let text = plain.unwrap_or_else(|| format!("the subscriber's result cannot be encoded: {error}"));
         context.encode(exception(text.clone())).or_else(|_| as_kiwipy(&exception(text)))
     });
     match body {

@@ -12,7 +12,6 @@ use std::time::Duration;
 
 use serde::de::DeserializeOwned;
 use tokio::sync::mpsc;
-use tracing::Instrument;
 
 use super::answer::{Answer, Answered, Handler, IntoResponse, Sent, Settled, Subscriber, answered, caught, settled};
 use super::context::Context;
@@ -206,7 +205,7 @@ async fn serve(home: Home, handler: Handler<TaskRequest>, time_limit: Option<Dur
         home.spawn_uncounted(async move {
             let taken = TaskGuard::take(&context, &queue, delivery, Some(identifier.clone()), Cause::HomeEnded);
             let Some(guard) = taken else { return };
-            let span = guard.handling.span().clone();
+            let span = guard.handling.span();
             let handled = async {
                 let message_id = &guard.message.properties().message_id;
                 crate::log::debug!(%identifier, message_id = message_id.as_deref(), redelivered = guard.redelivered, "handling a task");
@@ -214,7 +213,7 @@ async fn serve(home: Home, handler: Handler<TaskRequest>, time_limit: Option<Dur
                     guard.answer(handler.run(&at, request), time_limit).await;
                 }
             };
-            handled.instrument(span).await;
+            span.around(handled).await;
         });
     }
 }
@@ -441,8 +440,8 @@ impl IncomingTask {
         let outcome = answered(outcome);
         match outcome {
             Ok(Answer::Later(_)) => {
-                let span = guard.handling.span().clone();
-                Home::current().spawn_uncounted(guard.answer(std::future::ready(outcome), None).instrument(span));
+                let span = guard.handling.span();
+                Home::current().spawn_uncounted(span.around(guard.answer(std::future::ready(outcome), None)));
             }
             Ok(Answer::Value(value)) => guard.end(Ok(value)),
             Err(error) => guard.end(Err(error)),
@@ -453,7 +452,7 @@ impl IncomingTask {
     /// the sender; nothing is handed to the caller.
     pub fn process<R: IntoResponse>(self, handler: impl FnOnce(&TaskRequest) -> R) {
         let request = self.request.clone();
-        let span = self.guard.handling.span().clone();
+        let span = self.guard.handling.span();
         match span.in_scope(|| caught(|| answered(handler(&request)))) {
             Ok(answer) => self.finish(answer),
             Err(error) => self.finish(HandlerResult::<Answer>::Err(error)),

@@ -324,3 +324,41 @@ fn a_subscriber_is_taken_out_in_time_where_the_broker_is_silent() {
         assert!(!left.iter().any(|queue| queue == "tasks"), "{left:?}");
     });
 }
+
+/// Guards: a handler that goes on for nobody, since its watch waits for a place of its full home.
+#[test]
+fn a_handler_at_a_full_home_sees_that_its_caller_is_gone() {
+    in_some_orders(
+        |simulation| async move {
+            let callers = simulation.new_runtime("callers", Process(0), 500);
+            let workers = simulation.new_runtime("workers", Process(1), 500);
+            let (caller, worker) = (connected(&simulation, callers).await, connected(&simulation, workers).await);
+            let (sees, mut has_seen) = mpsc::unbounded_channel();
+            let watches = RpcSubscriber::future(move |request: RpcRequest| {
+                let sees = sees.clone();
+                async move {
+                    let here = Home::current();
+                    here.set_capacity(here.occupancy().open);
+                    request.caller_gone().expect("a watch").await;
+                    here.set_capacity(500);
+                    drop(sees.send(()));
+                }
+            });
+            let adding = worker.clone();
+            at(&simulation, workers, async move { adding.add_rpc_subscriber("watches", watches).await })
+                .await
+                .expect("a name");
+            let calling = caller.clone();
+            let reply = at(&simulation, callers, async move { calling.rpc_send("watches", ()).send().await })
+                .await
+                .expect("a reply to come");
+            sleep_ms(1000).await;
+            at(&simulation, callers, async move { drop(reply) }).await;
+            sleep_ms(1000).await;
+            let seen = has_seen.try_recv();
+            drop((caller, worker));
+            seen
+        },
+        |seen| seen.expect("it has seen that nobody waits"),
+    );
+}

@@ -7,6 +7,7 @@ use std::sync::Arc;
 use super::envelope::Envelope;
 use super::inbox::{Bell, Inbox};
 use super::local::LocalHome;
+use super::panics::guarded;
 use super::sync::{self, Condvar, JoinHandle, mpsc};
 use super::{DEFAULT_CAPACITY, EVENT_LOOP_STACK, Home, ReserveError};
 
@@ -98,7 +99,7 @@ impl Drop for EventLoop {
         if let Some(thread) = self.thread.take() {
             // On its own thread a join would wait for ever; the loop ends when the caller returns.
             if thread.thread().id() != sync::this_thread() && thread.join().is_err() {
-                tracing::error!("an event loop's thread panicked");
+                guarded(|| tracing::error!("an event loop's thread panicked"));
             }
         }
     }

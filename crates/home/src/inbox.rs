@@ -252,7 +252,13 @@ impl Inbox {
                 guarded(&**hook);
                 let taken = begun.elapsed();
                 if taken > HOOK_LIMIT {
-                    tracing::warn!(?taken, "the wake hook of a foreign loop blocked a thread that completes a future");
+                    // A log is user code on a foreign thread, too.
+                    guarded(|| {
+                        tracing::warn!(
+                            ?taken,
+                            "the wake hook of a foreign loop blocked a thread that completes a future"
+                        );
+                    });
                 }
             }
         }

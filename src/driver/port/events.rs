@@ -8,7 +8,7 @@ use std::time::Duration;
 use futures_core::Stream;
 use parking_lot::Mutex;
 
-use super::{Mailbox, MailboxStream, Received};
+use super::{Mailbox, MailboxLimits, MailboxStream, Received};
 use crate::error::{Detail, Error};
 use crate::wire::names::Identifier;
 
@@ -149,8 +149,8 @@ pub enum ConnectionState {
     Closed,
 }
 
-/// How many events wait for a receiver before the oldest is dropped.
-const BACKLOG: usize = 256;
+/// How many events wait for a receiver before the oldest is dropped. They are small.
+const BACKLOG: MailboxLimits = MailboxLimits { items: 256, bytes: usize::MAX };
 
 /// The events of one communicator from the moment it was asked for; a [`Stream`]. A receiver that falls far behind loses the
 /// oldest, and gets [`ConnectionEvent::Missed`] in their place.
@@ -171,7 +171,7 @@ const BACKLOG: usize = 256;
 pub struct Events(MailboxStream<ConnectionEvent>);
 
 impl Events {
-    /// The next event, or `None` when the communicator has closed.
+    /// The next event, or `None` when the communicator has closed, or the home that waits has ended.
     ///
     /// # Cancel safety
     /// No event is lost when it is dropped.
@@ -220,7 +220,7 @@ impl Feed {
     pub(super) fn emit(&self, event: &ConnectionEvent) {
         let mailboxes: Vec<_> = self.0.lock().mailboxes.iter().filter_map(Weak::upgrade).collect();
         for mailbox in &mailboxes {
-            mailbox.put(event.clone());
+            mailbox.put(event.clone(), 0);
         }
     }
 

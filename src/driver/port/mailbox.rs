@@ -1,4 +1,5 @@
-//! A mailbox: what the library's threads leave for one receiver at a home, up to a limit; then the oldest goes.
+//! A mailbox: what the library's threads leave for one receiver at a home, up to a limit of items and one of bytes; then the
+//! oldest go.
 //!
 //! The receiver waits on a future of its home, so that only its home runs its waker.
 
@@ -16,13 +17,31 @@ use crate::home::{Completer, End, Home, ReserveError};
 /// The side that items are put into, and taken out of.
 #[derive(Debug)]
 pub(crate) struct Mailbox<T> {
-    capacity: usize,
+    limits: Limits,
     state: Mutex<State<T>>,
+}
+
+/// What a mailbox holds at most.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Limits {
+    pub(crate) items: usize,
+    /// The newest item is held however large it is.
+    pub(crate) bytes: usize,
+}
+
+/// How many items have been dropped for one that was put in.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Dropped {
+    pub(crate) now: u64,
+    /// Since the receiver last took one, these included.
+    pub(crate) in_all: u64,
 }
 
 #[derive(Debug)]
 struct State<T> {
-    items: VecDeque<T>,
+    /// Each with its size.
+    items: VecDeque<(T, usize)>,
+    bytes: usize,
     /// How many were dropped since the last that was received.
     missed: u64,
     closed: bool,
@@ -46,31 +65,34 @@ pub(crate) enum Received<T> {
 }
 
 impl<T> Mailbox<T> {
-    pub(crate) fn new(capacity: usize) -> Arc<Self> {
-        let state = State { items: VecDeque::new(), missed: 0, closed: false, waiter: None };
-        Arc::new(Mailbox { capacity, state: Mutex::new(state) })
+    pub(crate) fn new(limits: Limits) -> Arc<Self> {
+        let state = State { items: VecDeque::new(), bytes: 0, missed: 0, closed: false, waiter: None };
+        Arc::new(Mailbox { limits, state: Mutex::new(state) })
     }
 
-    /// Puts an item in. The oldest is dropped when the mailbox is full. After the close nothing is taken. Returns how many were
-    /// dropped since the receiver last took one, if this dropped one; else 0.
-    pub(crate) fn put(&self, item: T) -> u64 {
+    /// Puts an item in, of this size. The oldest are dropped when there is no room for it. After the close nothing is taken.
+    pub(crate) fn put(&self, item: T, size: usize) -> Dropped {
         let mut state = self.state.lock();
         if state.closed {
-            return 0;
+            return Dropped::default();
         }
-        let (oldest, missed) = if state.items.len() == self.capacity {
-            state.missed += 1;
-            (state.items.pop_front(), state.missed)
-        } else {
-            (None, 0)
-        };
-        state.items.push_back(item);
+        let mut oldest = Vec::new();
+        while state.items.len() >= self.limits.items || size.saturating_add(state.bytes) > self.limits.bytes {
+            let Some((item, size)) = state.items.pop_front() else { break };
+            state.bytes -= size;
+            oldest.push(item);
+        }
+        let now = oldest.len() as u64;
+        state.missed += now;
+        let dropped = Dropped { now, in_all: state.missed };
+        state.items.push_back((item, size));
+        state.bytes = state.bytes.saturating_add(size);
         let waiter = state.waiter.take();
         drop(state);
-        // Neither under the lock: one may be a user's value, the other rings a home.
+        // Neither under the lock: these may be a user's values, the other rings a home.
         drop(oldest);
         notify(waiter);
-        missed
+        dropped
     }
 
     /// Nothing more comes. What is there is still received.
@@ -88,7 +110,8 @@ impl<T> Mailbox<T> {
         if state.missed > 0 {
             return Some(Some(Received::Missed(std::mem::take(&mut state.missed))));
         }
-        if let Some(item) = state.items.pop_front() {
+        if let Some((item, size)) = state.items.pop_front() {
+            state.bytes -= size;
             return Some(Some(Received::Item(item)));
         }
         if state.closed {
@@ -220,21 +243,41 @@ fn notify(waiter: Option<Waiter>) {
 mod tests {
     use super::*;
 
+    const TWO: Limits = Limits { items: 2, bytes: usize::MAX };
+
     #[tokio::test]
     async fn the_oldest_goes_and_is_counted() {
-        let mailbox = Mailbox::new(2);
-        assert_eq!((1..=5).map(|n| mailbox.put(n)).collect::<Vec<_>>(), [0, 0, 1, 2, 3]);
+        let mailbox = Mailbox::new(TWO);
+        let dropped: Vec<_> = (1..=5).map(|n| mailbox.put(n, 0)).map(|dropped| (dropped.now, dropped.in_all)).collect();
+        assert_eq!(dropped, [(0, 0), (0, 0), (1, 1), (1, 2), (1, 3)]);
         assert_eq!(mailbox.receive().await, Some(Received::Missed(3)));
         assert_eq!(mailbox.receive().await, Some(Received::Item(4)));
         mailbox.close();
-        mailbox.put(6);
+        mailbox.put(6, 0);
         assert_eq!(mailbox.receive().await, Some(Received::Item(5)));
         assert_eq!(mailbox.receive().await, None);
     }
 
     #[tokio::test]
+    async fn large_items_are_fewer_and_the_newest_is_there_however_large_it_is() {
+        let mailbox = Mailbox::new(Limits { items: 100, bytes: 10 });
+        for n in 0..3 {
+            assert_eq!(mailbox.put(n, 3), Dropped::default());
+        }
+        assert_eq!(mailbox.put(3, 4), Dropped { now: 1, in_all: 1 });
+        assert_eq!(mailbox.put(4, 7), Dropped { now: 3, in_all: 4 }, "one that takes the room of several");
+        assert_eq!(mailbox.receive().await, Some(Received::Missed(4)));
+        assert_eq!(mailbox.receive().await, Some(Received::Item(4)));
+        assert_eq!(mailbox.put(5, 10), Dropped::default(), "what was taken has no room any more");
+        assert_eq!(mailbox.put(6, usize::MAX), Dropped { now: 1, in_all: 1 });
+        assert_eq!(mailbox.put(7, 1), Dropped { now: 1, in_all: 2 });
+        assert_eq!(mailbox.receive().await, Some(Received::Missed(2)));
+        assert_eq!(mailbox.receive().await, Some(Received::Item(7)));
+    }
+
+    #[tokio::test]
     async fn a_receiver_that_waits_is_woken_and_one_that_gives_up_loses_nothing() {
-        let mailbox = Mailbox::new(2);
+        let mailbox = Mailbox::new(TWO);
         for n in 0..100 {
             let given_up = tokio::time::timeout(std::time::Duration::ZERO, mailbox.receive()).await;
             assert!(given_up.is_err());
@@ -243,14 +286,14 @@ mod tests {
                 async move { mailbox.receive().await }
             });
             tokio::task::yield_now().await;
-            mailbox.put(n);
+            mailbox.put(n, 0);
             assert_eq!(waiting.await.unwrap(), Some(Received::Item(n)));
         }
     }
 
     #[tokio::test]
     async fn the_close_ends_a_wait() {
-        let mailbox = Mailbox::<()>::new(2);
+        let mailbox = Mailbox::<()>::new(TWO);
         let waiting = tokio::spawn({
             let mailbox = Arc::clone(&mailbox);
             async move { mailbox.receive().await }

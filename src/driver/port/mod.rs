@@ -12,7 +12,7 @@ use tokio::time::Instant;
 use uuid::Uuid;
 
 pub use events::{ChannelCause, ConnectionEvent, ConnectionState, Events};
-pub(crate) use mailbox::{Mailbox, MailboxSender, MailboxStream, Received};
+pub(crate) use mailbox::{Limits as MailboxLimits, Mailbox, MailboxSender, MailboxStream, Received};
 pub(crate) use permits::{Charge, WaiterId, WhenFull};
 pub(crate) use signal::{Giver, Listener, Signal};
 
@@ -586,7 +586,10 @@ impl Drop for Timer<'_> {
 }
 
 pub(crate) fn home_ended(what: impl Display) -> Error {
-    Error::new(ErrorKind::HomeEnded, format!("{what}: the runtime or loop that asked for it is ending"))
+    Error::new(
+        ErrorKind::HomeEnded,
+        format!("{what}: the runtime, loop or thread that asked for it is ending; ask on one that goes on"),
+    )
 }
 
 /// The end of a wait that may take so long; `None` for one without limit.

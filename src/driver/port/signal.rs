@@ -1,7 +1,7 @@
 //! A signal for work in hand: that something outside has changed, to be awaited at home or checked in between.
 //!
-//! The driver and the work share it. Whoever waits leaves a completer in it, and takes it out again when it stops waiting,
-//! so that a handler may ask in a loop as often as it likes.
+//! The driver and the work share it. Whoever waits leaves in it what ends the wait, and takes it out again when it stops
+//! waiting, so that a handler may ask in a loop as often as it likes.
 
 use std::collections::BTreeMap;
 use std::future::Future;
@@ -12,7 +12,8 @@ use std::task::{Context, Poll, ready};
 
 use parking_lot::Mutex;
 
-use crate::home::{Completer, Home, HomeFuture, Reservation, ReserveError};
+use super::ExpireOnDrop;
+use crate::home::{Completer, End, Home, HomeFuture, Reservation, ReserveError};
 
 /// Both ends of a signal.
 #[derive(Clone, Debug, Default)]
@@ -29,7 +30,15 @@ struct Waiting {
     /// Nobody will give it any more.
     ended: bool,
     last: u64,
-    listeners: BTreeMap<u64, Completer<()>>,
+    listeners: BTreeMap<u64, Waiter>,
+}
+
+/// What ends a wait.
+#[derive(Debug)]
+enum Waiter {
+    Rings(Completer<()>),
+    /// Its home is full: it waits for a place, which ends as this is dropped.
+    Full(#[expect(dead_code, reason = "its drop is what it is for")] ExpireOnDrop),
 }
 
 impl Signal {
@@ -48,8 +57,11 @@ impl Signal {
             std::mem::take(&mut waiting.listeners)
         };
         for listener in listeners.into_values() {
-            // A home that has ended does not ask any more.
-            drop(listener.complete(()));
+            match listener {
+                // A home that has ended does not ask any more.
+                Waiter::Rings(completer) => drop(completer.complete(())),
+                full @ Waiter::Full(_) => drop(full),
+            }
         }
     }
 
@@ -63,17 +75,27 @@ impl Signal {
         Listener { signal: self.clone(), state: Wait::Idle }
     }
 
-    /// Leaves a completer in it. `None` when it was given, or has ended.
-    fn register(&self, completer: Completer<()>) -> Option<u64> {
+    /// Leaves in it what ends a wait. `None` when it was given, or has ended.
+    fn register(&self, waiter: Waiter) -> Option<u64> {
         let mut waiting = self.0.waiting.lock();
-        waiting.last += 1;
-        let number = waiting.last;
         // Guards: a signal that was given, or an end, before anybody waited.
         if waiting.ended {
+            // Not under the lock: it rings a home.
+            drop(waiting);
+            drop(waiter);
             return None;
         }
-        waiting.listeners.insert(number, completer);
+        waiting.last += 1;
+        let number = waiting.last;
+        waiting.listeners.insert(number, waiter);
         Some(number)
+    }
+
+    /// Takes it out again.
+    fn unregister(&self, number: u64) {
+        let waiter = self.0.waiting.lock().listeners.remove(&number);
+        // Not under the lock: it holds a place of the home, or waits for one.
+        drop(waiter);
     }
 
     /// How many wait for it.
@@ -112,8 +134,11 @@ pub(crate) struct Listener {
 
 enum Wait {
     Idle,
-    /// For a place of the home.
-    Reserving(Reservation<()>),
+    /// For a place of the home, which is full.
+    Reserving {
+        number: u64,
+        reservation: Reservation<()>,
+    },
     Waiting {
         number: u64,
         future: HomeFuture<()>,
@@ -126,12 +151,29 @@ impl Listener {
         self.signal.is_given()
     }
 
+    /// It waits at its home, or there is nothing to wait for any more.
+    fn wait(&mut self, (completer, future): (Completer<()>, HomeFuture<()>)) {
+        self.state = match self.signal.register(Waiter::Rings(completer)) {
+            Some(number) => Wait::Waiting { number, future },
+            None => Wait::Over,
+        };
+    }
+
+    /// A home that is full keeps nobody waiting who has nothing to wait for any more.
+    fn wait_for_a_place(&mut self, home: &Home) {
+        let (reservation, expirer) = home.reserve();
+        self.state = match self.signal.register(Waiter::Full(ExpireOnDrop::new(expirer))) {
+            Some(number) => Wait::Reserving { number, reservation },
+            None => Wait::Over,
+        };
+    }
+
     fn stop(&mut self) {
-        if let Wait::Waiting { number, .. } = std::mem::replace(&mut self.state, Wait::Over) {
-            // Its completer holds a place of the home.
-            let completer = self.signal.0.waiting.lock().listeners.remove(&number);
-            drop(completer);
-        }
+        let number = match std::mem::replace(&mut self.state, Wait::Over) {
+            Wait::Waiting { number, .. } | Wait::Reserving { number, .. } => number,
+            Wait::Idle | Wait::Over => return,
+        };
+        self.signal.unregister(number);
     }
 }
 
@@ -142,27 +184,33 @@ impl Future for Listener {
         let this = &mut *self;
         loop {
             match &mut this.state {
-                Wait::Idle => this.state = Wait::Reserving(Home::current().reserve().0),
-                Wait::Reserving(reservation) => {
-                    let registered = match ready!(Pin::new(reservation).poll(context)) {
-                        Ok((completer, future)) => this.signal.register(completer).map(|number| (number, future)),
-                        // It was moved to another home while it waited for a place.
-                        Err(ReserveError::WrongHome) => {
-                            this.state = Wait::Idle;
-                            continue;
-                        }
+                Wait::Idle => {
+                    let home = Home::current();
+                    match home.try_future() {
+                        Ok(pair) => this.wait(pair),
+                        Err(ReserveError::Full) => this.wait_for_a_place(&home),
                         // Its home is ending: nobody waits there any more.
-                        Err(_) => None,
-                    };
-                    match registered {
-                        Some((number, future)) => this.state = Wait::Waiting { number, future },
-                        None => this.state = Wait::Over,
+                        Err(_) => this.state = Wait::Over,
+                    }
+                }
+                Wait::Reserving { reservation, .. } => {
+                    let place = ready!(Pin::new(reservation).poll(context));
+                    this.stop();
+                    match place {
+                        Ok(pair) => this.wait(pair),
+                        // It was moved to another home while it waited for a place.
+                        Err(ReserveError::WrongHome) => this.state = Wait::Idle,
+                        // There is nothing to wait for any more, or its home is ending.
+                        Err(_) => {}
                     }
                 }
                 Wait::Waiting { future, .. } => {
-                    // Whatever its end is, there is nothing to wait for any more.
-                    let _ = ready!(Pin::new(future).poll(context));
+                    let end = ready!(Pin::new(future).poll(context));
                     this.stop();
+                    // Guards: a wait that is moved to another home, and would end as if the signal were given. It waits there.
+                    if let Err(End::WrongHome) = end {
+                        this.state = Wait::Idle;
+                    }
                 }
                 Wait::Over => return Poll::Ready(()),
             }
@@ -214,5 +262,56 @@ mod tests {
         waits.await;
         signal.listen().await;
         assert!(!signal.is_given());
+    }
+
+    /// Ends at once where nothing goes on any more, for the clock of these tests stands still.
+    async fn soon<T>(waited: impl Future<Output = T>) -> T {
+        tokio::time::timeout(std::time::Duration::from_secs(60), waited).await.expect("the wait ends")
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_full_home_keeps_no_wait_for_a_signal_that_has_come() {
+        let home = Home::current();
+        home.set_capacity(1);
+        let place = home.try_future::<()>().expect("the only place");
+        for ends in [Signal::give, Signal::end] {
+            let signal = Signal::default();
+            let (mut one, mut other) = (signal.listen(), signal.listen());
+            assert!((&mut one).now_or_never().is_none());
+            assert!((&mut other).now_or_never().is_none());
+            assert_eq!(signal.listeners(), 2);
+            drop(other);
+            assert_eq!(signal.listeners(), 1);
+            ends(&signal);
+            soon(one).await;
+            soon(signal.listen()).await;
+        }
+        let signal = Signal::default();
+        let mut waits = signal.listen();
+        assert!((&mut waits).now_or_never().is_none());
+        drop(place);
+        // Its turn at the place that is free now.
+        while home.occupancy().open == 0 {
+            assert!((&mut waits).now_or_never().is_none());
+            tokio::task::yield_now().await;
+        }
+        assert_eq!(signal.listeners(), 1);
+        signal.give();
+        soon(waits).await;
+        assert_eq!(home.occupancy().open, 0, "nothing is held");
+    }
+
+    #[test]
+    fn a_wait_that_is_moved_to_another_home_goes_on_there() {
+        let runtime = || tokio::runtime::Builder::new_current_thread().build().expect("a runtime");
+        let (one, other) = (runtime(), runtime());
+        let signal = Signal::default();
+        let mut waits = signal.listen();
+        one.block_on(async { assert!((&mut waits).now_or_never().is_none()) });
+        other.block_on(async {
+            assert!((&mut waits).now_or_never().is_none(), "the signal was not given");
+            signal.give();
+            waits.await;
+        });
     }
 }
