@@ -12,10 +12,8 @@ pub(crate) type Running<T> = Pin<Box<dyn Future<Output = Result<T>> + Send>>;
 pub(crate) enum Sending<P, T> {
     /// What it is to be. Nothing has been sent.
     Built(P),
-    /// It has been polled.
-    Running(Running<T>),
-    /// It has ended, or was given away, or a panic came between the two.
-    Taken,
+    /// It has been polled. `None` once it has ended, or was given away, or where a panic came between the two.
+    Running(Option<Running<T>>),
 }
 
 impl<P, T> Sending<P, T> {
@@ -46,18 +44,19 @@ impl<P, T> Sending<P, T> {
 
     /// The same with other parts and another outcome. One that has been polled stays without.
     pub(crate) fn map<Q, U>(self, change: impl FnOnce(P) -> Q) -> Sending<Q, U> {
-        self.into_parts().map_or(Sending::Taken, |parts| Sending::Built(change(parts)))
+        self.into_parts().map_or(Sending::Running(None), |parts| Sending::Built(change(parts)))
     }
 
     pub(crate) fn poll(&mut self, context: &mut Context<'_>, start: impl FnOnce(P) -> Running<T>) -> Poll<Result<T>> {
-        let mut running = match std::mem::replace(self, Sending::Taken) {
-            Sending::Built(parts) => start(parts),
-            Sending::Running(running) => running,
-            Sending::Taken => return Poll::Ready(Err(polled_before())),
+        let running = match self {
+            // Alone: the parts, which may stand in its place, are large.
+            Sending::Running(running) => running.take(),
+            Sending::Built(_) => std::mem::replace(self, Sending::Running(None)).into_parts().ok().map(start),
         };
+        let Some(mut running) = running else { return Poll::Ready(Err(polled_before())) };
         let polled = running.as_mut().poll(context);
         if polled.is_pending() {
-            *self = Sending::Running(running);
+            *self = Sending::Running(Some(running));
         }
         polled
     }

@@ -124,7 +124,7 @@ impl Reply {
     async fn read_one(&mut self) -> Result<ReplyStage> {
         if self.next.is_none() {
             // Guards: a home that stays full. What the driver ends is known only to who has a place.
-            let (reply, future) = self.context.port.future(&self.subject, self.place_by).await?;
+            let (reply, future) = Box::pin(self.context.port.future(&self.subject, self.place_by)).await?;
             self.context.port.send(Command::NextReply { correlation: self.correlation, reply })?;
             self.next = Some(future);
         }
@@ -152,11 +152,6 @@ impl Reply {
         }
     }
 
-    /// What it is a reply to, for errors.
-    pub(super) fn subject(&self) -> Subject {
-        self.subject.clone()
-    }
-
     /// The outcome, through all stages.
     ///
     /// # Errors
@@ -165,6 +160,11 @@ impl Reply {
     /// # Cancel safety
     /// Dropped, it gives the request up. Use [`stage`](Self::stage) where the wait may be interrupted.
     pub async fn outcome(mut self) -> Result<Value> {
+        self.last().await
+    }
+
+    /// The same, by reference.
+    pub(super) async fn last(&mut self) -> Result<Value> {
         loop {
             if let ReplyStage::Done(value) = self.stage().await? {
                 return Ok(value);
@@ -177,8 +177,8 @@ impl IntoFuture for Reply {
     type Output = Result<Value>;
     type IntoFuture = Pin<Box<dyn Future<Output = Result<Value>> + Send>>;
 
-    fn into_future(self) -> Self::IntoFuture {
-        Box::pin(self.outcome())
+    fn into_future(mut self) -> Self::IntoFuture {
+        Box::pin(async move { self.last().await })
     }
 }
 

@@ -19,11 +19,11 @@ use crate::codec::Value;
 use crate::driver::command::{
     Command, Expected, Extra, Extras, Published, QueueName, RawReply, Repeat, Subject, TaskReply, Timeout,
 };
-use crate::driver::port::{Charge, Port, Turn, WhenFull, limit};
+use crate::driver::port::{Charge, Place, Port, Turn, WhenFull, limit};
 use crate::error::{Error, Result};
-use crate::home::{Home, HomeFuture};
+use crate::home::Home;
 use crate::observe::{MessageKind, Outgoing};
-use crate::sending::Sending;
+use crate::sending::{Running, Sending};
 use crate::serve::Context;
 use crate::wire::broadcast::Content;
 use crate::wire::delay::Delay;
@@ -32,17 +32,25 @@ use crate::wire::task::{NoReply, encode};
 use crate::wire::unique::UniqueKey;
 
 /// The outcome as the type that is wanted.
-async fn typed<T: DeserializeOwned + 'static>(reply: Reply) -> Result<T> {
-    let subject = reply.subject();
-    let mut value = Some(reply.outcome().await?);
-    // A value is handed on as it is.
-    let wanted: &mut dyn Any = &mut value;
-    if let Some(value) = wanted.downcast_mut::<Option<T>>().and_then(Option::take) {
-        return Ok(value);
+#[allow(clippy::manual_async_fn, reason = "the reply would stand twice in the future of an async function")]
+fn typed<T: DeserializeOwned + 'static>(mut reply: Reply) -> impl Future<Output = Result<T>> + Send {
+    async move {
+        let mut value = Some(reply.last().await?);
+        // A value is handed on as it is.
+        let wanted: &mut dyn Any = &mut value;
+        if let Some(value) = wanted.downcast_mut::<Option<T>>().and_then(Option::take) {
+            return Ok(value);
+        }
+        value.unwrap_or(Value::Null).deserialize().map_err(|error: Error| {
+            let text = format!("{}: the answer cannot be read: {error}", reply.what());
+            Error::with_source(error.kind(), text, error)
+        })
     }
-    value.unwrap_or(Value::Null).deserialize().map_err(|error: Error| {
-        Error::with_source(error.kind(), format!("{subject}: the answer cannot be read: {error}"), error)
-    })
+}
+
+/// A message that was not sent.
+fn failed<T>(error: Error) -> Running<T> {
+    Box::pin(async move { Err(error) })
 }
 
 /// How long is waited for room, and until when the first reply is due. The request's time runs since then. A task that is held
@@ -56,13 +64,6 @@ fn limits(
     let after = |held_back| timeout.limit().map(|time| crate::time::after(since, time.saturating_add(held_back)));
     let due = after(held_back);
     (if published.is_some() { after(Duration::ZERO) } else { due }, due)
-}
-
-/// The same without waiting.
-fn try_expect(subject: &Subject, timeout: Timeout, held_back: Duration) -> Result<(Expected, HomeFuture<RawReply>)> {
-    let due = limit(timeout.limit().map(|time| time.saturating_add(held_back)));
-    let (reply, future) = Home::current().try_future().map_err(|error| Error::reserve(subject, error))?;
-    Ok((Expected { correlation: crate::ids::unique(), reply, timeout, due }, future))
 }
 
 /// A request whose body is encoded: it goes out once there is a place for its reply.
@@ -79,29 +80,52 @@ struct Request<F> {
 impl<F: FnOnce(Expected, Option<Published>) -> Command> Request<F> {
     /// If there is room for it just now.
     fn try_send(self) -> Result<Reply> {
-        let expected = try_expect(&self.subject, self.timeout, self.held_back)?;
-        self.submit(expected, None, WhenFull::Refuse, None)
+        let due = limit(self.timeout.limit().map(|time| time.saturating_add(self.held_back)));
+        let place = Home::current().try_future().map_err(|error| Error::reserve(&self.subject, error))?;
+        self.submit(place, None, due, WhenFull::Refuse, None)
     }
 
     /// When there is room for it. The reply comes to this home.
     async fn send(self, home: &Home, published: Option<Published>, since: Instant) -> Result<Reply> {
         let (room_by, due) = limits(self.timeout, self.held_back, since, published.as_ref());
-        let (reply, future) = Port::future_at(&self.context.port, home, &self.subject, room_by).await?;
-        let expected = Expected { correlation: crate::ids::unique(), reply, timeout: self.timeout, due };
-        self.submit((expected, future), published, WhenFull::Wait, room_by)
+        let place = match self.context.port.place_now(home) {
+            Some(place) => place,
+            // In a box, as everything large that mostly is not needed.
+            None => Box::pin(Port::future_at(&self.context.port, home, &self.subject, room_by)).await?,
+        };
+        self.submit(place, published, due, WhenFull::Wait, room_by)
+    }
+
+    /// Sends it when there is room for it, and waits for its outcome. To be called where the outcome is awaited, which is mostly
+    /// without having to wait for room: then what is left to be done is small.
+    fn outcome<T: DeserializeOwned + 'static>(self) -> Running<T>
+    where
+        F: Send + 'static,
+    {
+        let (home, since) = (Home::current(), Instant::now());
+        let Some(place) = self.context.port.place_now(&home) else {
+            return Box::pin(async move { typed(self.send(&home, None, since).await?).await });
+        };
+        let (room_by, due) = limits(self.timeout, self.held_back, since, None);
+        match self.submit(place, None, due, WhenFull::Wait, room_by) {
+            Ok(reply) => Box::pin(typed(reply)),
+            Err(error) => failed(error),
+        }
     }
 
     fn submit(
         self,
-        (expected, future): (Expected, HomeFuture<RawReply>),
+        (reply, future): Place<RawReply>,
         published: Option<Published>,
+        due: Option<Instant>,
         when_full: WhenFull,
         room_by: Option<Instant>,
     ) -> Result<Reply> {
         let Request { context, subject, bytes, timeout, command, .. } = self;
-        let correlation = expected.correlation;
+        let correlation = crate::ids::unique();
         let mut outgoing = subject.outgoing(&context, Some(correlation), bytes);
-        let command = command(expected, published).traced(outgoing.trace(&context));
+        let mut command = command(Expected { correlation, reply, timeout, due }, published);
+        command.trace(outgoing.trace(&context));
         let submitted = context.port.submit(&subject, bytes, command, when_full, room_by);
         if submitted.is_err() {
             outgoing.end(&submitted);
@@ -348,8 +372,9 @@ impl<T: DeserializeOwned + 'static> Future for RpcSend<T> {
     type Output = Result<T>;
 
     fn poll(mut self: Pin<&mut Self>, context: &mut TaskContext<'_>) -> Poll<Result<T>> {
-        self.sending.poll(context, |call| {
-            Box::pin(async move { typed(call.encoded()?.send(&Home::current(), None, Instant::now()).await?).await })
+        self.sending.poll(context, |call| match call.encoded() {
+            Ok(request) => request.outcome(),
+            Err(error) => failed(error),
         })
     }
 }
@@ -589,8 +614,9 @@ impl<T: DeserializeOwned + 'static> Future for TaskSend<T> {
     type Output = Result<T>;
 
     fn poll(mut self: Pin<&mut Self>, context: &mut TaskContext<'_>) -> Poll<Result<T>> {
-        self.sending.poll(context, |task| {
-            Box::pin(async move { typed(task.encoded()?.send(&Home::current(), None, Instant::now()).await?).await })
+        self.sending.poll(context, |task| match task.encoded() {
+            Ok(request) => request.outcome(),
+            Err(error) => failed(error),
         })
     }
 }
@@ -625,8 +651,13 @@ async fn taken_over(
     let trace = outgoing.trace(context);
     let sending = async {
         let port = &context.port;
-        let (published, outcome) = port.future(what, Some(until)).await?;
-        let turn = port.submit(what, bytes, command(published).traced(trace), WhenFull::Wait, Some(until))?;
+        let (published, outcome) = match port.place_now(&Home::current()) {
+            Some(place) => place,
+            None => Box::pin(port.future(what, Some(until))).await?,
+        };
+        let mut command = command(published);
+        command.trace(trace);
+        let turn = port.submit(what, bytes, command, WhenFull::Wait, Some(until))?;
         let _leave = turn.map(|turn| Leave(context, turn));
         outcome.await.map_err(|end| port.ended(end, what))?
     };

@@ -6,7 +6,7 @@
 use super::value::{MAX_DEPTH, Value};
 
 impl Value {
-    fn holds_values(&self) -> bool {
+    pub(super) fn holds_values(&self) -> bool {
         matches!(self, Value::List(_) | Value::Tuple(_) | Value::Set(_) | Value::Map(_) | Value::Tagged(_))
     }
 
@@ -16,10 +16,8 @@ impl Value {
     }
 
     fn is_deeper_than(&self, levels: usize) -> bool {
-        if !self.holds_values() {
-            return false;
-        }
-        let below = |value: &Value| levels == 0 || value.is_deeper_than(levels - 1);
+        // Most values hold none, and are not called for.
+        let below = |value: &Value| levels == 0 || (value.holds_values() && value.is_deeper_than(levels - 1));
         match self {
             Value::List(items) | Value::Tuple(items) => items.iter().any(below),
             Value::Set(map) | Value::Map(map) => map.iter().any(|(key, value)| below(key) || below(value)),

@@ -525,33 +525,45 @@ impl Value {
     /// spare capacity are not counted. Takes no stack for deep values.
     #[must_use]
     pub fn weight(&self) -> usize {
-        let mut weight = size_of::<Value>();
-        // Mostly it is one value, which needs no list.
+        fn add<'a>(within: &'a Value, weight: &mut usize, open: &mut Vec<&'a Value>) {
+            *weight += within.own_weight();
+            if within.holds_values() {
+                open.push(within);
+            }
+        }
+        let mut weight = size_of::<Value>() + self.own_weight();
+        // Mostly it is one value, or holds only such that hold none: then no list is needed.
         let (mut next, mut open) = (Some(self), Vec::new());
         while let Some(value) = next {
-            weight += match value {
-                // Of an object only its owner knows more.
-                Value::Null | Value::Bool(_) | Value::Int(_) | Value::Float(_) | Value::Opaque(_) => 0,
-                Value::BigInt(int) => usize::try_from(int.bits() / 8).unwrap_or(usize::MAX).saturating_add(8),
-                Value::String(text) | Value::Timestamp(text) => text.len(),
-                Value::Bytes(bytes) => bytes.len(),
+            match value {
                 Value::List(items) | Value::Tuple(items) => {
-                    open.extend(items);
-                    items.len() * size_of::<Value>()
+                    items.iter().for_each(|item| add(item, &mut weight, &mut open));
                 }
-                Value::Map(map) | Value::Set(map) => {
-                    map.iter().for_each(|(key, value)| open.extend([key, value]));
-                    // Beside the pair, its hash and its place in the table of hashes.
-                    map.len() * (2 * size_of::<Value>() + 3 * size_of::<usize>())
-                }
-                Value::Tagged(tagged) => {
-                    open.push(&tagged.value);
-                    tagged.tag.len() + size_of::<Tagged>()
-                }
-            };
+                Value::Map(map) | Value::Set(map) => map.iter().for_each(|(key, value)| {
+                    add(key, &mut weight, &mut open);
+                    add(value, &mut weight, &mut open);
+                }),
+                Value::Tagged(tagged) => add(&tagged.value, &mut weight, &mut open),
+                _ => {}
+            }
             next = open.pop();
         }
         weight
+    }
+
+    /// The same without what is in it, and without itself.
+    fn own_weight(&self) -> usize {
+        match self {
+            // Of an object only its owner knows more.
+            Value::Null | Value::Bool(_) | Value::Int(_) | Value::Float(_) | Value::Opaque(_) => 0,
+            Value::BigInt(int) => usize::try_from(int.bits() / 8).unwrap_or(usize::MAX).saturating_add(8),
+            Value::String(text) | Value::Timestamp(text) => text.len(),
+            Value::Bytes(bytes) => bytes.len(),
+            Value::List(items) | Value::Tuple(items) => items.len() * size_of::<Value>(),
+            // Beside the pair, its hash and its place in the table of hashes.
+            Value::Map(map) | Value::Set(map) => map.len() * (2 * size_of::<Value>() + 3 * size_of::<usize>()),
+            Value::Tagged(tagged) => tagged.tag.len() + size_of::<Tagged>(),
+        }
     }
 }
 

@@ -200,26 +200,22 @@ pub(crate) enum Command {
 }
 
 impl Command {
-    /// The same, for a message, with the room that it takes up.
-    pub(super) fn charged(mut self, room: Charge) -> Self {
-        if let Command::Call { charge, .. } | Command::Task { charge, .. } | Command::Broadcast { charge, .. } =
-            &mut self
-        {
+    /// The room that a message takes up. In place, for a command is large.
+    pub(super) fn charge(&mut self, room: Charge) {
+        if let Command::Call { charge, .. } | Command::Task { charge, .. } | Command::Broadcast { charge, .. } = self {
             *charge = room;
         }
-        self
     }
 
-    /// The same, for a message, with what is known of the trace that it is part of.
-    pub(crate) fn traced(mut self, trace: Option<Box<TraceHeaders>>) -> Self {
+    /// What is known of the trace that a message is part of.
+    pub(crate) fn trace(&mut self, trace: Option<Box<TraceHeaders>>) {
         if let (
             Some(trace),
             Command::Call { extras, .. } | Command::Task { extras, .. } | Command::Broadcast { extras, .. },
-        ) = (trace, &mut self)
+        ) = (trace, self)
         {
             extras.0.get_or_insert_default().trace = Some(trace);
         }
-        self
     }
 
     /// Ends whoever waits for this message, which is not sent.

@@ -34,7 +34,8 @@ struct Sending {
 
 impl<B: Broker> Driver<B> {
     pub(super) fn on_command(&mut self, command: Command) -> Option<End> {
-        let now = Instant::now();
+        // Read where it is needed, which is not for most commands.
+        let now = Instant::now;
         match command {
             Command::Call { recipient, body, expected, published, repeat, charge, extras } => {
                 self.send_call(recipient, body, expected, repeat, Sending { published, charge, extras });
@@ -60,13 +61,13 @@ impl<B: Broker> Driver<B> {
             },
             Command::Forget { correlation, end } => self.forget(correlation, end),
             Command::Subscribe { id, subscription, done } => {
-                self.subscriptions.subscribe(id, subscription, done, now);
+                self.subscriptions.subscribe(id, subscription, done, now());
             }
-            Command::Unsubscribe { name, done } => self.subscriptions.unsubscribe(&name, done, now),
-            Command::SubscriberEnded { id, served_by } => self.subscriptions.subscriber_ended(id, served_by, now),
+            Command::Unsubscribe { name, done } => self.subscriptions.unsubscribe(&name, done, now()),
+            Command::SubscriberEnded { id, served_by } => self.subscriptions.subscriber_ended(id, served_by, now()),
             Command::Pull { id, queue, wait, done } => {
                 self.pulls.insert(id, done);
-                self.subscriptions.pull(id, queue, wait, now);
+                self.subscriptions.pull(id, queue, wait, now());
             }
             Command::CancelPull { id } => self.cancel_pull(id),
             Command::Ack { tag } => self.ack(tag),
@@ -86,7 +87,7 @@ impl<B: Broker> Driver<B> {
                     (Phase::Open, Closing::LastHandle) => return Some(End::Closed { drain: Duration::ZERO }),
                     // Another close ends the drain where it is to take no longer.
                     (Phase::Draining, Closing::Drain(drain)) => {
-                        let until = crate::time::after(now, drain);
+                        let until = crate::time::after(now(), drain);
                         self.drain_until = Some(self.drain_until.map_or(until, |known| known.min(until)));
                     }
                     (Phase::Draining, Closing::LastHandle) | (Phase::Closing, _) => {}
@@ -103,7 +104,7 @@ impl<B: Broker> Driver<B> {
                 let peers = self.peers();
                 self.outbox.published(id, outcome, peers, now);
             }
-            BrokerEvent::Delivery { consumer, delivery } => self.on_delivery(&consumer, delivery),
+            BrokerEvent::Delivery { consumer, delivery } => self.on_delivery(&consumer, delivery, now),
             BrokerEvent::ConsumerCancelled { consumer } => self.subscriptions.cancelled(&consumer, now),
             BrokerEvent::LaneClosed { lane, opening, consumers, error } => {
                 self.on_lane_closed(lane, opening, &consumers, error);
@@ -125,7 +126,7 @@ impl<B: Broker> Driver<B> {
         None
     }
 
-    fn on_delivery(&mut self, consumer: &str, delivery: Delivery) {
+    fn on_delivery(&mut self, consumer: &str, delivery: Delivery, now: Instant) {
         let Some(route) = self.subscriptions.route(consumer) else {
             // Its consumer was ended here, and it was on its way.
             crate::log::debug!(consumer, "a delivery for a consumer that has ended goes back");
@@ -135,7 +136,7 @@ impl<B: Broker> Driver<B> {
             return;
         };
         match route {
-            Route::Replies => self.on_reply(delivery),
+            Route::Replies => self.on_reply(delivery, now),
             Route::Control => self.on_control(&delivery),
             Route::Broadcasts => {
                 if let Some(tag) = self.tag(delivery.receipt) {
@@ -311,10 +312,10 @@ impl<B: Broker> Driver<B> {
         self.outbox.send(stream, kind, message, charge, until);
     }
 
-    fn on_reply(&mut self, delivery: Delivery) {
+    fn on_reply(&mut self, delivery: Delivery, now: Instant) {
         let Delivery { properties, body, .. } = delivery;
         let correlation = properties.correlation_id.as_deref().and_then(|id| uuid::Uuid::try_parse(id).ok());
-        let arrived = correlation.map(|id| self.requests.reply(id, body, Instant::now()));
+        let arrived = correlation.map(|id| self.requests.reply(id, body, now));
         match arrived {
             Some(Arrived::For(reply, body)) => complete(reply, Ok(body)),
             Some(Arrived::Kept { pushed_out }) => count_many(&self.port.counters.late_replies, pushed_out as u64),
@@ -374,7 +375,7 @@ impl<B: Broker> Driver<B> {
                 self.callers.ended(call);
             }
             self.answers.remember(&reply);
-            self.subscriptions.answered(Instant::now());
+            self.subscriptions.answered(Instant::now);
         }
         let super::command::OutgoingReply { exchange, reply_to, correlation_id, stage, body, .. } = reply;
         let kind = Kind::Reply { stage, correlation: correlation_id.clone(), late: None, sent };

@@ -52,6 +52,7 @@ mod callers;
 mod close;
 pub(crate) mod command;
 mod connection;
+mod deadlines;
 mod events;
 mod gate;
 mod lanes;

@@ -28,6 +28,7 @@ use tokio::time::Instant;
 use uuid::Uuid;
 
 use super::command::{QueueName, Repeat, ReplyStage, Turn};
+use super::deadlines::Deadlines;
 use super::port::Charge;
 use super::requests::ById;
 use super::tasks::Known;
@@ -280,7 +281,7 @@ pub(super) struct Outbox<P> {
     fixed: [StreamState; FIXED],
     tasks: BTreeMap<QueueName, StreamState>,
     /// When pauses and messages end.
-    due: BTreeSet<(Instant, PublishId)>,
+    due: Deadlines<PublishId>,
     /// Calls that wait or pause, so that one whose caller goes need not go out.
     calls: HashMap<Uuid, PublishId, ById>,
     /// How many entries nobody waits for.
@@ -329,7 +330,7 @@ impl<P> Outbox<P> {
             entries: HashMap::default(),
             fixed: Default::default(),
             tasks: BTreeMap::new(),
-            due: BTreeSet::new(),
+            due: Deadlines::default(),
             calls: HashMap::default(),
             aside: 0,
             connected: false,
@@ -337,6 +338,11 @@ impl<P> Outbox<P> {
             broker: broker.into(),
             out: Vec::new(),
         }
+    }
+
+    /// Whether something is to be done since the last call of [`swap_acts`](Self::swap_acts).
+    pub(super) fn has_acts(&self) -> bool {
+        !self.out.is_empty()
     }
 
     /// Puts what is to be done since the last call, in order, in the place of this list, which is empty.

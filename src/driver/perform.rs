@@ -48,22 +48,19 @@ impl<B: Broker> Driver<B> {
     /// Carries out what the parts want, and what follows from that, until nothing is left.
     pub(super) fn perform(&mut self) {
         self.release_acks();
-        // Lists that keep their memory from one call to the next.
-        let mut lists = std::mem::take(&mut self.lists);
-        let Lists { out, subscribed, actions } = &mut lists;
-        loop {
+        while self.outbox.has_acts() || self.subscriptions.has_acts() || !self.actions.is_empty() {
+            // Lists that keep their memory from one call to the next.
+            let mut lists = std::mem::take(&mut self.lists);
+            let Lists { out, subscribed, actions } = &mut lists;
             self.outbox.swap_acts(out);
             self.subscriptions.swap_acts(subscribed);
             std::mem::swap(&mut self.actions, actions);
-            if out.is_empty() && subscribed.is_empty() && actions.is_empty() {
-                break;
-            }
             self.act_for_all_tasks(actions);
             subscribed.drain(..).for_each(|act| self.act_for_subscriptions(act));
             out.drain(..).for_each(|act| self.act_for_outbox(act));
+            lists.shrink();
+            self.lists = lists;
         }
-        lists.shrink();
-        self.lists = lists;
     }
 
     /// Runs a job on the present connection.

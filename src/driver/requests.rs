@@ -15,6 +15,7 @@ use tokio::time::Instant;
 use uuid::Uuid;
 
 use super::command::{Subject, Timeout};
+use super::deadlines::Deadlines;
 use super::port::REPORT_EVERY;
 use crate::broker::Body;
 use crate::time::after;
@@ -54,7 +55,7 @@ pub(super) struct Requests<R> {
     waiting: HashMap<Uuid, Request<R>, ById>,
     /// The instant at which a request is checked. Exactly one entry a request, never later than it wants attention; where that
     /// has moved on, the entry follows when its time comes.
-    deadlines: BTreeSet<(Instant, Uuid)>,
+    deadlines: Deadlines<Uuid>,
 }
 
 struct Request<R> {
@@ -140,7 +141,7 @@ impl Timeout {
 
 impl<R> Default for Requests<R> {
     fn default() -> Self {
-        Requests { waiting: HashMap::default(), deadlines: BTreeSet::new() }
+        Requests { waiting: HashMap::default(), deadlines: Deadlines::default() }
     }
 }
 

@@ -24,7 +24,7 @@ mod explore;
 mod plans;
 mod wanted;
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -190,7 +190,7 @@ impl<D> Service<D> {
 pub(super) struct Subscriptions<D> {
     names: Names,
     services: BTreeMap<Key, Service<D>>,
-    by_tag: HashMap<String, Route>,
+    by_tag: BTreeMap<String, Route>,
     by_id: BTreeMap<SubscriberId, SubscriberName>,
     by_name: BTreeMap<SubscriberName, SubscriberId>,
     lanes: Lanes,
@@ -233,7 +233,7 @@ impl<D> Subscriptions<D> {
         Subscriptions {
             names,
             services: BTreeMap::new(),
-            by_tag: HashMap::new(),
+            by_tag: BTreeMap::new(),
             by_id: BTreeMap::new(),
             by_name: BTreeMap::new(),
             lanes: Lanes::default(),
@@ -250,6 +250,11 @@ impl<D> Subscriptions<D> {
             operation_timeout,
             out: Vec::new(),
         }
+    }
+
+    /// Whether something is to be done since the last call of [`swap_acts`](Self::swap_acts).
+    pub(super) fn has_acts(&self) -> bool {
+        !self.out.is_empty()
     }
 
     /// Puts what is to be done since the last call, in order, in the place of this list, which is empty.
@@ -881,9 +886,9 @@ impl<D> Subscriptions<D> {
     }
 
     /// Something was answered here.
-    pub(super) fn answered(&mut self, now: Instant) {
+    pub(super) fn answered(&mut self, now: impl FnOnce() -> Instant) {
         if !std::mem::replace(&mut self.answered, true) {
-            self.reconcile_control(now);
+            self.reconcile_control(now());
         }
     }
 

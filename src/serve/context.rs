@@ -3,6 +3,7 @@
 //! only is not called on the codec thread either.
 
 use std::fmt;
+use std::ops::Deref;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -21,9 +22,12 @@ pub(crate) struct Defaults {
     pub(crate) task_prefetch: u16,
 }
 
-/// Cheap to clone.
+/// Cheap to clone: each call has several.
 #[derive(Clone)]
-pub(crate) struct Context {
+pub(crate) struct Context(Arc<Shared>);
+
+#[derive(Clone)]
+pub(crate) struct Shared {
     pub(crate) port: Arc<Port>,
     pub(crate) defaults: Defaults,
     codec: Arc<dyn Codec>,
@@ -34,6 +38,14 @@ pub(crate) struct Context {
     pub(crate) trace: Option<Arc<dyn TraceContext>>,
 }
 
+impl Deref for Context {
+    type Target = Shared;
+
+    fn deref(&self) -> &Shared {
+        &self.0
+    }
+}
+
 impl Context {
     pub(crate) fn new(
         port: Arc<Port>,
@@ -42,13 +54,12 @@ impl Context {
         trace: Option<Arc<dyn TraceContext>>,
     ) -> Self {
         let codec_place = caught(|| codec.place()).unwrap_or_default();
-        Context { port, defaults, codec, codec_place, refusal: None, trace }
+        Context(Arc::new(Shared { port, defaults, codec, codec_place, refusal: None, trace }))
     }
 
     /// Keeps the answer to a call that nobody serves any more.
-    pub(super) fn with_refusal(mut self, refusal: Option<Body>) -> Self {
-        self.refusal = refusal;
-        self
+    pub(super) fn with_refusal(self, refusal: Option<Body>) -> Self {
+        Context(Arc::new(Shared { refusal, ..Arc::unwrap_or_clone(self.0) }))
     }
 
     /// The answer to a call that nobody serves any more, if it was written when the communicator was made.

@@ -189,12 +189,13 @@ async fn serve(home: Home, subscriber: RpcSubscriber, mut inlet: Inlet) {
             let RpcDelivery { body, correlation_id, caller_gone, .. } = delivery;
             let handled = async {
                 crate::log::debug!(%identifier, correlation_id = correlation_id.as_deref(), "handling a call");
-                let handled = async {
+                // In a box: it goes through several hands, and would stand in each of their futures.
+                let handled = Box::pin(async {
                     match context.decode(body) {
                         Ok(body) => handler.run(&at, RpcRequest { body, correlation_id, caller_gone }).await,
                         Err(error) => Err(unreadable(format!("the call's body cannot be read: {error}"))),
                     }
-                };
+                });
                 caller.answer(&identifier, handled, time_limit, &mut handling).await;
             };
             span.around(handled).await;

@@ -210,7 +210,8 @@ async fn serve(home: Home, handler: Handler<TaskRequest>, time_limit: Option<Dur
                 let message_id = &guard.message.properties().message_id;
                 crate::log::debug!(%identifier, message_id = message_id.as_deref(), redelivered = guard.redelivered, "handling a task");
                 if let Some((guard, request)) = guard.read() {
-                    guard.answer(handler.run(&at, request), time_limit).await;
+                    // In a box: it goes through several hands, and would stand in each of their futures.
+                    guard.answer(Box::pin(handler.run(&at, request)), time_limit).await;
                 }
             };
             span.around(handled).await;

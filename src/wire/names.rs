@@ -43,6 +43,13 @@ impl Identifier {
     /// `InvalidArgument` for a name that is too long, or has a wildcard word or a control character.
     pub fn new(name: impl AsRef<str>) -> Result<Self> {
         let name = name.as_ref();
+        // As names mostly are. Every call that is sent by its recipient's name makes one.
+        let is_plain = |byte: &u8| byte.is_ascii() && !byte.is_ascii_control() && !matches!(byte, b'*' | b'#');
+        if name.as_bytes().iter().all(is_plain)
+            && let Some(routing_key) = joined(RPC_TOPIC, name)
+        {
+            return Ok(Identifier { routing_key });
+        }
         if has_wildcard_word(name) {
             return Err(Error::new(
                 ErrorKind::InvalidArgument,
@@ -416,6 +423,16 @@ pub(crate) fn check_queue(name: &str) -> Result<()> {
     check_name("task queue", name)?;
     // Its quarantine queue has the longer name.
     check_routing_key(&format!("{name}.quarantine"), "task queue name", name)
+}
+
+/// A routing key made of two parts, in memory of its own alone; `None` where it is too long for one.
+fn joined(first: &str, second: &str) -> Option<Arc<str>> {
+    let mut key = [0; ROUTING_KEY_MAX];
+    let key = key.get_mut(..first.len() + second.len())?;
+    let (begin, end) = key.split_at_mut(first.len());
+    begin.copy_from_slice(first.as_bytes());
+    end.copy_from_slice(second.as_bytes());
+    std::str::from_utf8(key).ok().map(Arc::from)
 }
 
 /// True for what, bound as a routing key, would receive messages with other keys too.

@@ -6,7 +6,7 @@
 //! overtakes a delivery.
 
 use std::cell::{Cell, RefCell};
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::fmt;
 use std::pin::pin;
 use std::rc::Rc;
@@ -37,7 +37,7 @@ pub(crate) struct Lanes {
     life: Rc<Life>,
     address: Rc<str>,
     limit: Duration,
-    lanes: RefCell<HashMap<Lane, Rc<LaneState>>>,
+    lanes: RefCell<BTreeMap<Lane, Rc<LaneState>>>,
     /// Where each consumer is. A tag is taken from the moment its consumer is asked for: the server answers a tag used
     /// twice by closing the whole connection.
     consumers: RefCell<HashMap<String, Lane>>,

@@ -20,13 +20,12 @@ pub(crate) struct Outgoing {
     pub options: BasicPublishOptions,
     pub properties: BasicProperties,
     pub body: Bytes,
-    /// By which a return of it is known, where the message has none of its own.
-    pub message_id: Option<Arc<str>>,
 }
 
 impl Outgoing {
-    /// Checks what the wire cannot carry, before anything is sent.
-    pub(crate) fn new(message: &Message, most: usize) -> Result<Self> {
+    /// Checks what the wire cannot carry, before anything is sent. A message that has no id of its own gets this one, by which a
+    /// return of it is known.
+    pub(crate) fn new(message: &Message, message_id: Option<&Arc<str>>, most: usize) -> Result<Self> {
         let Body::Encoded(body) = &message.body else {
             return Err(Error::new(ErrorKind::Encode, "RabbitMQ carries bytes only: the body was not encoded"));
         };
@@ -35,7 +34,6 @@ impl Outgoing {
         if bytes > most {
             return Err(too_large(message, bytes, most));
         }
-        let message_id = given.message_id.is_none().then(|| crate::ids::digits(uuid::Uuid::new_v4()));
         let mut headers = FieldTable::default();
         for (name, value) in given.headers() {
             headers.insert(short("header name", name.as_str())?, to_amqp(value)?);
@@ -49,7 +47,7 @@ impl Outgoing {
         if let Some(priority) = given.priority {
             properties = properties.with_priority(priority);
         }
-        if let Some(id) = given.message_id.as_ref().or(message_id.as_ref()) {
+        if let Some(id) = given.message_id.as_ref().or(message_id) {
             properties = properties.with_message_id(short("message id", &**id)?);
         }
         if let Some(id) = &given.correlation_id {
@@ -67,7 +65,6 @@ impl Outgoing {
             options: BasicPublishOptions { mandatory: message.routing == Routing::Mandatory, immediate: false },
             properties,
             body: body.clone(),
-            message_id,
         })
     }
 }
@@ -283,8 +280,7 @@ mod tests {
             durability: Durability::Durable,
             origin: crate::broker::Origin::Sent,
         };
-        let outgoing = Outgoing::new(&message, 131_064).expect("it can be sent");
-        assert_eq!(outgoing.message_id, None);
+        let outgoing = Outgoing::new(&message, None, 131_064).expect("it can be sent");
         assert_eq!(properties(&outgoing.properties), message.properties);
     }
 }

@@ -44,7 +44,82 @@ pub(crate) struct Publisher {
     /// Of the task that waits for the confirms.
     task: RefCell<Waker>,
     socket: Rc<Unwritten>,
+    idle: Rc<Idle>,
     properties_limit: Cell<usize>,
+}
+
+/// How many writers that have nothing to do are kept.
+const IDLE_MOST: usize = 64;
+
+#[derive(Default)]
+struct Idle(RefCell<Vec<Writer>>);
+
+/// What gives one message after the other to lapin. lapin's future of a publish is large: it stands in the same memory each time.
+struct Writer {
+    /// Never ends.
+    work: Pin<Box<dyn Future<Output = ()>>>,
+    desk: Rc<Desk>,
+}
+
+#[derive(Default)]
+struct Desk {
+    next: Cell<Option<Job>>,
+    written: Cell<Option<Result<PublisherConfirm, Failed>>>,
+}
+
+struct Job {
+    channel: Rc<Channel>,
+    message: Rc<Message>,
+    message_id: Option<Arc<str>>,
+    properties_limit: usize,
+}
+
+/// Why a publish ended without a confirm.
+enum Failed {
+    /// It cannot be sent at all.
+    Refused(Error),
+    Lapin(lapin::Error),
+}
+
+impl Writer {
+    fn new() -> Self {
+        let desk = Rc::<Desk>::default();
+        let at = Rc::clone(&desk);
+        let work = Box::pin(async move {
+            loop {
+                let job = poll_fn(|_| at.next.take().map_or(Poll::Pending, Poll::Ready)).await;
+                at.written.set(Some(job.write().await));
+            }
+        });
+        Writer { work, desk }
+    }
+
+    fn poll(&mut self, context: &mut Context<'_>) -> Poll<Result<PublisherConfirm, Failed>> {
+        // When it has written it waits for the next message, which nobody but its owner gives it.
+        let _ = self.work.as_mut().poll(context);
+        self.desk.written.take().map_or(Poll::Pending, Poll::Ready)
+    }
+}
+
+impl Job {
+    async fn write(self) -> Result<PublisherConfirm, Failed> {
+        let outgoing = Outgoing::new(&self.message, self.message_id.as_ref(), self.properties_limit);
+        let Outgoing { exchange, routing_key, options, properties, body } = outgoing.map_err(Failed::Refused)?;
+        self.channel.basic_publish(exchange, routing_key, options, &body, properties).await.map_err(Failed::Lapin)
+    }
+}
+
+impl Idle {
+    fn writer(&self) -> Writer {
+        self.0.borrow_mut().pop().unwrap_or_else(Writer::new)
+    }
+
+    fn give_back(&self, writer: Writer) {
+        let mut idle = self.0.borrow_mut();
+        if idle.len() < IDLE_MOST {
+            idle.push(writer);
+        }
+    }
 }
 
 /// A publish that lapin has.
@@ -55,16 +130,14 @@ struct Publish {
     message_id: Option<Arc<str>>,
     step: Step,
     socket: Rc<Unwritten>,
+    idle: Rc<Idle>,
     begun: bool,
 }
 
 enum Step {
-    /// lapin's future is large, and goes as soon as the message is written.
-    Write {
-        write: Pin<Box<dyn Future<Output = lapin::Result<PublisherConfirm>>>>,
-        _unwritten: OnItsWay,
-    },
+    Write { writer: Writer, _unwritten: OnItsWay },
     Confirm(PublisherConfirm),
+    Over,
 }
 
 impl Future for Publish {
@@ -78,11 +151,18 @@ impl Future for Publish {
         let outcome = loop {
             match &mut this.step {
                 // lapin puts the frames into its queue at the first poll.
-                Step::Write { write, .. } => match ready!(write.as_mut().poll(context)) {
-                    Ok(confirm) => this.step = Step::Confirm(confirm),
-                    Err(error) => break Err(error),
-                },
-                Step::Confirm(confirm) => break ready!(Pin::new(confirm).poll(context)),
+                Step::Write { writer, .. } => {
+                    let written = ready!(writer.poll(context));
+                    if let Step::Write { writer, .. } = std::mem::replace(&mut this.step, Step::Over) {
+                        this.idle.give_back(writer);
+                    }
+                    match written {
+                        Ok(confirm) => this.step = Step::Confirm(confirm),
+                        Err(failed) => break Err(failed),
+                    }
+                }
+                Step::Confirm(confirm) => break ready!(Pin::new(confirm).poll(context)).map_err(Failed::Lapin),
+                Step::Over => return Poll::Pending,
             }
         };
         match this.of.take() {
@@ -98,7 +178,7 @@ struct Confirmed {
     message: Rc<Message>,
     /// Where the message has no id of its own.
     message_id: Option<Arc<str>>,
-    outcome: lapin::Result<Confirmation>,
+    outcome: Result<Confirmation, Failed>,
 }
 
 type Opened = Result<Rc<Channel>>;
@@ -125,6 +205,7 @@ impl Publisher {
             under_way: RefCell::default(),
             task: RefCell::new(Waker::noop().clone()),
             socket: Rc::default(),
+            idle: Rc::default(),
             properties_limit: Cell::new(SMALLEST_FRAME as usize - AROUND),
         }
     }
@@ -148,7 +229,8 @@ impl Publisher {
             self.task.borrow().wake_by_ref();
             return None;
         };
-        self.begin(&channel, id, message).err().map(Err)
+        self.begin(channel, id, message);
+        None
     }
 
     /// What a frame of this connection has room for.
@@ -161,25 +243,29 @@ impl Publisher {
     }
 
     /// Gives a message to lapin, behind those before it.
-    fn begin(&self, channel: &Rc<Channel>, id: PublishId, message: Rc<Message>) -> Result<()> {
-        let outgoing = Outgoing::new(&message, self.properties_limit())?;
-        let Outgoing { exchange, routing_key, options, properties, body, message_id } = outgoing;
+    fn begin(&self, channel: Rc<Channel>, id: PublishId, message: Rc<Message>) {
+        let message_id = message.properties.message_id.is_none().then(|| crate::ids::digits(uuid::Uuid::new_v4()));
         trace!(
             message_id = message_id.as_deref().or(message.properties.message_id.as_deref()),
-            exchange = exchange.as_str(),
-            routing_key = routing_key.as_str(),
-            bytes = body.len(),
+            exchange = &*message.exchange,
+            routing_key = &*message.routing_key,
+            bytes = message.body.size(),
             "publish"
         );
-        let channel = Rc::clone(channel);
-        let write =
-            Box::pin(async move { channel.basic_publish(exchange, routing_key, options, &body, properties).await });
+        let writer = self.idle.writer();
+        writer.desk.next.set(Some(Job {
+            channel,
+            message: Rc::clone(&message),
+            message_id: message_id.clone(),
+            properties_limit: self.properties_limit(),
+        }));
         let all_begun = self.socket.begun.get() + 1;
         self.under_way.borrow().push(Publish {
             of: Some((id, message)),
             message_id,
-            step: Step::Write { write, _unwritten: self.socket.one_more() },
+            step: Step::Write { writer, _unwritten: self.socket.one_more() },
             socket: Rc::clone(&self.socket),
+            idle: Rc::clone(&self.idle),
             begun: false,
         });
         // The waker is the task's, so that it is woken for what is polled here.
@@ -191,7 +277,6 @@ impl Publisher {
                 self.ended(confirmed);
             }
         }
-        Ok(())
     }
 
     /// Waits for confirms, and opens the channel anew where it has gone; until the connection ends.
@@ -235,9 +320,7 @@ impl Publisher {
             // last is under way. (Nothing here runs anybody else's code, so that none can.)
             let next = self.waiting.borrow_mut().pop_front();
             let Some((id, message)) = next else { return };
-            if let Err(error) = self.begin(channel, id, message) {
-                self.life.say(BrokerEvent::Published { id, outcome: Err(error) });
-            }
+            self.begin(Rc::clone(channel), id, message);
         }
     }
 
@@ -274,7 +357,8 @@ impl Publisher {
                 Detail::NotTaken,
             )),
             (Ok(_), None) => Err(Error::new(ErrorKind::DeliveryFailed, "the channel does not confirm")),
-            (Err(error), _) => match self.failed(&message, &error) {
+            (Err(Failed::Refused(error)), _) => Err(error),
+            (Err(Failed::Lapin(error)), _) => match self.failed(&message, &error) {
                 Some(error) => Err(error),
                 None => return,
             },

@@ -17,7 +17,7 @@
 //!
 //! Frames are those of AMQP 0-9-1, section 4.2.3: type, channel, size, payload, end octet.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::fmt;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -46,7 +46,16 @@ const LARGEST_HEADER: usize = 1 << 24;
 
 /// The messages that came back, by their `message_id`, until the confirm of their publish takes them.
 #[derive(Clone, Debug, Default)]
-pub(crate) struct Returns(Arc<Mutex<HashMap<Arc<str>, Returned>>>, Arc<AtomicUsize>);
+pub(crate) struct Returns(Arc<ReturnsInner>);
+
+#[derive(Debug, Default)]
+struct ReturnsInner {
+    known: Mutex<HashMap<Arc<str>, Returned>>,
+    /// How many are known, so that a message as they mostly are costs no lock.
+    left: AtomicUsize,
+    /// How many have ever come.
+    count: AtomicUsize,
+}
 
 /// Why a message came back.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -58,19 +67,32 @@ pub(crate) struct Returned {
 impl Returns {
     /// Takes what is known of this message; `None` if it was routed.
     pub(crate) fn take(&self, message_id: &str) -> Option<Returned> {
-        self.0.lock().remove(message_id)
+        // Ordering: Acquire pairs with the Release below. The confirm itself came through lapin's locks, after the tap.
+        if self.0.left.load(Ordering::Acquire) == 0 {
+            return None;
+        }
+        let mut known = self.0.known.lock();
+        let taken = known.remove(message_id);
+        self.0.left.store(known.len(), Ordering::Release);
+        taken
+    }
+
+    fn put(&self, message_id: Arc<str>, returned: Returned) {
+        let mut known = self.0.known.lock();
+        known.insert(message_id, returned);
+        self.0.left.store(known.len(), Ordering::Release);
     }
 
     /// How many messages have ever come back, those without an id too. It is counted before lapin sees the confirm.
     pub(crate) fn count(&self) -> usize {
         // Ordering: Acquire pairs with the Release where one is counted; a confirm came through lapin's locks after that.
-        self.1.load(Ordering::Acquire)
+        self.0.count.load(Ordering::Acquire)
     }
 
     /// How many returns nobody has asked for.
     #[cfg(test)]
     pub(crate) fn len(&self) -> usize {
-        self.0.lock().len()
+        self.0.known.lock().len()
     }
 }
 
@@ -221,8 +243,8 @@ pub(crate) struct Tap {
     stage: Stage,
     /// The beginning of a frame that is wanted whole.
     held: Vec<u8>,
-    /// By channel, whose properties come next.
-    content: HashMap<u16, Content>,
+    /// By channel, whose properties come next. Mostly there is one.
+    content: BTreeMap<u16, Content>,
 }
 
 #[derive(Debug)]
@@ -253,7 +275,7 @@ impl Tap {
             frame_max: SMALLEST_FRAME as usize,
             stage: Stage::Greeting,
             held: Vec::new(),
-            content: HashMap::new(),
+            content: BTreeMap::new(),
         }
     }
 
@@ -370,7 +392,7 @@ impl Tap {
             BASIC_RETURN => {
                 if let Some(returns) = &self.returns {
                     // Ordering: Release, for whoever counts them sees this one before its confirm.
-                    returns.1.fetch_add(1, Ordering::Release);
+                    returns.0.count.fetch_add(1, Ordering::Release);
                 }
                 let code = reader.u16().unwrap_or_default();
                 let text = String::from_utf8_lossy(reader.short().unwrap_or_default()).into_owned();
@@ -422,7 +444,7 @@ impl Tap {
             Some(Content::Return(returned)) => {
                 // Read whether or not lapin can.
                 if let (Some(returns), Some(id)) = (&self.returns, frames::read_properties(payload).message_id) {
-                    returns.0.lock().insert(id, returned);
+                    returns.put(id, returned);
                 }
             }
             Some(Content::Delivery(tag)) if !plain => {

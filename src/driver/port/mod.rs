@@ -41,6 +41,9 @@ pub(crate) enum Transfer {
     Passed,
 }
 
+/// A future at its home, and what completes it.
+pub(crate) type Place<T> = (Completer<T>, HomeFuture<T>);
+
 pub(crate) struct Port {
     /// Unbounded, since what goes in is bounded otherwise: new work holds a charge, everything else answers a delivery.
     commands: mpsc::UnboundedSender<Command>,
@@ -238,6 +241,13 @@ impl Port {
         }
     }
 
+    /// A future of this home and its completer, if there is a place at once. Where there is none, [`future`](Self::future) and
+    /// [`future_at`](Self::future_at) wait, or know why there will be none.
+    pub(crate) fn place_now<T: Send + 'static>(&self, home: &Home) -> Option<Place<T>> {
+        self.check_process().ok()?;
+        home.try_future().ok()
+    }
+
     /// A future of the current home and its completer. Waits for a place until the limit, where there is one; a wait without
     /// one is reported, and ends with the communicator.
     ///
@@ -247,7 +257,7 @@ impl Port {
         &self,
         what: &impl Display,
         limit: Option<Instant>,
-    ) -> Result<(Completer<T>, HomeFuture<T>)> {
+    ) -> Result<Place<T>> {
         self.check_process()?;
         let home = Home::current();
         if let Ok(pair) = home.try_future() {
@@ -285,7 +295,7 @@ impl Port {
         home: &Home,
         what: &(impl Display + Clone + Send + Sync + 'static),
         limit: Option<Instant>,
-    ) -> Result<(Completer<T>, HomeFuture<T>)> {
+    ) -> Result<Place<T>> {
         if Home::current().is_same(home) {
             return port.future(what, limit).await;
         }
@@ -370,12 +380,19 @@ impl Port {
         &self,
         what: &impl Display,
         bytes: usize,
-        command: Command,
+        mut command: Command,
         when_full: WhenFull,
         limit: Option<Instant>,
     ) -> Result<Option<Turn>> {
+        if let Some(charge) = self.permits.admit_now(bytes) {
+            command.charge(charge);
+            return self.send(command).map(|()| None);
+        }
         match self.permits.admit(bytes, command, when_full) {
-            Admission::Taken(command, charge) => self.send(command.charged(charge)).map(|()| None),
+            Admission::Taken(mut command, charge) => {
+                command.charge(charge);
+                self.send(command).map(|()| None)
+            }
             Admission::Waits(waiter) => {
                 let timer = TimerId(self.next_id());
                 if let Some(at) = limit {
@@ -422,9 +439,10 @@ impl Port {
     }
 
     fn send_admitted(&self, admitted: Vec<Admitted<Command>>) {
-        for Admitted { command, charge, .. } in admitted {
+        for Admitted { mut command, charge, .. } in admitted {
+            command.charge(charge);
             // Where the communicator has ended, what the command holds ends with it.
-            self.notify(command.charged(charge));
+            self.notify(command);
         }
     }
 

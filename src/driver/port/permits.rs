@@ -78,10 +78,22 @@ impl<C> Permits<C> {
         Permits { units, state: Mutex::new(state) }
     }
 
+    /// What a message of so many bytes takes up. One that is larger than all the room takes all of it.
+    fn units_of(&self, bytes: usize) -> u64 {
+        (bytes.div_ceil(UNIT) as u64).min(self.units)
+    }
+
+    /// Room for a message of so many bytes, if it may go at once: the same as [`admit`](Self::admit) without its command, which
+    /// is large.
+    pub(crate) fn admit_now(&self, bytes: usize) -> Option<Charge> {
+        let units = self.units_of(bytes);
+        let mut state = self.state.lock();
+        (!state.closed && state.waiters.is_empty() && state.take(units)).then_some(Charge(units))
+    }
+
     /// Asks for room for a message of so many bytes. It does not overtake those who wait.
     pub(crate) fn admit(&self, bytes: usize, command: C, when_full: WhenFull) -> Admission<C> {
-        // A message that is larger than all the room takes all of it.
-        let units = (bytes.div_ceil(UNIT) as u64).min(self.units);
+        let units = self.units_of(bytes);
         let mut state = self.state.lock();
         if state.closed {
             return Admission::Closed(command);
@@ -209,6 +221,7 @@ mod tests {
         let small = taken(&permits, 1);
         let large = waits(&permits, 1 << 20, 1);
         waits(&permits, 1, 2);
+        assert!(permits.admit_now(1).is_none(), "nor is there room for a new one at once");
         // Without the large one the small one has room at once.
         let (gone, admitted) = permits.give_up(large);
         assert_eq!((gone, commands(&admitted)), (Some(1), vec![2]));
@@ -228,6 +241,7 @@ mod tests {
         waits(&permits, 1, 1);
         assert_eq!(permits.close(), [1]);
         assert!(permits.release(charge).is_empty());
+        assert!(permits.admit_now(1).is_none());
         assert!(matches!(permits.admit(1, 2, WhenFull::Wait), Admission::Closed(2)));
     }
 }

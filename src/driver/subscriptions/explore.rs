@@ -464,12 +464,12 @@ fn whoever_has_answered_can_be_asked_for_it_again() {
     book.up(now);
     assert_eq!(settle_all(&mut book, now), 0);
     for _ in 0..2 {
-        book.answered(now);
+        book.answered(|| now);
         settle_all(&mut book, now);
         assert_eq!(book.probed().len(), 1, "the control queue");
     }
     book.down(now);
-    book.answered(now);
+    book.answered(|| now);
     assert_eq!(settle_all(&mut book, now), 0);
     book.up(now);
     settle_all(&mut book, now);

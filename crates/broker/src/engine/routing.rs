@@ -29,12 +29,11 @@ impl<M: Message> Engine<M> {
     }
 
     /// The queues that a message goes to from an exchange on, each once, and in the order of their making.
-    pub(super) fn route(&mut self, exchange: ExchangeKey, message: &M, queues: &mut Vec<QueueKey>) {
+    pub(super) fn route(&mut self, first: ExchangeKey, message: &M, queues: &mut Vec<QueueKey>) {
         let mut scratch = std::mem::take(&mut self.scratch);
         let Scratch { targets, work, seen, .. } = &mut scratch;
         let mut headers = None;
-        work.push(exchange);
-        seen.insert(exchange);
+        work.push(first);
         while let Some(at) = work.pop() {
             let Some(exchange) = self.exchanges.get_mut(at) else { continue };
             if exchange.reads_headers() && headers.is_none() {
@@ -52,9 +51,9 @@ impl<M: Message> Engine<M> {
             for target in targets.drain(..) {
                 match target {
                     Target::Queue(queue) => queues.push(queue),
-                    // Exchanges may be bound in a circle.
+                    // Exchanges may be bound in a circle. Mostly there is one, and nothing to be remembered.
                     Target::Exchange(next) => {
-                        if seen.insert(next) {
+                        if next != first && seen.insert(next) {
                             work.push(next);
                         }
                     }
