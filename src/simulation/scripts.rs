@@ -341,7 +341,7 @@ fn a_handler_at_a_full_home_sees_that_its_caller_is_gone() {
                     here.set_capacity(here.occupancy().open);
                     request.caller_gone().expect("a watch").await;
                     here.set_capacity(500);
-                    drop(sees.send(()));
+                    let _ = sees.send(());
                 }
             });
             let adding = worker.clone();
