@@ -131,6 +131,7 @@ fn report(stopped: Vec<String>) {
             let then = match work.split_once(' ') {
                 Some(("task", _)) => "it goes back to its queue",
                 Some(("worker", _)) => "its processes are left to others",
+                Some(("password", _)) => "nothing was sent",
                 _ => "its caller gets no answer",
             };
             warning!("stopped by a second signal: {}; {then}", without_controls(&work));
