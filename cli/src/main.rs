@@ -77,7 +77,7 @@ fn main() -> ExitCode {
     let code = match run(cli, started) {
         Ok(()) => ExitCode::SUCCESS,
         Err(failure) => {
-            report::print(&failure, errors);
+            report::print_last(&failure, errors);
             failure.exit_code()
         }
     };
