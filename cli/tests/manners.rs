@@ -485,6 +485,8 @@ fn once(broker: &Broker) -> TestResult {
     let (_, err) = exits(&send(&["x", "--unique", "invoice 17", "--format", "json"])?, 8);
     assert!(err.contains("\"kind\":\"duplicate_task\""), "{err}");
     exits(&send(&["x", "--unique", "invoice 18", "--unique-for", "1h"])?, 0);
+    let (_, err) = exits(&send(&["x", "--unique", "invoice 18", "--unique-for", "1h"])?, 8);
+    assert!(err.contains("3600s"), "by the time that was given: {err}");
     exits(&send(&["x"])?, 0);
     let (out, _) = exits(&ended(on(broker, &["--format", "json", "task", "list"]))?, 0);
     assert!(out.contains("\"ready\":3"), "{out}");
