@@ -77,6 +77,12 @@ fn whatever_is_awaited_says_what_a_dropped_await_does() {
         assert!(item.documentation.contains("# Cancel safety"), "{}: {}", item.place, item.signature);
     }
     assert!(awaited > 20, "{awaited}");
+    let mut limited = 0;
+    for item in items().iter().filter(|item| item.signature.starts_with("pub fn next_blocking_timeout")) {
+        limited += 1;
+        assert!(item.documentation.contains("# Cancel safety"), "{}: {}", item.place, item.signature);
+    }
+    assert!(limited >= 4, "{limited}");
     for name in [
         "HomeFuture",
         "LocalFuture",

@@ -281,7 +281,7 @@ async fn no_room(broker: Broker) {
     let proxy = Proxy::before(broker.url()).unwrap();
     let one = std::num::NonZeroUsize::new(1).unwrap();
     let room = std::num::NonZeroUsize::new(1 << 20).unwrap();
-    let client = options(&proxy.url(broker.url()), &broker).under_way(one, room).connect().await.unwrap();
+    let client = options(&proxy.url(broker.url()), &broker).max_in_flight(one, room).connect().await.unwrap();
     client.add_rpc_subscriber("echo", RpcSubscriber::closure(RpcRequest::into_body)).await.unwrap();
     client.rpc_send("echo", 0).await.unwrap();
     proxy.stall();

@@ -432,6 +432,61 @@ mod blocking {
         communicator.close().unwrap();
     }
 
+    #[test]
+    fn a_wait_for_the_next_ends_by_its_limit_and_loses_nothing() {
+        use homing::ConnectionEvent;
+        use homing::process::{ProcessState, StateChange};
+
+        let short = Duration::from_millis(20);
+        let communicator = Communicator::connect("memory:").unwrap();
+        let controller = homing::process::blocking::ProcessController::new(&communicator);
+        let mut broadcasts = communicator.broadcasts(BroadcastFilter::new().subject("news").unwrap()).unwrap();
+        let mut changes = controller.events([1]).unwrap();
+        let queue = communicator.default_task_queue().unwrap();
+        let (mut tasks, mut events) = (queue.tasks(), communicator.events());
+
+        let began = Instant::now();
+        for error in [
+            broadcasts.next_blocking_timeout(short).map(drop).unwrap_err(),
+            changes.next_blocking_timeout(short).map(drop).unwrap_err(),
+            tasks.next_blocking_timeout(short).map(drop).unwrap_err(),
+            events.next_blocking_timeout(short).map(drop).unwrap_err(),
+        ] {
+            assert_eq!(error.kind(), ErrorKind::TimedOut, "{error}");
+            assert!(error.to_string().contains("came within 20ms"), "{error}");
+        }
+        assert!(began.elapsed() >= 4 * short, "a limit is waited for: {:?}", began.elapsed());
+
+        communicator.broadcast_send(1).subject("news").wait().unwrap();
+        controller.announce(&StateChange::new(1, None, ProcessState::Created)).wait().unwrap();
+        communicator.task_send(2).no_reply().wait().unwrap();
+        assert_eq!(broadcasts.next_blocking_timeout(LIMIT).unwrap().unwrap().unwrap().body().as_i64(), Some(1));
+        assert_eq!(changes.next_blocking_timeout(LIMIT).unwrap().unwrap().unwrap().to(), ProcessState::Created);
+        let task = tasks.next_blocking_timeout(Duration::MAX).unwrap().unwrap();
+        task.process(|task| assert_eq!(task.body().as_i64(), Some(2)));
+
+        // The home of this thread goes on meanwhile.
+        let here = communicator.bound_to(&Home::current());
+        here.add_rpc_subscriber("who", RpcSubscriber::closure(|_: RpcRequest| thread_name())).unwrap();
+        let calls = communicator.clone();
+        let caller = thread::spawn(move || {
+            let who = calls.rpc_send("who", ()).timeout(LIMIT).wait().unwrap();
+            calls.broadcast_send(3).subject("news").wait().unwrap();
+            who
+        });
+        assert_eq!(broadcasts.next_blocking_timeout(LIMIT).unwrap().unwrap().unwrap().body().as_i64(), Some(3));
+        assert_eq!(caller.join().unwrap().as_str(), thread::current().name());
+
+        communicator.close().unwrap();
+        // What is there is had without a wait, and so is the end.
+        assert!(matches!(events.next_blocking_timeout(Duration::ZERO).unwrap(), Some(ConnectionEvent::Closed)));
+        assert!(events.next_blocking_timeout(Duration::ZERO).unwrap().is_none());
+        assert!(broadcasts.next_blocking_timeout(Duration::ZERO).unwrap().is_none());
+        assert!(changes.next_blocking_timeout(Duration::ZERO).unwrap().is_none());
+        assert_eq!(tasks.next_blocking_timeout(LIMIT).unwrap_err().kind(), ErrorKind::CommunicatorClosed);
+        assert!(tasks.next_blocking_timeout(Duration::ZERO).unwrap().is_none());
+    }
+
     /// The names of the public methods of a type, as a file has them.
     fn methods(source: &str, of: &str) -> Vec<String> {
         let mut names = Vec::new();
@@ -460,6 +515,10 @@ mod blocking {
             assert!(all.len() >= 5, "{all:?}");
             let missing: Vec<_> = all.iter().filter(|name| !blocking.contains(name)).collect();
             assert!(missing.is_empty(), "blocking::{of} has no {missing:?}");
+        }
+        let of_processes = include_str!("../src/process/blocking.rs");
+        for (of, source) in [("Broadcasts", here), ("Tasks", here), ("Events", here), ("ProcessEvents", of_processes)] {
+            assert_eq!(methods(source, of), ["next_blocking", "next_blocking_timeout"], "of {of}");
         }
     }
 }

@@ -6,24 +6,24 @@
 
 use std::collections::BTreeMap;
 use std::fs;
-use std::io::{self, Read, Write};
+use std::io::{self, Write};
 use std::os::unix::fs::OpenOptionsExt;
-use std::os::unix::process::CommandExt;
+use std::os::unix::process::ExitStatusExt;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
-use std::sync::mpsc::{self, RecvTimeoutError};
-use std::thread;
+use std::process::{ExitStatus, Stdio};
 use std::time::{Duration, Instant};
 
 use homing::Value;
 use homing::codec::Map;
-use nix::sys::signal::{Signal, killpg};
-use nix::unistd::Pid;
 use serde::{Deserialize, Serialize};
+use tokio::io::AsyncReadExt;
+use tokio::process::{Child, Command};
 
 use crate::args::{BrokerOptions, Context, ContextOptions, Format, Global};
 use crate::failure::Failure;
+use crate::groups::{self, Place};
 use crate::output::quoted;
+use crate::stop::Stop;
 use crate::{note, out, places, values, warning};
 
 /// The broker of a context that names none, in a file that was written by hand: RabbitMQ's own default.
@@ -66,10 +66,10 @@ impl Saved {
     /// The broker's URL, with the password and the TLS files in it.
     ///
     /// # Errors
-    /// `Other` when the password cannot be had, `TimedOut` when it does not come by the deadline; `Usage` for a file name that is
-    /// no UTF-8.
-    pub(crate) fn url(&self, deadline: Option<Instant>) -> Result<String, Failure> {
-        let password = self.password(deadline)?;
+    /// `Other` when the password cannot be had, `TimedOut` when it does not come by the deadline, `Interrupted` when a signal comes
+    /// before it; `Usage` for a file name that is no UTF-8.
+    pub(crate) fn url(&self, deadline: Option<Instant>, stop: &Stop) -> Result<String, Failure> {
+        let password = self.password(deadline, stop)?;
         let mut files = Vec::new();
         for (name, file) in [("cacertfile", &self.ca_file), ("certfile", &self.cert_file), ("keyfile", &self.key_file)]
         {
@@ -87,13 +87,13 @@ impl Saved {
         completed(url, password.as_deref(), &files)
     }
 
-    fn password(&self, deadline: Option<Instant>) -> Result<Option<String>, Failure> {
+    fn password(&self, deadline: Option<Instant>, stop: &Stop) -> Result<Option<String>, Failure> {
         let text = if let Some(file) = &self.password_file {
             fs::read_to_string(file).map_err(|error| {
                 Failure::Other(format!("the password file {} cannot be read: {error}", file.display()))
             })?
         } else if let Some(command) = &self.password_command {
-            printed(command, deadline)?
+            printed(command, deadline, stop.clone())?
         } else {
             return Ok(None);
         };
@@ -133,61 +133,71 @@ impl Saved {
 /// How long a password command may run before it is reported that it is waited for.
 const SILENCE: Duration = Duration::from_secs(3);
 
-/// What a password command prints.
-///
-/// With a terminal it stays in the process group of this command, so that it may ask there, and Ctrl-C ends it. Without one it has
-/// its own, and what it has started is ended with it.
-fn printed(command: &str, deadline: Option<Instant>) -> Result<String, Failure> {
-    let cannot = |error: io::Error| Failure::Other(format!("the password command cannot be started: {error}"));
+/// How long a password command has to end after SIGTERM: one that asks at a terminal makes what is typed visible again. Shorter
+/// than the time after which a signal ends this process.
+const GRACE: Duration = Duration::from_millis(200);
+
+/// How long a signal may be behind the end of a password command that it has ended, too; ten times that, where it ended by a signal.
+const SIGNAL_COMES: Duration = Duration::from_millis(100);
+
+/// What a password command prints. When this returns, the command has ended, whatever the reason.
+fn printed(command: &str, deadline: Option<Instant>, stop: Stop) -> Result<String, Failure> {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    let bytes = runtime.block_on(output(command, deadline, stop))?;
+    String::from_utf8(bytes).map_err(|_| Failure::Other("the output of the password command is not UTF-8".to_owned()))
+}
+
+/// With a terminal it stays in the process group of this command, so that it may ask there. Without one it has its own.
+async fn output(command: &str, deadline: Option<Instant>, mut stop: Stop) -> Result<Vec<u8>, Failure> {
     let mut shell = Command::new("/bin/sh");
     shell.args(["-c", command]).stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::inherit());
-    let own_group = fs::File::open("/dev/tty").is_err();
-    if own_group {
-        shell.process_group(0);
-    }
-    let mut child = shell.spawn().map_err(cannot)?;
-    let stdout = child.stdout.take();
-    let (sender, receiver) = mpsc::channel();
-    thread::Builder::new()
-        .name("homing-password".to_owned())
-        .spawn(move || {
-            let mut text = Vec::new();
-            let read = stdout.map_or(Ok(0), |mut stdout| stdout.read_to_end(&mut text));
-            // Nobody waits for it when the time is over.
-            let _ = sender.send(read.map(|_| text));
-        })
-        .map_err(cannot)?;
-    let left = || deadline.map_or(Duration::MAX, |deadline| deadline.saturating_duration_since(Instant::now()));
-    let read = match receiver.recv_timeout(left().min(SILENCE)) {
-        Err(RecvTimeoutError::Timeout) if !left().is_zero() => {
-            note!("waiting for the password command of the context");
-            match deadline {
-                None => receiver.recv().map_err(|_| RecvTimeoutError::Disconnected),
-                Some(_) => receiver.recv_timeout(left()),
-            }
-        }
-        read => read,
+    let place = if fs::File::open("/dev/tty").is_ok() { Place::OurGroup } else { Place::OwnGroup };
+    let (mut child, group) = groups::spawn_in(place, &mut shell, "password command of the context".to_owned())
+        .map_err(|error| Failure::Other(format!("the password command cannot be started: {error}")))?;
+    let waits = async {
+        tokio::time::sleep(SILENCE).await;
+        note!("waiting for the password command of the context");
+        std::future::pending().await
     };
-    let read = match read {
-        Ok(read) => read,
-        Err(RecvTimeoutError::Disconnected) => Err(io::Error::other("its output was not read")),
-        Err(RecvTimeoutError::Timeout) => {
-            if own_group && let Ok(id) = i32::try_from(child.id()) {
-                let _ = killpg(Pid::from_raw(id), Signal::SIGKILL);
+    let out_of_time = async {
+        match deadline {
+            Some(deadline) => tokio::time::sleep_until(deadline.into()).await,
+            None => std::future::pending().await,
+        }
+    };
+    let interrupted =
+        |signal| Failure::Interrupted(signal, Some("while the password command of the context ran; nothing was sent"));
+    let failure = tokio::select! {
+        ended = read_to_its_end(&mut child) => {
+            let failed = |error| Failure::Other(format!("the password command failed: {error}"));
+            let (bytes, status) = ended.map_err(failed)?;
+            if status.success() {
+                return Ok(bytes);
             }
-            let _ = child.kill();
-            let _ = child.wait();
+            // Guards: Ctrl-C at a terminal, which both get, and the command may be faster.
+            let soon = if status.signal().is_some() { 10 * SIGNAL_COMES } else { SIGNAL_COMES };
+            return match tokio::time::timeout(soon, stop.wait()).await {
+                Ok(signal) => Err(interrupted(signal)),
+                Err(_) => Err(Failure::Other(format!("the password command ended with {status}"))),
+            };
+        }
+        signal = stop.wait() => interrupted(signal),
+        () = out_of_time => {
             let text = "timed out while the password command of the context ran; nothing was sent";
-            return Err(Failure::TimedOut(text.to_owned()));
+            Failure::TimedOut(text.to_owned())
         }
+        never = waits => never,
     };
-    let failed = |error| Failure::Other(format!("the password command failed: {error}"));
-    let bytes = read.map_err(failed)?;
-    let status = child.wait().map_err(failed)?;
-    if !status.success() {
-        return Err(Failure::Other(format!("the password command ended with {status}")));
+    group.end(&mut child, GRACE).await;
+    Err(failure)
+}
+
+async fn read_to_its_end(child: &mut Child) -> io::Result<(Vec<u8>, ExitStatus)> {
+    let mut bytes = Vec::new();
+    if let Some(mut stdout) = child.stdout.take() {
+        stdout.read_to_end(&mut bytes).await?;
     }
-    String::from_utf8(bytes).map_err(|_| Failure::Other("the output of the password command is not UTF-8".to_owned()))
+    Ok((bytes, child.wait().await?))
 }
 
 /// The URLs of a list of brokers, as the library separates them.

@@ -77,7 +77,7 @@ fn main() -> ExitCode {
     let code = match run(cli, started) {
         Ok(()) => ExitCode::SUCCESS,
         Err(failure) => {
-            report::print(&failure, errors);
+            report::print_last(&failure, errors);
             failure.exit_code()
         }
     };
@@ -180,10 +180,10 @@ fn run(cli: Cli, started: Instant) -> Result<(), Failure> {
         Command::Man(options) => return manual::pages(options),
         Command::Context(command) => return contexts::run(command, &global),
         Command::Demo => {
-            let _stop = Stop::on_signals(Manner::EndsAtOnce)?;
+            let stop = Stop::on_signals(Manner::EndsAtOnce)?;
             output::end_with_reader();
             let asked = settings::asked(&global.broker) == settings::Asked::Explicitly;
-            return demo::run(&if asked { settings::resolve(&global, None)? } else { global });
+            return demo::run(&if asked { settings::resolve(&global, None, &stop)? } else { global });
         }
         Command::Stress(options) => {
             let _stop = Stop::on_signals(Manner::EndsAtOnce)?;
@@ -193,11 +193,27 @@ fn run(cli: Cli, started: Instant) -> Result<(), Failure> {
         _ => {}
     }
     aiida::check(&command, &global.broker)?;
+    let works = matches!(
+        command,
+        Command::Rpc(Rpc::Serve(_))
+            | Command::Task(Task::Work(_))
+            | Command::Worker(Worker { command: None, .. })
+            | Command::Broker(Broker::Run(_) | Broker::Start(_))
+    );
+    let manner = match &command {
+        _ if works => Manner::Drains,
+        // A person is asked first; what is under way is to be on one broker and not on two.
+        Command::Run(_) | Command::Broker(Broker::Move(_)) => Manner::Drains,
+        Command::Top(_) => Manner::Screen { restore: top::restore },
+        _ => Manner::EndsAtOnce,
+    };
+    // Before anything is waited for: a context may have a password command.
+    let stop = Stop::on_signals(manner)?;
     let names = global.names.clone();
     let mut global = match command {
         // They connect nowhere, and --config is another file there.
         Command::Broker(_) => global,
-        _ => settings::resolve(&global, command.time_limit().map(|limit| started + *limit))?,
+        _ => settings::resolve(&global, command.time_limit().map(|limit| started + *limit), &stop)?,
     };
     if let Some(limit) = command.time_limit() {
         progress::already_spent(limit, started.elapsed());
@@ -207,30 +223,15 @@ fn run(cli: Cli, started: Instant) -> Result<(), Failure> {
         // Its names are its own. Those of the surroundings are not meant for it.
         global.names = names;
     }
-    let works = matches!(
-        command,
-        Command::Rpc(Rpc::Serve(_))
-            | Command::Task(Task::Work(_))
-            | Command::Worker(Worker { command: None, .. })
-            | Command::Broker(Broker::Run(_) | Broker::Start(_))
-    );
     if works {
         output::write_errors_aside()?;
     }
-    let manner = match &command {
-        _ if works => Manner::Drains,
-        // A person is asked first; what is under way is to be on one broker and not on two.
-        Command::Run(_) | Command::Broker(Broker::Move(_)) => Manner::Drains,
-        Command::Top(_) => Manner::Screen { restore: top::restore },
-        _ => Manner::EndsAtOnce,
-    };
     // One thread for all of it, see `worker`. The measuring alone needs more.
     let runtime = if matches!(command, Command::Bench(_)) {
         tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?
     } else {
         tokio::runtime::Builder::new_current_thread().enable_all().build()?
     };
-    let stop = Stop::on_signals(manner)?;
     let needs_no_broker = command.needs_no_broker();
     let ended = runtime.block_on(dispatch(command, &global, stop));
     // A read of standard input cannot be ended, and must not hold the command up.

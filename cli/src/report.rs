@@ -1,5 +1,7 @@
 //! What the command prints when it fails.
 
+use std::sync::{Mutex, PoisonError};
+
 use crate::args::Format;
 use crate::failure::Failure;
 use crate::{note, output};
@@ -16,6 +18,19 @@ pub(crate) fn print(failure: &Failure, format: Format) {
             print_advice(failure);
         }
         Format::Json => print_object(&failure.kind(), &failure.to_string(), failure.hint().as_deref()),
+    }
+}
+
+/// Whether what the command ends with is written.
+static IS_SAID: Mutex<bool> = Mutex::new(false);
+
+/// Writes what the command ends with. Of several, that of the first.
+///
+/// Guards: a command that a signal ends before it has reported that itself, on a busy machine, which would end in silence.
+pub(crate) fn print_last(failure: &Failure, format: Format) {
+    let mut is_said = IS_SAID.lock().unwrap_or_else(PoisonError::into_inner);
+    if !std::mem::replace(&mut *is_said, true) {
+        print(failure, format);
     }
 }
 

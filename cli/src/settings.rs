@@ -8,6 +8,7 @@ use crate::args::{BrokerOptions, Global, Names};
 use crate::contexts::{self, Saved};
 use crate::failure::Failure;
 use crate::output::quoted;
+use crate::stop::Stop;
 
 /// Whether the broker was asked for on this command line, or stands in the surroundings.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -26,8 +27,8 @@ pub(crate) fn asked(options: &BrokerOptions) -> Asked {
 ///
 /// # Errors
 /// `Usage` for an empty option, and for a context or a profile of AiiDA that is not there; `TimedOut` when the password command of
-/// a context does not end by the deadline.
-pub(crate) fn resolve(global: &Global, deadline: Option<Instant>) -> Result<Global, Failure> {
+/// a context does not end by the deadline, `Interrupted` when a signal comes before it has ended.
+pub(crate) fn resolve(global: &Global, deadline: Option<Instant>, stop: &Stop) -> Result<Global, Failure> {
     let mut global = global.clone();
     global.broker.typed.clone_from(&global.broker.broker);
     if global.broker.profile.is_some() || global.broker.aiida {
@@ -62,7 +63,7 @@ pub(crate) fn resolve(global: &Global, deadline: Option<Instant>) -> Result<Glob
                 None => contexts::in_use(&global.broker)?,
             };
             if let Some(saved) = saved {
-                apply(&mut global, saved, deadline)?;
+                apply(&mut global, saved, deadline, stop)?;
             }
         }
     }
@@ -72,8 +73,8 @@ pub(crate) fn resolve(global: &Global, deadline: Option<Instant>) -> Result<Glob
     Ok(global)
 }
 
-fn apply(global: &mut Global, saved: Saved, deadline: Option<Instant>) -> Result<(), Failure> {
-    global.broker.broker = Some(saved.url(deadline)?);
+fn apply(global: &mut Global, saved: Saved, deadline: Option<Instant>, stop: &Stop) -> Result<(), Failure> {
+    global.broker.broker = Some(saved.url(deadline, stop)?);
     if !global.names.any() {
         let Saved { prefix, message_exchange, task_exchange, task_queue, .. } = saved;
         global.names = Names { prefix, message_exchange, task_exchange, task_queue, testing: false };

@@ -7,12 +7,13 @@ use std::time::Duration;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::watch;
 
+use crate::args::Format;
 use crate::failure::{Failure, Interruption};
 use crate::output::{self, without_controls};
-use crate::{groups, warning};
+use crate::{groups, report, warning};
 
 /// How long a command has after the first signal, where it does not drain.
-const MOMENT: Duration = Duration::from_millis(500);
+const MOMENT: Duration = Duration::from_secs(1);
 
 /// How long the last lines may take.
 const LAST_WORDS: Duration = Duration::from_millis(300);
@@ -60,10 +61,14 @@ impl Stop {
                         tokio::time::timeout(MOMENT, next()).await.unwrap_or(first)
                     }
                 };
-                report(groups::kill_all());
+                report_stopped(groups::kill_all());
                 if let Manner::Screen { restore } = manner {
                     // What takes no output, such as a terminal after Ctrl-S, is not waited for.
                     within(LAST_WORDS, restore);
+                }
+                if !matches!(manner, Manner::Drains) {
+                    let format = if output::errors_are_json() { Format::Json } else { Format::Text };
+                    within(LAST_WORDS, move || report::print_last(&Failure::Interrupted(last, None), format));
                 }
                 output::finish_errors(LAST_WORDS);
                 std::process::exit(last.exit_code().into());
@@ -122,7 +127,7 @@ fn within(time: Duration, work: impl FnOnce() + Send + 'static) {
 }
 
 /// Names what a second signal has stopped. Standard error may be stuck, and nothing waits for it then.
-fn report(stopped: Vec<String>) {
+fn report_stopped(stopped: Vec<String>) {
     if stopped.is_empty() {
         return;
     }
@@ -131,6 +136,7 @@ fn report(stopped: Vec<String>) {
             let then = match work.split_once(' ') {
                 Some(("task", _)) => "it goes back to its queue",
                 Some(("worker", _)) => "its processes are left to others",
+                Some(("password", _)) => "nothing was sent",
                 _ => "its caller gets no answer",
             };
             warning!("stopped by a second signal: {}; {then}", without_controls(&work));

@@ -1,5 +1,7 @@
 //! The command among others: pipes whose reader goes, full disks, signals, time limits, surroundings, contexts.
 
+#[path = "shell/pty.rs"]
+mod pty;
 mod shell;
 #[path = "../../tests/support/mod.rs"]
 mod support;
@@ -11,8 +13,9 @@ use std::path::PathBuf;
 use std::process::{Command, ExitCode, Stdio};
 use std::time::{Duration, Instant};
 
+use pty::Pty;
 use serde_json::Value;
-use shell::{LONG, Running, ended, exits, homing, signal, text, wait};
+use shell::{LONG, Running, ended, eventually, exits, homing, signal, text, wait};
 use support::{Broker, Suite, TestResult};
 
 fn main() -> ExitCode {
@@ -30,6 +33,7 @@ fn main() -> ExitCode {
         .plain("each_line_of_standard_error_is_an_object_where_json_is_asked_for", lines_as_json)
         .plain("the_demo_warns_of_nothing_and_knows_where_it_runs", demo_calm)
         .plain("a_password_command_is_within_the_time_limit", slow_password)
+        .plain("a_password_command_ends_with_what_it_has_started_when_the_command_ends", password_ends)
         .plain("a_wrong_time_is_named_before_anything_is_connected", wrong_times)
         .plain("an_option_that_would_do_nothing_is_refused", refused_options)
         .plain("the_help_is_wrapped_once", help_wrapped)
@@ -481,6 +485,8 @@ fn once(broker: &Broker) -> TestResult {
     let (_, err) = exits(&send(&["x", "--unique", "invoice 17", "--format", "json"])?, 8);
     assert!(err.contains("\"kind\":\"duplicate_task\""), "{err}");
     exits(&send(&["x", "--unique", "invoice 18", "--unique-for", "1h"])?, 0);
+    let (_, err) = exits(&send(&["x", "--unique", "invoice 18", "--unique-for", "1h"])?, 8);
+    assert!(err.contains("3600s"), "by the time that was given: {err}");
     exits(&send(&["x"])?, 0);
     let (out, _) = exits(&ended(on(broker, &["--format", "json", "task", "list"]))?, 0);
     assert!(out.contains("\"ready\":3"), "{out}");
@@ -610,6 +616,80 @@ fn slow_password() -> TestResult {
     let (_, err) = exits(&with(&["--context", "late", "task", "send", "--timeout", "3s"])?, 4);
     assert!(err.contains("timed out after 3s"), "by the limit that was given: {err}");
     assert!(begun.elapsed() < Duration::from_millis(3900), "the limit is that of both: {:?}", begun.elapsed());
+    std::fs::remove_dir_all(folder)?;
+    Ok(())
+}
+
+fn password_ends() -> TestResult {
+    let folder = folder("password end")?;
+    let noted = folder.join("noted");
+    // Started in the background, it outlives its shell unless it is ended, too, and the end of its terminal. Who has started the
+    // first is gone already.
+    let lives = format!(
+        "trap '' HUP; echo $$ >> '{0}'; (sleep 1000 & echo $! >> '{0}'); sleep 1000 & echo $! >> '{0}'; wait",
+        noted.display()
+    );
+    let with = |arguments: &[&str]| {
+        let mut command = homing(arguments);
+        command.env("HOMING_CONFIG", folder.join("config.toml"));
+        command
+    };
+    let add = |name, command| with(&["context", "add", name, "--broker", "amqp://u@h", "--password-command", command]);
+    exits(&ended(add("plain", &lives))?, 0);
+    exits(&ended(add("stubborn", &format!("trap '' INT TERM; {lives}")))?, 0);
+    let processes = || -> Vec<String> {
+        let noted = std::fs::read_to_string(&noted).unwrap_or_default();
+        noted.split_inclusive('\n').filter_map(|line| line.strip_suffix('\n')).map(str::to_owned).collect()
+    };
+    for context in ["plain", "stubborn"] {
+        for terminal in [false, true] {
+            for (by, code) in [("TERM", 143), ("INT", 130), ("time", 4)] {
+                let _ = std::fs::remove_file(&noted);
+                let (limit, said) = match by {
+                    "time" => ("3s", "timed out while the password command"),
+                    _ => ("1h", "interrupted while the password command"),
+                };
+                let command = with(&["--context", context, "task", "send", "--timeout", limit]);
+                if terminal {
+                    let mut running = Pty::start(&command)?;
+                    eventually("it is started", || by == "time" || processes().len() == 3);
+                    match by {
+                        "INT" => running.press("\u{3}")?,
+                        "TERM" => running.signal(by),
+                        _ => {}
+                    }
+                    let screen = running.ends(code);
+                    assert!(screen.contains(said), "{context} {by}: {screen}");
+                } else {
+                    let mut apart = Command::new("setsid");
+                    apart.arg(command.get_program()).args(command.get_args());
+                    for (name, value) in command.get_envs() {
+                        match value {
+                            Some(value) => apart.env(name, value),
+                            None => apart.env_remove(name),
+                        };
+                    }
+                    let running = apart.stdin(Stdio::null()).stderr(Stdio::piped()).spawn()?;
+                    eventually("it is started", || by == "time" || processes().len() == 3);
+                    if by != "time" {
+                        signal(running.id(), by);
+                    }
+                    let (_, err) = exits(&wait(running)?, code);
+                    assert!(
+                        err.contains("password command") && err.contains("nothing was sent"),
+                        "{context} {by}: {err}"
+                    );
+                }
+                for process in processes() {
+                    eventually(&format!("{context}, {terminal}, {by}: process {process} is still there"), || {
+                        // What nobody waits for is a zombie.
+                        let status = std::fs::read_to_string(format!("/proc/{process}/stat")).unwrap_or_default();
+                        status.is_empty() || status.contains(") Z ")
+                    });
+                }
+            }
+        }
+    }
     std::fs::remove_dir_all(folder)?;
     Ok(())
 }

@@ -18,6 +18,7 @@ fn main() -> ExitCode {
         .plain("a_silent_broker_ends_in_bounded_time_and_each_error_has_a_cure", no_broker)
         .plain("which_tasks_is_asked_for_by_every_option_and_not_the_largest_alone", which)
         .rabbitmq("tasks_in_quarantine_go_back_by_id_and_by_reason", requeue)
+        .rabbitmq("an_id_that_is_not_there_is_named_and_an_error", not_there)
         .rabbitmq("tasks_are_moved_with_all_that_they_carry", moved)
         .rabbitmq("a_purge_wants_to_know_what", purge)
         .rabbitmq("a_dry_run_finds_what_the_real_one_would_and_uses_its_words", dry_run)
@@ -72,6 +73,46 @@ fn requeue(broker: &Broker) -> TestResult {
     done(broker, &["task", "work", "--count", "2", "--exec", exec])?;
     assert_eq!(tasks(broker, &queue(broker, ""))?.len(), 0);
     assert_eq!(tasks(broker, &quarantine)?.len(), 1);
+    Ok(())
+}
+
+fn not_there(broker: &Broker) -> TestResult {
+    // There is no queue for quarantine yet.
+    let (_, err) = exits(&ended(on(broker, &["task", "requeue", "--id", "NOSUCH"]))?, 1);
+    assert!(err.contains("there is no task \"NOSUCH\""), "{err}");
+    for body in ["one", "two"] {
+        done(broker, &["task", "send", body, "--no-reply"])?;
+    }
+    let there = tasks(broker, &queue(broker, ""))?;
+    let id = there[0]["message_id"].as_str().ok_or("an id")?;
+    let other = other_queue(broker)?;
+    let ids = ["--id", "NOSUCH", "--id", id, "--id", "NEITHER", "--id", "NOSUCH"];
+    for dry in [&["--dry-run"][..], &[]] {
+        for deed in [
+            &["task", "purge"][..],
+            &["task", "requeue", "--queue", &queue(broker, "")],
+            &["task", "move", "--to", &other],
+        ] {
+            let nobody = [deed, dry, &["--id", "NOSUCH"]].concat();
+            let (out, err) = exits(&ended(on(broker, &nobody))?, 1);
+            assert!(out.is_empty() && err.contains("there is no task \"NOSUCH\""), "{nobody:?}: {out}{err}");
+            let json = [&["--format", "json"], &nobody[..]].concat();
+            let (_, err) = exits(&ended(on(broker, &json))?, 1);
+            let last: Value = serde_json::from_str(err.lines().last().unwrap_or(""))?;
+            assert!(last["kind"] == "not_found" && last["message"].is_string(), "{err}");
+        }
+        // What is there is dealt with all the same.
+        let (out, err) = exits(&ended(on(broker, &[&["task", "purge"], dry, &ids].concat()))?, 1);
+        assert!(out.lines().eq([id]), "{out}");
+        assert!(err.contains("with these ids: \"NEITHER\", \"NOSUCH\"") && err.contains("1 of 2 tasks"), "{err}");
+        assert!(!err.contains(id), "{err}");
+    }
+    let left: Vec<Value> = tasks(broker, &queue(broker, ""))?.iter().map(|task| task["body"].clone()).collect();
+    assert_eq!(left, ["two"]);
+    let id = there[1]["message_id"].as_str().ok_or("an id")?;
+    let (_, err) = exits(&ended(on(broker, &["task", "purge", "--id", id, "--reason", "none"]))?, 1);
+    assert!(err.contains("with a reason like \"none\""), "it is there, and not for this reason: {err}");
+    done(broker, &["task", "purge", "--id", id])?;
     Ok(())
 }
 

@@ -429,6 +429,12 @@ fn restored_after_a_panic(broker: &Broker) -> TestResult {
     let bytes = top.with(|shown| text(&shown.bytes));
     let afterwards = bytes.rsplit_once("\u{1b}[?1049l").map(|(_, rest)| rest.to_owned());
     assert!(afterwards.is_some_and(|rest| rest.contains("a fault was asked for")), "{bytes}");
+    // Of another thread: the view does not go on over the message.
+    let mut top = place.top(&["--no-store", "--seed-fault", "panic-elsewhere"])?;
+    top.is_taken();
+    top.press("!")?;
+    let screen = top.ends(1);
+    assert!(screen.contains("a fault was asked for") && screen.contains("has panicked"), "{screen}");
     Ok(())
 }
 
@@ -439,7 +445,8 @@ fn restored_when_stuck(broker: &Broker) -> TestResult {
     top.press("!")?;
     std::thread::sleep(Duration::from_millis(300));
     top.signal("TERM");
-    top.ends(143);
+    // It is not the command itself that says so.
+    assert!(top.ends(143).contains("homing: interrupted"), "it ends in silence");
     Ok(())
 }
 

@@ -132,7 +132,7 @@ impl Options {
         if let Some((messages, bytes)) = self.in_flight {
             let limit = NonZeroUsize::new(messages).zip(NonZeroUsize::new(bytes));
             let (messages, bytes) = limit.ok_or_else(|| invalid("in_flight has a zero, with which nothing is sent"))?;
-            builder = builder.under_way(messages, bytes);
+            builder = builder.max_in_flight(messages, bytes);
         }
         if let Some(name) = self.connection_name {
             builder = builder.connection_name(name);

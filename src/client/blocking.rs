@@ -91,9 +91,19 @@ pub fn wait<T>(call: impl IntoFuture<Output = Result<T>>) -> Result<T> {
 }
 
 fn wait_for<T>(what: String, call: impl IntoFuture<Output = Result<T>>) -> Result<T> {
+    wait_by(what, |home| home.block_on(call.into_future()))
+}
+
+/// Waits for the next item of a stream, which loses none when this gives up.
+pub(crate) fn next_within<T>(what: &str, limit: Duration, next: impl Future<Output = Result<T>>) -> Result<T> {
+    let timed_out = || Err(Error::new(ErrorKind::TimedOut, format!("no {what} came within {limit:?}")));
+    wait_by(format!("a {what}"), |home| Ok(home.block_on_timeout(next, limit)?.unwrap_or_else(timed_out)))
+}
+
+fn wait_by<T>(what: String, wait: impl FnOnce(&LocalHome) -> std::result::Result<Result<T>, WaitRefused>) -> Result<T> {
     let within = STANDING.try_with(|standing| standing.borrow().last().cloned()).ok().flatten();
     let _standing = Standing::begin(what);
-    let waited = LocalHome::of_this_thread().block_on(call.into_future()).unwrap_or_else(|refused| {
+    let waited = wait(&LocalHome::of_this_thread()).unwrap_or_else(|refused| {
         let kind = match refused {
             WaitRefused::Stopped => ErrorKind::HomeEnded,
             _ => ErrorKind::WouldDeadlock,
@@ -274,6 +284,33 @@ impl Broadcasts {
     pub fn next_blocking(&mut self) -> Result<Option<std::result::Result<Broadcast, Lagged>>> {
         wait(async { Ok(self.next().await) })
     }
+
+    /// The same for at most this long; with [`Duration::ZERO`] it takes what is there.
+    ///
+    /// ```
+    /// use std::time::Duration;
+    /// use homing::blocking::Communicator;
+    /// use homing::{BroadcastFilter, ErrorKind};
+    ///
+    /// let communicator = Communicator::connect("memory:")?;
+    /// let mut broadcasts = communicator.broadcasts(BroadcastFilter::new())?;
+    /// communicator.broadcast_send("hello").wait()?;
+    /// let hello = broadcasts.next_blocking_timeout(Duration::from_secs(10))?;
+    /// assert!(hello.is_some_and(|hello| hello.is_ok()));
+    /// let error = broadcasts.next_blocking_timeout(Duration::from_millis(10)).unwrap_err();
+    /// assert_eq!(error.kind(), ErrorKind::TimedOut);
+    /// communicator.close()?;
+    /// # Ok::<(), homing::Error>(())
+    /// ```
+    ///
+    /// # Errors
+    /// `TimedOut` when none came; `WouldDeadlock` where a wait cannot be.
+    ///
+    /// # Cancel safety
+    /// No broadcast is lost when the time is up.
+    pub fn next_blocking_timeout(&mut self, limit: Duration) -> Result<Option<std::result::Result<Broadcast, Lagged>>> {
+        next_within("broadcast", limit, async { Ok(self.next().await) })
+    }
 }
 
 impl Tasks {
@@ -284,6 +321,36 @@ impl Tasks {
     pub fn next_blocking(&mut self) -> Result<Option<IncomingTask>> {
         wait(async { self.next().await.transpose() })
     }
+
+    /// The same for at most this long. To ask once, and to have no task kept for later, there is
+    /// [`TaskQueue::next_task`](super::TaskQueue::next_task).
+    ///
+    /// ```
+    /// use std::time::Duration;
+    /// use homing::ErrorKind;
+    /// use homing::blocking::Communicator;
+    ///
+    /// let communicator = Communicator::connect("memory:")?;
+    /// let queue = communicator.task_queue("squares")?;
+    /// let mut tasks = queue.tasks();
+    /// let error = tasks.next_blocking_timeout(Duration::from_millis(10)).unwrap_err();
+    /// assert_eq!(error.kind(), ErrorKind::TimedOut);
+    /// queue.task_send(7).no_reply().wait()?;
+    /// if let Some(task) = tasks.next_blocking_timeout(Duration::from_secs(10))? {
+    ///     task.process(|task| task.body().as_i64().map(|number| number * number));
+    /// }
+    /// communicator.close()?;
+    /// # Ok::<(), homing::Error>(())
+    /// ```
+    ///
+    /// # Errors
+    /// `TimedOut` when none came; as [`next_task`](super::TaskQueue::next_task); `WouldDeadlock` where a wait cannot be.
+    ///
+    /// # Cancel safety
+    /// No task is lost when the time is up: one that comes afterwards is the next, and goes back when the stream is dropped.
+    pub fn next_blocking_timeout(&mut self, limit: Duration) -> Result<Option<IncomingTask>> {
+        next_within("task", limit, async { self.next().await.transpose() })
+    }
 }
 
 impl Events {
@@ -293,6 +360,32 @@ impl Events {
     /// `WouldDeadlock` where a wait cannot be.
     pub fn next_blocking(&mut self) -> Result<Option<ConnectionEvent>> {
         wait(async { Ok(self.next().await) })
+    }
+
+    /// The same for at most this long; with [`Duration::ZERO`] it takes what is there.
+    ///
+    /// ```
+    /// use std::time::Duration;
+    /// use homing::blocking::Communicator;
+    /// use homing::{ConnectionEvent, ErrorKind};
+    ///
+    /// let communicator = Communicator::connect("memory:")?;
+    /// let mut events = communicator.events();
+    /// let error = events.next_blocking_timeout(Duration::from_millis(10)).unwrap_err();
+    /// assert_eq!(error.kind(), ErrorKind::TimedOut);
+    /// communicator.close()?;
+    /// let event = events.next_blocking_timeout(Duration::from_secs(10))?;
+    /// assert!(matches!(event, Some(ConnectionEvent::Closed)));
+    /// # Ok::<(), homing::Error>(())
+    /// ```
+    ///
+    /// # Errors
+    /// `TimedOut` when none came; `WouldDeadlock` where a wait cannot be.
+    ///
+    /// # Cancel safety
+    /// No event is lost when the time is up.
+    pub fn next_blocking_timeout(&mut self, limit: Duration) -> Result<Option<ConnectionEvent>> {
+        next_within("event", limit, async { Ok(self.next().await) })
     }
 }
 
@@ -423,7 +516,8 @@ impl Communicator {
         wait(self.serving()?.add_broadcast_subscriber(filter, subscriber))
     }
 
-    /// The broadcasts that pass a filter; [`next_blocking`](Broadcasts::next_blocking) waits for the next.
+    /// The broadcasts that pass a filter; [`next_blocking`](Broadcasts::next_blocking) waits for the next,
+    /// [`next_blocking_timeout`](Broadcasts::next_blocking_timeout) no longer than a limit.
     ///
     /// # Errors
     /// As the async call of this name.
@@ -453,7 +547,8 @@ impl Communicator {
         self.inner.server_properties()
     }
 
-    /// What happens to the connection and to subscribers, from now on.
+    /// What happens to the connection and to subscribers, from now on; [`next_blocking`](Events::next_blocking) waits for the next,
+    /// [`next_blocking_timeout`](Events::next_blocking_timeout) no longer than a limit.
     #[must_use]
     pub fn events(&self) -> Events {
         self.inner.events()
@@ -581,7 +676,8 @@ impl TaskQueue {
         wait(self.inner.next_task(timeout))
     }
 
-    /// The tasks of this queue as they come; [`next_blocking`](Tasks::next_blocking) waits for the next.
+    /// The tasks of this queue as they come; [`next_blocking`](Tasks::next_blocking) waits for the next,
+    /// [`next_blocking_timeout`](Tasks::next_blocking_timeout) no longer than a limit.
     pub fn tasks(&self) -> Tasks {
         self.inner.tasks()
     }

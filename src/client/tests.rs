@@ -327,7 +327,8 @@ async fn try_again_counts_its_attempts_and_ends_in_quarantine() {
 async fn without_room() -> (String, Communicator) {
     let name = uuid::Uuid::new_v4().to_string();
     let one = std::num::NonZeroUsize::new(1).unwrap();
-    let communicator = Communicator::builder(&format!("memory:{name}")).under_way(one, one).connect().await.unwrap();
+    let communicator =
+        Communicator::builder(&format!("memory:{name}")).max_in_flight(one, one).connect().await.unwrap();
     fault::set_blocked(&name, Some("memory"));
     (name, communicator)
 }
@@ -760,7 +761,7 @@ async fn a_sender_of_a_task_that_is_held_back_waits_for_room_no_longer_than_its_
     let name = uuid::Uuid::new_v4().to_string();
     let few = std::num::NonZeroUsize::MIN;
     let communicator = Communicator::builder(&format!("memory:{name}"))
-        .under_way(few, std::num::NonZeroUsize::new(1 << 20).unwrap())
+        .max_in_flight(few, std::num::NonZeroUsize::new(1 << 20).unwrap())
         .connect()
         .await
         .unwrap();

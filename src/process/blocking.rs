@@ -15,6 +15,8 @@
 //! # Ok::<(), homing::Error>(())
 //! ```
 
+use std::time::Duration;
+
 use super::events::ProcessEvents;
 use super::messages::{AskStatus, Continue, ControlBroadcast, Create, Kill, Launch, Pause, Play};
 use super::reply::{ControlReply, ControlStage};
@@ -22,7 +24,7 @@ use super::request::{ControlRequest, Execute};
 use super::send::{ControlAllSend, ControlSend};
 use super::{Pid, StateChange};
 use crate::Lagged;
-use crate::blocking::{Communicator, wait};
+use crate::blocking::{Communicator, next_within, wait};
 use crate::error::Result;
 
 /// Controls processes from a program without tokio. Its requests are those of the
@@ -98,7 +100,8 @@ impl ProcessController {
         self.0.execute(class)
     }
 
-    /// The changes of state of these processes, or of all; [`next_blocking`](ProcessEvents::next_blocking) waits for the next.
+    /// The changes of state of these processes, or of all; [`next_blocking`](ProcessEvents::next_blocking) waits for the next,
+    /// [`next_blocking_timeout`](ProcessEvents::next_blocking_timeout) no longer than a limit.
     ///
     /// # Errors
     /// As the [async call](super::ProcessController::events); `WouldDeadlock` where a wait cannot be.
@@ -165,5 +168,19 @@ impl ProcessEvents {
     /// `WouldDeadlock` where a wait cannot be.
     pub fn next_blocking(&mut self) -> Result<Option<std::result::Result<StateChange, Lagged>>> {
         wait(async { Ok(self.next().await) })
+    }
+
+    /// The same for at most this long; with [`Duration::ZERO`] it takes what is there.
+    ///
+    /// # Errors
+    /// `TimedOut` when none came; `WouldDeadlock` where a wait cannot be.
+    ///
+    /// # Cancel safety
+    /// No change is lost when the time is up.
+    pub fn next_blocking_timeout(
+        &mut self,
+        limit: Duration,
+    ) -> Result<Option<std::result::Result<StateChange, Lagged>>> {
+        next_within("change of state", limit, async { Ok(self.next().await) })
     }
 }

@@ -10,7 +10,7 @@ pub(super) const EXIT_CODES: &str = "\
 Exit codes:
     0  done; also when the reader of standard output has gone (homing ... | head -1),
        and when one signal has ended a worker and its tasks had ended
-    1  failed
+    1  failed; or what is named is not there: a queue, a task, a process
     2  wrong usage
     3  unroutable: no subscriber has this identifier; nobody runs processes
     4  timed out; the error reports whether the message was sent

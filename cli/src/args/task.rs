@@ -176,7 +176,8 @@ pub(crate) struct Mend {
     /// The queue to take them from [default: the task queue]
     #[arg(long, value_name = "NAME")]
     pub queue: Option<String>,
-    /// Only the task of this message id. May be given several times.
+    /// Only the task of this message id. May be given several times. An id without a task is an error (exit code 1), when
+    /// the others have been dealt with.
     #[arg(long, value_name = "ID", help_heading = "Which tasks")]
     pub id: Vec<String>,
     /// Only tasks whose reason for being in quarantine matches this glob.

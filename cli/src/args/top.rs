@@ -43,6 +43,8 @@ pub(crate) struct Top {
 pub(crate) enum TopFault {
     /// A panic when `!` is pressed.
     Panic,
+    /// The same in another thread.
+    PanicElsewhere,
     /// `!` stops everything for a minute, as a terminal does that takes no output.
     Stuck,
 }

@@ -7,7 +7,8 @@
 //! Each task is printed before anything is done to it, so that none is gone that was not listed; and however the command ends,
 //! it reports how far it has come.
 
-use std::cell::Cell;
+use std::cell::{Cell, RefCell};
+use std::collections::BTreeSet;
 use std::time::Duration;
 
 use homing::codec::Map;
@@ -18,10 +19,10 @@ use crate::args::{Format, Global, Mend, Task};
 use crate::connection::{may_come, options, waiting_for_broker};
 use crate::failure::Failure;
 use crate::glob::Glob;
-use crate::output::escaped;
+use crate::output::{escaped, quoted};
 use crate::progress::timed_out;
 use crate::stop::Stop;
-use crate::{not_given, note, out, values, warning};
+use crate::{not_given, note, out, settings, values, warning};
 
 /// After a signal, how long the task in hand may take to be in one queue and not in two. Shorter than the time after which the
 /// process ends.
@@ -77,6 +78,7 @@ pub(crate) async fn run(command: Task, global: &Global, mut stop: Stop) -> Resul
         format: global.output.format,
         done: Cell::new(0),
         seen: Cell::new(None),
+        found: RefCell::default(),
         reader: Cell::new(Reader::Reads),
         ends: Cell::new(false),
     };
@@ -107,6 +109,7 @@ pub(crate) async fn run(command: Task, global: &Global, mut stop: Stop) -> Resul
         }
     };
     walk.report(ended.is_err());
+    let ended = ended.and_then(|()| walk.all_found(global));
     if ended.is_ok() && walk.seen.get().is_none_or(|seen| seen == 0) {
         not_given::note(&global.broker);
     }
@@ -130,6 +133,8 @@ struct Walk {
     done: Cell<u64>,
     /// `None` until the queue was found.
     seen: Cell<Option<u64>>,
+    /// Those of the ids that were asked for.
+    found: RefCell<BTreeSet<String>>,
     reader: Cell<Reader>,
     /// No more tasks are begun.
     ends: Cell<bool>,
@@ -146,6 +151,33 @@ impl Walk {
         } else {
             note!("{tally}");
         }
+    }
+
+    /// Of the ids that were asked for, each has led to a task.
+    ///
+    /// # Errors
+    /// `NotFound`, with those that have not.
+    fn all_found(&self, global: &Global) -> Result<(), Failure> {
+        let found = self.found.borrow();
+        let mut missing: Vec<&str> =
+            self.mend.id.iter().map(String::as_str).filter(|id| !found.contains(*id)).collect();
+        missing.sort_unstable();
+        missing.dedup();
+        if missing.is_empty() {
+            return Ok(());
+        }
+        let ids = missing.iter().map(|id| format!("{id:?}")).collect::<Vec<_>>().join(", ");
+        let reason = self.mend.reason.as_ref().map_or_else(String::new, |glob| format!(" with a reason like {glob:?}"));
+        let text = match missing.len() {
+            1 => format!("there is no task {ids}{reason} in the queue {:?}", self.from),
+            _ => format!("there are no tasks{reason} in the queue {:?} with these ids: {ids}", self.from),
+        };
+        let homing = settings::with_broker(global);
+        let advice = format!(
+            "`{homing} task list --queue {} --peek` shows those that wait; one that a worker has in hand is not seen",
+            quoted(&self.from)
+        );
+        Err(Failure::Advised(Box::new(homing::Error::new(ErrorKind::NotFound, text).into()), advice))
     }
 
     /// Connects and walks; with `--reconnect`, again when the connection is lost.
@@ -221,6 +253,7 @@ impl Walk {
                 printed => printed?,
             }
         }
+        let asked_for = got.message_id().filter(|_| !self.mend.id.is_empty()).map(str::to_owned);
         if !self.mend.dry_run {
             if let Some(to) = to {
                 let forgotten: &[&str] = if matches!(self.deed, Deed::Requeue(_)) { &FORGOTTEN } else { &[] };
@@ -229,6 +262,7 @@ impl Walk {
             mender.acknowledge(got).await?;
         }
         self.done.set(self.done.get() + 1);
+        self.found.borrow_mut().extend(asked_for);
         Ok(())
     }
 }

@@ -102,7 +102,7 @@ fn one_pair(world: &Arc<World>, pulse: &Pulse, number: usize, generation: u64, m
     let held = usize::from(world.is_due(Fault::PermitHeld, || closing == Closing::Nobody && permits < MANY));
     let connect = || {
         homing::Communicator::builder(&url)
-            .under_way(NonZeroUsize::new(permits - held).unwrap_or(NonZeroUsize::MIN), NonZeroUsize::MAX)
+            .max_in_flight(NonZeroUsize::new(permits - held).unwrap_or(NonZeroUsize::MIN), NonZeroUsize::MAX)
             .call_timeout(patience)
             .close_timeout(world.patience / 2)
             .connect_blocking()

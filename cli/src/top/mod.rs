@@ -222,6 +222,7 @@ fn seed_fault(fault: Option<TopFault>, key: &model::Key) {
     match fault {
         Some(fault) if *key == model::Key::Char('!') => match fault {
             TopFault::Panic => panic!("a fault was asked for"),
+            TopFault::PanicElsewhere => drop(std::thread::spawn(|| panic!("a fault was asked for")).join()),
             TopFault::Stuck => std::thread::sleep(Duration::from_secs(60)),
         },
         _ => {}

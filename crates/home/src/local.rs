@@ -7,7 +7,7 @@
 use std::cell::{Cell as StdCell, RefCell};
 use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::fmt;
-use std::future::Future;
+use std::future::{Future, poll_fn};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::pin::{Pin, pin};
 use std::rc::Rc;
@@ -311,7 +311,25 @@ impl LocalHome {
     /// # Errors
     /// At once where a wait cannot be; and when the loop is stopped meanwhile, or the home has ended.
     pub fn block_on<F: Future>(&self, future: F) -> Result<F::Output, WaitRefused> {
-        self.block_on_until(future, None)
+        admitted(|| self.wait_here(future, None::<(Instant, fn())>))
+    }
+
+    /// The same for at most this long: `None` when the time is up, and the future is dropped then. An inner wait that goes on past
+    /// it holds it up, since frames end last in, first out.
+    ///
+    /// # Errors
+    /// As [`block_on`](Self::block_on).
+    pub fn block_on_timeout<F: Future>(&self, future: F, limit: Duration) -> Result<Option<F::Output>, WaitRefused> {
+        let is_over = StdCell::new(false);
+        // A time that no instant has never passes.
+        let deadline = Instant::now().checked_add(limit).map(|at| (at, || is_over.set(true)));
+        let mut future = pin!(future);
+        let limited = poll_fn(|context| match future.as_mut().poll(context) {
+            Poll::Ready(output) => Poll::Ready(Some(output)),
+            Poll::Pending if is_over.get() => Poll::Ready(None),
+            Poll::Pending => Poll::Pending,
+        });
+        admitted(|| self.wait_here(limited, deadline))
     }
 
     /// The same; at the instant the deadline is fired, which is to end the future. An inner wait that goes on past it holds
@@ -321,13 +339,15 @@ impl LocalHome {
         future: F,
         deadline: Option<(Instant, Deadline)>,
     ) -> Result<F::Output, WaitRefused> {
+        let deadline = deadline.map(|(at, deadline)| (at, move || deadline.fire()));
         admitted(|| self.wait_here(future, deadline))
     }
 
+    /// Waits; at the instant something is called, and then the future is polled once more.
     fn wait_here<F: Future>(
         &self,
         future: F,
-        mut deadline: Option<(Instant, Deadline)>,
+        mut deadline: Option<(Instant, impl FnOnce())>,
     ) -> Result<F::Output, WaitRefused> {
         let _frame = self.go_deeper()?;
         let _entered = super::current::enter(self);
@@ -343,8 +363,9 @@ impl LocalHome {
             {
                 return Ok(output);
             }
-            if let Some((_, deadline)) = deadline.take_if(|(at, _)| *at <= Instant::now()) {
-                deadline.fire();
+            if let Some((_, passes)) = deadline.take_if(|(at, _)| *at <= Instant::now()) {
+                passes();
+                waker.woken.store(true, Ordering::Release);
             }
             if let Some(refused) = self.over() {
                 return Err(refused);

@@ -99,6 +99,26 @@ fn a_panic_that_holds_a_completer_ends_its_future_as_abandoned() {
 }
 
 #[test]
+fn a_wait_with_a_limit_ends_by_it_and_not_before() {
+    let _watched = watched();
+    let here = LocalHome::of_this_thread();
+    let short = Duration::from_millis(20);
+    let began = Instant::now();
+    assert_eq!(here.block_on_timeout(std::future::pending::<()>(), short), Ok(None));
+    assert!(began.elapsed() >= short);
+    assert_eq!(here.block_on_timeout(async { 7 }, Duration::ZERO), Ok(Some(7)), "what is there needs no time");
+    let (completer, future) = Home::current().try_future::<u32>().unwrap();
+    let other = thread::spawn(move || completer.complete(1).unwrap());
+    assert_eq!(here.block_on_timeout(future, Duration::MAX), Ok(Some(Ok(1))));
+    other.join().unwrap();
+    // An outer wait ends after the inner one, though its time was up before.
+    let inner = async { LocalHome::of_this_thread().block_on_timeout(std::future::pending::<()>(), 2 * short) };
+    let began = Instant::now();
+    assert_eq!(here.block_on_timeout(inner, short), Ok(Some(Ok(None))));
+    assert!(began.elapsed() >= 2 * short);
+}
+
+#[test]
 fn a_deadline_ends_the_wait_and_what_comes_later_is_dropped_at_home() {
     let _watched = watched();
     let (value, drops) = noted();

@@ -227,7 +227,7 @@ impl World {
                 builder.long_tasks(LongTasks::new().after(Duration::from_millis(700)).lease(Duration::from_secs(3)));
         }
         if plan.tight {
-            builder = builder.under_way(NonZeroUsize::new(2)?, NonZeroUsize::new(2048)?);
+            builder = builder.max_in_flight(NonZeroUsize::new(2)?, NonZeroUsize::new(2048)?);
         }
         if plan.gives_up {
             builder = builder.reconnect(ReconnectPolicy::For(Duration::from_secs(5)));

@@ -266,7 +266,7 @@ impl Log {
 
     pub(crate) fn check_running(&self, tried: &str) -> Result<()> {
         let Some(cause) = &self.stopped else { return Ok(()) };
-        let tried = format!("{tried}: the store is stopped, since it could not write (cannot {cause})");
+        let tried = format!("{tried}: the store is stopped, since it could not write ({cause})");
         Err(Error::new(ErrorKind::Stopped, tried, self.directory(), "it goes on when writing works again"))
     }
 
