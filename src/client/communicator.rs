@@ -22,7 +22,7 @@ use crate::error::Result;
 use crate::home::Home;
 use crate::serve::{
     BroadcastFilter, BroadcastSubscriber, Broadcasts, CodecInput, Context, Defaults, RpcSubscriber, TaskSubscriber,
-    add_broadcast_subscriber, add_rpc_subscriber, broadcast_stream, start_codec_loop, with_refusal,
+    add_broadcast_subscriber, add_rpc_subscriber, broadcast_stream, remove_subscriber, start_codec_loop, with_refusal,
 };
 use crate::wire::names::{Identifier, IntoIdentifier};
 
@@ -262,7 +262,7 @@ impl Communicator {
     /// Dropped, the subscriber is removed all the same.
     pub async fn remove_rpc_subscriber(&self, identifier: impl IntoIdentifier) -> Result<()> {
         let name = SubscriberName::Rpc(identifier.into_identifier()?);
-        self.port().ask("removing an RPC subscriber", None, |done| Command::Unsubscribe { name, done }).await
+        remove_subscriber(self.port(), "removing an RPC subscriber", name).await
     }
 
     /// A task for the default task queue.
@@ -367,7 +367,7 @@ impl Communicator {
     /// Dropped, the subscriber is removed all the same.
     pub async fn remove_broadcast_subscriber(&self, identifier: &Identifier) -> Result<()> {
         let name = SubscriberName::Broadcasts(identifier.clone());
-        self.port().ask("removing a broadcast subscriber", None, |done| Command::Unsubscribe { name, done }).await
+        remove_subscriber(self.port(), "removing a broadcast subscriber", name).await
     }
 
     /// Resolves after this time, from its first poll on, by the communicator's clock: on every home, one without timers

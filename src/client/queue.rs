@@ -14,7 +14,7 @@ use crate::driver::command::{Command, PullId, PullWait, QueueName, SubscriberNam
 use crate::driver::port::Port;
 use crate::error::{Error, ErrorKind, Result};
 use crate::home::Home;
-use crate::serve::{Context, IncomingTask, TaskSubscriber, add_task_subscriber};
+use crate::serve::{Context, IncomingTask, TaskSubscriber, add_task_subscriber, remove_subscriber};
 use crate::wire::names::{Identifier, check_task_queue};
 
 /// One task queue of a communicator. Cheap to clone.
@@ -89,8 +89,7 @@ impl TaskQueue {
     /// Dropped, the subscriber is removed all the same.
     pub async fn remove_task_subscriber(&self, identifier: &Identifier) -> Result<()> {
         let name = SubscriberName::Tasks(self.name.clone(), identifier.clone());
-        let remove = |done| Command::Unsubscribe { name, done };
-        self.context.port.ask("removing a task subscriber", None, remove).await
+        remove_subscriber(&self.context.port, "removing a task subscriber", name).await
     }
 
     /// Takes a task, if there is one now.

@@ -143,7 +143,8 @@ pub(crate) enum Command {
     /// A user takes a subscriber out.
     Unsubscribe {
         name: SubscriberName,
-        done: Completer<Result<()>>,
+        /// `None` where nobody waits any more.
+        done: Option<Completer<Result<()>>>,
     },
     /// What served a subscriber is gone, or whoever added it gave up. Ignored when the subscriber was taken out before.
     SubscriberEnded {

@@ -407,21 +407,20 @@ impl<D> Subscriptions<D> {
         }
     }
 
-    /// A user takes a subscriber out. `done` is completed when its consumer is gone, if it was the last.
-    pub(super) fn unsubscribe(&mut self, name: &SubscriberName, done: D, now: Instant) {
+    /// A user takes a subscriber out. `done`, where the user waits, is completed when its consumer is gone, if it was the last.
+    pub(super) fn unsubscribe(&mut self, name: &SubscriberName, done: Option<D>, now: Instant) {
         let Some(id) = self.by_name.get(name).copied() else {
-            let outcome = Err(unknown(name.kind(), name.identifier()));
-            return self.out.push(Act::Complete { done, outcome });
+            return self.answer(done.into_iter().collect(), &Err(unknown(name.kind(), name.identifier())));
         };
         let key = self.take_out(id, &Err(gone_while_added()));
-        match key.as_ref().and_then(|key| self.services.get_mut(key)) {
-            Some(service) => {
+        match (key.as_ref().and_then(|key| self.services.get_mut(key)), done) {
+            (Some(service), Some(done)) => {
                 // Guards: a broker that is silent.
                 let until = after(now, self.operation_timeout);
                 service.leaving.push(Leaving { done, until });
                 self.due.extend(key.clone().map(|key| (until, key)));
             }
-            None => self.out.push(Act::Complete { done, outcome: Ok(()) }),
+            (_, done) => self.answer(done.into_iter().collect(), &Ok(())),
         }
         if let Some(key) = key {
             self.reconcile(&key, now);

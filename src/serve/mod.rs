@@ -25,6 +25,7 @@ pub(crate) use codec_loop::start as start_codec_loop;
 pub(crate) use context::{Context, Defaults};
 pub use failure::{Failure, HandlerError, HandlerResult};
 pub use filter::BroadcastFilter;
+pub(crate) use registration::remove as remove_subscriber;
 pub(crate) use rpc::with_refusal;
 pub use rpc::{CallerGone, RpcRequest, RpcSubscriber};
 pub(crate) use task::add as add_task_subscriber;

@@ -1,12 +1,14 @@
-//! One subscriber's registration, from the moment it is asked for: whatever ends first, the communicator learns of it.
+//! One subscriber's registration, from the moment it is asked for: whatever ends first, the communicator learns of it. And how
+//! a user takes a subscriber out again.
 
 use std::sync::Arc;
 
-use crate::driver::command::{Command, ServedBy, Subscription};
+use crate::driver::command::{Command, ServedBy, SubscriberName, Subscription};
 use crate::driver::port::{Port, home_ended};
 use crate::driver::tasks::SubscriberId;
 use crate::error::Result;
-use crate::home::Home;
+use crate::home::{Completer, Home};
+use crate::time::from_now;
 
 /// The guard of a subscriber. It is where the subscriber's messages are taken in: in the code that adds it at first, then in the
 /// task that serves it. Dropped, it takes the subscriber out: when adding is given up, when the home ends before it has
@@ -32,6 +34,50 @@ impl Registration {
         self.port.runs_at(home);
         // Nothing would serve it there. This guard takes it out again.
         if home.has_ended() { Err(home_ended(what)) } else { Ok(()) }
+    }
+}
+
+/// Takes a subscriber out, and waits until its consumer is gone.
+///
+/// # Errors
+/// `InvalidArgument` when there is none of that name; `TimedOut`, after which it is removed all the same.
+///
+/// # Cancel safety
+/// Dropped, the subscriber is removed all the same.
+pub(crate) async fn remove(port: &Port, what: &str, name: SubscriberName) -> Result<()> {
+    let until = from_now(port.operation_timeout);
+    let removal = Removal { port, name: Some(name) };
+    let (done, removed) = port.future(&what, Some(until)).await?;
+    removal.answers(done)?;
+    match removed.await {
+        Ok(outcome) => outcome,
+        Err(end) => Err(port.ended(end, what)),
+    }
+}
+
+/// A removal that the communicator has not been asked for yet.
+///
+/// Guards: a wait for a place at a full home, which is given up or takes too long. The subscriber goes with it, without an answer.
+struct Removal<'a> {
+    port: &'a Port,
+    name: Option<SubscriberName>,
+}
+
+impl Removal<'_> {
+    /// Asks for it; the answer goes here.
+    fn answers(mut self, done: Completer<Result<()>>) -> Result<()> {
+        match self.name.take() {
+            Some(name) => self.port.send(Command::Unsubscribe { name, done: Some(done) }),
+            None => Ok(()),
+        }
+    }
+}
+
+impl Drop for Removal<'_> {
+    fn drop(&mut self) {
+        if let Some(name) = self.name.take() {
+            self.port.notify(Command::Unsubscribe { name, done: None });
+        }
     }
 }
 

@@ -362,3 +362,41 @@ fn a_handler_at_a_full_home_sees_that_its_caller_is_gone() {
         |seen| seen.expect("it has seen that nobody waits"),
     );
 }
+
+/// A subscriber is taken out at a home that is full, and the removal is given up or out of time. Whether anybody answers then, and
+/// how the removal ended that had its time.
+async fn removal_at_a_full_home(
+    simulation: Rc<Simulation>,
+    is_given_up: bool,
+) -> (Option<ErrorKind>, Option<ErrorKind>) {
+    let (full, callers) =
+        (simulation.new_runtime("full", Process(0), 500), simulation.new_runtime("callers", Process(1), 500));
+    let (serving, caller) = (connected(&simulation, full).await, connected(&simulation, callers).await);
+    let nothing = RpcSubscriber::closure(|_: RpcRequest| ());
+    let user = serving.clone();
+    at(&simulation, callers, async move { user.add_rpc_subscriber("nothing", nothing).await }).await.expect("a name");
+    let removed = at(&simulation, full, async move {
+        Home::current().set_capacity(1);
+        let _taken = Home::current().try_future::<()>().expect("the only place");
+        let removing = serving.remove_rpc_subscriber("nothing");
+        if is_given_up {
+            return tokio::time::timeout(Duration::from_millis(500), removing).await.ok().and_then(Result::err);
+        }
+        removing.await.err()
+    })
+    .await;
+    sleep_ms(60_000).await;
+    let answer = at(&simulation, callers, async move { caller.rpc_send("nothing", ()).await }).await;
+    (removed.map(|error| error.kind()), answer.err().map(|error| error.kind()))
+}
+
+/// Guards: a subscriber that serves on, though it was taken out.
+#[test]
+fn a_removal_that_finds_no_place_at_its_home_removes_all_the_same() {
+    for (is_given_up, ends) in [(true, None), (false, Some(ErrorKind::TimedOut))] {
+        in_some_orders(
+            move |simulation| removal_at_a_full_home(simulation, is_given_up),
+            |(removed, answer)| assert_eq!((removed, answer), (ends, Some(ErrorKind::Unroutable))),
+        );
+    }
+}

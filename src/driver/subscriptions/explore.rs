@@ -135,7 +135,7 @@ impl sequences::World for World {
             Move::Remove(who) => {
                 *self.id(who) = None;
                 let done = self.done("remove");
-                self.book.unsubscribe(&Self::name(who), done, self.now);
+                self.book.unsubscribe(&Self::name(who), Some(done), self.now);
             }
             Move::Ends(who) => {
                 if let Some(id) = self.id(who).take() {
