@@ -375,10 +375,12 @@ async fn removal_at_a_full_home(
     let nothing = RpcSubscriber::closure(|_: RpcRequest| ());
     let user = serving.clone();
     at(&simulation, callers, async move { user.add_rpc_subscriber("nothing", nothing).await }).await.expect("a name");
+    // The last handle would close the communicator, and nobody answered either.
+    let user = serving.clone();
     let removed = at(&simulation, full, async move {
         Home::current().set_capacity(1);
         let _taken = Home::current().try_future::<()>().expect("the only place");
-        let removing = serving.remove_rpc_subscriber("nothing");
+        let removing = user.remove_rpc_subscriber("nothing");
         if is_given_up {
             return tokio::time::timeout(Duration::from_millis(500), removing).await.ok().and_then(Result::err);
         }
@@ -387,6 +389,7 @@ async fn removal_at_a_full_home(
     .await;
     sleep_ms(60_000).await;
     let answer = at(&simulation, callers, async move { caller.rpc_send("nothing", ()).await }).await;
+    drop(serving);
     (removed.map(|error| error.kind()), answer.err().map(|error| error.kind()))
 }
 
