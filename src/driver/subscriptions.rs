@@ -394,8 +394,8 @@ impl<D> Subscriptions<D> {
         self.reconcile_control(now);
     }
 
-    fn answer(&mut self, added: Vec<D>, outcome: &Result<()>) {
-        self.out.extend(added.into_iter().map(|done| Act::Complete { done, outcome: outcome.clone() }));
+    fn answer(&mut self, waiting: impl IntoIterator<Item = D>, outcome: &Result<()>) {
+        self.out.extend(waiting.into_iter().map(|done| Act::Complete { done, outcome: outcome.clone() }));
     }
 
     /// Ends the pause before the next attempt: somebody waits for it now.
@@ -410,7 +410,7 @@ impl<D> Subscriptions<D> {
     /// A user takes a subscriber out. `done`, where the user waits, is completed when its consumer is gone, if it was the last.
     pub(super) fn unsubscribe(&mut self, name: &SubscriberName, done: Option<D>, now: Instant) {
         let Some(id) = self.by_name.get(name).copied() else {
-            return self.answer(done.into_iter().collect(), &Err(unknown(name.kind(), name.identifier())));
+            return self.answer(done, &Err(unknown(name.kind(), name.identifier())));
         };
         let key = self.take_out(id, &Err(gone_while_added()));
         match (key.as_ref().and_then(|key| self.services.get_mut(key)), done) {
@@ -420,7 +420,7 @@ impl<D> Subscriptions<D> {
                 service.leaving.push(Leaving { done, until });
                 self.due.extend(key.clone().map(|key| (until, key)));
             }
-            (_, done) => self.answer(done.into_iter().collect(), &Ok(())),
+            (_, done) => self.answer(done, &Ok(())),
         }
         if let Some(key) = key {
             self.reconcile(&key, now);
@@ -455,7 +455,7 @@ impl<D> Subscriptions<D> {
         if let SubscriberName::Tasks(queue, _) = name {
             self.out.push(Act::Unsubscribed { queue, subscriber: id });
         }
-        self.answer(adding.into_iter().map(|adding| adding.done).collect(), outcome);
+        self.answer(adding.into_iter().map(|adding| adding.done), outcome);
         Some(key)
     }
 
@@ -930,7 +930,7 @@ impl<D> Subscriptions<D> {
             Some(service) if wanted => std::mem::take(&mut service.leaving),
             _ => Vec::new(),
         };
-        self.answer(leaving.into_iter().map(|leaving| leaving.done).collect(), &Ok(()));
+        self.answer(leaving.into_iter().map(|leaving| leaving.done), &Ok(()));
         if brings_control(key) && self.wants_control() != self.services.contains_key(&Key::Control) {
             self.reconcile_control(now);
         }
@@ -1007,7 +1007,7 @@ impl<D> Subscriptions<D> {
         {
             self.lanes.give_back(lane);
         }
-        self.answer(leaving.into_iter().map(|leaving| leaving.done).collect(), &Ok(()));
+        self.answer(leaving.into_iter().map(|leaving| leaving.done), &Ok(()));
         self.restored(key);
     }
 

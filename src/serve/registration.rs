@@ -8,7 +8,6 @@ use crate::driver::port::{Port, home_ended};
 use crate::driver::tasks::SubscriberId;
 use crate::error::Result;
 use crate::home::{Completer, Home};
-use crate::time::from_now;
 
 /// The guard of a subscriber. It is where the subscriber's messages are taken in: in the code that adds it at first, then in the
 /// task that serves it. Dropped, it takes the subscriber out: when adding is given up, when the home ends before it has
@@ -45,14 +44,8 @@ impl Registration {
 /// # Cancel safety
 /// Dropped, the subscriber is removed all the same.
 pub(crate) async fn remove(port: &Port, what: &str, name: SubscriberName) -> Result<()> {
-    let until = from_now(port.operation_timeout);
-    let removal = Removal { port, name: Some(name) };
-    let (done, removed) = port.future(&what, Some(until)).await?;
-    removal.answers(done)?;
-    match removed.await {
-        Ok(outcome) => outcome,
-        Err(end) => Err(port.ended(end, what)),
-    }
+    let removal = Removal { port, name, is_asked_for: false };
+    port.ask(what, None, move |done| removal.asked_by(done)).await
 }
 
 /// A removal that the communicator has not been asked for yet.
@@ -60,23 +53,22 @@ pub(crate) async fn remove(port: &Port, what: &str, name: SubscriberName) -> Res
 /// Guards: a wait for a place at a full home, which is given up or takes too long. The subscriber goes with it, without an answer.
 struct Removal<'a> {
     port: &'a Port,
-    name: Option<SubscriberName>,
+    name: SubscriberName,
+    is_asked_for: bool,
 }
 
 impl Removal<'_> {
     /// Asks for it; the answer goes here.
-    fn answers(mut self, done: Completer<Result<()>>) -> Result<()> {
-        match self.name.take() {
-            Some(name) => self.port.send(Command::Unsubscribe { name, done: Some(done) }),
-            None => Ok(()),
-        }
+    fn asked_by(mut self, done: Completer<Result<()>>) -> Command {
+        self.is_asked_for = true;
+        Command::Unsubscribe { name: self.name.clone(), done: Some(done) }
     }
 }
 
 impl Drop for Removal<'_> {
     fn drop(&mut self) {
-        if let Some(name) = self.name.take() {
-            self.port.notify(Command::Unsubscribe { name, done: None });
+        if !self.is_asked_for {
+            self.port.notify(Command::Unsubscribe { name: self.name.clone(), done: None });
         }
     }
 }
