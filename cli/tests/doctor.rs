@@ -420,8 +420,11 @@ fn certificates() -> TestResult {
     Ok(())
 }
 
-/// Starts the node's management API on a free port.
+/// Starts the node's management API on a free port, unless it is a node of our own broker, which has one.
 fn with_management(node: &Node) -> Result<String, libtest_mimic::Failed> {
+    if let Some(port) = node.described("NODE_HTTP_PORT") {
+        return Ok(format!("http://guest:guest@127.0.0.1:{port}"));
+    }
     let port = std::net::TcpListener::bind("127.0.0.1:0")?.local_addr()?.port();
     let listen = format!("[{{port, {port}}}, {{ip, \"127.0.0.1\"}}]");
     node.ctl(&[

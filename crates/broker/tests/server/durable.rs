@@ -2,7 +2,7 @@
 
 use crate::Directory;
 use futures_util::StreamExt;
-use homing_broker::server::{DiskStorage, Server};
+use homing_broker::server::{Change, DiskStorage, Permissions, Server};
 use lapin::options::*;
 use lapin::types::{AMQPValue, FieldTable};
 use lapin::{BasicProperties, Channel, Connection, ConnectionProperties, ExchangeKind};
@@ -138,6 +138,32 @@ fn what_is_durable_is_there_after_a_restart() {
         connection.close(200, "done".into()).await.unwrap();
     });
     server.shutdown(Duration::from_secs(5));
+}
+
+#[test]
+fn a_virtual_host_with_the_longest_name_keeps_what_it_has() {
+    let directory = Directory::new("longest");
+    let name = "v".repeat(255);
+    for visit in 0..2 {
+        let (server, address) = serve(&directory.0);
+        run(async {
+            if visit == 0 {
+                let (user, virtual_host) = ("guest".to_owned(), name.clone());
+                server.admin().change(Change::AddVirtualHost { name: name.clone() }).await.expect("added");
+                let permissions = Permissions::all();
+                server.admin().change(Change::SetPermissions { user, virtual_host, permissions }).await.expect("set");
+            }
+            let url = format!("amqp://guest:guest@{address}/{name}");
+            let connection = Connection::connect(&url, ConnectionProperties::default()).await.expect("connected");
+            let channel = connection.create_channel().await.expect("a channel");
+            channel.confirm_select(ConfirmSelectOptions::default()).await.expect("confirms");
+            declare(&channel, "q", durable()).await;
+            assert_eq!(count(&channel, "q").await, visit);
+            publish(&channel, "", "q", b"kept", persistent()).await;
+            connection.close(200, "done".into()).await.expect("closed");
+        });
+        drop(server);
+    }
 }
 
 #[test]

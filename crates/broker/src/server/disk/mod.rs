@@ -15,6 +15,7 @@ use super::content::Content;
 use crate::engine::{CopyId, Definition, Engine};
 use crate::store::disk::{Disk, RealDisk};
 use crate::store::{self, Log, Options, RecoveredCopy, Restore, Writer};
+use blake2::{Blake2s256, Digest};
 use journal::DiskJournal;
 use record::{Clock, Record};
 use std::collections::HashMap;
@@ -43,7 +44,11 @@ impl DiskStorage {
 /// How long the threads of a virtual host that was removed may take to end.
 const ENDING: Duration = Duration::from_secs(30);
 
+/// The longest name of a directory, in bytes, that file systems take.
+const LONGEST: usize = 255;
+
 /// The directory of a virtual host: its name, with what a file system could take for something else as `%` and two digits.
+/// Where that is longer than a file system takes, its beginning and a hash of the whole, behind a sign that is in no other.
 fn folder(virtual_host: &str) -> String {
     let mut name = String::from("vhost-");
     for byte in virtual_host.bytes() {
@@ -52,6 +57,12 @@ fn folder(virtual_host: &str) -> String {
         } else {
             name.push_str(&format!("%{byte:02X}"));
         }
+    }
+    if name.len() > LONGEST {
+        let hash = Blake2s256::digest(virtual_host);
+        let hash: String = hash.iter().take(16).map(|byte| format!("{byte:02x}")).collect();
+        name.truncate(LONGEST - 1 - hash.len());
+        name = format!("{name}~{hash}");
     }
     name
 }
