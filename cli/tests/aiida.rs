@@ -317,6 +317,7 @@ fn live_aiida() -> TestResult {
     run("one frame of top", one_frame);
     run("top, and its keys", by_keys);
     run("beside verdi", beside_verdi);
+    run("the broker is killed and starts again", broker_killed);
     run("the daemon stops", Aiida::stop);
     run("without a worker", unreachable);
     if failed.is_empty() { Ok(()) } else { Err(failed.join("\n").into()) }
@@ -566,6 +567,30 @@ fn beside_verdi(aiida: &Aiida) -> Anything<()> {
     println!("pause PK, median of {ROUNDS}: homing {ours:.2} s, verdi {theirs:.2} s: {:.0} times", theirs / ours);
     aiida.homing(&["process", "kill", &pid], 0)?;
     Ok(())
+}
+
+/// AiiDA's own workers come back to a broker that was killed, with the processes that they have, and take new ones.
+fn broker_killed(aiida: &Aiida) -> Anything<()> {
+    let pid = aiida.waiting()?;
+    let said = |failed: libtest_mimic::Failed| failed.message().unwrap_or("no node").to_owned();
+    aiida.node.kill().map_err(said)?;
+    aiida.node.restart().map_err(said)?;
+    // They try again at times of their own.
+    let until = Instant::now() + LONG;
+    loop {
+        let output = ended_within(aiida.homing_command("--aiida", &["process", "pause", &pid]), LONG)?;
+        match output.status.code() {
+            Some(0) => break,
+            Some(3) if Instant::now() < until => {}
+            other => return Err(format!("{other:?}: {}", text(&output.stderr)).into()),
+        }
+    }
+    aiida.until(&pid, &json!({"state": "waiting", "paused": true}))?;
+    aiida.homing(&["process", "play", &pid], 0)?;
+    aiida.homing(&["process", "kill", &pid], 0)?;
+    aiida.until(&pid, &json!({"state": "killed"}))?;
+    let next = aiida.process("submit", "Sleeps", 0.1)?;
+    aiida.until(&next, &json!({"state": "finished"}))
 }
 
 fn unreachable(aiida: &Aiida) -> Anything<()> {
