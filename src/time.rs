@@ -31,6 +31,11 @@ impl Progress {
         self.0.set(Some(Instant::now()));
     }
 
+    /// When that was.
+    pub(crate) fn last(&self) -> Option<Instant> {
+        self.0.get()
+    }
+
     /// Waits for as long as it comes forward, each time within this limit. None means that it did not.
     // Guards: one who waits behind slow ones, and would be given up though it comes forward. Guards as well: what is silent, for
     // which a thousand would wait a thousand limits.

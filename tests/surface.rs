@@ -432,8 +432,29 @@ mod blocking {
         communicator.close().unwrap();
     }
 
+    /// Runs this on a thread of its own, and waits for it no longer than the limit.
+    ///
+    /// Guards: a wait that is broken and does not end. It would hold up the run instead of failing it.
+    fn in_time(test: fn()) {
+        let (ends, ended) = mpsc::channel();
+        let thread = thread::Builder::new().name("in-time".to_owned());
+        let thread = thread.spawn(move || {
+            test();
+            drop(ends);
+        });
+        let thread = thread.unwrap();
+        assert_ne!(ended.recv_timeout(LIMIT), Err::<(), _>(mpsc::RecvTimeoutError::Timeout), "it comes to no end");
+        if let Err(panic) = thread.join() {
+            std::panic::resume_unwind(panic);
+        }
+    }
+
     #[test]
     fn a_wait_for_the_next_ends_by_its_limit_and_loses_nothing() {
+        in_time(next_within_a_limit);
+    }
+
+    fn next_within_a_limit() {
         use homing::ConnectionEvent;
         use homing::process::{ProcessState, StateChange};
 
@@ -485,6 +506,62 @@ mod blocking {
         assert!(changes.next_blocking_timeout(Duration::ZERO).unwrap().is_none());
         assert_eq!(tasks.next_blocking_timeout(LIMIT).unwrap_err().kind(), ErrorKind::CommunicatorClosed);
         assert!(tasks.next_blocking_timeout(Duration::ZERO).unwrap().is_none());
+    }
+
+    /// Serves in the destructor of a thread-local value.
+    struct ServesAtTheEnd(Communicator, mpsc::Sender<Option<ErrorKind>>);
+
+    impl Drop for ServesAtTheEnd {
+        fn drop(&mut self) {
+            let served = self.0.serve_until(std::future::pending::<()>());
+            self.1.send(served.err().map(|error| error.kind())).unwrap();
+        }
+    }
+
+    thread_local! {
+        static SERVES: std::cell::RefCell<Option<ServesAtTheEnd>> = const { std::cell::RefCell::new(None) };
+    }
+
+    #[test]
+    fn serving_ends_with_the_home() {
+        in_time(|| {
+            let communicator = Communicator::connect("memory:").unwrap();
+            // While it serves, and before it does.
+            for stops_before in [false, true] {
+                let event_loop = EventLoop::start("serves").unwrap();
+                let (served, end) = mpsc::channel();
+                let (begins, begun) = mpsc::channel();
+                let (serves, handle) = (communicator.clone(), event_loop.handle());
+                let serve = move |_: &homing::home::LocalHome| {
+                    if stops_before {
+                        handle.stop();
+                    }
+                    let begin = async move {
+                        let _ = begins.send(());
+                        std::future::pending::<()>().await;
+                    };
+                    drop(served.send(serves.serve_until(begin)));
+                };
+                event_loop.run(serve).unwrap();
+                if !stops_before {
+                    begun.recv_timeout(LIMIT).unwrap();
+                }
+                event_loop.stop();
+                assert_eq!(end.recv_timeout(LIMIT).unwrap().unwrap_err().kind(), ErrorKind::HomeEnded);
+            }
+            let (sender, end) = mpsc::channel();
+            let serves = communicator.clone();
+            thread::spawn(move || {
+                // Registered before what a wait keeps for its thread, so that it is dropped after it.
+                SERVES.with_borrow_mut(|serves| assert!(serves.is_none()));
+                serves.task_send(()).no_reply().wait().unwrap();
+                SERVES.set(Some(ServesAtTheEnd(serves, sender)));
+            })
+            .join()
+            .unwrap();
+            assert_eq!(end.recv_timeout(LIMIT).unwrap(), Some(ErrorKind::HomeEnded));
+            communicator.close().unwrap();
+        });
     }
 
     /// The names of the public methods of a type, as a file has them.

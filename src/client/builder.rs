@@ -222,6 +222,12 @@ impl CommunicatorBuilder {
     }
 
     /// How long the broker may take to answer one request, such as the declaration of a queue. Default 30 s.
+    ///
+    /// What takes several requests, or waits behind others, goes on for as long as the broker answers. If it is connected and silent, so
+    /// that it answers nothing of the kind, adding a subscriber and [`try_next`](crate::TaskQueue::try_next) end with `TimedOut` within
+    /// twice this time from the call, or from the last answer if that came later, however many wait side by side. (At a home that is
+    /// full a place is waited for before that, for no longer than this time.) A removal ends within this time, and a send within its
+    /// own timeout.
     pub fn operation_timeout(mut self, time: Duration) -> Self {
         self.connect.operation_timeout = time;
         self

@@ -237,8 +237,9 @@ impl Communicator {
     /// Adds a subscriber to calls under a name. It runs on this handle's [home](Self::home).
     ///
     /// # Errors
-    /// `DuplicateSubscriberIdentifier` when the name is taken on this communicator; `InvalidArgument` for the name;
-    /// `HomeEnded`; `ConnectionLost`; `CommunicatorClosed`.
+    /// `DuplicateSubscriberIdentifier` when the name is taken on this communicator; `InvalidArgument` for the name; `TimedOut` when
+    /// the [broker is silent](crate::CommunicatorBuilder::operation_timeout) or away; `HomeEnded`; `ConnectionLost`;
+    /// `CommunicatorClosed`.
     ///
     /// # Cancel safety
     /// Dropped before it resolves, the subscriber is removed again.
@@ -318,7 +319,9 @@ impl Communicator {
     /// does not pass never reaches that home.
     ///
     /// # Errors
-    /// `DuplicateSubscriberIdentifier` when its identifier is taken; `HomeEnded`; `ConnectionLost`; `CommunicatorClosed`.
+    /// `DuplicateSubscriberIdentifier` when its identifier is taken; `TimedOut` when the
+    /// [broker is silent](crate::CommunicatorBuilder::operation_timeout) or away; `HomeEnded`; `ConnectionLost`;
+    /// `CommunicatorClosed`.
     ///
     /// # Cancel safety
     /// Dropped before it resolves, the subscriber is removed again.
@@ -349,7 +352,8 @@ impl Communicator {
     /// ```
     ///
     /// # Errors
-    /// `ConnectionLost`; `CommunicatorClosed`.
+    /// `TimedOut` when the [broker is silent](crate::CommunicatorBuilder::operation_timeout) or away; `ConnectionLost`;
+    /// `CommunicatorClosed`.
     ///
     /// # Cancel safety
     /// Dropped before it resolves, the subscription is removed again.

@@ -69,8 +69,9 @@ impl TaskQueue {
     ///
     /// # Errors
     /// `PreconditionFailed` when the queue or its exchange exists with other arguments; `InvalidArgument` when a subscriber of
-    /// this queue has another prefetch; `DuplicateSubscriberIdentifier` when its identifier is taken; `HomeEnded`;
-    /// `ConnectionLost`; `CommunicatorClosed`.
+    /// this queue has another prefetch; `DuplicateSubscriberIdentifier` when its identifier is taken; `TimedOut` when the
+    /// [broker is silent](crate::CommunicatorBuilder::operation_timeout) or away; `HomeEnded`; `ConnectionLost`;
+    /// `CommunicatorClosed`.
     ///
     /// # Cancel safety
     /// Dropped before it resolves, the subscriber is removed again.
@@ -96,7 +97,8 @@ impl TaskQueue {
     ///
     /// # Errors
     /// `QueueEmpty` when there is none; `TimedOut` when there is no connection to the broker, and none within the
-    /// [time for operations](crate::CommunicatorBuilder::operation_timeout); `CommunicatorClosed`.
+    /// [time for operations](crate::CommunicatorBuilder::operation_timeout), or when the broker is silent for
+    /// twice that time; `CommunicatorClosed`.
     ///
     /// # Cancel safety
     /// Dropped, a task that comes all the same goes back to the queue.
@@ -108,7 +110,8 @@ impl TaskQueue {
     ///
     /// # Errors
     /// `QueueEmpty` when none came; `TimedOut` when the time has passed and there is no connection to the broker, so that nobody
-    /// knows what is in the queue; `CommunicatorClosed`.
+    /// knows what is in the queue, or when the broker has not answered a request for it within the
+    /// [time for operations](crate::CommunicatorBuilder::operation_timeout); `CommunicatorClosed`.
     ///
     /// # Cancel safety
     /// Dropped, a task that comes all the same goes back to the queue.

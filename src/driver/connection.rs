@@ -12,15 +12,17 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::sync::{OnceCell, oneshot};
+use tokio::sync::oneshot;
 use tokio::time::Instant;
 
 use super::command::QueueName;
 use super::gate::Gate;
+use super::once::Once;
 use super::port::Port;
 use super::tasks::Generation;
 use crate::broker::{Broker, BrokerEvent, ConsumeSpec, Delivery, EventSender, Lane, Nack, QueueSpec, Receipt};
 use crate::error::{Error, ErrorKind, Result};
+use crate::time::Progress;
 use crate::wire::names::{Exchange, TestingMode};
 
 /// The lane of broadcasts, replies and what is looked for once.
@@ -47,9 +49,13 @@ pub(super) struct Connection<B> {
     /// Into the broker's own events.
     events: EventSender,
     lost: Cell<bool>,
-    message_exchange: OnceCell<()>,
-    task_exchange: OnceCell<()>,
-    task_queues: RefCell<BTreeMap<QueueName, Rc<OnceCell<()>>>>,
+    message_exchange: Once,
+    task_exchange: Once,
+    task_queues: RefCell<BTreeMap<QueueName, Rc<Once>>>,
+    /// When the broker has last answered a look into a queue, and when another question. A look has a channel of its own, and says
+    /// nothing of how declarations go.
+    looked: Progress,
+    answered: Rc<Progress>,
     /// For task queues that are declared, and for consumers that are set up.
     declaring: Gate,
     setting_up: Gate,
@@ -84,6 +90,32 @@ pub(super) enum Need {
     Required,
     /// An extension of ours, of which a broker's permissions may know nothing.
     Extension,
+}
+
+/// When the broker has last answered, if it has.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Answers {
+    /// A question of those that a set-up waits behind.
+    pub(super) set_up: Option<Instant>,
+    pub(super) any: Option<Instant>,
+}
+
+impl Answers {
+    pub(super) fn later(self, other: Answers) -> Answers {
+        Answers { set_up: self.set_up.max(other.set_up), any: self.any.max(other.any) }
+    }
+}
+
+/// Notes that the broker has answered, whatever it says.
+async fn noting<T>(answered: &Progress, question: impl Future<Output = Result<T>>) -> Result<T> {
+    let outcome = question.await;
+    let is_answered = outcome.as_ref().err().is_none_or(|error| {
+        !matches!(error.kind(), ErrorKind::TimedOut | ErrorKind::ConnectionLost | ErrorKind::CommunicatorClosed)
+    });
+    if is_answered {
+        answered.note();
+    }
+    outcome
 }
 
 /// Why a consumer was not set up.
@@ -125,7 +157,7 @@ pub(super) fn is_lost(error: &Error) -> bool {
 
 impl<B: Broker> Connection<B> {
     pub(super) fn new(generation: Generation, broker: B, events: EventSender, port: Arc<Port>) -> Rc<Self> {
-        let limit = port.operation_timeout;
+        let (limit, answered) = (port.operation_timeout, Rc::<Progress>::default());
         Rc::new(Connection {
             generation,
             broker,
@@ -133,12 +165,25 @@ impl<B: Broker> Connection<B> {
             since: Instant::now(),
             events,
             lost: Cell::new(false),
-            message_exchange: OnceCell::new(),
-            task_exchange: OnceCell::new(),
+            message_exchange: Once::default(),
+            task_exchange: Once::default(),
             task_queues: RefCell::default(),
-            declaring: Gate::new(limit),
-            setting_up: Gate::new(limit),
+            looked: Progress::default(),
+            declaring: Gate::new(limit, Rc::clone(&answered)),
+            setting_up: Gate::new(limit, Rc::clone(&answered)),
+            answered,
         })
+    }
+
+    /// When the broker has last answered.
+    pub(super) fn answers(&self) -> Answers {
+        let set_up = self.answered.last();
+        Answers { set_up, any: set_up.max(self.looked.last()) }
+    }
+
+    /// Asks the broker, and notes that it has answered.
+    async fn ask<T>(&self, question: impl Future<Output = Result<T>>) -> Result<T> {
+        noting(&self.answered, question).await
     }
 
     /// True while others, who have lost the same broker, may not be back yet.
@@ -173,17 +218,17 @@ impl<B: Broker> Connection<B> {
 
     /// Declares an exchange, if that was not done before.
     pub(super) async fn exchange(&self, exchange: Exchange) -> Result<()> {
-        let cell = match exchange {
+        let once = match exchange {
             Exchange::Message => &self.message_exchange,
             Exchange::Task => &self.task_exchange,
         };
-        cell.get_or_try_init(|| self.declare_exchange(exchange)).await.copied()
+        once.get_or_try(async || self.declare_exchange(exchange).await).await
     }
 
     /// Declares an exchange whether or not that was done before: in testing mode it goes with the last queue that is bound
     /// to it, whosesoever that is.
     pub(super) async fn declare_exchange(&self, exchange: Exchange) -> Result<()> {
-        self.broker.declare_exchange(&self.port.names.exchange(exchange)).await
+        self.ask(self.broker.declare_exchange(&self.port.names.exchange(exchange))).await
     }
 
     /// An exchange was not there when it should have been.
@@ -211,17 +256,17 @@ impl<B: Broker> Connection<B> {
         let name = self.port.names.exchange_name(binding.exchange);
         for _ in 0..BIND_TRIES {
             self.declare_exchange(binding.exchange).await?;
-            match self.broker.bind(queue, name, &binding.key).await {
+            match self.ask(self.broker.bind(queue, name, &binding.key)).await {
                 Err(error) if error.kind() == ErrorKind::NotFound => {}
                 bound => return bound,
             }
         }
-        self.broker.bind(queue, name, &binding.key).await
+        self.ask(self.broker.bind(queue, name, &binding.key)).await
     }
 
     /// A task queue and its binding. Sending declares it too, so that a task is never unroutable.
     pub(super) async fn task_queue(&self, name: &QueueName) -> Result<()> {
-        let cell = {
+        let once = {
             let mut declared = self.task_queues.borrow_mut();
             if declared.len() >= DECLARED_MOST && !declared.contains_key(name) {
                 // Declared again at their next use.
@@ -229,33 +274,39 @@ impl<B: Broker> Connection<B> {
             }
             Rc::clone(declared.entry(name.clone()).or_default())
         };
-        let declare = || async {
-            let pass = self.declaring.enter().await?;
-            let declared = async {
-                self.broker.declare_queue(&self.port.names.task_queue(name)).await?;
-                let binding = Binding { exchange: Exchange::Task, key: name.to_string(), need: Need::Required };
-                self.bind(name, &binding).await
-            };
-            let outcome = declared.await;
-            pass.end(outcome.as_ref().err());
-            outcome
-        };
-        cell.get_or_try_init(declare).await.copied()
+        once.get_or_try(async || {
+            let _pass = self.declaring.enter().await?;
+            self.declare_queue(&self.port.names.task_queue(name)).await?;
+            let binding = Binding { exchange: Exchange::Task, key: name.to_string(), need: Need::Required };
+            self.bind(name, &binding).await
+        })
+        .await
     }
 
     /// A queue in which tasks wait for their time, and the task queue that they go to then: what has nowhere to go is lost.
     pub(super) async fn delay_queue(&self, spec: &QueueSpec, to: &QueueName) -> Result<()> {
         self.forget_task_queue(to);
         self.task_queue(to).await?;
-        self.broker.declare_queue(spec).await
+        self.declare_queue(spec).await
+    }
+
+    pub(super) async fn declare_queue(&self, spec: &QueueSpec) -> Result<()> {
+        self.ask(self.broker.declare_queue(spec)).await
+    }
+
+    pub(super) async fn delete_queue(&self, queue: &str) -> Result<()> {
+        self.ask(self.broker.delete_queue(queue)).await
+    }
+
+    /// Looks into a queue once.
+    pub(super) async fn get(&self, queue: &str, lane: Lane) -> Result<Option<Delivery>> {
+        noting(&self.looked, self.broker.get(queue, lane)).await
     }
 
     /// The queue of a key, which is declared before each use.
     pub(super) async fn marker_queue(&self, spec: &QueueSpec) -> Result<()> {
-        let pass = self.declaring.enter().await?;
-        let outcome = self.broker.declare_queue(spec).await;
-        pass.end(outcome.as_ref().err());
-        outcome
+        let _pass = self.declaring.enter().await?;
+        self.declare_queue(spec).await
     }
 
     /// The queue may be gone: it is declared again at its next use.
@@ -267,8 +318,8 @@ impl<B: Broker> Connection<B> {
     /// for the next attempt.
     pub(super) async fn set_up(&self, plan: &ConsumerPlan) -> Result<(), NotSetUp> {
         let entered = self.setting_up.enter().await;
-        let pass = entered.map_err(|error| NotSetUp { error, queue: OwnQueue::MayStand })?;
-        let outcome = match self.try_set_up(plan).await {
+        let _pass = entered.map_err(|error| NotSetUp { error, queue: OwnQueue::MayStand })?;
+        match self.try_set_up(plan).await {
             // A task queue that was deleted since it was declared here, for which nobody who subscribes is to blame.
             Err(failed)
                 if failed.error.kind() == ErrorKind::NotFound && matches!(plan.queue, PlannedQueue::Tasks(_)) =>
@@ -276,15 +327,13 @@ impl<B: Broker> Connection<B> {
                 self.try_set_up(plan).await
             }
             outcome => outcome,
-        };
-        pass.end(outcome.as_ref().err().map(|failed| &failed.error));
-        outcome
+        }
     }
 
     async fn try_set_up(&self, plan: &ConsumerPlan) -> Result<(), NotSetUp> {
         let queue = match &plan.queue {
             PlannedQueue::Own(spec) => {
-                if let Err(error) = self.broker.declare_queue(spec).await {
+                if let Err(error) = self.declare_queue(spec).await {
                     // Guards: a queue that stands although its declaration had no answer.
                     let queue =
                         if error.kind() == ErrorKind::TimedOut { OwnQueue::MayStand } else { OwnQueue::Missing };
@@ -315,7 +364,7 @@ impl<B: Broker> Connection<B> {
     }
 
     async fn begin(&self, queue: &str, plan: &ConsumerPlan) -> Result<()> {
-        self.broker.consume(&plan.consume).await?;
+        self.ask(self.broker.consume(&plan.consume)).await?;
         for binding in &plan.bindings {
             match self.bind(queue, binding).await {
                 Err(error) if binding.need == Need::Extension && !is_lost(&error) => {
@@ -351,17 +400,17 @@ impl<B: Broker> Connection<B> {
         if let Some(queue) = &plan.own_queue {
             for binding in &plan.bindings {
                 let exchange = self.port.names.exchange_name(binding.exchange);
-                outcome = outcome.and(self.broker.unbind(queue, exchange, &binding.key).await);
+                outcome = outcome.and(self.ask(self.broker.unbind(queue, exchange, &binding.key)).await);
             }
         }
-        outcome = outcome.and(self.broker.cancel(&plan.tag).await);
+        outcome = outcome.and(self.ask(self.broker.cancel(&plan.tag)).await);
         self.barrier().await;
         if let Some(queue) = &plan.own_queue {
             if plan.drain == Drain::Yes {
                 outcome = outcome.and(self.hand_over_rest(plan, queue).await);
                 self.barrier().await;
             }
-            let deleted = self.broker.delete_queue(queue).await;
+            let deleted = self.delete_queue(queue).await;
             // A queue that is gone has no binding and no consumer.
             outcome = if deleted.is_ok() { Ok(()) } else { outcome.and(deleted) };
         }
@@ -369,7 +418,7 @@ impl<B: Broker> Connection<B> {
     }
 
     async fn hand_over_rest(&self, plan: &EndPlan, queue: &str) -> Result<()> {
-        while let Some(delivery) = self.broker.get(queue, SERVICE_LANE).await? {
+        while let Some(delivery) = self.get(queue, SERVICE_LANE).await? {
             self.deliver(&plan.tag, delivery);
         }
         Ok(())

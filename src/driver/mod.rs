@@ -58,6 +58,7 @@ mod gate;
 mod lanes;
 #[cfg(test)]
 mod leftovers;
+mod once;
 mod outbox;
 mod perform;
 pub(crate) mod port;
@@ -411,6 +412,9 @@ impl<B: Broker> Driver<B> {
             self.end_request(ended, &error);
         }
         self.outbox.tick(now);
+        if let Some(connection) = self.session.now() {
+            self.subscriptions.note_answers(connection.answers());
+        }
         self.subscriptions.tick(now);
         self.step_tasks(tasks::Input::Tick);
         while let Some((id, expiry)) = self.timers.pop(now) {

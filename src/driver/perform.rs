@@ -163,7 +163,7 @@ impl<B: Broker> Driver<B> {
             return;
         }
         self.job(|connection| async move {
-            if let Err(error) = connection.broker.delete_queue(&taken.marker).await {
+            if let Err(error) = connection.delete_queue(&taken.marker).await {
                 crate::log::debug!(queue = %taken.marker, %error, "a key of a task that was not sent stays until its time is over");
             }
             JobDone::KeyFreed
@@ -195,7 +195,7 @@ impl<B: Broker> Driver<B> {
             Act::Get { key, turn, queue, lane } => self.job(|connection| async move {
                 let generation = connection.generation;
                 let outcome = match connection.task_queue(&queue).await {
-                    Ok(()) => connection.broker.get(&queue, lane).await,
+                    Ok(()) => connection.get(&queue, lane).await,
                     Err(error) => Err(error),
                 };
                 JobDone::Got { key, turn, generation, outcome }
@@ -381,7 +381,7 @@ impl<B: Broker> Driver<B> {
         match declare {
             None => self.send_copy(copy, message),
             Some(spec) => self.job(|connection| async move {
-                let outcome = connection.broker.declare_queue(&spec).await;
+                let outcome = connection.declare_queue(&spec).await;
                 JobDone::CopyReady { copy, message: Box::new(message), outcome }
             }),
         }
@@ -408,7 +408,7 @@ impl<B: Broker> Driver<B> {
             return self.step_tasks(Input::LeaseDeleted { lease, known: Known::No });
         }
         self.job(|connection| async move {
-            let outcome: Result<()> = connection.broker.delete_queue(&queue).await;
+            let outcome: Result<()> = connection.delete_queue(&queue).await;
             JobDone::LeaseDeleted { lease, outcome }
         });
     }

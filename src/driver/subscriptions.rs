@@ -35,7 +35,8 @@ use super::command::{
     PullId, PullWait, QueueName, RpcDelivery, ServedBy, SubscriberName, Subscription, TaskDelivery, Turn,
 };
 use super::connection::SERVICE_LANE;
-use super::connection::{ConsumerPlan, EndPlan, NotSetUp, OwnQueue, is_lost};
+use super::connection::{Answers, ConsumerPlan, EndPlan, NotSetUp, OwnQueue, is_lost};
+use super::gate;
 use super::lanes::Lanes;
 use super::outbox::Stream;
 use super::port::ConnectionEvent;
@@ -216,6 +217,8 @@ pub(super) struct Subscriptions<D> {
     /// Since when the extension that finds lost answers was refused, it was reported.
     control_refused: bool,
     operation_timeout: Duration,
+    /// When the broker has last answered.
+    answers: Answers,
     out: Vec<Act<D>>,
 }
 
@@ -248,6 +251,7 @@ impl<D> Subscriptions<D> {
             draining: false,
             control_refused: false,
             operation_timeout,
+            answers: Answers::default(),
             out: Vec::new(),
         }
     }
@@ -507,7 +511,7 @@ impl<D> Subscriptions<D> {
             PullWait::No => after(now, self.operation_timeout),
         };
         self.due.insert((until, key.clone()));
-        self.service(&key, || Wanted::Pull(Pull { queue, wait, wanted: true }));
+        self.service(&key, || Wanted::Pull(Pull { queue, wait, until, wanted: true }));
         self.reconcile(&key, now);
     }
 
@@ -810,6 +814,29 @@ impl<D> Subscriptions<D> {
         self.due.first().map(|(at, _)| *at)
     }
 
+    /// When the broker has last answered, as far as this connection knows.
+    pub(super) fn note_answers(&mut self, answers: Answers) {
+        self.answers = self.answers.later(answers);
+    }
+
+    /// Until when this is waited for that could do without a connection until `until`, where the broker has answered last then.
+    ///
+    /// Guards: those who wait behind others at a broker that is connected and silent. Each of those before them asks, and has the
+    /// whole time of its question. Guards as well: those who wait behind others at a broker that is slow, and whose turn comes.
+    fn patience(&self, until: Instant, answered: Option<Instant>) -> Instant {
+        let own = after(until, self.operation_timeout);
+        answered.map_or(own, |answered| own.max(after(answered, gate::patience(self.operation_timeout))))
+    }
+
+    fn silent(&self, not_done: &str) -> Error {
+        let time = gate::patience(self.operation_timeout);
+        let text = format!(
+            "{not_done}: the broker is connected, and has answered nothing of what this waits for, for {time:?}. It may be \
+             overloaded, or wait for something itself"
+        );
+        Error::new(ErrorKind::TimedOut, text)
+    }
+
     /// Time has passed.
     pub(super) fn tick(&mut self, now: Instant) {
         while let Some((at, _)) = self.due.first()
@@ -827,23 +854,28 @@ impl<D> Subscriptions<D> {
     }
 
     fn expire(&mut self, key: &Key, now: Instant) {
-        let Some(service) = self.services.get_mut(key) else { return };
-        if let (Wanted::Pull(Pull { queue, wait, wanted: true }), Key::Pull(pull)) = (&service.wanted, key) {
+        let Some(service) = self.services.get(key) else { return };
+        if let (Wanted::Pull(Pull { queue, wait, until, wanted: true }), Key::Pull(pull)) = (&service.wanted, key) {
+            let not_taken = || format!("no task was taken from the queue {queue:?}");
             let outcome = match wait {
-                PullWait::Until(until) if *until > now => return,
-                _ if !self.connected => Err(no_connection(&format!("no task was taken from the queue {queue:?}"))),
+                _ if *until > now => return,
+                _ if !self.connected => Err(no_connection(&not_taken())),
                 PullWait::Until(_) => Ok(()),
-                // The broker's own operations have the same limit and a better error. The connection may still go.
-                PullWait::No => {
-                    self.due.insert((after(now, self.operation_timeout), key.clone()));
-                    return;
-                }
+                // What was asked has a shorter limit and a better error. The connection may still go.
+                PullWait::No => match self.patience(*until, self.answers.any) {
+                    patience if patience > now => {
+                        self.due.insert((patience, key.clone()));
+                        return;
+                    }
+                    _ => Err(self.silent(&not_taken())),
+                },
             };
             let pull = *pull;
             self.out.push(Act::Pulled { pull, outcome });
             self.end_pull(pull, now);
             return;
         }
+        let Some(service) = self.services.get_mut(key) else { return };
         let late_to_leave: Vec<D> =
             service.leaving.extract_if(.., |leaving| leaving.until <= now).map(|leaving| leaving.done).collect();
         let late = service.wanted.late(now);
@@ -854,15 +886,18 @@ impl<D> Subscriptions<D> {
             );
             self.answer(late_to_leave, &Err(Error::new(ErrorKind::TimedOut, text)));
         }
-        if self.connected {
-            // The broker's own operations have the same limit and a better error. The connection may still go.
-            if !late.is_empty() {
-                self.due.insert((after(now, self.operation_timeout), key.clone()));
-            }
-            return;
-        }
-        for id in late {
-            let error = no_connection(&format!("the subscription {:?} was not set up", name_of(key)));
+        for (id, until) in late {
+            let patience = self.patience(until, self.answers.set_up);
+            let not_set_up = || format!("the subscription {:?} was not set up", name_of(key));
+            let error = match self.connected {
+                // What was asked has a shorter limit and a better error. The connection may still go.
+                true if patience > now => {
+                    self.due.insert((patience, key.clone()));
+                    continue;
+                }
+                true => self.silent(&not_set_up()),
+                false => no_connection(&not_set_up()),
+            };
             self.take_out(id, &Err(error));
         }
     }

@@ -31,6 +31,8 @@ struct State {
     standing: Standing,
     /// How many checks have failed.
     failed: u64,
+    /// Nobody checks it any more: the launcher has left, or its home has ended.
+    is_over: bool,
 }
 
 pub(super) struct Availability {
@@ -41,7 +43,7 @@ pub(super) struct Availability {
 
 impl Availability {
     pub(super) fn new() -> Self {
-        let state = State { standing: Standing::Works, failed: 0 };
+        let state = State { standing: Standing::Works, failed: 0, is_over: false };
         Availability { state: watch::Sender::new(state), failure: Mutex::new(None) }
     }
 
@@ -69,6 +71,20 @@ impl Availability {
             }
             works
         });
+    }
+
+    /// Nobody checks the store any more.
+    pub(super) fn end(&self) {
+        self.state.send_modify(|state| state.is_over = true);
+    }
+
+    pub(super) fn has_ended(&self) -> bool {
+        self.state.borrow().is_over
+    }
+
+    /// Resolves when nobody checks the store any more: what waits for a check then, waits in vain.
+    pub(super) async fn until_ended(&self) {
+        self.until(|state| state.is_over).await;
     }
 
     pub(super) async fn until_works(&self) {

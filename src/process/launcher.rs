@@ -20,7 +20,7 @@ use super::store::{Inputs, LeaseId, NewProcess, Outcome, Owner, Persister};
 use super::tools::{Announcer, ChangeListener, Ends, NotStored, Store, Tools};
 use super::{Continue, ControlBroadcast, ControlMessage, Pid, ProcessState, ProcessTask, StateChange};
 use crate::codec::Map;
-use crate::error::{Error, Result};
+use crate::error::{Error, ErrorKind, Result};
 use crate::{
     Answer, Broadcast, BroadcastFilter, BroadcastSubscriber, Communicator, Failure, HandlerError, HandlerResult,
     Identifier, TaskQueue, TaskRequest, TaskSubscriber, Value,
@@ -145,7 +145,11 @@ impl From<HandlerError> for NotDone {
 impl From<crate::Error> for NotDone {
     fn from(error: crate::Error) -> Self {
         // The launcher is at its end, and the task is not.
-        if error.is_connection() { NotDone::Back } else { NotDone::Failed(error.into()) }
+        if error.is_connection() || error.kind() == ErrorKind::HomeEnded {
+            NotDone::Back
+        } else {
+            NotDone::Failed(error.into())
+        }
     }
 }
 
@@ -219,7 +223,7 @@ impl LauncherBuilder {
         home.spawn_uncounted(Arc::clone(&inner).unsubscribe_at_the_end(ends));
         home.spawn_uncounted(announcing);
         home.spawn_uncounted(Arc::clone(&inner).renew_leases());
-        home.spawn_uncounted(inner.watch_store());
+        home.spawn_uncounted(watch_store(Checks(inner)));
         Ok(launcher)
     }
 }
@@ -255,7 +259,8 @@ impl ProcessLauncher {
     /// Does what a task asks for, and returns what its sender is answered: the outputs, or the pid.
     ///
     /// # Errors
-    /// What the sender is answered; `Cancelled` when the task is to go back, for another worker to do it.
+    /// What the sender is answered; `Cancelled` when the task is to go back, for another worker to do it: the store cannot be used,
+    /// the launcher has left, or the home that it was started on has ended.
     ///
     /// # Cancel safety
     /// Dropped, a process that has been made or begun goes on.
@@ -554,14 +559,6 @@ impl Inner {
         }
     }
 
-    async fn watch_store(self: Arc<Self>) {
-        let mut stops = self.stops.subscribe();
-        tokio::select! {
-            () = self.tools.watch_store() => {}
-            _ = stops.wait_for(|stops| *stops) => {}
-        }
-    }
-
     /// Renews the leases of what runs here, and ends what has lost its own.
     async fn renew_leases(self: Arc<Self>) {
         let time = self.tools.store.lease_time();
@@ -612,6 +609,23 @@ impl Inner {
                 drop(entry.to_run.send(Message::Gone));
             }
         }
+    }
+}
+
+/// That the store is checked where it is in doubt. Dropped, it is not any more.
+struct Checks(Arc<Inner>);
+
+impl Drop for Checks {
+    fn drop(&mut self) {
+        self.0.tools.availability.end();
+    }
+}
+
+async fn watch_store(checks: Checks) {
+    let mut stops = checks.0.stops.subscribe();
+    tokio::select! {
+        () = checks.0.tools.watch_store() => {}
+        _ = stops.wait_for(|stops| *stops) => {}
     }
 }
 

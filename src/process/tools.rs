@@ -150,8 +150,12 @@ impl Tools {
     ///
     /// # Errors
     /// `Unavailable` when it cannot, after it has been checked once more: a failure that passes quickly sends no task back, and
-    /// tasks that a broker hands out again at once come no faster than the store is checked.
+    /// tasks that a broker hands out again at once come no faster than the store is checked. `Unavailable` too when the launcher
+    /// has left or its home has ended.
     pub(super) async fn until_usable(&self) -> std::result::Result<(), NotStored> {
+        if self.availability.has_ended() {
+            return Err(NotStored::Unavailable);
+        }
         match self.while_open(self.availability.checked_once_more()).await? {
             Standing::Fails => Err(NotStored::Unavailable),
             Standing::Works | Standing::Doubted => Ok(()),
@@ -166,17 +170,19 @@ impl Tools {
         Ok(())
     }
 
-    /// Waits for something as long as the communicator is open.
+    /// Waits for what a check of the store brings, as long as there are checks and the communicator is open.
+    // Guards: a task that was handed to a launcher from another home than its own. That home ends, and with it the checks.
     async fn while_open<T>(&self, waited: impl Future<Output = T>) -> Result<T> {
-        let mut waited = std::pin::pin!(waited);
+        let (mut waited, mut ended) = (std::pin::pin!(waited), std::pin::pin!(self.availability.until_ended()));
         loop {
-            let sleep = std::pin::pin!(self.communicator.sleep(LOOK_MOST));
-            match select(waited, sleep).await {
-                Either::Left((done, _)) => return Ok(done),
-                Either::Right((slept, rest)) => {
-                    slept?;
-                    waited = rest;
+            tokio::select! {
+                biased;
+                done = &mut waited => return Ok(done),
+                () = &mut ended => {
+                    let text = "the launcher has left, or its home has ended; it asks its store no more";
+                    return Err(Error::new(ErrorKind::HomeEnded, text));
                 }
+                slept = self.communicator.sleep(LOOK_MOST) => slept?,
             }
         }
     }

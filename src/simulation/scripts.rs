@@ -4,10 +4,11 @@ use std::cell::Cell;
 use std::rc::Rc;
 use std::time::Duration;
 
+use futures_util::future::join_all;
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::Instant;
 
-use super::broker::server;
+use super::broker::{Faults, server};
 use super::executor::{self, Group, Log, Process, Simulation, sleep_ms};
 use crate::home::Home;
 use crate::{
@@ -391,6 +392,87 @@ async fn removal_at_a_full_home(
     let answer = at(&simulation, callers, async move { caller.rpc_send("nothing", ()).await }).await;
     drop(serving);
     (removed.map(|error| error.kind()), answer.err().map(|error| error.kind()))
+}
+
+/// Many look for tasks and add subscribers side by side, for whom one question to the broker may take this long: looks into one
+/// queue and into others, subscribers of as many queues, and the sends that need the same. How each has ended.
+async fn many_side_by_side(
+    simulation: Rc<Simulation>,
+    limit: Duration,
+    many: usize,
+    broker: fn(),
+) -> (Vec<Timed>, Vec<Timed>, Vec<Timed>) {
+    let home = simulation.new_runtime("home", Process(0), 5000);
+    let builder = Communicator::builder("simulated:broker").task_queue("tasks").operation_timeout(limit);
+    let communicator = at(&simulation, home, builder.connect()).await.expect("a connection");
+    let user = communicator.clone();
+    let ended = at(&simulation, home, async move {
+        let known = user.task_queue("known").expect("a name");
+        assert_eq!(known.try_next().await.err().map(|error| error.kind()), Some(ErrorKind::QueueEmpty));
+        let queue = |kind: &str, number: usize| user.task_queue(format!("{kind}-{number}")).expect("a name");
+        broker();
+        let looks = (0..many).map(|number| {
+            let queue = match number % 3 {
+                0 => known.clone(),
+                1 => queue("unknown", 0),
+                _ => queue("looks", number),
+            };
+            timed(async move { queue.try_next().await })
+        });
+        let adds = (0..many).map(|number| {
+            let queue = queue("adds", number);
+            let work = TaskSubscriber::closure(|_: TaskRequest| ());
+            timed(async move { queue.add_task_subscriber(work).await })
+        });
+        let sends = (0..many).map(|number| {
+            let queue = queue("sends", number);
+            timed(async move { queue.task_send(()).timeout(Duration::from_secs(3600)).no_reply().await })
+        });
+        let (looks, adds, sends) = (join_all(looks), join_all(adds), join_all(sends));
+        futures_util::join!(looks, adds, sends)
+    })
+    .await;
+    server().set_stalled(false);
+    server().set_faults(Faults::default());
+    at(&simulation, home, async move { communicator.close().await }).await.expect("it closes");
+    ended
+}
+
+/// Guards: waits in line for a broker that is silent, each for as long as all before it.
+#[test]
+fn looks_and_subscriptions_that_wait_for_a_silent_broker_all_end_within_twice_the_time_of_one_question() {
+    const LIMIT: Duration = Duration::from_secs(2);
+    in_some_orders(
+        |simulation| many_side_by_side(simulation, LIMIT, 300, || server().set_stalled(true)),
+        |(looks, adds, sends)| {
+            // A send has a timeout of its own.
+            let ends = [("looks", looks, LIMIT * 2), ("adds", adds, LIMIT * 2), ("sends", sends, LIMIT * 3)];
+            for (what, ends, most) in ends {
+                for (took, error) in ends {
+                    assert_eq!(error, Some(ErrorKind::TimedOut), "{what}");
+                    assert!(took <= most + Duration::from_millis(100), "{what}: {took:?}");
+                }
+            }
+        },
+    );
+}
+
+/// Guards: a wait that is given up because others are before it, though the broker answers them.
+#[test]
+fn looks_and_subscriptions_that_wait_for_a_slow_broker_all_have_their_turn() {
+    const LIMIT: Duration = Duration::from_secs(80);
+    in_some_orders(
+        |simulation| {
+            let slow = || server().set_faults(Faults { slow: 1, ..Faults::default() });
+            many_side_by_side(simulation, LIMIT, 100, slow)
+        },
+        |(looks, adds, sends)| {
+            let late = adds.iter().filter(|(took, _)| *took > LIMIT * 2).count();
+            assert!(late > 20, "the broker is slow enough that they wait for long: {late}");
+            assert!(looks.iter().all(|(_, error)| *error == Some(ErrorKind::QueueEmpty)), "{looks:?}");
+            assert!(adds.iter().chain(&sends).all(|(_, error)| error.is_none()), "{adds:?} {sends:?}");
+        },
+    );
 }
 
 /// Guards: a subscriber that serves on, though it was taken out.

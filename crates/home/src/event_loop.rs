@@ -68,6 +68,16 @@ impl EventLoop {
         Ok(EventLoop { handle: EventLoopHandle { inbox, process: std::process::id() }, thread: Some(thread) })
     }
 
+    /// One whose thread has panicked.
+    #[cfg(all(test, not(homing_loom)))]
+    pub(crate) fn of_a_thread_that_panics() -> Self {
+        let mut event_loop = Self::start("panics").expect("a thread");
+        event_loop.handle.stop();
+        let ended = event_loop.thread.replace(std::thread::spawn(|| std::panic::resume_unwind(Box::new("on purpose"))));
+        ended.expect("it has one").join().expect("it ends");
+        event_loop
+    }
+
     /// A handle to it that others may keep.
     #[must_use]
     pub fn handle(&self) -> EventLoopHandle {

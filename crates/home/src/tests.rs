@@ -168,6 +168,81 @@ impl Log {
     }
 }
 
+/// Panics with each line, and counts them.
+struct PanickingLog(Arc<AtomicUsize>);
+
+impl tracing::Subscriber for PanickingLog {
+    fn enabled(&self, _: &tracing::Metadata<'_>) -> bool {
+        true
+    }
+    fn new_span(&self, _: &tracing::span::Attributes<'_>) -> tracing::span::Id {
+        tracing::span::Id::from_u64(1)
+    }
+    fn record(&self, _: &tracing::span::Id, _: &tracing::span::Record<'_>) {}
+    fn record_follows_from(&self, _: &tracing::span::Id, _: &tracing::span::Id) {}
+    fn event(&self, _: &tracing::Event<'_>) {
+        self.0.fetch_add(1, Ordering::SeqCst);
+        panic!("the log panics");
+    }
+    fn enter(&self, _: &tracing::span::Id) {}
+    fn exit(&self, _: &tracing::span::Id) {}
+}
+
+#[test]
+fn a_log_that_panics_costs_an_event_loop_nothing() {
+    let _watched = watched();
+    let lines = Arc::new(AtomicUsize::new(0));
+    let event_loop = EventLoop::start("logged").unwrap();
+    let log = PanickingLog(Arc::clone(&lines));
+    // For as long as the thread is there.
+    event_loop.run(|_| std::mem::forget(tracing::subscriber::set_default(log))).unwrap();
+    event_loop.run(|_| panic!("on purpose")).unwrap();
+    event_loop.handle().home().spawn(async { panic!("on purpose") }).unwrap();
+    event_loop.run(|home| home.after(Duration::ZERO, || panic!("on purpose")).unwrap()).unwrap();
+    let (completer, future) = event_loop.handle().home().try_future::<()>().unwrap();
+    future.on_done(|_| panic!("on purpose"));
+    completer.complete(()).unwrap();
+    let until = Instant::now() + LONG;
+    while lines.load(Ordering::SeqCst) < 4 {
+        assert!(Instant::now() < until, "{} lines were written", lines.load(Ordering::SeqCst));
+        thread::sleep(Duration::from_millis(1));
+    }
+    let (says, said) = mpsc::channel();
+    event_loop.run(move |_| says.send(1).unwrap()).unwrap();
+    assert_eq!(said.recv_timeout(LONG), Ok(1), "it goes on");
+    event_loop.stop();
+}
+
+#[test]
+fn a_log_that_panics_costs_whoever_completes_or_polls_nothing() {
+    let _watched = watched();
+    let lines = Arc::new(AtomicUsize::new(0));
+    tracing::subscriber::with_default(PanickingLog(Arc::clone(&lines)), || {
+        let home = ForeignLoop::new(|| thread::sleep(Duration::from_millis(50)));
+        let (completer, _future) = home.future::<u32>().unwrap();
+        completer.complete(1).unwrap();
+        // The line, and the line that says that it panicked.
+        assert_eq!(lines.swap(0, Ordering::SeqCst), 2, "the hook took long");
+        let home = LocalHome::of_this_thread();
+        let (completer, future) = home.future::<u32>().unwrap();
+        let mut future = std::pin::pin!(future);
+        assert!(future.as_mut().poll(&mut Context::from_waker(Waker::noop())).is_pending());
+        assert_eq!(lines.swap(0, Ordering::SeqCst), 2, "nothing turns the home");
+        completer.complete(1).unwrap();
+        assert_eq!(home.block_on(future).unwrap(), Ok(1));
+    });
+}
+
+/// A thread that has panicked, which nothing but a fault of this crate could make of a loop's.
+#[test]
+fn a_log_that_panics_costs_whoever_stops_an_event_loop_nothing() {
+    let _watched = watched();
+    let lines = Arc::new(AtomicUsize::new(0));
+    let event_loop = EventLoop::of_a_thread_that_panics();
+    tracing::subscriber::with_default(PanickingLog(Arc::clone(&lines)), || event_loop.stop());
+    assert_eq!(lines.load(Ordering::SeqCst), 2, "the line, and the line that says that it panicked");
+}
+
 #[test]
 fn a_hook_that_takes_long_is_reported() {
     let _watched = watched();

@@ -61,6 +61,8 @@ pub(super) struct TaskSubscriber<D> {
 pub(super) struct Pull {
     pub(super) queue: QueueName,
     pub(super) wait: PullWait,
+    /// Until when there may be no connection.
+    pub(super) until: Instant,
     /// Somebody waits.
     pub(super) wanted: bool,
 }
@@ -239,8 +241,10 @@ impl<D> Wanted<D> {
         self.adding_where(|adding| adding.after_turn < turn)
     }
 
-    pub(super) fn late(&self, now: Instant) -> Vec<SubscriberId> {
-        self.adding_where(|adding| adding.until <= now)
+    /// Those who are still added though they might have gone without a connection for no longer, and until when they might.
+    pub(super) fn late(&self, now: Instant) -> Vec<(SubscriberId, Instant)> {
+        let until = |member: &Member<D>| member.adding.as_ref().map(|adding| (member.id, adding.until));
+        self.members().into_iter().filter_map(until).filter(|(_, until)| *until <= now).collect()
     }
 
     fn adding_where(&self, is_meant: impl Fn(&Adding<D>) -> bool) -> Vec<SubscriberId> {

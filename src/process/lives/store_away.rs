@@ -2,6 +2,7 @@
 
 use super::in_front::{InFront, Time, nothing};
 use super::*;
+use crate::Failure;
 
 /// What a store that fails now and then was asked while it failed, by the names of the calls.
 type Asked = Arc<Mutex<Vec<&'static str>>>;
@@ -129,4 +130,109 @@ async fn one_process_that_cannot_be_stored_keeps_no_other_waiting() {
     fails.store(false, Ordering::SeqCst);
     home.becomes(&pid, "finished").await;
     home.close().await;
+}
+
+/// A launcher that is handed its tasks from elsewhere than its home.
+struct Elsewhere {
+    here: tokio::runtime::Runtime,
+    /// The home of the launcher.
+    there: Option<tokio::runtime::Runtime>,
+    communicator: Communicator,
+    launcher: ProcessLauncher,
+}
+
+impl Elsewhere {
+    fn with(store: impl Persister) -> Self {
+        let runtime = || {
+            let mut builder = tokio::runtime::Builder::new_multi_thread();
+            builder.worker_threads(1).enable_all().build().unwrap()
+        };
+        let (here, there) = (runtime(), runtime());
+        let communicator = here.block_on(Communicator::connect("memory:")).unwrap();
+        let launcher = there.block_on(async {
+            let at_home = communicator.bound_to(&crate::home::Home::current());
+            ProcessLauncher::builder(&at_home, store, registry()).start().await.unwrap()
+        });
+        Elsewhere { here, there: Some(there), communicator, launcher }
+    }
+
+    /// Hands it a task.
+    fn hand(&self, stage: &str) -> tokio::task::JoinHandle<HandlerResult<Value>> {
+        let (launcher, task) = (self.launcher.clone(), Launch::new("script").arg(stage).arg("step"));
+        self.here.spawn(async move { launcher.handle(ProcessTask::Launch(task)).await })
+    }
+
+    /// The task goes back to its queue.
+    fn goes_back(&self, handed: tokio::task::JoinHandle<HandlerResult<Value>>) {
+        let end = self.here.block_on(async { tokio::time::timeout(LONG, handed).await });
+        let error = end.expect("it ends").expect("it does not panic").expect_err("its home has ended");
+        assert!(matches!(error.failure(), Failure::Cancelled), "{error:?}");
+    }
+
+    fn close(self) {
+        self.here.block_on(self.communicator.close()).unwrap();
+    }
+}
+
+/// Its home checks the store no more. Whoever waited for a check would wait for the close.
+#[test]
+fn a_task_that_is_handed_to_a_launcher_whose_home_has_ended_goes_back() {
+    for fails_before in [true, false] {
+        let (store, is_away) = (MemoryPersister::new(), Arc::new(AtomicBool::new(fails_before)));
+        let (in_front, asked) = failing(&store, &is_away);
+        let mut elsewhere = Elsewhere::with(in_front);
+        if fails_before {
+            elsewhere.goes_back(elsewhere.hand("ended-before"));
+            assert!(elsewhere.launcher.store_failure().is_some());
+        }
+        drop(elsewhere.there.take());
+        is_away.store(true, Ordering::SeqCst);
+        let before = count(&asked, "create");
+        elsewhere.goes_back(elsewhere.hand("ended-after"));
+        assert_eq!(count(&asked, "create"), before, "nothing is made that nobody would run");
+        elsewhere.close();
+    }
+}
+
+#[test]
+fn a_task_that_waits_for_a_check_of_the_store_goes_back_when_the_launchers_home_ends() {
+    let (store, checked) = (MemoryPersister::new(), Arc::new(AtomicBool::new(false)));
+    let noted = Arc::clone(&checked);
+    let in_front = InFront::of(&store, move |name, _| match name {
+        "create" => Box::pin(std::future::ready(Err(crate::Error::new(ErrorKind::Storage, "the disk is full")))),
+        // A store that hangs.
+        "check" => {
+            noted.store(true, Ordering::SeqCst);
+            Box::pin(std::future::pending())
+        }
+        _ => nothing(),
+    });
+    let mut elsewhere = Elsewhere::with(in_front);
+    let handed = elsewhere.hand("ended-meanwhile");
+    let until = Instant::now() + LONG;
+    while !checked.load(Ordering::SeqCst) {
+        assert!(Instant::now() < until, "the store is not checked");
+        std::thread::sleep(Duration::from_millis(2));
+    }
+    drop(elsewhere.there.take());
+    elsewhere.goes_back(handed);
+    elsewhere.close();
+}
+
+/// It has left, and checks its store no more.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_task_that_is_handed_to_a_launcher_that_has_drained_goes_back_though_its_store_fails() {
+    let (store, is_away) = (MemoryPersister::new(), Arc::new(AtomicBool::new(true)));
+    let (in_front, asked) = failing(&store, &is_away);
+    let communicator = Communicator::connect("memory:").await.unwrap();
+    let launcher = ProcessLauncher::builder(&communicator, in_front, registry()).start().await.unwrap();
+    let task = || ProcessTask::Create(Create::new("script").arg("drained").arg("step"));
+    for drained in [false, true] {
+        let end = tokio::time::timeout(LONG, launcher.handle(task())).await.expect("it ends");
+        let error = end.expect_err("the store fails");
+        assert!(matches!(error.failure(), Failure::Cancelled), "{drained}: {error:?}");
+        tokio::time::timeout(LONG, launcher.drain(Duration::ZERO)).await.expect("nothing is here");
+    }
+    assert_eq!(count(&asked, "create"), 1);
+    communicator.close().await.unwrap();
 }
