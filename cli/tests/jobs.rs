@@ -39,6 +39,7 @@ fn main() -> ExitCode {
         .rabbitmq("a_reader_that_goes_leaves_the_job_running", reader_gone)
         .rabbitmq("an_interrupted_run_leaves_the_job_running", interrupted)
         .rabbitmq("at_a_terminal_an_interrupted_run_asks", asks)
+        .rabbitmq("a_job_that_waits_for_a_slot_is_killed_and_never_begins", killed_in_queue)
         .rabbitmq("each_change_of_state_is_a_line_of_the_log", lines)
         .rabbitmq("no_more_jobs_run_at_once_than_there_are_slots", slots)
         .rabbitmq("a_worker_drains_and_another_runs_what_was_stopped", drains)
@@ -48,6 +49,8 @@ fn main() -> ExitCode {
         .rabbitmq("what_a_dead_worker_left_ends_before_the_job_runs_again", nothing_runs_twice)
         .rabbitmq("a_job_is_launched_as_any_other_class", launched)
         .rabbitmq("a_lost_process_is_found_and_sent_again_once", repaired)
+        .rabbitmq("a_process_whose_launch_waits_again_is_not_lost", launch_task_back)
+        .rabbitmq("lost_processes_are_sent_again_though_nobody_reads_of_it", repaired_unprinted)
         .rabbitmq("a_request_that_meets_the_end_of_a_job_tells_how_it_ended", met_its_end)
         .rabbitmq("a_store_that_is_gone_ends_a_wait_for_its_workers", store_gone)
         .rabbitmq("a_worker_whose_store_is_away_gives_tasks_back_and_goes_on_by_itself", store_away)
@@ -632,55 +635,192 @@ fn interrupted(broker: &Broker) -> TestResult {
     Ok(())
 }
 
-/// Runs the command at a terminal, which is what `script` makes.
+/// A job at a terminal, which is what `script` makes: interrupted once it has printed `begun`, and answered when `before` has
+/// happened. What was printed since the question.
+fn at_terminal(
+    place: &Place,
+    script: &str,
+    begun: &str,
+    before: impl FnOnce(),
+    answer: &str,
+) -> Result<String, Box<dyn std::error::Error>> {
+    let own = env!("CARGO_BIN_EXE_homing");
+    let (broker, prefix) = (place.broker.url(), place.broker.prefix());
+    let line = format!("{own} --broker {broker} --prefix {prefix} run -- sh -c '{script}'");
+    let mut command = Command::new("/usr/bin/script");
+    command.args(["--quiet", "--return", "--flush", "--command", &line, "/dev/null"]);
+    for (name, value) in place.command(&[]).get_envs() {
+        match value {
+            Some(value) => command.env(name, value),
+            None => command.env_remove(name),
+        };
+    }
+    command.current_dir(&place.folder);
+    let mut child = command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn()?;
+    let mut input = child.stdin.take().ok_or("no pipe")?;
+    let mut out = BufReader::new(child.stdout.take().ok_or("no pipe")?);
+    let mut line = String::new();
+    while !line.contains(begun) {
+        line.clear();
+        assert!(out.read_line(&mut line)? > 0, "it ended");
+    }
+    // What Ctrl-C is at a terminal.
+    std::io::Write::write_all(&mut input, b"\x03")?;
+    let mut seen = Vec::new();
+    while !text(&seen).contains("[y/N]") {
+        let mut byte = [0];
+        out.read_exact(&mut byte)?;
+        seen.push(byte[0]);
+    }
+    before();
+    std::io::Write::write_all(&mut input, answer.as_bytes())?;
+    let mut rest = String::new();
+    out.read_to_string(&mut rest)?;
+    assert_eq!(child.wait()?.code(), Some(130), "{rest}");
+    Ok(rest)
+}
+
 fn asks(broker: &Broker) -> TestResult {
     if !Path::new("/usr/bin/script").exists() {
         return if support::required() { Err("there is no /usr/bin/script".into()) } else { Ok(()) };
     }
     let place = Place::new(broker)?;
     let _worker = place.worker(&[])?;
+    let newest = || place.list(&["--limit", "1"])[0]["pid"].to_string();
     for (answer, state) in [("y\n", "killed"), ("\n", "running")] {
-        let own = env!("CARGO_BIN_EXE_homing");
-        let line = format!(
-            "{own} --broker {} --prefix {} run -- sh -c 'echo begun; sleep 300'",
-            broker.url(),
-            broker.prefix()
-        );
-        let mut command = Command::new("/usr/bin/script");
-        command.args(["--quiet", "--return", "--flush", "--command", &line, "/dev/null"]);
-        for (name, value) in place.command(&[]).get_envs() {
-            match value {
-                Some(value) => command.env(name, value),
-                None => command.env_remove(name),
-            };
-        }
-        let mut child = command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn()?;
-        let mut input = child.stdin.take().ok_or("no pipe")?;
-        let mut out = BufReader::new(child.stdout.take().ok_or("no pipe")?);
-        let mut line = String::new();
-        while !line.contains("begun") {
-            line.clear();
-            assert!(out.read_line(&mut line)? > 0, "it ended");
-        }
-        // What Ctrl-C is at a terminal.
-        std::io::Write::write_all(&mut input, b"\x03")?;
-        let mut seen = Vec::new();
-        while !text(&seen).contains("[y/N]") {
-            let mut byte = [0];
-            out.read_exact(&mut byte)?;
-            seen.push(byte[0]);
-        }
-        std::io::Write::write_all(&mut input, answer.as_bytes())?;
-        let mut rest = String::new();
-        out.read_to_string(&mut rest)?;
-        assert_eq!(child.wait()?.code(), Some(130), "{rest}");
-        let pid = place.list(&["--limit", "1"])[0]["pid"].to_string();
-        assert_eq!(place.state(&pid), state, "{rest}");
+        let rest = at_terminal(&place, "echo begun; sleep 300", "begun", || {}, answer)?;
+        assert_eq!(place.state(&newest()), state, "{rest}");
         if state == "running" {
             assert!(rest.contains("goes on"), "{rest}");
-            exits(&place.ended(&["process", "kill", &pid])?, 0);
+            exits(&place.ended(&["process", "kill", &newest()])?, 0);
         }
     }
+    // It ends while the question stands there.
+    for (n, answer) in ["y\n", "\n"].into_iter().enumerate() {
+        let script = format!("echo begun; while [ ! -e go.{n} ]; do sleep 0.02; done; exit 3");
+        let ends = || {
+            fs::write(place.file(&format!("go.{n}")), "").expect("written");
+            let pid = newest();
+            place.until(&pid, "finished");
+            // Nobody can be asked any more.
+            eventually("it can be called for ever", || {
+                place.ended(&["process", "status", &pid]).is_ok_and(|output| output.status.code() == Some(3))
+            });
+        };
+        let rest = at_terminal(&place, &script, "begun", ends, answer)?;
+        assert!(rest.contains("has finished with exit status 3") && !rest.contains("goes on"), "{rest}");
+    }
+    // It waits for a slot, and nobody can be asked yet.
+    let busy = place.detached("while [ ! -e go ]; do sleep 0.02; done", &[])?;
+    place.until(&busy, "running");
+    let rest = at_terminal(&place, "echo x >> ran", "free slot", || {}, "y\n")?;
+    assert!(rest.contains("was killed"), "{rest}");
+    assert_eq!(place.state(&newest()), "killed");
+    fs::write(place.file("go"), "")?;
+    place.until(&busy, "finished");
+    exits(&place.ended(&["run", "--", "true"])?, 0);
+    assert_eq!(place.lines("ran"), 0);
+    Ok(())
+}
+
+/// What cannot be printed is sent again all the same.
+fn repaired_unprinted(broker: &Broker) -> TestResult {
+    let place = Place::new(broker)?;
+    let mut worker = place.worker(&["--slots", "3"])?;
+    let pids = (0..3).map(|_| place.detached("sleep 300", &[])).collect::<Result<Vec<_>, _>>()?;
+    for pid in &pids {
+        place.until(pid, "running");
+    }
+    worker.0.kill()?;
+    worker.0.wait()?;
+    let waits = |count: usize| {
+        exits(&place.ended(&["--format", "json", "task", "list"]).expect("listed"), 0)
+            .0
+            .contains(&format!("\"ready\":{count}"))
+    };
+    eventually("their tasks are not back", || waits(3));
+    exits(&place.ended(&["task", "purge", "--all"])?, 0);
+    let mut full = place.command(&["process", "repair"]);
+    let full = full.stdout(fs::File::create("/dev/full")?).stderr(Stdio::piped()).spawn()?;
+    let (_, err) = exits(&shell::wait(full)?, 1);
+    assert!(err.contains("No space left") && err.contains("3 are sent again"), "{err}");
+    eventually("they are not sent", || waits(3));
+    Ok(())
+}
+
+/// Guards: a process that is taken for lost, though the task that launched it is back in the queue.
+fn launch_task_back(broker: &Broker) -> TestResult {
+    let place = Place::new(broker)?;
+    let mut worker = place.worker(&[])?;
+    let mut launch = place.command(&["process", "launch", "shell", "command=echo x >> runs; [ -e go ] || sleep 300"]);
+    launch.stdout(Stdio::piped()).stderr(Stdio::piped());
+    let launch = launch.spawn()?;
+    eventually("it does not begin", || place.lines("runs") == 1);
+    worker.0.kill()?;
+    worker.0.wait()?;
+    eventually("its task is not back", || {
+        exits(&place.ended(&["--format", "json", "task", "list"]).expect("listed"), 0).0.contains("\"ready\":1")
+    });
+    assert!(findings(&place, &[]).is_empty(), "its task waits");
+    fs::write(place.file("go"), "")?;
+    let _worker = place.worker(&[])?;
+    let (out, _) = exits(&shell::wait(launch)?, 0);
+    assert!(out.contains("attempts: 2") && place.lines("runs") == 2, "{out}");
+    Ok(())
+}
+
+/// Guards: a job that cannot be taken back, though nothing of it has begun.
+fn killed_in_queue(broker: &Broker) -> TestResult {
+    let (place, other) = (Place::new(broker)?, Place::new(broker)?);
+    let mut worker = place.worker(&[])?;
+    let busy = place.detached("while [ ! -e go ]; do sleep 0.02; done", &[])?;
+    place.until(&busy, "running");
+    let waiting =
+        (0..3).map(|_| place.detached("echo x >> ran", &[])).collect::<Result<Vec<_>, Box<dyn std::error::Error>>>()?;
+    let mut watch = place.command(&["process", "watch", "--count", "2"]);
+    watch.args(&waiting[..2]);
+    let mut watch = Running::start(watch)?;
+    // Somebody waits for one of them.
+    let waiter =
+        place.command(&["process", "continue", &waiting[0]]).stderr(Stdio::piped()).stdout(Stdio::piped()).spawn()?;
+    let (out, _) = exits(&place.ended(&["process", "kill", &waiting[0], &waiting[1], "--message", "a mistake"])?, 0);
+    assert_eq!(out.lines().filter(|line| line.ends_with("killed")).count(), 2, "{out}");
+    for pid in &waiting[..2] {
+        let shown = place.show(pid);
+        assert_eq!((&shown["state"], &shown["outcome"]["message"]), (&"killed".into(), &"a mistake".into()), "{shown}");
+        assert!(shown["lease"].is_null() && place.report(pid).1.contains("before it began"), "{shown}");
+    }
+    // Everybody is notified of it.
+    assert_eq!(watch.ends()?, Some(0));
+    // Again, and what is not there or runs elsewhere is not touched.
+    let (_, err) = exits(&place.ended(&["process", "kill", &waiting[0]])?, 3);
+    assert!(err.contains("was killed: a mistake"), "{err}");
+    exits(&place.ended(&["process", "kill", "99"])?, 3);
+    // A process of another store has the same pid, and these workers have nothing to do with it.
+    let foreign = other.file("processes.db");
+    fs::copy(place.file("processes.db"), &foreign)?;
+    for name in ["-wal", "-shm"] {
+        fs::copy(place.file(&format!("processes.db{name}")), other.file(&format!("processes.db{name}")))?;
+    }
+    exits(&other.ended(&["process", "kill", &waiting[2]])?, 3);
+    assert_eq!((other.state(&waiting[2]), place.state(&waiting[2])), ("created".into(), "created".into()));
+    let foreign = foreign.display().to_string();
+    exits(&place.ended(&["process", "kill", &waiting[2], "--store", &foreign])?, 3);
+    // Their tasks are answered, and the rest goes on.
+    fs::write(place.file("go"), "")?;
+    for pid in [&busy, &waiting[2]] {
+        place.until(pid, "finished");
+    }
+    let (_, err) = exits(&shell::wait(waiter)?, 5);
+    assert!(err.contains("a mistake"), "{err}");
+    eventually("a task is left", || {
+        exits(&place.ended(&["--format", "json", "task", "list"]).expect("listed"), 0).0.contains("\"ready\":0")
+    });
+    assert_eq!(place.lines("ran"), 1);
+    assert_eq!(worker.stop("TERM")?.0, Some(0));
+    // Without a worker nobody knows which store it is.
+    let pid = place.show(&waiting[2])["pid"].to_string();
+    exits(&place.ended(&["process", "kill", &pid])?, 3);
     Ok(())
 }
 
