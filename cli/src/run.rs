@@ -275,7 +275,7 @@ async fn nobody(global: &Global, queue: &str, path: &Path) -> Failure {
     };
     let who = match consumers {
         0 => "no worker takes tasks from it".to_owned(),
-        others => format!("{others} consumers take tasks from it, and none is a `homing worker`"),
+        others => format!("{others} consumers take tasks from it, and none answers as a `homing worker` does"),
     };
     let path = quoted(&path.display().to_string());
     let what = format!("start one: `{} worker --store {path}`", settings::with_broker(global));

@@ -30,6 +30,7 @@ fn main() -> ExitCode {
         .rabbitmq("a_job_has_the_output_and_the_exit_code_of_its_program", output_and_code)
         .rabbitmq("a_program_gets_its_directory_and_environment_and_no_input", surroundings)
         .rabbitmq("without_a_worker_nothing_is_launched", nobody)
+        .rabbitmq("a_worker_that_does_not_answer_at_once_is_asked_again", asked_again)
         .rabbitmq("a_worker_with_another_store_runs_a_job_all_the_same", elsewhere)
         .rabbitmq("a_detached_job_is_paused_played_and_killed", controlled)
         .rabbitmq("a_program_that_ignores_sigterm_is_killed_after_its_grace", grace)
@@ -51,6 +52,7 @@ fn main() -> ExitCode {
         .rabbitmq("a_lost_process_is_found_and_sent_again_once", repaired)
         .rabbitmq("a_process_whose_launch_waits_again_is_not_lost", launch_task_back)
         .rabbitmq("lost_processes_are_sent_again_though_nobody_reads_of_it", repaired_unprinted)
+        .rabbitmq("a_damaged_process_keeps_no_lost_one_from_being_sent_again", repaired_beside_a_damaged)
         .rabbitmq("a_request_that_meets_the_end_of_a_job_tells_how_it_ended", met_its_end)
         .rabbitmq("a_store_that_is_gone_ends_a_wait_for_its_workers", store_gone)
         .rabbitmq("a_worker_whose_store_is_away_gives_tasks_back_and_goes_on_by_itself", store_away)
@@ -320,8 +322,37 @@ fn nobody(broker: &Broker) -> TestResult {
     // A worker of another kind does not run it.
     let _worker = Running::start(place.command(&["task", "work", "--echo"]))?;
     let (_, err) = exits(&place.ended(&["run", "--detach", "--", "true"])?, 3);
-    assert!(err.contains("none is a `homing worker`"), "{err}");
+    assert!(err.contains("none answers as a `homing worker`"), "{err}");
     assert!(!place.file("processes.db").exists());
+    Ok(())
+}
+
+/// Guards: a worker that is just starting, or whose connection is just made again, when it is asked whether it is there.
+fn asked_again(broker: &Broker) -> TestResult {
+    let place = Place::new(broker)?;
+    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build()?;
+    let _communicator = runtime.block_on(async {
+        let communicator = homing::Communicator::builder(broker.url()).prefix(broker.prefix()).connect().await?;
+        let (answering, asked) = (communicator.clone(), std::sync::atomic::AtomicUsize::new(0));
+        let asked = std::sync::Arc::new(asked);
+        let worker = homing::BroadcastSubscriber::future(move |ping: homing::Broadcast| {
+            let (communicator, asked) = (answering.clone(), std::sync::Arc::clone(&asked));
+            async move {
+                // Not the first time.
+                if asked.fetch_add(1, std::sync::atomic::Ordering::SeqCst) == 0 {
+                    return;
+                }
+                let answer = homing::Value::from_iter([("store_lost", homing::Value::from(true))]);
+                let pong = communicator.broadcast_send(answer).subject("homing.worker.pong");
+                let _ = pong.correlation_id(ping.correlation_id().clone()).await;
+            }
+        });
+        let filter = homing::BroadcastFilter::new().subject("homing.worker.ping")?;
+        communicator.add_broadcast_subscriber(filter, worker).await?;
+        Ok::<_, homing::Error>(communicator)
+    })?;
+    let (_, err) = exits(&place.ended(&["run", "--", "true"])?, 3);
+    assert!(err.contains("has lost its store"), "it is there: {err}");
     Ok(())
 }
 
@@ -720,6 +751,38 @@ fn asks(broker: &Broker) -> TestResult {
     place.until(&busy, "finished");
     exits(&place.ended(&["run", "--", "true"])?, 0);
     assert_eq!(place.lines("ran"), 0);
+    Ok(())
+}
+
+/// One that is damaged keeps no other from being sent.
+fn repaired_beside_a_damaged(broker: &Broker) -> TestResult {
+    let place = Place::new(broker)?;
+    let mut worker = place.worker(&["--slots", "3"])?;
+    let pids = (0..3).map(|_| place.detached("sleep 300", &[])).collect::<Result<Vec<_>, _>>()?;
+    for pid in &pids {
+        place.until(pid, "running");
+    }
+    worker.0.kill()?;
+    worker.0.wait()?;
+    let waits = |count: usize| {
+        exits(&place.ended(&["--format", "json", "task", "list"]).expect("listed"), 0)
+            .0
+            .contains(&format!("\"ready\":{count}"))
+    };
+    eventually("their tasks are not back", || waits(3));
+    exits(&place.ended(&["task", "purge", "--all"])?, 0);
+    let database = rusqlite::Connection::open(place.file("processes.db"))?;
+    database.execute("UPDATE processes SET body = '[' WHERE pid = ?", [pids[1].parse::<i64>()?])?;
+    drop(database);
+    for (option, sent) in [(&["--dry-run"][..], false), (&[], true)] {
+        let mut arguments = vec!["process", "repair"];
+        arguments.extend(option);
+        let (out, err) = exits(&place.ended(&arguments)?, 1);
+        let names = |n: usize| out.contains(&format!("{}  lost", pids[n]));
+        assert!(names(0) && !names(1) && names(2) && out.contains("sent again") == sent, "{out}");
+        assert!(err.contains(&format!("process {} cannot be read", pids[1])), "{err}");
+    }
+    eventually("the others are not sent", || waits(2));
     Ok(())
 }
 

@@ -193,9 +193,12 @@ async fn report(
     let mut damaged = Vec::new();
     for process in lost {
         // Guards: one that is damaged in what a list does not read. No worker can continue it, and the others are to be sent.
-        if let Err(error) = store.record(process.pid().clone()).await {
-            damaged.push((process.pid().clone(), error));
-            continue;
+        match store.record(process.pid().clone()).await {
+            Err(error) if error.kind() == ErrorKind::Decode => {
+                damaged.push((process.pid().clone(), error));
+                continue;
+            }
+            read => drop(read?),
         }
         let text = format!("{}, nobody has its lease, and no task waits for it", process.state());
         add(process.pid(), Finding::Lost, text);
@@ -214,10 +217,11 @@ async fn report(
                     (sent, done) = (sent + 1, "sent again");
                 }
                 Ok(false) => {}
-                Err(error) => {
+                Err(error) if error.kind() == ErrorKind::Decode => {
                     damaged.push((pid.clone(), error));
                     continue;
                 }
+                Err(error) => return Err(error.into()),
             }
         }
         if printed.is_ok() {

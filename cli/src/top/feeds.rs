@@ -273,6 +273,8 @@ async fn depths(connection: &Mender, names: &[String]) -> homing::Result<Vec<Que
                 queue.consumers = Some(depth.consumers.into());
             }
             Err(error) if error.kind() == ErrorKind::NotFound => queue.is_missing = true,
+            // It was not even asked for, and the others are as they are.
+            Err(error) if error.kind() == ErrorKind::InvalidArgument => queue.trouble = Some(error.to_string()),
             Err(error) => return Err(error),
         }
         queues.push(queue);
