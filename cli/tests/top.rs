@@ -31,6 +31,7 @@ fn main() -> ExitCode {
         .rabbitmq("changes_are_collected_for_a_while", once_waits)
         .rabbitmq("the_management_api_gives_rates_and_what_is_not_acknowledged", management)
         .rabbitmq("a_process_is_seen_paused_played_and_killed_by_keys", keys)
+        .rabbitmq("a_process_that_waits_for_a_slot_is_killed_by_a_key", killed_in_queue)
         .rabbitmq("a_process_is_looked_into_and_found_by_a_filter", detail)
         .rabbitmq("the_terminal_is_as_before_after_q_and_ctrl_c", restored_by_keys)
         .rabbitmq("the_terminal_is_as_before_after_a_signal", restored_after_signals)
@@ -379,6 +380,24 @@ fn keys(broker: &Broker) -> TestResult {
     assert_eq!(place.show(&pid)["state"], "killed");
     top.press("p")?;
     top.until(&[&format!("{pid} is unreachable: no worker has it")]);
+    top.press("q")?;
+    top.ends(0);
+    Ok(())
+}
+
+/// A process that waits for a slot, and that nobody can be asked about, is killed by a key too.
+fn killed_in_queue(broker: &Broker) -> TestResult {
+    let place = Place::new(broker)?;
+    let _worker = Running::start(place.command(&["worker", "--drain", "0"]))?;
+    let busy = place.job("sleep 300")?;
+    let (out, _) = exits(&place.ended(&["run", "--detach", "--", "sh", "-c", "echo x > ran"])?, 0);
+    let waits = out.trim();
+    let mut top = place.top(&[])?;
+    top.until_line(&[&format!("{waits} "), "created", "shell"]);
+    // The newest is the first.
+    top.press("gKy")?;
+    top.until_line(&[&format!("{waits} "), "killed", "shell"]);
+    assert_eq!((&place.show(waits)["state"], &place.show(&busy)["state"]), (&json!("killed"), &json!("running")));
     top.press("q")?;
     top.ends(0);
     Ok(())
