@@ -35,8 +35,8 @@ const LOOKS_MOST: Duration = Duration::from_secs(60);
 /// How long a process may take until it can be called.
 const REACHABLE: Duration = Duration::from_secs(10);
 
-/// How long a process that is being made may take to be made, and its task to be sent, after a signal.
-const SENDING: Duration = Duration::from_secs(2);
+/// How long a process that is being made may take to be made, and its task to be sent, after a signal. A second one ends that.
+const SENDING: Duration = Duration::from_secs(10);
 
 /// How long the end of the command may take once it is decided.
 const CLOSING: Duration = Duration::from_secs(3);
@@ -186,6 +186,7 @@ async fn launch(
         };
         return Ok(Launched { pid, role, store: None, outcome });
     }
+    is_made.set(true);
     let store = store::open(path).await?;
     let stored = Stored::at(path);
     if !stored.is_that_of(&worker) {
@@ -194,7 +195,6 @@ async fn launch(
     }
     let body = Shell::new(inputs.clone()).map_err(|error| Failure::Usage(error.to_string()))?;
     let new = NewProcess::new(shell::CLASS, Value::from_serialize(&body)?).with_inputs(inputs);
-    is_made.set(true);
     let pid = store.create(new).await?;
     let sent = async {
         // Nobody has to receive it.

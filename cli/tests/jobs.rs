@@ -39,6 +39,7 @@ fn main() -> ExitCode {
         .rabbitmq("much_output_is_bounded_and_the_end_of_it_kept", much)
         .rabbitmq("a_reader_that_goes_leaves_the_job_running", reader_gone)
         .rabbitmq("an_interrupted_run_leaves_the_job_running", interrupted)
+        .rabbitmq("a_run_that_is_interrupted_while_it_launches_sends_the_task", interrupted_launch)
         .rabbitmq("at_a_terminal_an_interrupted_run_asks", asks)
         .rabbitmq("a_job_that_waits_for_a_slot_is_killed_and_never_begins", killed_in_queue)
         .rabbitmq("each_change_of_state_is_a_line_of_the_log", lines)
@@ -663,6 +664,30 @@ fn interrupted(broker: &Broker) -> TestResult {
         let (out, err) = exits(&shell::wait(follow)?, 0);
         assert!(out == "begun\n" && err.contains("exit status 0"), "{out}{err}");
     }
+    Ok(())
+}
+
+/// Guards: a process that is made and whose task is not sent, which a repair would run some day.
+fn interrupted_launch(broker: &Broker) -> TestResult {
+    let place = Place::new(broker)?;
+    let _worker = place.worker(&[])?;
+    let file = place.file("processes.db");
+    let lock = rusqlite::Connection::open(&file)?;
+    lock.execute_batch("BEGIN IMMEDIATE")?;
+    let mut command = place.command(&["run", "--", "sh", "-c", "echo x >> ran"]);
+    let run = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn()?;
+    // It has the store open, and waits for the lock.
+    let has_it_open = || {
+        let open = fs::read_dir(format!("/proc/{}/fd", run.id())).into_iter().flatten().flatten();
+        open.filter_map(|entry| fs::read_link(entry.path()).ok()).any(|link| link == file)
+    };
+    eventually("it does not open the store", has_it_open);
+    signal(run.id(), "INT");
+    lock.execute_batch("COMMIT")?;
+    let (_, err) = exits(&shell::wait(run)?, 130);
+    assert!(err.contains("process 1"), "{err}");
+    place.until("1", "finished");
+    assert_eq!(place.lines("ran"), 1);
     Ok(())
 }
 
