@@ -15,6 +15,9 @@ use crate::output::without_controls;
 use crate::stop::{Stop, or_interrupted};
 use crate::{not_given, note, out, store, values};
 
+/// How long is waited before it is asked once more who is there.
+const AGAIN: Duration = Duration::from_millis(500);
+
 const PING: &str = "homing.worker.ping";
 const PONG: &str = "homing.worker.pong";
 
@@ -125,6 +128,8 @@ fn concerns(ping: &Value, role: &Role) -> bool {
 /// A question who is there that is under way.
 struct Asking {
     identifier: homing::Identifier,
+    /// By which its answers are known.
+    mark: String,
     answers: mpsc::Receiver<Value>,
 }
 
@@ -139,13 +144,17 @@ async fn begin_to_ask(communicator: &Communicator, role: Option<&Role>) -> Resul
         }
     });
     let identifier = communicator.add_broadcast_subscriber(exactly(PONG)?, subscriber).await?;
+    send_ping(communicator, role, &mark).await?;
+    Ok(Asking { identifier, mark, answers })
+}
+
+async fn send_ping(communicator: &Communicator, role: Option<&Role>, mark: &str) -> homing::Result<()> {
     let mut body = Map::new();
     if let Some(role) = role {
         body.insert("kind", role.kind);
         body.insert("name", role.name.as_str());
     }
-    communicator.broadcast_send(Value::Map(body)).subject(PING).correlation_id(mark.as_str()).await?;
-    Ok(Asking { identifier, answers })
+    communicator.broadcast_send(Value::Map(body)).subject(PING).correlation_id(mark).await
 }
 
 /// Asks who is there, and collects the answers for this long.
@@ -157,7 +166,7 @@ pub(crate) async fn ask(
     role: Option<&Role>,
     wait: Duration,
 ) -> Result<Vec<Value>, Failure> {
-    let Asking { identifier, answers: mut receiver } = begin_to_ask(communicator, role).await?;
+    let Asking { identifier, answers: mut receiver, .. } = begin_to_ask(communicator, role).await?;
     tokio::time::sleep(wait).await;
     communicator.remove_broadcast_subscriber(&identifier).await?;
     let mut answers = Vec::new();
@@ -177,7 +186,7 @@ pub(crate) async fn first(
     wait: Duration,
     is_meant: impl Fn(&Value) -> bool,
 ) -> Result<Option<Value>, Failure> {
-    let Asking { identifier, mut answers } = begin_to_ask(communicator, Some(role)).await?;
+    let Asking { identifier, mark, mut answers } = begin_to_ask(communicator, Some(role)).await?;
     let mut first = None;
     let meant = async {
         while let Some(answer) = answers.recv().await {
@@ -190,7 +199,22 @@ pub(crate) async fn first(
             }
         }
     };
-    let _ = tokio::time::timeout(wait, meant).await;
+    // Guards: a worker that is just starting, or whose connection is just made again. It does not receive what was sent before.
+    let again = async {
+        loop {
+            tokio::time::sleep(AGAIN).await;
+            if let Err(error) = send_ping(communicator, Some(role), &mark).await {
+                tracing::debug!(%error, "workers could not be asked again");
+            }
+        }
+    };
+    let asking = async {
+        tokio::select! {
+            () = meant => {}
+            () = again => {}
+        }
+    };
+    let _ = tokio::time::timeout(wait, asking).await;
     communicator.remove_broadcast_subscriber(&identifier).await?;
     Ok(first)
 }

@@ -1,11 +1,13 @@
 //! `homing run`: a program as a process, with its output and its exit code.
 
+use std::cell::Cell;
 use std::io::{IsTerminal, stderr, stdin};
 use std::path::Path;
+use std::pin::pin;
 use std::time::{Duration, Instant};
 
 use homing::process::store::{Inputs, NewProcess, Outcome, Persister, SqlitePersister};
-use homing::process::{ControlOutcome, ControlReply, Pid, Process, ProcessController, ProcessState, StateChange};
+use homing::process::{ControlReply, Pid, Process, ProcessController, ProcessState, StateChange};
 use homing::{Communicator, ErrorKind, Value, inspect};
 
 use crate::args::{Global, Run};
@@ -33,6 +35,9 @@ const LOOKS_MOST: Duration = Duration::from_secs(60);
 /// How long a process may take until it can be called.
 const REACHABLE: Duration = Duration::from_secs(10);
 
+/// How long a process that is being made may take to be made, and its task to be sent, after a signal. A second one ends that.
+const SENDING: Duration = Duration::from_secs(10);
+
 /// How long the end of the command may take once it is decided.
 const CLOSING: Duration = Duration::from_secs(3);
 
@@ -41,21 +46,36 @@ pub(crate) async fn run(command: Run, global: &Global, mut stop: Stop) -> Result
     let inputs = inputs(&command)?;
     let waits = if command.detach { Waits::No } else { Waits::Yes };
     let stopping = stop.clone();
+    let is_made = Cell::new(false);
     let launching = async {
         // Launching is not begun again by itself: nobody knows whether the first has arrived.
         let (communicator, ()) = begin_to_stay(global, options(global)?, async |_| Ok(())).await?;
-        let launched = launch(&communicator, global, &path, inputs, waits).await;
+        let launched = launch(&communicator, global, &path, inputs, waits, &is_made).await;
         if launched.is_err() {
             call::finish(&communicator, Some(Instant::now() + CLOSING), stopping).await;
         }
         Ok::<_, Failure>((communicator, launched?))
     };
-    let (communicator, launched): (Communicator, Launched) = tokio::select! {
-        launched = launching => launched?,
+    let mut launching = pin!(launching);
+    let launched = tokio::select! {
+        launched = &mut launching => launched?,
         signal = stop.wait() => {
-            return Err(Failure::Interrupted(signal, Some("while it was launched; `homing process list` shows whether it was")));
+            // Guards: a process that is made and whose task is not sent. A repair would run it some day, for nobody.
+            let rest = async { if is_made.get() { Some(launching.await) } else { None } };
+            match tokio::time::timeout(SENDING, rest).await {
+                Ok(Some(launched)) => launched?,
+                not_sent => {
+                    let stage = if not_sent.is_ok() {
+                        "while it was launched; `homing process list` shows whether it was"
+                    } else {
+                        "while its task was sent; `homing process list` shows it, and `homing process repair` whether it was sent"
+                    };
+                    return Err(Failure::Interrupted(signal, Some(stage)));
+                }
+            }
         }
     };
+    let (communicator, launched): (Communicator, Launched) = launched;
     if command.detach {
         let shown = process::pid_as_json(&launched.pid);
         let printed = match global.output.format {
@@ -69,10 +89,13 @@ pub(crate) async fn run(command: Run, global: &Global, mut stop: Stop) -> Result
         return printed;
     }
     note!("process {}", launched.pid);
-    let pid = launched.pid.clone();
+    let (pid, store) = (launched.pid.clone(), launched.store.as_ref().map(|(store, _)| store.clone()));
     let ended = tokio::select! {
         ended = until_ended(&communicator, launched, global) => ended,
-        signal = stop.wait() => interrupted(&communicator, &pid, signal, stop.clone(), || goes_on(&pid, global, command.store.as_deref())).await,
+        signal = stop.wait() => {
+            let goes_on = || goes_on(&pid, global, command.store.as_deref());
+            interrupted(&communicator, store.as_ref(), &pid, signal, stop.clone(), goes_on).await
+        }
     };
     if matches!(ended, Err(Failure::ReaderGone)) {
         goes_on(&pid, global, command.store.as_deref());
@@ -129,6 +152,7 @@ async fn launch(
     path: &Path,
     inputs: Inputs,
     waits: Waits,
+    is_made: &Cell<bool>,
 ) -> Result<Launched, Failure> {
     let queue = communicator.default_task_queue()?.name().to_owned();
     let role = Role { kind: "process", name: queue.clone(), store: None };
@@ -152,6 +176,7 @@ async fn launch(
         for (name, value) in inputs.kwargs().iter() {
             launch = launch.kwarg(name.as_str().unwrap_or_default(), value.clone());
         }
+        is_made.set(true);
         let launching = async { Ok::<_, Failure>(launch.nowait().await?) };
         let pid = while_workers_can(communicator, &role, "launched", launching).await?;
         let outcome = match waits {
@@ -161,6 +186,7 @@ async fn launch(
         };
         return Ok(Launched { pid, role, store: None, outcome });
     }
+    is_made.set(true);
     let store = store::open(path).await?;
     let stored = Stored::at(path);
     if !stored.is_that_of(&worker) {
@@ -187,7 +213,7 @@ async fn launch(
             note!(
                 "process {pid} is in the store; `{} process continue {} --nowait` has a worker run it",
                 settings::with_broker(global),
-                quoted(&pid.to_string())
+                quoted(&process::typed(&pid))
             );
             Err(error.into())
         }
@@ -249,7 +275,7 @@ async fn nobody(global: &Global, queue: &str, path: &Path) -> Failure {
     };
     let who = match consumers {
         0 => "no worker takes tasks from it".to_owned(),
-        others => format!("{others} consumers take tasks from it, and none is a `homing worker`"),
+        others => format!("{others} consumers take tasks from it, and none answers as a `homing worker` does"),
     };
     let path = quoted(&path.display().to_string());
     let what = format!("start one: `{} worker --store {path}`", settings::with_broker(global));
@@ -324,7 +350,7 @@ fn status(status: i64) -> Result<(), Failure> {
 
 /// How the process is reached from now on.
 fn goes_on(pid: &Pid, global: &Global, store: Option<&Path>) {
-    let word = quoted(&pid.to_string());
+    let word = quoted(&process::typed(pid));
     let store = store.map_or_else(String::new, |store| format!(" --store {}", quoted(&store.display().to_string())));
     let homing = settings::with_broker(global);
     note!(
@@ -332,22 +358,42 @@ fn goes_on(pid: &Pid, global: &Global, store: Option<&Path>) {
     );
 }
 
-/// Kills a process that may have begun this moment, and cannot be called yet.
-async fn kill(communicator: &Communicator, pid: &Pid) -> Result<ControlOutcome, Failure> {
+/// Kills a process that may have begun this moment, and cannot be called yet, or that has not begun at all. True if it was killed;
+/// false if it had ended.
+async fn kill(communicator: &Communicator, store: Option<&SqlitePersister>, pid: &Pid) -> Result<bool, Failure> {
+    const WHY: &str = "Ctrl-C in `homing run`";
     let until = Instant::now() + REACHABLE;
     loop {
-        match ProcessController::new(communicator).kill(pid).message("Ctrl-C in `homing run`").await {
-            Err(error) if error.kind() == ErrorKind::Unroutable && Instant::now() < until => {
+        match ProcessController::new(communicator).kill(pid).message(WHY).await {
+            Err(error) if error.kind() == ErrorKind::Unroutable => {
+                // Guards: a person who waits for the answer of a process that nobody has: it has ended, or waits for a slot.
+                if outcome(store, pid).await.is_some() {
+                    return Ok(false);
+                }
+                if let Some(store) = store
+                    && process::queued::kill(communicator, store, pid, Some(WHY)).await?
+                {
+                    return Ok(true);
+                }
+                if Instant::now() >= until {
+                    return Err(error.into());
+                }
                 tokio::time::sleep(Duration::from_millis(200)).await;
             }
-            killed => return Ok(killed?),
+            killed => return Ok(killed?.is_done()),
         }
     }
+}
+
+/// How a process has ended, if that can be seen.
+async fn outcome(store: Option<&SqlitePersister>, pid: &Pid) -> Option<Outcome> {
+    store?.record(pid.clone()).await.ok()??.outcome().cloned()
 }
 
 /// A signal has come: a person is asked what becomes of the process.
 async fn interrupted(
     communicator: &Communicator,
+    store: Option<&SqlitePersister>,
     pid: &Pid,
     signal: Interruption,
     stop: Stop,
@@ -363,13 +409,17 @@ async fn interrupted(
         });
         if let Ok(Ok(answer)) = answer.await
             && matches!(answer.trim(), "y" | "Y" | "yes")
+            && kill(communicator, store, pid).await?
         {
-            let done = kill(communicator, pid).await?;
-            note!("process {pid} {}", if done.is_done() { "was killed" } else { "had ended" });
+            note!("process {pid} was killed");
             return Err(Failure::Job(signal.exit_code()));
         }
     }
     drop(stop);
-    goes_on();
+    // It may have ended while the question stood there.
+    match outcome(store, pid).await {
+        Some(outcome) => note!("process {pid} {}", process::in_words(&outcome)),
+        None => goes_on(),
+    }
     Err(Failure::Job(signal.exit_code()))
 }

@@ -30,6 +30,7 @@ fn main() -> ExitCode {
         .rabbitmq("a_job_has_the_output_and_the_exit_code_of_its_program", output_and_code)
         .rabbitmq("a_program_gets_its_directory_and_environment_and_no_input", surroundings)
         .rabbitmq("without_a_worker_nothing_is_launched", nobody)
+        .rabbitmq("a_worker_that_does_not_answer_at_once_is_asked_again", asked_again)
         .rabbitmq("a_worker_with_another_store_runs_a_job_all_the_same", elsewhere)
         .rabbitmq("a_detached_job_is_paused_played_and_killed", controlled)
         .rabbitmq("a_program_that_ignores_sigterm_is_killed_after_its_grace", grace)
@@ -38,7 +39,9 @@ fn main() -> ExitCode {
         .rabbitmq("much_output_is_bounded_and_the_end_of_it_kept", much)
         .rabbitmq("a_reader_that_goes_leaves_the_job_running", reader_gone)
         .rabbitmq("an_interrupted_run_leaves_the_job_running", interrupted)
+        .rabbitmq("a_run_that_is_interrupted_while_it_launches_sends_the_task", interrupted_launch)
         .rabbitmq("at_a_terminal_an_interrupted_run_asks", asks)
+        .rabbitmq("a_job_that_waits_for_a_slot_is_killed_and_never_begins", killed_in_queue)
         .rabbitmq("each_change_of_state_is_a_line_of_the_log", lines)
         .rabbitmq("no_more_jobs_run_at_once_than_there_are_slots", slots)
         .rabbitmq("a_worker_drains_and_another_runs_what_was_stopped", drains)
@@ -48,6 +51,9 @@ fn main() -> ExitCode {
         .rabbitmq("what_a_dead_worker_left_ends_before_the_job_runs_again", nothing_runs_twice)
         .rabbitmq("a_job_is_launched_as_any_other_class", launched)
         .rabbitmq("a_lost_process_is_found_and_sent_again_once", repaired)
+        .rabbitmq("a_process_whose_launch_waits_again_is_not_lost", launch_task_back)
+        .rabbitmq("lost_processes_are_sent_again_though_nobody_reads_of_it", repaired_unprinted)
+        .rabbitmq("a_damaged_process_keeps_no_lost_one_from_being_sent_again", repaired_beside_a_damaged)
         .rabbitmq("a_request_that_meets_the_end_of_a_job_tells_how_it_ended", met_its_end)
         .rabbitmq("a_store_that_is_gone_ends_a_wait_for_its_workers", store_gone)
         .rabbitmq("a_worker_whose_store_is_away_gives_tasks_back_and_goes_on_by_itself", store_away)
@@ -317,8 +323,37 @@ fn nobody(broker: &Broker) -> TestResult {
     // A worker of another kind does not run it.
     let _worker = Running::start(place.command(&["task", "work", "--echo"]))?;
     let (_, err) = exits(&place.ended(&["run", "--detach", "--", "true"])?, 3);
-    assert!(err.contains("none is a `homing worker`"), "{err}");
+    assert!(err.contains("none answers as a `homing worker`"), "{err}");
     assert!(!place.file("processes.db").exists());
+    Ok(())
+}
+
+/// Guards: a worker that is just starting, or whose connection is just made again, when it is asked whether it is there.
+fn asked_again(broker: &Broker) -> TestResult {
+    let place = Place::new(broker)?;
+    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build()?;
+    let _communicator = runtime.block_on(async {
+        let communicator = homing::Communicator::builder(broker.url()).prefix(broker.prefix()).connect().await?;
+        let (answering, asked) = (communicator.clone(), std::sync::atomic::AtomicUsize::new(0));
+        let asked = std::sync::Arc::new(asked);
+        let worker = homing::BroadcastSubscriber::future(move |ping: homing::Broadcast| {
+            let (communicator, asked) = (answering.clone(), std::sync::Arc::clone(&asked));
+            async move {
+                // Not the first time.
+                if asked.fetch_add(1, std::sync::atomic::Ordering::SeqCst) == 0 {
+                    return;
+                }
+                let answer = homing::Value::from_iter([("store_lost", homing::Value::from(true))]);
+                let pong = communicator.broadcast_send(answer).subject("homing.worker.pong");
+                let _ = pong.correlation_id(ping.correlation_id().clone()).await;
+            }
+        });
+        let filter = homing::BroadcastFilter::new().subject("homing.worker.ping")?;
+        communicator.add_broadcast_subscriber(filter, worker).await?;
+        Ok::<_, homing::Error>(communicator)
+    })?;
+    let (_, err) = exits(&place.ended(&["run", "--", "true"])?, 3);
+    assert!(err.contains("has lost its store"), "it is there: {err}");
     Ok(())
 }
 
@@ -632,55 +667,248 @@ fn interrupted(broker: &Broker) -> TestResult {
     Ok(())
 }
 
-/// Runs the command at a terminal, which is what `script` makes.
+/// Guards: a process that is made and whose task is not sent, which a repair would run some day.
+fn interrupted_launch(broker: &Broker) -> TestResult {
+    let place = Place::new(broker)?;
+    let _worker = place.worker(&[])?;
+    let file = place.file("processes.db");
+    let lock = rusqlite::Connection::open(&file)?;
+    lock.execute_batch("BEGIN IMMEDIATE")?;
+    let mut command = place.command(&["run", "--", "sh", "-c", "echo x >> ran"]);
+    let run = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn()?;
+    // It has the store open, and waits for the lock.
+    let has_it_open = || {
+        let open = fs::read_dir(format!("/proc/{}/fd", run.id())).into_iter().flatten().flatten();
+        open.filter_map(|entry| fs::read_link(entry.path()).ok()).any(|link| link == file)
+    };
+    eventually("it does not open the store", has_it_open);
+    signal(run.id(), "INT");
+    lock.execute_batch("COMMIT")?;
+    let (_, err) = exits(&shell::wait(run)?, 130);
+    assert!(err.contains("process 1"), "{err}");
+    place.until("1", "finished");
+    assert_eq!(place.lines("ran"), 1);
+    Ok(())
+}
+
+/// A job at a terminal, which is what `script` makes: interrupted once it has printed `begun`, and answered when `before` has
+/// happened. What was printed since the question.
+fn at_terminal(
+    place: &Place,
+    script: &str,
+    begun: &str,
+    before: impl FnOnce(),
+    answer: &str,
+) -> Result<String, Box<dyn std::error::Error>> {
+    let own = env!("CARGO_BIN_EXE_homing");
+    let (broker, prefix) = (place.broker.url(), place.broker.prefix());
+    let line = format!("{own} --broker {broker} --prefix {prefix} run -- sh -c '{script}'");
+    let mut command = Command::new("/usr/bin/script");
+    command.args(["--quiet", "--return", "--flush", "--command", &line, "/dev/null"]);
+    for (name, value) in place.command(&[]).get_envs() {
+        match value {
+            Some(value) => command.env(name, value),
+            None => command.env_remove(name),
+        };
+    }
+    command.current_dir(&place.folder);
+    let mut child = command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn()?;
+    let mut input = child.stdin.take().ok_or("no pipe")?;
+    let mut out = BufReader::new(child.stdout.take().ok_or("no pipe")?);
+    let mut line = String::new();
+    while !line.contains(begun) {
+        line.clear();
+        assert!(out.read_line(&mut line)? > 0, "it ended");
+    }
+    // What Ctrl-C is at a terminal.
+    std::io::Write::write_all(&mut input, b"\x03")?;
+    let mut seen = Vec::new();
+    while !text(&seen).contains("[y/N]") {
+        let mut byte = [0];
+        out.read_exact(&mut byte)?;
+        seen.push(byte[0]);
+    }
+    before();
+    std::io::Write::write_all(&mut input, answer.as_bytes())?;
+    let mut rest = String::new();
+    out.read_to_string(&mut rest)?;
+    assert_eq!(child.wait()?.code(), Some(130), "{rest}");
+    Ok(rest)
+}
+
 fn asks(broker: &Broker) -> TestResult {
     if !Path::new("/usr/bin/script").exists() {
         return if support::required() { Err("there is no /usr/bin/script".into()) } else { Ok(()) };
     }
     let place = Place::new(broker)?;
     let _worker = place.worker(&[])?;
+    let newest = || place.list(&["--limit", "1"])[0]["pid"].to_string();
     for (answer, state) in [("y\n", "killed"), ("\n", "running")] {
-        let own = env!("CARGO_BIN_EXE_homing");
-        let line = format!(
-            "{own} --broker {} --prefix {} run -- sh -c 'echo begun; sleep 300'",
-            broker.url(),
-            broker.prefix()
-        );
-        let mut command = Command::new("/usr/bin/script");
-        command.args(["--quiet", "--return", "--flush", "--command", &line, "/dev/null"]);
-        for (name, value) in place.command(&[]).get_envs() {
-            match value {
-                Some(value) => command.env(name, value),
-                None => command.env_remove(name),
-            };
-        }
-        let mut child = command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn()?;
-        let mut input = child.stdin.take().ok_or("no pipe")?;
-        let mut out = BufReader::new(child.stdout.take().ok_or("no pipe")?);
-        let mut line = String::new();
-        while !line.contains("begun") {
-            line.clear();
-            assert!(out.read_line(&mut line)? > 0, "it ended");
-        }
-        // What Ctrl-C is at a terminal.
-        std::io::Write::write_all(&mut input, b"\x03")?;
-        let mut seen = Vec::new();
-        while !text(&seen).contains("[y/N]") {
-            let mut byte = [0];
-            out.read_exact(&mut byte)?;
-            seen.push(byte[0]);
-        }
-        std::io::Write::write_all(&mut input, answer.as_bytes())?;
-        let mut rest = String::new();
-        out.read_to_string(&mut rest)?;
-        assert_eq!(child.wait()?.code(), Some(130), "{rest}");
-        let pid = place.list(&["--limit", "1"])[0]["pid"].to_string();
-        assert_eq!(place.state(&pid), state, "{rest}");
+        let rest = at_terminal(&place, "echo begun; sleep 300", "begun", || {}, answer)?;
+        assert_eq!(place.state(&newest()), state, "{rest}");
         if state == "running" {
             assert!(rest.contains("goes on"), "{rest}");
-            exits(&place.ended(&["process", "kill", &pid])?, 0);
+            exits(&place.ended(&["process", "kill", &newest()])?, 0);
         }
     }
+    // It ends while the question stands there.
+    for (n, answer) in ["y\n", "\n"].into_iter().enumerate() {
+        let script = format!("echo begun; while [ ! -e go.{n} ]; do sleep 0.02; done; exit 3");
+        let ends = || {
+            fs::write(place.file(&format!("go.{n}")), "").expect("written");
+            let pid = newest();
+            place.until(&pid, "finished");
+            // Nobody can be asked any more.
+            eventually("it can be called for ever", || {
+                place.ended(&["process", "status", &pid]).is_ok_and(|output| output.status.code() == Some(3))
+            });
+        };
+        let rest = at_terminal(&place, &script, "begun", ends, answer)?;
+        assert!(rest.contains("has finished with exit status 3") && !rest.contains("goes on"), "{rest}");
+    }
+    // It waits for a slot, and nobody can be asked yet.
+    let busy = place.detached("while [ ! -e go ]; do sleep 0.02; done", &[])?;
+    place.until(&busy, "running");
+    let rest = at_terminal(&place, "echo x >> ran", "free slot", || {}, "y\n")?;
+    assert!(rest.contains("was killed"), "{rest}");
+    assert_eq!(place.state(&newest()), "killed");
+    fs::write(place.file("go"), "")?;
+    place.until(&busy, "finished");
+    exits(&place.ended(&["run", "--", "true"])?, 0);
+    assert_eq!(place.lines("ran"), 0);
+    Ok(())
+}
+
+/// One that is damaged keeps no other from being sent.
+fn repaired_beside_a_damaged(broker: &Broker) -> TestResult {
+    let place = Place::new(broker)?;
+    let mut worker = place.worker(&["--slots", "3"])?;
+    let pids = (0..3).map(|_| place.detached("sleep 300", &[])).collect::<Result<Vec<_>, _>>()?;
+    for pid in &pids {
+        place.until(pid, "running");
+    }
+    worker.0.kill()?;
+    worker.0.wait()?;
+    let waits = |count: usize| {
+        exits(&place.ended(&["--format", "json", "task", "list"]).expect("listed"), 0)
+            .0
+            .contains(&format!("\"ready\":{count}"))
+    };
+    eventually("their tasks are not back", || waits(3));
+    exits(&place.ended(&["task", "purge", "--all"])?, 0);
+    let database = rusqlite::Connection::open(place.file("processes.db"))?;
+    database.execute("UPDATE processes SET body = '[' WHERE pid = ?", [pids[1].parse::<i64>()?])?;
+    drop(database);
+    for (option, sent) in [(&["--dry-run"][..], false), (&[], true)] {
+        let mut arguments = vec!["process", "repair"];
+        arguments.extend(option);
+        let (out, err) = exits(&place.ended(&arguments)?, 1);
+        let names = |n: usize| out.contains(&format!("{}  lost", pids[n]));
+        assert!(names(0) && !names(1) && names(2) && out.contains("sent again") == sent, "{out}");
+        assert!(err.contains(&format!("process {} cannot be read", pids[1])), "{err}");
+    }
+    eventually("the others are not sent", || waits(2));
+    Ok(())
+}
+
+/// What cannot be printed is sent again all the same.
+fn repaired_unprinted(broker: &Broker) -> TestResult {
+    let place = Place::new(broker)?;
+    let mut worker = place.worker(&["--slots", "3"])?;
+    let pids = (0..3).map(|_| place.detached("sleep 300", &[])).collect::<Result<Vec<_>, _>>()?;
+    for pid in &pids {
+        place.until(pid, "running");
+    }
+    worker.0.kill()?;
+    worker.0.wait()?;
+    let waits = |count: usize| {
+        exits(&place.ended(&["--format", "json", "task", "list"]).expect("listed"), 0)
+            .0
+            .contains(&format!("\"ready\":{count}"))
+    };
+    eventually("their tasks are not back", || waits(3));
+    exits(&place.ended(&["task", "purge", "--all"])?, 0);
+    let mut full = place.command(&["process", "repair"]);
+    let full = full.stdout(fs::File::create("/dev/full")?).stderr(Stdio::piped()).spawn()?;
+    let (_, err) = exits(&shell::wait(full)?, 1);
+    assert!(err.contains("No space left") && err.contains("3 are sent again"), "{err}");
+    eventually("they are not sent", || waits(3));
+    Ok(())
+}
+
+/// Guards: a process that is taken for lost, though the task that launched it is back in the queue.
+fn launch_task_back(broker: &Broker) -> TestResult {
+    let place = Place::new(broker)?;
+    let mut worker = place.worker(&[])?;
+    let mut launch = place.command(&["process", "launch", "shell", "command=echo x >> runs; [ -e go ] || sleep 300"]);
+    launch.stdout(Stdio::piped()).stderr(Stdio::piped());
+    let launch = launch.spawn()?;
+    eventually("it does not begin", || place.lines("runs") == 1);
+    worker.0.kill()?;
+    worker.0.wait()?;
+    eventually("its task is not back", || {
+        exits(&place.ended(&["--format", "json", "task", "list"]).expect("listed"), 0).0.contains("\"ready\":1")
+    });
+    assert!(findings(&place, &[]).is_empty(), "its task waits");
+    fs::write(place.file("go"), "")?;
+    let _worker = place.worker(&[])?;
+    let (out, _) = exits(&shell::wait(launch)?, 0);
+    assert!(out.contains("attempts: 2") && place.lines("runs") == 2, "{out}");
+    Ok(())
+}
+
+/// Guards: a job that cannot be taken back, though nothing of it has begun.
+fn killed_in_queue(broker: &Broker) -> TestResult {
+    let (place, other) = (Place::new(broker)?, Place::new(broker)?);
+    let mut worker = place.worker(&[])?;
+    let busy = place.detached("while [ ! -e go ]; do sleep 0.02; done", &[])?;
+    place.until(&busy, "running");
+    let waiting =
+        (0..3).map(|_| place.detached("echo x >> ran", &[])).collect::<Result<Vec<_>, Box<dyn std::error::Error>>>()?;
+    let mut watch = place.command(&["process", "watch", "--count", "2"]);
+    watch.args(&waiting[..2]);
+    let mut watch = Running::start(watch)?;
+    // Somebody waits for one of them.
+    let waiter =
+        place.command(&["process", "continue", &waiting[0]]).stderr(Stdio::piped()).stdout(Stdio::piped()).spawn()?;
+    let (out, _) = exits(&place.ended(&["process", "kill", &waiting[0], &waiting[1], "--message", "a mistake"])?, 0);
+    assert_eq!(out.lines().filter(|line| line.ends_with("killed")).count(), 2, "{out}");
+    for pid in &waiting[..2] {
+        let shown = place.show(pid);
+        assert_eq!((&shown["state"], &shown["outcome"]["message"]), (&"killed".into(), &"a mistake".into()), "{shown}");
+        assert!(shown["lease"].is_null() && place.report(pid).1.contains("before it began"), "{shown}");
+    }
+    // Everybody is notified of it.
+    assert_eq!(watch.ends()?, Some(0));
+    // Again, and what is not there or runs elsewhere is not touched.
+    let (_, err) = exits(&place.ended(&["process", "kill", &waiting[0]])?, 3);
+    assert!(err.contains("was killed: a mistake"), "{err}");
+    exits(&place.ended(&["process", "kill", "99"])?, 3);
+    // A process of another store has the same pid, and these workers have nothing to do with it.
+    let foreign = other.file("processes.db");
+    fs::copy(place.file("processes.db"), &foreign)?;
+    for name in ["-wal", "-shm"] {
+        fs::copy(place.file(&format!("processes.db{name}")), other.file(&format!("processes.db{name}")))?;
+    }
+    exits(&other.ended(&["process", "kill", &waiting[2]])?, 3);
+    assert_eq!((other.state(&waiting[2]), place.state(&waiting[2])), ("created".into(), "created".into()));
+    let foreign = foreign.display().to_string();
+    exits(&place.ended(&["process", "kill", &waiting[2], "--store", &foreign])?, 3);
+    // Their tasks are answered, and the rest goes on.
+    fs::write(place.file("go"), "")?;
+    for pid in [&busy, &waiting[2]] {
+        place.until(pid, "finished");
+    }
+    let (_, err) = exits(&shell::wait(waiter)?, 5);
+    assert!(err.contains("a mistake"), "{err}");
+    eventually("a task is left", || {
+        exits(&place.ended(&["--format", "json", "task", "list"]).expect("listed"), 0).0.contains("\"ready\":0")
+    });
+    assert_eq!(place.lines("ran"), 1);
+    assert_eq!(worker.stop("TERM")?.0, Some(0));
+    // Without a worker nobody knows which store it is.
+    let pid = place.show(&waiting[2])["pid"].to_string();
+    exits(&place.ended(&["process", "kill", &pid])?, 3);
     Ok(())
 }
 

@@ -31,6 +31,7 @@ fn main() -> ExitCode {
         .rabbitmq("changes_are_collected_for_a_while", once_waits)
         .rabbitmq("the_management_api_gives_rates_and_what_is_not_acknowledged", management)
         .rabbitmq("a_process_is_seen_paused_played_and_killed_by_keys", keys)
+        .rabbitmq("a_process_that_waits_for_a_slot_is_killed_by_a_key", killed_in_queue)
         .rabbitmq("a_process_is_looked_into_and_found_by_a_filter", detail)
         .rabbitmq("the_terminal_is_as_before_after_q_and_ctrl_c", restored_by_keys)
         .rabbitmq("the_terminal_is_as_before_after_a_signal", restored_after_signals)
@@ -83,7 +84,12 @@ impl Place {
     /// Runs a shell script as a job in the background: its pid.
     fn job(&self, script: &str) -> Result<String, Box<dyn std::error::Error>> {
         let (out, _) = exits(&self.ended(&["run", "--detach", "--", "sh", "-c", script])?, 0);
-        Ok(out.trim().to_owned())
+        let pid = out.trim().to_owned();
+        // A worker has it a moment later.
+        eventually("it cannot be called", || {
+            self.ended(&["process", "status", &pid]).is_ok_and(|output| output.status.code() == Some(0))
+        });
+        Ok(pid)
     }
 
     fn show(&self, pid: &str) -> Value {
@@ -135,6 +141,7 @@ fn usage() -> TestResult {
         (&["top", "--once", "--broker", "amqp://h", "--management", "ftp://u:sEcret@h"], "neither with https"),
         (&["top", "--once", "--broker", "memory:"], "memory:"),
         (&["top", "a\nb"], "control character"),
+        (&["top", "--once", "--queue", ""], "the name is empty"),
     ] {
         let (_, err) = exits(&ended(homing(arguments))?, 2);
         assert!(err.contains(part) && !err.contains("Ecret"), "{arguments:?}: {err}");
@@ -203,6 +210,11 @@ fn once(broker: &Broker) -> TestResult {
         (&json!(false), &json!(true), &json!(false))
     );
     assert!(frame["store"].as_str().is_some_and(|store| store.ends_with("processes.db")));
+    // A queue that no broker can have is wrong by itself.
+    let frame = place.once(&["--queue", &"x".repeat(300)]);
+    let queues = frame["queues"].as_array().expect("a list");
+    assert_eq!((&queues[0]["ready"], &queues[0]["error"]), (&json!(0), &Value::Null), "{queues:?}");
+    assert!(queues[2]["error"].as_str().is_some_and(|why| why.contains("255")), "{queues:?}");
     // The same as text, whole although it goes to no terminal.
     let (out, err) = exits(&place.ended(&["top", "--once"])?, 0);
     assert!(err.is_empty(), "{err}");
@@ -368,6 +380,24 @@ fn keys(broker: &Broker) -> TestResult {
     assert_eq!(place.show(&pid)["state"], "killed");
     top.press("p")?;
     top.until(&[&format!("{pid} is unreachable: no worker has it")]);
+    top.press("q")?;
+    top.ends(0);
+    Ok(())
+}
+
+/// A process that waits for a slot, and that nobody can be asked about, is killed by a key too.
+fn killed_in_queue(broker: &Broker) -> TestResult {
+    let place = Place::new(broker)?;
+    let _worker = Running::start(place.command(&["worker", "--drain", "0"]))?;
+    let busy = place.job("sleep 300")?;
+    let (out, _) = exits(&place.ended(&["run", "--detach", "--", "sh", "-c", "echo x > ran"])?, 0);
+    let waits = out.trim();
+    let mut top = place.top(&[])?;
+    top.until_line(&[&format!("{waits} "), "created", "shell"]);
+    // The newest is the first.
+    top.press("gKy")?;
+    top.until_line(&[&format!("{waits} "), "killed", "shell"]);
+    assert_eq!((&place.show(waits)["state"], &place.show(&busy)["state"]), (&json!("killed"), &json!("running")));
     top.press("q")?;
     top.ends(0);
     Ok(())
@@ -563,6 +593,10 @@ fn hostile(broker: &Broker) -> TestResult {
     let place = Place::new(broker)?;
     let _worker = place.worker()?;
     let pid = place.job("printf '\\033]0;TITLE\\007line\\n'; sleep 300")?;
+    // Paused before that, it would write nothing.
+    eventually("it writes nothing", || {
+        place.ended(&["process", "report", &pid]).is_ok_and(|output| text(&output.stdout).contains("line"))
+    });
     let message = "\u{1b}]0;TITLE\u{7}\u{9b}31m\u{202e}gnp.exe";
     exits(&place.ended(&["process", "pause", &pid, "--message", message])?, 0);
     let mut top = place.top(&[])?;

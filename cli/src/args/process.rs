@@ -38,7 +38,7 @@ pub(crate) enum Process {
         #[command(flatten)]
         targets: Targets,
     },
-    /// Kills processes.
+    /// Kills processes. One that waits for a worker with a free slot, and has not begun, is killed in the store.
     #[command(after_help = help::PIDS)]
     Kill {
         #[command(flatten)]
@@ -50,6 +50,10 @@ pub(crate) enum Process {
         /// kill of all: processes ignore it in a broadcast.)
         #[arg(long, conflicts_with = "all")]
         force: bool,
+        /// The store in which one is killed that waits for a worker, if the workers keep their processes in it [env: HOMING_STORE]
+        /// [default: ~/.local/share/homing/processes.db]
+        #[arg(long, value_name = "FILE", conflicts_with = "all")]
+        store: Option<PathBuf>,
     },
     /// Prints changes of state as they happen, each with its time, until Ctrl-C or SIGTERM.
     ///

@@ -1,6 +1,6 @@
 //! `homing process status`, `pause`, `play` and `kill`.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use homing::process::store::{Persister, Record, SqlitePersister};
@@ -10,7 +10,8 @@ use tokio::sync::OnceCell;
 use tokio::time::Instant;
 
 use super::in_words;
-use super::many::{self, Counts, Shared, line, object, outcome};
+use super::many::{self, Counts, Shared, line, object, outcome, typed};
+use super::queued;
 use crate::args::{Format, Global, Process, Targets};
 use crate::connection::connect;
 use crate::failure::Failure;
@@ -58,11 +59,15 @@ enum Answer {
 }
 
 pub(super) async fn run(command: Process, global: &Global, stop: Stop) -> Result<(), Failure> {
+    let mut file = None;
     let (request, targets) = match command {
         Process::Status { pids, timeout } => (Request::Status, Targets { pids, all: false, timeout }),
         Process::Pause { targets, message } => (Request::Pause(message), targets),
         Process::Play { targets } => (Request::Play, targets),
-        Process::Kill { targets, message, force } => (Request::Kill { message, force }, targets),
+        Process::Kill { targets, message, force, store } => {
+            file = store;
+            (Request::Kill { message, force }, targets)
+        }
         // They are asked for elsewhere.
         _ => return Ok(()),
     };
@@ -88,12 +93,12 @@ pub(super) async fn run(command: Process, global: &Global, stop: Stop) -> Result
             _ => many::run_them(global, &pids),
         };
         let shared = Shared { purpose: request.purpose(), format, deadline, counts: &counts, advice: Some(advice) };
-        let width = pids.iter().map(|pid| pid.to_string().chars().count()).max().unwrap_or(0);
-        let ended = Ended::new(global);
-        let (by, to, what, ended) = (&shared, &controller, &request, &ended);
+        let width = pids.iter().map(|pid| typed(pid).chars().count()).max().unwrap_or(0);
+        let stored = OfStore::new(global, file.as_deref())?;
+        let (by, to, what, stored, over) = (&shared, &controller, &request, &stored, &communicator);
         let ask = move |pid: Pid| async move {
             match one(by, to, what, pid.clone()).await {
-                Err(failure) if failure.code() == 3 => Err(ended.explained(&pid, failure).await),
+                Err(failure) if failure.code() == 3 => stored.instead(over, &pid, what, by.deadline, failure).await,
                 answer => answer,
             }
         };
@@ -109,36 +114,64 @@ pub(super) async fn run(command: Process, global: &Global, stop: Stop) -> Result
 }
 
 /// What this user's store knows of processes that cannot be reached.
-struct Ended<'a> {
-    global: &'a Global,
+struct OfStore {
+    /// Its file; `None` where the processes are in no store of ours.
+    file: Option<PathBuf>,
     /// Opened when it is needed; where it cannot be, nothing is known.
-    store: OnceCell<Option<SqlitePersister>>,
+    to_read: OnceCell<Option<SqlitePersister>>,
+    /// The same to write, if the workers have it too.
+    to_write: OnceCell<Option<SqlitePersister>>,
 }
 
-impl<'a> Ended<'a> {
-    fn new(global: &'a Global) -> Self {
-        Ended { global, store: OnceCell::new() }
+impl OfStore {
+    fn new(global: &Global, file: Option<&Path>) -> Result<Self, Failure> {
+        let options = &global.broker;
+        // AiiDA's processes are in no store of ours.
+        let is_ours = !options.aiida && options.profile.is_none();
+        let file = match file {
+            Some(file) => Some(store::path(Some(file))?),
+            None => store::path(None).ok(),
+        };
+        Ok(OfStore { file: file.filter(|_| is_ours), to_read: OnceCell::new(), to_write: OnceCell::new() })
     }
 
-    /// The failure; with how the process has ended, where the store has that.
-    async fn explained(&self, pid: &Pid, failure: Failure) -> Failure {
-        let Some((file, record)) = self.record(pid).await else { return failure };
-        let Some(outcome) = record.outcome() else { return failure };
+    /// What comes of a request to a process that cannot be reached: the failure, with how the process has ended, where the store
+    /// has that. One that has not begun is killed in the store.
+    async fn instead(
+        &self,
+        communicator: &Communicator,
+        pid: &Pid,
+        request: &Request,
+        deadline: Option<Instant>,
+        failure: Failure,
+    ) -> Result<Answer, Failure> {
+        let Some((file, record)) = self.record(pid).await else { return Err(failure) };
+        let Some(outcome) = record.outcome() else {
+            let Request::Kill { message, .. } = request else { return Err(failure) };
+            let killed = self.is_killed(communicator, pid, message.as_deref());
+            let is_killed = match deadline {
+                Some(deadline) => tokio::time::timeout_at(deadline, killed).await.unwrap_or(Ok(false)),
+                None => killed.await,
+            };
+            return if is_killed? { Ok(Answer::Done) } else { Err(failure) };
+        };
         let file = file.display();
         // Another worker's store may have another process of this pid.
         let advice = format!("in the store {file} process {pid} {}; it is not run again", in_words(outcome));
-        Failure::Advised(Box::new(failure), advice)
+        Err(Failure::Advised(Box::new(failure), advice))
     }
 
-    async fn record(&self, pid: &Pid) -> Option<(PathBuf, Record)> {
-        let options = &self.global.broker;
-        // AiiDA's processes are in no store of ours.
-        if options.aiida || options.profile.is_some() {
-            return None;
-        }
-        let file = store::path(None).ok()?;
-        let open = async || store::open_to_read(&file).await.ok();
-        let records = self.store.get_or_init(open).await.as_ref()?;
+    async fn is_killed(&self, communicator: &Communicator, pid: &Pid, message: Option<&str>) -> Result<bool, Failure> {
+        let Some(file) = &self.file else { return Ok(false) };
+        let open = || queued::store_of_workers(communicator, file);
+        let Some(store) = self.to_write.get_or_init(open).await else { return Ok(false) };
+        Ok(queued::kill(communicator, store, pid, message).await?)
+    }
+
+    async fn record(&self, pid: &Pid) -> Option<(&Path, Record)> {
+        let file = self.file.as_deref()?;
+        let open = async || store::open_to_read(file).await.ok();
+        let records = self.to_read.get_or_init(open).await.as_ref()?;
         let record = tokio::time::timeout(STORE_ANSWERS, records.record(pid.clone())).await.ok()?.ok()??;
         Some((file, record))
     }
@@ -227,7 +260,7 @@ fn print(request: &Request, pid: &Pid, answer: Answer, format: Format, width: us
         (Answer::Status(status), Format::Text) => {
             let paused = if status.is_paused() { "paused" } else { "      " };
             let created = created(&status).map(|created| format!("created {created}")).unwrap_or_default();
-            let padding = " ".repeat(width.saturating_sub(pid.to_string().chars().count()));
+            let padding = " ".repeat(width.saturating_sub(typed(pid).chars().count()));
             let state = format!("{padding}{:<8}", status.state());
             line(pid, &[&state, paused, &created, status.description()])
         }

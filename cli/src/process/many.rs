@@ -150,7 +150,7 @@ pub(super) fn run_them(global: &Global, pids: &[Pid]) -> String {
         _ => (String::new(), " (with the same broker and names)"),
     };
     let one = match pids {
-        [pid] => quoted(&pid.to_string()),
+        [pid] => quoted(&typed(pid)),
         _ => "PID".to_owned(),
     };
     let workers = if profile.is_some() || *aiida { "; `verdi daemon status` shows AiiDA's workers" } else { "" };
@@ -194,13 +194,22 @@ pub(super) fn object<const N: usize>(pid: &Pid, fields: [(&str, Value); N]) -> R
 
 /// Numbers as numbers, and everything else as a string: that is how it is typed.
 pub(crate) fn pid_as_json(pid: &Pid) -> Value {
-    pid.as_i64().map_or_else(|| Value::from(pid.to_string()), Value::from)
+    pid.as_i64().map_or_else(|| Value::from(typed(pid)), Value::from)
+}
+
+/// A pid as a person types it: a name that looks like a number or a UUID stands in double quotes.
+pub(crate) fn typed(pid: &Pid) -> String {
+    let text = pid.to_string();
+    match text.parse::<Pid>() {
+        Ok(read) if read == *pid => text,
+        _ => format!("\"{text}\""),
+    }
 }
 
 /// A line for a person.
 pub(super) fn line(pid: &Pid, words: &[&str]) -> Result<(), Failure> {
     let words: Vec<String> = words.iter().filter(|word| !word.is_empty()).map(|word| without_controls(word)).collect();
-    out!("{}  {}", without_controls(&pid.to_string()), words.join("  "))
+    out!("{}  {}", without_controls(&typed(pid)), words.join("  "))
 }
 
 /// Waits for the outcome of a request, by the command's deadline.
@@ -239,4 +248,22 @@ pub(super) async fn outcome<T>(
         let to = pid.map_or_else(|| "a process".to_owned(), |pid| format!("process {pid}"));
         Err(Failure::TimedOut(format!("the request {} {to} timed out {}", shared.purpose, how_far.get())))
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_pid_is_shown_as_it_is_typed() {
+        for text in ["7", "\"7\"", "-3", "p-1", "\"3e3e4e14-dff0-4235-aab6-ddbe88f8aa68\"", "007"] {
+            let pid: Pid = text.parse().unwrap();
+            assert_eq!(typed(&pid), text);
+            assert_eq!(typed(&pid).parse::<Pid>().unwrap(), pid);
+        }
+        // Also where it begins and ends with quotes itself.
+        let odd = Pid::new("\"7\"").unwrap();
+        assert_eq!(typed(&odd).parse::<Pid>().unwrap(), odd);
+        assert_ne!(pid_as_json(&Pid::from(7)), pid_as_json(&Pid::new("7").unwrap()));
+    }
 }

@@ -3,6 +3,7 @@
 mod control;
 pub(crate) mod follow;
 mod many;
+pub(crate) mod queued;
 mod repair;
 pub(crate) mod shell;
 mod stored;
@@ -13,7 +14,7 @@ use crate::args::{Global, Process};
 use crate::failure::Failure;
 use crate::stop::{Stop, or_interrupted};
 
-pub(crate) use many::pid_as_json;
+pub(crate) use many::{pid_as_json, typed};
 pub(crate) use stored::{holder, in_words, record_facts, shown_time};
 
 pub(crate) async fn run(command: Process, global: &Global, stop: Stop) -> Result<(), Failure> {

@@ -4,7 +4,7 @@
 //! has its lease. A process is lost if nobody has its lease and no task waits for it, and both are so at two looks with a pause
 //! between them, with nothing stored meanwhile: so one that a worker has just taken, and not claimed yet, is none.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::fs::File;
 use std::path::Path;
 use std::time::{Duration, SystemTime};
@@ -12,11 +12,11 @@ use std::time::{Duration, SystemTime};
 use homing::codec::Map;
 use homing::process::store::{Lease, Liveness, Persister, SqlitePersister, Summary, Unreadable};
 use homing::process::{Pid, ProcessController, ProcessTask};
-use homing::{CommunicatorBuilder, ErrorKind, Value, inspect};
+use homing::{CommunicatorBuilder, Error, ErrorKind, Value, inspect};
 use nix::errno::Errno;
 use nix::fcntl::{Flock, FlockArg};
 
-use super::many::pid_as_json;
+use super::many::{pid_as_json, typed};
 use super::stored;
 use crate::args::{Format, Global};
 use crate::connection::{close, connect, options};
@@ -66,8 +66,9 @@ pub(super) async fn run(dry_run: bool, file: Option<&Path>, global: &Global, sto
         }
         let lost: Vec<Summary> =
             look.lost().filter(|lost| suspects.get(lost.pid()) == Some(&lost.changed())).cloned().collect();
-        report(&store, &look, &lost, dry_run, global, &queue).await?;
-        stored::unreadable(&look.unreadable)
+        let damaged = report(&store, &look, &lost, dry_run, global, &queue).await?;
+        let unreadable = look.unreadable.iter().map(|one| (one.pid.as_ref(), &one.error));
+        stored::unreadable(unreadable.chain(damaged.iter().map(|(pid, error)| (Some(pid), error))))
     })
     .await
 }
@@ -111,14 +112,23 @@ async fn look(store: &SqlitePersister, options: &CommunicatorBuilder, queue: &st
         Err(error) => return Err(error.into()),
     };
     let mut tasks = HashMap::new();
+    let mut launches = HashSet::new();
     for task in peeked {
-        if let Ok((body, _)) = &task.task
-            && let Ok(ProcessTask::Continue(task)) = ProcessTask::try_from(body)
-        {
-            *tasks.entry(task.pid().clone()).or_default() += 1;
+        let Ok((body, _)) = &task.task else { continue };
+        match ProcessTask::try_from(body) {
+            Ok(ProcessTask::Continue(task)) => *tasks.entry(task.pid().clone()).or_default() += 1,
+            Ok(ProcessTask::Launch(_)) => launches.extend(task.message_id),
+            _ => {}
         }
     }
     let after = store.unfinished().await?;
+    // Guards: a process that its worker has launched, and whose task is back in the queue since that worker died: whoever takes the
+    // task finds the process by it.
+    for process in &after.processes {
+        if process.task().is_some_and(|task| launches.contains(task)) {
+            *tasks.entry(process.pid().clone()).or_default() += 1;
+        }
+    }
     // Guards: a task that was taken between the list and the look at the queue.
     let is_same = |process: &Summary| before.get(process.pid()) == Some(&(process.changed(), is_held(process.lease())));
     let processes = after.processes.into_iter().filter(is_same).collect();
@@ -136,6 +146,7 @@ impl Look {
     }
 }
 
+/// Names what was found, and sends again what is lost. Those that turn out to be damaged.
 async fn report(
     store: &SqlitePersister,
     look: &Look,
@@ -143,11 +154,10 @@ async fn report(
     dry_run: bool,
     global: &Global,
     queue: &str,
-) -> Result<(), Failure> {
+) -> Result<Vec<(Pid, Error)>, Failure> {
     let now = SystemTime::now();
     let mut findings: BTreeMap<String, (Pid, Finding, String)> = BTreeMap::new();
-    let mut add =
-        |pid: &Pid, finding, text: String| drop(findings.insert(pid.to_string(), (pid.clone(), finding, text)));
+    let mut add = |pid: &Pid, finding, text: String| drop(findings.insert(typed(pid), (pid.clone(), finding, text)));
     let held = look.processes.iter().filter(|process| is_held(process.lease())).count();
     for process in look.processes.iter().filter(|process| is_held(process.lease())) {
         if let Some(lease) = process.lease().filter(|lease| !lease.stands_at(now)) {
@@ -180,22 +190,43 @@ async fn report(
             },
         }
     }
+    let mut damaged = Vec::new();
     for process in lost {
+        // Guards: one that is damaged in what a list does not read. No worker can continue it, and the others are to be sent.
+        match store.record(process.pid().clone()).await {
+            Err(error) if error.kind() == ErrorKind::Decode => {
+                damaged.push((process.pid().clone(), error));
+                continue;
+            }
+            read => drop(read?),
+        }
         let text = format!("{}, nobody has its lease, and no task waits for it", process.state());
         add(process.pid(), Finding::Lost, text);
     }
     let sends = !dry_run && !lost.is_empty() && look.is_whole;
     let communicator = if sends { Some(connect(global).await?) } else { None };
     let mut sent = 0;
+    // Guards: `repair | head -1`. What cannot be printed is sent again all the same.
+    let mut printed = Ok(());
     for (pid, finding, text) in findings.values() {
         let mut done = "";
-        if let (Finding::Lost, Some(communicator)) = (finding, &communicator)
-            && still_lost(store, pid).await?
-        {
-            ProcessController::new(communicator).continue_process(pid).no_reply()?.await?;
-            (sent, done) = (sent + 1, "sent again");
+        if let (Finding::Lost, Some(communicator)) = (finding, &communicator) {
+            match still_lost(store, pid).await {
+                Ok(true) => {
+                    ProcessController::new(communicator).continue_process(pid).no_reply()?.await?;
+                    (sent, done) = (sent + 1, "sent again");
+                }
+                Ok(false) => {}
+                Err(error) if error.kind() == ErrorKind::Decode => {
+                    damaged.push((pid.clone(), error));
+                    continue;
+                }
+                Err(error) => return Err(error.into()),
+            }
         }
-        print(pid, *finding, text, done, global.output.format)?;
+        if printed.is_ok() {
+            printed = print(pid, *finding, text, done, global.output.format);
+        }
     }
     if !look.is_whole && !lost.is_empty() {
         warning!(
@@ -207,14 +238,14 @@ async fn report(
         look.processes.len(),
         lost.len()
     );
-    match communicator {
-        Some(communicator) => close(&communicator).await,
-        None => Ok(()),
+    if let Some(communicator) = communicator {
+        close(&communicator).await?;
     }
+    printed.map(|()| damaged)
 }
 
 /// Guards: a worker that has taken it since the last look.
-async fn still_lost(store: &SqlitePersister, pid: &Pid) -> Result<bool, Failure> {
+async fn still_lost(store: &SqlitePersister, pid: &Pid) -> homing::Result<bool> {
     let record = store.record(pid.clone()).await?;
     Ok(record.is_some_and(|record| record.outcome().is_none() && !is_held(record.lease())))
 }
@@ -238,7 +269,7 @@ fn print(pid: &Pid, finding: Finding, text: &str, done: &str, format: Format) ->
         }
         Format::Text => {
             let done = if done.is_empty() { String::new() } else { format!("; {done}") };
-            out!("{}  {word}: {}{done}", without_controls(&pid.to_string()), without_controls(text))
+            out!("{}  {word}: {}{done}", without_controls(&typed(pid)), without_controls(text))
         }
     }
 }

@@ -6,15 +6,15 @@ use std::time::{Duration, SystemTime};
 use homing::Value;
 use homing::codec::Map;
 use homing::process::store::{
-    Lease, ListFilter, Outcome, PauseNote, Persister, Record, SqlitePersister, Summary, Unreadable, Wait,
+    Lease, ListFilter, Outcome, PauseNote, Persister, Record, SqlitePersister, Summary, Wait,
 };
 use homing::process::{Pid, ProcessState};
 
 use super::follow::{Follow, Place};
-use super::many::pid_as_json;
+use super::many::{pid_as_json, typed};
 use crate::args::{Format, Global, Process, Report, States};
 use crate::failure::Failure;
-use crate::output::without_controls;
+use crate::output::{quoted, without_controls};
 use crate::stop::Stop;
 use crate::{note, out, output, store, values, warning};
 
@@ -71,16 +71,18 @@ pub(super) async fn list(command: Process, global: &Global) -> Result<(), Failur
     if listing.processes.len() > limit {
         note!("there are more; --limit shows them");
     }
-    unreadable(&listing.unreadable)
+    unreadable(listing.unreadable.iter().map(|one| (one.pid.as_ref(), &one.error)))
 }
 
 /// What cannot be read is named, and fails the command.
-pub(super) fn unreadable(all: &[Unreadable]) -> Result<(), Failure> {
-    for one in all {
-        let pid = one.pid.as_ref().map_or_else(|| "of an unknown pid".to_owned(), ToString::to_string);
-        warning!("process {} cannot be read: {}", without_controls(&pid), one.error);
+pub(super) fn unreadable<'a>(all: impl Iterator<Item = (Option<&'a Pid>, &'a homing::Error)>) -> Result<(), Failure> {
+    let mut many = 0;
+    for (pid, error) in all {
+        let pid = pid.map_or_else(|| "of an unknown pid".to_owned(), ToString::to_string);
+        warning!("process {} cannot be read: {error}", without_controls(&pid));
+        many += 1;
     }
-    match all.len() {
+    match many {
         0 => Ok(()),
         many => Err(Failure::Other(format!("{many} processes of the store cannot be read; they stay where they are"))),
     }
@@ -102,7 +104,7 @@ fn table(processes: &[Summary]) -> Result<(), Failure> {
         };
         let status = process.pause().and_then(PauseNote::message).or(process.status_text()).unwrap_or_default();
         let row = [
-            process.pid().to_string(),
+            typed(process.pid()),
             process.class().to_owned(),
             state,
             process.exit_status().map_or_else(String::new, |status| status.to_string()),
@@ -248,7 +250,7 @@ fn record_object(record: &Record) -> Map {
 pub(crate) fn record_facts(record: &Record) -> Vec<(&'static str, String)> {
     let checkpoint = record.checkpoint();
     let mut facts = vec![
-        ("process", record.pid().to_string()),
+        ("process", typed(record.pid())),
         ("class", checkpoint.class().to_owned()),
         ("state", format!("{} since {}", checkpoint.state(), shown_time(checkpoint.changed()))),
     ];
@@ -290,7 +292,7 @@ fn print_record(record: &Record) -> Result<(), Failure> {
     for (name, text) in record_facts(record) {
         row(name, &text)?;
     }
-    row("log", &format!("{} lines: homing process report {}", record.log_lines(), record.pid()))?;
+    row("log", &format!("{} lines: homing process report {}", record.log_lines(), quoted(&typed(record.pid()))))?;
     for transition in record.transitions() {
         let paused = if transition.is_paused { ", paused" } else { "" };
         let text = format!("{}  {}{paused}, step {}", shown_time(transition.at), transition.state, transition.step);

@@ -5,7 +5,7 @@ use homing::codec::Map;
 use homing::process::{Pid, ProcessController, ProcessEvents, ProcessState, StateChange};
 use homing::{Communicator, ConnectionEvent};
 
-use super::many::{each_once, pid_as_json};
+use super::many::{each_once, pid_as_json, typed};
 use crate::args::{Format, Global};
 use crate::connection::{News, Watched, begin_to_stay, close, options};
 use crate::failure::Failure;
@@ -71,7 +71,7 @@ fn print(change: &StateChange, format: Format) -> Result<(), Failure> {
         Format::Text => {
             let from = change.from().map_or(String::new(), |from| format!("  from {from}"));
             // The time first, as in a log.
-            out!("{time}  {}  {:<8}{from}", without_controls(&change.pid().to_string()), change.to())
+            out!("{time}  {}  {:<8}{from}", without_controls(&typed(change.pid())), change.to())
         }
     }
 }

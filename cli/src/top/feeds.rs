@@ -12,7 +12,7 @@ use homing::process::store::{ListFilter, LogSource, Persister, Record, SqlitePer
 use homing::process::{
     ControlOutcome, ControlReply, ControlStage, Pid, ProcessController, ProcessEvents, ProcessState,
 };
-use homing::{CommunicatorBuilder, ConnectionEvent, ErrorKind, Value};
+use homing::{Communicator, CommunicatorBuilder, ConnectionEvent, ErrorKind, Value};
 use serde_json::Value as Json;
 use tokio::sync::mpsc;
 
@@ -24,7 +24,7 @@ use crate::connection::{News, Watched};
 use crate::doctor::{Answer, Management, in_background, segment};
 use crate::failure::Failure;
 use crate::note;
-use crate::process::{holder, record_facts};
+use crate::process::{holder, queued, record_facts};
 
 /// How many events wait at most.
 const WAITING: usize = 1024;
@@ -273,6 +273,8 @@ async fn depths(connection: &Mender, names: &[String]) -> homing::Result<Vec<Que
                 queue.consumers = Some(depth.consumers.into());
             }
             Err(error) if error.kind() == ErrorKind::NotFound => queue.is_missing = true,
+            // It was not even asked for, and the others are as they are.
+            Err(error) if error.kind() == ErrorKind::InvalidArgument => queue.trouble = Some(error.to_string()),
             Err(error) => return Err(error),
         }
         queues.push(queue);
@@ -364,17 +366,40 @@ fn trouble(error: &homing::Error) -> Trouble {
     }
 }
 
-/// Asks a process to do something.
-pub(super) async fn act(feed: Feed, controller: ProcessController, pid: Pid, action: Action) {
+/// Asks a process to do something. One that has not begun is killed in the store of the view.
+pub(super) async fn act(
+    feed: Feed,
+    communicator: Communicator,
+    store: Option<SqlitePersister>,
+    pid: Pid,
+    action: Action,
+) {
+    let controller = ProcessController::new(&communicator);
     let outcome = match action {
         Action::Pause => outcome(&feed, &pid, action, controller.pause(&pid).send()).await,
         Action::Play => outcome(&feed, &pid, action, controller.play(&pid).send()).await,
         Action::Kill => outcome(&feed, &pid, action, controller.kill(&pid).send()).await,
         Action::KillByForce => outcome(&feed, &pid, action, controller.kill(&pid).force().send()).await,
     };
-    let outcome = outcome.map_err(|error| trouble(&error));
-    let outcome = outcome.map(|outcome| if outcome.is_done() { Done::Yes } else { Done::Refused });
-    feed.send(Event::Acted(pid, action, outcome)).await;
+    let outcome = match (outcome, action, store) {
+        (Err(error), Action::Kill | Action::KillByForce, Some(store)) if error.kind() == ErrorKind::Unroutable => {
+            match killed_in_queue(&communicator, &store, &pid).await {
+                Ok(true) => Ok(Done::Yes),
+                Ok(false) => Err(error),
+                Err(error) => Err(error),
+            }
+        }
+        (outcome, ..) => outcome.map(|outcome| if outcome.is_done() { Done::Yes } else { Done::Refused }),
+    };
+    feed.send(Event::Acted(pid, action, outcome.map_err(|error| trouble(&error)))).await;
+}
+
+/// Kills one that waits for a worker with a free slot. False where it is none.
+async fn killed_in_queue(communicator: &Communicator, store: &SqlitePersister, pid: &Pid) -> homing::Result<bool> {
+    match queued::store_of_workers(communicator, store.path()).await {
+        Some(store) => queued::kill(communicator, &store, pid, None).await,
+        None => Ok(false),
+    }
 }
 
 async fn outcome(

@@ -95,6 +95,7 @@ struct View {
     feed: Feed,
     events: mpsc::Receiver<Event>,
     ended: oneshot::Receiver<Failure>,
+    communicator: Communicator,
     controller: ProcessController,
     store: Option<SqlitePersister>,
 }
@@ -130,7 +131,8 @@ impl View {
         let file = store.as_ref().map(|store| store.path().display().to_string());
         let mut model = Model::new(broker, file.as_deref(), pids, clock.now());
         model.prefix = global.names.prefix.as_deref().map(output::without_controls);
-        View { model, clock, feed, events, ended, controller: ProcessController::new(communicator), store }
+        let controller = ProcessController::new(communicator);
+        View { model, clock, feed, events, ended, communicator: communicator.clone(), controller, store }
     }
 
     fn update(&mut self, event: Event) -> Outcome {
@@ -139,7 +141,10 @@ impl View {
             let feed = self.feed.clone();
             match ask {
                 Ask::Status(pid) => drop(tokio::spawn(feeds::status(feed, self.controller.clone(), pid))),
-                Ask::Act(pid, action) => drop(tokio::spawn(feeds::act(feed, self.controller.clone(), pid, action))),
+                Ask::Act(pid, action) => {
+                    let (communicator, store) = (self.communicator.clone(), self.store.clone());
+                    drop(tokio::spawn(feeds::act(feed, communicator, store, pid, action)));
+                }
                 Ask::Detail(pid) => {
                     if let Some(store) = &self.store {
                         drop(tokio::spawn(feeds::detail(feed, store.clone(), pid)));

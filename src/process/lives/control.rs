@@ -2,6 +2,7 @@
 
 use super::in_front::{InFront, Time, nothing};
 use super::*;
+use crate::{RpcRequest, RpcSubscriber};
 
 fn is_done(outcome: crate::Result<ControlOutcome>) -> bool {
     outcome.unwrap().is_done()
@@ -339,5 +340,31 @@ async fn a_process_that_is_about_to_run_is_one_of_all() {
     let record = home.becomes(&pid, "killed").await;
     assert_eq!(record.outcome(), Some(&Outcome::Killed { message: Some("all of them".to_owned()) }));
     assert_eq!(Stage::of("all-early").begun(), 0, "no step of it began");
+    home.close().await;
+}
+
+/// A process whose subscriber cannot be added at first runs all the same, and is reached as soon as it can be.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_process_that_cannot_be_subscribed_at_first_is_reached_later() {
+    let home = Home::start(1).await;
+    // Somebody has its name.
+    let other = RpcSubscriber::closure(|_: RpcRequest| HandlerResult::Ok("somebody else"));
+    home.communicator.add_rpc_subscriber(4711, other).await.unwrap();
+    let launch = home.controller.launch("script").arg("late").arg("wait").kwarg("pid", 4711);
+    let pid = launch.nowait().await.unwrap();
+    home.becomes(&pid, "waiting").await;
+    assert_eq!(home.controller.status(&pid).await.unwrap_err().kind(), ErrorKind::Decode, "it is not the process");
+    home.communicator.remove_rpc_subscriber(&pid).await.unwrap();
+    let until = Instant::now() + LONG;
+    let status = loop {
+        match home.controller.status(&pid).await {
+            Ok(status) => break status,
+            Err(error) => assert!(Instant::now() < until, "{error}"),
+        }
+        tokio::time::sleep(Duration::from_millis(2)).await;
+    };
+    assert_eq!(status.state(), ProcessState::Waiting);
+    assert!(is_done(home.controller.kill(&pid).await));
+    home.becomes(&pid, "killed").await;
     home.close().await;
 }

@@ -284,7 +284,11 @@ async fn a_task_makes_one_process<S: Persister>(bench: Bench<S>) {
     let first = make(&bench.store, "a").await;
     assert_eq!(make(&bench.other, "a").await, first);
     assert_ne!(make(&bench.store, "b").await, first);
-    assert_ne!(bench.create().await, first);
+    let other = bench.create().await;
+    assert_ne!(other, first);
+    let listed = bench.store.list(ListFilter::new()).await.unwrap().processes;
+    let task_of = |pid: &Pid| listed.iter().find(|process| process.pid() == pid).and_then(|process| process.task());
+    assert_eq!((task_of(&first), task_of(&other)), (Some("a"), None), "a list has it");
     // The same task, with the pid that it asks for.
     let new = || NewProcess::new("relax", 1).made_by_task("c").with_pid(7);
     assert_eq!(bench.store.create(new()).await.unwrap(), Pid::from(7));

@@ -298,6 +298,7 @@ impl Inner {
             created: checkpoint.created,
             changed: checkpoint.changed,
             exit_status,
+            task: entry.task.clone(),
             lease: self.lease(entry),
         }
     }

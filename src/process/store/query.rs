@@ -104,6 +104,7 @@ pub struct Summary {
     pub(super) created: SystemTime,
     pub(super) changed: SystemTime,
     pub(super) exit_status: Option<i64>,
+    pub(super) task: Option<String>,
     pub(super) lease: Option<Lease>,
 }
 
@@ -160,6 +161,12 @@ impl Summary {
     #[must_use]
     pub fn exit_status(&self) -> Option<i64> {
         self.exit_status
+    }
+
+    /// The message id of the task that launched it, unless it was made otherwise.
+    #[must_use]
+    pub fn task(&self) -> Option<&str> {
+        self.task.as_deref()
     }
 
     /// Who has its lease. [`Lease::stands_at`] tells whether it is still good.

@@ -149,6 +149,11 @@ fn words(values: &[Value], what: &str) -> HandlerResult<Vec<String>> {
             value => match (value.as_i64(), value.as_f64()) {
                 (Some(number), _) => number.to_string(),
                 (None, Some(number)) => number.to_string(),
+                (None, None) if value.as_bool().is_some() => {
+                    let text =
+                        format!("a {what} is a boolean, which `true`, `yes` and `on` are unless they stand in quotes");
+                    return Err(wrong(&text));
+                }
                 _ => return Err(wrong(&format!("a {what} is neither a string nor a number"))),
             },
         };
@@ -199,6 +204,7 @@ mod tests {
             ("{command: ['']}", "empty string"),
             ("{command: 5}", "neither a string nor a list"),
             ("{command: [[a]]}", "word of its command"),
+            ("{command: [true]}", "in quotes"),
             ("{command: [\"a\\0b\"]}", "NUL"),
             ("{command: a, cwd: 5}", "cwd"),
             ("{command: a, cwd: ''}", "cwd"),

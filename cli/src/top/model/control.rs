@@ -5,6 +5,7 @@ use std::time::Duration;
 use homing::process::Pid;
 
 use super::{Ask, Detail, Done, Key, MOST_ASKING, Mode, Model, Tone, clean, table};
+use crate::process::typed;
 
 /// How many actions are under way at once.
 const MOST_DOING: usize = 100;
@@ -134,7 +135,7 @@ impl Model {
             Key::Char('l' | ' ') => return self.act_on_selected(Action::Play),
             Key::Char('K') => match self.subject() {
                 Some(pid) => {
-                    let name = clean(&pid.to_string());
+                    let name = clean(&typed(&pid));
                     self.confirm = Some(Confirm { pid, name });
                 }
                 None => self.show(Tone::Warning, "there is no process to kill"),
@@ -218,7 +219,7 @@ impl Model {
     }
 
     fn act(&mut self, pid: Pid, action: Action) -> Vec<Ask> {
-        let name = clean(&pid.to_string());
+        let name = clean(&typed(&pid));
         if self.doing.iter().any(|doing| doing.pid == pid && doing.action == action) {
             self.show(Tone::Dim, &format!("{} {name} already, no answer yet", action.doing()));
             return Vec::new();
@@ -233,7 +234,7 @@ impl Model {
     }
 
     pub(super) fn received(&mut self, pid: &Pid, action: Action) {
-        let name = clean(&pid.to_string());
+        let name = clean(&typed(pid));
         let until = match action {
             Action::Pause => "it pauses when its step has ended",
             Action::Play => "it answers when it plays",
@@ -245,7 +246,7 @@ impl Model {
 
     pub(super) fn acted(&mut self, pid: &Pid, action: Action, outcome: Result<Done, Trouble>) -> Vec<Ask> {
         self.doing.retain(|doing| !(doing.pid == *pid && doing.action == action));
-        let name = clean(&pid.to_string());
+        let name = clean(&typed(pid));
         let (tone, text) = match outcome {
             Ok(Done::Yes) => {
                 self.table.acted(pid, action, self.now);

@@ -17,6 +17,7 @@ pub(super) use detail::{Detail, Found, LogEntry, Moment};
 pub(super) use table::{Process, Reach, Row};
 
 use crate::output::shortened;
+use crate::process::typed;
 use control::{Confirm, Doing};
 use table::Table;
 
@@ -336,7 +337,7 @@ impl Model {
         if !self.table.is_wanted(change.pid()) {
             return;
         }
-        let name = clean(&change.pid().to_string());
+        let name = clean(&typed(change.pid()));
         let from = change.from().map_or(String::new(), |from| format!("{from} -> "));
         let tone = match change.to() {
             ProcessState::Excepted | ProcessState::Killed => Tone::Bad,

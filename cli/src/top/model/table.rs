@@ -8,6 +8,7 @@ use homing::process::{Pid, ProcessState, StateChange};
 
 use super::control::Action;
 use super::{MOST_PROCESSES, Now, Page, StatusAnswer, Trouble, clean};
+use crate::process::typed;
 
 /// How old an answer may be before a process in the list is asked again, and one that is looked into.
 pub(super) const IN_THE_LIST: Duration = Duration::from_secs(10);
@@ -80,7 +81,7 @@ pub(in crate::top) struct Process {
 impl Process {
     fn new(pid: Pid, now: Now) -> Self {
         Process {
-            name: clean(&pid.to_string()),
+            name: clean(&typed(&pid)),
             pid,
             class: String::new(),
             state: None,

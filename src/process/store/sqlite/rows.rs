@@ -116,7 +116,7 @@ pub(super) const LEASE: &str = "p.lease_number, p.lease_owner, o.worker, o.host,
 
 /// What is selected for a summary.
 pub(super) const SUMMARY: &str = "p.id, p.pid, p.format, p.class, p.state, p.step, p.created, p.changed, p.exit_status, \
-     p.pause, p.status_text";
+     p.task, p.pause, p.status_text";
 
 fn map<const N: usize>(pairs: [(&str, Value); N]) -> Value {
     Value::from_iter(pairs)
@@ -385,6 +385,7 @@ pub(super) fn summary(row: &Row<'_>) -> Result<Summary> {
         created: time(get(row, "created")?),
         changed: time(get(row, "changed")?),
         exit_status: get(row, "exit_status")?,
+        task: get(row, "task")?,
         lease: lease(row)?,
     })
 }
