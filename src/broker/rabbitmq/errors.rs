@@ -15,6 +15,7 @@ const ACCESS_REFUSED: u16 = 403;
 const NOT_FOUND: u16 = 404;
 const RESOURCE_LOCKED: u16 = 405;
 const PRECONDITION_FAILED: u16 = 406;
+const RESOURCE_ERROR: u16 = 506;
 const NOT_ALLOWED: u16 = 530;
 
 /// The name could not be looked up.
@@ -241,6 +242,18 @@ pub(crate) fn lost(address: &str, error: Option<&lapin::Error>) -> Error {
     Error::new(ErrorKind::ConnectionLost, format!("the connection to the broker at {address} was lost: {why}"))
 }
 
+/// The consuming connection ended by this error, or in silence, so that nobody knows whether what was acknowledged last counts.
+pub(crate) fn not_settled(address: &str, end: Result<&lapin::Error, &str>) -> Error {
+    let (kind, why) = match end {
+        Ok(error) => match operation("close the connection", error) {
+            own if own.kind() == ErrorKind::Storage => (own.kind(), own.to_string()),
+            _ => (ErrorKind::ConnectionLost, lost(address, Some(error)).to_string()),
+        },
+        Err(why) => (ErrorKind::ConnectionLost, format!("the connection to the broker at {address}: {why}")),
+    };
+    Error::new(kind, format!("what was acknowledged last may come back: {why}"))
+}
+
 /// Whether lapin's error ends a channel only, and not the connection.
 pub(crate) fn ends_a_channel(error: &lapin::Error) -> bool {
     error.is_amqp_soft_error()
@@ -276,6 +289,10 @@ pub(crate) fn operation(what: &str, error: &lapin::Error) -> Error {
             ),
         ),
         PRECONDITION_FAILED => precondition(what, text),
+        // A broker of homing's own, whose disk takes nothing: the text is its.
+        RESOURCE_ERROR if text.contains("is not on the disk") => {
+            Error::new(ErrorKind::Storage, format!("could not {what}: {text}"))
+        }
         _ if error.is_amqp_hard_error() => {
             Error::new(ErrorKind::ConnectionLost, format!("could not {what}: the server closed the connection: {text}"))
         }

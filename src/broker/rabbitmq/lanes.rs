@@ -43,6 +43,8 @@ pub(crate) struct Lanes {
     consumers: RefCell<HashMap<String, Lane>>,
     /// Forwarding tasks that have not ended.
     forwarding: watch::Sender<usize>,
+    /// Whether anything was settled for good by this connection.
+    has_settled: Cell<bool>,
 }
 
 struct LaneState {
@@ -81,6 +83,7 @@ impl Lanes {
             lanes: RefCell::default(),
             consumers: RefCell::default(),
             forwarding: watch::channel(0).0,
+            has_settled: Cell::new(false),
         }
     }
 
@@ -295,6 +298,7 @@ impl Lanes {
     }
 
     pub(crate) fn ack(&self, receipt: Receipt) {
+        self.has_settled.set(true);
         self.acknowledge(receipt, |channel| {
             channel.basic_ack(receipt.tag, BasicAckOptions { multiple: false }).now_or_never()
         });
@@ -302,6 +306,9 @@ impl Lanes {
 
     pub(crate) fn nack(&self, receipt: Receipt, then: Nack) {
         let options = BasicNackOptions { multiple: false, requeue: then == Nack::Requeue };
+        if !options.requeue {
+            self.has_settled.set(true);
+        }
         self.acknowledge(receipt, |channel| channel.basic_nack(receipt.tag, options).now_or_never());
     }
 
@@ -317,6 +324,33 @@ impl Lanes {
             }
             _ => trace!(?receipt, "acknowledgement dropped: the lane it came by has gone"),
         }
+    }
+
+    /// Whether anything was acknowledged or discarded by this connection, which does not have an answer of its own.
+    pub(crate) fn has_settled(&self) -> bool {
+        self.has_settled.get()
+    }
+
+    /// Ends a lane, which the broker answers behind everything that was acknowledged by it; what was not goes back. A broker of our own
+    /// answers when that is on its disk.
+    ///
+    /// # Errors
+    /// The lane has ended otherwise: what was acknowledged by it may come back.
+    pub(crate) async fn end(&self, lane: Lane) -> Result<()> {
+        const WHAT: &str = "acknowledge the messages";
+        let state = self.lanes.borrow().get(&lane).cloned();
+        // Guards: a question below, which would open the lane again, and have the answer of another one.
+        let is_open =
+            |state: &Rc<LaneState>| state.open.borrow().as_ref().is_some_and(|o| o.channel.status().connected());
+        if !state.as_ref().is_some_and(is_open) {
+            self.life.check()?;
+            let text = format!("could not {WHAT}: their channel has ended");
+            return Err(Error::new(ErrorKind::InvalidState, text));
+        }
+        self.ask(lane, format_args!("{WHAT}"), async |opening| {
+            opening.channel.close(200, "all of it is acknowledged".into()).await
+        })
+        .await
     }
 
     /// Waits until every consumer has been read to its end.
