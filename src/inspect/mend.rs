@@ -167,6 +167,22 @@ impl Mender {
         self.ask(async move |hand| hand.acknowledge(&got.0)).await
     }
 
+    /// Returns when all that was acknowledged counts. Of a broker of homing's own, also when nothing comes back that others have
+    /// acknowledged: a queue that is empty stays so.
+    ///
+    /// # Errors
+    /// As [`close`](Self::close).
+    ///
+    /// # Cancel safety
+    /// Nothing is lost when it is dropped.
+    pub async fn settled(&self) -> Result<()> {
+        self.ask(async move |hand| {
+            hand.acknowledged().await?;
+            hand.broker.until_kept().await
+        })
+        .await
+    }
+
     /// Closes in order. Everything that was got and not acknowledged goes back, in its order.
     ///
     /// # Errors
@@ -281,7 +297,9 @@ impl Hand {
             return Ok(());
         }
         self.note_all()?;
-        self.broker.end_lane(LANE).await
+        self.broker.end_lane(LANE).await?;
+        self.has_acknowledged = false;
+        Ok(())
     }
 
     /// Guards: an acknowledgement on a channel that the server has closed since, which would go nowhere in silence.

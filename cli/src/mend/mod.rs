@@ -192,7 +192,8 @@ impl Walk {
             let mender = waiting_for_broker(global, || Mender::connect(options)).await?;
             let walked = self.once(&mender).await;
             // Whatever was acknowledged goes out first, and is answered for.
-            let closed = mender.close().await;
+            let settled = if walked.is_ok() && !self.mend.dry_run { mender.settled().await } else { Ok(()) };
+            let closed = settled.and(mender.close().await);
             self.is_doubtful.set(walked.is_ok() && closed.is_err());
             match walked {
                 // A dry run that starts again would show tasks twice.

@@ -12,7 +12,7 @@ use lapin::{Channel, Connection, Event};
 use tokio::sync::watch;
 use tokio::time::{Instant, timeout, timeout_at};
 
-use super::tap::{Diverted, Greeting};
+use super::tap::{Diverted, Farewell, Greeting};
 use super::wire::Spare;
 use crate::error::{Error, ErrorKind, Result};
 use crate::panics::caught;
@@ -33,17 +33,6 @@ impl fmt::Display for Role {
             Role::Publishing => "publishing",
         })
     }
-}
-
-/// How the server answered the end of a connection.
-#[derive(Debug)]
-pub(crate) enum Farewell {
-    /// It agreed: it has done everything that was asked by this connection.
-    Answered,
-    /// By an error.
-    Refused(lapin::Error),
-    /// Not at all, and why.
-    Silent(String),
 }
 
 pub(crate) struct Link {
@@ -125,40 +114,35 @@ impl Link {
         }
     }
 
-    /// Closes in order, or cuts the connection when the deadline comes first; then the I/O thread is joined.
+    /// Closes in order, or cuts the connection when the deadline comes first; then the I/O thread is joined. Returns the server's last
+    /// word, if there was one.
     ///
     /// # Errors
     /// The thread did not end in time.
-    pub(crate) async fn close(&self, deadline: Instant) -> Result<Farewell> {
+    pub(crate) async fn close(&self, deadline: Instant) -> Result<Option<Farewell>> {
         let connection = self.connection.borrow_mut().take();
-        let mut farewell = Farewell::Silent("it was lost before".to_owned());
         if let Some(connection) = &connection {
             if self.blocked.get() {
                 // lapin would not even write the close.
                 debug!(role = %self.role, "the broker blocks this connection: cutting it");
-                farewell = Farewell::Silent("the broker blocks it".to_owned());
             } else if connection.status().connected() {
                 // What lapin has in its queues goes out before the close does. A thread that is ending by itself answers
                 // no close, and lapin's future would wait for ever.
                 let answered = async {
                     tokio::select! {
-                        biased;
-                        answer = connection.close(200, "closed by the client".into()) => Some(answer),
-                        () = self.ended() => None,
+                        answer = connection.close(200, "closed by the client".into()) => answer,
+                        () = self.ended() => Ok(()),
                     }
                 };
-                farewell = match timeout_at(deadline, answered).await {
-                    Ok(Some(Ok(()))) => Farewell::Answered,
-                    Ok(Some(Err(error))) => {
+                match timeout_at(deadline, answered).await {
+                    Ok(Ok(())) => {}
+                    Ok(Err(error)) => {
                         debug!(role = %self.role, %error, "the connection ended while it was being closed");
-                        Farewell::Refused(error)
                     }
-                    Ok(None) => Farewell::Silent("it ended while it was being closed".to_owned()),
                     Err(_) => {
                         warn!(role = %self.role, "the broker did not answer the close in time: cutting the connection");
-                        Farewell::Silent("the broker did not answer its close in time".to_owned())
                     }
-                };
+                }
             }
         }
         // In the good case this only makes sure.
@@ -180,7 +164,7 @@ impl Link {
                 Err(panic) => error!(role = %self.role, panic, "the I/O thread of a connection panicked"),
             }
         }
-        Ok(farewell)
+        Ok(self.greeting.farewell())
     }
 
     async fn cut_unless_ended(

@@ -19,9 +19,9 @@ use self::connector::Plan;
 use self::endpoint::Endpoint;
 use self::lanes::Lanes;
 use self::life::Life;
-use self::link::{Farewell, Link, Role};
+use self::link::{Link, Role};
 use self::publisher::Publisher;
-use self::tap::Returns;
+use self::tap::{Farewell, Returns};
 use self::topology::Topology;
 #[cfg(all(unix, feature = "local"))]
 use super::Kept;
@@ -143,6 +143,16 @@ impl RabbitMq {
     /// What was acknowledged may come back: `Storage` where a broker of our own cannot write it.
     pub(crate) async fn end_lane(&self, lane: Lane) -> Result<()> {
         self.shared.lanes.end(lane).await
+    }
+
+    /// Waits until everything that was done in this virtual host, by whomever, is on the disk of a broker of our own. Another broker is
+    /// not asked.
+    ///
+    /// # Errors
+    /// `Storage` where it cannot be written.
+    pub(crate) async fn until_kept(&self) -> Result<()> {
+        let is_own = |(name, value): &(String, String)| name == "cluster_name" && value == "homing";
+        if self.server_properties().iter().any(is_own) { self.shared.topology.until_kept().await } else { Ok(()) }
     }
 
     /// Connects to the broker of our own, which this process hosts if nobody else does.
@@ -326,8 +336,9 @@ impl Broker for RabbitMq {
         let (consumed, published) = tokio::join!(consuming.close(deadline), publishing.close(deadline));
         // Guards: an acknowledgement, which has no answer of its own. The end of its connection has one.
         let settled = match &consumed {
-            Ok(Farewell::Refused(error)) if lanes.has_settled() => Err(errors::not_settled(address, Ok(error))),
-            Ok(Farewell::Silent(why)) if lanes.has_settled() => Err(errors::not_settled(address, Err(why))),
+            Ok(farewell) if *farewell != Some(Farewell::Agreed) && lanes.has_settled() => {
+                Err(errors::not_settled(address, farewell.as_ref()))
+            }
             _ => Ok(()),
         };
         // A connection that was lost is followed by another one, which needs the broker that is hosted here.

@@ -312,7 +312,8 @@ impl Connection {
         };
         let done = call.method(&method);
         let held = call.held.take();
-        if link.host.recorded() > before {
+        // A commit answers for all that was there, whoever did it: who has found a queue empty can ask whether it stays so.
+        if link.host.recorded() > before || matches!(method, Method::TxCommit(_)) {
             self.changed = link.host.recorded();
         }
         if let Some(frames) = held {

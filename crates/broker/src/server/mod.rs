@@ -4,8 +4,8 @@
 //! between two awaits, so that nothing needs a lock. What a client sends is done at once; what comes of it is appended to
 //! the output of whoever it is for and written when that client's turn comes, together with all else that waits for it.
 //!
-//! A publish is confirmed, a transaction committed, a queue purged, and a channel or a connection closed in order, when
-//! everything that its connection did before is on the disk. Where the disk takes nothing more, none of these is answered: after
+//! A publish is confirmed, a queue purged, and a channel or a connection closed in order, when everything that its connection did
+//! before is on the disk; a transaction is committed when everything is that anybody did before in its virtual host. Where the disk takes nothing more, none of these is answered: after
 //! two seconds the connection ends with 506 (`RESOURCE_ERROR`) and the reason. So nobody is told that an acknowledgement counts
 //! which a restart would take back. Declarations and deletions are answered before.
 //!
