@@ -1,6 +1,7 @@
-//! A command that is mistyped: which one was meant.
+//! A command or an option that is mistyped: which one was meant.
 //!
-//! clap compares words by the letters that they share, and finds nothing for short ones: of `rcp` and `rpc` it is the first letter.
+//! clap compares words by the letters that they share, and finds nothing for short ones: of `rcp` and `rpc` it is the first letter. Of
+//! options it takes `--quiet` to be closer to `--queue` than `--task-queue` is.
 
 use std::ffi::OsString;
 
@@ -12,17 +13,37 @@ fn allowed(word: &str) -> usize {
     word.chars().count().div_ceil(3)
 }
 
-/// The error, with the commands that may have been meant, where it has none.
+/// The error, with what may have been meant.
 pub(crate) fn explained(mut error: Error, command: &Command, typed: impl Iterator<Item = OsString>) -> Error {
-    if error.kind() != ErrorKind::InvalidSubcommand || error.get(ContextKind::SuggestedSubcommand).is_some() {
-        return error;
-    }
-    let Some(ContextValue::String(wrong)) = error.get(ContextKind::InvalidSubcommand) else { return error };
-    let meant = meant(wrong, parent(wrong, command, typed));
-    if !meant.is_empty() {
-        error.insert(ContextKind::SuggestedSubcommand, ContextValue::Strings(meant));
+    let text = |kind| match error.get(kind) {
+        Some(ContextValue::String(text)) => Some(text.clone()),
+        _ => None,
+    };
+    match error.kind() {
+        ErrorKind::InvalidSubcommand if error.get(ContextKind::SuggestedSubcommand).is_none() => {
+            let Some(wrong) = text(ContextKind::InvalidSubcommand) else { return error };
+            let meant = meant(&wrong, parent(&wrong, command, typed));
+            if !meant.is_empty() {
+                error.insert(ContextKind::SuggestedSubcommand, ContextValue::Strings(meant));
+            }
+        }
+        ErrorKind::UnknownArgument => {
+            let Some(wrong) = text(ContextKind::InvalidArg) else { return error };
+            if let Some(meant) = longer(&wrong, command, parent(&wrong, command, typed)) {
+                error.insert(ContextKind::SuggestedArg, ContextValue::String(meant));
+            }
+        }
+        _ => {}
     }
     error
+}
+
+/// The option whose last words these are.
+fn longer(wrong: &str, command: &Command, parent: &Command) -> Option<String> {
+    let words = wrong.strip_prefix("--")?.split('=').next().filter(|words| !words.is_empty())?;
+    let own = parent.get_arguments().chain(command.get_arguments().filter(|argument| argument.is_global_set()));
+    let mut ending = own.filter_map(|argument| argument.get_long()).filter(|long| long.ends_with(&format!("-{words}")));
+    ending.next().map(|long| format!("--{long}"))
 }
 
 /// The command whose subcommand the wrong word was to be.
@@ -79,6 +100,9 @@ mod tests {
         ] {
             assert!(tip(typed).contains(meant), "{typed:?}: {}", tip(typed));
         }
+        assert!(tip(&["task", "send", "--queue", "q", "x"]).contains("'--task-queue'"));
+        assert!(tip(&["task", "send", "--queue=q"]).contains("'--task-queue'"));
+        assert!(tip(&["--fromat", "json", "demo"]).contains("'--format'"));
         for typed in [&["xyz"][..], &["frobnicate"], &["task", "zzzz"]] {
             assert_eq!(tip(typed), "", "{typed:?}");
         }

@@ -96,8 +96,8 @@ pub(super) fn release(kept: &Kept) -> Result<()> {
 impl Drop for Hosted {
     fn drop(&mut self) {
         if let Err(error) = self.end() {
-            // Whoever let go of it last has no report.
-            crate::log::error!(%error, "the local broker did not end in order");
+            // Whoever let go of it last has no report. The broker itself has logged it as an error.
+            crate::log::debug!(%error, "the local broker did not end in order");
         }
         // Guards: an entry of the next one, where this had stopped by itself.
         let mut all = HOSTED.lock();

@@ -609,6 +609,27 @@ mod tests {
     }
 
     #[test]
+    fn the_last_word_of_the_server_is_known_whatever_the_pieces_and_only_the_first_one_counts() {
+        let agrees = frame(1, 0, &[0, 10, 0, 51]);
+        let ends =
+            frame(1, 0, &[&[0, 10, 0, 50][..], &506u16.to_be_bytes(), &short("RESOURCE_ERROR"), &[0; 4]].concat());
+        let ended = || Farewell::Ended(506, "RESOURCE_ERROR".to_owned());
+        for piece in [1, 7, usize::MAX] {
+            for (last, farewell) in [
+                (vec![], None),
+                (agrees.clone(), Some(Farewell::Agreed)),
+                (ends.clone(), Some(ended())),
+                ([ends.clone(), agrees.clone()].concat(), Some(ended())),
+            ] {
+                let (mut tap, greeting, _) = new(None, Wishes::default());
+                let bytes = [conversation(), last].concat();
+                assert_eq!(filtered(&mut tap, &bytes, piece).expect("AMQP"), bytes, "it passes as it is");
+                assert_eq!(greeting.farewell(), farewell, "in pieces of {piece}");
+            }
+        }
+    }
+
+    #[test]
     fn a_peer_that_is_not_amqp_is_recognised_at_its_first_bytes() {
         for said in ["HTTP/1.1 400 Bad Request\r\n", "SSH-2.0-OpenSSH_9.2\r\n", "\u{15}\u{3}\u{3}\0\u{2}\u{2}P"] {
             let (mut tap, greeting, _) = new(None, Wishes::default());
