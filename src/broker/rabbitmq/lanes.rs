@@ -339,18 +339,26 @@ impl Lanes {
     pub(crate) async fn end(&self, lane: Lane) -> Result<()> {
         const WHAT: &str = "acknowledge the messages";
         let state = self.lanes.borrow().get(&lane).cloned();
-        // Guards: a question below, which would open the lane again, and have the answer of another one.
-        let is_open =
-            |state: &Rc<LaneState>| state.open.borrow().as_ref().is_some_and(|o| o.channel.status().connected());
-        if !state.as_ref().is_some_and(is_open) {
-            self.life.check()?;
-            let text = format!("could not {WHAT}: their channel has ended");
-            return Err(Error::new(ErrorKind::InvalidState, text));
+        let open = state.and_then(|state| state.open.borrow().clone());
+        let closed = match open.filter(|opening| opening.channel.status().connected()) {
+            None => false,
+            Some(open) => {
+                self.ask(lane, format_args!("{WHAT}"), async |opening| {
+                    // Guards: the lane, which is opened again where it has been closed since.
+                    let is_same = opening.number == open.number;
+                    if is_same {
+                        opening.channel.close(200, "all of it is acknowledged".into()).await?;
+                    }
+                    Ok(is_same)
+                })
+                .await?
+            }
+        };
+        if closed {
+            return Ok(());
         }
-        self.ask(lane, format_args!("{WHAT}"), async |opening| {
-            opening.channel.close(200, "all of it is acknowledged".into()).await
-        })
-        .await
+        self.life.check()?;
+        Err(Error::new(ErrorKind::InvalidState, format!("could not {WHAT}: their channel has ended")))
     }
 
     /// Waits until every consumer has been read to its end.

@@ -24,5 +24,5 @@ pub(super) enum Answer {
 
 /// Why something is not answered. Clients of homing's know these words.
 pub(super) fn not_safe(reason: &str) -> String {
-    format!("what was done last is not on the disk, and may come back: {reason}")
+    format!("what was done last is not on the disk, and undone if the broker ends now: {reason}")
 }

@@ -1,5 +1,6 @@
 //! What a journal is told, and what of it clients see: confirms that wait for the disk, publishers that are stopped.
 
+use crate::management::Beside;
 use crate::raw::{Got, Raw, declare, message_of};
 use crate::start;
 use homing_broker::engine::{Effect, Engine, Message};
@@ -8,9 +9,11 @@ use homing_broker::protocol::{
     methods::{self, basic, confirm, connection, queue, tx},
 };
 use homing_broker::server::{Change, Content, Journal, Mark, Opened, Progress, Server, Storage};
+use serde_json::{Value as Json, json};
 use std::collections::VecDeque;
 use std::io;
 use std::net::SocketAddr;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::task::{Context, Poll, Waker};
 use std::time::{Duration, Instant};
@@ -267,6 +270,65 @@ fn a_purge_is_answered_when_it_is_on_the_disk_and_what_follows_it_is_done_then()
     disk.sync();
     assert_eq!(raw.expect("QueuePurgeOk"), "QueuePurgeOk(PurgeOk { message_count: 1 })");
     raw.expect("QueueDeclareOk");
+}
+
+#[test]
+fn the_acknowledgements_of_a_transaction_are_on_the_disk_when_it_is_committed_and_those_of_others_too() {
+    let (_server, address, disk) = server();
+    let mut raw = channel(address);
+    raw.publish(1, "", "q", true, persistent(), b"1");
+    disk.sync();
+    raw.send(1, tx::Select {});
+    raw.expect("TxSelectOk");
+    raw.send(1, basic::Get { queue: "q", no_ack: false });
+    raw.expect("BasicGetOk");
+    assert!(matches!(raw.next(), Got::Header(..)) && matches!(raw.next(), Got::Body(..)));
+    raw.send(1, basic::Ack { delivery_tag: 1, multiple: false });
+    raw.send(1, tx::Commit {});
+    // One that has done nothing asks for all.
+    let mut other = Raw::channel(address);
+    other.send(1, tx::Select {});
+    other.expect("TxSelectOk");
+    while disk.recorded().len() < 3 {
+        std::thread::sleep(Duration::from_millis(10));
+    }
+    other.send(1, tx::Commit {});
+    assert!(raw.is_silent(SHORT) && other.is_silent(SHORT));
+    assert_eq!(disk.recorded(), ["defined", "store in q: 1", "forget"]);
+    disk.sync();
+    raw.expect("TxCommitOk");
+    other.expect("TxCommitOk");
+}
+
+#[test]
+fn a_purge_and_a_publish_by_http_are_answered_when_they_are_on_the_disk() {
+    let disk = Disk::default();
+    let beside = Beside::with(Server::builder().storage(disk.clone()));
+    drop(channel(beside.amqp));
+    disk.fail("no space left on device");
+    let publish =
+        json!({"properties": {"delivery_mode": 2}, "routing_key": "q", "payload": "1", "payload_encoding": "string"});
+    let publish = || beside.ask("POST", "/api/exchanges/%2f/amq.default/publish", publish.clone());
+    let purge = || beside.ask("DELETE", "/api/queues/%2f/q/contents", Json::Null);
+    for (status, answer) in [publish(), purge()] {
+        assert!(
+            status == 500 && answer["reason"].as_str().is_some_and(|why| why.contains("no space left")),
+            "{answer}"
+        );
+    }
+    // A disk of which all is safe as soon as it is recorded.
+    let (recovered, stop) = (disk.clone(), Arc::new(AtomicBool::new(false)));
+    let stopped = Arc::clone(&stop);
+    let syncing = std::thread::spawn(move || {
+        while !stopped.load(Ordering::Relaxed) {
+            recovered.sync();
+            std::thread::sleep(Duration::from_millis(10));
+        }
+    });
+    let answers = [publish(), purge()];
+    stop.store(true, Ordering::Relaxed);
+    syncing.join().expect("no panic");
+    assert_eq!(answers.map(|(status, _)| status), [200, 204]);
 }
 
 #[test]
