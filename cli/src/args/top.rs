@@ -6,7 +6,7 @@ use std::time::Duration;
 use clap::{Args, ValueEnum};
 use homing::process::Pid;
 
-use super::parse::{duration_or_zero, pid};
+use super::parse::{duration_or_zero, name, pid};
 
 #[derive(Debug, Args)]
 pub(crate) struct Top {
@@ -27,7 +27,7 @@ pub(crate) struct Top {
     #[arg(long, conflicts_with = "store", help_heading = "What is shown")]
     pub no_store: bool,
     /// Another queue to show, beside the task queue and its quarantine queue. May be given several times.
-    #[arg(long, value_name = "NAME", help_heading = "What is shown")]
+    #[arg(long, value_name = "NAME", value_parser = name, help_heading = "What is shown")]
     pub queue: Vec<String>,
     /// Also asks RabbitMQ's management API, which knows the rates of queues, and how many messages are not acknowledged:
     /// https://USER:PASSWORD@HOST:15671
