@@ -36,7 +36,7 @@ pub(crate) async fn run(command: Send, global: &Global, mut stop: Stop) -> Resul
             }
             None => Box::pin(lines()),
         };
-        // The queue is created by whoever connects: not for lines of which none is a task.
+        // Nothing is connected, and no queue called new, for lines of which none is a task.
         let mut bodies = bodies;
         let first = loop {
             match bodies.next().await {

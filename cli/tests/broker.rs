@@ -31,7 +31,7 @@ fn main() -> ExitCode {
         .plain("publishers_wait_when_messages_take_more_memory_than_is_given", limited)
         .plain("commands_meet_at_a_local_broker", local)
         .plain("a_broadcast_that_nobody_receives_is_reported", unheard)
-        .plain("lines_of_which_none_is_a_task_create_no_queue", no_lines)
+        .plain("lines_of_which_none_is_a_task_create_no_queue_and_do_not_claim_to", no_lines)
         .rabbitmq("a_broker_is_moved_to_rabbitmq_with_all_that_it_has", moving::whole)
         .rabbitmq("a_move_that_is_killed_loses_nothing_and_goes_on", moving::killed)
         .plain("a_queue_that_is_deleted_while_it_is_moved_loses_what_was_in_it_and_no_more", moving::deleted)
@@ -187,6 +187,7 @@ fn no_lines() -> TestResult {
         let output = shell::wait(send)?;
         let err = text(&output.stderr);
         assert!(output.status.code() == Some(code) && err.contains(part), "{lines:?}: {err}");
+        assert!(!err.contains("was created"), "{lines:?}: {err}");
         let listed = ended(homing(&["--broker", &url, "task", "list"]))?;
         assert!(text(&listed.stderr).contains("there is no queue"), "{lines:?}: {listed:?}");
     }
