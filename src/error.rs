@@ -66,7 +66,8 @@ pub enum ErrorKind {
     WouldDeadlock,
     /// A limit on what may be in flight, or on what may be open at a home, is reached.
     Full,
-    /// A store of processes cannot be read or written: its disk is full, its file is damaged, or no permission is given.
+    /// A store cannot be read or written: its disk is full, its file is damaged, or no permission is given. It is a store of
+    /// processes, or that of a broker of homing's own.
     Storage,
     /// A fault of homing itself.
     Internal,

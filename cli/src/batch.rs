@@ -10,6 +10,7 @@ use tokio::sync::mpsc;
 
 use crate::args::{Format, Global, Send};
 use crate::call::finish;
+use crate::connection::while_sending;
 use crate::failure::Failure;
 use crate::progress::timed_out;
 use crate::send::connect_and_look;
@@ -35,17 +36,31 @@ pub(crate) async fn run(command: Send, global: &Global, mut stop: Stop) -> Resul
             }
             None => Box::pin(lines()),
         };
+        // Nothing is connected, and no queue called new, for lines of which none is a task.
+        let mut bodies = bodies;
+        let first = loop {
+            match bodies.next().await {
+                Some((number, Err(failure))) => {
+                    let ended = stream::iter([(number, Err(failure))]);
+                    collect(ended, global.output.format, &bar, &mut tally).await?;
+                }
+                Some(first) => break first,
+                None => return Ok(None),
+            }
+        };
         let communicator = connect_and_look(global).await?;
-        let sending = bodies.map(|(number, body)| {
+        let sending = stream::iter([first]).chain(bodies).map(|(number, body)| {
             let task = one(&communicator, body, &command);
             async move { (number, task.await) }
         });
+        let format = global.output.format;
         if command.as_they_come {
-            collect(sending.buffer_unordered(at_most), global.output.format, &bar, &mut tally).await?;
+            let all = collect(sending.buffer_unordered(at_most), format, &bar, &mut tally);
+            while_sending(&communicator, all).await?;
         } else {
-            collect(sending.buffered(at_most), global.output.format, &bar, &mut tally).await?;
+            while_sending(&communicator, collect(sending.buffered(at_most), format, &bar, &mut tally)).await?;
         }
-        Ok(communicator)
+        Ok(Some(communicator))
     };
     let out_of_time = async {
         match command.timeout {
@@ -56,7 +71,7 @@ pub(crate) async fn run(command: Send, global: &Global, mut stop: Stop) -> Resul
             None => std::future::pending().await,
         }
     };
-    let ended: Result<Communicator, Failure> = tokio::select! {
+    let ended: Result<Option<Communicator>, Failure> = tokio::select! {
         done = work => done,
         signal = stop.wait() => Err(Failure::Interrupted(signal, None)),
         limit = out_of_time => {
@@ -66,7 +81,9 @@ pub(crate) async fn run(command: Send, global: &Global, mut stop: Stop) -> Resul
     bar.finish_and_clear();
     match ended {
         Ok(communicator) => {
-            finish(&communicator, deadline, stop).await;
+            if let Some(communicator) = communicator {
+                finish(&communicator, deadline, stop).await;
+            }
             note!("{tally}");
             match tally.failed {
                 0 => Ok(()),

@@ -3,12 +3,14 @@
 use std::time::Instant;
 
 use homing::codec::Map;
-use homing::{Broadcast as Received, BroadcastFilter, BroadcastSubscriber, Communicator, ConnectionEvent, Value};
+use homing::{
+    Broadcast as Received, BroadcastFilter, BroadcastSubscriber, Communicator, ConnectionEvent, ErrorKind, Value,
+};
 use tokio::sync::mpsc;
 
 use crate::args::{Broadcast, Format, Global};
 use crate::call::finish;
-use crate::connection::{News, Watched, begin_to_stay, close, connect, options};
+use crate::connection::{News, Watched, begin_to_stay, close, connect, options, while_sending};
 use crate::failure::Failure;
 use crate::glob::Glob;
 use crate::progress::{Progress, Stage, bounded};
@@ -36,7 +38,14 @@ pub(crate) async fn run(command: Broadcast, global: &Global, stop: Stop) -> Resu
                 if let Some(correlation_id) = correlation_id {
                     broadcast = broadcast.correlation_id(correlation_id);
                 }
-                broadcast.await?;
+                match while_sending(&communicator, broadcast.mandatory()).await {
+                    // It is dropped, as a broadcast is; who has mistyped a prefix is to know.
+                    Err(error) if error.kind() == ErrorKind::Unroutable => {
+                        note!("no program receives broadcasts here: it was dropped (is the prefix right?)");
+                        not_given::note(&global.broker);
+                    }
+                    sent => sent?,
+                }
                 Ok(communicator)
             };
             let communicator: Communicator = bounded(timeout, stop.clone(), &progress, work).await?;

@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 use homing::{Communicator, Value};
 
 use crate::args::Global;
-use crate::connection::{close, connect};
+use crate::connection::{close, connect, while_sending};
 use crate::failure::Failure;
 use crate::progress::{Progress, Stage, bounded};
 use crate::stop::Stop;
@@ -32,7 +32,7 @@ pub(crate) async fn run(
         if let Some(timeout) = timeout {
             call = call.timeout(timeout);
         }
-        let reply = call.send().await?;
+        let reply = while_sending(&communicator, call.send()).await?;
         progress.at(Stage::Sent);
         Ok((communicator, reply.await?))
     };

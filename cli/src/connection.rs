@@ -142,6 +142,30 @@ pub(crate) async fn close(communicator: &Communicator) -> Result<(), Failure> {
     }
 }
 
+/// Sends something, and reports how the wait can be ended while the broker takes no messages. That it takes none, and why, is in the log.
+pub(crate) async fn while_sending<T>(communicator: &Communicator, sending: impl Future<Output = T>) -> T {
+    // Before anything is sent: the broker reports it to those who send.
+    let mut events = communicator.events();
+    let mut sending = std::pin::pin!(sending);
+    loop {
+        let event = tokio::select! {
+            biased;
+            sent = &mut sending => return sent,
+            event = events.next() => event,
+        };
+        match event {
+            Some(ConnectionEvent::Blocked { .. }) => {
+                note!(
+                    "this waits until the broker takes messages again; --timeout limits the time, and Ctrl-C ends it"
+                );
+            }
+            Some(ConnectionEvent::Unblocked) => note!("the broker takes messages again"),
+            Some(_) => {}
+            None => return sending.await,
+        }
+    }
+}
+
 /// What a command that stays does about an event of its connection.
 pub(crate) enum News {
     /// Nothing.

@@ -40,6 +40,7 @@ mod store;
 mod stress;
 mod supervise;
 mod top;
+mod typo;
 mod values;
 mod worker;
 
@@ -92,8 +93,9 @@ fn parse() -> Result<Cli, clap::Error> {
         Some("never") => ColorChoice::Never,
         _ => ColorChoice::Auto,
     };
-    let command = with_negative_numbers(without_empty_variables(args::command()));
-    Cli::from_arg_matches(&command.color(colours).try_get_matches()?)
+    let command = with_negative_numbers(without_empty_variables(args::command())).color(colours);
+    let parsed = command.clone().try_get_matches().and_then(|matches| Cli::from_arg_matches(&matches));
+    parsed.map_err(|error| typo::explained(error, &command, std::env::args_os().skip(1)))
 }
 
 /// `--timeout -1` is a wrong time, and no unknown option -1.

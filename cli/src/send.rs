@@ -6,7 +6,7 @@ use homing::{Communicator, ErrorKind, Value, inspect};
 
 use crate::args::{Global, Send};
 use crate::call::finish;
-use crate::connection::{connect, options};
+use crate::connection::{connect, options, while_sending};
 use crate::failure::Failure;
 use crate::progress::{Progress, Stage, bounded};
 use crate::stop::Stop;
@@ -32,10 +32,10 @@ pub(crate) async fn run(command: Send, global: &Global, stop: Stop) -> Result<()
             task = task.timeout(timeout);
         }
         if no_reply {
-            task.no_reply().await?;
+            while_sending(&communicator, task.no_reply()).await?;
             return Ok((communicator, None));
         }
-        let reply = task.send().await?;
+        let reply = while_sending(&communicator, task.send()).await?;
         progress.at(Stage::Sent);
         Ok((communicator, Some(reply.await?)))
     };

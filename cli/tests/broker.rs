@@ -30,6 +30,8 @@ fn main() -> ExitCode {
         .plain("a_file_has_the_options_and_the_command_line_counts_before_it", by_file)
         .plain("publishers_wait_when_messages_take_more_memory_than_is_given", limited)
         .plain("commands_meet_at_a_local_broker", local)
+        .plain("a_broadcast_that_nobody_receives_is_reported", unheard)
+        .plain("lines_of_which_none_is_a_task_create_no_queue_and_do_not_claim_to", no_lines)
         .rabbitmq("a_broker_is_moved_to_rabbitmq_with_all_that_it_has", moving::whole)
         .rabbitmq("a_move_that_is_killed_loses_nothing_and_goes_on", moving::killed)
         .plain("a_queue_that_is_deleted_while_it_is_moved_loses_what_was_in_it_and_no_more", moving::deleted)
@@ -151,6 +153,53 @@ fn local() -> TestResult {
     let checked = ended(homing(&["--broker", &url, "doctor"]))?;
     // Nobody hosts it now, which is well.
     assert!(checked.status.success() && text(&checked.stdout).contains("no process hosts it"), "{checked:?}");
+    Ok(())
+}
+
+fn unheard() -> TestResult {
+    let directory = Directory::new()?;
+    let url = format!("local:{}", directory.path("l"));
+    let send = || ended(homing(&["--broker", &url, "broadcast", "send", "hi", "--subject", "s"]));
+    let nobody = send()?;
+    let note = text(&nobody.stderr);
+    assert!(nobody.status.success() && note.contains("no program receives broadcasts here"), "{note}");
+    let quiet = ended(homing(&["--quiet", "--broker", &url, "broadcast", "send", "hi"]))?;
+    assert!(quiet.status.success() && quiet.stderr.is_empty(), "{quiet:?}");
+    let mut watching = homing(&["--broker", &url, "broadcast", "watch", "--count", "1"]);
+    let mut watching = watching.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn()?;
+    let mut notes = BufReader::new(watching.stderr.take().ok_or("its notes")?).lines();
+    assert!(notes.by_ref().map_while(Result::ok).any(|line| line.contains("watching")), "it watches");
+    let heard = send()?;
+    assert!(heard.status.success() && heard.stderr.is_empty(), "{heard:?}");
+    assert!(text(&shell::wait(watching)?.stdout).contains("hi"));
+    Ok(())
+}
+
+fn no_lines() -> TestResult {
+    let directory = Directory::new()?;
+    let url = format!("local:{}", directory.path("l"));
+    for (lines, code, part) in
+        [("", 0, "0 tasks sent"), ("\n\n", 0, "0 tasks sent"), ("not: [x\n", 1, "line 1 is neither")]
+    {
+        let mut send = homing(&["--broker", &url, "task", "send", "--lines", "--no-reply"]);
+        let mut send = send.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn()?;
+        send.stdin.take().ok_or("its input")?.write_all(lines.as_bytes())?;
+        let output = shell::wait(send)?;
+        let err = text(&output.stderr);
+        assert!(output.status.code() == Some(code) && err.contains(part), "{lines:?}: {err}");
+        assert!(!err.contains("was created"), "{lines:?}: {err}");
+        let listed = ended(homing(&["--broker", &url, "task", "list"]))?;
+        assert!(text(&listed.stderr).contains("there is no queue"), "{lines:?}: {listed:?}");
+    }
+    // Those that are read before the first task count too, and it is sent.
+    let mut send = homing(&["--broker", &url, "task", "send", "--lines", "--no-reply"]);
+    let mut send = send.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn()?;
+    send.stdin.take().ok_or("its input")?.write_all(b"not: [x\n1\n2\n")?;
+    let output = shell::wait(send)?;
+    let err = text(&output.stderr);
+    assert!(output.status.code() == Some(1) && err.contains("2 tasks sent, 1 failed"), "{err}");
+    let listed = ended(homing(&["--broker", &url, "task", "list"]))?;
+    assert!(text(&listed.stdout).contains("2 waiting"), "{listed:?}");
     Ok(())
 }
 

@@ -39,6 +39,8 @@ fn main() -> ExitCode {
         .plain("the_help_is_wrapped_once", help_wrapped)
         .plain("demo_and_stress_print_json_and_ignore_the_broker_of_the_surroundings", json_and_surroundings)
         .plain("an_empty_broker_or_prefix_is_wrong_usage", empty_variables)
+        .plain("a_name_that_is_empty_is_wrong_usage", empty_names)
+        .plain("a_mistyped_command_names_the_one_that_was_meant", mistyped)
         .plain("what_looks_like_an_option_is_no_body", options_and_bodies)
         .plain("no_colours_where_nobody_sees_them", colours)
         .plain("completions_and_manual_pages_are_printed", completions)
@@ -63,6 +65,46 @@ fn main() -> ExitCode {
         .rabbitmq("each_message_has_a_line_where_all_are_asked_for", message_lines)
         .rabbitmq("workers_answer_a_ping", ping);
     suite.run()
+}
+
+fn empty_names() -> TestResult {
+    // Nothing is connected for it.
+    let broker = ["--broker", "amqp://127.0.0.1:1"];
+    for arguments in [
+        &["rpc", "call", ""][..],
+        &["rpc", "serve", "", "--exec", "cat"],
+        &["task", "list", "--queue", ""],
+        &["task", "purge", "--queue", "", "--all"],
+        &["task", "requeue", "--queue", "", "--all"],
+        &["task", "move", "--to", "", "--all"],
+        &["--task-queue", "", "task", "send", "1"],
+        &["process", "status", ""],
+        &["process", "kill", ""],
+        &["broker", "user", "add", ""],
+        &["broker", "vhost", "add", ""],
+        &["context", "add", "", "--broker", "local:"],
+        &["top", "--once", "--queue", ""],
+    ] {
+        let (_, err) = exits(&ended(homing(&[&broker[..], arguments].concat()))?, 2);
+        assert!(err.contains("empty") || err.contains("\"\""), "{arguments:?}: {err}");
+    }
+    Ok(())
+}
+
+fn mistyped() -> TestResult {
+    for (arguments, tip) in [
+        (&["rcp"][..], "'rpc'"),
+        (&["help", "rcp"], "'rpc'"),
+        (&["rpc", "cal"], "'call'"),
+        (&["task", "send", "--queue", "q", "1"], "'--task-queue'"),
+    ] {
+        let (_, err) = exits(&ended(homing(arguments))?, 2);
+        assert!(err.contains("tip: a similar") && err.contains(tip), "{arguments:?}: {err}");
+    }
+    let (_, err) = exits(&ended(homing(&["--format", "json", "rcp"]))?, 2);
+    let error: Value = serde_json::from_str(err.trim())?;
+    assert!(error["hint"].as_str().is_some_and(|hint| hint.contains("'rpc'")), "{err}");
+    Ok(())
 }
 
 fn on(broker: &Broker, arguments: &[&str]) -> Command {

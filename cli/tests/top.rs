@@ -168,7 +168,23 @@ fn no_terminal(broker: &Broker) -> TestResult {
     let mut command = place.command(&["top", "--no-store"]);
     command.env("TERM", "dumb");
     let mut pty = Pty::start(&command)?;
-    assert!(pty.ends(2).contains("--once"));
+    let shown = pty.ends(2);
+    assert!(shown.contains("TERM=dumb") && shown.contains("--once"), "{shown}");
+    // In a terminal that can do all, of which one of the two is not a part.
+    for elsewhere in ["< /dev/null", "> shown"] {
+        let top = place.command(&["top", "--no-store"]);
+        let mut command = Command::new("sh");
+        command.args(["-c", &format!("exec \"$0\" \"$@\" {elsewhere}")]).arg(top.get_program()).args(top.get_args());
+        for (name, value) in top.get_envs() {
+            match value {
+                Some(value) => command.env(name, value),
+                None => command.env_remove(name),
+            };
+        }
+        let mut pty = Pty::start(command.current_dir(&place.folder))?;
+        let shown = pty.ends(2);
+        assert!(shown.contains("have to be a terminal") && shown.contains("--once"), "{elsewhere}: {shown}");
+    }
     Ok(())
 }
 

@@ -250,6 +250,12 @@ pub(crate) struct Kept(Arc<Mutex<Option<KeptValue>>>);
 type KeptValue = Box<dyn std::any::Any + Send>;
 
 impl Kept {
+    /// What was kept, which is not any more.
+    #[cfg_attr(not(all(unix, feature = "local")), allow(dead_code, reason = "there is nothing to keep"))]
+    pub(crate) fn take(&self) -> Option<KeptValue> {
+        self.0.lock().take()
+    }
+
     /// Keeps this in place of what was kept.
     #[cfg_attr(not(all(unix, feature = "local")), allow(dead_code, reason = "there is nothing to keep"))]
     pub(crate) fn replace(&self, value: Option<KeptValue>) {
@@ -333,6 +339,10 @@ pub(crate) trait Broker: Sized + 'static {
 
     /// Ends in order and within `limit`: what was written before goes out first, including acknowledgements; everything
     /// unacknowledged goes back to its queue; then every thread and descriptor of the connection is gone.
+    ///
+    /// # Errors
+    /// The connection did not end in order, so that what was acknowledged last may come back (`Storage` where the broker's disk takes
+    /// nothing); or a part of it is still there.
     fn close(&self, limit: Duration) -> impl Future<Output = Result<()>>;
 }
 

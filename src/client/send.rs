@@ -15,12 +15,13 @@ use uuid::Uuid;
 
 use super::body::Body;
 use super::reply::Reply;
+use crate::broker::Routing;
 use crate::codec::Value;
 use crate::driver::command::{
     Command, Expected, Extra, Extras, Published, QueueName, RawReply, Repeat, Subject, TaskReply, Timeout,
 };
 use crate::driver::port::{Charge, Place, Port, Turn, WhenFull, limit};
-use crate::error::{Error, Result};
+use crate::error::{Error, ErrorKind, Result};
 use crate::home::Home;
 use crate::observe::{MessageKind, Outgoing};
 use crate::sending::{Running, Sending};
@@ -256,6 +257,7 @@ struct Broadcast {
     sender: Value,
     subject: Value,
     correlation_id: Value,
+    routing: Routing,
 }
 
 impl RpcSend {
@@ -694,7 +696,8 @@ impl Drop for Leave<'_> {
 impl BroadcastSend {
     pub(super) fn new(context: Context, body: Body) -> Self {
         let (sender, subject, correlation_id) = (Value::Null, Value::Null, Value::Null);
-        BroadcastSend(Sending::Built(Broadcast { context, body, sender, subject, correlation_id }))
+        let routing = Routing::Optional;
+        BroadcastSend(Sending::Built(Broadcast { context, body, sender, subject, correlation_id, routing }))
     }
 
     /// For errors.
@@ -720,25 +723,50 @@ impl BroadcastSend {
         self.0.set(|broadcast| broadcast.correlation_id = correlation_id.into());
         self
     }
+
+    /// Fails with `Unroutable` if no communicator has a broadcast subscriber, whatever that one filters by. Without this, such a
+    /// broadcast is dropped, and that is no error.
+    ///
+    /// A communicator whose connection was lost counts for as long as the broker keeps its queue.
+    ///
+    /// ```
+    /// # use homing::{Communicator, ErrorKind};
+    /// # #[tokio::main(flavor = "current_thread")] async fn main() -> homing::Result<()> {
+    /// let communicator = Communicator::connect("memory:").await?;
+    /// let sent = communicator.broadcast_send("finished").subject("job.finished").mandatory().await;
+    /// assert_eq!(sent.expect_err("nobody subscribes").kind(), ErrorKind::Unroutable);
+    /// # communicator.close().await.map(drop) }
+    /// ```
+    pub fn mandatory(mut self) -> Self {
+        self.0.set(|broadcast| broadcast.routing = Routing::Mandatory);
+        self
+    }
 }
 
 impl Broadcast {
     async fn send(self) -> Result<()> {
-        let Broadcast { context, body, sender, subject, correlation_id } = self;
+        let Broadcast { context, body, sender, subject, correlation_id, routing } = self;
         let content = Content { body: body.into_value()?, sender, subject, correlation_id };
         let body = context.encode(content.encode())?;
         let until = crate::time::from_now(context.defaults.call_timeout);
         let bytes = body.size();
         let exchange = &context.port.names.message_exchange;
         let outgoing = Outgoing::new(&context, MessageKind::Broadcast, exchange, BROADCAST_TOPIC, None, bytes);
-        taken_over(&context, &"a broadcast", bytes, until, outgoing, |published| Command::Broadcast {
+        let sent = taken_over(&context, &"a broadcast", bytes, until, outgoing, |published| Command::Broadcast {
             body,
+            routing,
             published,
             until,
             charge: Charge::NOTHING,
             extras: Extras::default(),
+        });
+        sent.await.map_err(|error| match error.kind() {
+            ErrorKind::Unroutable => {
+                let text = format!("no communicator receives the broadcasts of {exchange:?}: this one was dropped");
+                Error::with_source(ErrorKind::Unroutable, text, error)
+            }
+            _ => error,
         })
-        .await
     }
 }
 

@@ -10,7 +10,7 @@ use uuid::Uuid;
 
 use super::port::{Charge, ExpireOnDrop, MailboxSender, Signal, WaiterId};
 use super::tasks::{Claim, DeliveryTag, Handed, Settlement, SubscriberId};
-use crate::broker::{Body, Properties};
+use crate::broker::{Body, Properties, Routing};
 use crate::error::{Error, ErrorKind, Result};
 use crate::home::Completer;
 use crate::wire::headers::{self, TraceHeaders};
@@ -120,6 +120,7 @@ pub(crate) enum Command {
     },
     Broadcast {
         body: Body,
+        routing: Routing,
         published: Published,
         until: Instant,
         charge: Charge,

@@ -43,12 +43,12 @@ impl<B: Broker> Driver<B> {
             Command::Task { queue, body, reply, published, charge, extras } => {
                 self.send_task(queue, body, reply, Sending { published, charge, extras });
             }
-            Command::Broadcast { body, published, until, charge, extras } => {
+            Command::Broadcast { body, routing, published, until, charge, extras } => {
                 let kind = Kind::Broadcast { published };
                 let mut properties = request(None);
                 extras.write(&mut properties);
                 let message = self.message(Exchange::Message, Arc::clone(&self.broadcast_key), properties, body);
-                let message = Message { routing: Routing::Optional, ..message };
+                let message = Message { routing, ..message };
                 self.send(Stream::Broadcasts, kind, message, charge, Some(until));
             }
             Command::NextReply { correlation, reply } => match self.requests.next(correlation, reply) {

@@ -60,6 +60,8 @@ struct Hand {
     copies: u64,
     /// Why the broker takes no copies now.
     blocked: Option<String>,
+    /// Whether anything was acknowledged.
+    has_acknowledged: bool,
 }
 
 impl Mender {
@@ -84,13 +86,14 @@ impl Mender {
                     return Ok(());
                 }
             };
-            let mut hand = Hand { broker, events, copies: 0, blocked: None };
+            let mut hand = Hand { broker, events, copies: 0, blocked: None, has_acknowledged: false };
             if report.send(Ok(())).is_ok() {
                 while let Some(job) = todo.recv().await {
                     job(&mut hand).await;
                 }
             }
-            hand.broker.close(FAREWELL).await
+            let acknowledged = hand.acknowledged().await;
+            acknowledged.and(hand.broker.close(FAREWELL).await)
         })?;
         connected.await.unwrap_or_else(|_| Err(abandoned()))?;
         Ok(Mender { jobs, ended })
@@ -164,10 +167,27 @@ impl Mender {
         self.ask(async move |hand| hand.acknowledge(&got.0)).await
     }
 
+    /// Returns when all that was acknowledged counts. Of a broker of homing's own, also when nothing comes back that others have
+    /// acknowledged: a queue that is empty stays so.
+    ///
+    /// # Errors
+    /// As [`close`](Self::close).
+    ///
+    /// # Cancel safety
+    /// Nothing is lost when it is dropped.
+    pub async fn settled(&self) -> Result<()> {
+        self.ask(async move |hand| {
+            hand.acknowledged().await?;
+            hand.broker.until_kept().await
+        })
+        .await
+    }
+
     /// Closes in order. Everything that was got and not acknowledged goes back, in its order.
     ///
     /// # Errors
-    /// When the connection could not be closed in order.
+    /// When the broker does not answer for all that was acknowledged, which may come back then: `Storage` where it is a broker of
+    /// homing's own, and its disk takes nothing. When the connection could not be closed in order.
     ///
     /// # Cancel safety
     /// Dropped, it is closed all the same.
@@ -265,11 +285,28 @@ impl Hand {
     }
 
     fn acknowledge(&mut self, got: &Delivery) -> Result<()> {
-        // Guards: an acknowledgement on a channel that the server has closed since, which would go nowhere in silence.
+        self.note_all()?;
+        self.has_acknowledged = true;
+        self.broker.ack(got.receipt);
+        Ok(())
+    }
+
+    /// Asks the broker whether everything that was acknowledged counts: an acknowledgement has no answer of its own.
+    async fn acknowledged(&mut self) -> Result<()> {
+        if !self.has_acknowledged {
+            return Ok(());
+        }
+        self.note_all()?;
+        self.broker.end_lane(LANE).await?;
+        self.has_acknowledged = false;
+        Ok(())
+    }
+
+    /// Guards: an acknowledgement on a channel that the server has closed since, which would go nowhere in silence.
+    fn note_all(&mut self) -> Result<()> {
         while let Ok(event) = self.events.try_recv() {
             self.note(event)?;
         }
-        self.broker.ack(got.receipt);
         Ok(())
     }
 }

@@ -42,7 +42,7 @@ use crate::CommunicatorBuilder;
 use crate::broker::rabbitmq::RabbitMq;
 use crate::broker::rabbitmq::endpoint::Endpoint;
 use crate::broker::url::BrokerUrl;
-use crate::broker::{Broker, BrokerEvent, ConnectOptions, EventSender};
+use crate::broker::{Broker, BrokerEvent, ConnectOptions, EventSender, Kept};
 use crate::error::{Error, ErrorKind, Result};
 
 /// How long the end of the connection may take.
@@ -92,8 +92,10 @@ fn brokers(options: &CommunicatorBuilder) -> Result<Vec<BrokerUrl>> {
 /// Connects to the first that answers; the error is that of the last.
 async fn connect(brokers: &[BrokerUrl], options: &ConnectOptions, events: EventSender) -> Result<RabbitMq> {
     let mut failure = Error::new(ErrorKind::InvalidArgument, "there is no broker to connect to");
+    // Guards: another connection by the same options, whose local broker would end with this one.
+    let options = ConnectOptions { kept: Kept::default(), ..options.clone() };
     for broker in brokers {
-        match <RabbitMq as Broker>::connect(broker, options, events.clone()).await {
+        match <RabbitMq as Broker>::connect(broker, &options, events.clone()).await {
             Ok(broker) => return Ok(broker),
             Err(error) => failure = error,
         }

@@ -4,7 +4,9 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use homing::home::{EventLoop, Home};
-use homing::{Broadcast, BroadcastFilter, BroadcastSubscriber, Communicator, ConnectionEvent, Failure, Value};
+use homing::{
+    Broadcast, BroadcastFilter, BroadcastSubscriber, Communicator, ConnectionEvent, ErrorKind, Failure, Value,
+};
 use tokio::sync::Semaphore;
 use tokio::sync::mpsc::{UnboundedReceiver, unbounded_channel};
 
@@ -22,6 +24,7 @@ pub fn add(suite: &mut Suite) {
         a_subscriber_that_fails_stops_nobody,
         a_home_that_does_not_keep_up_loses_the_oldest_and_hears_so,
         a_broadcast_that_nobody_hears_is_sent_all_the_same,
+        a_mandatory_broadcast_fails_where_nobody_subscribes,
         so_many_handlers_of_a_subscriber_run_at_once_and_no_more,
     );
 }
@@ -208,6 +211,18 @@ async fn a_home_that_does_not_keep_up_loses_the_oldest_and_hears_so(broker: Brok
 async fn a_broadcast_that_nobody_hears_is_sent_all_the_same(broker: Broker) {
     let communicator = connect(&broker).await;
     communicator.broadcast_send("to the wind").await.unwrap();
+}
+
+async fn a_mandatory_broadcast_fails_where_nobody_subscribes(broker: Broker) {
+    let (one, two) = (connect(&broker).await, connect(&broker).await);
+    let error = one.broadcast_send("to the wind").mandatory().await.expect_err("nobody is there");
+    assert_eq!(error.kind(), ErrorKind::Unroutable, "{error}");
+    assert!(error.to_string().contains("no communicator receives"), "{error}");
+    // Whatever a subscriber filters by, it counts.
+    let mut heard = hear(&two, BroadcastFilter::new().subject("other").unwrap()).await;
+    one.broadcast_send("filtered out").subject("one").mandatory().await.unwrap();
+    one.broadcast_send("heard").subject("other").mandatory().await.unwrap();
+    assert_eq!(next(&mut heard).await.body(), &Value::from("heard"));
 }
 
 /// On a runtime and on a loop.

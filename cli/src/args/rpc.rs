@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use clap::{Args, Subcommand};
 
-use super::parse::{duration, duration_or_zero, whole};
+use super::parse::{duration, duration_or_zero, name, whole};
 use super::{Handler, help};
 
 #[derive(Debug, Subcommand)]
@@ -14,6 +14,7 @@ pub(crate) enum Rpc {
     #[command(after_help = help::BODIES)]
     Call {
         /// The subscriber's identifier, such as a process id.
+        #[arg(value_parser = name)]
         recipient: String,
         /// What to send: YAML or JSON text, or - for standard input; null if left out.
         #[arg(allow_negative_numbers = true)]
@@ -46,6 +47,7 @@ pub(crate) enum Rpc {
 #[derive(Debug, Args)]
 pub(crate) struct Serve {
     /// The identifier to answer under.
+    #[arg(value_parser = name)]
     pub identifier: String,
     #[command(flatten)]
     pub handler: Handler,

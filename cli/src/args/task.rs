@@ -154,7 +154,7 @@ pub(crate) enum OnFailure {
 #[derive(Debug, Args)]
 pub(crate) struct List {
     /// The queue, if it is not the task queue. NAME.quarantine has the tasks that could not be read or whose last attempt has failed.
-    #[arg(long, value_name = "NAME")]
+    #[arg(long, value_name = "NAME", value_parser = name)]
     pub queue: Option<String>,
     /// Also asks RabbitMQ's management API, which knows how many are in the hands of workers, and of which:
     /// https://USER:PASSWORD@HOST:15671
@@ -174,7 +174,7 @@ pub(crate) struct List {
 #[command(group = clap::ArgGroup::new("which tasks").args(["id", "reason", "all"]).multiple(true).required(true))]
 pub(crate) struct Mend {
     /// The queue to take them from [default: the task queue]
-    #[arg(long, value_name = "NAME")]
+    #[arg(long, value_name = "NAME", value_parser = name)]
     pub queue: Option<String>,
     /// Only the task of this message id. May be given several times. An id without a task is an error (exit code 1), when
     /// the others have been dealt with.

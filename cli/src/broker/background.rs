@@ -13,7 +13,7 @@ use crate::args::{BrokerRun, BrokerStart, BrokerUnit, Format, Global};
 use crate::failure::Failure;
 use crate::stop::Stop;
 use crate::supervise::detach;
-use crate::supervise::lifeline::Lifeline;
+use crate::supervise::lifeline::{self, Lifeline};
 use crate::{out, output};
 
 /// Starts a broker in the background, and returns when clients can connect.
@@ -22,7 +22,8 @@ pub(super) async fn start(options: BrokerStart, global: &Global, stop: Stop) -> 
         // It does not end with its starter.
         let starter = Lifeline::of_this_process(stop.clone())?.0;
         detach::leave_session();
-        return serve(config::settings(options.run)?, Some(starter), global, stop).await;
+        let served = async { serve(config::settings(options.run)?, Some(starter), global, stop).await };
+        return served.await.inspect_err(|failure| lifeline::failed(&failure.to_string()));
     }
     let settings = config::settings(options.run)?;
     if settings.storage == Storage::Nothing {

@@ -81,6 +81,7 @@ pub(crate) async fn run(command: Task, global: &Global, mut stop: Stop) -> Resul
         found: RefCell::default(),
         reader: Cell::new(Reader::Reads),
         ends: Cell::new(false),
+        is_doubtful: Cell::new(false),
     };
     let limit = walk.mend.timeout;
     let out_of_time = async {
@@ -138,6 +139,8 @@ struct Walk {
     reader: Cell<Reader>,
     /// No more tasks are begun.
     ends: Cell<bool>,
+    /// All was done, and the broker does not answer for it.
+    is_doubtful: Cell<bool>,
 }
 
 impl Walk {
@@ -146,7 +149,9 @@ impl Walk {
         let would = if self.mend.dry_run { "would be " } else { "" };
         let tasks = if seen == 1 { "task" } else { "tasks" };
         let tally = format!("{} of {seen} {tasks} of {:?} {would}{}", self.done.get(), self.from, self.deed.done());
-        if failed {
+        if failed && self.is_doubtful.get() {
+            warning!("{tally}, but the broker has not answered that this counts: they may come back");
+        } else if failed {
             warning!("not all of it was done: {tally}; starting again goes on");
         } else {
             note!("{tally}");
@@ -186,8 +191,10 @@ impl Walk {
         loop {
             let mender = waiting_for_broker(global, || Mender::connect(options)).await?;
             let walked = self.once(&mender).await;
-            // Whatever was acknowledged goes out first.
-            let closed = mender.close().await;
+            // Whatever was acknowledged goes out first, and is answered for.
+            let settled = if walked.is_ok() && !self.mend.dry_run { mender.settled().await } else { Ok(()) };
+            let closed = settled.and(mender.close().await);
+            self.is_doubtful.set(walked.is_ok() && closed.is_err());
             match walked {
                 // A dry run that starts again would show tasks twice.
                 Err(Failure::Homing(error)) if again && !self.mend.dry_run && may_come(&error) && !self.ends.get() => {

@@ -12,7 +12,7 @@ use serde_json::json;
 use tokio::process::Command;
 
 use super::identity::{self, Identity};
-use super::lifeline;
+use super::lifeline::{self, Begun};
 use crate::args::{Format, Global, WorkerOptions};
 use crate::exec::inner::own_program;
 use crate::failure::Failure;
@@ -46,7 +46,7 @@ pub(super) async fn run(options: &WorkerOptions, global: &Global, stop: Stop) ->
 /// reported that it is up. `what` it is, for errors.
 ///
 /// # Errors
-/// The log cannot be written, or it has ended before; the end of its log is shown then.
+/// The log cannot be written, or it has ended before: with the reason that it has given, and otherwise with the end of its log.
 pub(crate) async fn start(log_path: &Path, what: &'static str, mut stop: Stop) -> Result<u32, Failure> {
     let log = open_log(log_path)
         .map_err(|error| Failure::Other(format!("the log {} cannot be written: {error}", log_path.display())))?;
@@ -62,8 +62,8 @@ pub(crate) async fn start(log_path: &Path, what: &'static str, mut stop: Stop) -
     // This process holds the other end no longer.
     drop(command);
     let pid = child.id().unwrap_or_default();
-    let is_up = tokio::select! {
-        is_up = line.is_up() => is_up,
+    let begun = tokio::select! {
+        begun = line.begun() => begun,
         signal = stop.wait() => {
             if let Some(pid) = i32::try_from(pid).ok().filter(|pid| *pid > 1) {
                 let _ = kill(Pid::from_raw(pid), Signal::SIGTERM);
@@ -72,17 +72,18 @@ pub(crate) async fn start(log_path: &Path, what: &'static str, mut stop: Stop) -
             return Err(Failure::Interrupted(signal, Some("while it was started in the background; it has ended")));
         }
     };
-    if !is_up {
-        let status = child.wait().await?;
-        let shown = end_of_log(log_path, begin).unwrap_or_default();
-        output::write_err(shown.as_bytes());
-        let code = status.code().and_then(|code| u8::try_from(code).ok()).filter(|code| *code != 0).unwrap_or(1);
-        return Err(Failure::Several(
-            code,
-            format!("the {what} has ended ({status}); its log is {}", log_path.display()),
-        ));
-    }
-    Ok(pid)
+    let Begun::Failed(reason) = begun else { return Ok(pid) };
+    let status = child.wait().await?;
+    let code = status.code().and_then(|code| u8::try_from(code).ok()).filter(|code| *code != 0).unwrap_or(1);
+    let ended = match reason {
+        // What the log has of it too, if it could be written.
+        Some(reason) => format!("the {what} has ended: {reason}"),
+        None => {
+            output::write_err(end_of_log(log_path, begin).unwrap_or_default().as_bytes());
+            format!("the {what} has ended ({status})")
+        }
+    };
+    Err(Failure::Several(code, format!("{ended}; its log is {}", log_path.display())))
 }
 
 /// Becomes independent of the terminal that it was started at, whose end is no signal to it.

@@ -1,8 +1,8 @@
 //! The line between a process and whoever has started it: a pair of sockets, one end of which is the standard input of the
-//! process. The process sends one line when it is up. When nothing can come from the other end any more, the process is to end: it was
-//! asked to, or its starter has ended, by SIGKILL too.
+//! process. The process sends one line when it is up, or why it cannot be. When nothing can come from the other end any more, the process
+//! is to end: it was asked to, or its starter has ended, by SIGKILL too.
 
-use std::io;
+use std::io::{self, Write};
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::net::UnixStream as StdUnixStream;
 use std::process::Stdio;
@@ -16,6 +16,12 @@ use crate::stop::Stop;
 
 /// What a process sends when it is up.
 const UP: &str = "up\n";
+
+/// What stands before the reason why it cannot be.
+const FAILED: &str = "failed ";
+
+/// The longest reason that is passed on, in bytes.
+const REASON: u64 = 8 << 10;
 
 /// How long the other end may take to receive it.
 const SENDING: Duration = Duration::from_secs(1);
@@ -42,6 +48,20 @@ impl StarterEnd {
         limited.read_line(&mut line).await.is_ok() && line == UP
     }
 
+    /// As [`is_up`](Self::is_up), with the reason of a process that has reported one.
+    pub(super) async fn begun(&mut self) -> Begun {
+        if self.is_up().await {
+            return Begun::Up;
+        }
+        // The start of it was read as if it were the other line.
+        let mut rest = Vec::new();
+        let reason = match (&mut self.0).take(REASON).read_to_end(&mut rest).await {
+            Ok(_) => String::from_utf8_lossy(&rest).strip_prefix(&FAILED[UP.len()..]).map(str::to_owned),
+            Err(_) => None,
+        };
+        Begun::Failed(reason)
+    }
+
     /// Asks the process to end.
     pub(super) async fn ask_to_end(&mut self) {
         // A process that has ended needs no asking.
@@ -49,10 +69,38 @@ impl StarterEnd {
     }
 }
 
+/// What a process has reported.
+#[derive(Debug)]
+pub(super) enum Begun {
+    Up,
+    /// It will not be up, and why, where it could tell.
+    Failed(Option<String>),
+}
+
+/// Reports to the starter of this process, whose standard input is a line, why it ends. A starter that knows that it was up does not
+/// read this.
+///
+/// Guards: a log that cannot be written, because the disk is full for example. The reason would be nowhere.
+pub(crate) fn failed(reason: &str) {
+    let Ok(line) = io::stdin().as_fd().try_clone_to_owned() else { return };
+    // The socket takes it at once. A starter that has ended does not need it.
+    let _ = StdUnixStream::from(line).write_all(format!("{FAILED}{reason}").as_bytes());
+}
+
 /// The end of the process.
 #[derive(Debug)]
 pub(crate) struct Lifeline {
-    line: tokio::net::unix::OwnedWriteHalf,
+    /// Taken as this is dropped.
+    line: Option<tokio::net::unix::OwnedWriteHalf>,
+}
+
+impl Drop for Lifeline {
+    fn drop(&mut self) {
+        // It ends with the process: `failed` may follow.
+        if let Some(line) = self.line.take() {
+            line.forget();
+        }
+    }
 }
 
 impl Lifeline {
@@ -80,12 +128,14 @@ impl Lifeline {
             // It sends nothing. An error is an end, too.
             while other.read(&mut nothing).await.is_ok_and(|read| read > 0) {}
         };
-        Ok((Lifeline { line }, stop.or(is_to_end)))
+        Ok((Lifeline { line: Some(line) }, stop.or(is_to_end)))
     }
 
     /// Reports that this process is up.
     pub(crate) async fn up(&mut self) {
-        // A starter that has ended does not need it.
-        let _ = tokio::time::timeout(SENDING, self.line.write_all(UP.as_bytes())).await;
+        if let Some(line) = &mut self.line {
+            // A starter that has ended does not need it.
+            let _ = tokio::time::timeout(SENDING, line.write_all(UP.as_bytes())).await;
+        }
     }
 }

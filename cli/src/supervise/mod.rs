@@ -61,18 +61,25 @@ pub(crate) async fn run(options: WorkerOptions, global: &Global, stop: Stop) -> 
         (None, Some(_)) if options.supervision.detach && !options.supervision.detached => {
             detach::run(&options, global, stop).await
         }
-        (None, Some(workers)) => supervise(workers.get(), options, global, stop).await,
+        (None, Some(workers)) if options.supervision.detached => {
+            // A detached supervisor does not end with its starter.
+            let starter = Lifeline::of_this_process(stop.clone())?.0;
+            detach::leave_session();
+            let ended = supervise(workers.get(), Some(starter), options, global, stop).await;
+            ended.inspect_err(|failure| lifeline::failed(&failure.to_string()))
+        }
+        (None, Some(workers)) => supervise(workers.get(), None, options, global, stop).await,
         (Some(_), _) | (None, None) => processes::run(options, global, stop).await,
     }
 }
 
-async fn supervise(workers: u16, options: WorkerOptions, global: &Global, mut stop: Stop) -> Result<(), Failure> {
-    let mut starter = None;
-    if options.supervision.detached {
-        // A detached supervisor does not end with its starter.
-        starter = Some(Lifeline::of_this_process(stop.clone())?.0);
-        detach::leave_session();
-    }
+async fn supervise(
+    workers: u16,
+    starter: Option<Lifeline>,
+    options: WorkerOptions,
+    global: &Global,
+    mut stop: Stop,
+) -> Result<(), Failure> {
     // What is wrong with these is found once, here, and not by each worker.
     drop(connection::options(global)?);
     crate::not_given::note(&global.broker);

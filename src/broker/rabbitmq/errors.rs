@@ -7,7 +7,7 @@ use std::io;
 use std::time::Duration;
 
 use super::endpoint::{Endpoint, Transport};
-use super::tap::{Greeting, HandshakeStage};
+use super::tap::{Farewell, Greeting, HandshakeStage};
 use crate::error::{Detail, Difference, Error, ErrorKind, Limit, Permission};
 
 // Reply codes of AMQP 0-9-1, section 1.2 of its reference.
@@ -15,6 +15,7 @@ const ACCESS_REFUSED: u16 = 403;
 const NOT_FOUND: u16 = 404;
 const RESOURCE_LOCKED: u16 = 405;
 const PRECONDITION_FAILED: u16 = 406;
+const RESOURCE_ERROR: u16 = 506;
 const NOT_ALLOWED: u16 = 530;
 
 /// The name could not be looked up.
@@ -241,6 +242,24 @@ pub(crate) fn lost(address: &str, error: Option<&lapin::Error>) -> Error {
     Error::new(ErrorKind::ConnectionLost, format!("the connection to the broker at {address} was lost: {why}"))
 }
 
+/// The consuming connection did not end in order, so that nobody knows whether what was acknowledged last counts.
+pub(crate) fn not_settled(address: &str, farewell: Option<&Farewell>) -> Error {
+    let (kind, why) = match farewell {
+        Some(Farewell::Ended(code, text)) if is_about_disk(*code, text) => (ErrorKind::Storage, text.as_str()),
+        Some(Farewell::Ended(_, text)) => (ErrorKind::ConnectionLost, text.as_str()),
+        _ => (ErrorKind::ConnectionLost, "it was lost before the broker had answered its end"),
+    };
+    let text = format!(
+        "what was acknowledged last may come back: the connection to the broker at {address} was not closed in order"
+    );
+    Error::new(kind, format!("{text}: {why}"))
+}
+
+/// Whether a broker of homing's own cannot write something. The words are its.
+fn is_about_disk(code: u16, text: &str) -> bool {
+    code == RESOURCE_ERROR && text.contains("is not on the disk")
+}
+
 /// Whether lapin's error ends a channel only, and not the connection.
 pub(crate) fn ends_a_channel(error: &lapin::Error) -> bool {
     error.is_amqp_soft_error()
@@ -276,6 +295,7 @@ pub(crate) fn operation(what: &str, error: &lapin::Error) -> Error {
             ),
         ),
         PRECONDITION_FAILED => precondition(what, text),
+        _ if is_about_disk(code, text) => Error::new(ErrorKind::Storage, format!("could not {what}: {text}")),
         _ if error.is_amqp_hard_error() => {
             Error::new(ErrorKind::ConnectionLost, format!("could not {what}: the server closed the connection: {text}"))
         }

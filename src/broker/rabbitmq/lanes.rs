@@ -43,6 +43,8 @@ pub(crate) struct Lanes {
     consumers: RefCell<HashMap<String, Lane>>,
     /// Forwarding tasks that have not ended.
     forwarding: watch::Sender<usize>,
+    /// Whether anything was settled for good by this connection.
+    has_settled: Cell<bool>,
 }
 
 struct LaneState {
@@ -81,6 +83,7 @@ impl Lanes {
             lanes: RefCell::default(),
             consumers: RefCell::default(),
             forwarding: watch::channel(0).0,
+            has_settled: Cell::new(false),
         }
     }
 
@@ -295,6 +298,7 @@ impl Lanes {
     }
 
     pub(crate) fn ack(&self, receipt: Receipt) {
+        self.has_settled.set(true);
         self.acknowledge(receipt, |channel| {
             channel.basic_ack(receipt.tag, BasicAckOptions { multiple: false }).now_or_never()
         });
@@ -302,6 +306,9 @@ impl Lanes {
 
     pub(crate) fn nack(&self, receipt: Receipt, then: Nack) {
         let options = BasicNackOptions { multiple: false, requeue: then == Nack::Requeue };
+        if !options.requeue {
+            self.has_settled.set(true);
+        }
         self.acknowledge(receipt, |channel| channel.basic_nack(receipt.tag, options).now_or_never());
     }
 
@@ -317,6 +324,41 @@ impl Lanes {
             }
             _ => trace!(?receipt, "acknowledgement dropped: the lane it came by has gone"),
         }
+    }
+
+    /// Whether anything was acknowledged or discarded by this connection, which does not have an answer of its own.
+    pub(crate) fn has_settled(&self) -> bool {
+        self.has_settled.get()
+    }
+
+    /// Ends a lane, which the broker answers behind everything that was acknowledged by it; what was not goes back. A broker of our own
+    /// answers when that is on its disk.
+    ///
+    /// # Errors
+    /// The lane has ended otherwise: what was acknowledged by it may come back.
+    pub(crate) async fn end(&self, lane: Lane) -> Result<()> {
+        const WHAT: &str = "acknowledge the messages";
+        let state = self.lanes.borrow().get(&lane).cloned();
+        let open = state.and_then(|state| state.open.borrow().clone());
+        let closed = match open.filter(|opening| opening.channel.status().connected()) {
+            None => false,
+            Some(open) => {
+                self.ask(lane, format_args!("{WHAT}"), async |opening| {
+                    // Guards: the lane, which is opened again where it has been closed since.
+                    let is_same = opening.number == open.number;
+                    if is_same {
+                        opening.channel.close(200, "all of it is acknowledged".into()).await?;
+                    }
+                    Ok(is_same)
+                })
+                .await?
+            }
+        };
+        if closed {
+            return Ok(());
+        }
+        self.life.check()?;
+        Err(Error::new(ErrorKind::InvalidState, format!("could not {WHAT}: their channel has ended")))
     }
 
     /// Waits until every consumer has been read to its end.

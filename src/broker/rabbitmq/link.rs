@@ -12,7 +12,7 @@ use lapin::{Channel, Connection, Event};
 use tokio::sync::watch;
 use tokio::time::{Instant, timeout, timeout_at};
 
-use super::tap::{Diverted, Greeting};
+use super::tap::{Diverted, Farewell, Greeting};
 use super::wire::Spare;
 use crate::error::{Error, ErrorKind, Result};
 use crate::panics::caught;
@@ -114,8 +114,12 @@ impl Link {
         }
     }
 
-    /// Closes in order, or cuts the connection when the deadline comes first; then the I/O thread is joined.
-    pub(crate) async fn close(&self, deadline: Instant) -> Result<()> {
+    /// Closes in order, or cuts the connection when the deadline comes first; then the I/O thread is joined. Returns the server's last
+    /// word, if there was one.
+    ///
+    /// # Errors
+    /// The thread did not end in time.
+    pub(crate) async fn close(&self, deadline: Instant) -> Result<Option<Farewell>> {
         let connection = self.connection.borrow_mut().take();
         if let Some(connection) = &connection {
             if self.blocked.get() {
@@ -160,7 +164,7 @@ impl Link {
                 Err(panic) => error!(role = %self.role, panic, "the I/O thread of a connection panicked"),
             }
         }
-        Ok(())
+        Ok(self.greeting.farewell())
     }
 
     async fn cut_unless_ended(

@@ -7,6 +7,7 @@
 use std::collections::BTreeMap;
 use std::io;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Weak};
 use std::time::Duration;
 
@@ -17,6 +18,7 @@ use tokio::sync::oneshot;
 use tokio::time::Instant;
 
 use super::endpoint::Endpoint;
+use crate::broker::Kept;
 use crate::broker::url::LocalPlace;
 use crate::error::{Error, ErrorKind, Result};
 
@@ -44,12 +46,19 @@ struct Entry {
     process: u32,
     /// `None` while it starts. One that nobody holds any more is about to end.
     hosted: Option<Weak<Hosted>>,
+    /// The number of the one that is hosted.
+    number: u64,
 }
+
+/// How many this process has begun to host.
+static BEGUN: AtomicU64 = AtomicU64::new(0);
 
 /// A broker that this process hosts, for as long as a communicator of it holds this.
 #[derive(Debug)]
 pub(super) struct Hosted {
     directory: PathBuf,
+    /// No other one of this process has it.
+    number: u64,
     broker: Mutex<Option<LocalBroker>>,
 }
 
@@ -60,19 +69,39 @@ impl Hosted {
         broker.take_if(|broker| broker.has_stopped());
         broker.is_none()
     }
+
+    fn end(&mut self) -> Result<()> {
+        let Some(broker) = self.broker.get_mut().take() else { return Ok(()) };
+        let stopped = broker.shutdown(FAREWELL);
+        crate::log::debug!(?stopped, "the local broker ends here");
+        stopped.failure.map_or(Ok(()), |failure| {
+            let text = format!("the local broker in {} has ended: {failure}", self.directory.display());
+            Err(Error::new(ErrorKind::Storage, text))
+        })
+    }
+}
+
+/// Lets go of the broker; the last communicator of this process that does so ends it.
+///
+/// # Errors
+/// `Storage` where what clients did last is not on the disk.
+pub(super) fn release(kept: &Kept) -> Result<()> {
+    let hosted = kept.take().and_then(|kept| kept.downcast::<Arc<Hosted>>().ok());
+    match hosted.and_then(|hosted| Arc::into_inner(*hosted)) {
+        Some(mut hosted) => hosted.end(),
+        None => Ok(()),
+    }
 }
 
 impl Drop for Hosted {
     fn drop(&mut self) {
-        if let Some(broker) = self.broker.get_mut().take() {
-            let stopped = broker.shutdown(FAREWELL);
-            crate::log::debug!(?stopped, "the local broker ends here");
+        if let Err(error) = self.end() {
+            // Whoever let go of it last has no report. The broker itself has logged it as an error.
+            crate::log::debug!(%error, "the local broker did not end in order");
         }
         // Guards: an entry of the next one, where this had stopped by itself.
-        let here: *const Hosted = self;
         let mut all = HOSTED.lock();
-        let is_this = |entry: &Entry| entry.hosted.as_ref().is_some_and(|hosted| std::ptr::eq(hosted.as_ptr(), here));
-        if all.get(&self.directory).is_some_and(is_this) {
+        if all.get(&self.directory).is_some_and(|entry| entry.number == self.number) {
             all.remove(&self.directory);
         }
     }
@@ -208,7 +237,7 @@ fn is_free(error: &io::Error) -> bool {
 
 /// Hosts the broker, if nobody else does. The store is read on another thread, for that may take a while.
 async fn host(directory: &Path, deadline: Instant) -> Result<Option<Arc<Hosted>>> {
-    {
+    let number = {
         let mut all = HOSTED.lock();
         let process = std::process::id();
         // Guards: two of this process that come at once. The second would find the socket of the first before it is known
@@ -216,11 +245,15 @@ async fn host(directory: &Path, deadline: Instant) -> Result<Option<Arc<Hosted>>
         if all.get(directory).is_some_and(|entry| entry.process == process) {
             return Ok(None);
         }
-        all.insert(directory.to_owned(), Entry { process, hosted: None });
-    }
+        // Ordering: Relaxed, for a number that is another one each time orders nothing.
+        let number = BEGUN.fetch_add(1, Ordering::Relaxed);
+        all.insert(directory.to_owned(), Entry { process, hosted: None, number });
+        number
+    };
     let (ready, is_ready) = oneshot::channel();
     let to_host = directory.to_owned();
-    let thread = std::thread::Builder::new().name("homing-host".to_owned()).spawn(move || start(&to_host, ready));
+    let thread =
+        std::thread::Builder::new().name("homing-host".to_owned()).spawn(move || start(&to_host, number, ready));
     if let Err(error) = thread {
         HOSTED.lock().remove(directory);
         let text = format!("the system gave no thread to host the local broker: {error}");
@@ -237,7 +270,7 @@ async fn host(directory: &Path, deadline: Instant) -> Result<Option<Arc<Hosted>>
 }
 
 /// Starts the broker, on a thread of its own.
-fn start(directory: &Path, ready: oneshot::Sender<Result<Option<Arc<Hosted>>, StartError>>) {
+fn start(directory: &Path, number: u64, ready: oneshot::Sender<Result<Option<Arc<Hosted>>, StartError>>) {
     /// Whatever happens, nobody waits for a broker that does not come.
     struct Starting<'a>(&'a Path);
     impl Drop for Starting<'_> {
@@ -252,8 +285,8 @@ fn start(directory: &Path, ready: oneshot::Sender<Result<Option<Arc<Hosted>>, St
     let started = match LocalBroker::host(directory) {
         Ok(Some(broker)) => {
             crate::log::info!(directory = %directory.display(), "this process hosts the local broker");
-            let hosted = Arc::new(Hosted { directory: directory.to_owned(), broker: Mutex::new(Some(broker)) });
-            let entry = Entry { process: std::process::id(), hosted: Some(Arc::downgrade(&hosted)) };
+            let hosted = Arc::new(Hosted { directory: directory.to_owned(), number, broker: Mutex::new(Some(broker)) });
+            let entry = Entry { process: std::process::id(), hosted: Some(Arc::downgrade(&hosted)), number };
             HOSTED.lock().insert(directory.to_owned(), entry);
             Ok(Some(hosted))
         }

@@ -21,8 +21,10 @@ use self::lanes::Lanes;
 use self::life::Life;
 use self::link::{Link, Role};
 use self::publisher::Publisher;
-use self::tap::Returns;
+use self::tap::{Farewell, Returns};
 use self::topology::Topology;
+#[cfg(all(unix, feature = "local"))]
+use super::Kept;
 use super::url::{BrokerUrl, LocalPlace};
 use super::{
     Broker, BrokerEvent, ConnectOptions, ConsumeSpec, Delivery, EventSender, ExchangeSpec, Lane, Message, Nack,
@@ -60,6 +62,9 @@ const FAREWELL: Duration = Duration::from_secs(1);
 /// A broker that is connected, or was.
 pub(crate) struct RabbitMq {
     shared: Rc<Shared>,
+    /// What keeps the broker alive, where this process hosts it.
+    #[cfg(all(unix, feature = "local"))]
+    kept: Option<Kept>,
 }
 
 struct Shared {
@@ -116,7 +121,11 @@ impl RabbitMq {
             spawn_local(Rc::clone(&shared).watch(Rc::clone(link)));
         }
         spawn_local(Rc::clone(&shared.publisher).run());
-        let broker = RabbitMq { shared };
+        let broker = RabbitMq {
+            shared,
+            #[cfg(all(unix, feature = "local"))]
+            kept: None,
+        };
         let shared = &broker.shared;
         if let Err(error) = shared.publisher.open().await {
             let _ = broker.close(FAREWELL).await;
@@ -128,6 +137,24 @@ impl RabbitMq {
 }
 
 impl RabbitMq {
+    /// Ends a lane: everything that was acknowledged by it counts when this returns.
+    ///
+    /// # Errors
+    /// What was acknowledged may come back: `Storage` where a broker of our own cannot write it.
+    pub(crate) async fn end_lane(&self, lane: Lane) -> Result<()> {
+        self.shared.lanes.end(lane).await
+    }
+
+    /// Waits until everything that was done in this virtual host, by whomever, is on the disk of a broker of our own. Another broker is
+    /// not asked.
+    ///
+    /// # Errors
+    /// `Storage` where it cannot be written.
+    pub(crate) async fn until_kept(&self) -> Result<()> {
+        let is_own = |(name, value): &(String, String)| name == "cluster_name" && value == "homing";
+        if self.server_properties().iter().any(is_own) { self.shared.topology.until_kept().await } else { Ok(()) }
+    }
+
     /// Connects to the broker of our own, which this process hosts if nobody else does.
     #[cfg(all(unix, feature = "local"))]
     async fn connect_locally(place: &LocalPlace, options: &ConnectOptions, events: EventSender) -> Result<Self> {
@@ -139,7 +166,10 @@ impl RabbitMq {
             // Guards: a connection of our own that is lost. The broker would end with it, and everybody else's connections.
             options.kept.replace(hosted.map(|hosted| Box::new(hosted) as _));
             match Self::connect_to(&endpoint, options, events.clone()).await {
-                Ok(broker) => return Ok(broker),
+                Ok(mut broker) => {
+                    broker.kept = Some(options.kept.clone());
+                    return Ok(broker);
+                }
                 // Guards: a host that ends while we connect. Another one is found, or we are it.
                 Err(_) if tokio::time::Instant::now() < deadline => tokio::time::sleep(local::LOOK_AGAIN).await,
                 Err(error) => {
@@ -291,7 +321,7 @@ impl Broker for RabbitMq {
     }
 
     async fn close(&self, limit: Duration) -> Result<()> {
-        let Shared { life, publisher, consuming, publishing, address, .. } = &*self.shared;
+        let Shared { life, publisher, consuming, publishing, lanes, address, .. } = &*self.shared;
         // A part is kept for cutting a connection that does not close in order.
         let orderly = limit - (limit / 4).min(Duration::from_millis(300));
         let deadline = crate::time::from_now(orderly);
@@ -299,12 +329,24 @@ impl Broker for RabbitMq {
         life.fall_silent();
         publisher.flush(crate::time::from_now(orderly / 2)).await;
         // Publishes that the broker has not confirmed by now are left open: it may still have taken them.
-        life.end(Error::new(
+        let was_alive = life.end(Error::new(
             ErrorKind::CommunicatorClosed,
             format!("the connection to the broker at {address} was closed before the broker had answered"),
         ));
         let (consumed, published) = tokio::join!(consuming.close(deadline), publishing.close(deadline));
-        consumed.and(published)
+        // Guards: an acknowledgement, which has no answer of its own. The end of its connection has one.
+        let settled = match &consumed {
+            Ok(farewell) if *farewell != Some(Farewell::Agreed) && lanes.has_settled() => {
+                Err(errors::not_settled(address, farewell.as_ref()))
+            }
+            _ => Ok(()),
+        };
+        // A connection that was lost is followed by another one, which needs the broker that is hosted here.
+        #[cfg(all(unix, feature = "local"))]
+        let settled = settled.and(if was_alive { self.kept.as_ref().map_or(Ok(()), local::release) } else { Ok(()) });
+        #[cfg(not(all(unix, feature = "local")))]
+        let _ = was_alive;
+        consumed.map(drop).and(published.map(drop)).and(settled)
     }
 }
 

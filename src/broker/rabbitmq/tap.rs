@@ -31,6 +31,8 @@ use crate::broker::{OddPart, Oddity, Properties};
 
 const CONNECTION_START: (u16, u16) = (10, 10);
 const CONNECTION_TUNE: (u16, u16) = (10, 30);
+const CONNECTION_CLOSE: (u16, u16) = (10, 50);
+const CONNECTION_CLOSE_OK: (u16, u16) = (10, 51);
 const CHANNEL_OPEN_OK: (u16, u16) = (20, 11);
 const BASIC_RETURN: (u16, u16) = (60, 50);
 const BASIC_DELIVER: (u16, u16) = (60, 60);
@@ -153,7 +155,7 @@ impl Wishes {
     }
 }
 
-/// The first bytes of the server.
+/// The first words of the server, and its last.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Greeting(Arc<Mutex<Hello>>);
 
@@ -162,6 +164,18 @@ struct Hello {
     properties: Option<FieldTable>,
     not_amqp: Option<Vec<u8>>,
     tuned: bool,
+    farewell: Option<Farewell>,
+}
+
+/// The last word of a server.
+///
+/// lapin does not always pass it on to whoever closes the connection, for its thread may end before.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Farewell {
+    /// It agrees to the end: it has done everything that it was asked before.
+    Agreed,
+    /// It ends the connection itself, with this code and text.
+    Ended(u16, String),
 }
 
 impl Greeting {
@@ -179,6 +193,15 @@ impl Greeting {
     /// The first bytes of a peer that does not speak AMQP.
     pub(crate) fn not_amqp(&self) -> Option<Vec<u8>> {
         self.0.lock().not_amqp.clone()
+    }
+
+    /// How the server has ended the connection, once it has.
+    pub(crate) fn farewell(&self) -> Option<Farewell> {
+        self.0.lock().farewell.clone()
+    }
+
+    fn take_leave(&self, farewell: Farewell) {
+        self.0.lock().farewell.get_or_insert(farewell);
     }
 
     /// How far the handshake came.
@@ -410,6 +433,12 @@ impl Tap {
                 }
             }
             CONNECTION_TUNE => return self.tune(payload),
+            CONNECTION_CLOSE => {
+                let code = reader.u16().unwrap_or_default();
+                let text = String::from_utf8_lossy(reader.short().unwrap_or_default()).into_owned();
+                self.greeting.take_leave(Farewell::Ended(code, text));
+            }
+            CONNECTION_CLOSE_OK => self.greeting.take_leave(Farewell::Agreed),
             _ => {}
         }
         Ok(())
@@ -576,6 +605,27 @@ mod tests {
             assert_eq!(greeting.properties(), [("product".to_owned(), "RabbitMQ".to_owned())], "in pieces of {piece}");
             assert_eq!(returns.len(), 1);
             assert_eq!(returns.take("id-1"), Some(Returned { code: 312, text: "NO_ROUTE".to_owned() }));
+        }
+    }
+
+    #[test]
+    fn the_last_word_of_the_server_is_known_whatever_the_pieces_and_only_the_first_one_counts() {
+        let agrees = frame(1, 0, &[0, 10, 0, 51]);
+        let ends =
+            frame(1, 0, &[&[0, 10, 0, 50][..], &506u16.to_be_bytes(), &short("RESOURCE_ERROR"), &[0; 4]].concat());
+        let ended = || Farewell::Ended(506, "RESOURCE_ERROR".to_owned());
+        for piece in [1, 7, usize::MAX] {
+            for (last, farewell) in [
+                (vec![], None),
+                (agrees.clone(), Some(Farewell::Agreed)),
+                (ends.clone(), Some(ended())),
+                ([ends.clone(), agrees.clone()].concat(), Some(ended())),
+            ] {
+                let (mut tap, greeting, _) = new(None, Wishes::default());
+                let bytes = [conversation(), last].concat();
+                assert_eq!(filtered(&mut tap, &bytes, piece).expect("AMQP"), bytes, "it passes as it is");
+                assert_eq!(greeting.farewell(), farewell, "in pieces of {piece}");
+            }
         }
     }
 

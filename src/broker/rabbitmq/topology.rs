@@ -111,6 +111,16 @@ impl Topology {
         }
     }
 
+    /// Commits an empty transaction, which a broker of our own answers when everything that was done before in this virtual host, by
+    /// whomever, is on its disk. To others this means nothing.
+    pub(crate) async fn until_kept(&self) -> Result<()> {
+        self.ask(format_args!("have it on the disk"), async |channel| {
+            channel.tx_select().await?;
+            channel.tx_commit().await
+        })
+        .await
+    }
+
     async fn ask(
         &self,
         what: fmt::Arguments<'_>,

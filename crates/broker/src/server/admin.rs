@@ -13,6 +13,8 @@ use std::rc::Rc;
 use std::time::{Duration, Instant};
 use tokio::sync::{mpsc, oneshot};
 use tokio::task::spawn_blocking;
+#[cfg(feature = "management")]
+use tokio::task::spawn_local;
 use tokio::time::{sleep, timeout};
 
 /// So many requests wait; whoever has another one waits for room.
@@ -121,6 +123,28 @@ impl Admin {
         work: impl FnOnce(&Rc<Shared>) -> T + Send + 'static,
     ) -> Result<T, ChangeError> {
         self.ask(|answer| Request::Do(Box::new(move |server| _ = answer.send(work(server))))).await
+    }
+
+    /// Waits until all that was done in a virtual host is on the disk.
+    ///
+    /// # Errors
+    /// [`ChangeError::Stopped`]. The answer is the reason where the disk takes nothing.
+    #[cfg(feature = "management")]
+    pub(super) async fn until_safe(&self, host: &str) -> Result<Result<(), String>, ChangeError> {
+        let name = host.to_owned();
+        let wait = |answer: oneshot::Sender<_>| {
+            Request::Do(Box::new(move |server: &Rc<Shared>| {
+                let host = server.host(&name);
+                spawn_local(async move {
+                    let safe = match host {
+                        Some(host) => host.until_safe(host.recorded()).await,
+                        None => Ok(()),
+                    };
+                    _ = answer.send(safe);
+                });
+            }))
+        };
+        self.ask(wait).await
     }
 
     async fn ask<T>(&self, request: impl FnOnce(oneshot::Sender<T>) -> Request) -> Result<T, ChangeError> {

@@ -11,7 +11,7 @@ use super::{
 };
 use crate::engine::{ChannelId, Engine, Object, Refusal, SessionId};
 use crate::protocol::{
-    Method, ReplyCode,
+    Method, ReplyCode, frame,
     methods::{Encode, access, channel},
 };
 use std::rc::Rc;
@@ -30,6 +30,8 @@ pub(super) struct Call<'c> {
     pub(super) number: u16,
     pub(super) channel: &'c mut Channel,
     pub(super) now: Instant,
+    /// The answer, as frames, where it waits for the disk.
+    pub(super) held: Option<Vec<u8>>,
 }
 
 impl Call<'_> {
@@ -47,6 +49,15 @@ impl Call<'_> {
     pub(super) fn answer_unless<M: Encode>(&self, no_wait: bool, method: &M) {
         if !no_wait {
             self.answer(method);
+        }
+    }
+
+    /// Answers, unless the client wants no answer, when what was done is on the disk. It is the method's last answer.
+    pub(super) fn answer_when_safe<M: Encode>(&mut self, no_wait: bool, method: &M) {
+        if !no_wait {
+            let mut frames = Vec::new();
+            frame::write_method(&mut frames, self.number, method);
+            self.held = Some(frames);
         }
     }
 

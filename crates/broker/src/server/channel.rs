@@ -84,9 +84,8 @@ impl Channel {
     /// Nothing more is confirmed or done.
     pub(super) fn close(&mut self) {
         match &mut self.mode {
-            Mode::Plain => {}
+            Mode::Plain | Mode::Transaction(_) => {}
             Mode::Confirm(confirms) => confirms.close(),
-            Mode::Transaction(transaction) => transaction.close(),
         }
         self.expected = Expected::Method;
         self.mode = Mode::Plain;

@@ -1,7 +1,7 @@
 //! The confirms of one channel: which publishes are safe, and which of them the client knows about.
 
 use super::{journal::Mark, peer::Peer};
-use crate::protocol::methods::{basic, tx};
+use crate::protocol::methods::basic;
 use std::cell::RefCell;
 use std::collections::VecDeque;
 use std::rc::Rc;
@@ -41,8 +41,6 @@ enum Answer {
     Confirm(u64),
     /// Nothing: this publish was confirmed before its turn.
     Confirmed(u64),
-    /// The end of a transaction.
-    Commit,
 }
 
 /// What became of a publish.
@@ -90,11 +88,6 @@ impl Confirms {
         }
     }
 
-    /// A transaction is committed as soon as all of it is safe.
-    pub(super) fn add_commit(&self, outcome: Outcome) {
-        self.state.borrow_mut().waiting.push_back(Waiting { answer: Answer::Commit, outcome });
-    }
-
     /// Whether something waits for the disk.
     pub(super) fn is_waiting(&self) -> bool {
         let state = self.state.borrow();
@@ -115,7 +108,6 @@ impl Confirms {
         while let Some(&Waiting { answer, outcome }) = state.waiting.front() {
             match (answer, outcome) {
                 (_, Outcome::When(mark)) if mark > durable => break,
-                (Answer::Commit, _) => self.peer.send(self.channel, &tx::CommitOk {}),
                 (Answer::Confirm(tag), Outcome::Safe | Outcome::When(_)) => state.ready = tag,
                 (Answer::Confirmed(tag), _) => {
                     // One for several must not end with one that the client does not wait for any more.

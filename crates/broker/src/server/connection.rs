@@ -8,7 +8,9 @@ use super::{
     content::{Facts, Unfinished},
     exception::{Exception, Result},
     handshake::{Capabilities, Mechanism},
+    held::{Answer, Held, not_safe},
     host::Host,
+    journal::Mark,
     numbers::NumberMap,
     peer::Peer,
     shared::Shared,
@@ -48,6 +50,8 @@ pub(super) enum Phase {
     Open,
     /// It may do what it likes.
     Running,
+    /// It has closed the connection, and the answer waits for the disk.
+    Leaving,
     /// It is to agree to the end.
     Closing,
     /// It could not log in and cannot be told so: it waits for a while, so that passwords are not tried fast.
@@ -93,6 +97,10 @@ pub(super) struct Connection {
     knows_of_alarm: bool,
     /// Channels with something to confirm.
     confirming: Vec<Rc<Confirms>>,
+    /// The mark of the last that this connection has changed.
+    changed: Mark,
+    /// An answer that waits for the disk, which whoever runs the connection waits for.
+    held: Option<Held>,
 }
 
 /// An error, and where it happened.
@@ -127,6 +135,8 @@ impl Connection {
             has_published: false,
             knows_of_alarm: false,
             confirming: Vec::new(),
+            changed: Mark::default(),
+            held: None,
         }
     }
 
@@ -140,7 +150,7 @@ impl Connection {
                 None => return 0,
             }
         }
-        while self.is_reading() && self.phase != Phase::Checking {
+        while self.is_reading() && self.phase != Phase::Checking && self.held.is_none() {
             match self.reader.read(&bytes[taken..]) {
                 Ok(None) => break,
                 Ok(Some((frame, length))) => {
@@ -217,7 +227,7 @@ impl Connection {
             Phase::Tune => "tuning",
             Phase::Open => "opening",
             Phase::Running => "running",
-            Phase::Closing | Phase::Refused | Phase::Over => "closing",
+            Phase::Leaving | Phase::Closing | Phase::Refused | Phase::Over => "closing",
         };
         Exception::new(ReplyCode::ChannelError, format!("unexpected method in connection state {state}"))
     }
@@ -235,9 +245,13 @@ impl Connection {
                 if close.reply_code != REPLY_SUCCESS {
                     tracing::debug!(connection = self.peer.id, code = close.reply_code, "closed by the client");
                 }
+                let host = self.link.as_ref().map(|link| link.host.clone());
                 self.leave(now);
-                self.peer.send(0, &connection::CloseOk {});
-                self.over();
+                self.phase = Phase::Leaving;
+                match host {
+                    Some(host) => self.answer_when_safe(host, Answer::ConnectionClosed, now),
+                    None => self.answer(Answer::ConnectionClosed, now),
+                }
                 Ok(())
             }
             (Phase::Closing, Method::ConnectionCloseOk(_)) => {
@@ -270,9 +284,9 @@ impl Connection {
         match method {
             Method::ChannelOpen(_) => return self.open_channel(number, now).map_err(failed),
             Method::ChannelClose(_) if self.channels.contains_key(&number) => {
-                self.close_channel(number, now);
-                self.channels.remove(&number);
-                self.peer.send(number, &channel::CloseOk {});
+                if let Some(host) = self.link.as_ref().map(|link| link.host.clone()) {
+                    self.answer_when_safe(host, Answer::ChannelClosed(number), now);
+                }
                 return Ok(());
             }
             _ => {}
@@ -284,6 +298,7 @@ impl Connection {
             let method = basic::Publish::ID;
             return Err(Failure { exception: no_header(), channel: number, method });
         }
+        let before = link.host.recorded();
         let mut call = Call {
             peer: &self.peer,
             host: &link.host,
@@ -293,12 +308,63 @@ impl Connection {
             number,
             channel,
             now,
+            held: None,
         };
-        call.method(&method).map_err(failed)?;
+        let done = call.method(&method);
+        let held = call.held.take();
+        // A commit answers for all that was there, whoever did it: who has found a queue empty can ask whether it stays so.
+        if link.host.recorded() > before || matches!(method, Method::TxCommit(_)) {
+            self.changed = link.host.recorded();
+        }
+        if let Some(frames) = held {
+            let host = link.host.clone();
+            self.answer_when_safe(host, Answer::Frames(frames), now);
+        }
+        done.map_err(failed)?;
         if let Method::BasicPublish(_) = method {
             self.has_published = true;
         }
         self.check_unfinished(number, id)
+    }
+
+    /// Answers at once, or when everything that this connection has done is on the disk.
+    fn answer_when_safe(&mut self, host: Rc<Host>, answer: Answer, now: Instant) {
+        if host.is_safe(self.changed) {
+            self.answer(answer, now);
+        } else {
+            self.held = Some(Held { host, mark: self.changed, answer });
+        }
+    }
+
+    fn answer(&mut self, answer: Answer, now: Instant) {
+        match answer {
+            Answer::Frames(frames) => self.peer.append(|out| out.extend_from_slice(&frames)),
+            Answer::ChannelClosed(number) => {
+                self.close_channel(number, now);
+                self.channels.remove(&number);
+                self.peer.send(number, &channel::CloseOk {});
+            }
+            Answer::ConnectionClosed => {
+                self.peer.send(0, &connection::CloseOk {});
+                self.over();
+            }
+        }
+    }
+
+    /// The answer that waits for the disk, if there is one.
+    pub(super) fn held(&self) -> Option<&Held> {
+        self.held.as_ref()
+    }
+
+    /// What the answer waited for is on the disk, or why it is not. Then the connection ends with an error instead.
+    pub(super) fn settled(&mut self, safe: std::result::Result<(), String>, now: Instant) {
+        let Some(Held { answer, .. }) = self.held.take() else { return };
+        match safe {
+            Ok(()) => self.answer(answer, now),
+            Err(reason) => {
+                self.close(&Exception::new(ReplyCode::ResourceError, not_safe(&reason)), MethodId::default(), now);
+            }
+        }
     }
 
     /// A channel that was closed by an error: only its end counts.
@@ -415,6 +481,7 @@ impl Connection {
         let Expected::Body(publish, unfinished) = std::mem::replace(&mut channel.expected, Expected::Method) else {
             return Ok(());
         };
+        let before = link.host.recorded();
         let mut call = Call {
             peer: &self.peer,
             host: &link.host,
@@ -424,12 +491,13 @@ impl Connection {
             number,
             channel,
             now,
+            held: None,
         };
-        call.publish(publish, unfinished).map_err(|exception| Failure {
-            exception,
-            channel: number,
-            method: basic::Publish::ID,
-        })?;
+        let done = call.publish(publish, unfinished);
+        if link.host.recorded() > before {
+            self.changed = link.host.recorded();
+        }
+        done.map_err(|exception| Failure { exception, channel: number, method: basic::Publish::ID })?;
         self.check_unfinished(number, basic::Publish::ID)
     }
 
@@ -474,6 +542,7 @@ impl Connection {
         }
         let text = exception.reply_text();
         tracing::info!(connection = self.peer.id, code = exception.code.number(), text, "connection closed");
+        self.held = None;
         self.leave(now);
         let close = connection::Close {
             reply_code: exception.code.number(),
@@ -488,7 +557,7 @@ impl Connection {
 
     /// The server or an operator ends the connection.
     pub(super) fn force(&mut self, text: &str, now: Instant) {
-        if self.phase == Phase::Running {
+        if matches!(self.phase, Phase::Running | Phase::Leaving) {
             self.close(&Exception::new(ReplyCode::ConnectionForced, text), MethodId::default(), now);
         } else if self.phase != Phase::Closing {
             self.over();
@@ -541,7 +610,7 @@ impl Connection {
     /// The client has taken too long.
     pub(super) fn timed_out(&mut self) {
         match self.phase {
-            Phase::Running => {
+            Phase::Running | Phase::Leaving => {
                 tracing::warn!(connection = self.peer.id, user = &*self.user, "missed heartbeats from client");
             }
             Phase::Closing | Phase::Refused | Phase::Over => {}

@@ -44,7 +44,8 @@ pub struct Server {
 pub struct Stopped {
     /// Clients that did not agree to the end in time. Their sockets were closed.
     pub abandoned: usize,
-    /// Why the server could not go on, if it did not stop because it was asked to.
+    /// Why the server could not go on, if it did not stop because it was asked to; or why what clients did last is not on the
+    /// disk. Nobody was told that it is: see [the server](super).
     pub failure: Option<String>,
 }
 
@@ -167,10 +168,20 @@ fn run(
     };
     _ = ready.send(Ok(()));
     let tasks = LocalSet::new();
-    let (stopped, store) = tasks.block_on(&runtime, serve(opened, listeners, stopping, requests));
-    // Guards: whoever waits until the directory is free looks at the store of users. Those of the virtual hosts are closed before.
+    let (mut stopped, store, hosts) = tasks.block_on(&runtime, serve(opened, listeners, stopping, requests));
+    // Connections end with it, and what they leave is written below.
     drop(tasks);
     drop(runtime);
+    // Guards: whoever waits until the directory is free looks at the store of users. Those of the virtual hosts are closed before.
+    for host in hosts {
+        if let Err(error) = host.close() {
+            let name = &host.name;
+            tracing::error!(vhost = &**name, error, "what was done last is not on the disk; what was confirmed is");
+            stopped
+                .failure
+                .get_or_insert_with(|| format!("what was done last in the vhost {name} is not on the disk: {error}"));
+        }
+    }
     if let Some(Err(error)) = store.map(AccountStore::close) {
         tracing::error!(%error, "the broker's store of users was not closed in order; what was changed is safe");
     }
@@ -226,7 +237,7 @@ async fn serve(
     listeners: Vec<Listener>,
     stopping: oneshot::Receiver<Duration>,
     mut requests: tokio_mpsc::Receiver<Request>,
-) -> (Stopped, Option<AccountStore>) {
+) -> (Stopped, Option<AccountStore>, Vec<Rc<Host>>) {
     let Opened { server, hosts, mut administration, mut failures } = opened;
     hosts.into_iter().for_each(|host| server.start_host(host));
     let listening: Vec<_> = listeners
@@ -261,7 +272,8 @@ async fn serve(
     };
     _ = timeout(within, gone).await;
     drop(requests);
-    (Stopped { abandoned: server.connections(), failure }, administration.store)
+    let stopped = Stopped { abandoned: server.connections(), failure };
+    (stopped, administration.store, server.take_hosts())
 }
 
 /// Stops publishers while messages take too much memory.

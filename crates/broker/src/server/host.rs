@@ -16,10 +16,16 @@ use crate::engine::{ChannelId, Effect, Engine, Object, Publishers, Refusal, Sess
 use crate::protocol::methods::basic;
 use std::cell::{Cell, RefCell};
 use std::future::poll_fn;
+use std::pin::pin;
 use std::rc::Rc;
 use std::time::{Duration, Instant};
+use tokio::sync::Notify;
 use tokio::task::AbortHandle;
-use tokio::time::sleep_until;
+use tokio::time::{sleep_until, timeout};
+
+/// How long a disk that has failed, because it is full for example, has to take more before those who wait for it get an error. The
+/// store tries again once a second.
+const DISK_RECOVERS: Duration = Duration::from_secs(2);
 
 /// A virtual host.
 pub(super) struct Host {
@@ -35,6 +41,8 @@ pub(super) struct Host {
     durable: Cell<Mark>,
     /// Channels with publishes that wait for the disk.
     waiting: RefCell<Vec<Rc<Confirms>>>,
+    /// More is on the disk than before.
+    came_further: Notify,
     /// When the engine is called next, if nothing happens before.
     deadline: Cell<Option<Instant>>,
     /// The deadline has come nearer.
@@ -64,6 +72,7 @@ impl Host {
             recorded: Cell::default(),
             durable: Cell::default(),
             waiting: RefCell::default(),
+            came_further: Notify::new(),
             deadline: Cell::new(None),
             to_wait: Signal::default(),
             room,
@@ -241,6 +250,54 @@ impl Host {
             confirms.flush(mark);
             confirms.is_waiting()
         });
+        self.came_further.notify_waiters();
+    }
+
+    /// The mark of the last that was recorded.
+    #[inline]
+    pub(super) fn recorded(&self) -> Mark {
+        self.recorded.get()
+    }
+
+    /// Whether all up to this mark is safe.
+    pub(super) fn is_safe(&self, mark: Mark) -> bool {
+        self.journal.is_none() || mark <= self.durable.get()
+    }
+
+    /// Waits until all up to this mark is safe. What was recorded has to be [submitted](Self::submit) before.
+    ///
+    /// # Errors
+    /// Why nothing can be written, where that does not change within [`DISK_RECOVERS`]. A disk that is slow is waited for.
+    ///
+    /// # Cancel safety
+    /// Nothing is lost.
+    pub(super) async fn until_safe(&self, mark: Mark) -> std::result::Result<(), String> {
+        let safe = async {
+            loop {
+                let mut further = pin!(self.came_further.notified());
+                // Registered before the check, so that nothing falls between the two.
+                further.as_mut().enable();
+                if self.is_safe(mark) {
+                    return;
+                }
+                further.await;
+            }
+        };
+        let mut safe = pin!(safe);
+        while timeout(DISK_RECOVERS, &mut safe).await.is_err() {
+            if let Some(reason) = self.journal.as_ref().and_then(|journal| journal.borrow().failure()) {
+                return Err(reason);
+            }
+        }
+        Ok(())
+    }
+
+    /// Writes what is not written, where the server has ended. Blocks until then.
+    ///
+    /// # Errors
+    /// Not all that clients did is safe, and why.
+    pub(super) fn close(&self) -> std::result::Result<(), String> {
+        self.journal.as_ref().map_or(Ok(()), |journal| journal.borrow_mut().close())
     }
 
     /// The next thing that happens to the journal. Never comes without one.

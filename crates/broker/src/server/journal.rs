@@ -16,8 +16,21 @@ pub trait Journal {
     /// What was recorded until now belongs together; writing it may begin.
     fn submit(&mut self);
 
+    /// Why nothing can be written for now, where that is so. What was recorded is tried again.
+    fn failure(&self) -> Option<String> {
+        None
+    }
+
     /// Nothing of it is needed any more, since its virtual host was removed. It ends without a last write, and does not block.
     fn discard(&mut self) {}
+
+    /// Writes what is not written, and ends. Blocks until then, as the only one of these: the server has ended.
+    ///
+    /// # Errors
+    /// Not all that was recorded is safe, and why.
+    fn close(&mut self) -> Result<(), String> {
+        Ok(())
+    }
 
     /// The next thing that has happened.
     fn poll_progress(&mut self, context: &mut Context<'_>) -> Poll<Progress>;

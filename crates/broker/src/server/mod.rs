@@ -4,6 +4,11 @@
 //! between two awaits, so that nothing needs a lock. What a client sends is done at once; what comes of it is appended to
 //! the output of whoever it is for and written when that client's turn comes, together with all else that waits for it.
 //!
+//! A publish is confirmed, a queue purged, and a channel or a connection closed in order, when everything that its connection did
+//! before is on the disk; a transaction is committed when everything is that anybody did before in its virtual host. Where the disk takes nothing more, none of these is answered: after
+//! two seconds the connection ends with 506 (`RESOURCE_ERROR`) and the reason. So nobody is told that an acknowledgement counts
+//! which a restart would take back. Declarations and deletions are answered before.
+//!
 //! A client costs what [`Limits`] says, and nobody else waits for it: one that does not read is given nothing more, and
 //! then not read from; one that sends nothing, or nothing that makes sense, is closed.
 //!
@@ -26,6 +31,7 @@ mod disk;
 mod exception;
 mod handle;
 mod handshake;
+mod held;
 mod host;
 mod journal;
 mod limits;

@@ -134,6 +134,8 @@ async fn read<R: AsyncRead + Unpin>(mut connection: Connection, socket: &mut R) 
     let mut armed = first;
     // Dropped with all else if the client takes too long: then another one's turn comes.
     let mut checking: Option<Checking> = None;
+    // Dropped with the answer that waits for it.
+    let mut writing: Option<Writing> = None;
     loop {
         if let Some(text) = peer.take_order() {
             connection.force(&text, Instant::now());
@@ -144,11 +146,19 @@ async fn read<R: AsyncRead + Unpin>(mut connection: Connection, socket: &mut R) 
         if let Some(verification) = connection.verification.take() {
             checking = Some(Box::pin(verify(verification, server.accounts.hashing.clone())));
         }
+        match connection.held() {
+            None => writing = None,
+            Some(held) if writing.is_none() => {
+                let (host, mark) = (held.host.clone(), held.mark);
+                writing = Some(Box::pin(async move { host.until_safe(mark).await }));
+            }
+            Some(_) => {}
+        }
         let is_full = peer.is_full(&server.limits);
         peer.is_held.set(is_full);
         let is_stopped = connection.heed_alarm();
         // A client that is not read from cannot show that it lives; one that does not read may take a while.
-        let deadline = match (is_full, is_stopped) {
+        let deadline = match (is_full, is_stopped || writing.is_some()) {
             (true, _) => Some(peer.stalls_at(&server.limits)),
             (false, true) => connection.phase_ends,
             (false, false) => connection.deadline(),
@@ -161,7 +171,7 @@ async fn read<R: AsyncRead + Unpin>(mut connection: Connection, socket: &mut R) 
         }
         tokio::select! {
             biased;
-            read = socket.read_buf(&mut buffer), if !is_full && !is_stopped && checking.is_none() => match read {
+            read = socket.read_buf(&mut buffer), if !is_full && !is_stopped && checking.is_none() && writing.is_none() => match read {
                 Ok(1..) => take(&mut connection, &mut buffer).await,
                 Ok(0) | Err(_) => {
                     if connection.phase == Phase::Running {
@@ -176,6 +186,14 @@ async fn read<R: AsyncRead + Unpin>(mut connection: Connection, socket: &mut R) 
                 // What it has sent behind its password.
                 take(&mut connection, &mut buffer).await;
             }
+            safe = async { Some(writing.as_mut()?.await) }, if writing.is_some() => {
+                writing = None;
+                if let Some(safe) = safe {
+                    connection.settled(safe, Instant::now());
+                    // What it has sent behind its question.
+                    take(&mut connection, &mut buffer).await;
+                }
+            }
             () = peer.to_read.wait() => {}
             () = &mut sleep => {
                 if deadline.is_some_and(|deadline| deadline <= Instant::now()) {
@@ -184,7 +202,7 @@ async fn read<R: AsyncRead + Unpin>(mut connection: Connection, socket: &mut R) 
                 }
             }
         }
-        if is_full || is_stopped {
+        if is_full || is_stopped || connection.held().is_some() {
             // What was not read is no silence of the client.
             connection.last_read = Instant::now();
         }
@@ -193,6 +211,9 @@ async fn read<R: AsyncRead + Unpin>(mut connection: Connection, socket: &mut R) 
 
 /// A password that is checked.
 type Checking = Pin<Box<dyn Future<Output = Option<Verified>>>>;
+
+/// An answer's wait for the disk.
+type Writing = Pin<Box<dyn Future<Output = Result<(), String>>>>;
 
 /// Checks a password on another thread, when it is its turn.
 async fn verify(verification: Verification, turns: Arc<Semaphore>) -> Option<Verified> {

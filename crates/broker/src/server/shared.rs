@@ -91,6 +91,13 @@ impl Shared {
         _ = self.failures.try_send(reason);
     }
 
+    /// All virtual hosts, from a server that has ended.
+    pub(super) fn take_hosts(&self) -> Vec<Rc<Host>> {
+        let mut hosts: Vec<_> = std::mem::take(&mut *self.hosts.borrow_mut()).into_values().collect();
+        hosts.sort_by(|one, other| one.name.cmp(&other.name));
+        hosts
+    }
+
     pub(super) fn status(&self) -> Status {
         let mut virtual_hosts: Vec<_> = self
             .hosts

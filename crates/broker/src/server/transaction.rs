@@ -1,15 +1,12 @@
 //! What a channel does when it commits.
 
-use super::{confirms::Confirms, content::Content};
+use super::content::Content;
 use crate::engine::{Message, Nack, Tags};
 use std::collections::BTreeSet;
-use std::rc::Rc;
 
 /// The open transaction of a channel.
 #[derive(Debug)]
 pub(super) struct Transaction {
-    /// Answers commits, once what they did is on the disk.
-    pub(super) commits: Rc<Confirms>,
     publishes: Vec<(Content, bool)>,
     settled: Vec<Settled>,
     /// The deliveries in `settled`, for none can be settled twice.
@@ -26,8 +23,8 @@ pub(super) struct Settled {
 }
 
 impl Transaction {
-    pub(super) fn new(commits: Rc<Confirms>) -> Self {
-        Self { commits, publishes: Vec::new(), settled: Vec::new(), tags: BTreeSet::new(), bytes: 0 }
+    pub(super) fn new() -> Self {
+        Self { publishes: Vec::new(), settled: Vec::new(), tags: BTreeSet::new(), bytes: 0 }
     }
 
     pub(super) fn publish(&mut self, message: Content, is_mandatory: bool) {
@@ -61,9 +58,5 @@ impl Transaction {
 
     pub(super) fn bytes(&self) -> usize {
         self.bytes
-    }
-
-    pub(super) fn close(&mut self) {
-        self.commits.close();
     }
 }

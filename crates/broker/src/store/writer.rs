@@ -251,7 +251,8 @@ impl<N: FnMut(Event)> Thread<N> {
             let is_ended = self.is_closing && self.waiting.is_empty();
             let weight = self.fill();
             self.commit(weight);
-            if is_ended {
+            // Guards: a disk that is full of what was forgotten. Room is made above before the last batch is given up.
+            if is_ended && self.log.stopped().is_none() {
                 break;
             }
             self.upkeep(if is_idle { Occasion::Idle } else { Occasion::Busy });

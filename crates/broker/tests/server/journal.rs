@@ -1,16 +1,19 @@
 //! What a journal is told, and what of it clients see: confirms that wait for the disk, publishers that are stopped.
 
+use crate::management::Beside;
 use crate::raw::{Got, Raw, declare, message_of};
 use crate::start;
 use homing_broker::engine::{Effect, Engine, Message};
 use homing_broker::protocol::{
     Properties, Table, TableWriter, Value,
-    methods::{basic, confirm, connection, queue, tx},
+    methods::{self, basic, confirm, connection, queue, tx},
 };
 use homing_broker::server::{Change, Content, Journal, Mark, Opened, Progress, Server, Storage};
+use serde_json::{Value as Json, json};
 use std::collections::VecDeque;
 use std::io;
 use std::net::SocketAddr;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::task::{Context, Poll, Waker};
 use std::time::{Duration, Instant};
@@ -24,6 +27,8 @@ struct State {
     recorded: Vec<String>,
     events: VecDeque<Progress>,
     waker: Option<Waker>,
+    /// Why it takes nothing.
+    failure: Option<String>,
 }
 
 impl Disk {
@@ -41,6 +46,11 @@ impl Disk {
         if let Some(waker) = state.waker.take() {
             waker.wake();
         }
+    }
+
+    /// It takes nothing from now on.
+    fn fail(&self, reason: &str) {
+        self.state().failure = Some(reason.to_owned());
     }
 
     /// All that was recorded is safe.
@@ -74,6 +84,14 @@ impl Journal for Disk {
     }
 
     fn submit(&mut self) {}
+
+    fn failure(&self) -> Option<String> {
+        self.state().failure.clone()
+    }
+
+    fn close(&mut self) -> Result<(), String> {
+        self.failure().map_or(Ok(()), Err)
+    }
 
     fn poll_progress(&mut self, context: &mut Context<'_>) -> Poll<Progress> {
         let mut state = self.state();
@@ -190,6 +208,160 @@ fn an_acknowledged_message_is_forgotten() {
     raw.send(1, queue::Delete { queue: "q", if_unused: false, if_empty: false, no_wait: false });
     raw.expect("QueueDeleteOk");
     assert_eq!(disk.recorded(), ["defined", "store in q: 1", "forget", "undefined"]);
+}
+
+/// A channel that has acknowledged a message of `q`, of which the disk does not know yet.
+fn acknowledged(address: SocketAddr) -> Raw {
+    let mut raw = channel(address);
+    raw.publish(1, "", "q", true, persistent(), b"1");
+    raw.send(1, basic::Get { queue: "q", no_ack: false });
+    raw.expect("BasicGetOk");
+    assert!(matches!(raw.next(), Got::Header(..)) && matches!(raw.next(), Got::Body(..)));
+    raw.send(1, basic::Ack { delivery_tag: 1, multiple: false });
+    raw
+}
+
+const CLOSE_CHANNEL: methods::channel::Close<'static> =
+    methods::channel::Close { reply_code: 200, reply_text: "", class_id: 0, method_id: 0 };
+const CLOSE: connection::Close<'static> =
+    connection::Close { reply_code: 200, reply_text: "", class_id: 0, method_id: 0 };
+
+#[test]
+fn the_end_of_a_channel_is_answered_when_its_acknowledgements_are_on_the_disk() {
+    let (_server, address, disk) = server();
+    let mut raw = acknowledged(address);
+    raw.send(1, CLOSE_CHANNEL);
+    // What comes behind it is done behind it.
+    raw.send(1, methods::channel::Open {});
+    assert!(raw.is_silent(SHORT));
+    assert_eq!(disk.recorded(), ["defined", "store in q: 1", "forget"]);
+    disk.report(Progress::Durable(Mark(2)));
+    assert!(raw.is_silent(SHORT));
+    disk.sync();
+    raw.expect("ChannelCloseOk");
+    raw.expect("ChannelOpenOk");
+    // Nothing is left to wait for.
+    raw.send(1, CLOSE_CHANNEL);
+    raw.expect("ChannelCloseOk");
+}
+
+#[test]
+fn the_end_of_a_connection_is_answered_when_its_acknowledgements_are_on_the_disk() {
+    let (_server, address, disk) = server();
+    let mut raw = acknowledged(address);
+    raw.send(0, CLOSE);
+    assert!(raw.is_silent(SHORT));
+    // Whoever has changed nothing does not wait for what others did.
+    let mut other = Raw::channel(address);
+    other.send(0, CLOSE);
+    other.expect("ConnectionCloseOk");
+    disk.sync();
+    raw.expect("ConnectionCloseOk");
+}
+
+#[test]
+fn a_purge_is_answered_when_it_is_on_the_disk_and_what_follows_it_is_done_then() {
+    let (_server, address, disk) = server();
+    let mut raw = channel(address);
+    raw.publish(1, "", "q", true, persistent(), b"1");
+    raw.send(1, queue::Purge { queue: "q", no_wait: false });
+    raw.send(1, declare("other"));
+    assert!(raw.is_silent(SHORT));
+    disk.sync();
+    assert_eq!(raw.expect("QueuePurgeOk"), "QueuePurgeOk(PurgeOk { message_count: 1 })");
+    raw.expect("QueueDeclareOk");
+}
+
+#[test]
+fn the_acknowledgements_of_a_transaction_are_on_the_disk_when_it_is_committed_and_those_of_others_too() {
+    let (_server, address, disk) = server();
+    let mut raw = channel(address);
+    raw.publish(1, "", "q", true, persistent(), b"1");
+    disk.sync();
+    raw.send(1, tx::Select {});
+    raw.expect("TxSelectOk");
+    raw.send(1, basic::Get { queue: "q", no_ack: false });
+    raw.expect("BasicGetOk");
+    assert!(matches!(raw.next(), Got::Header(..)) && matches!(raw.next(), Got::Body(..)));
+    raw.send(1, basic::Ack { delivery_tag: 1, multiple: false });
+    raw.send(1, tx::Commit {});
+    // One that has done nothing asks for all.
+    let mut other = Raw::channel(address);
+    other.send(1, tx::Select {});
+    other.expect("TxSelectOk");
+    while disk.recorded().len() < 3 {
+        std::thread::sleep(Duration::from_millis(10));
+    }
+    other.send(1, tx::Commit {});
+    assert!(raw.is_silent(SHORT) && other.is_silent(SHORT));
+    assert_eq!(disk.recorded(), ["defined", "store in q: 1", "forget"]);
+    disk.sync();
+    raw.expect("TxCommitOk");
+    other.expect("TxCommitOk");
+}
+
+#[test]
+fn a_purge_and_a_publish_by_http_are_answered_when_they_are_on_the_disk() {
+    let disk = Disk::default();
+    let beside = Beside::with(Server::builder().storage(disk.clone()));
+    drop(channel(beside.amqp));
+    disk.fail("no space left on device");
+    let publish =
+        json!({"properties": {"delivery_mode": 2}, "routing_key": "q", "payload": "1", "payload_encoding": "string"});
+    let publish = || beside.ask("POST", "/api/exchanges/%2f/amq.default/publish", publish.clone());
+    let purge = || beside.ask("DELETE", "/api/queues/%2f/q/contents", Json::Null);
+    for (status, answer) in [publish(), purge()] {
+        assert!(
+            status == 500 && answer["reason"].as_str().is_some_and(|why| why.contains("no space left")),
+            "{answer}"
+        );
+    }
+    // A disk of which all is safe as soon as it is recorded.
+    let (recovered, stop) = (disk.clone(), Arc::new(AtomicBool::new(false)));
+    let stopped = Arc::clone(&stop);
+    let syncing = std::thread::spawn(move || {
+        while !stopped.load(Ordering::Relaxed) {
+            recovered.sync();
+            std::thread::sleep(Duration::from_millis(10));
+        }
+    });
+    let answers = [publish(), purge()];
+    stop.store(true, Ordering::Relaxed);
+    syncing.join().expect("no panic");
+    assert_eq!(answers.map(|(status, _)| status), [200, 204]);
+}
+
+#[test]
+fn nobody_is_told_that_an_acknowledgement_counts_which_the_disk_does_not_take() {
+    type End = fn(&mut Raw);
+    let ends: [End; 3] = [
+        |raw| raw.send(1, CLOSE_CHANNEL),
+        |raw| raw.send(0, CLOSE),
+        |raw| raw.send(1, queue::Purge { queue: "q", no_wait: false }),
+    ];
+    for end in ends {
+        let (server, address, disk) = server();
+        let mut raw = acknowledged(address);
+        disk.fail("no space left on device");
+        end(&mut raw);
+        let closed = raw.closed();
+        assert!(closed.contains("reply_code: 506") && closed.contains("no space left on device"), "{closed}");
+        assert!(closed.contains("is not on the disk"), "{closed}");
+        let failure = server.shutdown(Duration::from_secs(5)).failure.expect("it is not kept");
+        assert!(failure.contains("vhost / is not on the disk: no space left on device"), "{failure}");
+    }
+}
+
+#[test]
+fn a_server_that_stops_does_not_answer_for_what_is_not_on_the_disk() {
+    let (server, address, _disk) = server();
+    let mut raw = acknowledged(address);
+    raw.send(0, CLOSE);
+    assert!(raw.is_silent(SHORT));
+    let stopping = std::thread::spawn(move || server.shutdown(Duration::from_secs(20)));
+    assert!(raw.closed().contains("reply_code: 320"));
+    raw.send(0, connection::CloseOk {});
+    assert_eq!(stopping.join().expect("no panic").abandoned, 0);
 }
 
 #[test]

@@ -3,7 +3,7 @@
 use crate::QUICK;
 use base64::Engine as _;
 use base64::prelude::BASE64_STANDARD;
-use homing_broker::server::{Change, Management, PasswordHash, Permissions, Server};
+use homing_broker::server::{Change, Management, PasswordHash, Permissions, Server, ServerBuilder};
 use lapin::options::{BasicAckOptions, BasicConsumeOptions, BasicGetOptions, BasicPublishOptions, QueueDeclareOptions};
 use lapin::types::FieldTable;
 use lapin::{BasicProperties, Connection, ConnectionProperties};
@@ -23,7 +23,11 @@ pub struct Beside {
 
 impl Beside {
     pub fn new() -> Self {
-        let (server, amqp) = crate::server();
+        Self::with(Server::builder())
+    }
+
+    pub fn with(builder: ServerBuilder) -> Self {
+        let (server, amqp) = crate::start(builder);
         let management = Management::start(&server.admin(), &[SocketAddr::from(([127, 0, 0, 1], 0))]);
         Self { server, amqp, management: management.expect("it starts") }
     }

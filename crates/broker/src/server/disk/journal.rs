@@ -35,7 +35,8 @@ pub(super) struct DiskJournal {
     appended: Option<Sequence>,
     /// The last copy that was appended.
     last_copy: CopyId,
-    is_stopped: bool,
+    /// Why the store does not write, until it does again.
+    stopped: Option<String>,
     is_behind: bool,
     /// What is to be reported before what the store reports next.
     reports: VecDeque<Progress>,
@@ -74,7 +75,7 @@ impl DiskJournal {
             submitted: VecDeque::new(),
             appended: None,
             last_copy: CopyId(0),
-            is_stopped: false,
+            stopped: None,
             is_behind: false,
             reports: VecDeque::new(),
             waker: None,
@@ -168,17 +169,17 @@ impl DiskJournal {
                 }
                 if self.is_behind && self.backlog() < BACKLOG / 2 {
                     self.is_behind = false;
-                    if !self.is_stopped {
+                    if self.stopped.is_none() {
                         self.report(Progress::Unblocked);
                     }
                 }
             }
             Event::Stopped(error) => {
-                self.is_stopped = true;
+                self.stopped = Some(error.to_string());
                 self.report(Progress::Blocked(error.to_string()));
             }
             Event::Resumed => {
-                self.is_stopped = false;
+                self.stopped = None;
                 if !self.is_behind {
                     self.report(Progress::Unblocked);
                 }
@@ -228,11 +229,34 @@ impl Journal for DiskJournal {
         }
     }
 
+    fn failure(&self) -> Option<String> {
+        self.stopped.clone()
+    }
+
     fn discard(&mut self) {
         self.pending = None;
         self.appended = None;
         // Dropped without its close.
         self.writer = None;
+    }
+
+    fn close(&mut self) -> Result<(), String> {
+        if self.writer.is_none() {
+            return Ok(());
+        }
+        self.submit();
+        let closed = self.writer.take().map(Writer::close);
+        while let Ok(event) = self.events.try_recv() {
+            self.understand(event);
+        }
+        match closed {
+            Some(Err(error)) if !self.submitted.is_empty() => Err(error.to_string()),
+            Some(Err(error)) => {
+                tracing::error!(%error, "the broker's store was not closed in order; all of it is on the disk");
+                Ok(())
+            }
+            _ => Ok(()),
+        }
     }
 
     fn poll_progress(&mut self, context: &mut Context<'_>) -> Poll<Progress> {
@@ -255,9 +279,8 @@ impl Journal for DiskJournal {
 impl Drop for DiskJournal {
     /// The last batch is written. Blocks until it is.
     fn drop(&mut self) {
-        self.put_pending();
-        if let Some(Err(error)) = self.writer.take().map(Writer::close) {
-            tracing::error!(%error, "the broker's store was not closed in order; what was confirmed is safe");
+        if let Err(error) = self.close() {
+            tracing::error!(%error, "what was done last is not in the broker's store; what was confirmed is");
         }
     }
 }

@@ -58,6 +58,10 @@ impl Refused {
         Self { status: StatusCode::METHOD_NOT_ALLOWED, error: "Method Not Allowed", reason }
     }
 
+    pub(super) fn internal(reason: String) -> Self {
+        Self { status: StatusCode::INTERNAL_SERVER_ERROR, error: "internal_error", reason }
+    }
+
     pub(super) fn stopped() -> Self {
         let reason = "the broker stops".to_owned();
         Self { status: StatusCode::SERVICE_UNAVAILABLE, error: "unavailable", reason }
@@ -79,9 +83,7 @@ impl From<ChangeError> for Refused {
     fn from(error: ChangeError) -> Self {
         match error {
             ChangeError::Refused(reason) => Self::bad(reason),
-            ChangeError::Store(error) => {
-                Self { status: StatusCode::INTERNAL_SERVER_ERROR, error: "internal_error", reason: error.to_string() }
-            }
+            ChangeError::Store(error) => Self::internal(error.to_string()),
             ChangeError::Stopped => Self::stopped(),
         }
     }

@@ -15,6 +15,7 @@ use crate::server::{
     accounts::{Accounts, Change, GrantedTopics},
     admin::Admin,
     exception,
+    held::not_safe,
     shared::{Alarm, Shared},
 };
 use hyper::Method;
@@ -333,6 +334,7 @@ impl Service {
             ["queues", host, name, "contents"] if delete => {
                 let name = (*name).to_owned();
                 self.act(asked, host, move |acting| acting.purge_queue(&name)).await?;
+                self.until_safe(host).await?;
                 Answer::Done
             }
             ["queues", host, name, "get"] if post => self.get(asked, host, name).await?,
@@ -352,6 +354,7 @@ impl Service {
             ["exchanges", host, name, "publish"] if post => {
                 let outgoing = messages::outgoing(unaliased(name), body)?;
                 let routed = self.act(asked, host, move |acting| acting.publish(outgoing)).await?;
+                self.until_safe(host).await?;
                 Answer::Json(json!({ "routed": routed }))
             }
             ["bindings", host, "e", source, kind @ ("q" | "e"), to] if post => {
@@ -388,6 +391,11 @@ impl Service {
     ) -> Result<T> {
         let actor = asked.actor(host);
         Ok(self.admin.with(move |server| Acting::run(server, &actor, work)).await??)
+    }
+
+    /// Waits until what was done is on the disk.
+    async fn until_safe(&self, host: &str) -> Result<()> {
+        self.admin.until_safe(host).await?.map_err(|reason| Refused::internal(not_safe(&reason)))
     }
 
     /// A list of one virtual host.

@@ -97,7 +97,7 @@ impl Call<'_> {
         let name = self.queue(purge.queue)?;
         self.may(Right::Read, Object::Queue, &name)?;
         let purged = self.request(|engine| engine.purge_queue(self.session, &name, self.now))?;
-        self.answer_unless(purge.no_wait, &queue::PurgeOk { message_count: count(purged) });
+        self.answer_when_safe(purge.no_wait, &queue::PurgeOk { message_count: count(purged) });
         Ok(())
     }
 

@@ -6,19 +6,15 @@ use crate::protocol::{ReplyCode, methods::tx};
 use crate::server::{
     call::Call,
     channel::Mode,
-    confirms::{Confirms, Outcome},
+    confirms::Outcome,
     exception::{Exception, Result},
     transaction::{Settled, Transaction},
 };
-use std::rc::Rc;
 
 impl Call<'_> {
     pub(in crate::server) fn select_transaction(&mut self) -> Result<()> {
         match self.channel.mode {
-            Mode::Plain => {
-                let commits = Confirms::new(self.number, self.peer.clone());
-                self.channel.mode = Mode::Transaction(Transaction::new(Rc::new(commits)));
-            }
+            Mode::Plain => self.channel.mode = Mode::Transaction(Transaction::new()),
             Mode::Transaction(_) => {}
             Mode::Confirm(_) => return Err(Exception::precondition("cannot switch from confirm to tx mode")),
         }
@@ -29,14 +25,10 @@ impl Call<'_> {
     /// Publishes come first, then acknowledgements, as RabbitMQ has it. A message that a full queue refuses fails the commit; what
     /// else is in it is done.
     pub(in crate::server) fn commit(&mut self) -> Result<()> {
-        let transaction = self.transaction()?;
-        let commits = transaction.commits.clone();
-        let (publishes, settled) = transaction.take();
-        let mut last = Outcome::Safe;
+        let (publishes, settled) = self.transaction()?.take();
         let mut is_refused = false;
         for (message, is_mandatory) in publishes {
             match self.route(message) {
-                Ok(Routed::To(outcome @ Outcome::When(_))) => last = outcome,
                 Ok(Routed::To(Outcome::Refused)) => is_refused = true,
                 Ok(Routed::Nowhere(message)) if is_mandatory => self.give_back(&message),
                 Ok(_) => {}
@@ -51,8 +43,7 @@ impl Call<'_> {
         if is_refused {
             return Err(Exception::precondition("partial tx completion"));
         }
-        commits.add_commit(last);
-        self.host.confirm(&commits);
+        self.answer_when_safe(false, &tx::CommitOk {});
         Ok(())
     }
 
