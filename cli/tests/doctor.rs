@@ -158,7 +158,7 @@ fn usage() -> TestResult {
         (&["doctor", "--broker", "memory:"], "only `homing demo`"),
         (&["doctor", "--broker", "nonsense"], "broker's URL"),
         (&["task", "list", "--limit", "3"], "--peek"),
-        (&["task", "list", "--queue", ""], "no task queue can be named"),
+        (&["task", "list", "--queue", ""], "the name is empty"),
     ] {
         let (_, err) = exits(&ended(homing(arguments))?, 2);
         assert!(err.contains(part) && !err.contains("sEcret"), "{arguments:?}: {err}");

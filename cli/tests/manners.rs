@@ -952,11 +952,11 @@ fn advised_commands() -> TestResult {
 }
 
 fn message_lines(broker: &Broker) -> TestResult {
-    let output = ended(on(broker, &["-vv", "broadcast", "send", "1", "--subject", "seen"]))?;
+    let output = ended(on(broker, &["-vv", "task", "send", "1", "--no-reply"]))?;
     let (_, err) = exits(&output, 0);
     let lines: Vec<&str> = err.lines().filter(|line| line.contains("close") && line.contains("send")).collect();
     assert!(lines.len() == 1 && lines[0].contains("homing.outcome=\"ok\""), "{err}");
-    let (_, err) = exits(&ended(on(broker, &["-v", "broadcast", "send", "1"]))?, 0);
+    let (_, err) = exits(&ended(on(broker, &["-v", "task", "send", "1", "--no-reply"]))?, 0);
     assert!(!err.contains("homing.outcome"), "{err}");
     Ok(())
 }

@@ -448,7 +448,8 @@ fn comes_back() -> TestResult {
     std::fs::write(&go, "")?;
     std::thread::sleep(Duration::from_millis(500));
     node.restart()?;
-    assert_eq!(worker.ends()?, Some(0));
+    let code = worker.ends()?;
+    assert_eq!(code, Some(0), "{}", worker.errors()?);
     assert_eq!(waiting(&broker, "")?, 0, "it was acknowledged: {}", worker.errors()?);
     assert_eq!(lines_of(&started), 1);
     std::fs::remove_dir_all(folder)?;
