@@ -285,6 +285,8 @@ impl Connection {
             Method::ChannelOpen(_) => return self.open_channel(number, now).map_err(failed),
             Method::ChannelClose(_) if self.channels.contains_key(&number) => {
                 if let Some(host) = self.link.as_ref().map(|link| link.host.clone()) {
+                    // Guards: messages for consumers of a channel that its client has closed, while the answer waits.
+                    self.leave_channel(number, now);
                     self.answer_when_safe(host, Answer::ChannelClosed(number), now);
                 }
                 return Ok(());
@@ -329,10 +331,11 @@ impl Connection {
 
     /// Answers at once, or when everything that this connection has done is on the disk.
     fn answer_when_safe(&mut self, host: Rc<Host>, answer: Answer, now: Instant) {
-        if host.is_safe(self.changed) {
+        let mark = self.changed.max(self.peer.settled.get());
+        if host.is_safe(mark) {
             self.answer(answer, now);
         } else {
-            self.held = Some(Held { host, mark: self.changed, answer });
+            self.held = Some(Held { host, mark, answer });
         }
     }
 
@@ -405,6 +408,13 @@ impl Connection {
             }
             channel.close();
             self.unfinished -= std::mem::take(&mut channel.counted);
+            self.leave_channel(number, now);
+        }
+    }
+
+    /// Its consumers end, and what it has not settled goes back.
+    fn leave_channel(&self, number: u16, now: Instant) {
+        if let Some(link) = &self.link {
             link.host.request(|engine| engine.close_channel(link.session, ChannelId(number.into()), now));
         }
     }

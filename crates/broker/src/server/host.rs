@@ -37,6 +37,8 @@ pub(super) struct Host {
     shelf: Option<Rc<Shelf>>,
     /// The mark of the last that was recorded.
     recorded: Cell<Mark>,
+    /// Nothing of it is kept any more, and nothing of it comes back.
+    is_removed: Cell<bool>,
     /// All up to this mark is on the disk.
     durable: Cell<Mark>,
     /// Channels with publishes that wait for the disk.
@@ -70,6 +72,7 @@ impl Host {
             journal: None,
             shelf: None,
             recorded: Cell::default(),
+            is_removed: Cell::default(),
             durable: Cell::default(),
             waiting: RefCell::default(),
             came_further: Notify::new(),
@@ -101,6 +104,9 @@ impl Host {
 
     /// Time does not pass for it any more, and nobody learns how far its journal has come.
     pub(super) fn stop(&self) {
+        // Guards: an answer that waits for its disk, which nobody reports about from now on.
+        self.is_removed.set(true);
+        self.came_further.notify_waiters();
         self.tasks.borrow_mut().drain(..).for_each(|task| task.abort());
     }
 
@@ -171,7 +177,10 @@ impl Host {
     #[inline]
     fn settle_effects(&self, state: &mut State) -> bool {
         let State { engine, peers, unreadable } = state;
+        // Who was handed what the effect before was about.
+        let mut receiver: Option<Rc<Peer>> = None;
         for effect in engine.effects() {
+            let received = receiver.take();
             match effect {
                 Effect::Delivery { session, channel, handed, .. } if !handed.message.is_readable() => {
                     unreadable.push((session, channel, handed.tag));
@@ -179,6 +188,7 @@ impl Host {
                 Effect::Delivery { session, channel, consumer, handed } => {
                     if let Some(peer) = peers.get(&session) {
                         peer.deliver(number(channel.0), &consumer, &handed);
+                        receiver = Some(peer.clone());
                     }
                 }
                 Effect::ConsumerCancelled { session, channel, consumer } => {
@@ -188,7 +198,14 @@ impl Host {
                 }
                 kept => {
                     if let Some(journal) = &self.journal {
-                        self.recorded.set(journal.borrow_mut().record(kept));
+                        let is_forgotten = matches!(kept, Effect::Forget { .. });
+                        let mark = journal.borrow_mut().record(kept);
+                        self.recorded.set(mark);
+                        // Guards: a message that nobody acknowledges, since it counts as settled when it is sent. It is forgotten right
+                        // behind its delivery, whoever's request that came of.
+                        if let Some(peer) = received.filter(|_| is_forgotten) {
+                            peer.settled.set(mark);
+                        }
                     }
                 }
             }
@@ -259,9 +276,9 @@ impl Host {
         self.recorded.get()
     }
 
-    /// Whether all up to this mark is safe.
+    /// Whether all up to this mark is safe. Nothing that was settled in a virtual host which was removed comes back.
     pub(super) fn is_safe(&self, mark: Mark) -> bool {
-        self.journal.is_none() || mark <= self.durable.get()
+        self.journal.is_none() || self.is_removed.get() || mark <= self.durable.get()
     }
 
     /// Waits until all up to this mark is safe. What was recorded has to be [submitted](Self::submit) before.

@@ -1,6 +1,6 @@
 //! What is to be sent to one client. Everything that sends to it appends here; one task writes it to the socket.
 
-use super::{content::Content, host::Host, limits::Limits, signal::Signal};
+use super::{content::Content, host::Host, journal::Mark, limits::Limits, signal::Signal};
 use crate::engine::{Arguments, Handed, Message, SessionId};
 use crate::protocol::{
     frame,
@@ -57,6 +57,8 @@ pub(super) struct Peer {
     is_gone: Cell<bool>,
     /// What waits is written, and then the socket is closed.
     is_finished: Cell<bool>,
+    /// The mark of the last message that was settled by being sent to it.
+    pub(super) settled: Cell<Mark>,
     /// Its session, while it has one.
     session: RefCell<Option<(Rc<Host>, SessionId)>>,
     /// Whether nothing is read from the client until it has read.
@@ -82,6 +84,7 @@ impl Peer {
             knows_cancel: Cell::new(false),
             is_gone: Cell::new(false),
             is_finished: Cell::new(false),
+            settled: Cell::default(),
             session: RefCell::default(),
             is_held: Cell::new(false),
             user: RefCell::new(Rc::from("")),

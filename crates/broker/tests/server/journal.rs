@@ -259,6 +259,98 @@ fn the_end_of_a_connection_is_answered_when_its_acknowledgements_are_on_the_disk
     raw.expect("ConnectionCloseOk");
 }
 
+/// Consumes from `q`.
+fn consume(raw: &mut Raw, no_ack: bool) {
+    let (consumer_tag, arguments) = ("c", Table::default());
+    raw.send(
+        1,
+        basic::Consume {
+            queue: "q",
+            consumer_tag,
+            no_local: false,
+            no_ack,
+            exclusive: false,
+            no_wait: false,
+            arguments,
+        },
+    );
+    raw.expect("BasicConsumeOk");
+}
+
+#[test]
+fn what_is_settled_by_being_sent_is_on_the_disk_when_its_receiver_has_ended_whoever_had_it_sent() {
+    for close_channel in [true, false] {
+        let (_server, address, disk) = server();
+        let mut other = channel(address);
+        other.publish(1, "", "q", true, persistent(), b"1");
+        other.send(1, basic::Get { queue: "q", no_ack: false });
+        other.expect("BasicGetOk");
+        assert!(matches!(other.next(), Got::Header(..)) && matches!(other.next(), Got::Body(..)));
+        let mut raw = channel(address);
+        consume(&mut raw, true);
+        // All that was before is safe. The message comes back since the other one ends.
+        disk.sync();
+        other.send(1, CLOSE_CHANNEL);
+        other.expect("ChannelCloseOk");
+        raw.expect("BasicDeliver");
+        assert!(matches!(raw.next(), Got::Header(..)) && matches!(raw.next(), Got::Body(..)));
+        if close_channel {
+            raw.send(1, CLOSE_CHANNEL);
+        } else {
+            raw.send(0, CLOSE);
+        }
+        assert!(raw.is_silent(SHORT));
+        disk.sync();
+        raw.expect(if close_channel { "ChannelCloseOk" } else { "ConnectionCloseOk" });
+    }
+}
+
+#[test]
+fn a_channel_whose_end_waits_for_the_disk_is_handed_nothing_more() {
+    let (_server, address, disk) = server();
+    let mut raw = acknowledged(address);
+    consume(&mut raw, true);
+    raw.send(1, CLOSE_CHANNEL);
+    assert!(raw.is_silent(SHORT));
+    let mut other = channel(address);
+    other.publish(1, "", "q", true, persistent(), b"2");
+    assert!(raw.is_silent(SHORT));
+    consume(&mut other, true);
+    other.expect("BasicDeliver");
+    disk.sync();
+    raw.expect("ChannelCloseOk");
+}
+
+#[test]
+fn nobody_waits_for_the_disk_of_a_virtual_host_that_is_removed() {
+    /// A disk for `/`, and one for every other virtual host.
+    struct Disks(Disk, Disk);
+    impl Storage for Disks {
+        fn open(&mut self, virtual_host: &str, now: Instant) -> io::Result<Opened> {
+            let disk = if virtual_host == "/" { &self.0 } else { &self.1 };
+            Ok(Opened::new(Engine::new(now), disk.clone()))
+        }
+    }
+    let beside = Beside::with(Server::builder().storage(Disks(Disk::default(), Disk::default())));
+    assert_eq!(beside.ask("PUT", "/api/vhosts/v", Json::Null).0, 201);
+    let rights = json!({"configure": ".*", "write": ".*", "read": ".*"});
+    assert_eq!(beside.ask("PUT", "/api/permissions/v/guest", rights).0, 201);
+    let durable = json!({"durable": true});
+    assert_eq!(beside.ask("PUT", "/api/queues/v/q", durable).0, 201);
+    let message =
+        json!({"properties": {"delivery_mode": 2}, "routing_key": "q", "payload": "1", "payload_encoding": "string"});
+    std::thread::scope(|scope| {
+        let asked = Instant::now();
+        let waiting = scope.spawn(|| beside.ask("POST", "/api/exchanges/v/amq.default/publish", message));
+        while beside.ask("GET", "/api/queues/v/q", Json::Null).1["messages"] != 1 {
+            assert!(asked.elapsed() < Duration::from_secs(30), "it is not published");
+        }
+        assert!(!waiting.is_finished(), "it waits for the disk");
+        assert_eq!(beside.ask("DELETE", "/api/vhosts/v", Json::Null).0, 204);
+        assert_eq!(waiting.join().expect("no panic").0, 200, "there is nothing to wait for");
+    });
+}
+
 #[test]
 fn a_purge_is_answered_when_it_is_on_the_disk_and_what_follows_it_is_done_then() {
     let (_server, address, disk) = server();
