@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use homing::{Answer, Broadcast, BroadcastFilter, BroadcastSubscriber, ConnectionEvent, Error, ErrorKind, Failure};
-use homing::{RpcRequest, RpcSubscriber, Value};
+use homing::{RpcRequest, RpcSubscriber, TaskRequest, TaskSubscriber, Value};
 
 use crate::support::homes::{Kind, Place};
 use crate::support::{Broker, Suite};
@@ -19,6 +19,7 @@ pub fn add(suite: &mut Suite) {
         closing_from_a_subscriber_ends,
         closing_from_a_callback_and_from_a_drop_ends,
         closing_waits_for_what_was_sent_before,
+        a_close_while_a_subscriber_is_added_is_in_order,
         after_closing_everything_is_refused,
         dropping_the_last_handle_closes,
         dropping_a_handle_among_others_does_not,
@@ -167,6 +168,26 @@ async fn closing_waits_for_what_was_sent_before(broker: Broker) {
         found += 1;
     }
     assert!(found >= sent, "{sent} were taken over and {found} are there");
+}
+
+/// What was acknowledged counts, though a channel is being opened at that moment.
+async fn a_close_while_a_subscriber_is_added_is_in_order(broker: Broker) {
+    for round in 0..40 {
+        let communicator = connect(&broker).await;
+        let work = TaskSubscriber::closure(TaskRequest::into_body);
+        communicator.add_task_subscriber(work).await.unwrap();
+        communicator.task_send(round).await.unwrap();
+        let other = communicator.clone();
+        let adding = tokio::spawn(async move {
+            let hears = BroadcastSubscriber::closure(|_: Broadcast| ());
+            other.add_broadcast_subscriber(BroadcastFilter::new(), hears).await.map(drop)
+        });
+        // At another moment of it each time.
+        tokio::time::sleep(Duration::from_micros(500) * round).await;
+        let report = communicator.close().await.unwrap();
+        assert!(report.error.is_none(), "round {round}: {report:?}");
+        let _ = adding.await.unwrap();
+    }
 }
 
 async fn after_closing_everything_is_refused(broker: Broker) {

@@ -9,7 +9,8 @@ use std::time::Duration;
 use crate::log::{debug, error, warn};
 use futures_util::Stream;
 use lapin::{Channel, Connection, Event};
-use tokio::sync::watch;
+use tokio::sync::{oneshot, watch};
+use tokio::task::spawn_local;
 use tokio::time::{Instant, timeout, timeout_at};
 
 use super::tap::{Diverted, Farewell, Greeting};
@@ -45,6 +46,10 @@ pub(crate) struct Link {
     pub(crate) diverted: Diverted,
     thread_ended: watch::Receiver<()>,
     pub(crate) blocked: Cell<bool>,
+    /// How many channels are being opened.
+    opening: Rc<watch::Sender<usize>>,
+    /// None is opened any more.
+    is_closing: Cell<bool>,
 }
 
 impl Link {
@@ -58,7 +63,9 @@ impl Link {
     ) -> Self {
         let connection = RefCell::new(Some(Rc::new(connection)));
         let spare = RefCell::new(Some(spare));
-        Link { role, connection, spare, greeting, diverted, thread_ended, blocked: Cell::new(false) }
+        let (blocked, is_closing) = (Cell::new(false), Cell::new(false));
+        let opening = Rc::new(watch::channel(0).0);
+        Link { role, connection, spare, greeting, diverted, thread_ended, blocked, opening, is_closing }
     }
 
     /// The server's properties.
@@ -92,7 +99,7 @@ impl Link {
         // lapin remembers, for ever, which channel numbers the server closed with an error, and refuses them when their
         // turn comes again: the next number is then the right one.
         for _ in 0..connection.configuration().channel_max() {
-            match connection.create_channel().await {
+            match self.open_one(&connection).await {
                 Err(error) if error.is_amqp_soft_error() && self.connected() => {}
                 attempt => return attempt,
             }
@@ -100,6 +107,30 @@ impl Link {
         warn!(role = %self.role, "every channel number of this connection has been used up: cutting it");
         self.abort();
         Err(lapin::ErrorKind::ChannelsLimitReached.into())
+    }
+
+    async fn open_one(&self, connection: &Rc<Connection>) -> lapin::Result<Channel> {
+        let closing = || lapin::ErrorKind::InvalidConnectionState(lapin::ConnectionState::Closing).into();
+        if self.is_closing.get() {
+            return Err(closing());
+        }
+        let (connection, opening) = (Rc::clone(connection), Rc::clone(&self.opening));
+        let (answer, answered) = oneshot::channel();
+        opening.send_modify(|count| *count += 1);
+        // In a task of its own: the answer comes though whoever asked has given up.
+        spawn_local(async move {
+            let opened = connection.create_channel().await;
+            drop(connection);
+            opening.send_modify(|count| *count -= 1);
+            let _ = answer.send(opened);
+        });
+        answered.await.unwrap_or_else(|_| Err(closing()))
+    }
+
+    /// Waits until every channel that was asked for is open, or refused.
+    async fn opened(&self) {
+        // The sender is ours, so there is no error.
+        let _ = self.opening.subscribe().wait_for(|count| *count == 0).await;
     }
 
     /// Resolves when the I/O thread has let go of everything, whatever the cause.
@@ -120,6 +151,7 @@ impl Link {
     /// # Errors
     /// The thread did not end in time.
     pub(crate) async fn close(&self, deadline: Instant) -> Result<Option<Farewell>> {
+        self.is_closing.set(true);
         let connection = self.connection.borrow_mut().take();
         if let Some(connection) = &connection {
             if self.blocked.get() {
@@ -128,9 +160,14 @@ impl Link {
             } else if connection.status().connected() {
                 // What lapin has in its queues goes out before the close does. A thread that is ending by itself answers
                 // no close, and lapin's future would wait for ever.
+                let closing = async {
+                    // Guards: the answer to a channel.open that comes behind the close, at which lapin's thread ends with an error.
+                    self.opened().await;
+                    connection.close(200, "closed by the client".into()).await
+                };
                 let answered = async {
                     tokio::select! {
-                        answer = connection.close(200, "closed by the client".into()) => answer,
+                        answer = closing => answer,
                         () = self.ended() => Ok(()),
                     }
                 };
