@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import atexit
+import os
 import re
 import weakref
 from collections.abc import Callable, Iterable
@@ -136,14 +137,30 @@ class Ends(Protocol):
 
 _open: weakref.WeakSet[Any] = weakref.WeakSet()
 
+# Those that the process had when it was forked from another, which has them still.
+_inherited: weakref.WeakSet[Any] = weakref.WeakSet()
+
 
 def closes_at_exit(communicator: Ends) -> None:
     """Has it closed before the interpreter ends, unless it is gone by then."""
     _open.add(communicator)
 
 
+def _forked() -> None:
+    _native.forked()
+    _inherited.update(_open)
+    _open.clear()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_forked)
+
+
 @atexit.register
 def _end() -> None:
+    for communicator in list(_inherited):
+        # Nothing of it is this process's to close, and nobody is to be warned that it was not.
+        communicator._closed = True
     # Threads that wait for something of ours have to be out before the interpreter goes.
     _native.begin_end()
     for communicator in list(_open):

@@ -10,7 +10,7 @@ use pyo3::intern;
 use pyo3::prelude::*;
 
 use crate::errors;
-use crate::life::AtTheEnd;
+use crate::life::{AtTheEnd, Waiter};
 use crate::loops::{self, LoopHome, LoopId};
 use crate::place::Place;
 use crate::settle::{self, Output};
@@ -46,6 +46,7 @@ impl Call {
 impl Call {
     /// Starts on the running loop and returns a future of that loop.
     fn start<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyAny>> {
+        let _inside = Waiter::begin(py, AtTheEnd::Allowed)?;
         let home = LoopHome::running(py)?;
         let (_, event_loop) = loops::with_loop(py, home.id())
             .ok_or_else(|| errors::of_kind(py, ErrorKind::HomeEnded, "the event loop is being closed"))?;
@@ -64,7 +65,8 @@ impl Call {
     }
 
     /// Gives it up: what it has asked for is free at once.
-    fn abort(&self) {
+    fn abort(&self, py: Python<'_>) {
+        let Some(_inside) = Waiter::enter(py) else { return };
         if let Some((abort, id)) = self.begun.lock().take() {
             loops::covered(id, || abort.abort());
         }
@@ -72,8 +74,9 @@ impl Call {
 
     /// Waits for it on the calling thread, with the interpreter released.
     fn wait<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyAny>> {
+        let inside = Waiter::begin(py, self.at_the_end)?;
         let op = self.take(py)?;
-        settle::outcome(py, threads::wait(py, op, self.at_the_end)?)
+        settle::outcome(py, threads::wait(py, op, &inside)?)
     }
 
     /// Starts on a thread that serves, and completes a future of `concurrent.futures` there.

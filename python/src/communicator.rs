@@ -11,6 +11,7 @@ use pyo3::prelude::*;
 use crate::call::Call;
 use crate::errors;
 use crate::handler::{Handler, Table};
+use crate::life::{AtTheEnd, Waiter};
 use crate::options::{Filter, Limit, Options, time};
 use crate::place::Place;
 use crate::settle::Output;
@@ -41,6 +42,7 @@ impl Core {
 
     /// An object as a body, or as a part of one.
     pub(crate) fn body(&self, object: &Bound<'_, PyAny>) -> PyResult<homing::Value> {
+        let _inside = Waiter::begin(object.py(), AtTheEnd::Allowed)?;
         self.subscribers.form.body(object)
     }
 

@@ -6,6 +6,7 @@ use pyo3::intern;
 use pyo3::prelude::*;
 use pyo3::sync::PyOnceLock;
 
+use crate::life::{self, Waiter};
 use crate::values;
 
 static MAKE: PyOnceLock<Py<PyAny>> = PyOnceLock::new();
@@ -13,6 +14,7 @@ static MAKE: PyOnceLock<Py<PyAny>> = PyOnceLock::new();
 /// The exception of this error, with its text. An exception of a user's encoder or decoder is its cause; one that ends a program
 /// stays what it is.
 pub(crate) fn exception(py: Python<'_>, error: &Error) -> PyErr {
+    let Some(_inside) = Waiter::enter(py) else { return life::refusal(py) };
     let cause = raised(error).map(|cause| cause.clone_ref(py));
     if let Some(exit) = &cause
         && !exit.is_instance_of::<PyException>(py)

@@ -17,6 +17,7 @@ use pyo3::prelude::*;
 use pyo3::sync::PyOnceLock;
 
 use crate::coders::{Coders, Form};
+use crate::life::Waiter;
 use crate::loops;
 use crate::messages;
 use crate::place::Place;
@@ -192,6 +193,7 @@ impl Runner {
 #[pymethods]
 impl Runner {
     fn __call__(&self, py: Python<'_>) -> PyResult<()> {
+        let Some(_inside) = Waiter::enter(py) else { return Ok(()) };
         let invocation = self.0.lock().take();
         invocation.map_or(Ok(()), |invocation| invocation.run(py))
     }
@@ -378,6 +380,7 @@ impl Following {
 #[pymethods]
 impl Following {
     fn __call__(&self, py: Python<'_>, future: &Bound<'_, PyAny>) {
+        let Some(_inside) = Waiter::enter(py) else { return };
         let Some(completer) = self.take() else { return };
         let outcome = outcome_of(future);
         let outcome = match outcome {

@@ -14,7 +14,7 @@ use pyo3::prelude::*;
 use crate::call::{Call, Op};
 use crate::communicator::{Core, identifier};
 use crate::errors;
-use crate::life::AtTheEnd;
+use crate::life::{AtTheEnd, Waiter};
 use crate::options::Limit;
 use crate::place::Place;
 use crate::settle::{self, Output};
@@ -115,6 +115,7 @@ impl Done {
 /// goes on.
 #[pyfunction]
 pub(crate) fn wait_future(py: Python<'_>, future: &Bound<'_, PyAny>, seconds: f64) -> PyResult<()> {
+    let inside = Waiter::begin(py, AtTheEnd::Refused)?;
     let full = |error: homing::home::ReserveError| errors::of_kind(py, ErrorKind::Full, error.to_string());
     let limit = Limit::of(py, "timeout", Some(seconds))?;
     let home = Home::current();
@@ -132,5 +133,5 @@ pub(crate) fn wait_future(py: Python<'_>, future: &Bound<'_, PyAny>, seconds: f6
         select(done, is_time).await;
         Ok(Output::Nothing)
     });
-    threads::wait(py, op, AtTheEnd::Refused)?.map(drop).map_err(|error| errors::exception(py, &error))
+    threads::wait(py, op, &inside)?.map(drop).map_err(|error| errors::exception(py, &error))
 }

@@ -37,7 +37,7 @@ mod native {
     #[pymodule_export]
     use crate::kiwi::{deliver_rpc, deliver_task, wait_future};
     #[pymodule_export]
-    use crate::life::{begin_end, end_waiters};
+    use crate::life::{begin_end, end_waiters, forked};
     #[pymodule_export]
     use crate::loops::{here, wakes};
     #[pymodule_export]

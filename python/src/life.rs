@@ -1,35 +1,61 @@
 //! The end of the interpreter, and interpreters within it.
 
+use std::cell::Cell;
+use std::marker::PhantomData;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
-use homing::ErrorKind;
-use pyo3::exceptions::PyImportError;
+use homing::{Error, ErrorKind};
+use pyo3::exceptions::{PyImportError, PyRuntimeError};
 use pyo3::prelude::*;
+use pyo3::sync::PyOnceLock;
 
 use crate::errors;
 
 /// Set once the interpreter begins to end: from then on nothing is begun.
 static ENDING: AtomicBool = AtomicBool::new(false);
 
-/// How many threads stand in a wait of ours, detached from the interpreter.
-static WAITING: AtomicUsize = AtomicUsize::new(0);
+/// Set once nobody waits any more for threads that are inside: no other thread comes in.
+static OVER: AtomicBool = AtomicBool::new(false);
 
-/// A thread that stands in a wait. The interpreter must not end under it: attaching again would end the thread in the middle
-/// of Rust's frames, which aborts the process.
-pub(crate) struct Waiter(());
+/// How often threads are inside of our functions, where they may let the interpreter go.
+static INSIDE: AtomicUsize = AtomicUsize::new(0);
+
+/// What is raised once it is over. Made before, since making it runs code of Python's.
+static REFUSAL: PyOnceLock<Py<PyAny>> = PyOnceLock::new();
+
+thread_local! {
+    /// How often this thread is inside.
+    static DEPTH: Cell<usize> = const { Cell::new(0) };
+    /// Whether this thread ends the interpreter, which never ends this one.
+    static ENDS: Cell<bool> = const { Cell::new(false) };
+}
+
+/// A thread that is inside of a function of ours which waits, or which calls code of Python's: there it lets the interpreter go, and
+/// takes it again. The interpreter must not end meanwhile: it would end the thread in the middle of Rust's frames, and with it the
+/// process. So this is held until nothing but the way back to Python is left, the making of the result included.
+pub(crate) struct Waiter(PhantomData<*const ()>);
 
 impl Waiter {
-    /// Begins to wait.
+    /// Comes in; `None` once it is too late for that.
+    pub(crate) fn enter(_attached: Python<'_>) -> Option<Self> {
+        // Ordering: both are read and written by attached threads, so one after the other.
+        if OVER.load(Ordering::SeqCst) && !ENDS.get() {
+            return None;
+        }
+        INSIDE.fetch_add(1, Ordering::SeqCst);
+        DEPTH.set(DEPTH.get() + 1);
+        Some(Waiter(PhantomData))
+    }
+
+    /// Comes in, to wait.
     ///
     /// # Errors
     /// `homing.CommunicatorClosed` when the interpreter is ending, unless this wait is part of that.
     pub(crate) fn begin(py: Python<'_>, at_the_end: AtTheEnd) -> PyResult<Self> {
-        // Ordering: SeqCst on both, so that either this thread is counted before the end looks, or it sees the end.
-        WAITING.fetch_add(1, Ordering::SeqCst);
-        let waiter = Waiter(());
+        let waiter = Self::enter(py).ok_or_else(|| refusal(py))?;
         if at_the_end == AtTheEnd::Refused && ENDING.load(Ordering::SeqCst) {
-            return Err(errors::of_kind(py, ErrorKind::CommunicatorClosed, "the interpreter is ending"));
+            return Err(errors::of_kind(py, ErrorKind::CommunicatorClosed, IS_ENDING));
         }
         Ok(waiter)
     }
@@ -37,7 +63,8 @@ impl Waiter {
 
 impl Drop for Waiter {
     fn drop(&mut self) {
-        WAITING.fetch_sub(1, Ordering::SeqCst);
+        DEPTH.set(DEPTH.get() - 1);
+        INSIDE.fetch_sub(1, Ordering::SeqCst);
     }
 }
 
@@ -48,22 +75,69 @@ pub(crate) enum AtTheEnd {
     Allowed,
 }
 
+const IS_ENDING: &str = "the interpreter is ending";
+
+/// `homing.CommunicatorClosed`, by no code of Python's.
+pub(crate) fn refusal(py: Python<'_>) -> PyErr {
+    match REFUSAL.get(py) {
+        Some(refusal) => PyErr::from_value(refusal.bind(py).clone()),
+        None => PyRuntimeError::new_err(IS_ENDING),
+    }
+}
+
 /// From here on no wait begins but those that close.
 #[pyfunction]
-pub(crate) fn begin_end() {
+pub(crate) fn begin_end(py: Python<'_>) {
+    REFUSAL.get_or_init(py, || errors::of_kind(py, ErrorKind::CommunicatorClosed, IS_ENDING).into_value(py).into_any());
     ENDING.store(true, Ordering::SeqCst);
 }
 
-/// Waits until no thread stands in a wait, for this many seconds at most. Returns how many still do.
+/// The process that something belongs to. A child of a fork has a copy that nobody serves.
+#[derive(Clone, Copy)]
+pub(crate) struct Process(u32);
+
+impl Process {
+    pub(crate) fn current() -> Self {
+        Process(std::process::id())
+    }
+
+    /// That this is the process.
+    ///
+    /// # Errors
+    /// `InvalidState` in a child of a fork.
+    pub(crate) fn check(self, what: &str) -> homing::Result<()> {
+        if self.0 == std::process::id() {
+            return Ok(());
+        }
+        Err(Error::new(
+            ErrorKind::InvalidState,
+            format!(
+                "{what} belongs to process {}, from which this one was forked without its threads; connect a new communicator in \
+                 this process",
+                self.0
+            ),
+        ))
+    }
+}
+
+/// In a child of a fork: of the threads there is this one.
+#[pyfunction]
+pub(crate) fn forked() {
+    INSIDE.store(DEPTH.get(), Ordering::SeqCst);
+}
+
+/// Waits until no other thread is inside, for this many seconds at most; then none comes in any more. Returns how often threads
+/// still are.
 #[pyfunction]
 pub(crate) fn end_waiters(py: Python<'_>, seconds: f64) -> usize {
     let until = Instant::now() + Duration::try_from_secs_f64(seconds).unwrap_or_default();
-    py.detach(|| {
-        while WAITING.load(Ordering::SeqCst) > 0 && Instant::now() < until {
-            std::thread::sleep(Duration::from_millis(1));
-        }
-    });
-    WAITING.load(Ordering::SeqCst)
+    // Looked at while attached: no thread comes in between that and the end.
+    while INSIDE.load(Ordering::SeqCst) > DEPTH.get() && Instant::now() < until {
+        py.detach(|| std::thread::sleep(Duration::from_millis(1)));
+    }
+    ENDS.set(true);
+    OVER.store(true, Ordering::SeqCst);
+    INSIDE.load(Ordering::SeqCst) - DEPTH.get()
 }
 
 /// One interpreter a process: homes, exceptions and caches are the process's.

@@ -20,6 +20,7 @@ use pyo3::sync::PyOnceLock;
 use pyo3::types::{PyDict, PyWeakrefReference};
 
 use crate::handler::{Following, Invocation, Runner};
+use crate::life::Waiter;
 use crate::logs;
 use crate::place::Place;
 
@@ -309,6 +310,7 @@ struct Drain {
 impl Drain {
     fn __call__(&self, py: Python<'_>) {
         self.bell.clear();
+        let Some(_inside) = Waiter::enter(py) else { return };
         // A loop that runs on another thread now has another home there.
         covered(self.id, || ());
         logs::hand_over(py);
@@ -322,6 +324,7 @@ struct Look(LoopId);
 #[pymethods]
 impl Look {
     fn __call__(&self, py: Python<'_>) -> PyResult<()> {
+        let Some(_inside) = Waiter::enter(py) else { return Ok(()) };
         match by_id(self.0) {
             Some(home) => home.look(py),
             None => Ok(()),
@@ -340,6 +343,8 @@ struct Closer {
 impl Closer {
     fn __call__(&self, py: Python<'_>) -> PyResult<()> {
         use pyo3::types::PyWeakrefMethods;
+        // The process ends before it matters.
+        let Some(_inside) = Waiter::enter(py) else { return Ok(()) };
         let Some(event_loop) = self.event_loop.bind(py).upgrade() else { return Ok(()) };
         // One that runs refuses to close, and goes on.
         if !event_loop.call_method0(intern!(py, "is_running"))?.is_truthy()?

@@ -6,6 +6,7 @@ use pyo3::prelude::*;
 
 use crate::coders::Form;
 use crate::errors;
+use crate::life::Process;
 use crate::values;
 
 /// A call, as its subscriber gets it.
@@ -153,6 +154,7 @@ pub(crate) struct IncomingTask {
     message_id: Option<String>,
     form: Form,
     task: Mutex<Option<homing::IncomingTask>>,
+    process: Process,
 }
 
 impl IncomingTask {
@@ -161,10 +163,12 @@ impl IncomingTask {
         let body = values::to_python(py, task.body())?.unbind();
         let request = task.request();
         let (no_reply, message_id) = (request.is_no_reply(), request.message_id().map(str::to_owned));
-        Ok(IncomingTask { body, no_reply, message_id, form, task: Mutex::new(Some(task)) })
+        Ok(IncomingTask { body, no_reply, message_id, form, task: Mutex::new(Some(task)), process: Process::current() })
     }
 
     fn take(&self, py: Python<'_>) -> PyResult<homing::IncomingTask> {
+        // The task is its parent's, and stays so.
+        self.process.check("the task").map_err(|error| errors::exception(py, &error))?;
         let taken = self.task.lock().take();
         taken.ok_or_else(|| errors::of_kind(py, ErrorKind::InvalidState, "the task was settled before"))
     }

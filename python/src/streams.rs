@@ -9,15 +9,16 @@ use pyo3::types::PyDict;
 use tokio::sync::Mutex;
 
 use crate::call::Call;
+use crate::life::Process;
 use crate::settle::Output;
 
 /// Broadcasts as they come. Its subscription ends when it goes.
 #[pyclass(frozen)]
-pub(crate) struct BroadcastStream(Arc<Mutex<Broadcasts>>);
+pub(crate) struct BroadcastStream(Arc<Mutex<Broadcasts>>, Process);
 
 impl BroadcastStream {
     pub(crate) fn new(broadcasts: Broadcasts) -> Self {
-        BroadcastStream(Arc::new(Mutex::new(broadcasts)))
+        BroadcastStream(Arc::new(Mutex::new(broadcasts)), Process::current())
     }
 }
 
@@ -25,18 +26,21 @@ impl BroadcastStream {
 impl BroadcastStream {
     /// The next broadcast. Nothing is lost when it is given up.
     fn next(&self) -> Call {
-        let stream = Arc::clone(&self.0);
-        Call::new(async move { Ok(Output::Broadcast(stream.lock().await.next().await)) })
+        let (stream, process) = (Arc::clone(&self.0), self.1);
+        Call::new(async move {
+            process.check("the stream of broadcasts")?;
+            Ok(Output::Broadcast(stream.lock().await.next().await))
+        })
     }
 }
 
 /// Events of a communicator as they come.
 #[pyclass(frozen)]
-pub(crate) struct EventStream(Arc<Mutex<Events>>);
+pub(crate) struct EventStream(Arc<Mutex<Events>>, Process);
 
 impl EventStream {
     pub(crate) fn new(events: Events) -> Self {
-        EventStream(Arc::new(Mutex::new(events)))
+        EventStream(Arc::new(Mutex::new(events)), Process::current())
     }
 }
 
@@ -44,8 +48,11 @@ impl EventStream {
 impl EventStream {
     /// The next event. Nothing is lost when it is given up.
     fn next(&self) -> Call {
-        let stream = Arc::clone(&self.0);
-        Call::new(async move { Ok(Output::Event(stream.lock().await.next().await.map(Box::new))) })
+        let (stream, process) = (Arc::clone(&self.0), self.1);
+        Call::new(async move {
+            process.check("the stream of events")?;
+            Ok(Output::Event(stream.lock().await.next().await.map(Box::new)))
+        })
     }
 }
 

@@ -122,13 +122,11 @@ fn is_main(py: Python<'_>) -> PyResult<bool> {
     Ok(is_main)
 }
 
-/// Waits for an operation on this thread.
+/// Waits for an operation on this thread, which is inside until it has made an object of the outcome.
 ///
 /// # Errors
-/// Of a signal handler, `KeyboardInterrupt` for one: the operation is given up. `homing.CommunicatorClosed` while the
-/// interpreter ends.
-pub(crate) fn wait(py: Python<'_>, mut op: Op, at_the_end: AtTheEnd) -> PyResult<homing::Result<Output>> {
-    let _waiter = Waiter::begin(py, at_the_end)?;
+/// Of a signal handler, `KeyboardInterrupt` for one: the operation is given up.
+pub(crate) fn wait(py: Python<'_>, mut op: Op, _inside: &Waiter) -> PyResult<homing::Result<Output>> {
     let _outer = Outer::begin();
     let is_main = is_main(py)?;
     loop {
@@ -218,6 +216,7 @@ impl Server {
 
     /// Serves on the calling thread until it is stopped.
     fn run(&self, py: Python<'_>) -> PyResult<()> {
+        let inside = Waiter::begin(py, AtTheEnd::Allowed)?;
         let home = Home::current();
         let (completer, stopped) = home
             .try_future::<()>()
@@ -237,15 +236,16 @@ impl Server {
             let _ = stopped.await;
             Ok(Output::Nothing)
         });
-        let stopped = wait(py, op, AtTheEnd::Allowed);
+        let stopped = wait(py, op, &inside);
         hand_the_rest_over(py);
         stopped.map(drop)
     }
 
     /// The thread as a home. Waits until it runs.
-    fn place(&self, py: Python<'_>) -> Place {
+    fn place(&self, py: Python<'_>) -> PyResult<Place> {
+        let _inside = Waiter::begin(py, AtTheEnd::Allowed)?;
         let shared = Arc::clone(&self.0);
-        py.detach(move || {
+        Ok(py.detach(move || {
             let mut state = shared.state.lock();
             loop {
                 if let Some(place) = &state.place {
@@ -253,7 +253,7 @@ impl Server {
                 }
                 shared.begun.wait(&mut state);
             }
-        })
+        }))
     }
 
     /// Has the thread end when it has returned from the subscribers that it is in. Returns at once.

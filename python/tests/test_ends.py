@@ -289,6 +289,149 @@ def test_the_interpreter_ends_with_a_loop_in_a_daemon_thread():
         assert (out, code) == ("ends\n", 0), err
 
 
+# An end of the interpreter that lasts until a thread which is still inside would have been ended. The hook waits as long as it takes.
+LONG_END = """
+import sys, threading, time, types
+import homing
+from homing import _native, blocking
+class Last:
+    def __del__(self, sleep=time.sleep):
+        sleep(1)
+# Of a module that no frame of a thread keeps.
+sys.modules["last"] = types.ModuleType("last")
+sys.modules["last"].last = Last()
+end_waiters = _native.end_waiters
+_native.end_waiters = lambda seconds: end_waiters(60.0)
+"""
+
+
+def test_the_interpreter_ends_while_a_thread_makes_an_event():
+    """A daemon thread has the event of the close, and runs code of Python's to make an object of it."""
+    text = """
+        import homing._values
+        Event = homing._values.Event
+        reads = threading.Event()
+        def slow(*arguments):
+            time.sleep(0.3)
+            return Event(*arguments)
+        homing._values.Event = slow
+        c = blocking.connect("memory:")
+        events = c.events()
+        def read():
+            reads.set()
+            next(events)
+        threading.Thread(target=read, daemon=True).start()
+        reads.wait()
+        print("ends", flush=True)
+    """
+    assert program(LONG_END + textwrap.dedent(text)) == ("ends\n", "", 0)
+
+
+def test_the_interpreter_ends_while_a_loop_is_in_a_subscriber():
+    text = """
+        import asyncio
+        called = threading.Event()
+        def slow(request):
+            called.set()
+            time.sleep(0.3)
+        async def main():
+            c = await homing.connect("memory:")
+            await c.add_rpc_subscriber("slow", slow)
+            await c.rpc_send("slow")
+        def run():
+            try:
+                asyncio.run(main())
+            except homing.Error:
+                pass
+        threading.Thread(target=run, daemon=True).start()
+        called.wait()
+        print("ends", flush=True)
+    """
+    out, err, code = program(LONG_END + textwrap.dedent(text))
+    assert (out, code) == ("ends\n", 0), err
+
+
+def test_a_thread_that_comes_after_the_end_is_refused():
+    """In a hook that was there before homing's, and so runs after it."""
+    out, err, code = program(
+        """
+        import asyncio, atexit, threading
+        late = threading.Event()
+        @atexit.register
+        def after():
+            loop.call_soon_threadsafe(loop.stop)
+            late.set()
+            for thread in threads:
+                thread.join()
+        import homing
+        from homing import blocking
+        c = blocking.connect("memory:")
+        c.add_rpc_subscriber("echo", lambda request: request.body)
+        assert c.rpc_send("echo", 1) == 1
+        def call():
+            late.wait()
+            for _ in range(2):
+                try:
+                    c.rpc_send("echo", 1)
+                except homing.CommunicatorClosed as error:
+                    print(error, flush=True)
+        loop = asyncio.new_event_loop()
+        runs = threading.Event()
+        async def main():
+            await homing.connect("memory:")
+            runs.set()
+        def turn():
+            loop.create_task(main())
+            loop.run_forever()
+            loop.close()
+        threads = [threading.Thread(target=target, daemon=True) for target in (call, turn)]
+        for thread in threads:
+            thread.start()
+        runs.wait()
+        """
+    )
+    assert (out, code) == (2 * "the interpreter is ending\n", 0), err
+
+
+@pytest.mark.skipif(not hasattr(__import__("os"), "fork"), reason="no fork")
+def test_a_forked_child_cannot_read_on_nor_settle_a_task():
+    out, err, code = program(
+        """
+        import os, warnings
+        warnings.simplefilter("ignore", DeprecationWarning)
+        import homing
+        from homing import blocking
+        c = blocking.connect("memory:fork")
+        c.task_queue("tasks").task_send("x", no_reply=True)
+        task = c.task_queue("tasks").next_task(timeout=60)
+        broadcasts, events = c.broadcasts(), c.events()
+        child = os.fork()
+        if child == 0:
+            uses = (
+                lambda: next(broadcasts),
+                lambda: next(events),
+                lambda: task.finish(1),
+                lambda: task.fail("no"),
+                task.requeue,
+            )
+            for use in uses:
+                try:
+                    print("not refused:", use(), flush=True)
+                except homing.InvalidStateError as error:
+                    assert "forked" in str(error), error
+            # The whole end of the interpreter, with its hooks.
+            raise SystemExit(7)
+        _, status = os.waitpid(child, 0)
+        print("child", os.waitstatus_to_exitcode(status))
+        task.finish(1)
+        c.broadcast_send("y")
+        print(next(broadcasts).body)
+        c.close()
+        """
+    )
+    assert (out, err, code) == ("child 7\ny\n", "", 0)
+
+
 @pytest.mark.skipif(not hasattr(__import__("os"), "fork"), reason="no fork")
 def test_a_forked_child_gets_an_error_and_the_parent_goes_on():
     out, err, code = program(
