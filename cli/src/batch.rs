@@ -1,6 +1,7 @@
 //! `homing task send --lines` and `--count`: many tasks, many of them under way at once.
 
 use std::io::{self, BufRead};
+use std::sync::{Arc, OnceLock};
 
 use futures_util::stream::{self, Stream, StreamExt};
 use homing::{Communicator, Value};
@@ -20,6 +21,9 @@ use crate::{note, out, values, warning};
 /// One task: its number, from 1 on, and its body.
 type Numbered = (u64, Result<Value, Failure>);
 
+/// Why the lines end before their end.
+type Unread = Arc<OnceLock<String>>;
+
 /// How one ended: the outcome, where one was asked for.
 type Ended = (u64, Result<Option<Value>, Failure>);
 
@@ -28,13 +32,14 @@ pub(crate) async fn run(command: Send, global: &Global, mut stop: Stop) -> Resul
     let at_most = usize::from(command.in_flight.get());
     let mut tally = Tally { word: if command.no_reply { "sent" } else { "done" }, ..Tally::default() };
     let bar = progress_bar(&command, global);
+    let unread = Unread::default();
     let work = async {
         let bodies: std::pin::Pin<Box<dyn Stream<Item = Numbered>>> = match command.count {
             Some(count) => {
                 let body = values::read_body(command.body.as_deref()).await?;
                 Box::pin(stream::iter((1..=count.get()).map(move |number| (number, Ok(body.clone())))))
             }
-            None => Box::pin(lines()),
+            None => Box::pin(lines(Arc::clone(&unread))),
         };
         // Nothing is connected, and no queue called new, for lines of which none is a task.
         let mut bodies = bodies;
@@ -85,6 +90,9 @@ pub(crate) async fn run(command: Send, global: &Global, mut stop: Stop) -> Resul
                 finish(&communicator, deadline, stop).await;
             }
             note!("{tally}");
+            if let Some(why) = unread.get() {
+                return Err(Failure::Other(format!("standard input cannot be read: {why}")));
+            }
             match tally.failed {
                 0 => Ok(()),
                 failed => Err(Failure::Other(format!("{failed} of {} failed", tasks(tally.done + failed)))),
@@ -115,8 +123,8 @@ async fn one(
     Ok(Some(task.await?))
 }
 
-/// The lines of standard input, as they come. Empty ones are left out.
-fn lines() -> impl Stream<Item = Numbered> {
+/// The lines of standard input, as they come. Empty ones are left out. They end where it cannot be read, and `unread` has why.
+fn lines(unread: Unread) -> impl Stream<Item = Numbered> {
     let (sender, receiver) = mpsc::channel(64);
     // A read of standard input cannot be ended, and must not hold the command up.
     std::thread::spawn(move || {
@@ -124,7 +132,11 @@ fn lines() -> impl Stream<Item = Numbered> {
             let body = match line {
                 Ok(line) if line.trim_ascii().is_empty() => continue,
                 Ok(line) => values::parse(&line, &format!("line {number}")),
-                Err(error) => Err(Failure::Other(format!("standard input cannot be read: {error}"))),
+                // Guards: a directory, whose every read fails: there is no end of it.
+                Err(error) => {
+                    let _ = unread.set(error.to_string());
+                    break;
+                }
             };
             if sender.blocking_send((number, body)).is_err() {
                 break;

@@ -65,7 +65,10 @@ pub(crate) async fn connect_and_look(global: &Global) -> Result<Communicator, Fa
                 1 => ", behind another one".to_owned(),
                 others => format!(", behind {others} others"),
             };
-            note!("no worker is connected to the queue {queue:?}: a task waits there until one is{behind}");
+            note!(
+                "no worker takes tasks from the queue {queue:?} now (none is connected, or all are busy): a task waits there \
+                 until one does{behind}"
+            );
             not_given::note(&global.broker);
         }
         Ok(Err(error)) if error.kind() == ErrorKind::NotFound => {

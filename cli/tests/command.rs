@@ -202,7 +202,10 @@ fn worker_ends(broker: &Broker) -> TestResult {
         assert!(Instant::now() < until, "the command did not start");
         std::thread::sleep(Duration::from_millis(10));
     }
+    // As the help says: it has ended in order, and the task is back.
     assert_eq!(worker.stop("INT")?.0, Some(0));
+    let (help, _) = exits(&ended(homing(&["--help"]))?, 0);
+    assert!(help.contains("stopped after --drain (a task goes back to its queue"), "{help}");
     assert!(ended_by.exists(), "its command was told to end, and was waited for");
     let mut heir = Running::start(on(broker, &["task", "work", "--exec", "cat > /dev/null", "--count", "1"]))?;
     assert_eq!(heir.ends()?, Some(0), "the task went back");

@@ -32,6 +32,7 @@ fn main() -> ExitCode {
         .rabbitmq("without_a_worker_nothing_is_launched", nobody)
         .rabbitmq("a_worker_that_does_not_answer_at_once_is_asked_again", asked_again)
         .rabbitmq("a_worker_with_another_store_runs_a_job_all_the_same", elsewhere)
+        .rabbitmq("a_worker_of_another_store_leaves_a_job_to_others", of_another_store)
         .rabbitmq("a_detached_job_is_paused_played_and_killed", controlled)
         .rabbitmq("a_program_that_ignores_sigterm_is_killed_after_its_grace", grace)
         .rabbitmq("a_forced_kill_ends_the_whole_group_at_once", forced)
@@ -365,6 +366,49 @@ fn elsewhere(broker: &Broker) -> TestResult {
     assert_eq!(other.report("1").0, "there\n");
     let pid = place.detached("exit 4", &[])?;
     other.until(&pid, "finished");
+    Ok(())
+}
+
+/// Guards: a job that is lost because a worker that does not have it took its task.
+fn of_another_store(broker: &Broker) -> TestResult {
+    let (place, other) = (Place::new(broker)?, Place::new(broker)?);
+    let _worker = place.worker(&[])?;
+    let busy = place.detached("echo $$ > pid; while [ ! -e go ]; do sleep 0.05; done", &[])?;
+    eventually("it does not begin", || place.lives("pid"));
+    // Its task waits in the queue, and the worker of the other store is the only one that takes it.
+    let pid = place.detached("echo x >> runs", &[])?;
+    let mut stranger = other.worker(&[])?;
+    let refused = format!("there is no process {pid} in the store of this worker");
+    let mut line = String::new();
+    while !line.contains(&refused) {
+        line = stranger.line()?;
+        assert!(!line.is_empty(), "the worker ended");
+    }
+    assert_eq!(stranger.stop("TERM")?.0, Some(0));
+    fs::write(place.file("go"), "")?;
+    for pid in [&busy, &pid] {
+        place.until(pid, "finished");
+    }
+    assert_eq!(place.lines("runs"), 1);
+
+    // A sender that waits gets the error, and nothing is left behind. Where nobody waits, the task is put aside with the reason.
+    for nowait in [&[][..], &["--nowait"]] {
+        let mut arguments = vec!["process", "continue", "99"];
+        arguments.extend(nowait);
+        let (_, err) = exits(&place.ended(&arguments)?, 5);
+        assert!(err.contains("there is no process 99"), "{err}");
+    }
+    let task = r#"{"task": "continue", "args": {"pid": 99, "nowait": false, "tag": null}}"#;
+    exits(&place.ended(&["task", "send", "--no-reply", task])?, 0);
+    let quarantine = format!("{}.process.queue.quarantine", place.broker.prefix());
+    let aside = || {
+        let output = place.ended(&["task", "list", "--queue", &quarantine, "--peek"]).expect("shown");
+        if output.status.success() { text(&output.stdout) } else { String::new() }
+    };
+    eventually("it is not put aside", || !aside().is_empty());
+    let out = aside();
+    let reason = "given up after 5 attempts: there is no process 99 in the store of this worker";
+    assert_eq!((out.matches(reason).count(), out.matches("homing-quarantine-reason").count()), (1, 1), "{out}");
     Ok(())
 }
 

@@ -22,6 +22,7 @@ fn main() -> ExitCode {
     let mut suite = Suite::new();
     suite
         .plain("a_reader_that_goes_ends_a_command_quietly", reader_gone)
+        .plain("lines_that_cannot_be_read_are_one_error", unread_lines)
         .plain("a_full_disk_is_an_error_without_a_panic", disk_full)
         .plain("standard_error_that_nobody_reads_is_no_panic", stderr_gone)
         .plain("ctrl_c_ends_what_connects_to_a_silent_peer", interrupted_connecting)
@@ -406,7 +407,7 @@ fn unused_queue(broker: &Broker) -> TestResult {
     let (_, err) = exits(&ended(on(broker, &["task", "send", "1", "--no-reply"]))?, 0);
     assert!(err.contains("did not exist"), "{err}");
     let (_, err) = exits(&ended(on(broker, &["task", "send", "1", "--no-reply"]))?, 0);
-    assert!(err.contains("no worker is connected"), "{err}");
+    assert!(err.contains("no worker takes tasks"), "{err}");
     let (_, err) = exits(&ended(on(broker, &["--quiet", "task", "send", "1", "--no-reply"]))?, 0);
     assert_eq!(err, "");
     let _worker = Running::start(on(broker, &["task", "work", "--echo"]))?;
@@ -481,6 +482,16 @@ fn lines(broker: &Broker) -> TestResult {
     let (out, err) = exits(&wait(child)?, 1);
     assert_eq!(out, expected);
     assert!(err.contains("line 302") && err.contains("1 of 301 tasks failed"), "{err}");
+    Ok(())
+}
+
+/// Guards: a directory as standard input, whose every read fails: a command that never ends, and a warning for each.
+fn unread_lines() -> TestResult {
+    let mut send = homing(&["--broker", "amqp://127.0.0.1:1", "task", "send", "--lines", "--no-reply"]);
+    send.stdin(std::fs::File::open("/")?);
+    let child = send.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn()?;
+    let (_, err) = exits(&wait(child)?, 1);
+    assert_eq!(err.matches("standard input cannot be read").count(), 1, "{err}");
     Ok(())
 }
 

@@ -183,6 +183,11 @@ fn on_failure(broker: &Broker) -> TestResult {
     send(broker, "1")?;
     exits(&ended(on(broker, &work("requeue")))?, 0);
     assert_eq!((waiting(broker, "")?, waiting(broker, ".quarantine")?), (1, 0));
+    let twice = ["task", "work", "--count", "2", "--exec", "echo \"try $HOMING_ATTEMPT\" >&2; exit 3"];
+    let mut twice = on(broker, &twice);
+    twice.args(["--on-failure", "requeue"]);
+    let (_, err) = exits(&ended(twice)?, 0);
+    assert!(err.contains("attempt=1") && err.contains("attempt=2") && err.contains("try 2"), "{err}");
     exits(&ended(on(broker, &work("reply")))?, 0);
     assert_eq!((waiting(broker, "")?, waiting(broker, ".quarantine")?), (0, 0));
     send(broker, "2")?;

@@ -330,7 +330,10 @@ async fn topology(report: &mut Report, broker: &RabbitMq, options: &Communicator
                     format!("{waiting} here that no worker could read"),
                     format!("show them: homing task list --queue {} --peek", quoted(&spec.name)),
                 )),
-                (false, _, 0) => Some((format!("{waiting}, and no worker is connected"), "start a worker".to_owned())),
+                (false, _, 0) => Some((
+                    format!("{waiting}, and no worker takes any now: none is connected, or all are busy"),
+                    "start a worker, or wait for those that are busy".to_owned(),
+                )),
                 _ => None,
             };
             report.push(finding);

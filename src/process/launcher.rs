@@ -133,7 +133,34 @@ pub(super) struct Running {
 pub(super) enum NotDone {
     /// It goes back to its queue: another worker is to do it.
     Back,
+    /// The store of this worker does not have the process.
+    NotHere,
     Failed(HandlerError),
+}
+
+/// What is known of the sender of a task.
+#[derive(Debug, Default)]
+pub(super) struct Sender {
+    message_id: Option<String>,
+    /// Nobody waits for an answer.
+    is_gone: bool,
+}
+
+impl Sender {
+    pub(super) fn of(request: &TaskRequest) -> Self {
+        Sender { message_id: request.message_id().map(str::to_owned), is_gone: request.is_no_reply() }
+    }
+
+    /// What comes of a task for a process that the store of this worker does not have. A sender that waits gets the error at once,
+    /// as from plumpy.
+    ///
+    /// Guards: a job that is lost because a worker of another store took its task. Where nobody would receive the error, the task
+    /// goes back for other workers, and in the end to quarantine.
+    fn not_here(&self, pid: &Pid) -> HandlerError {
+        let text = format!("there is no process {pid} in the store of this worker");
+        let error = if self.is_gone { Failure::TryAgain(text).into() } else { HandlerError::exception(text) };
+        error.with_type("NotFound")
+    }
 }
 
 impl From<HandlerError> for NotDone {
@@ -250,7 +277,7 @@ impl ProcessLauncher {
             let launcher = launcher.clone();
             async move {
                 let task = read_task(request.body())?;
-                let performed = launcher.inner.perform(task, request.message_id().map(str::to_owned), None);
+                let performed = launcher.inner.perform(task, Sender::of(&request), None);
                 HandlerResult::Ok(later(performed))
             }
         })
@@ -265,7 +292,7 @@ impl ProcessLauncher {
     /// # Cancel safety
     /// Dropped, a process that has been made or begun goes on.
     pub async fn handle(&self, task: ProcessTask) -> HandlerResult<Value> {
-        answered(self.inner.perform(task, None, None).await)
+        answered(self.inner.perform(task, Sender::default(), None).await)
     }
 
     /// Resumes a process that waits for it ([`Next::wait_for_resume`](super::Next::wait_for_resume)) with a value. False if it
@@ -343,7 +370,8 @@ pub(super) fn read_task(body: &Value) -> HandlerResult<ProcessTask> {
 
 fn answered(performed: std::result::Result<Value, NotDone>) -> HandlerResult<Value> {
     performed.map_err(|not_done| match not_done {
-        NotDone::Back => Failure::Cancelled.into(),
+        // `perform` has made an error of the second.
+        NotDone::Back | NotDone::NotHere => Failure::Cancelled.into(),
         NotDone::Failed(error) => error,
     })
 }
@@ -359,7 +387,7 @@ impl Inner {
     pub(super) fn perform(
         self: &Arc<Self>,
         task: ProcessTask,
-        message_id: Option<String>,
+        sender: Sender,
         slot: Option<Slot>,
     ) -> impl Future<Output = std::result::Result<Value, NotDone>> + Send + use<> {
         let inner = Arc::clone(self);
@@ -368,12 +396,13 @@ impl Inner {
             inner.tools.until_usable().await?;
             let (pid, nowait) = match task {
                 ProcessTask::Create(create) => {
-                    let pid = inner.create(create.class(), inputs(create.args(), create.kwargs()), message_id).await?;
+                    let pid =
+                        inner.create(create.class(), inputs(create.args(), create.kwargs()), sender.message_id).await?;
                     return Ok(pid.into());
                 }
                 ProcessTask::Launch(launch) => {
                     let inputs = inputs(launch.args(), launch.kwargs());
-                    (inner.create(launch.class(), inputs, message_id).await?, launch.is_nowait())
+                    (inner.create(launch.class(), inputs, sender.message_id.clone()).await?, launch.is_nowait())
                 }
                 ProcessTask::Continue(request) => {
                     if let Some(tag) = request.tag() {
@@ -381,12 +410,25 @@ impl Inner {
                         let text = format!("there is no checkpoint with the tag {shown:?}: the newest alone is kept");
                         return Err(HandlerError::exception(text).into());
                     }
+                    // Guards: a task of its own for a process that is not here.
+                    if request.is_nowait() && !inner.is_stored(request.pid()).await? {
+                        return Err(sender.not_here(request.pid()).into());
+                    }
                     (request.pid().clone(), request.is_nowait())
                 }
             };
             let running = inner.begin(&pid, slot)?;
-            if nowait { inner.keep_going(&pid, running).await } else { inner.outcome(running).await }
+            let done = if nowait { inner.keep_going(&pid, running).await } else { inner.outcome(running).await };
+            match done {
+                Err(NotDone::NotHere) => Err(sender.not_here(&pid).into()),
+                done => done,
+            }
         }
+    }
+
+    async fn is_stored(&self, pid: &Pid) -> std::result::Result<bool, NotDone> {
+        let what = "a process could not be looked up";
+        Ok(self.tools.for_a_task(what, |store| store.record(pid.clone())).await?.is_some())
     }
 
     /// A class of the registry.
@@ -426,8 +468,10 @@ impl Inner {
 
     /// Answers with the pid as soon as the process is in good hands: a task of its own keeps it going if this worker dies.
     async fn keep_going(&self, pid: &Pid, mut running: Running) -> std::result::Result<Value, NotDone> {
-        if let Some(RunEnd::Failed(error)) = &*running.end.borrow() {
-            return Err(error.clone().into());
+        match &*running.end.borrow() {
+            Some(RunEnd::Failed(error)) => return Err(error.clone().into()),
+            Some(RunEnd::NotHere) => return Err(NotDone::NotHere),
+            _ => {}
         }
         self.tools.queue.task_send(Value::from(Continue::new(pid))).no_reply().await?;
         let reachable = async {
@@ -439,6 +483,7 @@ impl Inner {
         self.tools.notified_within(reachable, REACHABLE_WITHIN).await;
         match &*running.end.borrow() {
             Some(RunEnd::Failed(error)) => Err(error.clone().into()),
+            Some(RunEnd::NotHere) => Err(NotDone::NotHere),
             _ => Ok(pid.into()),
         }
     }
@@ -461,6 +506,7 @@ impl Inner {
                 Err(error.without_warning().into())
             }
             Some(RunEnd::Failed(error)) => Err(error.into()),
+            Some(RunEnd::NotHere) => Err(NotDone::NotHere),
             Some(RunEnd::Left) | None => Err(NotDone::Back),
         }
     }

@@ -49,6 +49,8 @@ pub(super) enum RunEnd {
     Ended(Outcome),
     /// It has not, and is not run here any more.
     Left,
+    /// The store of this worker does not have it.
+    NotHere,
     /// It cannot be run here.
     Failed(HandlerError),
 }

@@ -177,9 +177,9 @@ async fn pull_all(launcher: ProcessLauncher, most: usize, mut stops: watch::Rece
 
 /// Performs a task in the background, and answers it in the end.
 fn perform(launcher: &ProcessLauncher, task: IncomingTask, slot: Slot) {
-    let message_id = task.request().message_id().map(str::to_owned);
+    let sender = launcher::Sender::of(task.request());
     match launcher::read_task(task.body()) {
-        Ok(read) => task.finish(launcher::later(launcher.inner.perform(read, message_id, Some(slot)))),
+        Ok(read) => task.finish(launcher::later(launcher.inner.perform(read, sender, Some(slot)))),
         Err(error) => task.finish(HandlerResult::<crate::Answer>::Err(error)),
     }
 }

@@ -9,7 +9,8 @@ use clap::{Arg, Command};
 pub(super) const EXIT_CODES: &str = "\
 Exit codes:
     0  done; also when the reader of standard output has gone (homing ... | head -1),
-       and when one signal has ended a worker and its tasks had ended
+       and when one signal has ended a worker in order: what it ran had ended, or was
+       stopped after --drain (a task goes back to its queue, a call is cancelled)
     1  failed; or what is named is not there: a queue, a task, a process
     2  wrong usage
     3  unroutable: no subscriber has this identifier; nobody runs processes

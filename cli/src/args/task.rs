@@ -146,7 +146,8 @@ pub(crate) enum OnFailure {
     Reply,
     /// It goes to the quarantine queue, NAME.quarantine, and its sender gets the exception.
     Quarantine,
-    /// It goes back to its queue after a pause that grows, for this worker or another.
+    /// It goes back to its queue after a pause that grows, for this worker or another. Its attempts (HOMING_ATTEMPT) are counted
+    /// by each worker for itself.
     Requeue,
 }
 

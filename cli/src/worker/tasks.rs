@@ -175,7 +175,9 @@ impl Worker {
             self.memory().quarantined += 1;
         }
         shift.ends(kept, self.most).await;
-        if kept == Kept::No {
+        // What goes back has not ended: its next attempt here has the next number.
+        let goes_back = matches!(answered, Err(Refusal::Cancelled));
+        if kept == Kept::No && !goes_back {
             self.memory().ends(&task);
         }
         drop(shift);

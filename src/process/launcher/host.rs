@@ -156,10 +156,7 @@ async fn claim(inner: &Arc<Inner>, pid: &Pid, inbox: &mut Inbox, slot: &mut Opti
                 continue;
             }
             Ok(Claim::Held { by, .. }) => by,
-            Ok(_) => {
-                let text = format!("there is no process {pid} in the store of this worker");
-                return Err(RunEnd::Failed(HandlerError::exception(text).with_type("NotFound")));
-            }
+            Ok(_) => return Err(RunEnd::NotHere),
             Err(NotStored::Unavailable) => return Err(RunEnd::Left),
             Err(NotStored::Failed(error)) if error.is_connection() => return Err(RunEnd::Left),
             Err(NotStored::Failed(error)) => return Err(RunEnd::Failed(error.into())),
