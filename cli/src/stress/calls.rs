@@ -29,6 +29,9 @@ const MANY: usize = 4096;
 const ROUNDS: u32 = 5;
 /// How long a permit may take to come back after its call has ended: the broker's confirmation is on its way.
 const SETTLES: Duration = Duration::from_secs(2);
+/// Between two looks at what is free.
+const SHORTEST: Duration = Duration::from_millis(5);
+const LONGEST: Duration = Duration::from_millis(500);
 /// A call that its subscriber may have died with is told so by its own timeout only.
 const SHORT: Duration = Duration::from_millis(300);
 
@@ -180,6 +183,7 @@ fn count_permits(world: &World, pair: &Pair, permits: usize) {
     let until = Instant::now() + SETTLES;
     let mut rounds = 0;
     let mut held = 0;
+    let mut pause = SHORTEST;
     while rounds < ROUNDS {
         let sent: Vec<_> = (0..permits).map(|_| pair.callers.rpc_send("nobody", Value::Null).try_send()).collect();
         held = sent.iter().filter(|sent| matches!(sent, Err(error) if error.kind() == ErrorKind::Full)).count();
@@ -187,9 +191,10 @@ fn count_permits(world: &World, pair: &Pair, permits: usize) {
         if held > 0 && Instant::now() > until {
             break;
         }
-        // What was sent for this comes back too.
+        // What was sent for this comes back too, on a busy machine after a while.
         drop(sent);
-        std::thread::sleep(Duration::from_millis(5));
+        pause = if held == 0 { SHORTEST } else { (pause * 2).min(LONGEST) };
+        std::thread::sleep(pause);
     }
     world.ledger.permits_probed.fetch_add(permits as u64, Ordering::Relaxed);
     world.ledger.permits_held.fetch_add(held as u64, Ordering::Relaxed);
