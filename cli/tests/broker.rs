@@ -13,7 +13,7 @@ use std::path::PathBuf;
 use std::process::{Child, ExitCode, Output, Stdio};
 use std::time::Duration;
 
-use shell::{ended, homing, text};
+use shell::{Directory, ended, homing, text};
 use support::{Suite, TestResult};
 
 fn main() -> ExitCode {
@@ -39,27 +39,6 @@ fn main() -> ExitCode {
         .rabbitmq("a_move_that_cannot_be_names_which_broker_is_wrong", moving::wrong)
         .rabbitmq("a_local_broker_is_moved_when_no_program_uses_it", moving::local);
     suite.run()
-}
-
-/// A directory of a test's own, which goes with it.
-struct Directory(PathBuf);
-
-impl Directory {
-    fn new() -> std::io::Result<Self> {
-        let path = std::env::temp_dir().join(support::unique("b"));
-        std::fs::create_dir_all(&path)?;
-        Ok(Directory(path))
-    }
-
-    fn path(&self, name: &str) -> String {
-        self.0.join(name).display().to_string()
-    }
-}
-
-impl Drop for Directory {
-    fn drop(&mut self) {
-        let _ = std::fs::remove_dir_all(&self.0);
-    }
 }
 
 struct Run {

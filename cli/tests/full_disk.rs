@@ -8,11 +8,10 @@ mod shell;
 mod support;
 
 use std::io::{BufRead, BufReader, Read};
-use std::path::PathBuf;
 use std::process::{Child, Command, ExitCode, Stdio};
 use std::time::{Duration, Instant};
 
-use shell::{LONG, ended, exits, homing, text};
+use shell::{Directory, LONG, ended, exits, homing, text};
 use support::{Suite, TestResult};
 
 type Failed = Box<dyn std::error::Error + Send + Sync>;
@@ -32,20 +31,7 @@ fn main() -> ExitCode {
     suite.run()
 }
 
-/// A directory of a test's own, which goes with it.
-struct Directory(PathBuf);
-
 impl Directory {
-    fn new() -> std::io::Result<Self> {
-        let path = std::env::temp_dir().join(support::unique("f"));
-        std::fs::create_dir_all(&path)?;
-        Ok(Directory(path))
-    }
-
-    fn path(&self, name: &str) -> String {
-        self.0.join(name).display().to_string()
-    }
-
     /// The local broker in it.
     fn url(&self) -> String {
         format!("local:{}", self.path("l"))
@@ -76,12 +62,6 @@ impl Directory {
         let list = homing(&["--broker", &self.url(), "--format", "json", "task", "list", "--queue", queue, "--peek"]);
         let (out, _) = exits(&ended(list).expect("listed"), 0);
         out.lines().count()
-    }
-}
-
-impl Drop for Directory {
-    fn drop(&mut self) {
-        let _ = std::fs::remove_dir_all(&self.0);
     }
 }
 

@@ -112,6 +112,26 @@ impl Place {
         Ok(out.trim().to_owned())
     }
 
+    /// Whether so many tasks wait in the queue.
+    fn has_waiting(&self, tasks: usize) -> bool {
+        let (out, _) = exits(&self.ended(&["--format", "json", "task", "list"]).expect("listed"), 0);
+        out.contains(&format!("\"ready\":{tasks}"))
+    }
+
+    /// Three jobs whose worker was killed, and whose tasks were deleted: their pids.
+    fn three_lost(&self) -> Result<Vec<String>, Box<dyn std::error::Error>> {
+        let mut worker = self.worker(&["--slots", "3"])?;
+        let pids = (0..3).map(|_| self.detached("sleep 300", &[])).collect::<Result<Vec<_>, _>>()?;
+        for pid in &pids {
+            self.until(pid, "running");
+        }
+        worker.0.kill()?;
+        worker.0.wait()?;
+        eventually("their tasks are not back", || self.has_waiting(3));
+        exits(&self.ended(&["task", "purge", "--all"])?, 0);
+        Ok(pids)
+    }
+
     fn show(&self, pid: &str) -> Value {
         let output = self.ended(&["--format", "json", "process", "show", pid]).expect("shown");
         let (out, _) = exits(&output, 0);
@@ -826,20 +846,7 @@ fn asks(broker: &Broker) -> TestResult {
 /// One that is damaged keeps no other from being sent.
 fn repaired_beside_a_damaged(broker: &Broker) -> TestResult {
     let place = Place::new(broker)?;
-    let mut worker = place.worker(&["--slots", "3"])?;
-    let pids = (0..3).map(|_| place.detached("sleep 300", &[])).collect::<Result<Vec<_>, _>>()?;
-    for pid in &pids {
-        place.until(pid, "running");
-    }
-    worker.0.kill()?;
-    worker.0.wait()?;
-    let waits = |count: usize| {
-        exits(&place.ended(&["--format", "json", "task", "list"]).expect("listed"), 0)
-            .0
-            .contains(&format!("\"ready\":{count}"))
-    };
-    eventually("their tasks are not back", || waits(3));
-    exits(&place.ended(&["task", "purge", "--all"])?, 0);
+    let pids = place.three_lost()?;
     let database = rusqlite::Connection::open(place.file("processes.db"))?;
     database.execute("UPDATE processes SET body = '[' WHERE pid = ?", [pids[1].parse::<i64>()?])?;
     drop(database);
@@ -851,32 +858,19 @@ fn repaired_beside_a_damaged(broker: &Broker) -> TestResult {
         assert!(names(0) && !names(1) && names(2) && out.contains("sent again") == sent, "{out}");
         assert!(err.contains(&format!("process {} cannot be read", pids[1])), "{err}");
     }
-    eventually("the others are not sent", || waits(2));
+    eventually("the others are not sent", || place.has_waiting(2));
     Ok(())
 }
 
 /// What cannot be printed is sent again all the same.
 fn repaired_unprinted(broker: &Broker) -> TestResult {
     let place = Place::new(broker)?;
-    let mut worker = place.worker(&["--slots", "3"])?;
-    let pids = (0..3).map(|_| place.detached("sleep 300", &[])).collect::<Result<Vec<_>, _>>()?;
-    for pid in &pids {
-        place.until(pid, "running");
-    }
-    worker.0.kill()?;
-    worker.0.wait()?;
-    let waits = |count: usize| {
-        exits(&place.ended(&["--format", "json", "task", "list"]).expect("listed"), 0)
-            .0
-            .contains(&format!("\"ready\":{count}"))
-    };
-    eventually("their tasks are not back", || waits(3));
-    exits(&place.ended(&["task", "purge", "--all"])?, 0);
+    place.three_lost()?;
     let mut full = place.command(&["process", "repair"]);
     let full = full.stdout(fs::File::create("/dev/full")?).stderr(Stdio::piped()).spawn()?;
     let (_, err) = exits(&shell::wait(full)?, 1);
     assert!(err.contains("No space left") && err.contains("3 are sent again"), "{err}");
-    eventually("they are not sent", || waits(3));
+    eventually("they are not sent", || place.has_waiting(3));
     Ok(())
 }
 
@@ -890,9 +884,7 @@ fn launch_task_back(broker: &Broker) -> TestResult {
     eventually("it does not begin", || place.lines("runs") == 1);
     worker.0.kill()?;
     worker.0.wait()?;
-    eventually("its task is not back", || {
-        exits(&place.ended(&["--format", "json", "task", "list"]).expect("listed"), 0).0.contains("\"ready\":1")
-    });
+    eventually("its task is not back", || place.has_waiting(1));
     assert!(findings(&place, &[]).is_empty(), "its task waits");
     fs::write(place.file("go"), "")?;
     let _worker = place.worker(&[])?;
@@ -945,9 +937,7 @@ fn killed_in_queue(broker: &Broker) -> TestResult {
     }
     let (_, err) = exits(&shell::wait(waiter)?, 5);
     assert!(err.contains("a mistake"), "{err}");
-    eventually("a task is left", || {
-        exits(&place.ended(&["--format", "json", "task", "list"]).expect("listed"), 0).0.contains("\"ready\":0")
-    });
+    eventually("a task is left", || place.has_waiting(0));
     assert_eq!(place.lines("ran"), 1);
     assert_eq!(worker.stop("TERM")?.0, Some(0));
     // Without a worker nobody knows which store it is.
@@ -1162,9 +1152,7 @@ fn repaired(broker: &Broker) -> TestResult {
     worker.0.kill()?;
     worker.0.wait()?;
     // Its task is back in the queue, and somebody deletes it there.
-    eventually("its task is not back", || {
-        exits(&place.ended(&["--format", "json", "task", "list"]).expect("listed"), 0).0.contains("\"ready\":1")
-    });
+    eventually("its task is not back", || place.has_waiting(1));
     assert!(findings(&place, &[]).is_empty(), "its task waits");
     exits(&place.ended(&["task", "purge", "--all"])?, 0);
     let expected = |sent| vec![(lost.clone(), "lost".to_owned(), sent)];
@@ -1184,9 +1172,7 @@ fn repaired(broker: &Broker) -> TestResult {
     let _worker = place.worker(&[])?;
     place.until(&lost, "finished");
     assert_eq!(place.lines("runs"), 2);
-    eventually("a task is left", || {
-        exits(&place.ended(&["--format", "json", "task", "list"]).expect("listed"), 0).0.contains("\"ready\":0")
-    });
+    eventually("a task is left", || place.has_waiting(0));
     Ok(())
 }
 
@@ -1253,11 +1239,7 @@ fn days_work() -> TestResult {
         assert!(shown["lease"].is_null(), "job {n}: {shown}");
     }
     assert!(place.list(&["--state", "unfinished"]).is_empty());
-    eventually("a task is left", || {
-        findings(&place, &[]).is_empty() && {
-            exits(&place.ended(&["--format", "json", "task", "list"]).expect("listed"), 0).0.contains("\"ready\":0")
-        }
-    });
+    eventually("a task is left", || findings(&place, &[]).is_empty() && place.has_waiting(0));
     for mut worker in workers {
         assert_eq!(worker.stop("TERM")?.0, Some(0));
     }

@@ -10,9 +10,9 @@ use lapin::options::{
 use lapin::types::{AMQPValue, ByteArray, DecimalValue, FieldArray, FieldTable, ShortString};
 use lapin::{BasicProperties, Channel, Connection, ConnectionProperties, ExchangeKind};
 
-use super::shell::{ended, eventually, exits, homing, signal, wait};
+use super::Run;
+use super::shell::{Directory, ended, eventually, exits, homing, signal, wait};
 use super::support::{Broker, TestResult};
-use super::{Directory, Run};
 
 /// Publishes 128 kB that only memory keeps, which is more than the broker takes, and takes it out again.
 pub(super) fn fills(address: &str, data: &str) -> TestResult {

@@ -3,11 +3,33 @@
 #![allow(dead_code)] // each test target uses its own part of it
 
 use std::io::{BufRead, BufReader, Read};
+use std::path::PathBuf;
 use std::process::{Child, Command, Output, Stdio};
 use std::time::{Duration, Instant};
 
 /// No command takes longer.
 pub const LONG: Duration = Duration::from_secs(60);
+
+/// A directory of a test's own, which goes with it.
+pub struct Directory(pub PathBuf);
+
+impl Directory {
+    pub fn new() -> std::io::Result<Self> {
+        let path = std::env::temp_dir().join(crate::support::unique("d"));
+        std::fs::create_dir_all(&path)?;
+        Ok(Directory(path))
+    }
+
+    pub fn path(&self, name: &str) -> String {
+        self.0.join(name).display().to_string()
+    }
+}
+
+impl Drop for Directory {
+    fn drop(&mut self) {
+        let _ = std::fs::remove_dir_all(&self.0);
+    }
+}
 
 /// The command, in clean surroundings.
 pub fn homing(arguments: &[&str]) -> Command {

@@ -67,6 +67,16 @@ impl Storage for Disk {
     }
 }
 
+/// A disk for `/`, and one for every other virtual host.
+struct Disks(Disk, Disk);
+
+impl Storage for Disks {
+    fn open(&mut self, virtual_host: &str, now: Instant) -> io::Result<Opened> {
+        let disk = if virtual_host == "/" { &self.0 } else { &self.1 };
+        Ok(Opened::new(Engine::new(now), disk.clone()))
+    }
+}
+
 impl Journal for Disk {
     fn record(&mut self, effect: Effect<Content>) -> Mark {
         let text = match effect {
@@ -199,24 +209,24 @@ fn a_commit_waits_for_the_disk_too() {
 #[test]
 fn an_acknowledged_message_is_forgotten() {
     let (_server, address, disk) = server();
-    let mut raw = channel(address);
-    raw.publish(1, "", "q", true, persistent(), b"1");
-    raw.send(1, basic::Get { queue: "q", no_ack: false });
-    raw.expect("BasicGetOk");
-    assert!(matches!(raw.next(), Got::Header(..)) && matches!(raw.next(), Got::Body(..)));
-    raw.send(1, basic::Ack { delivery_tag: 1, multiple: false });
+    let mut raw = acknowledged(address);
     raw.send(1, queue::Delete { queue: "q", if_unused: false, if_empty: false, no_wait: false });
     raw.expect("QueueDeleteOk");
     assert_eq!(disk.recorded(), ["defined", "store in q: 1", "forget", "undefined"]);
+}
+
+/// Gets a message of `q`.
+fn get(raw: &mut Raw) {
+    raw.send(1, basic::Get { queue: "q", no_ack: false });
+    raw.expect("BasicGetOk");
+    assert!(matches!(raw.next(), Got::Header(..)) && matches!(raw.next(), Got::Body(..)));
 }
 
 /// A channel that has acknowledged a message of `q`, of which the disk does not know yet.
 fn acknowledged(address: SocketAddr) -> Raw {
     let mut raw = channel(address);
     raw.publish(1, "", "q", true, persistent(), b"1");
-    raw.send(1, basic::Get { queue: "q", no_ack: false });
-    raw.expect("BasicGetOk");
-    assert!(matches!(raw.next(), Got::Header(..)) && matches!(raw.next(), Got::Body(..)));
+    get(&mut raw);
     raw.send(1, basic::Ack { delivery_tag: 1, multiple: false });
     raw
 }
@@ -283,9 +293,7 @@ fn what_is_settled_by_being_sent_is_on_the_disk_when_its_receiver_has_ended_whoe
         let (_server, address, disk) = server();
         let mut other = channel(address);
         other.publish(1, "", "q", true, persistent(), b"1");
-        other.send(1, basic::Get { queue: "q", no_ack: false });
-        other.expect("BasicGetOk");
-        assert!(matches!(other.next(), Got::Header(..)) && matches!(other.next(), Got::Body(..)));
+        get(&mut other);
         let mut raw = channel(address);
         consume(&mut raw, true);
         // All that was before is safe. The message comes back since the other one ends.
@@ -323,14 +331,6 @@ fn a_channel_whose_end_waits_for_the_disk_is_handed_nothing_more() {
 
 #[test]
 fn nobody_waits_for_the_disk_of_a_virtual_host_that_is_removed() {
-    /// A disk for `/`, and one for every other virtual host.
-    struct Disks(Disk, Disk);
-    impl Storage for Disks {
-        fn open(&mut self, virtual_host: &str, now: Instant) -> io::Result<Opened> {
-            let disk = if virtual_host == "/" { &self.0 } else { &self.1 };
-            Ok(Opened::new(Engine::new(now), disk.clone()))
-        }
-    }
     let beside = Beside::with(Server::builder().storage(Disks(Disk::default(), Disk::default())));
     assert_eq!(beside.ask("PUT", "/api/vhosts/v", Json::Null).0, 201);
     let rights = json!({"configure": ".*", "write": ".*", "read": ".*"});
@@ -372,9 +372,7 @@ fn the_acknowledgements_of_a_transaction_are_on_the_disk_when_it_is_committed_an
     disk.sync();
     raw.send(1, tx::Select {});
     raw.expect("TxSelectOk");
-    raw.send(1, basic::Get { queue: "q", no_ack: false });
-    raw.expect("BasicGetOk");
-    assert!(matches!(raw.next(), Got::Header(..)) && matches!(raw.next(), Got::Body(..)));
+    get(&mut raw);
     raw.send(1, basic::Ack { delivery_tag: 1, multiple: false });
     raw.send(1, tx::Commit {});
     // One that has done nothing asks for all.
@@ -509,14 +507,6 @@ fn what_came_in_before_a_refused_message_is_confirmed_and_what_is_refused_is_not
 
 #[test]
 fn a_full_disk_stops_nobody_any_more_when_its_virtual_host_is_removed() {
-    /// A disk for `/`, and one for every other virtual host.
-    struct Disks(Disk, Disk);
-    impl Storage for Disks {
-        fn open(&mut self, virtual_host: &str, now: Instant) -> io::Result<Opened> {
-            let disk = if virtual_host == "/" { &self.0 } else { &self.1 };
-            Ok(Opened::new(Engine::new(now), disk.clone()))
-        }
-    }
     let (own, other) = (Disk::default(), Disk::default());
     let (server, address) = start(Server::builder().storage(Disks(own, other.clone())));
     let change = |change| {
