@@ -11,7 +11,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, ExitCode, Stdio};
 use std::time::Duration;
 
-use shell::{Running, ended, homing, text};
+use shell::{Running, ended, homing, same_surroundings, text};
 use support::{Broker, Suite, TestResult};
 
 fn main() -> ExitCode {
@@ -275,12 +275,7 @@ fn shell(directory: &Path, line: &str, stays: bool) -> Command {
     let own = Path::new(env!("CARGO_BIN_EXE_homing")).parent().expect("a directory");
     let path = std::env::var("PATH").unwrap_or_default();
     command.env("PATH", format!("{}:{}:{path}", own.display(), directory.display()));
-    for (name, value) in homing(&[]).get_envs() {
-        match value {
-            Some(value) => command.env(name, value),
-            None => command.env_remove(name),
-        };
-    }
+    same_surroundings(&homing(&[]), &mut command);
     command.env("HOMING_STORE", directory.join("processes.db")).env("XDG_DATA_HOME", directory).stdin(Stdio::null());
     command
 }

@@ -11,7 +11,7 @@ use std::io::{BufRead, BufReader, Read};
 use std::process::{Child, Command, ExitCode, Stdio};
 use std::time::{Duration, Instant};
 
-use shell::{Directory, LONG, ended, exits, homing, text};
+use shell::{Directory, LONG, ended, exits, homing, text, through_shell};
 use support::{Suite, TestResult};
 
 type Failed = Box<dyn std::error::Error + Send + Sync>;
@@ -68,15 +68,8 @@ impl Directory {
 /// The command, of which no file may have more than so many bytes.
 fn limited(arguments: &[&str], limit: &str) -> Command {
     let command = homing(arguments);
-    let mut shell = Command::new("sh");
-    shell.args(["-c", &format!("trap '' XFSZ; exec prlimit --fsize={limit}: \"$0\" \"$@\"")]);
-    shell.arg(command.get_program()).args(command.get_args()).stdin(Stdio::null());
-    for (name, value) in command.get_envs() {
-        match value {
-            Some(value) => shell.env(name, value),
-            None => shell.env_remove(name),
-        };
-    }
+    let mut shell = through_shell(&command, &format!("trap '' XFSZ; exec prlimit --fsize={limit}: \"$0\" \"$@\""));
+    shell.stdin(Stdio::null());
     shell
 }
 

@@ -15,7 +15,7 @@ use std::sync::mpsc::{Receiver, channel};
 use std::time::{Duration, Instant};
 
 use serde_json::Value;
-use shell::{Running, ended, eventually, exits, homing, signal, text};
+use shell::{Running, ended, eventually, exits, homing, same_surroundings, signal, text};
 use support::node::Tls;
 use support::{Broker, Node, Suite, TestResult};
 
@@ -769,12 +769,7 @@ fn at_terminal(
     let line = format!("{own} --broker {broker} --prefix {prefix} run -- sh -c '{script}'");
     let mut command = Command::new("/usr/bin/script");
     command.args(["--quiet", "--return", "--flush", "--command", &line, "/dev/null"]);
-    for (name, value) in place.command(&[]).get_envs() {
-        match value {
-            Some(value) => command.env(name, value),
-            None => command.env_remove(name),
-        };
-    }
+    same_surroundings(&place.command(&[]), &mut command);
     command.current_dir(&place.folder);
     let mut child = command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn()?;
     let mut input = child.stdin.take().ok_or("no pipe")?;
@@ -1358,12 +1353,7 @@ fn readmes_day() -> TestResult {
     let port = { ports }.find(|port| TcpListener::bind(("127.0.0.1", *port)).is_ok()).ok_or("no port is free")?;
     let place = Place::new(&Broker::at(format!("amqp://127.0.0.1:{port}/")))?;
     let mut bash = Command::new("bash");
-    for (name, value) in homing(&[]).get_envs() {
-        match value {
-            Some(value) => bash.env(name, value),
-            None => bash.env_remove(name),
-        };
-    }
+    same_surroundings(&homing(&[]), &mut bash);
     let own = Path::new(env!("CARGO_BIN_EXE_homing")).parent().ok_or("a directory")?;
     bash.env("PATH", format!("{}:{}", own.display(), std::env::var("PATH")?));
     bash.env("HOMING_STORE", place.file("processes.db")).env("XDG_DATA_HOME", place.file("data"));

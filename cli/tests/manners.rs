@@ -15,7 +15,7 @@ use std::time::{Duration, Instant};
 
 use pty::Pty;
 use serde_json::Value;
-use shell::{LONG, Running, ended, eventually, exits, homing, signal, text, wait};
+use shell::{LONG, Running, ended, eventually, exits, homing, same_surroundings, signal, text, wait};
 use support::{Broker, Suite, TestResult};
 
 fn main() -> ExitCode {
@@ -716,12 +716,7 @@ fn password_ends() -> TestResult {
                 } else {
                     let mut apart = Command::new("setsid");
                     apart.arg(command.get_program()).args(command.get_args());
-                    for (name, value) in command.get_envs() {
-                        match value {
-                            Some(value) => apart.env(name, value),
-                            None => apart.env_remove(name),
-                        };
-                    }
+                    same_surroundings(&command, &mut apart);
                     let running = apart.stdin(Stdio::null()).stderr(Stdio::piped()).spawn()?;
                     eventually("it is started", || by == "time" || processes().len() == 3);
                     if by != "time" {

@@ -16,7 +16,7 @@ use std::time::{Duration, Instant};
 
 use pty::{COLUMNS, Pty, ROWS};
 use serde_json::{Value, json};
-use shell::{Running, ended, eventually, exits, homing, text};
+use shell::{Running, ended, eventually, exits, homing, same_surroundings, text, through_shell};
 use support::proxy::Proxy;
 use support::{Broker, Peer, Suite, TestResult};
 
@@ -173,14 +173,7 @@ fn no_terminal(broker: &Broker) -> TestResult {
     // In a terminal that can do all, of which one of the two is not a part.
     for elsewhere in ["< /dev/null", "> shown"] {
         let top = place.command(&["top", "--no-store"]);
-        let mut command = Command::new("sh");
-        command.args(["-c", &format!("exec \"$0\" \"$@\" {elsewhere}")]).arg(top.get_program()).args(top.get_args());
-        for (name, value) in top.get_envs() {
-            match value {
-                Some(value) => command.env(name, value),
-                None => command.env_remove(name),
-            };
-        }
+        let mut command = through_shell(&top, &format!("exec \"$0\" \"$@\" {elsewhere}"));
         let mut pty = Pty::start(command.current_dir(&place.folder))?;
         let shown = pty.ends(2);
         assert!(shown.contains("have to be a terminal") && shown.contains("--once"), "{elsewhere}: {shown}");
@@ -513,12 +506,7 @@ fn suspended(broker: &Broker) -> TestResult {
     let mut command = Command::new("sh");
     command.arg("-i").env("PS1", "ready> ").env_remove("ENV");
     let own = place.command(&["top", "--no-store"]);
-    for (name, value) in own.get_envs() {
-        match value {
-            Some(value) => command.env(name, value),
-            None => command.env_remove(name),
-        };
-    }
+    same_surroundings(&own, &mut command);
     let mut shell = Pty::start(&command)?;
     shell.until(&["ready>"]);
     let words: Vec<String> = std::iter::once(own.get_program())

@@ -51,6 +51,24 @@ pub fn homing(arguments: &[&str]) -> Command {
     command
 }
 
+/// Gives a command the variables that another one has.
+pub fn same_surroundings(of: &Command, to: &mut Command) {
+    for (name, value) in of.get_envs() {
+        match value {
+            Some(value) => to.env(name, value),
+            None => to.env_remove(name),
+        };
+    }
+}
+
+/// A command by a script of `sh`, in the surroundings of the command: `"$0" "$@"` is the command.
+pub fn through_shell(command: &Command, script: &str) -> Command {
+    let mut shell = Command::new("sh");
+    shell.args(["-c", script]).arg(command.get_program()).args(command.get_args());
+    same_surroundings(command, &mut shell);
+    shell
+}
+
 /// Runs it to its end.
 pub fn ended(mut command: Command) -> std::io::Result<Output> {
     let child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn()?;

@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 
 use nix::pty::{Winsize, openpty};
 
-use crate::shell::{self, eventually, signal, text};
+use crate::shell::{self, eventually, same_surroundings, signal, text};
 
 /// What a terminal got.
 pub struct Shown {
@@ -44,12 +44,7 @@ impl Pty {
         let modes = modes(&pty.slave);
         let mut started = Command::new("setsid");
         started.arg("--ctty").arg(command.get_program()).args(command.get_args());
-        for (name, value) in command.get_envs() {
-            match value {
-                Some(value) => started.env(name, value),
-                None => started.env_remove(name),
-            };
-        }
+        same_surroundings(command, &mut started);
         if let Some(folder) = command.get_current_dir() {
             started.current_dir(folder);
         }
