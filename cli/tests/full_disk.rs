@@ -26,6 +26,7 @@ fn main() -> ExitCode {
         .plain("a_broker_is_moved_only_as_far_as_its_disk_follows", broker_move)
         .plain("a_worker_whose_acknowledgements_cannot_be_written_fails", worker)
         .plain("a_broker_that_cannot_write_what_was_done_last_ends_with_an_error", stopped)
+        .plain("who_stops_a_broker_learns_that_its_last_write_failed", stopped_by_the_command)
         .plain("a_broker_in_the_background_that_cannot_start_gives_the_reason", background)
         .plain("a_task_for_a_broker_without_room_is_reported_and_sent_when_there_is_some", waits);
     suite.run()
@@ -222,6 +223,21 @@ fn stopped() -> TestResult {
     assert!(err.contains(REASON), "{err}");
     shell::signal(broker.0.id(), "TERM");
     assert_eq!(broker.0.wait()?.code(), Some(1));
+    Ok(())
+}
+
+fn stopped_by_the_command() -> TestResult {
+    let directory = Directory::new()?;
+    let (mut broker, url) = broker(&directory)?;
+    let on = |arguments: &[&str]| ended(homing(&[&["--broker", &url], arguments].concat()));
+    exits(&on(&["task", "send", "1", "--no-reply"])?, 0);
+    broker.disk("0")?;
+    exits(&on(&["task", "purge", "--all"])?, 1);
+    let stop = || ended(homing(&["broker", "stop", "--data", &directory.path("data")]));
+    let (_, err) = exits(&stop()?, 1);
+    assert!(err.contains("the broker stopped") && err.contains(REASON), "{err}");
+    assert_eq!(broker.0.wait()?.code(), Some(1));
+    exits(&stop()?, 3);
     Ok(())
 }
 

@@ -13,7 +13,7 @@ use homing_broker::server::{
 use serde::{Deserialize, Serialize};
 use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
 use tokio::net::{UnixListener, UnixStream};
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, watch};
 use tokio::task::JoinHandle;
 
 use super::definitions::Topology;
@@ -38,19 +38,57 @@ const ANSWER: Duration = Duration::from_secs(60);
 #[serde(tag = "request", rename_all = "snake_case", deny_unknown_fields)]
 pub(super) enum Request {
     Status,
+    /// Answered when the broker has ended, with how it ended.
     Stop,
     Accounts,
-    Definitions { vhost: String },
-    AddUser { name: String, password: Option<String>, tags: Vec<String> },
-    RemoveUser { name: String },
-    SetPassword { name: String, password: Option<String> },
-    SetTags { name: String, tags: Vec<String> },
-    AddVhost { name: String },
-    RemoveVhost { name: String },
-    SetPermissions { user: String, vhost: String, configure: String, write: String, read: String },
-    ClearPermissions { user: String, vhost: String },
-    SetTopicPermissions { user: String, vhost: String, exchange: String, write: String, read: String },
-    ClearTopicPermissions { user: String, vhost: String, exchange: Option<String> },
+    Definitions {
+        vhost: String,
+    },
+    AddUser {
+        name: String,
+        password: Option<String>,
+        tags: Vec<String>,
+    },
+    RemoveUser {
+        name: String,
+    },
+    SetPassword {
+        name: String,
+        password: Option<String>,
+    },
+    SetTags {
+        name: String,
+        tags: Vec<String>,
+    },
+    AddVhost {
+        name: String,
+    },
+    RemoveVhost {
+        name: String,
+    },
+    SetPermissions {
+        user: String,
+        vhost: String,
+        configure: String,
+        write: String,
+        read: String,
+    },
+    ClearPermissions {
+        user: String,
+        vhost: String,
+    },
+    SetTopicPermissions {
+        user: String,
+        vhost: String,
+        exchange: String,
+        write: String,
+        read: String,
+    },
+    ClearTopicPermissions {
+        user: String,
+        vhost: String,
+        exchange: Option<String>,
+    },
 }
 
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -207,11 +245,15 @@ pub(super) struct Served {
     pub stop: mpsc::Sender<()>,
 }
 
+/// How the broker ended: `None` until it has, then with why not all that was done is on its disk.
+type End = Option<Result<(), String>>;
+
 /// The socket of a broker that runs; its file goes when this is dropped.
 pub(super) struct Control {
     // Dropped behind the end of `accepting`.
     _file: SocketFile,
     accepting: JoinHandle<()>,
+    end: watch::Sender<End>,
 }
 
 impl Control {
@@ -245,9 +287,19 @@ impl Control {
         fs::set_permissions(&temporary, fs::Permissions::from_mode(0o600))?;
         fs::rename(&temporary, path)?;
         let file = SocketFile::at(path)?;
-        let serving = move |stream| serve(stream, served.clone());
+        let (end, ending) = watch::channel(None);
+        let serving = move |stream| serve(stream, served.clone(), ending.clone());
         let accepting = tokio::spawn(own_socket::accept(listener, CLIENTS, PATIENCE / 10, serving));
-        Ok(Control { _file: file, accepting })
+        Ok(Control { _file: file, accepting, end })
+    }
+
+    /// Tells those who have asked the broker to end how it ended, as long as they take it.
+    pub(super) async fn ended(self, how: Result<(), String>) {
+        self.accepting.abort();
+        // They may all have gone.
+        let _ = self.end.send(Some(how));
+        // Each holds its end until it has its answer.
+        let _ = tokio::time::timeout(PATIENCE, self.end.closed()).await;
     }
 }
 
@@ -258,9 +310,10 @@ impl Drop for Control {
 }
 
 /// One request, one answer.
-async fn serve(mut stream: UnixStream, served: Served) {
-    let Some(line) = read_line(&mut stream, PATIENCE).await else { return };
+async fn serve(mut stream: UnixStream, served: Served, mut ending: watch::Receiver<End>) {
+    let Ok(line) = read_line(&mut stream, PATIENCE).await else { return };
     let response = match serde_json::from_str(&line) {
+        Ok(Request::Stop) => stop(&served, &mut ending).await,
         Ok(request) => answer(request, served).await,
         Err(error) => {
             let version = env!("CARGO_PKG_VERSION");
@@ -271,14 +324,19 @@ async fn serve(mut stream: UnixStream, served: Served) {
     let _ = write_line(&mut stream, &response).await;
 }
 
-async fn answer(request: Request, Served { admin, status, stop }: Served) -> Response {
+/// Orders the end, and waits for it.
+async fn stop(served: &Served, ending: &mut watch::Receiver<End>) -> Response {
+    // One order is enough.
+    let _ = served.stop.try_send(());
+    match ending.wait_for(Option::is_some).await.as_deref() {
+        Ok(Some(Err(why))) => Response::Refused(why.clone()),
+        _ => Response::Done,
+    }
+}
+
+async fn answer(request: Request, Served { admin, status, .. }: Served) -> Response {
     let refused = |error: ChangeError| Response::Refused(error.to_string());
     match request {
-        Request::Stop => {
-            // One order is enough.
-            let _ = stop.try_send(());
-            Response::Done
-        }
         Request::Accounts => admin.accounts().await.map_or_else(refused, |all| Response::Accounts(all.into())),
         Request::Definitions { vhost } => {
             let found = admin.definitions(&vhost).await;
@@ -310,13 +368,29 @@ async fn answer(request: Request, Served { admin, status, stop }: Served) -> Res
 /// # Errors
 /// It does not answer, or its answer cannot be read.
 pub(super) async fn ask(data: &Path, request: &Request) -> Result<Option<Response>, Failure> {
+    ask_within(data, request, ANSWER).await
+}
+
+/// The same, for an answer that may take so long.
+pub(super) async fn ask_within(
+    data: &Path,
+    request: &Request,
+    patience: Duration,
+) -> Result<Option<Response>, Failure> {
     for path in places(data) {
         let Ok(mut stream) = UnixStream::connect(&path).await else { continue };
         let failed = |what: &str| Failure::Other(format!("the broker at {} {what}", path.display()));
         if write_line(&mut stream, request).await.is_err() {
             return Err(failed("does not take the request"));
         }
-        let Some(line) = read_line(&mut stream, ANSWER).await else { return Err(failed("does not answer")) };
+        let line = match read_line(&mut stream, patience).await {
+            Ok(line) => line,
+            Err(error) if error.kind() == io::ErrorKind::TimedOut => {
+                let path = path.display();
+                return Err(Failure::TimedOut(format!("the broker at {path} has not answered for {patience:?}")));
+            }
+            Err(_) => return Err(failed("has ended, or closed the connection, without an answer")),
+        };
         let response = serde_json::from_str(&line);
         return response.map(Some).map_err(|error| failed(&format!("has sent what is no answer: {error}")));
     }
@@ -324,11 +398,11 @@ pub(super) async fn ask(data: &Path, request: &Request) -> Result<Option<Respons
 }
 
 /// A line of a peer that may send something else, or nothing.
-async fn read_line(stream: &mut UnixStream, patience: Duration) -> Option<String> {
+async fn read_line(stream: &mut UnixStream, patience: Duration) -> io::Result<String> {
     let mut line = String::new();
     let mut reader = BufReader::new(stream.take(LONGEST));
-    let read = tokio::time::timeout(patience, reader.read_line(&mut line)).await;
-    (matches!(read, Ok(Ok(1..))) && line.ends_with('\n')).then_some(line)
+    tokio::time::timeout(patience, reader.read_line(&mut line)).await??;
+    if line.ends_with('\n') { Ok(line) } else { Err(io::ErrorKind::UnexpectedEof.into()) }
 }
 
 /// Writes a line to a peer that may not take it.

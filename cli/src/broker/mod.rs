@@ -74,7 +74,7 @@ async fn serve(options: Settings, starter: Option<Lifeline>, global: &Global, mu
     let management = management(&server, &options.http)?;
     let (ask, mut asked) = mpsc::channel(1);
     // Before others learn that it is there: what they do next may be to ask it.
-    let _control = match &data {
+    let control = match &data {
         Some(data) => {
             let listening = addresses(&server).chain(http_places(management.as_ref()));
             let sockets = options.socket.iter().map(|path| path.display().to_string());
@@ -120,10 +120,11 @@ async fn serve(options: Settings, starter: Option<Lifeline>, global: &Global, mu
     let drain = options.drain;
     let stopped = tokio::task::spawn_blocking(move || server.shutdown(drain));
     let stopped = stopped.await.map_err(|error| Failure::Other(error.to_string()))?;
-    match stopped.failure {
-        Some(failure) => Err(Failure::Other(format!("the broker stopped: {failure}"))),
-        None => Ok(()),
+    let how = stopped.failure.map_or(Ok(()), |failure| Err(format!("the broker stopped: {failure}")));
+    if let Some(control) = control {
+        control.ended(how.clone()).await;
     }
+    how.map_err(Failure::Other)
 }
 
 /// Starts the management API, if there are addresses for it. Passwords go over it as they are, so it is for this machine alone.
@@ -212,12 +213,14 @@ fn show(status: &Status, format: Format) -> Result<(), Failure> {
 /// Asks the broker to end, and waits until it has let go of its directory.
 async fn end(options: BrokerStop) -> Result<(), Failure> {
     let data = data(options.data.data)?;
-    match control::ask(&data, &Request::Stop).await? {
-        None => return Err(nobody(&data)),
-        Some(Response::Refused(reason)) => return Err(Failure::Other(reason)),
-        Some(_) => {}
-    }
     let begun = Instant::now();
+    match control::ask_within(&data, &Request::Stop, options.timeout).await {
+        Ok(None) => return Err(nobody(&data)),
+        Ok(Some(Response::Refused(reason))) => return Err(Failure::Other(reason)),
+        Ok(Some(_)) => {}
+        Err(Failure::TimedOut(_)) => return Err(not_ended()),
+        Err(error) => return Err(error),
+    }
     while begun.elapsed() < options.timeout {
         let data = data.clone();
         let opened = spawn_blocking(move || AccountStore::open(&data).map(drop));
@@ -226,5 +229,9 @@ async fn end(options: BrokerStop) -> Result<(), Failure> {
             _ => return Ok(()),
         }
     }
-    Err(Failure::TimedOut("the broker was asked to end, and has not ended yet".to_owned()))
+    Err(not_ended())
+}
+
+fn not_ended() -> Failure {
+    Failure::TimedOut("the broker was asked to end, and has not ended yet".to_owned())
 }
