@@ -6,8 +6,12 @@
 //! tasks are durable. `--rounds N`, `--seconds S` (a piece of work), `--only CONTENDER`, `--work WORK` (each by a part of its name,
 //! contenders by several with commas between), `--all`: also large bodies, 100,000 in flight, many subscribers, connecting and
 //! closing. `--instructions` counts by callgrind what a message costs the client of homing and of bare lapin, instead of times.
+//! `--brokers` has the bare lapin program alone, on RabbitMQ and on the broker of homing's own.
 
 mod bare;
+mod brokers;
+#[path = "../node.rs"]
+mod node;
 mod ours;
 
 use std::collections::BTreeMap;
@@ -17,6 +21,8 @@ use std::process::{Child, Command, ExitCode, Stdio};
 use std::time::{Duration, Instant};
 
 use serde_json::{Value as Json, json};
+
+use self::node::{Kind, Node};
 
 /// In a child: which contender, `client` or `server`.
 const ROLE: &str = "HOMING_BENCH_ROLE";
@@ -34,6 +40,8 @@ pub(crate) struct Measured {
     pub(crate) p99: f64,
     /// Microseconds of CPU of this process for each message.
     pub(crate) cpu: f64,
+    /// How many there were.
+    pub(crate) count: u32,
 }
 
 /// What is done.
@@ -146,16 +154,6 @@ impl Work {
     }
 }
 
-/// User and system time of this process.
-fn cpu() -> Duration {
-    let stat = std::fs::read_to_string("/proc/self/stat").unwrap_or_default();
-    let ticks: Vec<i64> =
-        stat.rsplit(')').next().unwrap_or("").split_whitespace().filter_map(|word| word.parse().ok()).collect();
-    // The state, the first word, is no number: utime and stime are the 14th and 15th of all, at 100 a second.
-    let of = |at: usize| ticks.get(at).copied().unwrap_or(0).unsigned_abs();
-    Duration::from_millis(10 * (of(10) + of(11)))
-}
-
 /// Counts the messages of one piece of work, and how long each took where that says something.
 pub(crate) struct Meter {
     begun: Instant,
@@ -172,7 +170,7 @@ impl Meter {
         let begun = Instant::now();
         let until = begun + Duration::from_secs_f64(seconds);
         let most = std::env::var(TIMES).ok().and_then(|text| text.parse().ok());
-        Meter { begun, cpu: cpu(), until, most, times: Vec::new(), count: 0 }
+        Meter { begun, cpu: node::cpu("self"), until, most, times: Vec::new(), count: 0 }
     }
 
     pub(crate) fn goes_on(&self) -> bool {
@@ -188,30 +186,31 @@ impl Meter {
     }
 
     pub(crate) fn end(mut self) -> Measured {
-        let (took, used) = (self.begun.elapsed(), cpu() - self.cpu);
+        let (took, used) = (self.begun.elapsed(), node::cpu("self") - self.cpu);
         self.times.sort();
         let at = |part: usize| {
             let at = (self.times.len() * part / 100).min(self.times.len().saturating_sub(1));
             self.times.get(at).map_or(0.0, |time| time.as_secs_f64() * 1e3)
         };
         let count = f64::from(self.count.max(1));
-        Measured { rate: count / took.as_secs_f64(), p50: at(50), p99: at(99), cpu: used.as_secs_f64() * 1e6 / count }
+        Measured {
+            rate: count / took.as_secs_f64(),
+            p50: at(50),
+            p99: at(99),
+            cpu: used.as_secs_f64() * 1e6 / count,
+            count: self.count,
+        }
     }
 }
 
 /// What a client says of itself, in a line.
 pub(crate) fn say(work: Work, measured: &Measured) {
-    let Measured { rate, p50, p99, cpu } = measured;
-    let peak = peak();
-    println!("{}", json!({"work": work.name(), "rate": rate, "p50": p50, "p99": p99, "cpu": cpu, "peak": peak}));
-}
-
-/// The most memory that this process has had, in MB.
-fn peak() -> f64 {
-    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
-    let kilobytes =
-        status.lines().find_map(|line| line.strip_prefix("VmHWM:")?.split_whitespace().next()?.parse::<f64>().ok());
-    kilobytes.unwrap_or(0.0) / 1024.0
+    let Measured { rate, p50, p99, cpu, count } = measured;
+    let peak = node::memory("self", "VmHWM");
+    let said = json!({
+        "work": work.name(), "rate": rate, "p50": p50, "p99": p99, "cpu": cpu, "peak": peak, "count": count,
+    });
+    println!("{said}");
 }
 
 fn main() -> ExitCode {
@@ -231,7 +230,11 @@ fn main() -> ExitCode {
     let work = option("--work").unwrap_or_default();
     let extent = if arguments.iter().any(|argument| argument == "--all") { Extent::All } else { Extent::Main };
     let root = PathBuf::from(env!("CARGO_MANIFEST_DIR"));
-    let node = Node::start(&root);
+    if arguments.iter().any(|argument| argument == "--brokers") {
+        brokers::compare(&root, rounds, &seconds, &work);
+        return ExitCode::SUCCESS;
+    }
+    let node = Node::start(&root, Kind::RabbitMq);
     let python = root.join("tests/.venv/bin/python");
     let mut contenders =
         vec!["homing", "homing, blocking", "homing, YAML", "bare lapin, 16 under way", "bare lapin, 256", "bare lapin"];
@@ -244,7 +247,7 @@ fn main() -> ExitCode {
     let more = if extent == Extent::All { &MORE[..] } else { &[] };
     let chosen: Vec<Work> = MAIN.iter().chain(more).filter(|one| one.name().contains(&work)).copied().collect();
     if arguments.iter().any(|argument| argument == "--instructions") {
-        chosen.into_iter().for_each(|work| instructions(&root, &node.url, work));
+        chosen.into_iter().for_each(|work| instructions(&root, node.url(), work));
         return ExitCode::SUCCESS;
     }
     let mut all: BTreeMap<(String, String), Vec<Json>> = BTreeMap::new();
@@ -253,7 +256,7 @@ fn main() -> ExitCode {
             eprintln!("round {} of {rounds}: {}", round + 1, work.name());
             // One right after the other, since the machine may be another one a minute later.
             for contender in contenders.iter().filter(|name| work.is_for(name)) {
-                for line in run(&root, &python, &node.url, contender, &seconds, *work) {
+                for line in run(&root, &python, node.url(), contender, &seconds, *work) {
                     all.entry((work.name().to_owned(), (*contender).to_owned())).or_default().push(line);
                 }
             }
@@ -388,9 +391,7 @@ fn instructions(root: &Path, url: &str, work: Work) {
 }
 
 fn median(lines: &[Json], of: &str) -> f64 {
-    let mut values: Vec<f64> = lines.iter().filter_map(|line| line[of].as_f64()).collect();
-    values.sort_by(f64::total_cmp);
-    values.get(values.len() / 2).copied().unwrap_or(f64::NAN)
+    node::median(lines.iter().filter_map(|line| line[of].as_f64()))
 }
 
 fn report(root: &Path, contenders: &[&str], all: &BTreeMap<(String, String), Vec<Json>>) {
@@ -455,38 +456,6 @@ fn ratio(all: &BTreeMap<(String, String), Vec<Json>>, work: Work, of: &str, othe
         others.filter_map(|(_, lines)| lines.get(round)?[of].as_f64()).fold(f64::NAN, f64::max)
     };
     let rounds = lines("homing").iter().enumerate();
-    let mut ratios: Vec<f64> =
-        rounds.filter_map(|(round, line)| Some(line[of].as_f64()? / best(round))).filter(|it| !it.is_nan()).collect();
-    ratios.sort_by(f64::total_cmp);
-    ratios.get(ratios.len() / 2).copied().unwrap_or(f64::NAN)
-}
-
-/// A private broker, which goes when this is dropped.
-struct Node {
-    script: PathBuf,
-    place: PathBuf,
-    url: String,
-}
-
-impl Node {
-    fn start(root: &Path) -> Self {
-        let script = root.join("tests/tools/rabbitmq-node");
-        let place = std::env::temp_dir().join(format!("bench-{}", uuid::Uuid::new_v4().simple()));
-        let mut node = Node { script, place, url: String::new() };
-        node.command("start");
-        node.url = node.command("url").trim().to_owned();
-        node
-    }
-
-    fn command(&self, name: &str) -> String {
-        let output = Command::new(&self.script).arg(name).arg(&self.place).output().expect("the script for nodes");
-        assert!(output.status.success(), "{name}: {}", String::from_utf8_lossy(&output.stderr));
-        String::from_utf8_lossy(&output.stdout).into_owned()
-    }
-}
-
-impl Drop for Node {
-    fn drop(&mut self) {
-        let _ = Command::new(&self.script).arg("remove").arg(&self.place).output();
-    }
+    let ratios = rounds.filter_map(|(round, line)| Some(line[of].as_f64()? / best(round)));
+    node::median(ratios.filter(|ratio| !ratio.is_nan()))
 }
