@@ -6,9 +6,10 @@ mod support;
 use std::future::IntoFuture;
 use std::time::{Duration, Instant};
 
-use homing::{Communicator, ErrorKind, RpcSubscriber, TaskSubscriber};
+use homing::{Communicator, ErrorKind, ReconnectPolicy, RpcSubscriber, TaskSubscriber};
 
 use support::fake_broker::{self as fake, FakeBroker, Mischief, Then, When};
+use support::proxy::Proxy;
 
 /// Longer than the heartbeat of the fake broker and its grace, shorter than any deadline of a test.
 const CALL: Duration = Duration::from_secs(16);
@@ -259,4 +260,27 @@ async fn a_broker_that_goes_in_the_middle_of_the_handshake_is_an_error_at_once()
             assert!(error.to_string().contains("127.0.0.1"), "{when:?}: {error}");
         }
     }
+}
+
+#[tokio::test]
+async fn a_limit_on_connecting_again_holds_at_a_broker_that_accepts_and_is_silent() {
+    let behaves = Mischief { when: When::Greeting, says: |_| Vec::new(), then: Then::GoesOn };
+    let broker = FakeBroker::start(behaves).unwrap();
+    // Its one mischief is done.
+    assert!(Communicator::connect(&broker.url()).await.is_err());
+    let proxy = Proxy::before(&broker.url()).unwrap();
+    let communicator = Communicator::builder(&proxy.url(&broker.url()))
+        .reconnect(ReconnectPolicy::For(Duration::from_millis(500)))
+        .connect_timeout(Duration::MAX)
+        .connect()
+        .await
+        .unwrap();
+    let mut events = communicator.events();
+    proxy.stall();
+    proxy.cut();
+    let ended = async { while events.next().await.is_some() {} };
+    tokio::time::timeout(Duration::from_secs(60), ended).await.expect("it ends, though connecting has no limit");
+    let error = communicator.broadcast_send(1).await.unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::ConnectionLost);
+    assert!(error.to_string().contains("within 500ms"), "{error}");
 }

@@ -103,7 +103,7 @@ impl<F: FnOnce(Expected, Option<Published>) -> Command> Request<F> {
     where
         F: Send + 'static,
     {
-        let (home, since) = (Home::current(), Instant::now());
+        let (home, since) = (Home::current(), crate::time::now());
         let Some(place) = self.context.port.place_now(&home) else {
             return Box::pin(async move { typed(self.send(&home, None, since).await?).await });
         };
@@ -144,7 +144,7 @@ async fn confirmed<F: FnOnce(Expected, Option<Published>) -> Command>(
     encoded: impl FnOnce() -> Result<Request<F>>,
 ) -> Result<Reply> {
     // Guards: a timeout that begins anew with the second place at a full home.
-    let since = Instant::now();
+    let since = crate::time::now();
     let until = timeout.limit().map(|time| crate::time::after(since, time));
     let (published, taken_over) = port.future(&what, until).await?;
     let reply = encoded()?.send(home, Some(published), since).await?;

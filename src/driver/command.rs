@@ -20,6 +20,8 @@ use crate::wire::unique::UniqueKey;
 /// What serves a subscriber, by which its end is understood.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum ServedBy {
+    /// Nobody yet: whoever adds it has not learned that it stands.
+    Nobody,
     /// A task at a home: if it is gone, the home has ended.
     Task,
     /// A stream, which its user drops.

@@ -240,10 +240,14 @@ async fn reconnect<B: Broker>(
     lost: Error,
 ) -> Result<Made<B>> {
     let began = Instant::now();
+    let until = match policy {
+        ReconnectPolicy::For(limit) => Some((limit, crate::time::after(began, limit))),
+        ReconnectPolicy::ForEver | ReconnectPolicy::Never => None,
+    };
     let mut error = lost;
     for attempt in 1_u32.. {
-        if let ReconnectPolicy::For(limit) = policy
-            && began.elapsed() >= limit
+        if let Some((limit, until)) = until
+            && Instant::now() >= until
         {
             return Err(Error::with_source(
                 ErrorKind::ConnectionLost,
@@ -263,11 +267,21 @@ async fn reconnect<B: Broker>(
             crate::log::info!(attempt, ?delay, %error, "connecting again");
         }
         port.emit(&ConnectionEvent::Reconnecting { attempt: attempt.into(), delay, error: error.clone() });
-        tokio::time::sleep(delay).await;
-        port.set_state(ConnectionState::Connecting);
-        match connect(&urls, &options).await {
-            Ok(made) => return Ok(made),
-            Err(refused) => error = refused,
+        let try_again = async {
+            tokio::time::sleep(delay).await;
+            port.set_state(ConnectionState::Connecting);
+            connect(&urls, &options).await
+        };
+        // Guards: a broker that accepts and stays silent. An attempt that began in time would go on for as long as connecting may
+        // take, which may be for ever.
+        let tried = match until {
+            Some((_, until)) => tokio::time::timeout_at(until, try_again).await,
+            None => Ok(try_again.await),
+        };
+        match tried {
+            Ok(Ok(made)) => return Ok(made),
+            Ok(Err(refused)) => error = refused,
+            Err(_) => {}
         }
     }
     Err(error)

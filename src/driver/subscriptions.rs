@@ -439,6 +439,8 @@ impl<D> Subscriptions<D> {
         let stood = !self.services.get_mut(&name.key()).is_some_and(|service| service.wanted.is_adding(&identifier));
         let Some(key) = self.take_out(id, &Err(gone_while_added())) else { return };
         match served_by {
+            // Guards: one that is given up between the answer that it stands and its caller's look at that. Its home goes on.
+            ServedBy::Nobody => crate::log::debug!(%identifier, "a subscriber was given up before anything served it"),
             _ if !stood => crate::log::debug!(%identifier, "a subscriber was given up before it stood"),
             ServedBy::Stream => crate::log::debug!(%identifier, "a stream of broadcasts was dropped"),
             ServedBy::Task => {

@@ -73,7 +73,7 @@ impl Store {
     }
 
     pub(super) fn lease_time(&self) -> Duration {
-        caught(|| self.0.lease_time()).unwrap_or(LEASE_TIME)
+        super::store::lease_time(caught(|| self.0.lease_time()).unwrap_or(LEASE_TIME))
     }
 }
 

@@ -212,20 +212,20 @@ async fn subscribe(
 ) -> Result<Inlet> {
     let mailbox = Mailbox::new(BROADCAST_BACKLOG);
     let number = context.port.next_id();
-    let inlet = Inlet {
+    let mut inlet = Inlet {
         context: context.clone(),
         codec: codec.clone(),
         number,
         identifier: identifier.clone(),
         filter: filter.clone(),
         mailbox: Arc::clone(&mailbox),
-        registration: Registration::new(&context.port, served_by),
+        registration: Registration::new(&context.port),
     };
     let subscription =
         Subscription::Broadcasts { identifier: identifier.clone(), mailbox: MailboxSender::new(&mailbox) };
     // Before the queue is there, so that its first message is received. A closed communicator is found out below.
     let _ = codec.send(CodecInput::Add { number, identifier, filter, mailbox });
-    inlet.registration.add(home, "a broadcast subscriber", subscription).await?;
+    inlet.registration.add(home, "a broadcast subscriber", subscription, served_by).await?;
     Ok(inlet)
 }
 

@@ -19,20 +19,31 @@ pub(crate) struct Registration {
 }
 
 impl Registration {
-    pub(crate) fn new(port: &Arc<Port>, served_by: ServedBy) -> Self {
-        Registration { port: Arc::clone(port), id: SubscriberId(port.next_id()), served_by }
+    pub(crate) fn new(port: &Arc<Port>) -> Self {
+        Registration { port: Arc::clone(port), id: SubscriberId(port.next_id()), served_by: ServedBy::Nobody }
     }
 
-    /// Adds the subscriber that is to be served at this home, and waits until its consumer stands.
+    /// Adds the subscriber that is to be served at this home, and waits until its consumer stands. From then on the caller has it
+    /// served.
     ///
     /// # Errors
     /// Why it cannot be added.
-    pub(crate) async fn add(&self, home: &Home, what: &str, subscription: Subscription) -> Result<()> {
+    pub(crate) async fn add(
+        &mut self,
+        home: &Home,
+        what: &str,
+        subscription: Subscription,
+        served_by: ServedBy,
+    ) -> Result<()> {
         let id = self.id;
         self.port.ask(what, None, |done| Command::Subscribe { id, subscription, done }).await?;
         self.port.runs_at(home);
-        // Nothing would serve it there. This guard takes it out again.
-        if home.has_ended() { Err(home_ended(what)) } else { Ok(()) }
+        if home.has_ended() {
+            // Nothing would serve it there. This guard takes it out again.
+            return Err(home_ended(what));
+        }
+        self.served_by = served_by;
+        Ok(())
     }
 }
 

@@ -129,14 +129,14 @@ pub(crate) async fn add(
     subscriber: RpcSubscriber,
 ) -> Result<()> {
     let (sink, calls) = mpsc::unbounded_channel();
-    let inlet = Inlet {
+    let mut inlet = Inlet {
         context: context.clone(),
         identifier: identifier.clone(),
         calls,
-        registration: Registration::new(&context.port, ServedBy::Task),
+        registration: Registration::new(&context.port),
     };
     let what = format!("the RPC subscriber {:?}", identifier.as_str());
-    inlet.registration.add(home, &what, Subscription::Rpc { identifier, sink }).await?;
+    inlet.registration.add(home, &what, Subscription::Rpc { identifier, sink }, ServedBy::Task).await?;
     home.spawn_uncounted(serve(home.clone(), subscriber, inlet));
     Ok(())
 }

@@ -171,18 +171,16 @@ pub(crate) async fn add(
     let prefetch = subscriber.prefetch.map_or(context.defaults.task_prefetch, NonZeroU16::get);
     let identifier = subscriber.identifier.unwrap_or_else(Identifier::unique);
     let (sink, tasks) = mpsc::unbounded_channel();
-    let inlet = Inlet {
+    let mut inlet = Inlet {
         context: context.clone(),
         queue: queue.clone(),
         identifier: identifier.clone(),
         tasks,
-        registration: Registration::new(&context.port, ServedBy::Task),
+        registration: Registration::new(&context.port),
     };
     let what = format!("a subscriber to the task queue {queue:?}");
-    inlet
-        .registration
-        .add(home, &what, Subscription::Tasks { queue, prefetch, identifier: identifier.clone(), sink })
-        .await?;
+    let subscription = Subscription::Tasks { queue, prefetch, identifier: identifier.clone(), sink };
+    inlet.registration.add(home, &what, subscription, ServedBy::Task).await?;
     home.spawn_uncounted(serve(home.clone(), subscriber.handler, subscriber.time_limit, inlet));
     Ok(identifier)
 }

@@ -5,7 +5,8 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 
 use homing::home::{EventLoop, Home};
 use homing::{
-    Broadcast, BroadcastFilter, BroadcastSubscriber, Communicator, ConnectionEvent, ErrorKind, Failure, Value,
+    Broadcast, BroadcastFilter, BroadcastSubscriber, Communicator, ConnectionEvent, ErrorKind, Failure, Identifier,
+    TaskRequest, TaskSubscriber, Value,
 };
 use tokio::sync::Semaphore;
 use tokio::sync::mpsc::{UnboundedReceiver, unbounded_channel};
@@ -26,6 +27,7 @@ pub fn add(suite: &mut Suite) {
         a_broadcast_that_nobody_hears_is_sent_all_the_same,
         a_mandatory_broadcast_fails_where_nobody_subscribes,
         so_many_handlers_of_a_subscriber_run_at_once_and_no_more,
+        a_subscriber_that_is_given_up_while_it_is_added_is_no_end_of_a_home,
     );
 }
 
@@ -258,5 +260,33 @@ async fn so_many_handlers_of_a_subscriber_run_at_once_and_no_more(broker: Broker
         eventually(|| ended.load(Ordering::SeqCst) == SENT).await;
         assert_eq!(begun.load(Ordering::SeqCst), SENT);
         communicator.remove_broadcast_subscriber(&identifier).await.unwrap();
+    }
+}
+
+async fn a_subscriber_that_is_given_up_while_it_is_added_is_no_end_of_a_home(broker: Broker) {
+    let communicator = connect(&broker).await;
+    // The consumer stands, so that the next subscriber is added at once.
+    let first = BroadcastSubscriber::closure(|_| ());
+    communicator.add_broadcast_subscriber(BroadcastFilter::new(), first).await.unwrap();
+    communicator.add_task_subscriber(TaskSubscriber::closure(TaskRequest::into_body)).await.unwrap();
+    let mut events = communicator.events();
+    let nobody = Identifier::new("nobody").unwrap();
+    // The answer comes behind those to all that was asked before.
+    let answered = || async { communicator.remove_broadcast_subscriber(&nobody).await.unwrap_err() };
+    for _ in 0..20 {
+        let adding =
+            communicator.add_broadcast_subscriber(BroadcastFilter::new(), BroadcastSubscriber::closure(|_| ()));
+        let mut adding = Box::pin(adding);
+        let mut working = Box::pin(communicator.add_task_subscriber(TaskSubscriber::closure(TaskRequest::into_body)));
+        assert!(futures_util::poll!(&mut adding).is_pending());
+        assert!(futures_util::poll!(&mut working).is_pending());
+        answered().await;
+        // Both stand, and nobody has looked.
+        drop((adding, working));
+    }
+    answered().await;
+    communicator.close().await.unwrap();
+    while let Some(event) = events.next().await {
+        assert!(!matches!(event, ConnectionEvent::SubscriberGone { .. }), "the home goes on: {event:?}");
     }
 }

@@ -32,6 +32,7 @@ pub fn add(suite: &mut Suite) {
         a_wait_that_only_an_outer_one_could_end_names_both,
         a_bound_communicator_adds_everything_on_its_home,
         a_broadcast_that_its_filter_drops_never_reaches_the_home,
+        a_clock_of_the_home_that_is_paused_moves_no_deadline,
     );
 }
 
@@ -371,4 +372,36 @@ async fn a_broadcast_that_its_filter_drops_never_reaches_the_home(broker: Broker
     wait(move || rung.recv_timeout(LONG)).await.expect("one that passes does reach it");
     done.send(()).unwrap();
     wait(move || on_loop.join().unwrap()).await;
+}
+
+async fn a_clock_of_the_home_that_is_paused_moves_no_deadline(broker: Broker) {
+    let communicator = connect(&broker).await;
+    let never = RpcSubscriber::future(|_: RpcRequest| std::future::pending::<i64>());
+    communicator.add_rpc_subscriber("never", never).await.unwrap();
+    wait(move || {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().start_paused(true).build().unwrap();
+        runtime.block_on(async {
+            // It stands, while time goes on.
+            thread::sleep(Duration::from_millis(400));
+            let begun = std::time::Instant::now();
+            communicator.sleep(Duration::from_millis(200)).await.unwrap();
+            assert!(begun.elapsed() >= Duration::from_millis(200), "{:?}", begun.elapsed());
+            // It is a day ahead.
+            tokio::time::advance(Duration::from_secs(86_400)).await;
+            let short = Duration::from_millis(20);
+            communicator.sleep(short).await.unwrap();
+            let error = communicator.rpc_send("never", 1).timeout(short).await.unwrap_err();
+            assert_eq!(error.kind(), ErrorKind::TimedOut);
+            let reply = communicator.rpc_send("never", 1).timeout(short).send().await;
+            let error = match reply {
+                Ok(reply) => reply.outcome().await.unwrap_err(),
+                Err(error) => error,
+            };
+            assert_eq!(error.kind(), ErrorKind::TimedOut);
+            let empty = communicator.task_queue(broker.name("empty")).unwrap();
+            assert_eq!(empty.next_task(short).await.map(drop).unwrap_err().kind(), ErrorKind::QueueEmpty);
+            communicator.close().await.unwrap();
+        });
+    })
+    .await;
 }

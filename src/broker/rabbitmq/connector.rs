@@ -5,8 +5,9 @@
 //! whatever it is waiting for. So a peer that accepts and stays silent leaves nothing behind.
 
 use std::io;
-use std::net::{IpAddr, SocketAddr};
+use std::net::{IpAddr, SocketAddr, ToSocketAddrs};
 use std::pin::pin;
+use std::thread;
 use std::time::Duration;
 
 use crate::log::debug;
@@ -14,7 +15,7 @@ use lapin::uri::{AMQPAuthority, AMQPQueryString, AMQPScheme, AMQPUri, AMQPUserIn
 use lapin::{AsyncTcpStream, Connection, ConnectionProperties};
 use parking_lot::Mutex;
 use tokio::net::TcpStream;
-use tokio::sync::watch;
+use tokio::sync::{oneshot, watch};
 use tokio::time::{Instant, timeout_at};
 
 use super::endpoint::{Endpoint, Transport};
@@ -141,10 +142,7 @@ pub(super) async fn tcp(endpoint: &Endpoint, deadline: Instant) -> Result<TcpStr
     let address = endpoint.address();
     let candidates: Vec<SocketAddr> = match endpoint.host.parse::<IpAddr>() {
         Ok(ip) => vec![SocketAddr::new(ip, endpoint.port)],
-        Err(_) => tokio::net::lookup_host((endpoint.host.as_str(), endpoint.port))
-            .await
-            .map_err(|error| errors::name_lookup(&endpoint.host, &error))?
-            .collect(),
+        Err(_) => look_up(endpoint).await?,
     };
     let mut failure = None;
     for (tried, candidate) in candidates.iter().enumerate() {
@@ -164,6 +162,24 @@ pub(super) async fn tcp(endpoint: &Endpoint, deadline: Instant) -> Result<TcpStr
         Some(error) => errors::tcp(&address, &error),
         None => Error::new(ErrorKind::Connection, format!("the name {} has no address", endpoint.host)),
     })
+}
+
+/// The addresses of the host's name. The system's look-up blocks, so it has a thread of its own, which is not waited for where a
+/// deadline passes.
+// Guards: a system that gives no thread. tokio's look-up panics there, which ends the communicator thread.
+pub(super) async fn look_up(endpoint: &Endpoint) -> Result<Vec<SocketAddr>> {
+    let (found, finding) = oneshot::channel();
+    let name = (endpoint.host.clone(), endpoint.port);
+    let thread = thread::Builder::new().name("homing-look-up".to_owned());
+    let started = thread.spawn(move || {
+        // Whoever asked may be gone.
+        drop(found.send(name.to_socket_addrs().map(Vec::from_iter)));
+    });
+    let addresses = match started {
+        Ok(_) => finding.await.unwrap_or_else(|_| Err(io::Error::other("it ended without an answer"))),
+        Err(error) => Err(io::Error::new(error.kind(), format!("the system gave no thread for it: {error}"))),
+    };
+    addresses.map_err(|error| errors::name_lookup(&endpoint.host, &error))
 }
 
 /// TLS around the socket, where the URL asks for it.

@@ -33,13 +33,12 @@ pub(crate) async fn look_up(endpoint: &Endpoint, limit: Duration) -> Result<Vec<
     if let Ok(address) = endpoint.host.parse::<IpAddr>() {
         return Ok(vec![address]);
     }
-    let found = timeout(limit, tokio::net::lookup_host((endpoint.host.as_str(), endpoint.port)));
-    let found = found.await.map_err(|_| {
+    let found = timeout(limit, connector::look_up(endpoint)).await.map_err(|_| {
         let text = format!("the host name {} could not be looked up within {limit:?}", endpoint.host);
         Error::new(ErrorKind::Connection, text)
     })?;
     let mut addresses: Vec<IpAddr> = Vec::new();
-    for address in found.map_err(|error| errors::name_lookup(&endpoint.host, &error))? {
+    for address in found? {
         if !addresses.contains(&address.ip()) {
             addresses.push(address.ip());
         }

@@ -270,7 +270,7 @@ impl Port {
             Some(at) => self.timer(at, Expiry::Place(place)),
             None => self.timer(
                 crate::time::from_now(REPORT_EVERY),
-                Expiry::LongPlace { what: what.to_string(), since: Instant::now(), place },
+                Expiry::LongPlace { what: what.to_string(), since: crate::time::now(), place },
             ),
         };
         reservation.await.map_err(|error| match error {
@@ -330,7 +330,7 @@ impl Port {
     /// Why a wait for a place at another home has ended without it: its time is over, or the communicator has ended. A wait
     /// without a limit is reported.
     async fn over(&self, what: &impl Display, limit: Option<Instant>) -> Error {
-        let since = Instant::now();
+        let since = crate::time::now();
         loop {
             let at = limit.unwrap_or_else(|| crate::time::from_now(REPORT_EVERY));
             match self.pause_until(at).await {
@@ -345,7 +345,7 @@ impl Port {
                     );
                 }
                 Ok(()) => {
-                    let waited = since.elapsed();
+                    let waited = crate::time::now().saturating_duration_since(since);
                     crate::log::warn!(%what, ?waited, "still waiting for a place at the home that the reply is to come to");
                 }
             }

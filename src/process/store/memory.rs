@@ -85,10 +85,10 @@ impl MemoryPersister {
         MemoryPersister { inner: Arc::default(), lease_time: LEASE_TIME, clock: Clock::System }
     }
 
-    /// With leases that last this long. Default [`LEASE_TIME`].
+    /// With leases that last this long: at least 100 ms, at most 30 years. Default [`LEASE_TIME`].
     #[must_use]
     pub fn with_lease_time(mut self, time: Duration) -> Self {
-        self.lease_time = time;
+        self.lease_time = super::lease_time(time);
         self
     }
 

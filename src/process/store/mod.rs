@@ -40,6 +40,12 @@ pub use sqlite::{SqliteBuilder, SqlitePersister};
 /// How long a lease is good unless it is renewed, by default: 30 seconds. A third of it is a good time between two renewals.
 pub const LEASE_TIME: Duration = Duration::from_secs(30);
 
+/// The shortest lease. It is renewed after a third of its time.
+const SHORTEST_LEASE: Duration = Duration::from_millis(100);
+
+/// The longest lease: 30 years, which every clock can add.
+const LONGEST_LEASE: Duration = Duration::from_secs(30 * 365 * 24 * 60 * 60);
+
 /// How many transitions of a process are kept.
 const MOST_TRANSITIONS: u64 = 200;
 
@@ -64,7 +70,8 @@ pub type Stored<'a, T> = Pin<Box<dyn Future<Output = Result<T>> + Send + 'a>>;
 /// Of every call: when the future is dropped, what it was to store is stored or not, as a whole. A lease that a dropped
 /// [`claim`](Self::claim) was granted is given back.
 pub trait Persister: Send + Sync + 'static {
-    /// How long a lease is good unless it is renewed.
+    /// How long a lease is good unless it is renewed: at least 100 ms, at most 30 years. A worker takes another time for the nearest of
+    /// these.
     fn lease_time(&self) -> Duration {
         LEASE_TIME
     }
@@ -148,7 +155,35 @@ impl Clock {
     }
 }
 
-/// The time after a while; the same time where the clock has none.
+/// The time after a while.
 fn later(now: SystemTime, time: Duration) -> SystemTime {
-    now.checked_add(time).unwrap_or(now)
+    now.checked_add(time.min(LONGEST_LEASE)).unwrap_or(now)
+}
+
+/// A lease time that can be kept. One of zero would be renewed without a pause.
+pub(super) fn lease_time(time: Duration) -> Duration {
+    time.clamp(SHORTEST_LEASE, LONGEST_LEASE)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn lease_times_of_every_length_can_be_kept() {
+        let now = SystemTime::now();
+        for time in [Duration::ZERO, Duration::from_nanos(1), LEASE_TIME, Duration::MAX] {
+            let kept = MemoryPersister::new().with_lease_time(time).lease_time();
+            assert_eq!(kept, lease_time(time), "a worker on it renews as the store has it");
+            assert!(kept >= Duration::from_millis(100), "{kept:?} would be renewed without a pause");
+            assert!(later(now, time) >= now + time.min(kept) && std::time::Instant::now().checked_add(kept).is_some());
+        }
+        let store = MemoryPersister::new().with_lease_time(Duration::MAX);
+        let pid = store.create(NewProcess::new("relax", 1)).await.unwrap();
+        assert!(matches!(store.claim(pid.clone(), Owner::this_process()).await.unwrap(), Claim::Granted { .. }));
+        let Claim::Held { until, .. } = store.claim(pid, Owner::this_process()).await.unwrap() else {
+            panic!("its lease stands");
+        };
+        assert!(until > now + LEASE_TIME, "and lasts");
+    }
 }

@@ -179,7 +179,7 @@ impl ServerBuilder {
 
     /// Limits what one client may cost.
     pub fn limits(mut self, limits: Limits) -> Self {
-        self.limits = limits;
+        self.limits = limits.with_times_that_pass();
         self
     }
 

@@ -2,7 +2,10 @@
 
 use std::time::Duration;
 
-/// The limits of a server. Those that are negotiated are what is proposed.
+/// Thirty years, which every clock can add. What is longer is taken for that.
+const LONGEST: Duration = Duration::from_secs(30 * 365 * 24 * 60 * 60);
+
+/// The limits of a server. Those that are negotiated are what is proposed. Times of more than 30 years count as 30 years.
 #[derive(Clone, Debug)]
 #[non_exhaustive]
 pub struct Limits {
@@ -54,5 +57,39 @@ impl Default for Limits {
             close: Duration::from_secs(5),
             stall: Duration::from_secs(60),
         }
+    }
+}
+
+impl Limits {
+    /// With times that can be added to every point in time.
+    // Guards: an addition that panics, for each client that comes.
+    pub(super) fn with_times_that_pass(mut self) -> Self {
+        for time in [&mut self.heartbeat, &mut self.handshake, &mut self.close, &mut self.stall] {
+            *time = (*time).min(LONGEST);
+        }
+        self
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::time::Instant;
+
+    #[test]
+    fn the_longest_times_can_be_added_to_every_point_in_time() {
+        let longest = Limits {
+            heartbeat: Duration::MAX,
+            handshake: Duration::MAX,
+            close: Duration::MAX,
+            stall: Duration::MAX,
+            ..Limits::default()
+        };
+        let limits = longest.with_times_that_pass();
+        for time in [limits.heartbeat, limits.handshake, limits.close, limits.stall] {
+            assert!(Instant::now().checked_add(time).is_some(), "{time:?}");
+        }
+        let usual = Limits::default();
+        assert_eq!(usual.clone().with_times_that_pass().stall, usual.stall);
     }
 }

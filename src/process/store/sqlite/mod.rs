@@ -99,15 +99,17 @@ enum Access {
 }
 
 impl SqliteBuilder {
-    /// How long a lease is good unless it is renewed. Default [`LEASE_TIME`]; the same for all workers on a file.
+    /// How long a lease is good unless it is renewed: at least 100 ms, at most 30 years. Default [`LEASE_TIME`]; the same for all
+    /// workers on a file.
     pub fn lease_time(mut self, time: Duration) -> Self {
-        self.lease_time = time;
+        self.lease_time = super::lease_time(time);
         self
     }
 
-    /// How long is waited for another program that has locked the file. Default 10 seconds.
+    /// How long is waited for another program that has locked the file; longer times than 24 days are 24 days. Default 10 seconds.
     pub fn busy_timeout(mut self, time: Duration) -> Self {
-        self.busy = time;
+        // SQLite counts the milliseconds in 31 bits.
+        self.busy = time.min(Duration::from_secs(24 * 24 * 60 * 60));
         self
     }
 

@@ -36,6 +36,17 @@ async fn a_store_that_is_locked_is_waited_for_and_then_an_error() {
     other.execute_batch("PRAGMA locking_mode = EXCLUSIVE; BEGIN EXCLUSIVE; DELETE FROM log; COMMIT").unwrap_err();
 }
 
+/// Guards: a panic of the store's thread, since SQLite counts the milliseconds in 31 bits.
+#[tokio::test]
+async fn a_store_waits_for_as_long_as_a_duration_can_say() {
+    let directory = Directory::new();
+    let longest = SqlitePersister::builder(directory.path().join("store")).busy_timeout(Duration::MAX);
+    let store = longest.lease_time(Duration::MAX).open().await.unwrap();
+    let pid = store.create(NewProcess::new("relax", 1)).await.unwrap();
+    granted(&store, &pid).await;
+    assert!(matches!(store.claim(pid, Owner::this_process()).await.unwrap(), Claim::Held { .. }), "its lease stands");
+}
+
 /// A program that has locked the file for longer than a lease lasts.
 #[tokio::test]
 async fn leases_stand_as_long_as_nobody_can_write() {
