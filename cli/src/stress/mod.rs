@@ -79,7 +79,7 @@ pub(crate) fn run(options: &Stress, global: &Global) -> Result<(), Failure> {
         .name("conductor".to_owned())
         .spawn(move || conduct(&control, begun, seconds, events, fault))?;
 
-    let watched = watch(&pulses, options.patience);
+    let watched = watch(&pulses, options.stuck_after);
     let took = begun.elapsed();
     if let Err(stuck) = watched {
         Report::of(&world, took, events).stuck(&stuck).print(global.output.format)?;
