@@ -18,7 +18,7 @@ pub type Result<T, E = Error> = std::result::Result<T, E>;
 pub enum ErrorKind {
     /// The subscriber at the other end answered with an exception (kiwipy's `RemoteException`).
     RemoteException,
-    /// The broker did not take a message over (kiwipy's `DeliveryFailed`).
+    /// The broker did not accept a message (kiwipy's `DeliveryFailed`).
     DeliveryFailed,
     /// No queue is bound for the recipient (kiwipy's `UnroutableError`).
     Unroutable,

@@ -258,7 +258,8 @@ fn one_completed(url: &str, password: Option<&str>, options: &[String]) -> Resul
         }
     };
     let mut url = format!("{scheme}://{authority}{tail}");
-    for option in options {
+    // They are about TLS, and another broker of the context may be reached without it.
+    for option in options.iter().filter(|_| scheme.eq_ignore_ascii_case("amqps")) {
         url.push(if url.contains('?') { '&' } else { '?' });
         url.push_str(option);
     }
@@ -442,10 +443,10 @@ fn check(name: &str) -> Result<(), Failure> {
 /// No part of it is repeated, for it may hold a password.
 fn check_url(urls: &str, options: &ContextOptions) -> Result<(), Failure> {
     let password_elsewhere = options.password_file.is_some() || options.password_command.is_some();
+    let with_tls = options.ca_file.is_some() || options.cert_file.is_some() || options.key_file.is_some();
     if urls.starts_with("local:") {
         // What else is wrong with it is found here, and not by each command that uses it.
         homing::inspect::target(&homing::Communicator::builder(urls))?;
-        let with_tls = options.ca_file.is_some() || options.cert_file.is_some() || options.key_file.is_some();
         if password_elsewhere || with_tls {
             return Err(Failure::Usage(
                 "local: has neither a password nor TLS: whoever is this user on this machine may use it; leave these options out"
@@ -453,6 +454,12 @@ fn check_url(urls: &str, options: &ContextOptions) -> Result<(), Failure> {
             ));
         }
         return Ok(());
+    }
+    if with_tls && !each_url(urls).iter().any(|url| url.starts_with("amqps://")) {
+        return Err(Failure::Usage(
+            "amqp:// is not TLS: give the broker as amqps://, or leave out --ca-file, --cert-file and --key-file"
+                .to_owned(),
+        ));
     }
     for url in each_url(urls) {
         let Some(rest) = url.strip_prefix("amqp://").or_else(|| url.strip_prefix("amqps://")) else {
@@ -518,6 +525,7 @@ mod tests {
             ("amqp://u:old@h:1", Some("new"), vec![], "amqp://u:new@h:1"),
             ("amqps://h?heartbeat=5", Some("p"), vec!["cacertfile=x"], "amqps://guest:p@h?heartbeat=5&cacertfile=x"),
             ("amqps://u:p@h/v", None, vec!["certfile=c", "keyfile=k"], "amqps://u:p@h/v?certfile=c&keyfile=k"),
+            ("amqp://a,amqps://b", None, vec!["cacertfile=c"], "amqp://a,amqps://b?cacertfile=c"),
         ] {
             let options: Vec<String> = options.into_iter().map(str::to_owned).collect();
             assert_eq!(completed(url, password, &options).ok().as_deref(), Some(expected));

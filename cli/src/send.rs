@@ -73,7 +73,7 @@ pub(crate) async fn connect_and_look(global: &Global) -> Result<Communicator, Fa
         }
         Ok(Err(error)) if error.kind() == ErrorKind::NotFound => {
             note!(
-                "the queue {queue:?} did not exist and was created; no worker is connected to it yet (is the prefix right?)"
+                "the queue {queue:?} does not exist yet, so no worker is connected to it; it is created (is the prefix right?)"
             );
             not_given::note(&global.broker);
         }

@@ -166,7 +166,7 @@ fn no_lines() -> TestResult {
         let output = shell::wait(send)?;
         let err = text(&output.stderr);
         assert!(output.status.code() == Some(code) && err.contains(part), "{lines:?}: {err}");
-        assert!(!err.contains("was created"), "{lines:?}: {err}");
+        assert!(!err.contains("is created"), "{lines:?}: {err}");
         let listed = ended(homing(&["--broker", &url, "task", "list"]))?;
         assert!(text(&listed.stderr).contains("there is no queue"), "{lines:?}: {listed:?}");
     }

@@ -54,7 +54,7 @@ fn a_run_loses_doubles_and_misplaces_nothing_and_its_numbers_add_up() {
 
 /// Runs with a fault, and demands that the run fails and says this.
 fn finds(fault: &str, said: &str) {
-    let (code, text) = stress(&["--seconds", "1", "--seed", "7", "--patience", "5", "--seed-fault", fault]);
+    let (code, text) = stress(&["--seconds", "1", "--seed", "7", "--stuck-after", "5", "--seed-fault", fault]);
     assert_eq!(code, Some(1), "{text}");
     assert!(text.contains(said), "{said:?} is not in:\n{text}");
 }

@@ -8,11 +8,11 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, ExitCode};
 use std::time::{Duration, Instant};
 
-use serde_json::Value;
+use serde_json::{Value, json};
 use shell::{Running, ended, eventually, exits, homing, signal};
 use support::node::Tls;
 use support::proxy::Proxy;
-use support::{Broker, Node, Suite, TestResult};
+use support::{Broker, Node, Peer, Suite, TestResult};
 
 fn main() -> ExitCode {
     let mut suite = Suite::new();
@@ -21,6 +21,7 @@ fn main() -> ExitCode {
     suite
         .plain("a_command_that_is_not_there_is_found_before_the_work", not_there)
         .rabbitmq("each_task_is_one_line_and_its_command_knows_it", one_line)
+        .kiwipy("a_message_whose_ids_no_environment_can_hold_ends_no_worker", odd_ids)
         .rabbitmq("a_quiet_worker_warns_only", quiet)
         .rabbitmq("a_failing_task_is_tried_again_and_then_quarantined", retried)
         .rabbitmq("a_look_at_a_task_costs_it_no_attempt", looked_at)
@@ -110,6 +111,32 @@ fn one_line(broker: &Broker) -> TestResult {
     assert_eq!(passed_on, format!("task {}.process.queue 1 false {id}", broker.prefix()), "{errors}");
     assert_eq!((&line["attempt"], &line["redelivered"], &line["outcome"]), (&1.into(), &false.into(), &"done".into()));
     assert!(line["took_ms"].is_u64() && line["level"] == "INFO", "{line}");
+    Ok(())
+}
+
+/// Ids as any client may send them: with a zero byte, a line's end, a sign that is in no locale.
+fn odd_ids(broker: &Broker) -> TestResult {
+    let ids = ["a\0b", "\0", "a\nb=c\x1b[31m", "", "=", "\u{85}\u{2028}😀"];
+    let work = ["task", "work", "--count", "6", "--on-failure", "reply", "--exec", "cat"];
+    let mut worker = Running::start(on(broker, &work))?;
+    let mut server = Running::start(on(broker, &["rpc", "serve", "x", "--exec", "cat"]))?;
+    let peer = Peer::start("pika_peer.py");
+    peer.call("connect", json!({"url": broker.url()}))?;
+    for id in ids {
+        let properties = json!({"message_id": id, "correlation_id": id});
+        for (exchange, key, body) in
+            [("tasks", format!("{}.process.queue", broker.prefix()), "[1, true]"), ("messages", "[rpc].x".into(), "1")]
+        {
+            let exchange = format!("{}.{exchange}", broker.prefix());
+            let message = json!({"exchange": exchange, "routing_key": key, "body": body, "properties": properties});
+            peer.call("publish", message)?;
+        }
+    }
+    assert_eq!(worker.ends()?, Some(0));
+    let errors = worker.errors()?;
+    assert_eq!(errors.matches("outcome=\"done\"").count(), ids.len(), "{errors}");
+    exits(&ended(on(broker, &["rpc", "call", "x", "7"]))?, 0);
+    assert_eq!(server.stop("TERM")?.0, Some(0));
     Ok(())
 }
 

@@ -172,7 +172,10 @@ impl BrokerUrl {
 
 impl AmqpUrl {
     fn parse(transport: Transport, rest: &str) -> Result<Self> {
-        let rest = rest.split_once('#').map_or(rest, |(rest, _)| rest);
+        // Guards: a password with this sign, of which only the beginning would be read, as a host and a port.
+        if rest.contains('#') {
+            return Err(bad("it has a `#`, which means nothing there; in a name or a password it is written %23"));
+        }
         let (rest, query) = rest.split_once('?').unwrap_or((rest, ""));
         let (authority, path) = rest.split_once('/').unwrap_or((rest, ""));
         let (user, address) = authority.rsplit_once('@').map_or((None, authority), |(user, host)| (Some(user), host));
@@ -180,9 +183,14 @@ impl AmqpUrl {
             None => ("guest".to_owned(), "guest".to_owned()),
             Some(user) => {
                 let (name, password) = user.split_once(':').unwrap_or((user, ""));
-                (unescape(name, "user name")?, unescape(password, "password")?)
+                (unescape(name, "its user name")?, unescape(password, "its password")?)
             }
         };
+        if user.is_none() && path.contains('@') {
+            return Err(bad(
+                "it has a `/` before the `@`: in a password it is written %2F, and an `@` in a virtual host %40",
+            ));
+        }
         let (host, port) = host_and_port(address)?;
         let default_port = match transport {
             Transport::Plain => 5672,
@@ -191,7 +199,7 @@ impl AmqpUrl {
         // `//` is how some write the virtual host `/`.
         let vhost = match path {
             "" | "/" => "/".to_owned(),
-            path => unescape(path, "virtual host")?,
+            path => unescape(path, "its virtual host")?,
         };
         if vhost.len() > LONGEST_VHOST {
             return Err(bad(&format!("its virtual host has {} bytes; AMQP allows {LONGEST_VHOST}", vhost.len())));
@@ -216,9 +224,15 @@ impl AmqpUrl {
             key_file: None,
             server_name: None,
         };
+        let mut set = Vec::new();
         for pair in query.split('&').filter(|pair| !pair.is_empty()) {
             let (name, value) = pair.split_once('=').unwrap_or((pair, ""));
-            url.set(&unescape(name, "name of a parameter")?, &unescape(value, "value of a parameter")?)?;
+            let name = unescape(name, "the name of a parameter")?;
+            url.set(&name, &unescape(value, "the value of a parameter")?)?;
+            if set.contains(&name) {
+                return Err(bad(&format!("it has its parameter {name} twice")));
+            }
+            set.push(name);
         }
         Ok(url)
     }
@@ -230,13 +244,28 @@ impl AmqpUrl {
             _ => Err(bad(&format!("its parameter {name} is not a number from 0 to {most}"))),
         };
         // Zero is how one leaves it to the server.
-        let limit = |least: u64, most: u64, why: &str| match number(u64::MAX)? {
-            0 => Ok(None),
-            number if number >= least && number <= most => Ok(Some(number)),
+        let limit = |least: u64, most: u64, why: &str| match value.parse::<u64>() {
+            Ok(0) => Ok(None),
+            Ok(number) if number >= least && number <= most => Ok(Some(number)),
             _ => Err(bad(&format!(
                 "its parameter {name} is not from {least} to {most}, nor 0 for what the server has: {why}"
             ))),
         };
+        let is_about_tls = [
+            "cacertfile",
+            "cafile",
+            "capath",
+            "cadata",
+            "certfile",
+            "keyfile",
+            "server_name_indication",
+            "verify",
+            "no_verify_ssl",
+        ]
+        .contains(&name);
+        if is_about_tls && self.transport == Transport::Plain {
+            return Err(bad(&format!("its parameter {name} is about TLS, for which the scheme is amqps://")));
+        }
         match name {
             // 0 is none.
             "heartbeat" => self.heartbeat = Some(Duration::from_secs(number(u16::MAX.into())?)),
@@ -268,8 +297,18 @@ impl AmqpUrl {
             "cacertfile" | "cafile" => self.ca_file = Some(value.to_owned()),
             "certfile" => self.cert_file = Some(value.to_owned()),
             "keyfile" => self.key_file = Some(value.to_owned()),
+            // RabbitMQ's word for sending no name.
+            "server_name_indication" if ["", "disable"].contains(&value) => {
+                return Err(bad(
+                    "its parameter server_name_indication has no name; one is always sent, the host's where the parameter is left out",
+                ));
+            }
             "server_name_indication" => self.server_name = Some(value.to_owned()),
             "verify" if value == "verify_peer" => {}
+            "verify" if value != "verify_none" => {
+                return Err(bad("its parameter verify is neither verify_peer nor verify_none"));
+            }
+            "no_verify_ssl" if ["0", "false"].contains(&value) => {}
             "verify" | "no_verify_ssl" => {
                 return Err(bad(
                     "it asks not to verify the server's certificate, which this program always does; give its CA by \
@@ -334,12 +373,12 @@ fn host_and_port(address: &str) -> Result<(String, Option<u16>)> {
             Ok(port) if port > 0 => Some(port),
             _ => {
                 return Err(bad(
-                    "its port is not a number from 1 to 65535; a `:`, `/` or `@` in a password is written %3A, %2F, %40",
+                    "its port is not a number from 1 to 65535; a `:`, `/`, `@` or `?` in a password is written %3A, %2F, %40, %3F",
                 ));
             }
         },
     };
-    let host = unescape(host, "host")?;
+    let host = unescape(host, "its host")?;
     if host.chars().any(|c| c.is_whitespace() || c.is_control()) {
         return Err(bad("its host contains white space or a control character"));
     }
@@ -359,13 +398,13 @@ fn unescape(text: &str, what: &str) -> Result<String> {
         let digit = |at: usize| after.get(at).and_then(|digit| char::from(*digit).to_digit(16));
         let (Some(high), Some(low)) = (digit(0), digit(1)) else {
             return Err(bad(&format!(
-                "its {what} has a % that is not followed by two hex digits; a % itself is written %25"
+                "{what} has a % that is not followed by two hex digits; a % itself is written %25"
             )));
         };
         bytes.push(u8::try_from(high * 16 + low).unwrap_or(b'?'));
         rest = &after[2..];
     }
-    String::from_utf8(bytes).map_err(|_| bad(&format!("its {what} is not UTF-8 when its escapes are read")))
+    String::from_utf8(bytes).map_err(|_| bad(&format!("{what} is not UTF-8 when its escapes are read")))
 }
 
 fn bad(why: &str) -> Error {
@@ -479,6 +518,21 @@ mod tests {
             "amqp://u:sEcret@[%25lo]",
             "amqp://u%00x:sEcret@h",
             "amqp://u:sEcret%00@h",
+            "amqp://u:7#sEcret@h",
+            "amqp://u:7/sEcret@h",
+            "amqp://u:7?sEcret@h",
+            "amqp://h?heartbeat=5#sEcret",
+            "amqp://u:sEcret@h?heartbeat=5&heartbeat=5",
+            "amqp://u:sEcret@h?cacertfile=x",
+            "amqp://u:sEcret@h?certfile=x",
+            "amqp://u:sEcret@h?keyfile=x",
+            "amqp://u:sEcret@h?server_name_indication=x",
+            "amqp://u:sEcret@h?verify=verify_peer",
+            "amqp://u:sEcret@h?no_verify_ssl=1",
+            "amqps://u:sEcret@h?verify=",
+            "amqps://u:sEcret@h?no_verify_ssl=1",
+            "amqps://u:sEcret@h?server_name_indication=disable",
+            "amqps://u:sEcret@h?server_name_indication=",
             &format!("amqp://u:sEcret@h/{}", "v".repeat(256)),
             &format!("amqp://u:sEcret@h/{}", "%C3%A9".repeat(128)),
             &format!("amqp://u:sEcret@h?name={}", "n".repeat(1001)),
@@ -487,6 +541,27 @@ mod tests {
             assert_eq!(error.kind(), ErrorKind::InvalidArgument, "{text}");
             assert!(!format!("{error} {error:?}").contains("Ecret"), "{error}");
         }
+    }
+
+    #[test]
+    fn the_error_of_a_url_names_its_cause() {
+        for (text, cause) in [
+            ("amqp://h?frame_max=x", "from 4096 to 1048576"),
+            ("amqp://h?channel_max=", "from 8 to 65535"),
+            ("amqp://u:7#x@h", "%23"),
+            ("amqp://u:7/x@h", "%2F"),
+            ("amqp://h?name=%ff", "the value of a parameter is not UTF-8"),
+            ("amqp://h?heartbeat=1&heartbeat=2", "heartbeat twice"),
+            ("amqp://h?cacertfile=x", "amqps://"),
+            ("amqps://h?verify=peer", "neither verify_peer nor verify_none"),
+            ("amqps://h?verify=verify_none", "not to verify"),
+            ("amqps://h?server_name_indication=disable", "has no name"),
+        ] {
+            let error = BrokerUrl::parse(text).expect_err(text).to_string();
+            assert!(error.contains(cause), "{text}: {error}");
+        }
+        let url = amqp("amqps://h?no_verify_ssl=0&verify=verify_peer&server_name_indication=other");
+        assert_eq!(url.server_name.as_deref(), Some("other"));
     }
 
     #[test]

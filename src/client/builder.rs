@@ -69,6 +69,25 @@ impl LongTasks {
 
 /// The options of a [`Communicator`]; [`connect`](CommunicatorBuilder::connect) makes it.
 ///
+/// # The URL
+///
+/// `amqp://user:password@host:5672/vhost?name=value&name=value`, or `amqps://…` for TLS (port 5671). What is left out is
+/// `guest:guest`, `localhost`, the usual port and the virtual host `/`. A `:`, `/`, `@`, `?`, `#` or `%` in a name or a password is
+/// written as `%3A`, `%2F`, `%40`, `%3F`, `%23` or `%25`. The parameters are those of RabbitMQ's URI query specification and of
+/// aio-pika. One that is not known, or cannot be obeyed, is an error (`InvalidArgument`).
+///
+/// | parameter | meaning |
+/// |---|---|
+/// | `heartbeat` | seconds, up to 65,535; 0 turns heartbeats off. Default: what the broker proposes |
+/// | `connection_timeout`, `timeout` | how long connecting may take, in milliseconds and in seconds; up to a day, and 0 is no limit. Default 10 s |
+/// | `channel_max` | the most channels, from 8 to 65,535. Default, and 0: what the broker proposes |
+/// | `frame_max` | the largest frame in bytes, from 4096 to 1,048,576. Default, and 0: what the broker proposes, up to 131,072 |
+/// | `name` | the name of the connection in the broker's lists, up to 1000 bytes |
+/// | `cacertfile`, `cafile` | with `amqps`: a file (PEM) with the authority that signed the broker's certificate, beside those that the system trusts |
+/// | `certfile`, `keyfile` | with `amqps`: files (PEM) with the client's own certificate and its key |
+/// | `server_name_indication` | with `amqps`: the name that the broker's certificate must have, if it is not the host's |
+/// | `verify=verify_peer` | with `amqps`: the broker's certificate is verified, which is always done |
+///
 /// # Examples
 ///
 /// ```
@@ -239,7 +258,8 @@ impl CommunicatorBuilder {
         self
     }
 
-    /// The same for the reply to a task. Default 7 days, as long as a task may wait in its queue.
+    /// How long the sender of a task waits for its outcome, and again after each `pending`, unless the task has a timeout of its own.
+    /// Default 7 days, as long as a task may wait in its queue.
     pub fn task_timeout(mut self, time: Duration) -> Self {
         self.task_timeout = time;
         self

@@ -98,6 +98,7 @@ impl Communicator {
     /// Connects with all defaults to `amqp://…`, `amqps://…` (with the feature `tls`), `local:` (with the feature `local`: a durable
     /// broker that the programs of one user on this machine share), `memory:` (a broker of this communicator's own) or `memory:NAME`
     /// (one that all communicators of this process share). Several brokers, with commas between their URLs, are tried in turn.
+    /// [`CommunicatorBuilder`] has the parameters of a URL.
     ///
     /// # Errors
     /// See [`CommunicatorBuilder::connect`].

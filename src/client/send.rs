@@ -406,19 +406,19 @@ impl<T> TaskSend<T> {
         self
     }
 
-    /// Waits for ever; reported in the log every minute.
+    /// Waits without a limit; the log reports the wait every minute.
     pub fn no_timeout(mut self) -> Self {
         self.sending.set(|task| task.timeout = Some(Timeout::Never));
         self
     }
 
-    /// Holds the task back for this long: only then does it come into its queue, be there a worker or not. A time that the
-    /// reply is waited for begins only then.
+    /// Holds the task back for this long: only then does it come into its queue, whether or not there is a worker. The timeout of
+    /// its reply begins only then.
     ///
-    /// It lies in a durable queue at the broker meanwhile, and needs nobody: a sender that ends, and a broker that is stopped and
-    /// started again, lose none. All that is needed is what RabbitMQ comes with; the queue, `homing-delay-…`, is for all tasks that
-    /// wait equally long for the same task queue, and goes by itself. At most 45 days. A task queue that is deleted before the time
-    /// is over loses what was held back for it.
+    /// Meanwhile it lies in a durable queue at the broker, `homing-delay-…`, which all tasks with the same delay and the same task
+    /// queue share, and which is deleted when it is not used any more. It is not lost when its sender ends, or when the broker is
+    /// stopped and started again, and RabbitMQ needs no plugin for it. At most 45 days. If the task queue is deleted before the time
+    /// is over, the tasks that were held back for it are lost.
     ///
     /// RabbitMQ does not confirm to itself what it moves when the time is over. If it is *killed*, or its machine loses power, it
     /// may lose tasks that were due and waited for a worker, and it may hand out a task that was done shortly before once more,

@@ -96,6 +96,26 @@ mod tests {
     }
 
     #[test]
+    fn what_is_written_is_not_too_deep_to_be_read() {
+        use crate::codec::{Codec, Json, Yaml};
+        let codecs: [&dyn Codec; 2] = [&Yaml::default(), &Json::default()];
+        let empty = [Value::Null, Value::List(Vec::new()), Value::Tuple(Vec::new()), Value::Map(Map::default())];
+        for (codec, around) in codecs.iter().flat_map(|codec| ways().map(|around| (codec, around))) {
+            for inside in &empty {
+                let mut written = 0;
+                for levels in 90..=110 {
+                    let value = (0..levels).fold(inside.clone(), |value, _| around(value));
+                    let Ok(body) = codec.encode(&value) else { continue };
+                    written = levels;
+                    let read = codec.decode(&body);
+                    assert!(read.is_ok(), "{levels} levels around {inside:?}: {read:?}");
+                }
+                assert!([0, 99, 100].contains(&written), "{written} levels around {inside:?}");
+            }
+        }
+    }
+
+    #[test]
     fn a_value_of_any_depth_is_dropped() {
         for around in [ways()[0], ways()[1], ways()[3], ways()[5]] {
             nested(100_000, around).dispose();

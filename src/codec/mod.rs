@@ -171,7 +171,8 @@ impl Walk<'_> {
         if self.nodes > self.limits.max_nodes {
             return refused(format!("the value has more than {} values in it", self.limits.max_nodes));
         }
-        if depth > self.limits.max_depth {
+        // What holds values is a level even if it is empty: a reader counts what is open.
+        if depth + usize::from(value.holds_values()) > self.limits.max_depth {
             return refused(format!("the value is nested deeper than {}", self.limits.max_depth));
         }
         if let Err(why) = (self.inspect)(value) {

@@ -84,6 +84,19 @@ pub(crate) enum Delivered {
 }
 
 /// A subscriber to broadcasts. What it returns is not sent to anybody; a failure is logged.
+///
+/// # Examples
+///
+/// ```
+/// # #[tokio::main(flavor = "current_thread")] async fn main() -> homing::Result<()> {
+/// use homing::{Broadcast, BroadcastFilter, BroadcastSubscriber, Communicator};
+/// let communicator = Communicator::connect("memory:").await?;
+///
+/// let print = BroadcastSubscriber::closure(|broadcast: Broadcast| println!("{}", broadcast.body()));
+/// communicator.add_broadcast_subscriber(BroadcastFilter::new().subject("job.*")?, print).await?;
+/// communicator.broadcast_send("all done").subject("job.finished").await?;
+/// # communicator.close().await.map(drop) }
+/// ```
 pub type BroadcastSubscriber = Subscriber<Broadcast>;
 
 impl Delivered {

@@ -51,6 +51,25 @@ pub struct RpcRequest {
 ///
 /// A call that it has not answered when it ends gets an exception, of the type `SubscriberEnded` in its
 /// [details](crate::ErrorDetails::type_name).
+///
+/// # Examples
+///
+/// ```
+/// # #[tokio::main(flavor = "current_thread")] async fn main() -> homing::Result<()> {
+/// use homing::{Communicator, HandlerResult, RpcRequest, RpcSubscriber};
+/// let communicator = Communicator::connect("memory:").await?;
+///
+/// // By the request itself, or by types of your own.
+/// let length = RpcSubscriber::closure(|request: RpcRequest| request.body().as_str().map(str::len));
+/// communicator.add_rpc_subscriber("length", length).await?;
+/// let add = RpcSubscriber::typed(|(a, b): (i64, i64)| async move { HandlerResult::Ok(a + b) });
+/// communicator.add_rpc_subscriber("add", add).await?;
+///
+/// assert_eq!(communicator.rpc_send("length", "four").await?.as_i64(), Some(4));
+/// let sum: i64 = communicator.call("add", &(20, 22)).await?;
+/// assert_eq!(sum, 42);
+/// # communicator.close().await.map(drop) }
+/// ```
 pub type RpcSubscriber = Subscriber<RpcRequest>;
 
 impl RpcRequest {

@@ -59,7 +59,27 @@ pub struct TaskRequest {
     ownership_lost: Signal,
 }
 
-/// A subscriber to tasks.
+/// A subscriber to tasks. Tasks are acknowledged when their outcome is known; what an error means for a task is a
+/// [`Failure`](crate::Failure).
+///
+/// # Examples
+///
+/// ```
+/// # #[tokio::main(flavor = "current_thread")] async fn main() -> homing::Result<()> {
+/// use std::num::NonZeroU16;
+/// use homing::{Communicator, Failure, TaskRequest, TaskSubscriber};
+/// let communicator = Communicator::connect("memory:").await?;
+///
+/// // Two tasks of the queue at once.
+/// let work = TaskSubscriber::future(|task: TaskRequest| async move {
+///     task.body().as_i64().map(|n| n * n).ok_or(Failure::Unreadable("not a number".into()))
+/// });
+/// let work = work.with_prefetch(NonZeroU16::new(2).expect("not zero"));
+/// communicator.add_task_subscriber(work).await?;
+///
+/// assert_eq!(communicator.task_send(7).await?.as_i64(), Some(49));
+/// # communicator.close().await.map(drop) }
+/// ```
 pub type TaskSubscriber = Subscriber<TaskRequest>;
 
 impl TaskRequest {

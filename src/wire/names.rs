@@ -112,7 +112,7 @@ impl fmt::Debug for Identifier {
 
 /// What converts to an [`Identifier`]: a string, an integer (a process id, as plumpy's `str(pid)`), a UUID, or an identifier.
 #[diagnostic::on_unimplemented(
-    message = "`{Self}` is no identifier",
+    message = "`{Self}` is not an identifier",
     note = "an identifier is a string, an integer, a UUID, a `Pid` or an `Identifier`"
 )]
 pub trait IntoIdentifier {

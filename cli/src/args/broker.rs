@@ -49,31 +49,31 @@ pub(crate) enum Broker {
     ///
     /// Durable queues, exchanges and bindings survive a restart, and so do persistent messages in them: a message is on the disk before
     /// it is confirmed. Clients log in as `guest` with the password `guest`, or as a user that `homing broker user add` has added. It
-    /// listens on this machine alone; an amqps:// address may be one that other machines reach.
+    /// listens on loopback addresses; only an amqps:// address may be one that other machines reach.
     Run(BrokerRun),
     /// Starts a broker as `broker run` does, but in the background, and returns when clients can connect.
     ///
     /// It keeps running when the terminal is closed. `homing broker stop` ends it, and `homing broker status` shows it.
     Start(BrokerStart),
-    /// Prints the file by which systemd (or launchd, on a Mac) keeps a broker with these options running.
+    /// Prints a unit file for systemd (on a Mac a property list for launchd) that keeps a broker with these options running.
     Unit(BrokerUnit),
-    /// Shows the broker that runs: where it listens, who is connected, what is in its queues.
+    /// Shows the running broker: where it listens, who is connected, what is in its queues.
     ///
-    /// Exits with 3 when none runs.
+    /// Exits with 3 if none is running.
     Status(Data),
-    /// Ends the broker that runs, in order, and returns when it has ended.
+    /// Stops the running broker in order, and returns when it has ended.
     Stop(BrokerStop),
     /// Moves what is declared on a broker of homing's own, and all its messages, to a RabbitMQ.
     ///
-    /// Exchanges, queues with their arguments, and bindings are declared there as they are here; what is there already has to be the
-    /// same, which is checked before anything is changed. Then each message is sent with all its properties and headers, confirmed
-    /// there, and only then acknowledged here, so that none is lost, and each queue keeps its order. A move that is killed may leave
-    /// the messages that were under way, 500 at most, on both; starting it again goes on. Exclusive queues and those that the server
-    /// named stay, and so do users and permissions. Stop those who publish and consume first.
+    /// Exchanges, queues with their arguments, and bindings are declared there as they are here. What exists there already must be
+    /// declared in the same way; this is checked before anything is changed. Then each message is sent with all its properties and
+    /// headers, confirmed there, and only then acknowledged here, so that none is lost, and each queue keeps its order. If the move
+    /// is killed, at most 500 messages that were in flight may be on both brokers; run the command again to continue. Exclusive
+    /// queues, queues that the server named, users and permissions are not moved. Stop publishers and consumers first.
     Move(BrokerMove),
     /// Adds, removes and lists users.
     ///
-    /// `user`, `vhost` and `permission` work on a broker that runs, and on the directory of one that does not.
+    /// `user`, `vhost` and `permission` work on a running broker, and on the directory of one that is stopped.
     #[command(subcommand)]
     User(User),
     /// Adds, removes and lists virtual hosts.
@@ -134,8 +134,8 @@ pub(crate) struct BrokerMove {
     /// Where to: amqp://USER:PASSWORD@HOST:PORT/VHOST, or amqps:// with TLS.
     #[arg(long, value_name = "URL")]
     pub to: String,
-    /// The URL of the broker that runs on the directory, with a user who may read all queues; or local:, local:NAME or
-    /// local:/a/directory, which no program may use meanwhile [default: its first address without TLS, as guest]
+    /// The URL of the broker that is running on the directory, with a user who may read all queues; or local:, local:NAME or
+    /// local:/a/directory, which no program may use meanwhile [default: the broker's first address without TLS, as guest]
     #[arg(long, value_name = "URL")]
     pub from: Option<String>,
     /// The virtual host that is moved [default: /]
@@ -151,7 +151,7 @@ pub(crate) struct BrokerMove {
 /// Where a new password is from: standard input, or whoever types it there.
 #[derive(Debug, Args)]
 pub(crate) struct NewPassword {
-    /// Reads the password from the first line of this file, and not from standard input.
+    /// Reads the password from the first line of this file instead of standard input.
     #[arg(long, value_name = "FILE")]
     pub password_file: Option<PathBuf>,
     /// No password: nobody can log in as this user.
@@ -162,14 +162,14 @@ pub(crate) struct NewPassword {
 /// `homing broker user`.
 #[derive(Debug, Subcommand)]
 pub(crate) enum User {
-    /// Adds a user, who may do nothing before `homing broker permission set`.
+    /// Adds a user, who may do nothing until `homing broker permission set`.
     ///
-    /// The password is read from standard input, from a terminal without being shown. It is kept hashed (Argon2id).
+    /// The password is read from standard input; a terminal does not show it. It is stored as a hash (Argon2id).
     Add {
         /// The name.
         #[arg(value_parser = name)]
         name: String,
-        /// A tag. May be given several times. A user with `impersonator` may publish in the names of others.
+        /// A tag. May be given several times. A user with the tag `impersonator` may publish with another user's `user_id`.
         #[arg(long = "tag", value_name = "TAG")]
         tags: Vec<String>,
         #[command(flatten)]
@@ -197,7 +197,7 @@ pub(crate) enum User {
     Tags {
         /// The name.
         name: String,
-        /// The tags; none takes all of them away.
+        /// The tags. Without any, all tags are removed.
         #[arg(value_name = "TAG")]
         tags: Vec<String>,
         #[command(flatten)]
@@ -213,7 +213,7 @@ pub(crate) enum User {
 /// `homing broker vhost`.
 #[derive(Debug, Subcommand)]
 pub(crate) enum Vhost {
-    /// Adds a virtual host, which nobody may enter before `homing broker permission set`.
+    /// Adds a virtual host, which nobody may enter until `homing broker permission set`.
     Add {
         /// The name.
         #[arg(value_parser = name)]
@@ -240,16 +240,16 @@ pub(crate) enum Vhost {
 pub(crate) enum Permission {
     /// Sets what a user may do in a virtual host, on connections that are open too.
     ///
-    /// Three regular expressions, which are matched against the names of exchanges and queues: a match anywhere in a name counts, and an
-    /// empty one matches nothing. The default exchange is `amq.default`. '.*' allows everything.
+    /// Takes three regular expressions, which are matched against the names of exchanges and queues. A match anywhere in a name counts;
+    /// an empty expression matches nothing. The default exchange is called `amq.default`. '.*' allows everything.
     Set {
         /// The user.
         user: String,
-        /// What may be declared and deleted.
+        /// The exchanges and queues that the user may declare and delete.
         configure: String,
-        /// What may be published to and bound.
+        /// The exchanges that the user may publish to, and the queues that the user may bind.
         write: String,
-        /// What may be consumed from and bound to.
+        /// The queues that the user may consume from, and the exchanges that the user may bind queues to.
         read: String,
         /// The virtual host.
         #[arg(long, value_name = "NAME", default_value = "/")]
@@ -267,23 +267,23 @@ pub(crate) enum Permission {
         #[command(flatten)]
         data: Data,
     },
-    /// Lists who may do what.
+    /// Lists all permissions.
     List {
         #[command(flatten)]
         data: Data,
     },
-    /// Sets by which routing keys a user may publish to a topic exchange and bind to it, on connections that are open too.
+    /// Sets which routing keys a user may use with a topic exchange, on connections that are open too.
     ///
-    /// Two regular expressions, which are matched against routing keys: a match anywhere in a key counts, and an empty one matches the
-    /// empty key. `{username}` and `{vhost}` stand for those names. Where nothing is set, every key may be used.
+    /// Takes two regular expressions, which are matched against routing keys. A match anywhere in a key counts; an empty expression
+    /// matches the empty key. `{username}` and `{vhost}` stand for those names. Until something is set, every key may be used.
     SetTopic {
         /// The user.
         user: String,
         /// The topic exchange, which need not be there yet.
         exchange: String,
-        /// Keys by which may be published, those of the headers CC and BCC too.
+        /// The routing keys to publish with, including those in the headers CC and BCC.
         write: String,
-        /// Keys by which may be bound.
+        /// The routing keys to bind with.
         read: String,
         /// The virtual host.
         #[arg(long, value_name = "NAME", default_value = "/")]
@@ -303,7 +303,7 @@ pub(crate) enum Permission {
         #[command(flatten)]
         data: Data,
     },
-    /// Lists whose routing keys are restricted.
+    /// Lists the users whose routing keys are restricted.
     ListTopic {
         #[command(flatten)]
         data: Data,
@@ -313,43 +313,43 @@ pub(crate) enum Permission {
 /// `homing broker run`. What is not given is in the file, or has its default: `broker::config`.
 #[derive(Clone, Debug, Default, Args)]
 pub(crate) struct BrokerRun {
-    /// A TOML file with these options: `tls_cert` for --tls-cert, lists for what may be given more than once, paths from where the file
-    /// is. What the command line gives counts before it.
+    /// A TOML file with these options: `tls_cert` for --tls-cert; a list for an option that may be given several times; relative paths
+    /// begin at the file's directory. Options on the command line take precedence.
     #[arg(long, value_name = "FILE")]
     pub config: Option<PathBuf>,
-    /// The IP address and port to listen on. May be given several times. Port 0 is a free one. amqps://ADDRESS is for clients that
-    /// begin with TLS, on other machines too; without TLS it has to be an address of this machine. [default: 127.0.0.1:5672]
+    /// The IP address and port to listen on. May be given several times. Port 0 means any free port. amqps://ADDRESS is for clients that
+    /// use TLS, on other machines too; without TLS it has to be a loopback address. [default: 127.0.0.1:5672]
     #[arg(long, value_name = "ADDRESS", value_parser = listen)]
     pub listen: Vec<Listen>,
-    /// The certificate of amqps://, and behind it those that vouch for it, in PEM. SIGHUP reads the files again where the broker has no
-    /// terminal.
+    /// The server's certificate for amqps://, followed by its intermediate certificates, in PEM. If the broker has no terminal, SIGHUP
+    /// makes it read the files again.
     #[arg(long, value_name = "FILE")]
     pub tls_cert: Option<PathBuf>,
     /// The private key of the certificate, in PEM and without a password.
     #[arg(long, value_name = "FILE")]
     pub tls_key: Option<PathBuf>,
-    /// Lets in by amqps:// only clients with a certificate that one of these authorities vouches for, in PEM.
+    /// Over amqps://, accepts only clients whose certificate was signed by one of these authorities (PEM).
     #[arg(long, value_name = "FILE")]
     pub tls_ca: Option<PathBuf>,
     /// Listens on this Unix socket too, which only its owner can open.
     #[arg(long, value_name = "PATH")]
     pub socket: Option<PathBuf>,
-    /// Serves RabbitMQ's management API and metrics for Prometheus on this IP address and port; 127.0.0.1:15672 is RabbitMQ's. May be
+    /// Serves RabbitMQ's management API and metrics for Prometheus on this IP address and port (RabbitMQ uses port 15672). May be
     /// given several times. There is no TLS: only loopback addresses are accepted.
     #[arg(long, value_name = "ADDRESS", value_parser = address)]
     pub http: Vec<SocketAddr>,
-    /// The directory of what is durable. One broker at a time uses it [env: HOMING_BROKER_DATA] [default:
+    /// The directory in which everything durable is stored. One broker at a time uses it [env: HOMING_BROKER_DATA] [default:
     /// ~/.local/share/homing/broker]
     #[arg(long, value_name = "DIR")]
     pub data: Option<PathBuf>,
     /// Keeps everything in memory: it is gone when the broker ends.
     #[arg(long, conflicts_with = "data")]
     pub memory: bool,
-    /// Stops publishers while messages take more memory than this, until a tenth of it is free: a number of bytes, or 512MiB or 2GiB.
-    /// Acknowledgements go on, and what is put away on the disk does not count. [default: 1GiB]
+    /// Blocks publishers when messages take more memory than this, until a tenth of it is free: a number of bytes, or 512MiB or 2GiB.
+    /// Consumers go on. Messages whose bodies were moved to the disk do not count. [default: 1GiB]
     #[arg(long, value_name = "SIZE", value_parser = size)]
     pub memory_limit: Option<usize>,
-    /// How long clients have to close their connections when it stops. [default: 5s]
+    /// How long clients have to close their connections when the broker stops. [default: 5s]
     #[arg(long, value_name = "TIME", value_parser = duration)]
     pub drain: Option<Duration>,
 }

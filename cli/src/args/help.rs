@@ -53,8 +53,8 @@ The command of --exec:
   Its standard input is the body as JSON, one line. Its standard output, read as YAML, is the answer; empty is null. What it \
   writes to standard error is passed on as it is when it has done its work, also among lines of JSON. Its environment has \
   HOMING_KIND (task or call), HOMING_MESSAGE_ID, HOMING_CORRELATION_ID, HOMING_QUEUE, HOMING_IDENTIFIER, HOMING_ATTEMPT, and \
-  HOMING_REDELIVERED and HOMING_NO_REPLY (true or false), each where it is known. It has ended when its own process has; \
-  processes that it left in the background do not delay the answer.
+  HOMING_REDELIVERED and HOMING_NO_REPLY (true or false), each where it is known and has no zero byte. It has ended when its own \
+  process has; processes that it left in the background do not delay the answer.
 Its exit code:
 ",
             $exit_codes

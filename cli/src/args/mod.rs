@@ -197,17 +197,17 @@ pub(crate) enum Command {
     Process(Process),
     /// Shows processes, queues and events in the terminal as they change, with keys to pause, play and kill.
     ///
-    /// What it shows of processes comes from broadcasts, from their answers and, for homing's own, from the store; what it shows of
-    /// queues comes from the broker. Pausing and playing are not broadcast: when others do it, it is shown after some seconds.
+    /// Processes are known from their broadcasts, from their answers and, for homing's own, from the store; queues are known from the
+    /// broker. Pausing and playing are not broadcast: when others do it, it is shown after some seconds.
     #[command(after_help = help::TOP)]
     Top(Top),
-    /// Runs processes, until Ctrl-C or SIGTERM: those of the class `shell`, which are programs of any kind.
+    /// Runs processes of the class `shell`, which are programs of any kind, until Ctrl-C or SIGTERM.
     ///
     /// Writes one line for each change of state to standard error. At the first signal it takes no more, and running processes
     /// may end within --drain; then they are stopped, and another worker runs them. A second signal stops them at once.
     ///
     /// With --workers it is a supervisor that keeps worker processes alive: one that dies is started again, at once the first time
-    /// and then after pauses that grow. If the supervisor itself dies, its workers drain and end.
+    /// and then after growing pauses. If the supervisor itself dies, its workers drain and end.
     Worker(Worker),
     /// Shows and controls the workers that `homing worker --workers N` keeps alive.
     ///
@@ -217,8 +217,8 @@ pub(crate) enum Command {
     Workers(Workers),
     /// Has a worker run a program as a process, shows its output as it comes, and ends with its exit code.
     ///
-    /// The process is in the store before it runs: it goes on if this command ends, and another worker takes over if its own
-    /// dies. `homing process pause`, `play` and `kill` control it.
+    /// The process is stored before it runs. If this command ends, the process goes on; if its worker dies, another one takes it
+    /// over. `homing process pause`, `play` and `kill` control it.
     #[command(after_help = help::RUN)]
     Run(Run),
     /// Prints what happens to a connection (lost, restored, blocked), until Ctrl-C or SIGTERM.
@@ -227,7 +227,7 @@ pub(crate) enum Command {
         #[arg(long, value_name = "N", value_parser = whole::<std::num::NonZeroU64>(1, u64::MAX))]
         count: Option<std::num::NonZeroU64>,
     },
-    /// Runs a broker of homing's own.
+    /// Runs and manages a broker of homing's own, an AMQP server.
     #[command(subcommand)]
     Broker(Broker),
     /// Checks the broker, and reports what is wrong and what to do. Creates and changes nothing.
@@ -236,8 +236,8 @@ pub(crate) enum Command {
     Doctor(Doctor),
     /// Measures the speed of calls, tasks and broadcasts over a broker, and what limits it: this program, the network or the broker.
     ///
-    /// Callers and subscribers run in this one process. It uses queues of its own, which expire ten seconds after it ends. A broker
-    /// that others use is under load meanwhile. `--broker memory:` measures without a broker.
+    /// Callers and subscribers run in this one process, over queues of its own, which expire ten seconds after it ends. It puts the
+    /// broker under load. `--broker memory:` measures without a broker.
     Bench(Bench),
     /// Keeps brokers and their settings in a file, under names.
     ///
@@ -249,14 +249,15 @@ pub(crate) enum Command {
     ///
     /// For bash: homing completions bash > ~/.local/share/bash-completion/completions/homing
     ///
-    /// For zsh: homing completions zsh > a folder of $fpath, as the file _homing. For fish: homing completions fish >
-    /// ~/.config/fish/completions/homing.fish
+    /// For zsh: homing completions zsh > ~/.zfunc/_homing, where ~/.zfunc is a directory of $fpath.
+    ///
+    /// For fish: homing completions fish > ~/.config/fish/completions/homing.fish
     Completions {
         /// The shell.
         #[arg(value_enum)]
         shell: clap_complete::Shell,
     },
-    /// Prints the manual page, or writes the pages of all commands into a folder.
+    /// Prints the manual page, or writes the pages of all commands into a directory.
     Man(Man),
 }
 

@@ -32,7 +32,7 @@ pub(crate) enum Process {
         #[arg(long, value_name = "TEXT")]
         message: Option<String>,
     },
-    /// Lets paused processes go on.
+    /// Resumes paused processes.
     #[command(after_help = help::PIDS)]
     Play {
         #[command(flatten)]
@@ -46,12 +46,12 @@ pub(crate) enum Process {
         /// Why: the status of the process shows it.
         #[arg(long, value_name = "TEXT")]
         message: Option<String>,
-        /// Kills at once, whatever the process does: for one whose orderly kill does not come to an end. (There is no forced
-        /// kill of all: processes ignore it in a broadcast.)
+        /// Kills at once, whatever the process does: for a process that does not end when it is killed in order. (It cannot be
+        /// combined with --all: processes ignore a forced kill that is broadcast.)
         #[arg(long, conflicts_with = "all")]
         force: bool,
-        /// The store in which one is killed that waits for a worker, if the workers keep their processes in it [env: HOMING_STORE]
-        /// [default: ~/.local/share/homing/processes.db]
+        /// The workers' store, in which a process is killed that still waits for a worker [env: HOMING_STORE] [default:
+        /// ~/.local/share/homing/processes.db]
         #[arg(long, value_name = "FILE", conflicts_with = "all")]
         store: Option<PathBuf>,
     },

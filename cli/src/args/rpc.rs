@@ -19,8 +19,8 @@ pub(crate) enum Rpc {
         /// What to send: YAML or JSON text, or - for standard input; null if left out.
         #[arg(allow_negative_numbers = true)]
         body: Option<String>,
-        /// The time limit of the whole command, including connecting and closing [default: 60s for the answer, and again after each
-        /// `pending`]
+        /// The time limit of the whole command, including connecting and closing [default: 60s for the answer, and again each time
+        /// the other end reports that its answer is pending]
         #[arg(long, value_name = "TIME", value_parser = duration)]
         timeout: Option<Duration>,
     },

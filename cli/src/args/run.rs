@@ -38,7 +38,7 @@ pub(crate) struct Run {
 fn variable(text: &str) -> Result<(String, String), String> {
     match text.split_once('=') {
         Some((name, value)) if !name.is_empty() => Ok((name.to_owned(), value.to_owned())),
-        _ => Err("it is no NAME=VALUE".to_owned()),
+        _ => Err("it is not of the form NAME=VALUE".to_owned()),
     }
 }
 
@@ -49,7 +49,7 @@ pub(crate) enum OnLoss {
     /// Another worker runs the program again, from its beginning.
     #[default]
     RunAgain,
-    /// It ends as excepted.
+    /// It ends in the state `excepted`.
     MarkLost,
 }
 

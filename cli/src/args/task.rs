@@ -27,9 +27,9 @@ pub(crate) enum Task {
     Purge(Mend),
     /// Moves tasks to another queue, with all their properties and headers.
     ///
-    /// A task is first in its new queue, confirmed by the broker, and then taken out of the old one. None is lost, whatever
-    /// happens; but a move that is killed (kill -9, a power cut, a lost connection) may leave the task that it had in hand in both
-    /// queues, under one message id. Starting again goes on.
+    /// Each task is sent to its new queue, confirmed there by the broker, and then taken out of the old one. None is lost, whatever
+    /// happens; but a move that is killed (kill -9, a power cut, a lost connection) may leave the task that it was moving in both
+    /// queues, under one message id. Run the command again to continue.
     Move {
         #[command(flatten)]
         mend: Mend,
@@ -39,7 +39,7 @@ pub(crate) enum Task {
     },
     /// Puts tasks of the quarantine queue back into their queue, so that workers try them again.
     ///
-    /// As with `task move`, none is lost; a command that is killed may leave the task that it had in hand in both queues.
+    /// As with `task move`, none is lost; a command that is killed may leave the task that it was moving in both queues.
     #[command(mut_arg("queue", |queue| {
         queue.help("The quarantine queue to take them from [default: that of the task queue, NAME.quarantine]")
     }))]
@@ -56,8 +56,8 @@ pub(crate) struct Send {
     /// Does not wait for the outcome; ends when the broker has the task.
     #[arg(long)]
     pub no_reply: bool,
-    /// The time limit of the whole command, including connecting and closing [default: 7 days for the outcome, and again after each
-    /// `pending`]
+    /// The time limit of the whole command, including connecting and closing [default: 7 days for the outcome, and again each time the
+    /// worker reports that its answer is pending]
     #[arg(long, value_name = "TIME", value_parser = duration)]
     pub timeout: Option<Duration>,
     /// Holds the task back for this long. The broker keeps it: with --no-reply nobody has to wait.
@@ -66,7 +66,7 @@ pub(crate) struct Send {
     /// Holds the task back until this time, in UTC: 2030-01-31T12:00:00Z, or without the Z.
     #[arg(long, value_name = "WHEN", value_parser = point_in_time, help_heading = "Later")]
     pub at: Option<SystemTime>,
-    /// Sends the task only if none with this key was sent to the queue within --unique-for, by whomever. Otherwise the command ends with
+    /// Sends the task only if none with this key was sent to the queue within --unique-for, by any program. Otherwise the command ends with
     /// exit code 8. This is best effort: a sender that dies at the wrong moment leaves the key in use without a task.
     #[arg(long, value_name = "KEY", help_heading = "Once", conflicts_with = "many tasks")]
     pub unique: Option<String>,
@@ -146,8 +146,8 @@ pub(crate) enum OnFailure {
     Reply,
     /// It goes to the quarantine queue, NAME.quarantine, and its sender gets the exception.
     Quarantine,
-    /// It goes back to its queue after a pause that grows, for this worker or another. Its attempts (HOMING_ATTEMPT) are counted
-    /// by each worker for itself.
+    /// It goes back to its queue after a growing pause, for this worker or another. Each worker counts its attempts
+    /// (HOMING_ATTEMPT) on its own.
     Requeue,
 }
 
@@ -157,15 +157,14 @@ pub(crate) struct List {
     /// The queue, if it is not the task queue. NAME.quarantine has the tasks that could not be read or whose last attempt has failed.
     #[arg(long, value_name = "NAME", value_parser = name)]
     pub queue: Option<String>,
-    /// Also asks RabbitMQ's management API, which knows how many are in the hands of workers, and of which:
-    /// https://USER:PASSWORD@HOST:15671
+    /// Also asks RabbitMQ's management API how many tasks workers hold, and which workers: https://USER:PASSWORD@HOST:15671
     #[arg(long, value_name = "URL", env = "HOMING_MANAGEMENT", hide_env_values = true)]
     pub management: Option<String>,
     /// Shows the messages, not only their number. It fetches them and gives them back at once, in their order. None is lost, but
     /// the broker marks them as redelivered, and workers do not get them meanwhile.
     #[arg(long)]
     pub peek: bool,
-    /// The most messages to show, from the head of the queue.
+    /// How many messages to show at most, from the head of the queue.
     #[arg(long, value_name = "N", default_value = "20", requires = "peek", value_parser = whole::<NonZeroU16>(1, 65_535))]
     pub limit: NonZeroU16,
 }

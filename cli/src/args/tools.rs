@@ -24,8 +24,8 @@ pub(crate) struct Doctor {
     /// channels, and alarms.
     #[arg(long, value_name = "URL", env = "HOMING_MANAGEMENT", hide_env_values = true)]
     pub management: Option<String>,
-    /// Lists the queues and exchanges that are declared with other arguments, empty and unused, and so can be deleted and declared
-    /// again. With --yes it deletes them.
+    /// Lists queues and exchanges that are declared with arguments other than homing's, and that are empty and unused, so that they can
+    /// be deleted and declared again. With --yes it deletes them.
     #[arg(long, requires = "management")]
     pub fix: bool,
     /// Deletes what --fix lists.
@@ -52,7 +52,7 @@ pub(crate) struct Stress {
     pub producers: u16,
     /// How long anything may go without progress before it counts as stuck.
     #[arg(long, value_name = "TIME", default_value = "20s", value_parser = duration)]
-    pub patience: Duration,
+    pub stuck_after: Duration,
     /// Adds a fault, which the run then has to find.
     #[arg(long, value_name = "FAULT", hide = true, value_enum)]
     pub seed_fault: Option<Fault>,
@@ -149,8 +149,8 @@ pub(crate) enum WorkerCommand {
 /// `homing man`.
 #[derive(Debug, Args)]
 pub(crate) struct Man {
-    /// Writes homing.1, homing-rpc-call.1 and so on into this folder.
-    #[arg(long, value_name = "FOLDER")]
+    /// Writes homing.1, homing-rpc-call.1 and so on into this directory.
+    #[arg(long, value_name = "DIR")]
     pub out: Option<PathBuf>,
 }
 

@@ -18,7 +18,7 @@ pub(crate) struct Supervision {
     /// Runs in the background, with its log in a file beside the store, and returns when a worker is up.
     #[arg(long, requires = "workers")]
     pub detach: bool,
-    /// The supervisor's name; there is one supervisor of a name [default: made from the store and the names on the broker]
+    /// The supervisor's name, which only one supervisor at a time can have [default: made from the store and the names on the broker]
     #[arg(long, value_name = "NAME", requires = "workers")]
     pub name: Option<String>,
     /// Given to a worker by its supervisor: the number of the worker.
@@ -56,7 +56,7 @@ pub(crate) enum Workers {
         #[command(flatten)]
         options: WorkersOptions,
     },
-    /// Has workers drain and end: first those that are not running, then those with the highest numbers.
+    /// Drains and ends workers: first those that are not running, then those with the highest numbers.
     #[command(visible_alias = "decr")]
     Remove {
         /// How many.
@@ -70,7 +70,7 @@ pub(crate) enum Workers {
         #[command(flatten)]
         options: WorkersOptions,
     },
-    /// Has all workers drain, and the supervisor end.
+    /// Drains all workers, and ends the supervisor.
     Stop {
         #[command(flatten)]
         options: WorkersOptions,
@@ -107,7 +107,8 @@ pub(crate) struct WorkersOptions {
     /// The supervisor's name, if it was started with --name.
     #[arg(long, value_name = "NAME")]
     pub name: Option<String>,
-    /// The time limit of the whole command; what was begun goes on [default: the workers' --drain, and 60s more]
+    /// The time limit of the whole command. When it ends, the supervisor goes on with what was begun [default: the workers' --drain, and
+    /// 60s more]
     #[arg(long, value_name = "TIME", value_parser = duration)]
     pub timeout: Option<Duration>,
 }

@@ -113,7 +113,9 @@ impl Running {
         let (err, stderr) = Capture::new(LONGEST_ERRORS, Beyond::KeepsTheEnd)?;
         let mut shell = Command::new("/bin/sh");
         shell.args(["-c", command]).stdin(Stdio::piped()).stdout(stdout).stderr(stderr);
-        shell.envs(environment.iter().map(|(name, value)| (*name, value)));
+        // Guards: a message whose id has a zero byte, which AMQP carries and an environment cannot. No program can be started
+        // with such a variable, so that one message would end every worker that gets it.
+        shell.envs(environment.iter().filter(|(_, value)| !value.contains('\0')).map(|(name, value)| (*name, value)));
         let of = |wanted: &str| environment.iter().find(|(name, _)| *name == wanted).map(|(_, value)| value.as_str());
         let id = of("HOMING_MESSAGE_ID").or_else(|| of("HOMING_CORRELATION_ID")).unwrap_or("without an id");
         let work = format!("{} {id}", of("HOMING_KIND").unwrap_or("task"));
@@ -225,8 +227,24 @@ mod tests {
 
     /// Runs a command that may not take long.
     async fn ended(command: &str) -> Ended {
-        let running = run(command, &Value::Null, &[], None, std::future::pending());
+        ended_with(command, &[]).await
+    }
+
+    async fn ended_with(command: &str, environment: &[(&'static str, String)]) -> Ended {
+        let running = run(command, &Value::Null, environment, None, std::future::pending());
         tokio::time::timeout(Duration::from_secs(60), running).await.unwrap_or_else(|_| panic!("{command} hangs"))
+    }
+
+    #[tokio::test]
+    async fn a_variable_that_an_environment_cannot_hold_is_left_out() {
+        let environment = [
+            ("HOMING_MESSAGE_ID", "a\0b".to_owned()),
+            ("HOMING_CORRELATION_ID", "\0".to_owned()),
+            ("HOMING_QUEUE", "tasks\n= é".to_owned()),
+        ];
+        let command = "printf %s \"${HOMING_MESSAGE_ID-none} ${HOMING_CORRELATION_ID-none} $HOMING_QUEUE\"";
+        let Ended::Done(done) = ended_with(command, &environment).await else { panic!("it has not run") };
+        assert_eq!(String::from_utf8_lossy(&done.out), "none none tasks\n= é");
     }
 
     #[tokio::test]

@@ -48,7 +48,7 @@ pub(crate) fn run(options: &Stress, global: &Global) -> Result<(), Failure> {
         race::ask_for();
     }
     let per_kind = usize::from(options.homes);
-    let world = World::new(seed, options.patience, per_kind * HomeKind::ALL.len(), options.seed_fault);
+    let world = World::new(seed, options.stuck_after, per_kind * HomeKind::ALL.len(), options.seed_fault);
     let mut pulses = Vec::new();
     let mut start = |name: String, work: Box<dyn FnOnce(&Pulse) + Send>| -> std::io::Result<()> {
         let pulse = Arc::new(Pulse::new(name.clone()));
@@ -79,7 +79,7 @@ pub(crate) fn run(options: &Stress, global: &Global) -> Result<(), Failure> {
         .name("conductor".to_owned())
         .spawn(move || conduct(&control, begun, seconds, events, fault))?;
 
-    let watched = watch(&pulses, options.patience);
+    let watched = watch(&pulses, options.stuck_after);
     let took = begun.elapsed();
     if let Err(stuck) = watched {
         Report::of(&world, took, events).stuck(&stuck).print(global.output.format)?;

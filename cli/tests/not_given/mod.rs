@@ -151,6 +151,7 @@ pub fn given() -> TestResult {
         (&["--broker", "local:", "--password-file", "f"], "neither a password nor TLS"),
         (&["--broker", "local:", "--password-command", "c"], "neither a password nor TLS"),
         (&["--broker", "local:", "--ca-file", "f"], "neither a password nor TLS"),
+        (&["--broker", "amqp://h", "--ca-file", "f"], "is not TLS"),
         (&["--broker", "memory:"], "local:"),
     ] {
         let (_, err) = user.run(&[&["context", "add", "x"], options].concat(), 2)?;

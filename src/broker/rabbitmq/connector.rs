@@ -5,7 +5,7 @@
 //! whatever it is waiting for. So a peer that accepts and stays silent leaves nothing behind.
 
 use std::io;
-use std::net::{IpAddr, SocketAddr, ToSocketAddrs};
+use std::net::{IpAddr, Ipv6Addr, SocketAddr, ToSocketAddrs};
 use std::pin::pin;
 use std::thread;
 use std::time::Duration;
@@ -50,6 +50,19 @@ pub(crate) struct Plan<'a> {
 
 /// Makes one connection.
 pub(crate) async fn connect(plan: Plan<'_>) -> Result<Link> {
+    let wishes = Wishes { heartbeat: heartbeat(&plan), frame_max: plan.endpoint.frame_max };
+    let greeting = Greeting::default();
+    let refused = match attempt(&plan, wishes, greeting.clone()).await {
+        Ok(link) => return Ok(link),
+        Err(refused) => refused,
+    };
+    let Some(most) = greeting.smaller_frames() else { return Err(refused) };
+    debug!(role = %plan.role, frame_max = most, "the server allows small frames only: connecting again for these");
+    attempt(&plan, Wishes { frame_max: Some(most), ..wishes }, Greeting::default()).await
+}
+
+/// Connects once, with these wishes. What the server sends of itself is noted in the greeting.
+async fn attempt(plan: &Plan<'_>, wishes: Wishes, greeting: Greeting) -> Result<Link> {
     let address = plan.endpoint.address();
     debug!(role = %plan.role, %address, vhost = %plan.endpoint.vhost, "connecting");
     let silent = |stage: &str| errors::connect_timed_out(plan.endpoint, plan.limit, stage);
@@ -63,8 +76,7 @@ pub(crate) async fn connect(plan: Plan<'_>) -> Result<Link> {
         .await
         .map_err(|_| silent("accepted the connection but did not answer the TLS handshake"))??;
 
-    let (greeting, diverted) = (Greeting::default(), Diverted::default());
-    let wishes = Wishes { heartbeat: heartbeat(&plan), frame_max: plan.endpoint.frame_max };
+    let diverted = Diverted::default();
     let tap = Tap::new(greeting.clone(), diverted.clone(), plan.returns.clone(), wishes);
     let stream = Wire::new(stream, tap);
     let (thread, thread_ended) = watch::channel(());
@@ -76,7 +88,7 @@ pub(crate) async fn connect(plan: Plan<'_>) -> Result<Link> {
         // TLS, if there is any, is inside.
         Ok(AsyncTcpStream::Plain(stream))
     };
-    let handshake = Connection::connector(uri(&plan, wishes), kit(), hand_over, properties(&plan.name));
+    let handshake = Connection::connector(uri(plan, wishes), kit(), hand_over, properties(&plan.name));
     let refused = match timeout_at(plan.deadline, until_thread_ends(handshake, thread_ended.clone())).await {
         Ok(Ok(connection)) => {
             debug!(role = %plan.role, %address, "connected");
@@ -136,11 +148,19 @@ async fn socket(endpoint: &Endpoint, deadline: Instant) -> Result<Socket> {
     }
 }
 
+/// The host without its zone (RFC 6874), where the address has none: systems look up `fe80::1%lo`, and not `::1%lo`.
+fn without_needless_zone(host: &str) -> &str {
+    match host.split_once('%') {
+        Some((address, _)) if address.parse::<Ipv6Addr>().is_ok_and(|ip| !ip.is_unicast_link_local()) => address,
+        _ => host,
+    }
+}
+
 /// The first address that accepts. Each has its share of what is left, so that one that swallows packets (an IPv6 route
 /// that leads nowhere) does not use up the time of the others.
 pub(super) async fn tcp(endpoint: &Endpoint, deadline: Instant) -> Result<TcpStream> {
     let address = endpoint.address();
-    let candidates: Vec<SocketAddr> = match endpoint.host.parse::<IpAddr>() {
+    let candidates: Vec<SocketAddr> = match without_needless_zone(&endpoint.host).parse::<IpAddr>() {
         Ok(ip) => vec![SocketAddr::new(ip, endpoint.port)],
         Err(_) => look_up(endpoint).await?,
     };
@@ -169,7 +189,7 @@ pub(super) async fn tcp(endpoint: &Endpoint, deadline: Instant) -> Result<TcpStr
 // Guards: a system that gives no thread. tokio's look-up panics there, which ends the communicator thread.
 pub(super) async fn look_up(endpoint: &Endpoint) -> Result<Vec<SocketAddr>> {
     let (found, finding) = oneshot::channel();
-    let name = (endpoint.host.clone(), endpoint.port);
+    let name = (without_needless_zone(&endpoint.host).to_owned(), endpoint.port);
     let thread = thread::Builder::new().name("homing-look-up".to_owned());
     let started = thread.spawn(move || {
         // Whoever asked may be gone.
@@ -257,6 +277,19 @@ mod tests {
     use super::*;
     use crate::broker::rabbitmq::tap::USUAL_FRAME;
     use crate::broker::url::{BrokerUrl, LARGEST_FRAME};
+
+    #[test]
+    fn an_address_outside_of_a_link_is_looked_up_without_a_zone() {
+        for (host, looked_up) in [
+            ("::1%lo", "::1"),
+            ("2001:db8::1%eth0", "2001:db8::1"),
+            ("fe80::1%eth0", "fe80::1%eth0"),
+            ("::1", "::1"),
+            ("host", "host"),
+        ] {
+            assert_eq!(without_needless_zone(host), looked_up);
+        }
+    }
 
     #[test]
     fn buffers_are_made_for_the_largest_frame_that_can_be_agreed_on_and_never_enlarged() {

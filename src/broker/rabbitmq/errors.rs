@@ -61,6 +61,10 @@ pub(crate) fn not_amqp(endpoint: &Endpoint, said: &[u8]) -> Error {
     let text = match said {
         // A TLS alert or handshake record.
         [0x15 | 0x16, 3, ..] => format!("{address} speaks TLS: use an amqps:// URL, or the port for plain AMQP"),
+        // The header of a layer of AMQP 1.0: 3 is its login, 2 is TLS.
+        [b'A', b'M', b'Q', b'P', layer, 1, ..] if *layer != 0 => {
+            format!("{address} speaks AMQP 1.0 only, homing speaks AMQP 0-9-1")
+        }
         _ => {
             let line = said.split(|byte| matches!(byte, b'\r' | b'\n')).next().unwrap_or_default();
             let line = &line[..line.len().min(40)];
@@ -208,6 +212,15 @@ pub(crate) fn quoted(name: &str) -> String {
     // A name in front of which a dash stands would be an option.
     if !name.is_empty() && !name.starts_with('-') && name.chars().all(plain) {
         name.to_owned()
+    } else if name.chars().any(char::is_control) {
+        // What bash and zsh read, since a terminal would act on the characters themselves.
+        let escaped = name.chars().map(|c| match c {
+            '\\' | '\'' => format!("\\{c}"),
+            c if c.is_ascii_control() => format!("\\x{:02x}", u32::from(c)),
+            c if c.is_control() => format!("\\u{:04x}", u32::from(c)),
+            c => c.to_string(),
+        });
+        format!("$'{}'", escaped.collect::<String>())
     } else {
         format!("'{}'", name.replace('\'', "'\\''"))
     }
@@ -564,6 +577,7 @@ mod tests {
             ("-p", "'-p'"),
             ("$(x)", "'$(x)'"),
             ("it's", "'it'\\''s'"),
+            ("a\nb\u{1b}'\\\u{85}é", "$'a\\x0ab\\x1b\\'\\\\\\u0085é'"),
         ] {
             assert_eq!(quoted(name), word);
         }

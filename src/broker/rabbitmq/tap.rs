@@ -41,6 +41,9 @@ const BASIC_GET_OK: (u16, u16) = (60, 71);
 /// What RabbitMQ proposes, and what is agreed on where nobody asks for something else.
 pub(crate) const USUAL_FRAME: u32 = 131_072;
 
+/// lapin agrees on no smaller frames than these, whatever the server allows, unless it was asked for smaller ones before.
+const LAPINS_SMALLEST_FRAME: u32 = 8192;
+
 /// No greeting and no other method comes near this; a length beyond it is not a frame but something else.
 const LARGEST_METHOD: usize = 1 << 20;
 /// The same for the properties of a message, which may be as large as the frames of its sender.
@@ -163,6 +166,7 @@ pub(crate) struct Greeting(Arc<Mutex<Hello>>);
 struct Hello {
     properties: Option<FieldTable>,
     not_amqp: Option<Vec<u8>>,
+    smaller_frames: Option<u32>,
     tuned: bool,
     farewell: Option<Farewell>,
 }
@@ -193,6 +197,12 @@ impl Greeting {
     /// The first bytes of a peer that does not speak AMQP.
     pub(crate) fn not_amqp(&self) -> Option<Vec<u8>> {
         self.0.lock().not_amqp.clone()
+    }
+
+    /// The frame size of a server that allows smaller frames than lapin agrees on. The handshake has ended there; another one that
+    /// asks for frames of this size succeeds.
+    pub(crate) fn smaller_frames(&self) -> Option<u32> {
+        self.0.lock().smaller_frames
     }
 
     /// How the server has ended the connection, once it has.
@@ -237,6 +247,8 @@ pub(crate) enum Refused {
     Frame(usize),
     /// It allows frames of this many bytes only.
     FrameMax(u32),
+    /// It allows smaller frames than lapin agrees on; how small they are is in the [`Greeting`].
+    SmallerFrames,
 }
 
 impl fmt::Display for Refused {
@@ -247,6 +259,9 @@ impl fmt::Display for Refused {
             Refused::Frame(size) => write!(f, "the peer announced a frame of {size} bytes, which is refused"),
             Refused::FrameMax(most) => {
                 write!(f, "the peer allows frames of {most} bytes only; AMQP asks for {SMALLEST_FRAME} at least")
+            }
+            Refused::SmallerFrames => {
+                f.write_str("the peer allows smaller frames than this connection was prepared for")
             }
         }
     }
@@ -323,10 +338,15 @@ impl Tap {
                 }
                 Stage::Greeting => {
                     self.hold(bytes, &mut at, PREFIX);
-                    // "AMQP" and a version is how a server refuses ours; lapin reads that and reports it.
-                    if self.held.starts_with(b"AMQP") {
+                    // "AMQP", a zero and a version is how a server refuses ours; lapin reads that and reports it.
+                    if self.held.starts_with(b"AMQP\0") {
                         self.stage = Stage::Open;
                         out.append(&mut self.held);
+                    } else if self.held.starts_with(b"AMQP") && self.held.len() == PREFIX {
+                        self.greeting.0.lock().not_amqp = Some([&self.held, &bytes[at..]].concat());
+                        return Err(Refused::NotAmqp);
+                    } else if self.held.starts_with(b"AMQP") {
+                        // Another layer than AMQP itself, of which the version is still to come.
                     } else if !b"AMQP".starts_with(&self.held) && !self.may_be_greeting() {
                         self.greeting.0.lock().not_amqp = Some([&self.held, &bytes[at..]].concat());
                         return Err(Refused::NotAmqp);
@@ -455,6 +475,11 @@ impl Tap {
         }
         let limit = self.wishes.largest_frame();
         let agreed = if proposed == 0 { limit } else { proposed.min(limit) };
+        // Guards: a frame size above the server's, which lapin would agree on and the server refuses.
+        if agreed < limit && agreed < LAPINS_SMALLEST_FRAME {
+            self.greeting.0.lock().smaller_frames = Some(agreed);
+            return Err(Refused::SmallerFrames);
+        }
         [*f0, *f1, *f2, *f3] = agreed.to_be_bytes();
         if let Some(heartbeat) = self.wishes.heartbeat {
             [*h0, *h1] = heartbeat.to_be_bytes();
@@ -639,6 +664,9 @@ mod tests {
         // Another version of AMQP is lapin's to read.
         let (mut tap, ..) = new(None, Wishes::default());
         assert_eq!(filtered(&mut tap, b"AMQP\0\x01\0\0", 3), Ok(b"AMQP\0\x01\0\0".to_vec()));
+        let (mut tap, greeting, _) = new(None, Wishes::default());
+        assert_eq!(filtered(&mut tap, b"AMQP\x03\x01\0\0", 3), Err(Refused::NotAmqp), "the login of AMQP 1.0");
+        assert!(greeting.not_amqp().is_some_and(|said| said.starts_with(b"AMQP\x03\x01")));
     }
 
     #[test]
@@ -712,6 +740,25 @@ mod tests {
         let (mut tap, ..) = new(None, Wishes::default());
         let said = [conversation(), tune(2047, 4095, 60)].concat();
         assert_eq!(filtered(&mut tap, &said, 1000), Err(Refused::FrameMax(4095)));
+    }
+
+    #[test]
+    fn a_server_with_smaller_frames_than_lapin_agrees_on_is_to_be_asked_for_those() {
+        for (asked, allowed, expected) in [
+            (None, 4096, Some(4096)),
+            (None, 8191, Some(8191)),
+            (None, 8192, None),
+            (Some(6000), 4096, Some(4096)),
+            (Some(6000), 6000, None),
+            (Some(6000), 7000, None),
+            (Some(4096), 4096, None),
+        ] {
+            let (mut tap, greeting, _) = new(None, Wishes { frame_max: asked, ..Wishes::default() });
+            let said = [conversation(), tune(2047, allowed, 60)].concat();
+            let refused = filtered(&mut tap, &said, 7).err();
+            assert_eq!(refused, expected.map(|_| Refused::SmallerFrames), "{asked:?} of {allowed}");
+            assert_eq!(greeting.smaller_frames(), expected, "{asked:?} of {allowed}");
+        }
     }
 
     #[test]

@@ -26,6 +26,7 @@ enum Arrival {
 
 /// What a get brings.
 #[derive(Debug)]
+#[non_exhaustive]
 pub struct Got<M> {
     /// The message.
     pub handed: Handed<M>,

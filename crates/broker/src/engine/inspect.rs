@@ -10,6 +10,7 @@ use super::{ChannelId, Engine, SessionId};
 
 /// A queue and how much there is in it.
 #[derive(Clone, Copy, Debug)]
+#[non_exhaustive]
 pub struct QueueView<'e> {
     /// As it was declared.
     pub spec: &'e QueueSpec,
@@ -31,6 +32,7 @@ pub struct QueueView<'e> {
 
 /// A consumer.
 #[derive(Clone, Debug)]
+#[non_exhaustive]
 pub struct ConsumerView<'e> {
     /// Whose it is.
     pub session: SessionId,
@@ -56,6 +58,7 @@ pub struct ConsumerView<'e> {
 
 /// A channel.
 #[derive(Clone, Copy, Debug)]
+#[non_exhaustive]
 pub struct ChannelView {
     /// Whose it is.
     pub session: SessionId,

@@ -78,6 +78,7 @@ pub trait Message: Clone {
 
 /// How often a message left one queue for one reason: an entry of the header `x-death`.
 #[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct Death {
     /// The queue that it left.
     pub queue: Arc<str>,
@@ -97,6 +98,7 @@ pub struct Death {
 
 /// Why a message is dead-lettered.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[non_exhaustive]
 pub enum Reason {
     /// Its time in the queue was over.
     Expired,
@@ -143,6 +145,7 @@ pub(super) struct Stored<M> {
 
 /// A message as it is handed out.
 #[derive(Debug)]
+#[non_exhaustive]
 pub struct Handed<M> {
     /// What it is acknowledged by, unique on its channel as long as that is open.
     pub tag: u64,

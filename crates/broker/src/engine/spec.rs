@@ -273,6 +273,7 @@ pub struct DeleteQueue {
 
 /// How much there is in a queue.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct Declared {
     /// The messages that wait; those that are out do not count.
     pub messages: usize,

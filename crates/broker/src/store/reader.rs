@@ -15,6 +15,7 @@ const OPEN_FILES: usize = 32;
 
 /// A message as it was stored.
 #[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct StoredMessage {
     /// The header, as it was given to [`put`](super::Log::put).
     pub header: Bytes,

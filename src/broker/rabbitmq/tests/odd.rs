@@ -219,6 +219,19 @@ fn what_the_url_says_is_what_the_server_has_and_its_limits_are_named() {
             assert!(lines.iter().all(|line| line.contains(&format!("\"{name}"))), "{parameters}: {listed}");
             broker.close(Duration::from_secs(1)).await.expect("an end");
         }
+        // A server that allows small frames only. RabbitMQ refuses who asks for larger ones.
+        for (allowed, asked, frame_max) in [(4096, "", 4096), (8191, "?frame_max=100000", 8191), (8192, "", 8192)] {
+            node.ctl(&["eval", &format!("application:set_env(rabbit, frame_max, {allowed}).")]);
+            let url = format!("amqp://guest:guest@127.0.0.1:{}/{asked}", endpoint.port);
+            let url = crate::broker::url::BrokerUrl::parse(&url).expect("a URL");
+            let (broker, _events) = connected(&Endpoint::from_url(&url).expect("an endpoint")).await;
+            let listed = node.ctl(&["list_connections", "-q", "--no-table-headers", "frame_max"]);
+            let lines: Vec<&str> = listed.lines().map(str::trim).collect();
+            assert_eq!(lines, [frame_max.to_string(), frame_max.to_string()], "{allowed}, {asked}");
+            broker.publish(message("amq.topic", "k", &"x".repeat(50_000))).await.expect("a body of several frames");
+            broker.close(Duration::from_secs(1)).await.expect("an end");
+        }
+        node.ctl(&["eval", "application:set_env(rabbit, frame_max, 131072)."]);
         // One connection is too few.
         node.ctl(&["set_vhost_limits", "-p", "/", r#"{"max-connections": 1}"#]);
         let error = connect(&endpoint, &options()).await.err().expect("a limit");
