@@ -64,7 +64,7 @@ impl<M: Message> Engine<M> {
         recovered
     }
 
-    /// Limits how many messages may be out at once.
+    /// Limits how many messages may be out at once. As in RabbitMQ, a limit for each consumer takes the place of the channel's.
     ///
     /// # Errors
     /// [`Refusal::NoChannel`].
@@ -72,7 +72,10 @@ impl<M: Message> Engine<M> {
         let key = self.begin_on(session, channel, now)?;
         let Some(channel) = self.channels.get_mut(key) else { return Ok(()) };
         match prefetch {
-            Prefetch::EachConsumer(most) => channel.consumer_prefetch = most,
+            Prefetch::EachConsumer(most) => {
+                channel.consumer_prefetch = most;
+                channel.prefetch = 0;
+            }
             Prefetch::Channel(most) => channel.prefetch = most,
         }
         self.serve_held_up(key);

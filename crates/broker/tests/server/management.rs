@@ -186,6 +186,36 @@ fn consumers_are_shown_with_their_channels() {
 }
 
 #[test]
+fn channels_show_whether_they_confirm_or_are_transactional() {
+    let beside = Beside::new();
+    run(async {
+        let connection = beside.connect().await;
+        let confirming = connection.create_channel().await.unwrap();
+        confirming.confirm_select(lapin::options::ConfirmSelectOptions::default()).await.unwrap();
+        let transactional = connection.create_channel().await.unwrap();
+        transactional.tx_select().await.unwrap();
+        let _plain = connection.create_channel().await.unwrap();
+        let shown = || -> Vec<_> {
+            let channels = beside.get("/api/channels");
+            channels
+                .as_array()
+                .unwrap()
+                .iter()
+                .map(|row| (row["confirm"].clone(), row["transactional"].clone()))
+                .collect()
+        };
+        let (yes, no) = (json!(true), json!(false));
+        let plain = (no.clone(), no.clone());
+        assert_eq!(shown(), [(yes.clone(), no.clone()), (no, yes.clone()), plain.clone()]);
+        // Another channel of the same number begins anew.
+        confirming.close(200, "bye".into()).await.unwrap();
+        let again = connection.create_channel().await.unwrap();
+        assert_eq!(again.id(), confirming.id());
+        assert_eq!(shown()[0], plain);
+    });
+}
+
+#[test]
 fn what_it_declares_and_publishes_is_there() {
     let beside = Beside::new();
     let created = |path: &str, body: Json| assert_eq!(beside.ask("PUT", path, body).0, 201, "{path}");

@@ -110,6 +110,8 @@ pub struct Client {
     is_draining: bool,
     /// What made no sense in itself.
     broken: Vec<String>,
+    /// What is noted is to be compared with what RabbitMQ 4 shows.
+    pub beside_four: bool,
 }
 
 impl Client {
@@ -133,7 +135,13 @@ impl Client {
             drained: HashMap::new(),
             is_draining: false,
             broken: Vec::new(),
+            beside_four: false,
         }
+    }
+
+    /// Whether the broker is a RabbitMQ 4.
+    pub fn is_four(&self) -> bool {
+        self.links[0].version.starts_with("4.")
     }
 
     /// Runs a program. With a `model` each step waits until it was observed what the model has, or the patience is over. The first
@@ -192,9 +200,15 @@ impl Client {
             if !self.broken.is_empty() {
                 events.insert("broken".to_owned(), std::mem::take(&mut self.broken));
             }
-            let action = steps.get(number).map(|step| &step.action);
             let verdict = expected.map_or(Verdict::Same, |expected| {
-                allowed::compare(program, action, &expected.may_differ, &events, &expected.events)
+                allowed::compare(
+                    program,
+                    steps.get(number),
+                    self.beside_four,
+                    &expected.may_differ,
+                    &events,
+                    &expected.events,
+                )
             });
             trace.push(Observed { events, picked, may_differ: self.may_differ.clone() });
             if verdict != Verdict::Same {
@@ -273,8 +287,13 @@ impl Client {
             Action::Qos { global: true, .. } if has_quorum => {
                 self.may_differ.insert(allowed::QUORUM_QOS);
             }
-            Action::Qos { global: true, .. } if place.out.iter().any(|out| out.consumer.is_none()) => {
-                self.may_differ.insert(allowed::GOT_COUNTS);
+            Action::Qos { count: 1.., global: true } => {
+                if place.out.iter().any(|out| out.consumer.is_none()) {
+                    self.may_differ.insert(allowed::GOT_COUNTS);
+                }
+                if !place.in_transaction.is_empty() {
+                    self.may_differ.insert(allowed::SETTLED_COUNTS);
+                }
             }
             Action::Settle { how: How::Nack { requeue: true } | How::Reject { requeue: true }, .. }
             | Action::Recover { .. }
@@ -312,8 +331,14 @@ impl Client {
         text
     }
 
+    /// A text of the broker as it is compared.
+    fn shown(&self, text: &str) -> String {
+        let text = self.plain(text);
+        if self.beside_four { allowed::as_beside_four(text) } else { text }
+    }
+
     fn note(&mut self, source: String, event: &str) {
-        let event = self.plain(event);
+        let event = self.shown(event);
         self.seen.entry(source).or_default().push(event);
     }
 
@@ -743,7 +768,7 @@ impl Client {
             }
             What::Got { text, .. } => {
                 // How many are left was asked for before, and more may come while they are taken out.
-                let text = self.plain(&text);
+                let text = self.shown(&text);
                 let (before, rest) = text.split_once(" left=").unwrap_or((&text, ""));
                 let text = format!("{before} {}", rest.split_once(' ').map_or("", |(_, rest)| rest));
                 self.drained.entry(at).or_default().push(text);
