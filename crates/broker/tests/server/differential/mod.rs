@@ -156,7 +156,11 @@ fn compare(here: &Address, there: &Address, seeds: &[u64], until: Option<Instant
                             report.lock().expect("whole").different += 1;
                         }
                     }
-                    report.lock().expect("whole").compared += 1;
+                    let mut report = report.lock().expect("whole");
+                    report.compared += 1;
+                    if report.compared.is_multiple_of(1000) {
+                        eprintln!("{} programs, {} of them differ", report.compared, report.different);
+                    }
                 }
             });
         }
