@@ -23,6 +23,8 @@ pub struct Observed {
     pub picked: Option<Picked>,
     /// What may differ from here on, by the rows of [`allowed`].
     pub may_differ: BTreeSet<&'static str>,
+    /// The longest time until now that passed without sleeping.
+    pub awake: Duration,
 }
 
 /// A message that is out, as both brokers know it: delivery tags may differ where two queues deliver at once.
@@ -169,9 +171,10 @@ impl Client {
         let has_quorum = !self.quorum_queues.is_empty();
         let mut trace: Vec<Observed> = Vec::new();
         let mut different = None;
+        let (mut awake_since, mut awake) = (Instant::now(), Duration::ZERO);
         for number in 0..=steps.len() {
             let expected = model.and_then(|model| model.get(number));
-            let until = Instant::now() + patience;
+            awake = awake.max(awake_since.elapsed());
             let picked = match steps.get(number) {
                 Some(step) => {
                     self.note_what_may_differ(program, step);
@@ -181,12 +184,14 @@ impl Client {
                     if expected.is_none() {
                         self.barrier(&ALL);
                     }
+                    let until = Instant::now() + patience;
                     let counts_come = steps.get(number + 1).is_some_and(|next| next.action.counts());
                     let probes = step.action == Action::Probe || self.lost || has_quorum || counts_come;
                     self.settle_down(program, probes, expected, until);
                     picked
                 }
                 None => {
+                    let until = Instant::now() + patience;
                     self.probe_at_the_end(program, expected, "queue", until);
                     self.drain(program);
                     // What was taken out may have made room for what was over behind it, which died then.
@@ -210,7 +215,18 @@ impl Client {
                     &expected.events,
                 )
             });
-            trace.push(Observed { events, picked, may_differ: self.may_differ.clone() });
+            let verdict = match (verdict, expected) {
+                (Verdict::Different, Some(expected))
+                    if program.has_short_times() && awake.max(expected.awake) > super::AWAKE =>
+                {
+                    Verdict::TooSlow
+                }
+                (verdict, _) => verdict,
+            };
+            if steps.get(number).is_some_and(|step| step.action == Action::Sleep) {
+                awake_since = Instant::now();
+            }
+            trace.push(Observed { events, picked, may_differ: self.may_differ.clone(), awake });
             if verdict != Verdict::Same {
                 different = Some((number, verdict));
                 break;

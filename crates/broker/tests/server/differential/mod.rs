@@ -27,6 +27,9 @@ use wire::Address;
 /// How long a program sleeps to let short times to live pass.
 pub const NAP: Duration = Duration::from_millis(2000);
 
+/// How long a program with short times to live may take without sleeping, so that nothing is over before it sleeps.
+pub const AWAKE: Duration = Duration::from_millis(1000);
+
 /// How many programs run beside each other: they wait for the other broker most of the time.
 const BESIDE: usize = 10;
 
@@ -44,6 +47,9 @@ struct Pair {
     here: Client,
     there: Client,
 }
+
+/// Counts programs that were not compared: the machine was too slow for their times.
+const TOO_SLOW: &str = "(not compared: too slow for its times to live)";
 
 /// How often and with how much patience a program is tried before it counts as different.
 const TRIES: [Duration; 4] =
@@ -71,6 +77,7 @@ impl Pair {
         tries: &[Duration],
     ) -> Result<Option<&'static str>, Box<Difference>> {
         let mut found = None;
+        let mut was_slow = false;
         for patience in tries {
             let prefix = Self::prefix();
             let (model, _) = self.here.run(program, &prefix, None, *patience);
@@ -78,11 +85,18 @@ impl Pair {
             let step = match different {
                 None => return Ok(None),
                 Some((_, Verdict::Allowed(row))) => return Ok(Some(row)),
+                Some((_, Verdict::TooSlow)) => {
+                    was_slow = true;
+                    continue;
+                }
                 Some((step, _)) => step,
             };
             let events = |trace: &[Observed]| trace[step].events.clone();
             let (here, there) = (events(&model), events(&there));
             found = Some(Box::new(Difference { seed, program: program.clone(), step, here, there }));
+        }
+        if was_slow {
+            return Ok(Some(TOO_SLOW));
         }
         found.map_or(Ok(None), Err)
     }

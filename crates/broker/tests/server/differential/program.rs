@@ -192,6 +192,16 @@ impl Program {
         })
     }
 
+    /// Whether something in it is over while it sleeps.
+    pub fn has_short_times(&self) -> bool {
+        let short = super::generate::SHORT;
+        self.steps.iter().any(|step| match &step.action {
+            Action::DeclareQueue(declare) => declare.arguments.iter().any(|(_, value)| *value == Field::Int(short)),
+            Action::Publish(publish) => publish.expiration == Some(short.to_string()),
+            _ => false,
+        })
+    }
+
     /// The queue that a consumer is for.
     pub fn queue_of(&self, consumer: &str) -> &str {
         let queue = self.steps.iter().find_map(|step| match &step.action {
