@@ -63,8 +63,9 @@ pub const LAST_DEATH: &str = "dead letters";
 pub const FIRST_GET: &str = "the first get of a message from a quorum queue";
 pub const DEAD_LETTER_KEYS: &str = "the header `CC` of a dead letter that has a key of its own";
 pub const COMMIT_TO_GONE: &str = "a commit of what was published to a queue that has gone since";
-pub const FOUR_ROWS: [&str; 7] =
-    [COMMIT_TO_GONE, EXCHANGE_TYPE, QUORUM_TYPE, LOCATOR, LAST_DEATH, FIRST_GET, DEAD_LETTER_KEYS];
+pub const QUORUM_PRIORITY: &str = "priorities of messages in a quorum queue";
+pub const FOUR_ROWS: [&str; 8] =
+    [QUORUM_PRIORITY, COMMIT_TO_GONE, EXCHANGE_TYPE, QUORUM_TYPE, LOCATOR, LAST_DEATH, FIRST_GET, DEAD_LETTER_KEYS];
 
 /// A text without what RabbitMQ 4 has besides, or leaves out.
 pub fn as_beside_four(mut text: String) -> String {
@@ -134,6 +135,14 @@ pub fn compare(
     };
     let is_quorum = |name: &str| program.is_quorum(name) || name.is_empty();
     let action = step.map(|step| &step.action);
+    let is_urgent = |action: &Action| matches!(action, Action::Publish(publish) if publish.priority > Some(4));
+    if beside_four
+        && program.steps.iter().any(|step| is_urgent(&step.action))
+        && only_quorum_queues_differ(program, action, there, here)
+        && without_order(there) == without_order(here)
+    {
+        return Verdict::Allowed(QUORUM_PRIORITY);
+    }
     if beside_four && let Some(row) = action.and_then(|action| compare_with_four(action, there, here)) {
         return Verdict::Allowed(row);
     }
