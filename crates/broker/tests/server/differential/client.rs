@@ -46,6 +46,8 @@ struct Place {
     /// Settled in a transaction that may be rolled back.
     in_transaction: Vec<Out>,
     is_transactional: bool,
+    /// It has published what is not committed.
+    has_published: bool,
     consumers: HashMap<String, (String, bool)>,
     last_declared: String,
     /// What a get that is under way asked for.
@@ -290,6 +292,9 @@ impl Client {
             ];
             self.may_differ.extend(rows.into_iter().filter_map(|(may, row)| may.then_some(row)));
         }
+        if self.places.iter().any(|place| place.has_published) && step.action.changes_routes() {
+            self.may_differ.insert(allowed::ROUTED_AT_COMMIT);
+        }
         // More than one consumer's messages of one queue come back at once.
         let is_mixed = |place: &Place| {
             let mut out = place.out.iter().chain(&place.in_transaction);
@@ -423,6 +428,7 @@ impl Client {
             }
             Action::TxCommit => {
                 self.places[at].in_transaction.clear();
+                self.places[at].has_published = false;
                 self.send(at, tx::Commit {});
                 // allowed::PIPELINED_COMMIT: RabbitMQ takes nothing else until it has answered.
                 self.places[at].awaits_answer = true;
@@ -431,6 +437,7 @@ impl Client {
             Action::TxRollback => {
                 let place = &mut self.places[at];
                 let back = std::mem::take(&mut place.in_transaction);
+                place.has_published = false;
                 place.out.extend(back);
                 place.out.sort_by_key(|out| out.tag);
                 self.send(at, tx::Rollback {});
@@ -516,6 +523,7 @@ impl Client {
         let (exchange, key) = (self.real(&publish.exchange), self.real(&publish.key));
         let (link, channel) = PLACES[at];
         let frames = message_of(channel, &exchange, &key, publish.mandatory, properties, publish.body.as_bytes());
+        self.places[at].has_published |= self.places[at].is_transactional;
         if let Some(confirms) = &mut self.places[at].confirms {
             confirms.published += 1;
             confirms.open.insert(confirms.published);

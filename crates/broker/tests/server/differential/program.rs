@@ -144,6 +144,23 @@ pub enum Action {
 }
 
 impl Action {
+    /// Whether messages may go elsewhere then.
+    pub fn changes_routes(&self) -> bool {
+        matches!(
+            self,
+            Action::DeclareExchange(_)
+                | Action::DeleteExchange { .. }
+                | Action::BindQueue(_)
+                | Action::UnbindQueue(_)
+                | Action::BindExchange(_)
+                | Action::UnbindExchange(_)
+                | Action::DeleteQueue { .. }
+                | Action::Cancel { .. }
+                | Action::CloseChannel
+                | Action::CloseConnection
+        )
+    }
+
     /// Whether it is answered with counts. RabbitMQ's queues count before they take in what has come.
     pub fn counts(&self) -> bool {
         matches!(self, Action::DeclareQueue(_) | Action::DeleteQueue { .. } | Action::Purge { .. })
