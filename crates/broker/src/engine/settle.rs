@@ -171,6 +171,16 @@ impl<M: Message> Engine<M> {
             let queue_key = consumer.queue;
             if let Some(queue) = self.queues.get_mut(queue_key) {
                 queue.consumers.line_up(consumer_key, consumer);
+                // Those of one queue were passed over one behind the other, and take turns.
+                while let Some((next, consumer)) = channel
+                    .first_held_up()
+                    .and_then(|next| Some((next, self.consumers.get_mut(next)?)))
+                    .filter(|(_, consumer)| consumer.queue == queue_key)
+                {
+                    channel.next_held_up();
+                    consumer.held_up = None;
+                    queue.consumers.line_up(next, consumer);
+                }
                 self.hand_out(queue_key);
             }
         }

@@ -112,6 +112,24 @@ fn a_channels_prefetch_counts_what_all_of_its_consumers_have() {
 }
 
 #[test]
+fn consumers_of_one_queue_that_share_a_channels_prefetch_take_turns() {
+    let (mut world, one) = World::with_queue(&queue("q"));
+    world.engine.qos(one, CHANNEL, Prefetch::Channel(2), world.now).unwrap();
+    world.consume(one, "q", "a", 0).unwrap();
+    world.consume(one, "q", "b", 0).unwrap();
+    for number in 0..6 {
+        world.send(one, "q", number);
+    }
+    for _ in 0..3 {
+        let got = world.delivered();
+        let mut turns: Vec<_> = got.iter().map(|got| &*got.consumer).collect();
+        turns.sort_unstable();
+        assert_eq!(turns, ["a", "b"]);
+        world.engine.ack(one, CHANNEL, Tags::UpTo(0), world.now).unwrap();
+    }
+}
+
+#[test]
 fn a_prefetch_of_each_consumer_ends_the_channels() {
     let (mut world, one) = World::with_queue(&queue("q"));
     let now = world.now;

@@ -29,7 +29,7 @@ pub const SETTLED_COUNTS: &str = "`basic.qos` with `global` while what was settl
 pub const LAST_WORDS: &str = "what a channel has in hand whose error ends the connection";
 pub const DEAD_LETTER_ORDER: &str = "a dead letter, and what is published to the same queue at about that time";
 pub const ROUTED_AT_COMMIT: &str = "exchanges and bindings that change before the commit of what was published";
-pub const SHARED_LIMIT: &str = "whose turn it is where consumers of several queues share a channel's limit";
+pub const SHARED_LIMIT: &str = "whose turn it is where consumers share a channel's limit";
 /// The client of these tests leaves this count out.
 pub const QUORUM_CONSUMERS: &str = "consumers of a quorum queue in `declare-ok`";
 /// The client of these tests waits for each commit.
@@ -66,8 +66,18 @@ pub const FIRST_GET: &str = "the first get of a message from a quorum queue";
 pub const DEAD_LETTER_KEYS: &str = "the header `CC` of a dead letter that has a key of its own";
 pub const COMMIT_TO_GONE: &str = "a commit of what was published to a queue that has gone since";
 pub const QUORUM_PRIORITY: &str = "priorities of messages in a quorum queue";
-pub const FOUR_ROWS: [&str; 8] =
-    [QUORUM_PRIORITY, COMMIT_TO_GONE, EXCHANGE_TYPE, QUORUM_TYPE, LOCATOR, LAST_DEATH, FIRST_GET, DEAD_LETTER_KEYS];
+pub const PLUS: &str = "an `expiration` with a sign";
+pub const FOUR_ROWS: [&str; 9] = [
+    PLUS,
+    QUORUM_PRIORITY,
+    COMMIT_TO_GONE,
+    EXCHANGE_TYPE,
+    QUORUM_TYPE,
+    LOCATOR,
+    LAST_DEATH,
+    FIRST_GET,
+    DEAD_LETTER_KEYS,
+];
 
 /// A text without what RabbitMQ 4 has besides, or leaves out.
 pub fn as_beside_four(mut text: String) -> String {
@@ -83,6 +93,8 @@ pub fn as_beside_four(mut text: String) -> String {
     {
         text.replace_range(at..at + end + 3, "");
     }
+    // PLUS
+    text = text.replacen("expiration=\"+", "expiration=\"", 1);
     // FIRST_GET
     if text.starts_with("got ") {
         for count in ["x-delivery-count: I64(0), ", ", x-delivery-count: I64(0)"] {
@@ -317,25 +329,31 @@ fn only_routes_differ(there: &Events, here: &Events) -> bool {
     different(there, here).into_iter().all(|(source, there, here)| {
         let was_routed = |event: &String| event.contains(" exchange=\"") && !event.contains(" exchange=\"\"");
         let is_part_of_both = |event: &&String| there.contains(event) && here.contains(event);
+        // What is there to be got, counted, purged or deleted follows.
+        let follows = |event: &String| {
+            ["BasicGetEmpty", "declared ", "QueuePurgeOk", "QueueDeleteOk"].iter().any(|start| event.starts_with(start))
+        };
         is_count(source)
             || source.starts_with("queue at last ")
+            || !source.contains(" consumer ")
+                && source.starts_with("channel ")
+                && there.iter().chain(here).all(|event| was_routed(event) || follows(event))
             || (consumer(source).is_some() || source.starts_with("in queue ") || source.ends_with(" returns"))
                 && there.iter().chain(here).filter(|event| !is_part_of_both(event)).all(was_routed)
     })
 }
 
-/// Whether a channel with a limit of its own had as many deliveries, but from other queues.
+/// Whether a channel with a limit of its own had as many deliveries, but others of its consumers had them.
 fn only_turns_differ(program: &Program, there: &Events, here: &Events) -> bool {
     let sources = different(there, here);
     let consumers: Vec<_> =
         sources.iter().filter_map(|(source, there, here)| Some((consumer(source)?, *there, *here))).collect();
-    let queues: BTreeSet<_> = consumers.iter().map(|((_, tag), ..)| program.queue_of(tag)).collect();
     let of_place = |place: usize| {
         let of = consumers.iter().filter(|((of, _), ..)| *of == place);
         of.fold((0, 0), |(more, fewer), (_, there, here)| (more + there.len(), fewer + here.len()))
     };
     let is_shared = |place: usize| is_limited(program, place) && of_place(place).0 == of_place(place).1;
-    queues.len() > 1
+    consumers.len() > 1
         && consumers.iter().all(|((place, _), ..)| is_shared(*place))
         && sources.iter().all(|(source, ..)| consumer(source).is_some() || is_count(source))
 }
@@ -383,9 +401,10 @@ fn only_last_words_differ(step: &Step, there: &Events, here: &Events) -> bool {
             let is_other = consumer(source).is_some_and(|(place, _)| place != step.place && PLACES[place].0 == link);
             // What came back and was over has been dead-lettered.
             let came_back = |event: &&String| event.contains(" redelivered=true ") || event.contains("x-death: ");
-            is_other
-                && is_part(*here, there)
-                && there.iter().filter(|event| !here.contains(event)).all(|event| came_back(&event))
+            is_count(source)
+                || is_other
+                    && is_part(*here, there)
+                    && there.iter().filter(|event| !here.contains(event)).all(|event| came_back(&event))
         })
 }
 
@@ -412,8 +431,17 @@ fn has_fewer_since_too_long(program: &Program, there: &Events, here: &Events) ->
             .collect::<Vec<_>>()
     };
     let (there, here) = (deliveries(|(_, there, _)| there), deliveries(|(.., here)| here));
-    program.has_argument("x-max-length")
-        && sources.iter().all(|(source, ..)| consumer(source).is_some() || is_count(source))
+    let is_limited = |name: &str| {
+        program.steps.iter().any(|step| match &step.action {
+            Action::DeclareQueue(declare) => {
+                declare.name == name && declare.arguments.iter().any(|(name, _)| name.starts_with("x-max-length"))
+            }
+            _ => false,
+        })
+    };
+    sources
+        .iter()
+        .all(|(source, ..)| consumer(source).map_or(is_count(source), |(_, tag)| is_limited(program.queue_of(tag))))
         && here.len() < there.len()
         && is_among(here, there)
 }
