@@ -104,6 +104,11 @@ impl<M> Channel<M> {
         self.held_up.pop_first().map(|(_, key)| key)
     }
 
+    /// The consumer that was passed over before all others.
+    pub(super) fn first_held_up(&self) -> Option<ConsumerKey> {
+        self.held_up.first_key_value().map(|(_, key)| *key)
+    }
+
     pub(super) fn forget_held_up(&mut self, at: u64) {
         self.held_up.remove(&at);
     }

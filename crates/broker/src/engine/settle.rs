@@ -64,7 +64,7 @@ impl<M: Message> Engine<M> {
         recovered
     }
 
-    /// Limits how many messages may be out at once.
+    /// Limits how many messages may be out at once. As in RabbitMQ, a limit for each consumer takes the place of the channel's.
     ///
     /// # Errors
     /// [`Refusal::NoChannel`].
@@ -72,7 +72,10 @@ impl<M: Message> Engine<M> {
         let key = self.begin_on(session, channel, now)?;
         let Some(channel) = self.channels.get_mut(key) else { return Ok(()) };
         match prefetch {
-            Prefetch::EachConsumer(most) => channel.consumer_prefetch = most,
+            Prefetch::EachConsumer(most) => {
+                channel.consumer_prefetch = most;
+                channel.prefetch = 0;
+            }
             Prefetch::Channel(most) => channel.prefetch = most,
         }
         self.serve_held_up(key);
@@ -168,6 +171,16 @@ impl<M: Message> Engine<M> {
             let queue_key = consumer.queue;
             if let Some(queue) = self.queues.get_mut(queue_key) {
                 queue.consumers.line_up(consumer_key, consumer);
+                // Those of one queue were passed over one behind the other, and take turns.
+                while let Some((next, consumer)) = channel
+                    .first_held_up()
+                    .and_then(|next| Some((next, self.consumers.get_mut(next)?)))
+                    .filter(|(_, consumer)| consumer.queue == queue_key)
+                {
+                    channel.next_held_up();
+                    consumer.held_up = None;
+                    queue.consumers.line_up(next, consumer);
+                }
                 self.hand_out(queue_key);
             }
         }

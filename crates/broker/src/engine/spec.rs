@@ -229,9 +229,9 @@ impl ConsumeSpec {
 /// What a limit of [`qos`](super::Engine::qos) is counted over.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Prefetch {
-    /// Each consumer that is started on the channel from now on, 0 for no limit.
+    /// Each consumer that is started on the channel from now on, 0 for no limit. The channel has no limit of its own then.
     EachConsumer(u16),
-    /// All consumers of the channel together, those that there are included, 0 for no limit.
+    /// All consumers of the channel together, those that there are included, 0 for no limit. What each of them may have stays.
     Channel(u16),
 }
 

@@ -407,6 +407,7 @@ impl Connection {
                 link.host.confirm(confirms);
             }
             channel.close();
+            self.peer.unselect(number);
             self.unfinished -= std::mem::take(&mut channel.counted);
             self.leave_channel(number, now);
         }

@@ -7,6 +7,7 @@ use crate::protocol::{
     methods::{Encode, basic},
 };
 use std::cell::{Cell, RefCell};
+use std::collections::BTreeMap;
 use std::fmt;
 use std::net::SocketAddr;
 use std::rc::Rc;
@@ -32,6 +33,15 @@ pub(super) struct ClientFacts {
         allow(dead_code, reason = "the management API shows it")
     )]
     pub(super) tls: Option<&'static str>,
+}
+
+/// What a channel of a client has selected, for those who watch it: how it publishes and acknowledges.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Selected {
+    /// Its publishes are confirmed.
+    Confirms,
+    /// What it does waits for a commit.
+    Transactions,
 }
 
 /// The sending side of a connection, shared by all that sends to it.
@@ -66,6 +76,8 @@ pub(super) struct Peer {
     /// Who has logged in; empty before.
     user: RefCell<Rc<str>>,
     facts: RefCell<Arc<ClientFacts>>,
+    /// The channels that have selected something.
+    selected: RefCell<BTreeMap<u16, Selected>>,
     /// Asks the connection to end, with this text.
     order: RefCell<Option<Rc<str>>>,
 }
@@ -97,6 +109,7 @@ impl Peer {
                 channel_max: 0,
                 tls: None,
             })),
+            selected: RefCell::default(),
             order: RefCell::default(),
         }
     }
@@ -241,6 +254,22 @@ impl Peer {
     /// More is known about the client.
     pub(super) fn note(&self, change: impl FnOnce(&mut ClientFacts)) {
         change(Arc::make_mut(&mut self.facts.borrow_mut()));
+    }
+
+    /// A channel has selected something.
+    pub(super) fn select(&self, channel: u16, selected: Selected) {
+        self.selected.borrow_mut().insert(channel, selected);
+    }
+
+    /// A channel has ended.
+    pub(super) fn unselect(&self, channel: u16) {
+        self.selected.borrow_mut().remove(&channel);
+    }
+
+    /// What its channels have selected.
+    #[cfg(feature = "management")]
+    pub(super) fn selected(&self) -> BTreeMap<u16, Selected> {
+        self.selected.borrow().clone()
     }
 
     /// The client's session, and where it is.

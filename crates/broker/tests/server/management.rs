@@ -1,8 +1,10 @@
 //! The management API: what it shows against what clients of AMQP do, what it does, whom it lets in, and who wants to harm it.
 
 use crate::QUICK;
+use crate::raw::Raw;
 use base64::Engine as _;
 use base64::prelude::BASE64_STANDARD;
+use homing_broker::protocol::methods;
 use homing_broker::server::{Change, Management, PasswordHash, Permissions, Server, ServerBuilder};
 use lapin::options::{BasicAckOptions, BasicConsumeOptions, BasicGetOptions, BasicPublishOptions, QueueDeclareOptions};
 use lapin::types::FieldTable;
@@ -183,6 +185,37 @@ fn consumers_are_shown_with_their_channels() {
         assert_eq!(beside.get(&format!("/api/channels/{channel}"))["consumer_count"], 1);
         assert_eq!(beside.get("/api/queues/%2F/q")["consumer_details"][0]["consumer_tag"], "tag");
     });
+}
+
+#[test]
+fn channels_show_whether_they_confirm_or_are_transactional() {
+    let beside = Beside::new();
+    let mut raw = Raw::channel(beside.amqp);
+    raw.send(1, methods::confirm::Select { no_wait: false });
+    raw.expect("ConfirmSelectOk");
+    for channel in [2, 3] {
+        raw.send(channel, methods::channel::Open {});
+        raw.expect("ChannelOpenOk");
+    }
+    raw.send(2, methods::tx::Select {});
+    raw.expect("TxSelectOk");
+    let shown = || {
+        let channels = beside.get("/api/channels");
+        let of = |row: &Json| ["confirm", "transactional"].map(|name| row[name].as_bool().expect(name));
+        channels.as_array().unwrap().iter().map(of).collect::<Vec<_>>()
+    };
+    assert_eq!(shown(), [[true, false], [false, true], [false, false]]);
+    // Another channel of the same number begins anew, whoever closed the first.
+    raw.send(1, methods::channel::Close { reply_code: 200, reply_text: "bye", class_id: 0, method_id: 0 });
+    raw.expect("ChannelCloseOk");
+    raw.send(2, methods::confirm::Select { no_wait: false });
+    raw.expect("ChannelClose(");
+    raw.send(2, methods::channel::CloseOk {});
+    for channel in [1, 2] {
+        raw.send(channel, methods::channel::Open {});
+        raw.expect("ChannelOpenOk");
+    }
+    assert_eq!(shown(), [[false, false]; 3]);
 }
 
 #[test]

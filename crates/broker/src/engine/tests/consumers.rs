@@ -112,6 +112,41 @@ fn a_channels_prefetch_counts_what_all_of_its_consumers_have() {
 }
 
 #[test]
+fn consumers_of_one_queue_that_share_a_channels_prefetch_take_turns() {
+    let (mut world, one) = World::with_queue(&queue("q"));
+    world.engine.qos(one, CHANNEL, Prefetch::Channel(2), world.now).unwrap();
+    world.consume(one, "q", "a", 0).unwrap();
+    world.consume(one, "q", "b", 0).unwrap();
+    for number in 0..6 {
+        world.send(one, "q", number);
+    }
+    for _ in 0..3 {
+        let got = world.delivered();
+        let mut turns: Vec<_> = got.iter().map(|got| &*got.consumer).collect();
+        turns.sort_unstable();
+        assert_eq!(turns, ["a", "b"]);
+        world.engine.ack(one, CHANNEL, Tags::UpTo(0), world.now).unwrap();
+    }
+}
+
+#[test]
+fn a_prefetch_of_each_consumer_ends_the_channels() {
+    let (mut world, one) = World::with_queue(&queue("q"));
+    let now = world.now;
+    world.engine.qos(one, CHANNEL, Prefetch::EachConsumer(2), now).unwrap();
+    world.engine.qos(one, CHANNEL, Prefetch::Channel(1), now).unwrap();
+    world.consume_by(one, &ConsumeSpec::new("q", CHANNEL, "a")).unwrap();
+    for number in 0..4 {
+        world.send(one, "q", number);
+    }
+    assert_eq!(world.numbers(), [0], "both limits hold");
+    world.engine.qos(one, CHANNEL, Prefetch::EachConsumer(3), now).unwrap();
+    assert_eq!(world.numbers(), [1], "the channel has none now, and the consumer has what it began with");
+    world.consume_by(one, &ConsumeSpec::new("q", CHANNEL, "b")).unwrap();
+    assert_eq!(world.numbers(), [2, 3]);
+}
+
+#[test]
 fn consumers_that_share_a_channels_prefetch_take_turns() {
     let (mut world, one) = World::with_queue(&queue("q"));
     world.declare(one, &queue("r")).unwrap();

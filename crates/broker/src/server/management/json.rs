@@ -3,6 +3,7 @@
 use super::rates::Rates;
 use super::rows::{BindingRow, ChannelRow, ConnectionRow, ConsumerRow, ExchangeRow, QueueRow, kind_of};
 use crate::engine::{Access, Arguments, AutoDelete, Counts, Destination, Durability, Field, Publishers};
+use crate::server::peer::Selected;
 use serde_json::{Map, Value as Json, json};
 use std::hash::{Hash, Hasher};
 use std::time::{SystemTime, UNIX_EPOCH};
@@ -209,6 +210,8 @@ pub(super) fn channel(row: &ChannelRow) -> Json {
         "messages_unacknowledged": row.out,
         "prefetch_count": row.consumer_prefetch,
         "global_prefetch_count": row.prefetch,
+        "confirm": row.selected() == Some(Selected::Confirms),
+        "transactional": row.selected() == Some(Selected::Transactions),
     })
 }
 

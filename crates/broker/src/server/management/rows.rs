@@ -7,10 +7,10 @@ use crate::engine::{
 use crate::server::{
     host::Host,
     methods::is_address,
-    peer::{ClientFacts, Peer},
+    peer::{ClientFacts, Peer, Selected},
     shared::Shared,
 };
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::rc::Rc;
 use std::sync::Arc;
 
@@ -65,6 +65,8 @@ pub(super) struct ConnectionRow {
     /// Bytes that the client has not read.
     pub(super) unsent: usize,
     pub(super) is_blocked: bool,
+    /// By the channel.
+    selected: BTreeMap<u16, Selected>,
 }
 
 /// A channel.
@@ -76,6 +78,12 @@ pub(super) struct ChannelRow {
     pub(super) consumers: usize,
     pub(super) consumer_prefetch: u16,
     pub(super) prefetch: u16,
+}
+
+impl ChannelRow {
+    pub(super) fn selected(&self) -> Option<Selected> {
+        self.connection.selected.get(&u16::try_from(self.number).ok()?).copied()
+    }
 }
 
 impl ConnectionRow {
@@ -178,6 +186,7 @@ fn row_of(
         heartbeat: peer.heartbeat.get().map_or(0, |heartbeat| heartbeat.as_secs()),
         unsent: peer.unsent(),
         is_blocked: server.alarm().is_some(),
+        selected: peer.selected(),
     }))
 }
 

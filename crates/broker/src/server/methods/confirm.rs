@@ -6,6 +6,7 @@ use crate::server::{
     channel::Mode,
     confirms::Confirms,
     exception::{Exception, Result},
+    peer::Selected,
 };
 use std::rc::Rc;
 
@@ -15,6 +16,7 @@ impl Call<'_> {
             Mode::Plain => {
                 let confirms = Confirms::new(self.number, self.peer.clone());
                 self.channel.mode = Mode::Confirm(Rc::new(confirms));
+                self.peer.select(self.number, Selected::Confirms);
             }
             Mode::Confirm(_) => {}
             Mode::Transaction(_) => return Err(Exception::precondition("cannot switch from tx to confirm mode")),

@@ -8,13 +8,17 @@ use crate::server::{
     channel::Mode,
     confirms::Outcome,
     exception::{Exception, Result},
+    peer::Selected,
     transaction::{Settled, Transaction},
 };
 
 impl Call<'_> {
     pub(in crate::server) fn select_transaction(&mut self) -> Result<()> {
         match self.channel.mode {
-            Mode::Plain => self.channel.mode = Mode::Transaction(Transaction::new()),
+            Mode::Plain => {
+                self.channel.mode = Mode::Transaction(Transaction::new());
+                self.peer.select(self.number, Selected::Transactions);
+            }
             Mode::Transaction(_) => {}
             Mode::Confirm(_) => return Err(Exception::precondition("cannot switch from confirm to tx mode")),
         }

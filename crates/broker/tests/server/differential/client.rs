@@ -23,6 +23,8 @@ pub struct Observed {
     pub picked: Option<Picked>,
     /// What may differ from here on, by the rows of [`allowed`].
     pub may_differ: BTreeSet<&'static str>,
+    /// The longest time until now that passed without sleeping.
+    pub awake: Duration,
 }
 
 /// A message that is out, as both brokers know it: delivery tags may differ where two queues deliver at once.
@@ -44,6 +46,8 @@ struct Place {
     /// Settled in a transaction that may be rolled back.
     in_transaction: Vec<Out>,
     is_transactional: bool,
+    /// It has published what is not committed.
+    has_published: bool,
     consumers: HashMap<String, (String, bool)>,
     last_declared: String,
     /// What a get that is under way asked for.
@@ -110,6 +114,8 @@ pub struct Client {
     is_draining: bool,
     /// What made no sense in itself.
     broken: Vec<String>,
+    /// What is noted is to be compared with what RabbitMQ 4 shows.
+    pub beside_four: bool,
 }
 
 impl Client {
@@ -133,7 +139,13 @@ impl Client {
             drained: HashMap::new(),
             is_draining: false,
             broken: Vec::new(),
+            beside_four: false,
         }
+    }
+
+    /// Whether the broker is a RabbitMQ 4.
+    pub fn is_four(&self) -> bool {
+        self.links[0].version.starts_with("4.")
     }
 
     /// Runs a program. With a `model` each step waits until it was observed what the model has, or the patience is over. The first
@@ -161,9 +173,10 @@ impl Client {
         let has_quorum = !self.quorum_queues.is_empty();
         let mut trace: Vec<Observed> = Vec::new();
         let mut different = None;
+        let (mut awake_since, mut awake) = (Instant::now(), Duration::ZERO);
         for number in 0..=steps.len() {
             let expected = model.and_then(|model| model.get(number));
-            let until = Instant::now() + patience;
+            awake = awake.max(awake_since.elapsed());
             let picked = match steps.get(number) {
                 Some(step) => {
                     self.note_what_may_differ(program, step);
@@ -173,12 +186,14 @@ impl Client {
                     if expected.is_none() {
                         self.barrier(&ALL);
                     }
+                    let until = Instant::now() + patience;
                     let counts_come = steps.get(number + 1).is_some_and(|next| next.action.counts());
                     let probes = step.action == Action::Probe || self.lost || has_quorum || counts_come;
                     self.settle_down(program, probes, expected, until);
                     picked
                 }
                 None => {
+                    let until = Instant::now() + patience;
                     self.probe_at_the_end(program, expected, "queue", until);
                     self.drain(program);
                     // What was taken out may have made room for what was over behind it, which died then.
@@ -192,11 +207,28 @@ impl Client {
             if !self.broken.is_empty() {
                 events.insert("broken".to_owned(), std::mem::take(&mut self.broken));
             }
-            let action = steps.get(number).map(|step| &step.action);
             let verdict = expected.map_or(Verdict::Same, |expected| {
-                allowed::compare(program, action, &expected.may_differ, &events, &expected.events)
+                allowed::compare(
+                    program,
+                    steps.get(number),
+                    self.beside_four,
+                    &expected.may_differ,
+                    &events,
+                    &expected.events,
+                )
             });
-            trace.push(Observed { events, picked, may_differ: self.may_differ.clone() });
+            let verdict = match (verdict, expected) {
+                (Verdict::Different, Some(expected))
+                    if program.has_short_times() && awake.max(expected.awake) > super::AWAKE =>
+                {
+                    Verdict::TooSlow
+                }
+                (verdict, _) => verdict,
+            };
+            if steps.get(number).is_some_and(|step| step.action == Action::Sleep) {
+                awake_since = Instant::now();
+            }
+            trace.push(Observed { events, picked, may_differ: self.may_differ.clone(), awake });
             if verdict != Verdict::Same {
                 different = Some((number, verdict));
                 break;
@@ -260,6 +292,9 @@ impl Client {
             ];
             self.may_differ.extend(rows.into_iter().filter_map(|(may, row)| may.then_some(row)));
         }
+        if self.places.iter().any(|place| place.has_published) && step.action.changes_routes() {
+            self.may_differ.insert(allowed::ROUTED_AT_COMMIT);
+        }
         // More than one consumer's messages of one queue come back at once.
         let is_mixed = |place: &Place| {
             let mut out = place.out.iter().chain(&place.in_transaction);
@@ -273,8 +308,13 @@ impl Client {
             Action::Qos { global: true, .. } if has_quorum => {
                 self.may_differ.insert(allowed::QUORUM_QOS);
             }
-            Action::Qos { global: true, .. } if place.out.iter().any(|out| out.consumer.is_none()) => {
-                self.may_differ.insert(allowed::GOT_COUNTS);
+            Action::Qos { count: 1.., global: true } => {
+                if place.out.iter().any(|out| out.consumer.is_none()) {
+                    self.may_differ.insert(allowed::GOT_COUNTS);
+                }
+                if !place.in_transaction.is_empty() {
+                    self.may_differ.insert(allowed::SETTLED_COUNTS);
+                }
             }
             Action::Settle { how: How::Nack { requeue: true } | How::Reject { requeue: true }, .. }
             | Action::Recover { .. }
@@ -312,8 +352,14 @@ impl Client {
         text
     }
 
+    /// A text of the broker as it is compared.
+    fn shown(&self, text: &str) -> String {
+        let text = self.plain(text);
+        if self.beside_four { allowed::as_beside_four(text) } else { text }
+    }
+
     fn note(&mut self, source: String, event: &str) {
-        let event = self.plain(event);
+        let event = self.shown(event);
         self.seen.entry(source).or_default().push(event);
     }
 
@@ -382,6 +428,7 @@ impl Client {
             }
             Action::TxCommit => {
                 self.places[at].in_transaction.clear();
+                self.places[at].has_published = false;
                 self.send(at, tx::Commit {});
                 // allowed::PIPELINED_COMMIT: RabbitMQ takes nothing else until it has answered.
                 self.places[at].awaits_answer = true;
@@ -390,6 +437,7 @@ impl Client {
             Action::TxRollback => {
                 let place = &mut self.places[at];
                 let back = std::mem::take(&mut place.in_transaction);
+                place.has_published = false;
                 place.out.extend(back);
                 place.out.sort_by_key(|out| out.tag);
                 self.send(at, tx::Rollback {});
@@ -475,6 +523,7 @@ impl Client {
         let (exchange, key) = (self.real(&publish.exchange), self.real(&publish.key));
         let (link, channel) = PLACES[at];
         let frames = message_of(channel, &exchange, &key, publish.mandatory, properties, publish.body.as_bytes());
+        self.places[at].has_published |= self.places[at].is_transactional;
         if let Some(confirms) = &mut self.places[at].confirms {
             confirms.published += 1;
             confirms.open.insert(confirms.published);
@@ -743,7 +792,7 @@ impl Client {
             }
             What::Got { text, .. } => {
                 // How many are left was asked for before, and more may come while they are taken out.
-                let text = self.plain(&text);
+                let text = self.shown(&text);
                 let (before, rest) = text.split_once(" left=").unwrap_or((&text, ""));
                 let text = format!("{before} {}", rest.split_once(' ').map_or("", |(_, rest)| rest));
                 self.drained.entry(at).or_default().push(text);

@@ -492,4 +492,4 @@ fn own_key(exchange: &str, key: String) -> String {
 }
 
 /// A time to live that a [`Sleep`](Action::Sleep) outlasts, in milliseconds.
-const SHORT: i32 = 1500;
+pub const SHORT: i32 = 1500;

@@ -144,6 +144,23 @@ pub enum Action {
 }
 
 impl Action {
+    /// Whether messages may go elsewhere then.
+    pub fn changes_routes(&self) -> bool {
+        matches!(
+            self,
+            Action::DeclareExchange(_)
+                | Action::DeleteExchange { .. }
+                | Action::BindQueue(_)
+                | Action::UnbindQueue(_)
+                | Action::BindExchange(_)
+                | Action::UnbindExchange(_)
+                | Action::DeleteQueue { .. }
+                | Action::Cancel { .. }
+                | Action::CloseChannel
+                | Action::CloseConnection
+        )
+    }
+
     /// Whether it is answered with counts. RabbitMQ's queues count before they take in what has come.
     pub fn counts(&self) -> bool {
         matches!(self, Action::DeclareQueue(_) | Action::DeleteQueue { .. } | Action::Purge { .. })
@@ -188,6 +205,16 @@ impl Program {
     pub fn has_argument(&self, start: &str) -> bool {
         self.steps.iter().any(|step| match &step.action {
             Action::DeclareQueue(declare) => declare.arguments.iter().any(|(name, _)| name.starts_with(start)),
+            _ => false,
+        })
+    }
+
+    /// Whether something in it is over while it sleeps.
+    pub fn has_short_times(&self) -> bool {
+        let short = super::generate::SHORT;
+        self.steps.iter().any(|step| match &step.action {
+            Action::DeclareQueue(declare) => declare.arguments.iter().any(|(_, value)| *value == Field::Int(short)),
+            Action::Publish(publish) => publish.expiration == Some(short.to_string()),
             _ => false,
         })
     }

@@ -81,6 +81,8 @@ pub enum What {
 pub struct Link {
     stream: TcpStream,
     pub generation: u32,
+    /// What the server says that it is.
+    pub version: String,
 }
 
 impl Link {
@@ -90,8 +92,18 @@ impl Link {
         stream.set_read_timeout(Some(PATIENCE)).expect("a timeout");
         stream.write_all(PROTOCOL_HEADER).expect("written");
         let mut input = Vec::new();
-        expect(&mut stream, &mut input, |method| matches!(method, Method::ConnectionStart(_)));
-        let mut opened = Self { stream, generation };
+        let mut version = String::new();
+        expect(&mut stream, &mut input, |method| {
+            let Method::ConnectionStart(start) = method else { return false };
+            let fields = start.server_properties.iter().filter_map(Result::ok);
+            version =
+                fields.into_iter().find(|(name, _)| *name == b"version").map_or("".into(), |(_, value)| match value {
+                    Value::String(version) => String::from_utf8_lossy(version).into_owned(),
+                    _ => String::new(),
+                });
+            true
+        });
+        let mut opened = Self { stream, generation, version };
         let mut properties = Vec::new();
         TableWriter::new(&mut properties).table(b"capabilities", |table| {
             for name in ["authentication_failure_close", "consumer_cancel_notify", "basic.nack", "publisher_confirms"] {
@@ -140,7 +152,7 @@ impl Drop for Link {
 }
 
 /// Reads methods until one is what is asked for.
-fn expect(stream: &mut TcpStream, input: &mut Vec<u8>, is_it: impl Fn(&Method<'_>) -> bool) {
+fn expect(stream: &mut TcpStream, input: &mut Vec<u8>, mut is_it: impl FnMut(&Method<'_>) -> bool) {
     loop {
         if let Some((frame, taken)) = FrameReader::new(u32::MAX).read(input).expect("the server sends frames") {
             let Frame::Method { payload, .. } = frame else { panic!("a method was expected") };
