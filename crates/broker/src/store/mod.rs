@@ -75,7 +75,6 @@ pub use writer::{Event, Writer};
 
 /// A copy of a message in a queue.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[non_exhaustive]
 pub struct Placement {
     /// The id of the copy. Ids ascend in the order in which copies are put, and none is used twice.
     pub copy: u64,
