@@ -422,15 +422,15 @@ fn only_places_of_dead_letters_differ(there: &Events, here: &Events) -> bool {
 /// Whether a queue was too long for a moment since all of it came back at once, so that it dropped what consumers would have had.
 fn has_fewer_since_too_long(program: &Program, there: &Events, here: &Events) -> bool {
     let sources = different(there, here);
-    let deliveries = |of: for<'a> fn(&(&'a str, &'a [String], &'a [String])) -> &'a [String]| {
+    let deliveries = |side: usize| {
         sources
             .iter()
             .filter(|(source, ..)| consumer(source).is_some())
-            .flat_map(of)
+            .flat_map(|(_, there, here)| [*there, *here][side])
             .filter(|event| !event.contains("x-death:"))
             .collect::<Vec<_>>()
     };
-    let (there, here) = (deliveries(|(_, there, _)| there), deliveries(|(.., here)| here));
+    let (there, here) = (deliveries(0), deliveries(1));
     let is_limited = |name: &str| {
         program.steps.iter().any(|step| match &step.action {
             Action::DeclareQueue(declare) => {
