@@ -219,10 +219,11 @@ impl Program {
         })
     }
 
-    /// The queue that a consumer is for.
+    /// The queue that a consumer is for. One whose tag the broker made up stands for the first of those.
     pub fn queue_of(&self, consumer: &str) -> &str {
         let queue = self.steps.iter().find_map(|step| match &step.action {
             Action::Consume(consume) if consume.tag == consumer => Some(&*consume.queue),
+            Action::Consume(consume) if consume.tag.is_empty() && consumer.starts_with("%gen") => Some(&*consume.queue),
             _ => None,
         });
         queue.unwrap_or_default()
