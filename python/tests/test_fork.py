@@ -295,7 +295,10 @@ def test_blocks_are_left_in_the_child_without_an_error(loop):
         """,
         loop,
     )
-    assert (out, err, code) == ("child 0\n1\n", "", 0), (out, err)
+    assert (out, code) == ("child 0\n1\n", 0), (out, err)
+    # Not what is logged where the machine is busy: that a wake took long.
+    said = [line for line in err.splitlines() if "the wake hook of a foreign loop blocked" not in line]
+    assert said == []
 
 
 def test_a_child_that_goes_on_with_the_loop_does_not_take_the_parents_wakes():
