@@ -476,21 +476,23 @@ class Broadcasts:
         self._opening: asyncio.Lock | None = None
 
     async def _open(self) -> _native.BroadcastStream:
-        if self._stream is None:
-            import asyncio
+        if self._stream is not None:
+            return self._stream
+        import asyncio
 
-            if self._opening is None:
-                self._opening = asyncio.Lock()
-            # Guards: two that ask for the first broadcast at the same time, each of which would subscribe.
-            async with self._opening:
-                if self._stream is None:
-                    if self._core is None:
-                        raise StopAsyncIteration
-                    stream = await _run(self._core.broadcasts(self._filter))
-                    self._stream = stream
-                    if self._core is None:
-                        stream.close()
-        return self._stream
+        if self._opening is None:
+            self._opening = asyncio.Lock()
+        # Guards: two that ask for the first broadcast at the same time, each of which would subscribe.
+        async with self._opening:
+            stream = self._stream
+            if stream is None:
+                if self._core is None:
+                    raise StopAsyncIteration
+                stream = await _run(self._core.broadcasts(self._filter))
+                self._stream = stream
+                if self._core is None:
+                    stream.close()
+        return stream
 
     async def aclose(self) -> None:
         """End the subscription, and the iterations that wait for the next one."""
