@@ -484,15 +484,15 @@ class Broadcasts:
             self._opening = asyncio.Lock()
         # Guards: two that ask for the first broadcast at the same time, each of which would subscribe.
         async with self._opening:
-            stream = self._stream
+            stream: _native.BroadcastStream | None = self._stream
             if stream is None:
                 if self._core is None:
                     raise StopAsyncIteration
-                stream = await _run(self._core.broadcasts(self._filter))
-                self._stream = stream
+                opened: _native.BroadcastStream = await _run(self._core.broadcasts(self._filter))
+                stream = self._stream = opened
                 if self._core is None:
                     stream.close()
-        return stream
+            return stream
 
     async def aclose(self) -> None:
         """End the subscription, and the iterations that wait for the next one."""
