@@ -8,12 +8,14 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
 from homing import _native
-from homing._errors import Lagged
+from homing._errors import InvalidStateError, Lagged
 from homing._shared import (
     ConnectOptions,
     Connected,
     Pattern,
     check_callable,
+    check_core,
+    check_text,
     closes_at_exit,
     instant,
     native_filter,
@@ -21,6 +23,8 @@ from homing._shared import (
 )
 
 if TYPE_CHECKING:
+    import asyncio
+
     from typing_extensions import Self, Unpack
 
     from homing._values import CloseReport, Event
@@ -66,7 +70,7 @@ class _Connecting:
 
     async def __aexit__(self, *exception: object) -> None:
         if self._communicator is not None:
-            await self._communicator.close()
+            await self._communicator.__aexit__(None, None, None)
 
 
 def connect(url: str, **options: Unpack[ConnectOptions]) -> _Connecting:
@@ -132,7 +136,11 @@ class Communicator(Connected):
     Subscribers run on the loop that adds them; they may be functions or coroutine functions.
     """
 
+    # In case that what it is made of is refused.
+    _closed = True
+
     def __init__(self, core: _native.Core) -> None:
+        check_core(core, "homing.connect")
         self._core = core
         self._closed = False
         closes_at_exit(self)
@@ -203,6 +211,8 @@ class Communicator(Connected):
 
     def task_queue(self, name: str | None = None) -> TaskQueue:
         """A task queue by its name; without one, the communicator's own."""
+        if name is not None:
+            check_text("name", name)
         return TaskQueue(self._core, name)
 
     async def task_send(
@@ -326,7 +336,8 @@ class Communicator(Connected):
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        await self.close()
+        if not self._core.is_inherited:
+            await self.close()
 
     def _close_at_exit(self) -> None:
         if not self._core.is_closed:
@@ -462,20 +473,36 @@ class Broadcasts:
         self._core: _native.Core | None = core
         self._filter = passes
         self._stream: _native.BroadcastStream | None = None
+        self._opening: asyncio.Lock | None = None
 
     async def _open(self) -> _native.BroadcastStream:
-        if self._core is None:
-            raise StopAsyncIteration
-        stream = self._stream
-        if stream is None:
-            stream = self._stream = await _run(self._core.broadcasts(self._filter))
-        return stream
+        if self._stream is not None:
+            return self._stream
+        import asyncio
+
+        if self._opening is None:
+            self._opening = asyncio.Lock()
+        # Guards: two that ask for the first broadcast at the same time, each of which would subscribe.
+        async with self._opening:
+            stream: _native.BroadcastStream | None = self._stream
+            if stream is None:
+                if self._core is None:
+                    raise StopAsyncIteration
+                opened: _native.BroadcastStream = await _run(self._core.broadcasts(self._filter))
+                stream = self._stream = opened
+                if self._core is None:
+                    stream.close()
+            return stream
 
     async def aclose(self) -> None:
-        """End the subscription."""
-        self._core = self._stream = None
+        """End the subscription, and the iterations that wait for the next one."""
+        self._core = None
+        if self._stream is not None:
+            self._stream.close()
 
     async def __aenter__(self) -> Self:
+        if self._core is None:
+            raise InvalidStateError("this stream of broadcasts was closed; make another one")
         await self._open()
         return self
 

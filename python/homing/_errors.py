@@ -201,6 +201,10 @@ class Lagged(Error):
         super().__init__(f"the receiver did not keep up and lost {missed} broadcasts")
         self.missed = missed
 
+    def __reduce__(self) -> Any:
+        # Of its argument: those of the exception are its text.
+        return type(self), (self.missed,), self.__dict__
+
 
 for _name in __all__:
     globals()[_name].__module__ = "homing"

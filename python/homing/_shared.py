@@ -6,10 +6,11 @@ import atexit
 import os
 import re
 import weakref
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from typing import TYPE_CHECKING, Any, Protocol, TypedDict, Union
 
 from homing import _native
+from homing._errors import InvalidArgument
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack
@@ -58,8 +59,41 @@ def native_options(given: dict[str, Any]) -> dict[str, Any]:
     return {**_OPTIONS, **given}
 
 
-def _flags(pattern: re.Pattern[str]) -> str:
+def wrong(name: str, expected: str, given: Any) -> TypeError:
+    """The exception for an argument of a wrong type, in the words of the native half."""
+    cls = type(given)
+    shown = cls.__qualname__ if cls.__module__ == "builtins" else f"{cls.__module__}.{cls.__qualname__}"
+    return TypeError(f"{name} must be {expected}, not {shown}")
+
+
+def check_text(name: str, given: Any) -> None:
+    """That an argument is a string."""
+    if not isinstance(given, str):
+        raise wrong(name, "a str", given)
+
+
+def check_number(name: str, given: Any) -> None:
+    """That an argument is a number."""
+    if not (hasattr(given, "__float__") or hasattr(given, "__index__")):
+        raise wrong(name, "a number", given)
+
+
+def check_callable(given: Any, name: str = "subscriber") -> None:
+    """That an argument can be called."""
+    if not callable(given):
+        raise wrong(name, "callable", given)
+
+
+def check_core(given: Any, maker: str) -> None:
+    """That a communicator is made of what has connected."""
+    if not isinstance(given, _native.Core):
+        raise TypeError(f"a communicator is made by {maker}, not by its class")
+
+
+def _expression(name: str, pattern: re.Pattern[str]) -> str:
     """A compiled expression as text, with its flags."""
+    if not isinstance(pattern.pattern, str):
+        raise wrong(f"the expression of {name}", "a str", pattern.pattern)
     letters = "".join(
         letter
         for letter, flag in (("i", re.IGNORECASE), ("m", re.MULTILINE), ("s", re.DOTALL), ("x", re.VERBOSE))
@@ -77,16 +111,18 @@ def _each(given: Any) -> Iterable[Any]:
 def native_filter(subject: Any, sender: Any) -> _native.Filter:
     """A filter that passes the subjects and the senders that any of these match."""
     made = _native.Filter()
+    if isinstance(subject, Iterator):
+        subject = list(subject)
     for one in _each(subject):
         if isinstance(one, re.Pattern):
-            made.subject_regex(_flags(one))
+            made.subject_regex(_expression("subject", one))
         elif isinstance(one, str):
             made.subject(one)
         else:
-            raise TypeError(f"subject: a pattern is a str or a compiled expression, not {type(one).__name__}")
+            raise wrong("subject", "a str, a compiled expression, or several of them", one)
     for one in _each(sender):
         if isinstance(one, re.Pattern):
-            made.sender_regex(_flags(one))
+            made.sender_regex(_expression("sender", one))
         elif isinstance(one, str):
             made.sender(one)
         else:
@@ -94,7 +130,14 @@ def native_filter(subject: Any, sender: Any) -> _native.Filter:
     return made
 
 
-class Connected:
+class Uncopied:
+    """What stands for a connection: a copy would close the original's."""
+
+    def __reduce_ex__(self, protocol: Any) -> Any:
+        raise TypeError(f"a {type(self).__name__} can neither be pickled nor copied; connect another one where one is needed")
+
+
+class Connected(Uncopied):
     """What a communicator of either kind shows of its connection."""
 
     _core: _native.Core
@@ -120,13 +163,16 @@ def instant(at: Any) -> float | None:
     if at is None:
         return None
     timestamp: Any = getattr(at, "timestamp", None)
-    return max(0.0, float(at if timestamp is None else timestamp()))
-
-
-def check_callable(subscriber: Any) -> None:
-    """That a subscriber can be called."""
-    if not callable(subscriber):
-        raise TypeError(f"subscriber must be callable, not {type(subscriber).__name__}")
+    if timestamp is not None:
+        at = timestamp()
+    elif not (hasattr(at, "__float__") or hasattr(at, "__index__")):
+        raise wrong("at", "a datetime, or a number of seconds since 1970", at)
+    try:
+        seconds = float(at)
+    except OverflowError:
+        raise InvalidArgument("at is a time that this machine does not know") from None
+    # What was long ago is now.
+    return 0.0 if seconds < 0.0 else seconds
 
 
 class Ends(Protocol):

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 from aiida.brokers.broker import Broker, BrokerConfigField
 from aiida.common.log import AIIDA_LOGGER
 
+from homing._shared import wrong
 from homing.kiwipy._common import without_passwords
 
 if TYPE_CHECKING:
@@ -58,6 +59,8 @@ class HomingBroker(Broker):
     )
 
     def __init__(self, profile: Profile) -> None:
+        if not hasattr(profile, "process_control_config"):
+            raise wrong("profile", "a profile of AiiDA", profile)
         super().__init__(profile)
         self._prefix = f"aiida-{profile.uuid}"
         self._open = _Open()

@@ -27,6 +27,8 @@ from homing._shared import (
     Connected,
     Pattern,
     check_callable,
+    check_core,
+    check_text,
     closes_at_exit,
     instant,
     native_filter,
@@ -58,7 +60,8 @@ def connect(url: str, **options: Unpack[ConnectOptions]) -> Communicator:
 class _Subscribers:
     """The thread that runs subscribers, from the first of them on."""
 
-    def __init__(self) -> None:
+    def __init__(self, core: _native.Core) -> None:
+        self._core = core
         self._lock = threading.Lock()
         self._server: _native.Server | None = None
         self._place: _native.Place | None = None
@@ -66,6 +69,8 @@ class _Subscribers:
         self._ended = False
 
     def place(self) -> _native.Place:
+        # Guards: a child of a fork, in which nobody opens a lock that another thread of the parent held.
+        self.check()
         with self._lock:
             if self._ended:
                 raise CommunicatorClosed("the communicator is closed; connect a new one")
@@ -82,11 +87,17 @@ class _Subscribers:
         self._place = server.place()
         return self._place
 
+    def check(self) -> None:
+        """That this is not a child of a fork."""
+        self._core.check()
+
     def is_here(self) -> bool:
         """True on the thread of the subscribers."""
         return self._thread is threading.current_thread()
 
     def end(self, seconds: float) -> None:
+        if self._core.is_inherited:
+            return
         with self._lock:
             self._ended = True
             server, thread = self._server, self._thread
@@ -103,9 +114,10 @@ class Communicator(Connected):
     """
 
     def __init__(self, core: _native.Core) -> None:
+        check_core(core, "homing.blocking.connect")
         self._core = core
         self._closed = False
-        self._subscribers = _Subscribers()
+        self._subscribers = _Subscribers(core)
         closes_at_exit(self)
 
     def rpc_send(
@@ -125,6 +137,8 @@ class Communicator(Connected):
 
     def task_queue(self, name: str | None = None) -> TaskQueue:
         """A task queue by its name; without one, the communicator's own."""
+        if name is not None:
+            check_text("name", name)
         return TaskQueue(self._core, self._subscribers, name)
 
     def task_send(
@@ -212,7 +226,8 @@ class Communicator(Connected):
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        self.close()
+        if not self._core.is_inherited:
+            self.close()
 
     def _close_at_exit(self) -> None:
         self._closed = True
@@ -221,6 +236,8 @@ class Communicator(Connected):
         self._subscribers.end(1.0)
 
     def __del__(self) -> None:
+        if not hasattr(self, "_subscribers"):
+            return
         if not self._closed and not self._core.is_closed:
             # It closes when the core goes, which is next; nobody waits for that.
             warnings.warn(f"{self!r} was not closed", ResourceWarning, source=self, stacklevel=1)
@@ -311,8 +328,10 @@ class Broadcasts:
         self._stream: _native.BroadcastStream | None = stream
 
     def close(self) -> None:
-        """End the subscription."""
-        self._stream = None
+        """End the subscription, and the iterations that wait for the next one, on other threads too."""
+        stream, self._stream = self._stream, None
+        if stream is not None:
+            stream.close()
 
     def __enter__(self) -> Self:
         return self
@@ -324,10 +343,11 @@ class Broadcasts:
         return self
 
     def __next__(self) -> _native.Broadcast:
-        if self._stream is None:
+        stream = self._stream
+        if stream is None:
             raise StopIteration
         try:
-            broadcast: _native.Broadcast | Lagged = self._stream.next().wait()
+            broadcast: _native.Broadcast | Lagged = stream.next().wait()
         except StopAsyncIteration:
             raise StopIteration from None
         if isinstance(broadcast, Lagged):

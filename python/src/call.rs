@@ -10,8 +10,8 @@ use pyo3::intern;
 use pyo3::prelude::*;
 
 use crate::errors;
-use crate::life::{AtTheEnd, Waiter};
-use crate::loops::{self, LoopHome, LoopId};
+use crate::life::{AtTheEnd, Process, Waiter};
+use crate::loops::{self, LoopHome, LoopId, Waiting};
 use crate::place::Place;
 use crate::settle::{self, Output};
 use crate::threads::{self, Work};
@@ -25,11 +25,17 @@ pub(crate) struct Call {
     op: Mutex<Option<Op>>,
     begun: Mutex<Option<(AbortHandle, LoopId)>>,
     at_the_end: AtTheEnd,
+    process: Process,
 }
 
 impl Call {
     pub(crate) fn new(op: impl Future<Output = homing::Result<Output>> + Send + 'static) -> Self {
-        Call { op: Mutex::new(Some(Box::pin(op))), begun: Mutex::default(), at_the_end: AtTheEnd::Refused }
+        Call {
+            op: Mutex::new(Some(Box::pin(op))),
+            begun: Mutex::default(),
+            at_the_end: AtTheEnd::Refused,
+            process: Process::current(),
+        }
     }
 
     /// One that may be waited for while the interpreter ends, since it is part of that.
@@ -38,6 +44,7 @@ impl Call {
     }
 
     fn take(&self, py: Python<'_>) -> PyResult<Op> {
+        self.process.check("this call").map_err(|error| errors::exception(py, &error))?;
         self.op.lock().take().ok_or_else(|| errors::of_kind(py, ErrorKind::InvalidState, "this call has begun before"))
     }
 }
@@ -54,11 +61,15 @@ impl Call {
         let op = self.take(py)?;
         let (abort, registration) = AbortHandle::new_pair();
         *self.begun.lock() = Some((abort, home.id()));
-        let settled = future.clone().unbind();
+        let ticket = home.hold(Waiting::Future(future.clone().unbind()));
         home.spawn(async move {
             if let Ok(outcome) = Abortable::new(op, registration).await {
                 // Attached: the loop turns its home from a callback of its own.
-                Python::attach(|py| settle::settle(py, settled.bind(py), outcome));
+                Python::attach(|py| {
+                    if let Some(future) = ticket.object(py) {
+                        settle::settle(py, future.bind(py), outcome);
+                    }
+                });
             }
         });
         Ok(future)
@@ -67,6 +78,9 @@ impl Call {
     /// Gives it up: what it has asked for is free at once.
     fn abort(&self, py: Python<'_>) {
         let Some(_inside) = Waiter::enter(py) else { return };
+        if self.process.is_inherited() {
+            return;
+        }
         if let Some((abort, id)) = self.begun.lock().take() {
             loops::covered(id, || abort.abort());
         }

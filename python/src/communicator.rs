@@ -4,14 +4,16 @@ use std::num::NonZeroU16;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
-use homing::{ErrorKind, Identifier, TaskQueue, TaskSend};
+use homing::{ErrorKind, TaskQueue, TaskSend};
 use pyo3::gc::{PyTraverseError, PyVisit};
 use pyo3::prelude::*;
+use pyo3::types::PyDict;
 
+use crate::arguments::{self, identifier};
 use crate::call::Call;
 use crate::errors;
 use crate::handler::{Handler, Table};
-use crate::life::{AtTheEnd, Waiter};
+use crate::life::{AtTheEnd, Owned, Waiter};
 use crate::options::{Filter, Limit, Options, time};
 use crate::place::Place;
 use crate::settle::Output;
@@ -19,8 +21,10 @@ use crate::streams::EventStream;
 
 /// Connects.
 #[pyfunction]
-pub(crate) fn connect(py: Python<'_>, url: &str, mut options: Options) -> PyResult<Call> {
-    let subscribers = Arc::new(Table::new(options.take_coders(py)?));
+pub(crate) fn connect(py: Python<'_>, url: &Bound<'_, PyAny>, options: &Bound<'_, PyDict>) -> PyResult<Call> {
+    let url = arguments::text("url", url)?;
+    let options = Options(options);
+    let subscribers = Arc::new(Table::new(options.coders()?));
     let builder = options.builder(py, url, &subscribers)?;
     Ok(Call::new(async move {
         let communicator = builder.connect().await?;
@@ -31,13 +35,13 @@ pub(crate) fn connect(py: Python<'_>, url: &str, mut options: Options) -> PyResu
 /// One communicator. When it goes, the communicator closes, and nobody waits for that.
 #[pyclass(frozen, weakref)]
 pub(crate) struct Core {
-    communicator: homing::Communicator,
+    communicator: Owned<homing::Communicator>,
     subscribers: Arc<Table>,
 }
 
 impl Core {
     pub(crate) fn new(communicator: homing::Communicator, subscribers: Arc<Table>) -> Self {
-        Core { communicator, subscribers }
+        Core { communicator: Owned::new(communicator), subscribers }
     }
 
     /// An object as a body, or as a part of one.
@@ -46,12 +50,22 @@ impl Core {
         self.subscribers.form.body(object)
     }
 
-    pub(crate) fn get(&self) -> homing::Communicator {
-        self.communicator.clone()
+    /// What goes along with a body, of which an error names the argument that it is.
+    fn part(&self, name: &str, object: &Bound<'_, PyAny>) -> PyResult<homing::Value> {
+        self.body(object).map_err(|error| arguments::named(object.py(), name, error))
+    }
+
+    /// The communicator.
+    ///
+    /// # Errors
+    /// `homing.InvalidStateError` in a child of a fork.
+    pub(crate) fn get(&self, py: Python<'_>) -> PyResult<homing::Communicator> {
+        let communicator = self.communicator.get("the communicator");
+        communicator.cloned().map_err(|error| errors::exception(py, &error))
     }
 
     pub(crate) fn queue(&self, py: Python<'_>, name: Option<&str>) -> PyResult<TaskQueue> {
-        let communicator = self.get();
+        let communicator = self.get(py)?;
         let queue = match name {
             Some(name) => communicator.task_queue(name),
             None => communicator.default_task_queue(),
@@ -60,7 +74,7 @@ impl Core {
     }
 
     fn bound_queue(&self, py: Python<'_>, name: Option<&str>, place: &Place) -> PyResult<TaskQueue> {
-        let communicator = self.get().bound_to(place.home());
+        let communicator = self.get(py)?.bound_to(place.home());
         let queue = match name {
             Some(name) => communicator.task_queue(name),
             None => communicator.default_task_queue(),
@@ -69,15 +83,12 @@ impl Core {
     }
 }
 
-/// A name as it is written: a string, or anything else by `str`, such as a process id.
-pub(crate) fn identifier(name: &Bound<'_, PyAny>) -> PyResult<Identifier> {
-    let text = name.str()?;
-    let text = text.to_str()?;
-    Identifier::new(text).map_err(|error| errors::exception(name.py(), &error))
+fn limit(name: &str, seconds: &Bound<'_, PyAny>) -> PyResult<Limit> {
+    Limit::of(seconds.py(), name, arguments::optional(name, seconds, arguments::seconds)?)
 }
 
-fn optional_identifier(py: Python<'_>, name: Option<&str>) -> PyResult<Option<Identifier>> {
-    name.map(Identifier::new).transpose().map_err(|error| errors::exception(py, &error))
+fn duration(name: &str, seconds: &Bound<'_, PyAny>) -> PyResult<Duration> {
+    time(seconds.py(), name, arguments::seconds(name, seconds)?)
 }
 
 #[pymethods]
@@ -88,16 +99,16 @@ impl Core {
         py: Python<'_>,
         recipient: &Bound<'_, PyAny>,
         body: &Bound<'_, PyAny>,
-        timeout: Option<f64>,
-        idempotent: bool,
+        timeout: &Bound<'_, PyAny>,
+        idempotent: &Bound<'_, PyAny>,
     ) -> PyResult<Call> {
-        let send = self.get().rpc_send(identifier(recipient)?, self.body(body)?);
-        let mut send = match Limit::of(py, "timeout", timeout)? {
+        let send = self.get(py)?.rpc_send(identifier("recipient", recipient)?, self.body(body)?);
+        let mut send = match limit("timeout", timeout)? {
             Limit::Default => send,
             Limit::After(time) => send.timeout(time),
             Limit::Never => send.no_timeout(),
         };
-        if idempotent {
+        if arguments::flag("idempotent", idempotent)? {
             send = send.idempotent();
         }
         Ok(Call::new(async move { send.await.map(Output::Value) }))
@@ -110,22 +121,22 @@ impl Core {
         py: Python<'_>,
         queue: Option<&str>,
         body: &Bound<'_, PyAny>,
-        no_reply: bool,
-        timeout: Option<f64>,
-        delay: Option<f64>,
+        no_reply: &Bound<'_, PyAny>,
+        timeout: &Bound<'_, PyAny>,
+        delay: &Bound<'_, PyAny>,
         at: Option<f64>,
-        priority: Option<u8>,
-        unique: Option<&str>,
-        unique_for: f64,
+        priority: &Bound<'_, PyAny>,
+        unique: &Bound<'_, PyAny>,
+        unique_for: &Bound<'_, PyAny>,
     ) -> PyResult<Call> {
         let send: TaskSend = self.queue(py, queue)?.task_send(self.body(body)?);
-        let mut send = match Limit::of(py, "timeout", timeout)? {
+        let mut send = match limit("timeout", timeout)? {
             Limit::Default => send,
             Limit::After(time) => send.timeout(time),
             Limit::Never => send.no_timeout(),
         };
-        if let Some(delay) = delay {
-            send = send.delay(time(py, "delay", delay)?);
+        if let Some(delay) = arguments::optional("delay", delay, duration)? {
+            send = send.delay(delay);
         }
         if let Some(at) = at {
             let at = SystemTime::UNIX_EPOCH.checked_add(time(py, "at", at)?);
@@ -134,13 +145,17 @@ impl Core {
             })?;
             send = send.at(at);
         }
+        let priority = arguments::optional("priority", priority, |name, given| {
+            arguments::integer(name, given, 0, u8::MAX.into())
+        })?;
         if let Some(priority) = priority {
             send = send.priority(priority);
         }
-        if let Some(key) = unique {
-            send = send.unique(key, time(py, "unique_for", unique_for)?);
+        let unique_for = duration("unique_for", unique_for)?;
+        if let Some(key) = arguments::optional("unique", unique, arguments::text)? {
+            send = send.unique(key, unique_for);
         }
-        if no_reply {
+        if arguments::flag("no_reply", no_reply)? {
             let send = send.no_reply();
             return Ok(Call::new(async move { send.await.map(|()| Output::Nothing) }));
         }
@@ -150,20 +165,21 @@ impl Core {
     /// A broadcast: nothing, once the broker has it.
     fn broadcast(
         &self,
+        py: Python<'_>,
         body: &Bound<'_, PyAny>,
         sender: &Bound<'_, PyAny>,
         subject: &Bound<'_, PyAny>,
         correlation_id: &Bound<'_, PyAny>,
     ) -> PyResult<Call> {
-        let mut send = self.get().broadcast_send(self.body(body)?);
+        let mut send = self.get(py)?.broadcast_send(self.body(body)?);
         if !sender.is_none() {
-            send = send.sender(self.body(sender)?);
+            send = send.sender(self.part("sender", sender)?);
         }
         if !subject.is_none() {
-            send = send.subject(self.body(subject)?);
+            send = send.subject(self.part("subject", subject)?);
         }
         if !correlation_id.is_none() {
-            send = send.correlation_id(self.body(correlation_id)?);
+            send = send.correlation_id(self.part("correlation_id", correlation_id)?);
         }
         Ok(Call::new(async move { send.await.map(|()| Output::Nothing) }))
     }
@@ -171,14 +187,15 @@ impl Core {
     /// Adds a subscriber to calls: its identifier.
     fn add_rpc(
         &self,
+        py: Python<'_>,
         place: &Place,
         name: &Bound<'_, PyAny>,
         callable: Py<PyAny>,
         context: Option<Py<PyAny>>,
     ) -> PyResult<Call> {
-        let name = identifier(name)?;
+        let communicator = self.get(py)?.bound_to(place.home());
+        let name = identifier("identifier", name)?;
         let subscriber = Handler::new(&self.subscribers, place, callable, context).rpc_subscriber();
-        let communicator = self.get().bound_to(place.home());
         Ok(Call::new(async move {
             let added = communicator.add_rpc_subscriber(name, subscriber).await?;
             Ok(Output::Text(added.as_str().to_owned()))
@@ -186,8 +203,8 @@ impl Core {
     }
 
     /// Removes a subscriber to calls.
-    fn remove_rpc(&self, name: &Bound<'_, PyAny>) -> PyResult<Call> {
-        let (communicator, name) = (self.get(), identifier(name)?);
+    fn remove_rpc(&self, py: Python<'_>, name: &Bound<'_, PyAny>) -> PyResult<Call> {
+        let (communicator, name) = (self.get(py)?, identifier("identifier", name)?);
         Ok(Call::new(async move { communicator.remove_rpc_subscriber(name).await.map(|()| Output::Nothing) }))
     }
 
@@ -200,18 +217,20 @@ impl Core {
         queue: Option<&str>,
         callable: Py<PyAny>,
         context: Option<Py<PyAny>>,
-        name: Option<&str>,
-        prefetch: Option<u16>,
+        name: &Bound<'_, PyAny>,
+        prefetch: &Bound<'_, PyAny>,
     ) -> PyResult<Call> {
-        let name = optional_identifier(py, name)?;
         let queue = self.bound_queue(py, queue, place)?;
+        let name = arguments::optional("identifier", name, identifier)?;
+        let prefetch = arguments::optional("prefetch", prefetch, |name, given| {
+            // Guards: one of 0, which receives nothing.
+            arguments::integer(name, given, 1, u16::MAX.into())
+        })?;
         let mut subscriber = Handler::new(&self.subscribers, place, callable, context).task_subscriber();
         if let Some(name) = name {
             subscriber = subscriber.with_identifier(name);
         }
-        if let Some(prefetch) = prefetch {
-            let prefetch = NonZeroU16::new(prefetch)
-                .ok_or_else(|| errors::of_kind(py, ErrorKind::InvalidArgument, "a prefetch of 0 receives nothing"))?;
+        if let Some(prefetch) = prefetch.and_then(NonZeroU16::new) {
             subscriber = subscriber.with_prefetch(prefetch);
         }
         Ok(Call::new(async move {
@@ -222,7 +241,7 @@ impl Core {
 
     /// Removes a subscriber to a task queue.
     fn remove_task(&self, py: Python<'_>, queue: Option<&str>, name: &Bound<'_, PyAny>) -> PyResult<Call> {
-        let (queue, name) = (self.queue(py, queue)?, identifier(name)?);
+        let (queue, name) = (self.queue(py, queue)?, identifier("identifier", name)?);
         Ok(Call::new(async move { queue.remove_task_subscriber(&name).await.map(|()| Output::Nothing) }))
     }
 
@@ -234,14 +253,14 @@ impl Core {
         filter: &Filter,
         callable: Py<PyAny>,
         context: Option<Py<PyAny>>,
-        name: Option<&str>,
+        name: &Bound<'_, PyAny>,
     ) -> PyResult<Call> {
-        let name = optional_identifier(py, name)?;
+        let communicator = self.get(py)?.bound_to(place.home());
+        let name = arguments::optional("identifier", name, identifier)?;
         let mut subscriber = Handler::new(&self.subscribers, place, callable, context).broadcast_subscriber();
         if let Some(name) = name {
             subscriber = subscriber.with_identifier(name);
         }
-        let communicator = self.get().bound_to(place.home());
         let filter = filter.get();
         Ok(Call::new(async move {
             let added = communicator.add_broadcast_subscriber(filter, subscriber).await?;
@@ -250,28 +269,28 @@ impl Core {
     }
 
     /// Removes a subscriber to broadcasts.
-    fn remove_broadcast(&self, name: &Bound<'_, PyAny>) -> PyResult<Call> {
-        let (communicator, name) = (self.get(), identifier(name)?);
+    fn remove_broadcast(&self, py: Python<'_>, name: &Bound<'_, PyAny>) -> PyResult<Call> {
+        let (communicator, name) = (self.get(py)?, identifier("identifier", name)?);
         Ok(Call::new(async move { communicator.remove_broadcast_subscriber(&name).await.map(|()| Output::Nothing) }))
     }
 
     /// Subscribes to broadcasts: a stream of them.
-    fn broadcasts(&self, filter: &Filter) -> Call {
-        let (communicator, filter) = (self.get(), filter.get());
-        Call::new(
-            async move { communicator.broadcasts(filter).await.map(|stream| Output::Broadcasts(Box::new(stream))) },
-        )
+    fn broadcasts(&self, py: Python<'_>, filter: &Filter) -> PyResult<Call> {
+        let (communicator, filter) = (self.get(py)?, filter.get());
+        Ok(Call::new(async move {
+            communicator.broadcasts(filter).await.map(|stream| Output::Broadcasts(Box::new(stream)))
+        }))
     }
 
     /// The events from now on.
-    fn events(&self) -> EventStream {
-        EventStream::new(self.get().events())
+    fn events(&self, py: Python<'_>) -> PyResult<EventStream> {
+        Ok(EventStream::new(self.get(py)?.events()))
     }
 
     /// Takes a task out of a queue. Waits so many seconds for one; with None it does not wait.
-    fn next_task(&self, py: Python<'_>, queue: Option<&str>, timeout: Option<f64>) -> PyResult<Call> {
+    fn next_task(&self, py: Python<'_>, queue: Option<&str>, timeout: &Bound<'_, PyAny>) -> PyResult<Call> {
         let queue = self.queue(py, queue)?;
-        let limit = Limit::of(py, "timeout", timeout)?;
+        let limit = limit("timeout", timeout)?;
         let form = self.subscribers.form;
         Ok(Call::new(async move {
             let task = match limit {
@@ -284,9 +303,9 @@ impl Core {
     }
 
     /// Closes: a report. Work under way may end within so many seconds.
-    fn close(&self, py: Python<'_>, drain: Option<f64>) -> PyResult<Call> {
-        let communicator = self.get();
-        let drain = drain.map(|seconds| time(py, "drain", seconds)).transpose()?;
+    fn close(&self, py: Python<'_>, drain: &Bound<'_, PyAny>) -> PyResult<Call> {
+        let communicator = self.get(py)?;
+        let drain = arguments::optional("drain", drain, duration)?;
         Ok(Call::closing(async move {
             let report = match drain {
                 Some(limit) => communicator.drain(limit).await,
@@ -296,15 +315,27 @@ impl Core {
         }))
     }
 
+    /// That something can be done with it here: an error in a child of a fork.
+    fn check(&self, py: Python<'_>) -> PyResult<()> {
+        self.communicator.get("the communicator").map(drop).map_err(|error| errors::exception(py, &error))
+    }
+
+    /// True in a child of a fork, in which nothing can be done with it.
+    #[getter]
+    fn is_inherited(&self) -> bool {
+        self.communicator.get("").is_err()
+    }
+
     #[getter]
     fn is_closed(&self) -> bool {
-        self.get().is_closed()
+        self.communicator.get("").map_or(true, homing::Communicator::is_closed)
     }
 
     #[getter]
     fn state(&self) -> &'static str {
         use homing::ConnectionState;
-        match self.get().connection_state() {
+        let Ok(communicator) = self.communicator.get("") else { return "closed" };
+        match communicator.connection_state() {
             ConnectionState::Connecting => "connecting",
             ConnectionState::Connected => "connected",
             ConnectionState::Blocked => "blocked",
@@ -316,13 +347,13 @@ impl Core {
     }
 
     #[getter]
-    fn server_properties(&self) -> std::collections::HashMap<String, String> {
-        self.get().server_properties().into_iter().collect()
+    fn server_properties(&self, py: Python<'_>) -> PyResult<std::collections::HashMap<String, String>> {
+        Ok(self.get(py)?.server_properties().into_iter().collect())
     }
 
     fn __repr__(&self) -> String {
         // The broker, without its password.
-        format!("{:?}", self.communicator)
+        self.communicator.get("").map_or_else(|_| "Communicator".to_owned(), |communicator| format!("{communicator:?}"))
     }
 
     fn __traverse__(&self, visit: PyVisit<'_>) -> Result<(), PyTraverseError> {

@@ -195,7 +195,13 @@ impl Runner {
     fn __call__(&self, py: Python<'_>) -> PyResult<()> {
         let Some(_inside) = Waiter::enter(py) else { return Ok(()) };
         let invocation = self.0.lock().take();
-        invocation.map_or(Ok(()), |invocation| invocation.run(py))
+        match invocation {
+            // Guards: a child of a fork, which would do its parent's work once more. Its parent's locks are not opened there.
+            Some(invocation) if invocation.handler.at.place.is_inherited() => std::mem::forget(invocation),
+            Some(invocation) => return invocation.run(py),
+            None => {}
+        }
+        Ok(())
     }
 
     fn __repr__(&self) -> &'static str {
@@ -357,6 +363,11 @@ impl Following {
         completer
     }
 
+    /// Does not wait for it any more: whoever waits for the answer learns that.
+    pub(crate) fn leave(&self) {
+        drop(self.take());
+    }
+
     fn fail(&self, py: Python<'_>, error: &PyErr) {
         if let Some(completer) = self.take() {
             let failed = Err(failure(py, error));
@@ -382,6 +393,10 @@ impl Following {
     fn __call__(&self, py: Python<'_>, future: &Bound<'_, PyAny>) {
         let Some(_inside) = Waiter::enter(py) else { return };
         let Some(completer) = self.take() else { return };
+        // Guards: a child of a fork, whose parent answers.
+        if self.at.place.is_inherited() {
+            return std::mem::forget(completer);
+        }
         let outcome = outcome_of(future);
         let outcome = match outcome {
             Ok(None) => {
@@ -403,6 +418,19 @@ impl Following {
 
     fn __repr__(&self) -> &'static str {
         "<homing answer>"
+    }
+
+    fn __traverse__(&self, visit: PyVisit<'_>) -> Result<(), PyTraverseError> {
+        match self.future.try_lock() {
+            Some(future) => visit.call(&*future),
+            // Taken just now.
+            None => Ok(()),
+        }
+    }
+
+    fn __clear__(&self) {
+        let future = self.future.lock().take();
+        drop(future);
     }
 }
 

@@ -11,25 +11,59 @@ use parking_lot::Mutex;
 use pyo3::intern;
 use pyo3::prelude::*;
 
+use crate::arguments::identifier;
 use crate::call::{Call, Op};
-use crate::communicator::{Core, identifier};
+use crate::communicator::Core;
 use crate::errors;
 use crate::life::{AtTheEnd, Waiter};
+use crate::loops::{self, Ticket, Waiting};
 use crate::options::Limit;
 use crate::place::Place;
 use crate::settle::{self, Output};
 use crate::threads;
 
-/// A stage of a reply, for the callable of Python's that gets it.
+/// The callable of Python's that gets the stages of a reply.
+enum Target {
+    /// On a loop, which holds it.
+    OfLoop(Ticket),
+    OfThread(Py<PyAny>),
+}
+
+impl Target {
+    /// At the home of this place.
+    fn new(place: &Place, target: Py<PyAny>) -> Self {
+        match place.loop_id().and_then(loops::by_id) {
+            Some(home) => Target::OfLoop(home.hold(Waiting::Stages(target))),
+            None => Target::OfThread(target),
+        }
+    }
+
+    /// It, unless its loop is gone.
+    fn object<'py>(&self, py: Python<'py>) -> Option<Bound<'py, PyAny>> {
+        match self {
+            Target::OfLoop(ticket) => ticket.object(py).map(|target| target.into_bound(py)),
+            Target::OfThread(target) => Some(target.bind(py).clone()),
+        }
+    }
+}
+
+/// A stage of a reply, for the callable that gets it.
 pub(crate) struct Delivery {
-    target: Arc<Py<PyAny>>,
+    target: Arc<Target>,
     stage: homing::Result<ReplyStage>,
+}
+
+/// Hands an error over in the place of an outcome.
+pub(crate) fn fail(py: Python<'_>, target: &Bound<'_, PyAny>, error: &homing::Error) {
+    if let Err(error) = target.call1(("exception", errors::exception(py, error))) {
+        error.write_unraisable(py, Some(target));
+    }
 }
 
 impl Delivery {
     /// Calls `target(name, value)` with `pending`, `result` or `exception`.
     pub(crate) fn deliver(self, py: Python<'_>) {
-        let target = self.target.bind(py);
+        let Some(target) = self.target.object(py) else { return };
         let called = match self.stage {
             Ok(ReplyStage::Pending) => target.call1(("pending", py.None())),
             Ok(ReplyStage::Done(value)) => match settle::outcome(py, Ok(Output::Value(value))) {
@@ -37,10 +71,10 @@ impl Delivery {
                 Err(error) => target.call1(("exception", error)),
             },
             Ok(_) => Ok(py.None().into_bound(py)),
-            Err(error) => target.call1(("exception", errors::exception(py, &error))),
+            Err(error) => return fail(py, &target, &error),
         };
         if let Err(error) = called {
-            error.write_unraisable(py, Some(target));
+            error.write_unraisable(py, Some(&target));
         }
     }
 }
@@ -53,11 +87,11 @@ fn delivered(
     target: Py<PyAny>,
 ) -> Call {
     let place = place.clone();
+    let target = Arc::new(Target::new(&place, target));
     Call::new(async move {
         let mut reply = send.await?;
         let at = place.clone();
         place.home().spawn_uncounted(async move {
-            let target = Arc::new(target);
             loop {
                 let stage = reply.stage().await;
                 let is_last = !matches!(stage, Ok(ReplyStage::Pending));
@@ -74,13 +108,14 @@ fn delivered(
 /// A call without a deadline of its own.
 #[pyfunction]
 pub(crate) fn deliver_rpc(
+    py: Python<'_>,
     core: &Core,
     place: &Place,
     recipient: &Bound<'_, PyAny>,
     body: &Bound<'_, PyAny>,
     target: Py<PyAny>,
 ) -> PyResult<Call> {
-    let send = core.get().rpc_send(identifier(recipient)?, core.body(body)?).no_timeout();
+    let send = core.get(py)?.rpc_send(identifier("recipient_id", recipient)?, core.body(body)?).no_timeout();
     let home = place.home().clone();
     Ok(delivered(place, async move { send.send_for(&home).await }, target))
 }

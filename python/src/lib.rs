@@ -8,6 +8,7 @@
 //! envelope; only the home's own thread, which is one of Python's, touches a Python object. docs/python-binding.md has the
 //! whole design.
 
+mod arguments;
 mod call;
 mod coders;
 mod communicator;
@@ -41,7 +42,7 @@ mod native {
     #[pymodule_export]
     use crate::loops::{here, wakes};
     #[pymodule_export]
-    use crate::messages::{Broadcast, IncomingTask, RpcRequest, TaskRequest};
+    use crate::messages::{Broadcast, IncomingTask, RpcRequest, TaskRequest, restored_broadcast};
     #[pymodule_export]
     use crate::options::Filter;
     #[pymodule_export]

@@ -2,7 +2,7 @@
 
 use std::cell::Cell;
 use std::marker::PhantomData;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use homing::{Error, ErrorKind};
@@ -11,6 +11,7 @@ use pyo3::prelude::*;
 use pyo3::sync::PyOnceLock;
 
 use crate::errors;
+use crate::loops;
 
 /// Set once the interpreter begins to end: from then on nothing is begun.
 static ENDING: AtomicBool = AtomicBool::new(false);
@@ -93,12 +94,29 @@ pub(crate) fn begin_end(py: Python<'_>) {
 }
 
 /// The process that something belongs to. A child of a fork has a copy that nobody serves.
-#[derive(Clone, Copy)]
+#[derive(Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Process(u32);
+
+/// This process, since asking the system costs a call of it. Zero until it was first asked.
+static CURRENT: AtomicU32 = AtomicU32::new(0);
 
 impl Process {
     pub(crate) fn current() -> Self {
-        Process(std::process::id())
+        match CURRENT.load(Ordering::Relaxed) {
+            0 => Self::renew(),
+            known => Process(known),
+        }
+    }
+
+    fn renew() -> Self {
+        let id = std::process::id();
+        CURRENT.store(id, Ordering::Relaxed);
+        Process(id)
+    }
+
+    /// True in a child of a fork.
+    pub(crate) fn is_inherited(self) -> bool {
+        self != Self::current()
     }
 
     /// That this is the process.
@@ -106,7 +124,7 @@ impl Process {
     /// # Errors
     /// `InvalidState` in a child of a fork.
     pub(crate) fn check(self, what: &str) -> homing::Result<()> {
-        if self.0 == std::process::id() {
+        if !self.is_inherited() {
             return Ok(());
         }
         Err(Error::new(
@@ -120,10 +138,42 @@ impl Process {
     }
 }
 
-/// In a child of a fork: of the threads there is this one.
+/// Something of the library's that belongs to a process. A child of a fork can neither use it nor drop it: another thread of the parent
+/// may have held a lock of it, which nobody opens there.
+pub(crate) struct Owned<T> {
+    value: Option<T>,
+    process: Process,
+}
+
+impl<T> Owned<T> {
+    pub(crate) fn new(value: T) -> Self {
+        Owned { value: Some(value), process: Process::current() }
+    }
+
+    /// It, by its name for the error.
+    ///
+    /// # Errors
+    /// `InvalidState` in a child of a fork.
+    pub(crate) fn get(&self, what: &str) -> homing::Result<&T> {
+        self.process.check(what)?;
+        self.value.as_ref().ok_or_else(|| Error::new(ErrorKind::InvalidState, format!("{what} is gone")))
+    }
+}
+
+impl<T> Drop for Owned<T> {
+    fn drop(&mut self) {
+        if self.process.is_inherited() {
+            std::mem::forget(self.value.take());
+        }
+    }
+}
+
+/// In a child of a fork: of the threads there is this one. What its loops wait for ends with an error.
 #[pyfunction]
-pub(crate) fn forked() {
+pub(crate) fn forked(py: Python<'_>) {
+    Process::renew();
     INSIDE.store(DEPTH.get(), Ordering::SeqCst);
+    loops::forked(py);
 }
 
 /// Waits until no other thread is inside, for this many seconds at most; then none comes in any more. Returns how often threads

@@ -7,22 +7,28 @@
 //! A home stays on its thread, so the homes of a thread's loops are kept in a table of the thread. Its id alone travels.
 
 use std::cell::{Cell, RefCell};
+use std::collections::HashMap;
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::rc::Rc;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Weak};
 
 use homing::home::{ForeignLoop, Home};
+use parking_lot::Mutex;
 use pyo3::exceptions::{PyNotImplementedError, PyRuntimeError};
+use pyo3::gc::{PyTraverseError, PyVisit};
 use pyo3::intern;
 use pyo3::prelude::*;
 use pyo3::sync::PyOnceLock;
 use pyo3::types::{PyDict, PyWeakrefReference};
 
+use crate::errors;
 use crate::handler::{Following, Invocation, Runner};
-use crate::life::Waiter;
+use crate::kiwi;
+use crate::life::{Process, Waiter};
 use crate::logs;
 use crate::place::Place;
+use crate::settle;
 
 /// Which loop, for as long as the process runs. None is zero.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -42,20 +48,96 @@ thread_local! {
     static HOMES: RefCell<Vec<Rc<LoopHome>>> = const { RefCell::new(Vec::new()) };
     /// The home that is being turned on this thread. What it rings for itself is handled before the turn ends.
     static TURNED: Cell<LoopId> = const { Cell::new(LoopId(0)) };
+    /// The process that this one was forked from by this thread, if loops had run on it.
+    static LEFT: Cell<Option<Process>> = const { Cell::new(None) };
 }
 
 /// One loop, on its thread.
 pub(crate) struct LoopHome {
     id: LoopId,
+    process: Process,
     foreign: ForeignLoop,
     home: Home,
     /// Weak, so that a loop that nobody closes can go.
     event_loop: Py<PyWeakrefReference>,
     address: usize,
     bell: Arc<Bell>,
-    /// Futures that subscribers have answered with.
-    following: RefCell<Vec<Py<Following>>>,
+    held: Weak<Held>,
     looking: Cell<bool>,
+}
+
+/// What refers to a loop and is completed at its home. The loop holds it, by its reader, where Python's garbage collector sees it: a home
+/// that held it would keep a loop that nobody closes.
+#[derive(Default)]
+struct Held {
+    waiting: Mutex<HashMap<u64, Waiting>>,
+    /// Futures that subscribers have answered with.
+    following: Mutex<Vec<Py<Following>>>,
+}
+
+/// Who waits for an outcome on a loop.
+pub(crate) enum Waiting {
+    /// A future of the loop.
+    Future(Py<PyAny>),
+    /// A callable that gets the stages of a reply.
+    Stages(Py<PyAny>),
+}
+
+impl Waiting {
+    fn object(&self) -> &Py<PyAny> {
+        match self {
+            Waiting::Future(object) | Waiting::Stages(object) => object,
+        }
+    }
+
+    /// The operation cannot end any more.
+    fn fail(self, py: Python<'_>, error: homing::Error) {
+        match self {
+            Waiting::Future(future) => settle::settle(py, future.bind(py), Err(error)),
+            Waiting::Stages(target) => kiwi::fail(py, target.bind(py), &error),
+        }
+    }
+}
+
+impl Held {
+    fn traverse(&self, visit: &PyVisit<'_>) -> Result<(), PyTraverseError> {
+        // Locked where one is taken out just now. What is not visited is kept.
+        let (Some(waiting), Some(following)) = (self.waiting.try_lock(), self.following.try_lock()) else {
+            return Ok(());
+        };
+        waiting.values().try_for_each(|waiting| visit.call(waiting.object()))?;
+        following.iter().try_for_each(|following| visit.call(following))
+    }
+
+    fn clear(&self) {
+        let waiting = std::mem::take(&mut *self.waiting.lock());
+        let following = std::mem::take(&mut *self.following.lock());
+        // Not under the locks: a drop is user code.
+        drop((waiting, following));
+    }
+}
+
+/// One who waits, as the loop holds it.
+pub(crate) struct Ticket {
+    held: Weak<Held>,
+    key: u64,
+}
+
+impl Ticket {
+    /// Whoever waits, unless the loop is gone.
+    pub(crate) fn object(&self, py: Python<'_>) -> Option<Py<PyAny>> {
+        let held = self.held.upgrade()?;
+        let waiting = held.waiting.lock();
+        waiting.get(&self.key).map(|waiting| waiting.object().clone_ref(py))
+    }
+}
+
+impl Drop for Ticket {
+    fn drop(&mut self) {
+        let waiting = self.held.upgrade().and_then(|held| held.waiting.lock().remove(&self.key));
+        // Not under the lock: a drop is user code.
+        drop(waiting);
+    }
 }
 
 /// What wakes a loop: an eventfd, or a pipe where there is none.
@@ -84,6 +166,25 @@ impl Bell {
         Ok(Bell { ear, mouth: Some(mouth), rings: AtomicU64::new(0) })
     }
 
+    /// In a child of a fork, where nobody else has it: another one by the same number.
+    ///
+    /// Guards: the epoll that a loop of the child has in common with the parent's. A child that closes its loop would take the bell out of
+    /// it, for both (uvloop does that); what is not the one that is watched cannot be taken out.
+    #[cfg(any(target_os = "linux", target_os = "android"))]
+    #[expect(unsafe_code, reason = "a descriptor is exchanged while others refer to it by its number")]
+    fn leave_to_parent(&self) {
+        use std::mem::ManuallyDrop;
+        use std::os::fd::FromRawFd;
+
+        let Ok(fresh) = Self::new() else { return };
+        // SAFETY: it is open, since the caller's bell has it, and is not closed here: nothing drops this second owner.
+        let mut ear = ManuallyDrop::new(unsafe { OwnedFd::from_raw_fd(self.ear.as_raw_fd()) });
+        let _ = rustix::io::dup3(&fresh.ear, &mut ear, rustix::io::DupFlags::CLOEXEC);
+    }
+
+    #[cfg(not(any(target_os = "linux", target_os = "android")))]
+    fn leave_to_parent(&self) {}
+
     pub(crate) fn ring(&self) {
         self.rings.fetch_add(1, Ordering::Relaxed);
         // A full one wakes as well.
@@ -108,6 +209,9 @@ fn running_loop(py: Python<'_>) -> PyResult<Bound<'_, PyAny>> {
     })?;
     let event_loop = running.bind(py).call0()?;
     if event_loop.is_none() {
+        if let Some(process) = LEFT.get() {
+            process.check("the event loop").map_err(|error| errors::exception(py, &error))?;
+        }
         return Err(PyRuntimeError::new_err(
             "there is no running event loop here; await this in a coroutine, or use homing.blocking",
         ));
@@ -115,7 +219,7 @@ fn running_loop(py: Python<'_>) -> PyResult<Bound<'_, PyAny>> {
     Ok(event_loop)
 }
 
-fn by_id(id: LoopId) -> Option<Rc<LoopHome>> {
+pub(crate) fn by_id(id: LoopId) -> Option<Rc<LoopHome>> {
     HOMES.try_with(|homes| homes.borrow().iter().find(|home| home.id == id).cloned()).ok().flatten()
 }
 
@@ -136,16 +240,26 @@ impl LoopHome {
     }
 
     fn open(py: Python<'_>, event_loop: &Bound<'_, PyAny>) -> PyResult<Rc<Self>> {
-        // Loops that went without being closed.
-        let (gone, kept) = HOMES.take().into_iter().partition(|home| home.event_loop(py).is_none());
-        HOMES.set(kept);
-        let gone: Vec<Rc<LoopHome>> = gone;
-        drop(gone);
+        // Loops that went without being closed, and those that were closed on another thread.
+        let is_gone = |home: &LoopHome| match home.event_loop(py) {
+            Some(event_loop) => event_loop
+                .call_method0(intern!(py, "is_closed"))
+                .is_ok_and(|closed| closed.is_truthy().unwrap_or(false)),
+            None => true,
+        };
+        let homes = HOMES.with_borrow(Vec::clone);
+        for gone in homes.iter().filter(|home| is_gone(home)) {
+            drop(take(gone.id));
+        }
+        drop(homes);
 
         static NEXT: AtomicU64 = AtomicU64::new(1);
         let id = LoopId(NEXT.fetch_add(1, Ordering::Relaxed));
         let bell = Arc::new(Bell::new()?);
-        let drain = Bound::new(py, Drain { id, bell: Arc::clone(&bell) })?;
+        let held = Arc::<Held>::default();
+        let weakly_held = Arc::downgrade(&held);
+        let process = Process::current();
+        let drain = Bound::new(py, Drain { id, bell: Arc::clone(&bell), held, process })?;
         event_loop.call_method1(intern!(py, "add_reader"), (bell.ear.as_raw_fd(), drain)).map_err(|error| {
             if error.is_instance_of::<PyNotImplementedError>(py) {
                 PyNotImplementedError::new_err("homing needs a loop that can watch a file descriptor (add_reader)")
@@ -155,8 +269,11 @@ impl LoopHome {
         })?;
         let weak = PyWeakrefReference::new(event_loop)?;
         // The home has to end before the loop has closed. A loop that takes no attributes ends it when it goes.
-        let closer = Bound::new(py, Closer { id, event_loop: weak.clone().unbind() })?;
-        let _ = event_loop.setattr(intern!(py, "close"), closer);
+        let before = Closer::before(event_loop);
+        let closer = Bound::new(py, Closer { id, before: Mutex::new(before) })?;
+        // A method, which holds the loop: a loop that is collected closes itself, when nothing finds it by a weak reference any more.
+        let method = py.import(intern!(py, "types"))?.getattr(intern!(py, "MethodType"))?;
+        let _ = event_loop.setattr(intern!(py, "close"), method.call1((closer, event_loop))?);
 
         let rung = Arc::clone(&bell);
         let foreign = ForeignLoop::new(move || {
@@ -167,12 +284,13 @@ impl LoopHome {
         });
         let home = Rc::new(LoopHome {
             id,
+            process,
             home: foreign.home(),
             foreign,
             event_loop: weak.unbind(),
             address: event_loop.as_ptr() as usize,
             bell,
-            following: RefCell::default(),
+            held: weakly_held,
             looking: Cell::new(false),
         });
         logs::wake_by(&home.bell);
@@ -199,6 +317,16 @@ impl LoopHome {
         self.covered(|| self.home.spawn_uncounted(task));
     }
 
+    /// Has the loop hold who waits for an outcome here.
+    pub(crate) fn hold(&self, waiting: Waiting) -> Ticket {
+        static NEXT: AtomicU64 = AtomicU64::new(0);
+        let key = NEXT.fetch_add(1, Ordering::Relaxed);
+        if let Some(held) = self.held.upgrade() {
+            held.waiting.lock().insert(key, waiting);
+        }
+        Ticket { held: self.held.clone(), key }
+    }
+
     /// Runs something that may ring for this home, and turns the home after it.
     fn covered<T>(&self, run: impl FnOnce() -> T) -> T {
         let turned = Turned::begin(self.id);
@@ -222,7 +350,8 @@ impl LoopHome {
     /// it crashed) leaves a loop that was not woken; in asyncio's debug mode the callbacks are lost for ever. The outcome is
     /// there, though, and is found by looking.
     pub(crate) fn follow(&self, py: Python<'_>, following: Py<Following>) -> PyResult<()> {
-        self.following.borrow_mut().push(following);
+        let Some(held) = self.held.upgrade() else { return Ok(()) };
+        held.following.lock().push(following);
         self.look_again(py)
     }
 
@@ -237,7 +366,8 @@ impl LoopHome {
 
     fn look(&self, py: Python<'_>) -> PyResult<()> {
         self.looking.set(false);
-        let followed = self.following.take();
+        let Some(held) = self.held.upgrade() else { return Ok(()) };
+        let followed = std::mem::take(&mut *held.following.lock());
         let mut kept = Vec::new();
         for following in followed {
             if Following::is_open(&following, py)? {
@@ -245,7 +375,7 @@ impl LoopHome {
             }
         }
         let any = !kept.is_empty();
-        self.following.borrow_mut().append(&mut kept);
+        held.following.lock().append(&mut kept);
         if any { self.look_again(py) } else { Ok(()) }
     }
 }
@@ -299,21 +429,35 @@ pub(crate) fn with_loop(py: Python<'_>, id: LoopId) -> Option<(Rc<LoopHome>, Bou
     Some((home, event_loop))
 }
 
-/// What a loop calls when its bell has rung.
+/// What a loop calls when its bell has rung. As long as the loop watches the bell, it has this.
 #[pyclass(frozen)]
 struct Drain {
     id: LoopId,
     bell: Arc<Bell>,
+    held: Arc<Held>,
+    process: Process,
 }
 
 #[pymethods]
 impl Drain {
     fn __call__(&self, py: Python<'_>) {
+        // Guards: a child of a fork, whose loop watches the bell of its parent: that one's ring is not for it.
+        if self.process.is_inherited() {
+            return;
+        }
         self.bell.clear();
         let Some(_inside) = Waiter::enter(py) else { return };
         // A loop that runs on another thread now has another home there.
         covered(self.id, || ());
         logs::hand_over(py);
+    }
+
+    fn __traverse__(&self, visit: PyVisit<'_>) -> Result<(), PyTraverseError> {
+        self.held.traverse(&visit)
+    }
+
+    fn __clear__(&self) {
+        self.held.clear();
     }
 }
 
@@ -336,25 +480,82 @@ impl Look {
 #[pyclass(frozen)]
 struct Closer {
     id: LoopId,
-    event_loop: Py<PyWeakrefReference>,
+    /// What stood in its place: somebody else's.
+    before: Mutex<Option<Py<PyAny>>>,
+}
+
+impl Closer {
+    /// What stands in its place, unless that is another one: of a home of this loop on another thread.
+    fn before(event_loop: &Bound<'_, PyAny>) -> Option<Py<PyAny>> {
+        let py = event_loop.py();
+        let own = event_loop.getattr(intern!(py, "__dict__")).ok()?;
+        let found = own.get_item(intern!(py, "close")).ok()?;
+        match found.getattr(intern!(py, "__func__")).ok().as_ref().map(|function| function.cast::<Closer>()) {
+            Some(Ok(other)) => other.get().before.lock().as_ref().map(|before| before.clone_ref(py)),
+            _ => Some(found.unbind()),
+        }
+    }
 }
 
 #[pymethods]
 impl Closer {
-    fn __call__(&self, py: Python<'_>) -> PyResult<()> {
-        use pyo3::types::PyWeakrefMethods;
+    fn __call__(&self, py: Python<'_>, event_loop: &Bound<'_, PyAny>) -> PyResult<()> {
         // The process ends before it matters.
         let Some(_inside) = Waiter::enter(py) else { return Ok(()) };
-        let Some(event_loop) = self.event_loop.bind(py).upgrade() else { return Ok(()) };
-        // One that runs refuses to close, and goes on.
+        // One that runs refuses to close, and goes on. In a child of a fork there is no such home, and the bell stays its parent's.
         if !event_loop.call_method0(intern!(py, "is_running"))?.is_truthy()?
             && let Some(home) = take(self.id)
         {
+            let held = home.held.upgrade();
             event_loop.call_method1(intern!(py, "remove_reader"), (home.bell.ear.as_raw_fd(),))?;
             drop(home);
+            if let Some(held) = held {
+                let following = std::mem::take(&mut *held.following.lock());
+                // Guards: futures that never end, which refer to them and to which they refer.
+                following.iter().for_each(|following| following.get().leave());
+                held.clear();
+            }
         }
-        event_loop.get_type().getattr(intern!(py, "close"))?.call1((event_loop,))?;
+        let before = self.before.lock().as_ref().map(|before| before.clone_ref(py));
+        match &before {
+            Some(before) => before.bind(py).call0()?,
+            None => event_loop.get_type().getattr(intern!(py, "close"))?.call1((event_loop,))?,
+        };
+        // It is the loop's own again, and no longer holds the loop. One that refuses to close has refused by now.
+        let _ = match before {
+            Some(before) => event_loop.setattr(intern!(py, "close"), before),
+            None => event_loop.delattr(intern!(py, "close")),
+        };
         Ok(())
+    }
+
+    fn __traverse__(&self, visit: PyVisit<'_>) -> Result<(), PyTraverseError> {
+        match self.before.try_lock() {
+            Some(before) => visit.call(&*before),
+            None => Ok(()),
+        }
+    }
+
+    fn __clear__(&self) {
+        let before = self.before.lock().take();
+        drop(before);
+    }
+}
+
+/// In a child of a fork, on the only thread that there is: what waits on its loops cannot end, and what these were to their parent
+/// nobody touches.
+pub(crate) fn forked(py: Python<'_>) {
+    for home in HOMES.take() {
+        LEFT.set(Some(home.process));
+        home.bell.leave_to_parent();
+        let waiting = home.held.upgrade().map(|held| std::mem::take(&mut *held.waiting.lock())).unwrap_or_default();
+        for waiting in waiting.into_values() {
+            if let Err(error) = home.process.check("what is awaited here") {
+                waiting.fail(py, error);
+            }
+        }
+        // Guards: locks that another thread of the parent held.
+        std::mem::forget(home);
     }
 }
 

@@ -2,12 +2,21 @@
 
 use homing::{Attempt, ErrorKind, Failure, HandlerError};
 use parking_lot::Mutex;
+use pyo3::exceptions::{PyBaseException, PyTypeError};
+use pyo3::intern;
 use pyo3::prelude::*;
+use pyo3::types::{PyString, PyTuple};
 
+use crate::arguments;
 use crate::coders::Form;
 use crate::errors;
-use crate::life::Process;
+use crate::life::Owned;
 use crate::values;
+
+/// Why something can neither be pickled nor copied.
+fn bound_to_its_connection(class: &str) -> PyErr {
+    PyTypeError::new_err(format!("cannot pickle or copy a homing.{class}: it belongs to a connection of this process"))
+}
 
 /// A call, as its subscriber gets it.
 #[pyclass(frozen, module = "homing")]
@@ -26,6 +35,10 @@ impl RpcRequest {
 
 #[pymethods]
 impl RpcRequest {
+    fn __reduce__(&self) -> PyResult<()> {
+        Err(bound_to_its_connection("RpcRequest"))
+    }
+
     /// The caller's mark on the call, for logs.
     #[getter]
     fn correlation_id(&self) -> Option<&str> {
@@ -60,6 +73,10 @@ impl TaskRequest {
 
 #[pymethods]
 impl TaskRequest {
+    fn __reduce__(&self) -> PyResult<()> {
+        Err(bound_to_its_connection("TaskRequest"))
+    }
+
     /// True when the sender wants no reply.
     #[getter]
     fn no_reply(&self) -> bool {
@@ -133,8 +150,26 @@ impl Broadcast {
     }
 }
 
+/// A broadcast that was pickled, or copied.
+#[pyfunction]
+pub(crate) fn restored_broadcast(
+    body: Py<PyAny>,
+    sender: Py<PyAny>,
+    subject: &Bound<'_, PyAny>,
+    correlation_id: Py<PyAny>,
+) -> Broadcast {
+    let shown = subject.cast::<PyString>().map_or_else(|_| String::new(), |text| text.to_string_lossy().into_owned());
+    Broadcast { body, sender, subject: subject.clone().unbind(), correlation_id, shown }
+}
+
 #[pymethods]
 impl Broadcast {
+    fn __reduce__<'py>(&self, py: Python<'py>) -> PyResult<(Bound<'py, PyAny>, Bound<'py, PyTuple>)> {
+        let restored = py.import("homing._native")?.getattr(intern!(py, "restored_broadcast"))?;
+        let parts = PyTuple::new(py, [&self.body, &self.sender, &self.subject, &self.correlation_id])?;
+        Ok((restored, parts))
+    }
+
     fn __repr__(&self) -> String {
         format!("<homing.Broadcast subject={:?}>", self.shown)
     }
@@ -153,8 +188,7 @@ pub(crate) struct IncomingTask {
     no_reply: bool,
     message_id: Option<String>,
     form: Form,
-    task: Mutex<Option<homing::IncomingTask>>,
-    process: Process,
+    task: Owned<Mutex<Option<homing::IncomingTask>>>,
 }
 
 impl IncomingTask {
@@ -163,19 +197,23 @@ impl IncomingTask {
         let body = values::to_python(py, task.body())?.unbind();
         let request = task.request();
         let (no_reply, message_id) = (request.is_no_reply(), request.message_id().map(str::to_owned));
-        Ok(IncomingTask { body, no_reply, message_id, form, task: Mutex::new(Some(task)), process: Process::current() })
+        Ok(IncomingTask { body, no_reply, message_id, form, task: Owned::new(Mutex::new(Some(task))) })
     }
 
     fn take(&self, py: Python<'_>) -> PyResult<homing::IncomingTask> {
         // The task is its parent's, and stays so.
-        self.process.check("the task").map_err(|error| errors::exception(py, &error))?;
-        let taken = self.task.lock().take();
+        let task = self.task.get("the task").map_err(|error| errors::exception(py, &error))?;
+        let taken = task.lock().take();
         taken.ok_or_else(|| errors::of_kind(py, ErrorKind::InvalidState, "the task was settled before"))
     }
 }
 
 #[pymethods]
 impl IncomingTask {
+    fn __reduce__(&self) -> PyResult<()> {
+        Err(bound_to_its_connection("IncomingTask"))
+    }
+
     /// Ends the task: it is acknowledged, and the result goes to its sender.
     #[pyo3(signature = (result=None))]
     fn finish(&self, py: Python<'_>, result: Option<&Bound<'_, PyAny>>) -> PyResult<()> {
@@ -187,7 +225,15 @@ impl IncomingTask {
     /// Ends the task: it is acknowledged, and its sender gets a `homing.RemoteException` with this text. A string or an
     /// exception.
     fn fail(&self, py: Python<'_>, error: &Bound<'_, PyAny>) -> PyResult<()> {
-        let failure: HandlerError = Failure::Exception(error.str()?.to_string_lossy().into_owned()).into();
+        let mut text = error.str()?.to_string_lossy().into_owned();
+        if error.is_instance_of::<PyBaseException>() {
+            if text.is_empty() {
+                text = error.get_type().name()?.to_string_lossy().into_owned();
+            }
+        } else if !error.is_instance_of::<PyString>() {
+            return Err(arguments::wrong("error", "a str or an exception", error));
+        }
+        let failure: HandlerError = Failure::Exception(text).into();
         self.take(py)?.finish(Err::<homing::Answer, _>(failure));
         Ok(())
     }
@@ -216,7 +262,8 @@ impl IncomingTask {
         error: &Bound<'_, PyAny>,
         _traceback: &Bound<'_, PyAny>,
     ) -> PyResult<()> {
-        let is_settled = self.task.lock().is_none();
+        // Guards: a block that a child of a fork leaves, whose task is its parent's.
+        let is_settled = self.task.get("the task").map_or(true, |task| task.lock().is_none());
         match (is_settled, error.is_none()) {
             (true, _) => Ok(()),
             (false, true) => self.requeue(py),

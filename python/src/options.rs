@@ -7,9 +7,10 @@ use std::time::Duration;
 use homing::codec::{Json, Yaml};
 use homing::{BroadcastFilter, CommunicatorBuilder, ErrorKind, ReconnectPolicy, TestingMode};
 use parking_lot::Mutex;
-use pyo3::exceptions::PyTypeError;
 use pyo3::prelude::*;
+use pyo3::types::{PyDict, PyList, PyTuple};
 
+use crate::arguments;
 use crate::coders::{Coders, PythonCodec};
 use crate::errors;
 use crate::handler::Table;
@@ -50,125 +51,141 @@ pub(crate) fn time(py: Python<'_>, name: &str, seconds: f64) -> PyResult<Duratio
     Ok(Duration::try_from_secs_f64(seconds.abs()).unwrap_or(Duration::MAX))
 }
 
-/// Every option of `homing.connect`; `None` is the default.
-#[derive(FromPyObject)]
-#[pyo3(from_item_all)]
-pub(crate) struct Options {
-    prefix: Option<String>,
-    message_exchange: Option<String>,
-    task_exchange: Option<String>,
-    task_queue: Option<String>,
-    task_prefetch: Option<u16>,
-    task_priorities: Option<u8>,
-    call_timeout: Option<f64>,
-    task_timeout: Option<f64>,
-    connect_timeout: Option<f64>,
-    operation_timeout: Option<f64>,
-    close_timeout: Option<f64>,
-    heartbeat: Option<f64>,
-    queue_expires: Option<f64>,
-    message_ttl: Option<f64>,
-    task_ttl: Option<f64>,
-    task_attempts: Option<(u32, f64)>,
-    in_flight: Option<(usize, usize)>,
-    connection_name: Option<String>,
-    reconnect: bool,
-    testing: bool,
-    codec: Option<String>,
-    encoder: Option<Py<PyAny>>,
-    decoder: Option<Py<PyAny>>,
-}
+/// Every option of `homing.connect`, by its name; `None` is the default.
+pub(crate) struct Options<'a, 'py>(pub(crate) &'a Bound<'py, PyDict>);
 
-impl Options {
+impl<'py> Options<'_, 'py> {
+    /// An option, if it was given.
+    fn read<T>(&self, name: &str, read: impl FnOnce(&str, &Bound<'py, PyAny>) -> PyResult<T>) -> PyResult<Option<T>> {
+        match self.0.get_item(name)? {
+            Some(given) => arguments::optional(name, &given, read),
+            None => Ok(None),
+        }
+    }
+
     /// The callables that write and read bodies, for the table of the communicator.
     ///
     /// # Errors
     /// `TypeError` for what cannot be called.
-    pub(crate) fn take_coders(&mut self, py: Python<'_>) -> PyResult<Coders> {
-        let coders = Coders { encoder: self.encoder.take(), decoder: self.decoder.take() };
-        for (name, given) in [("encoder", &coders.encoder), ("decoder", &coders.decoder)] {
-            if let Some(given) = given
-                && !given.bind(py).is_callable()
-            {
-                let given = values::type_name(given.bind(py));
-                return Err(PyTypeError::new_err(format!("{name} must be callable, not {given}")));
+    pub(crate) fn coders(&self) -> PyResult<Coders> {
+        let callable = |name: &str, given: &Bound<'_, PyAny>| {
+            if given.is_callable() {
+                Ok(given.clone().unbind())
+            } else {
+                Err(arguments::wrong(name, "callable", given))
             }
-        }
-        Ok(coders)
+        };
+        Ok(Coders { encoder: self.read("encoder", callable)?, decoder: self.read("decoder", callable)? })
     }
 
     /// A builder that has them all.
     ///
     /// # Errors
-    /// `homing.InvalidArgument` for what is out of range.
-    pub(crate) fn builder(self, py: Python<'_>, url: &str, table: &Arc<Table>) -> PyResult<CommunicatorBuilder> {
-        let invalid = |text: &str| errors::of_kind(py, ErrorKind::InvalidArgument, text);
+    /// `TypeError` for what is of a wrong type, `homing.InvalidArgument` for what is out of range.
+    pub(crate) fn builder(&self, py: Python<'_>, url: &str, table: &Arc<Table>) -> PyResult<CommunicatorBuilder> {
+        let text = |name: &str, given: &Bound<'_, PyAny>| arguments::text(name, given).map(str::to_owned);
         let mut builder = homing::Communicator::builder(url);
-        if let Some(prefix) = self.prefix {
-            builder = builder.prefix(prefix);
+        type SetText = fn(CommunicatorBuilder, String) -> CommunicatorBuilder;
+        let texts: [(&str, SetText); 5] = [
+            ("prefix", CommunicatorBuilder::prefix),
+            ("message_exchange", CommunicatorBuilder::message_exchange),
+            ("task_exchange", CommunicatorBuilder::task_exchange),
+            ("task_queue", CommunicatorBuilder::task_queue),
+            ("connection_name", CommunicatorBuilder::connection_name),
+        ];
+        for (name, set) in texts {
+            if let Some(given) = self.read(name, text)? {
+                builder = set(builder, given);
+            }
         }
-        if let Some(name) = self.message_exchange {
-            builder = builder.message_exchange(name);
-        }
-        if let Some(name) = self.task_exchange {
-            builder = builder.task_exchange(name);
-        }
-        if let Some(name) = self.task_queue {
-            builder = builder.task_queue(name);
-        }
-        if let Some(count) = self.task_prefetch {
+        let prefetch = self.read("task_prefetch", |name, given| arguments::integer(name, given, 0, u16::MAX.into()))?;
+        if let Some(count) = prefetch {
             builder = match NonZeroU16::new(count) {
                 Some(count) => builder.task_prefetch(count),
                 None => builder.unlimited_task_prefetch(),
             };
         }
-        if let Some(levels) = self.task_priorities.and_then(NonZeroU8::new) {
+        let levels = self.read("task_priorities", |name, given| arguments::integer(name, given, 0, u8::MAX.into()))?;
+        if let Some(levels) = levels.and_then(NonZeroU8::new) {
             builder = builder.task_priorities(levels);
         }
-        if let Some((attempts, pause)) = self.task_attempts {
-            let attempts = NonZeroU32::new(attempts).ok_or_else(|| invalid("task_attempts has no attempt in it"))?;
-            builder = builder.task_attempts(attempts, time(py, "task_attempts", pause)?);
+        let attempts = self.read("task_attempts", |name, given| {
+            let (attempts, pause) = pair(name, "a tuple of an int and a number of seconds", given)?;
+            let attempts = arguments::integer(name, &attempts, 1, u32::MAX.into())?;
+            Ok((attempts, time(py, name, arguments::seconds(name, &pause)?)?))
+        })?;
+        if let Some((attempts, pause)) = attempts
+            && let Some(attempts) = NonZeroU32::new(attempts)
+        {
+            builder = builder.task_attempts(attempts, pause);
         }
-        if let Some((messages, bytes)) = self.in_flight {
-            let limit = NonZeroUsize::new(messages).zip(NonZeroUsize::new(bytes));
-            let (messages, bytes) = limit.ok_or_else(|| invalid("in_flight has a zero, with which nothing is sent"))?;
+        let in_flight = self.read("in_flight", |name, given| {
+            let (messages, bytes) = pair(name, "a tuple of two ints", given)?;
+            // Guards: a zero, with which nothing is sent.
+            let count = |given| arguments::integer::<usize>(name, given, 1, usize::MAX as u64);
+            Ok((count(&messages)?, count(&bytes)?))
+        })?;
+        if let Some((messages, bytes)) = in_flight
+            && let Some((messages, bytes)) = NonZeroUsize::new(messages).zip(NonZeroUsize::new(bytes))
+        {
             builder = builder.max_in_flight(messages, bytes);
         }
-        if let Some(name) = self.connection_name {
-            builder = builder.connection_name(name);
-        }
-        type Set = fn(CommunicatorBuilder, Duration) -> CommunicatorBuilder;
-        let times: [(&str, Option<f64>, Set); 9] = [
-            ("call_timeout", self.call_timeout, CommunicatorBuilder::call_timeout),
-            ("task_timeout", self.task_timeout, CommunicatorBuilder::task_timeout),
-            ("connect_timeout", self.connect_timeout, CommunicatorBuilder::connect_timeout),
-            ("operation_timeout", self.operation_timeout, CommunicatorBuilder::operation_timeout),
-            ("close_timeout", self.close_timeout, CommunicatorBuilder::close_timeout),
-            ("heartbeat", self.heartbeat, CommunicatorBuilder::heartbeat),
-            ("queue_expires", self.queue_expires, CommunicatorBuilder::queue_expires),
-            ("message_ttl", self.message_ttl, CommunicatorBuilder::message_ttl),
-            ("task_ttl", self.task_ttl, CommunicatorBuilder::task_ttl),
+        type SetTime = fn(CommunicatorBuilder, Duration) -> CommunicatorBuilder;
+        let times: [(&str, SetTime); 9] = [
+            ("call_timeout", CommunicatorBuilder::call_timeout),
+            ("task_timeout", CommunicatorBuilder::task_timeout),
+            ("connect_timeout", CommunicatorBuilder::connect_timeout),
+            ("operation_timeout", CommunicatorBuilder::operation_timeout),
+            ("close_timeout", CommunicatorBuilder::close_timeout),
+            ("heartbeat", CommunicatorBuilder::heartbeat),
+            ("queue_expires", CommunicatorBuilder::queue_expires),
+            ("message_ttl", CommunicatorBuilder::message_ttl),
+            ("task_ttl", CommunicatorBuilder::task_ttl),
         ];
-        for (name, seconds, set) in times {
-            if let Some(seconds) = seconds {
+        for (name, set) in times {
+            if let Some(seconds) = self.read(name, arguments::seconds)? {
                 builder = set(builder, time(py, name, seconds)?);
             }
         }
-        if !self.reconnect {
+        if self.read("reconnect", arguments::flag)? == Some(false) {
             builder = builder.reconnect(ReconnectPolicy::Never);
         }
-        if self.testing {
+        if self.read("testing", arguments::flag)? == Some(true) {
             builder = builder.testing(TestingMode::Yes);
         }
         let is_plain = table.coders.lock().is_empty();
-        match self.codec.as_deref() {
+        match self.read("codec", text)?.as_deref() {
             None | Some("yaml") if is_plain => Ok(builder.codec(Yaml::default())),
             None | Some("yaml") => Ok(builder.codec(PythonCodec::new(table, Yaml::default()))),
             Some("json") if is_plain => Ok(builder.codec(Json::default())),
             Some("json") => Ok(builder.codec(PythonCodec::new(table, Json::default()))),
-            Some(other) => Err(invalid(&format!("the codec {other:?} is not known; there are \"yaml\" and \"json\""))),
+            Some(other) => {
+                let text = format!("the codec {other:?} is not known; there are \"yaml\" and \"json\"");
+                Err(errors::of_kind(py, ErrorKind::InvalidArgument, text))
+            }
         }
     }
+}
+
+/// The two items of a tuple, or of a list.
+fn pair<'py>(
+    name: &str,
+    expected: &str,
+    given: &Bound<'py, PyAny>,
+) -> PyResult<(Bound<'py, PyAny>, Bound<'py, PyAny>)> {
+    let items: Vec<Bound<'py, PyAny>> = match (given.cast::<PyTuple>(), given.cast::<PyList>()) {
+        (Ok(tuple), _) => tuple.iter().collect(),
+        (_, Ok(list)) => list.iter().collect(),
+        _ => return Err(arguments::wrong(name, expected, given)),
+    };
+    let count = items.len();
+    <[_; 2]>::try_from(items).map(|[first, second]| (first, second)).map_err(|_| {
+        errors::of_kind(
+            given.py(),
+            ErrorKind::InvalidArgument,
+            format!("{name} must be {expected}, and has {count} items"),
+        )
+    })
 }
 
 /// Which broadcasts pass; see `homing.BroadcastFilter`.
@@ -215,7 +232,7 @@ impl Filter {
     }
 
     fn sender_is(&self, py: Python<'_>, sender: &Bound<'_, PyAny>) -> PyResult<()> {
-        let sender = values::to_value(sender)?;
+        let sender = values::to_value(sender).map_err(|error| arguments::named(py, "sender", error))?;
         self.with(py, |filter| Ok(filter.sender_is(sender)))
     }
 }

@@ -5,6 +5,7 @@ use pyo3::prelude::*;
 
 use crate::handler::Invocation;
 use crate::kiwi::Delivery;
+use crate::life::Process;
 use crate::loops::{self, LoopId};
 use crate::threads::{self, Work};
 
@@ -14,6 +15,7 @@ use crate::threads::{self, Work};
 pub(crate) struct Place {
     home: Home,
     kind: Kind,
+    process: Process,
 }
 
 #[derive(Clone, Copy)]
@@ -24,11 +26,11 @@ enum Kind {
 
 impl Place {
     pub(crate) fn of_loop(home: Home, id: LoopId) -> Self {
-        Place { home, kind: Kind::Loop(id) }
+        Place { home, kind: Kind::Loop(id), process: Process::current() }
     }
 
     pub(crate) fn of_thread(home: Home) -> Self {
-        Place { home, kind: Kind::Thread }
+        Place { home, kind: Kind::Thread, process: Process::current() }
     }
 
     pub(crate) fn home(&self) -> &Home {
@@ -41,6 +43,11 @@ impl Place {
             Kind::Loop(id) => Some(id),
             Kind::Thread => None,
         }
+    }
+
+    /// True in a child of a fork, in which it is not served.
+    pub(crate) fn is_inherited(&self) -> bool {
+        self.process.is_inherited()
     }
 
     /// Has a subscriber called here, soon and from outside of the home's turn. Called on the home's own thread.

@@ -13,6 +13,7 @@ use pyo3::types::{
     PyBool, PyByteArray, PyBytes, PyDict, PyFloat, PyFrozenSet, PyInt, PyList, PySet, PyString, PyTuple, PyType,
 };
 
+use crate::arguments;
 use crate::errors;
 
 /// How deep objects may be nested: what a value may be, and so what a list that contains itself runs into.
@@ -110,7 +111,12 @@ fn read(object: &Bound<'_, PyAny>, depth: usize) -> Result<Value, Box<Refusal>> 
     }
     if let Ok(pairs) = object.cast::<PyDict>() {
         let mut map = Map::new();
-        for (key, value) in pairs.iter() {
+        let count = pairs.len();
+        let mut items = pairs.iter();
+        for _ in 0..count {
+            // Guards: the iterator's panic, where code of a user's that runs meanwhile, or another thread, changes the dict.
+            let item = if pairs.len() == count { items.next() } else { None };
+            let Some((key, value)) = item else { return Err(Refusal::new("a dict was changed while it was read")) };
             let step = || step(&key);
             let read_key = read(&key, depth + 1).map_err(|refusal| refusal.below(step))?;
             map.insert(read_key, read(&value, depth + 1).map_err(|refusal| refusal.below(step))?);
@@ -132,11 +138,8 @@ fn read(object: &Bound<'_, PyAny>, depth: usize) -> Result<Value, Box<Refusal>> 
     if let Ok(bytes) = object.cast::<PyByteArray>() {
         return Ok(Value::Bytes(bytes.to_vec()));
     }
-    if let Ok(set) = object.cast::<PySet>() {
-        return members(set.iter(), depth);
-    }
-    if let Ok(set) = object.cast::<PyFrozenSet>() {
-        return members(set.iter(), depth);
+    if object.is_instance_of::<PySet>() || object.is_instance_of::<PyFrozenSet>() {
+        return members(object, depth);
     }
     other(object, depth)
 }
@@ -148,9 +151,11 @@ fn items<'py>(items: impl Iterator<Item = Bound<'py, PyAny>>, depth: usize) -> R
         .collect()
 }
 
-fn members<'py>(members: impl Iterator<Item = Bound<'py, PyAny>>, depth: usize) -> Result<Value, Box<Refusal>> {
+fn members(members: &Bound<'_, PyAny>, depth: usize) -> Result<Value, Box<Refusal>> {
     let mut set = Map::new();
-    for member in members {
+    // The iterator of Python's own, which has an error for a set that is changed while it is read.
+    for member in members.try_iter()? {
+        let member = member?;
         let value = read(&member, depth + 1).map_err(|refusal| refusal.below(|| step(&member)))?;
         set.insert(value, Value::Null);
     }
@@ -194,7 +199,7 @@ const UUID_TAG: &str = "!!python/object:uuid.UUID";
 const PLUMPY_UUID_TAG: &str = "!uuid";
 
 /// By the name of its type, so that the module is not imported for it.
-fn is_uuid(object: &Bound<'_, PyAny>) -> bool {
+pub(crate) fn is_uuid(object: &Bound<'_, PyAny>) -> bool {
     object.get_type().fully_qualified_name().is_ok_and(|name| name == "uuid.UUID")
 }
 
@@ -241,7 +246,8 @@ fn other(object: &Bound<'_, PyAny>, depth: usize) -> Result<Value, Box<Refusal>>
         return Ok(Value::Tagged(Box::new(Tagged { tag: UUID_TAG.to_owned(), value })));
     }
     if object.is_instance(known.tagged.bind(py))? {
-        let tag = object.getattr(intern!(py, "tag"))?.extract()?;
+        let tag = object.getattr(intern!(py, "tag"))?;
+        let tag = arguments::text("tag", &tag)?.to_owned();
         let value = read(&object.getattr(intern!(py, "value"))?, depth + 1)?;
         return Ok(Value::Tagged(Box::new(Tagged { tag, value })));
     }

@@ -144,6 +144,11 @@ def test_it_needs_no_configuration(aiida):
     assert aiida.plugin.HomingBroker(_Profile("")).url == "local:"
 
 
+def test_what_is_no_profile_is_a_type_error_with_the_name(aiida):
+    with pytest.raises(TypeError, match=r"profile must be a profile of AiiDA, not str"):
+        aiida.plugin.HomingBroker("profile")
+
+
 def test_secrets_are_hidden(aiida, caplog, capsys):
     secret = f"amqp://ada:{PASSWORD}@127.0.0.1:1/x,amqp://ada:{PASSWORD}@127.0.0.1:2"
     broker = aiida.plugin.HomingBroker(_Profile(secret))

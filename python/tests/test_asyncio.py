@@ -564,3 +564,49 @@ def test_what_is_given_up_before_it_began_is_nothing(memory):
             assert called == []
 
     run(main())
+
+
+def test_two_that_ask_for_the_first_broadcast_at_once_share_the_subscription(broker):
+    url, options = broker
+
+    async def main():
+        async with homing.connect(url, **options) as c:
+            stream = c.broadcasts()
+            asked = [asyncio.ensure_future(stream.__anext__()) for _ in range(3)]
+            async with stream:
+                for n in range(3):
+                    await c.broadcast_send(n)
+                assert sorted([broadcast.body for broadcast in await asyncio.gather(*asked)]) == [0, 1, 2]
+
+    run(main())
+
+
+def test_a_stream_that_is_closed_ends_those_who_wait(memory):
+    async def main():
+        async with homing.connect(memory) as c:
+            stream = c.broadcasts()
+
+            seen: list = []
+
+            async def read():
+                async for broadcast in stream:
+                    seen.append(broadcast.body)
+
+            # One that was never open.
+            await stream.aclose()
+            await read()
+            stream = c.broadcasts()
+            readers = [asyncio.ensure_future(read()) for _ in range(2)]
+            async with stream:
+                await c.broadcast_send(1)
+                while not seen:
+                    await asyncio.sleep(0.001)
+            # Both wait for the next one.
+            await asyncio.gather(*readers)
+            await read()
+            assert seen == [1]
+            with pytest.raises(homing.InvalidStateError, match="was closed"):
+                async with stream:
+                    pass
+
+    run(main())

@@ -189,3 +189,24 @@ def test_ctrl_c_ends_a_wait():
     os.kill(child.pid, signal.SIGINT)
     out, err = child.communicate(timeout=60)
     assert (out, err, child.returncode) == ("interrupted True\n1\n", "", 0)
+
+
+def test_a_stream_that_is_closed_ends_the_thread_that_waits(memory):
+    with blocking.connect(memory) as c:
+        stream = c.broadcasts()
+        read: list = []
+        first = threading.Event()
+
+        def reads():
+            for broadcast in stream:
+                read.append(broadcast.body)
+                first.set()
+            read.append("ended")
+
+        thread = threading.Thread(target=reads, daemon=True)
+        thread.start()
+        c.broadcast_send(1)
+        assert first.wait(60)
+        stream.close()
+        thread.join(60)
+        assert read == [1, "ended"] and list(stream) == []

@@ -160,7 +160,7 @@ def test_a_queue_of_its_own_connection(broker):
         await queue.add_task_subscriber(lambda who, task: [task])
         assert await (await queue.task_send("x")) == ["x"]
         await queue.disconnect()
-        with pytest.raises(TypeError, match="connection_params"):
+        with pytest.raises(TypeError, match="connection must be"):
             rmq.RmqCommunicator(object())
 
     run(main())

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import datetime
 import math
+import os
+import tempfile
 import uuid
 
 import pytest
@@ -120,6 +122,83 @@ def test_a_tag_is_carried():
     assert _native.from_yaml(b"!node {a: !x [1]}\n") == homing.Tagged("!node", {"a": homing.Tagged("!x", [1])})
 
 
+@pytest.fixture(params=["memory", "local", "rabbitmq"])
+def every_broker(request):
+    """Of each kind: it passes values, or writes them."""
+    if request.param == "local":
+        with tempfile.TemporaryDirectory() as folder:
+            yield f"local:{folder}", {}
+    elif request.param == "memory":
+        yield f"memory:{uuid.uuid4().hex}", {}
+    elif os.environ.get("HOMING_TEST_AMQP"):
+        yield os.environ["HOMING_TEST_AMQP"], {"prefix": f"py-{uuid.uuid4().hex}", "testing": True}
+    else:
+        pytest.skip("HOMING_TEST_AMQP is not set")
+
+
+Tagged = homing.Tagged
+
+
+@pytest.mark.parametrize("codec", ["yaml", "json"])
+def test_a_receiver_gets_the_same_from_every_broker(every_broker, codec):
+    url, options = every_broker
+    values = {
+        "yaml": [
+            (Tagged("!x", 1), Tagged("!x", "1")),
+            (Tagged("!x", None), Tagged("!x", "null")),
+            (Tagged("!x", True), Tagged("!x", "true")),
+            (Tagged("!x", 1.5), Tagged("!x", "1.5")),
+            (Tagged("!x", "1"), Tagged("!x", "1")),
+            (Tagged("!<!x>", "1"), Tagged("!x", "1")),
+            (Tagged("!x", [1, {"a": Tagged("!y", 2)}]), Tagged("!x", [1, {"a": Tagged("!y", "2")}])),
+            ({"a": (1, Tagged("!x", 2**70))}, {"a": (1, Tagged("!x", str(2**70)))}),
+            (uuid.UUID(int=5), uuid.UUID(int=5)),
+        ],
+        "json": [((1, (2, {"a": (3,)})), [1, [2, {"a": [3]}]]), ([1.0, 2**70, "x", None], [1.0, 2**70, "x", None])],
+    }
+
+    async def main():
+        async with homing.connect(url, codec=codec, **options) as c:
+            got = []
+            await c.add_rpc_subscriber("keep", lambda request: got.append(request.body) or request.body)
+            await c.add_task_subscriber(lambda task: got.append(task.body) or task.body)
+            async with c.broadcasts() as broadcasts:
+                for sent, received in values[codec]:
+                    answered = [await c.rpc_send("keep", sent), await c.task_send(sent)]
+                    await c.broadcast_send(sent, sender=sent, subject="x")
+                    broadcast = await broadcasts.__anext__()
+                    everywhere = [*answered, *got, broadcast.body, broadcast.sender]
+                    assert everywhere == [received] * 6, (sent, everywhere)
+                    assert [type(one) for one in everywhere] == [type(received)] * 6
+                    del got[:]
+
+    run(main())
+
+
+@pytest.mark.parametrize("innermost", [None, "x", [], {}, (), set(), Tagged("!x", "y")], ids=repr)
+def test_who_sends_and_who_receives_have_one_limit_of_depth(every_broker, innermost):
+    url, options = every_broker
+
+    async def main():
+        async with homing.connect(url, **options) as c:
+            got = []
+            await c.add_rpc_subscriber("keep", lambda request: got.append(request.body))
+            counts = isinstance(innermost, (list, dict, tuple, set, Tagged))
+            for levels in range(97, 104):
+                body = innermost
+                for _ in range(levels):
+                    body = [body]
+                if levels + counts <= 100:
+                    await c.rpc_send("keep", body)
+                    assert got.pop() == body
+                else:
+                    # By its sender, who learns where.
+                    with pytest.raises(homing.EncodeError, match=r"nested deeper than 100 \(at /0/0/0"):
+                        await c.rpc_send("keep", body)
+
+    run(main())
+
+
 def test_a_uuid_as_plumpy_has_pyyaml_write_it_is_one():
     value = uuid.uuid4()
     assert _native.from_yaml(f"[!uuid '{value}', !uuid 1234]".encode()) == [value, homing.Tagged("!uuid", "1234")]
@@ -197,3 +276,59 @@ def test_a_result_that_cannot_be_sent_is_an_exception_of_its_caller(broker):
                 await c.rpc_send("itself")
 
     run(main())
+
+
+class _Changes(datetime.tzinfo):
+    """Runs code of a user's while an object is read."""
+
+    def __init__(self, change):
+        self.change = change
+
+    def utcoffset(self, _):
+        self.change()
+        return datetime.timedelta(0)
+
+
+def _when(change):
+    return datetime.datetime(2024, 2, 29, tzinfo=_Changes(change))
+
+
+def test_what_is_changed_while_it_is_read_is_an_error():
+    """By code of the user's that runs meanwhile, or by another thread: no panic, which would end a loop."""
+    grown: dict = {}
+    grown.update(a=_when(lambda: grown.update({len(grown): 1})), b=1)
+    shrunk: dict = {}
+    shrunk.update(a=_when(lambda: shrunk.pop("b", None)), b=1, c=2)
+    for value in (grown, shrunk):
+        with pytest.raises(homing.EncodeError, match="a dict was changed while it was read"):
+            _native.to_yaml([value])
+    members: set = set()
+    armed = []
+    members.update({_when(lambda: armed and members.add(len(members))), 1})
+    armed.append(True)
+    with pytest.raises(homing.EncodeError, match="changed size during iteration"):
+        _native.to_yaml([members])
+    items: list = []
+    items += [_when(items.clear), 1]
+    assert len(_native.from_yaml(_native.to_yaml(items))) == 1
+
+
+def test_a_dict_whose_keys_are_exchanged_while_it_is_read():
+    """Of the same size all the time."""
+    for count in range(1, 20):
+        value: dict = {}
+
+        def exchange(value=value, fresh=iter(range(10**6))):
+            value.pop(next(reversed(value)))
+            value[f"new {next(fresh)}"] = _when(exchange)
+
+        value.update({n: _when(exchange) for n in range(count)})
+        try:
+            _native.to_yaml(value)
+        except homing.EncodeError as error:
+            assert "changed" in str(error)
+
+
+def test_a_tag_that_is_no_string_is_named():
+    with pytest.raises(homing.EncodeError, match=r"tag must be a str, not int \(at /a\)"):
+        _native.to_yaml({"a": homing.Tagged(5, 1)})

@@ -69,7 +69,7 @@ pub(super) fn json_is_deeper_than(json: &serde_json::Value, levels: usize) -> bo
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::codec::{Map, Tagged};
+    use crate::codec::{Codec, Json, Limits, Map, Tagged, Yaml};
     use crate::error::ErrorKind;
 
     fn nested(levels: usize, around: impl Fn(Value) -> Value) -> Value {
@@ -96,22 +96,72 @@ mod tests {
     }
 
     #[test]
-    fn what_is_written_is_not_too_deep_to_be_read() {
-        use crate::codec::{Codec, Json, Yaml};
-        let codecs: [&dyn Codec; 2] = [&Yaml::default(), &Json::default()];
-        let empty = [Value::Null, Value::List(Vec::new()), Value::Tuple(Vec::new()), Value::Map(Map::default())];
-        for (codec, around) in codecs.iter().flat_map(|codec| ways().map(|around| (codec, around))) {
-            for inside in &empty {
-                let mut written = 0;
-                for levels in 90..=110 {
+    fn who_writes_and_who_reads_have_one_limit() {
+        let with_depth = |max_depth| Limits { max_depth, ..Limits::default() };
+        let codecs = |max_depth| -> [Box<dyn Codec>; 2] {
+            [Box::new(Yaml::with_limits(with_depth(max_depth))), Box::new(Json::with_limits(with_depth(max_depth)))]
+        };
+        let innermost = [Value::Null, Value::List(Vec::new()), Value::Map(Map::new()), Value::Tuple(Vec::new())];
+        for (limited, free) in codecs(10).into_iter().zip(codecs(MAX_DEPTH)) {
+            let (mut written, mut refused) = (0, 0);
+            let ways = ways();
+            for (around, inside) in ways.iter().flat_map(|around| innermost.iter().map(move |inside| (around, inside)))
+            {
+                for levels in 7..13 {
                     let value = (0..levels).fold(inside.clone(), |value, _| around(value));
-                    let Ok(body) = codec.encode(&value) else { continue };
-                    written = levels;
-                    let read = codec.decode(&body);
-                    assert!(read.is_ok(), "{levels} levels around {inside:?}: {read:?}");
+                    // What the format has not.
+                    let Ok(body) = free.encode(&value) else { continue };
+                    let read = limited.decode(&body).map(drop).map_err(|error| error.kind());
+                    assert_eq!(read, limited.encode(&value).map(drop).map_err(|_| ErrorKind::Decode), "{value}");
+                    assert_eq!(read, limited.pass(value).map(drop).map_err(|_| ErrorKind::Decode));
+                    match read {
+                        Ok(()) => written += 1,
+                        Err(_) => refused += 1,
+                    }
                 }
-                assert!([0, 99, 100].contains(&written), "{written} levels around {inside:?}");
             }
+            assert!(written > 20 && refused > 20, "{}: {written} {refused}", limited.name());
+            let error = limited.encode(&nested(11, ways[0])).unwrap_err();
+            assert_eq!(error.to_string(), "the value is nested deeper than 10 (at /0/0/0/0/0/0/0/0/0/0)");
+        }
+    }
+
+    #[test]
+    fn a_value_that_is_passed_is_what_a_reader_would_get() {
+        let tagged = |tag: &str, value: Value| Value::Tagged(Box::new(Tagged { tag: tag.into(), value }));
+        let values = [
+            tagged("!x", 1.into()),
+            tagged("!x", Value::Null),
+            tagged("!x", true.into()),
+            tagged("!x", 1.5.into()),
+            tagged("!x", f64::INFINITY.into()),
+            tagged("!x", num_bigint::BigInt::from(10).pow(30).into()),
+            tagged("!x", "1".into()),
+            tagged("!x", [Value::from(1), tagged("!y", 2.into())].to_vec().into()),
+            tagged("!<!x>", "1".into()),
+            tagged("!<tag:yaml.org,2002:python/complex>", "1+2j".into()),
+            tagged("!!python/name:a", "".into()),
+            tagged("!!python/object:a.b", Value::from_iter([("key", tagged("!x", 1.into()))])),
+            Value::Tuple(vec![
+                Value::from_iter([("key", Value::Tuple(vec![1.into()]))]),
+                Value::List(vec![2.5.into()]),
+            ]),
+            Value::from_iter([("key", tagged("!x", 1.into()))]),
+            Value::Map([(tagged("!x", 1.into()), Value::Null)].into_iter().collect::<Map>()),
+        ];
+        for codec in [Box::new(Yaml::default()) as Box<dyn Codec>, Box::new(Json::default())] {
+            let mut written = 0;
+            for value in &values {
+                let read = codec.encode(value).map(|body| codec.decode(&body).unwrap());
+                written += usize::from(read.is_ok());
+                let passed = codec.pass(value.clone());
+                assert_eq!(
+                    passed.map_err(|error| error.to_string()),
+                    read.map_err(|error| error.to_string()),
+                    "{value}"
+                );
+            }
+            assert!(written > 0, "{}", codec.name());
         }
     }
 

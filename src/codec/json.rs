@@ -64,6 +64,25 @@ impl Codec for Json {
     fn check(&self, value: &Value) -> Result<()> {
         check_value(value, &self.limits, &mut representable)
     }
+
+    /// JSON has no tuples: a reader gets lists.
+    fn pass(&self, value: Value) -> Result<Value> {
+        let mut has_tuple = false;
+        check_value(&value, &self.limits, &mut |part| {
+            has_tuple |= matches!(part, Value::Tuple(_));
+            representable(part)
+        })?;
+        Ok(if has_tuple { without_tuples(value) } else { value })
+    }
+}
+
+/// A value that JSON can represent, with lists for its tuples.
+fn without_tuples(value: Value) -> Value {
+    match value {
+        Value::List(items) | Value::Tuple(items) => Value::List(items.into_iter().map(without_tuples).collect()),
+        Value::Map(map) => Value::Map(map.into_iter().map(|(key, value)| (key, without_tuples(value))).collect()),
+        other => other,
+    }
 }
 
 /// That JSON can represent a value, apart from what is inside it.

@@ -56,6 +56,16 @@ pub trait Codec: Send + Sync + 'static {
     fn check(&self, value: &Value) -> Result<()> {
         self.encode(value).map(drop)
     }
+
+    /// Checks that a value can be written, and returns it as the reader of its body would get it: for a broker in this process, which
+    /// passes values. The default returns it as it is; a codec whose format loses something, such as which lists were tuples, brings
+    /// its own, so that receivers get the same from every broker.
+    ///
+    /// # Errors
+    /// The same as [`check`](Self::check).
+    fn pass(&self, value: Value) -> Result<Value> {
+        self.check(&value).map(|()| value)
+    }
 }
 
 /// Where a codec may be called.
@@ -84,7 +94,7 @@ pub enum CodecPlace {
 pub struct Limits {
     /// Bytes of a body. Default 64 MiB.
     pub max_bytes: usize,
-    /// How deep lists and mappings may be nested. Default 100; 200 at most.
+    /// How many lists, mappings and tags may stand within each other, the empty ones included. Default 100; 200 at most.
     pub max_depth: usize,
     /// Values in a body; what an alias stands for counts each time. Default 4 million.
     pub max_nodes: usize,
@@ -171,8 +181,8 @@ impl Walk<'_> {
         if self.nodes > self.limits.max_nodes {
             return refused(format!("the value has more than {} values in it", self.limits.max_nodes));
         }
-        // What holds values is a level even if it is empty: a reader counts what is open.
-        if depth + usize::from(value.holds_values()) > self.limits.max_depth {
+        // As a reader counts: those that may hold something.
+        if depth >= self.limits.max_depth && value.holds_values() {
             return refused(format!("the value is nested deeper than {}", self.limits.max_depth));
         }
         if let Err(why) = (self.inspect)(value) {

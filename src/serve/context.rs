@@ -81,9 +81,9 @@ impl Context {
             let encoded = caught(|| self.codec.encode(&value));
             return Ok(Body::Encoded(encoded.unwrap_or_else(|panic| Err(panicked(ErrorKind::Encode, &panic)))?.into()));
         }
-        let checked = caught(|| self.codec.check(&value));
-        checked.unwrap_or_else(|panic| Err(panicked(ErrorKind::Encode, &panic)))?;
-        Ok(Body::Value(Arc::new(value)))
+        let passed = caught(|| self.codec.pass(value));
+        let passed = passed.unwrap_or_else(|panic| Err(panicked(ErrorKind::Encode, &panic)))?;
+        Ok(Body::Value(Arc::new(passed)))
     }
 
     /// Reads a body. Called on the home that the value is for. A codec that panics is an error.

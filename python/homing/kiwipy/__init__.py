@@ -15,6 +15,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from homing._shared import check_text
 from homing.kiwipy import _base
 from homing.kiwipy._base import *  # noqa: F403
 
@@ -38,6 +39,7 @@ def connect(uri: str = DEFAULT_COMM_URI, **options: Any) -> RmqThreadCommunicato
     """
     from homing.kiwipy import rmq
 
+    check_text("uri", uri)
     if not uri.startswith(("amqp:", "amqps:", "memory:", "local:")):
         raise ValueError(f"the communicator URI {uri!r} is not known")
     return rmq.connect(connection_params=uri, **options)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import abc
 import contextlib
 import functools
+import importlib
 import importlib.util
 import os
 import re
@@ -15,6 +16,7 @@ from concurrent.futures import CancelledError, Future, TimeoutError, as_complete
 from typing import TYPE_CHECKING, Any
 
 import homing
+from homing._shared import check_callable, wrong
 
 if TYPE_CHECKING:
     from typing_extensions import Self
@@ -139,7 +141,19 @@ def _lost(theirs: Any) -> Any:
     class ConnectionLost(homing.ConnectionLost, theirs):  # type: ignore[misc]
         """The connection was lost while this was under way."""
 
+        def __reduce__(self) -> Any:
+            # Its class is made when it is needed, in the process that reads it, too.
+            return _lost_again, self.args, self.__dict__
+
     return ConnectionLost
+
+
+def _lost_again(*args: Any) -> BaseException:
+    with contextlib.suppress(ImportError):
+        importlib.import_module("aio_pika.exceptions")
+    made = _kind(homing.ConnectionLost()) or homing.ConnectionLost
+    lost: BaseException = made(*args)
+    return lost
 
 
 def _kind(error: BaseException) -> Any:
@@ -188,8 +202,22 @@ def translating() -> _Translating:
     return _TRANSLATING
 
 
+def _check_future(name: str, given: Any) -> None:
+    if not hasattr(given, "add_done_callback"):
+        raise wrong(name, "a future", given)
+
+
+def _check_key(name: str, given: Any) -> None:
+    try:
+        hash(given)
+    except TypeError:
+        raise wrong(name, "hashable", given) from None
+
+
 def copy_future(source: Any, target: Any) -> None:
     """Copy the outcome of a future to another, unless that has ended."""
+    _check_future("source", source)
+    _check_future("target", target)
     if target.done():
         return
     if source.cancelled():
@@ -201,12 +229,18 @@ def copy_future(source: Any, target: Any) -> None:
 
 def chain(source: Any, target: Any) -> None:
     """When the source has ended, so does the target, with its outcome."""
+    _check_future("source", source)
+    _check_future("target", target)
     source.add_done_callback(lambda ended: copy_future(ended, target))
 
 
 @contextlib.contextmanager
 def capture_exceptions(future: Any, ignore: Any = ()) -> Iterator[None]:
     """Give the future the exception that leaves the block, except for these types, which are raised."""
+    _check_future("future", future)
+    for one in ignore if isinstance(ignore, tuple) else (ignore,):
+        if not (isinstance(one, type) and issubclass(one, BaseException)):
+            raise wrong("ignore", "a type of exceptions, or a tuple of them", one)
     try:
         yield
     except Exception as error:
@@ -223,6 +257,7 @@ class BroadcastFilter:
     """
 
     def __init__(self, subscriber: Callable[..., Any], subject: Any = None, sender: Any = None) -> None:
+        check_callable(subscriber)
         self._subscriber = subscriber
         self._subject_filters: list[Callable[[Any], Any]] = []
         self._sender_filters: list[Callable[[Any], Any]] = []
@@ -344,7 +379,9 @@ class CommunicatorHelper(Communicator):
 
     def _add(self, subscribers: dict[Any, Any], subscriber: Any, identifier: Any) -> Any:
         self._ensure_open()
+        check_callable(subscriber)
         identifier = identifier or uuid.uuid4().hex
+        _check_key("identifier", identifier)
         if identifier in subscribers:
             raise DuplicateSubscriberIdentifier(f"there is a subscriber {identifier!r}")
         subscribers[identifier] = subscriber
@@ -352,6 +389,7 @@ class CommunicatorHelper(Communicator):
 
     def _remove(self, subscribers: dict[Any, Any], identifier: Any) -> None:
         self._ensure_open()
+        _check_key("identifier", identifier)
         if identifier not in subscribers:
             raise ValueError(f"there is no subscriber {identifier!r}")
         del subscribers[identifier]
@@ -392,6 +430,7 @@ class CommunicatorHelper(Communicator):
     def fire_rpc(self, recipient_id: Any, msg: Any) -> Any:
         """Call a subscriber. A future of its answer."""
         self._ensure_open()
+        _check_key("recipient_id", recipient_id)
         subscriber = self._rpc_subscribers.get(recipient_id)
         if subscriber is None:
             raise UnroutableError(f"there is no subscriber {recipient_id!r}")

@@ -10,7 +10,7 @@ from typing import Any
 
 import homing
 from homing import _native
-from homing._shared import native_options
+from homing._shared import check_number, native_options, wrong
 from homing.kiwipy._base import InvalidStateError, translating
 
 MESSAGE_EXCHANGE = "kiwipy.messages"
@@ -19,7 +19,12 @@ TASK_QUEUE = "kiwipy.tasks"
 TASK_FETCH_TIMEOUT = 5.0
 
 
-def url_of(parameters: Any) -> str:
+def named(identifier: Any) -> Any:
+    """The identifier of a subscriber as it is written: of any type by its ``str``, as in kiwipy."""
+    return identifier if isinstance(identifier, str) else str(identifier)
+
+
+def url_of(parameters: Any, name: str = "connection_params") -> str:
     """The URL of connection parameters: a URL, a dict with one, a dict of its parts, or what has a ``url``."""
     if not parameters:
         return "amqp://guest:guest@127.0.0.1/"
@@ -28,8 +33,7 @@ def url_of(parameters: Any) -> str:
     if not isinstance(parameters, dict):
         url = getattr(parameters, "url", None)
         if url is None:
-            kind = type(parameters).__name__
-            raise TypeError(f"connection_params must be a URL, a dict, or what has a url, not {kind}")
+            raise wrong(name, "a URL, a dict, or what has a url", parameters)
         return str(url)
     if "url" in parameters:
         return str(parameters["url"])
@@ -71,6 +75,9 @@ def core(
     decoder: Any,
 ) -> _native.Call:
     """The connecting of a communicator with these options."""
+    check_number("queue_expires", queue_expires)
+    if not hasattr(task_prefetch_count, "__index__"):
+        raise wrong("task_prefetch_count", "an int", task_prefetch_count)
     options = native_options(
         {
             "message_exchange": message_exchange,
@@ -78,7 +85,7 @@ def core(
             "task_queue": task_queue,
             "task_prefetch": task_prefetch_count,
             "queue_expires": queue_expires / 1000,
-            "testing": testing_mode,
+            "testing": bool(testing_mode),
             "encoder": encoder,
             "decoder": decoder,
         }

@@ -14,7 +14,7 @@ from typing import Any
 import homing
 from homing import _native
 from homing._asyncio import _run
-from homing._shared import check_callable, closes_at_exit, native_filter
+from homing._shared import Uncopied, check_callable, check_text, closes_at_exit, native_filter
 from homing.kiwipy._base import QueueEmpty, translated, translating
 from homing.kiwipy._common import (
     MESSAGE_EXCHANGE,
@@ -24,6 +24,7 @@ from homing.kiwipy._common import (
     TakenTask,
     called_back,
     core,
+    named,
     put_back,
     referred,
     url_of,
@@ -62,7 +63,7 @@ async def _sent(send: Callable[[_native.Place, Any], _native.Call]) -> asyncio.F
     return future
 
 
-class RmqCommunicator:
+class RmqCommunicator(Uncopied):
     """A communicator whose calls are awaited; what they return are futures of the loop, as in kiwipy.
 
     Subscribers run on the loop that adds them, and may be coroutine functions.
@@ -89,7 +90,7 @@ class RmqCommunicator:
         decoder: Any = None,
         testing_mode: bool = False,
     ) -> None:
-        self._url = url_of(connection)
+        self._url = url_of(connection, "connection")
         self._options = {
             "message_exchange": message_exchange,
             "task_exchange": task_exchange,
@@ -100,6 +101,8 @@ class RmqCommunicator:
             "encoder": encoder,
             "decoder": decoder,
         }
+        # What is wrong with one is said here, where it was given.
+        core(self._url, **self._options)
         self._open: _native.Core | None = None
         self._close_callbacks: list[Callable[[], Callable[..., Any] | None]] = []
 
@@ -114,6 +117,8 @@ class RmqCommunicator:
         """Disconnect, unless it is disconnected."""
         if self._open is None:
             return
+        with translating():
+            self._open.check()
         closing, self._open = self._open, None
         with translating():
             await _run(closing.close(None))
@@ -131,6 +136,8 @@ class RmqCommunicator:
     def _core(self) -> _native.Core:
         if self._open is None:
             raise RuntimeError("The communicator is not connected; call connect(), or use it in a context.")
+        with translating():
+            self._open.check()
         return self._open
 
     async def __aenter__(self) -> RmqCommunicator:
@@ -138,7 +145,8 @@ class RmqCommunicator:
         return self
 
     async def __aexit__(self, kind: Any, error: Any, traceback: Any) -> None:
-        await self.disconnect()
+        if self._open is None or not self._open.is_inherited:
+            await self.disconnect()
 
     def __repr__(self) -> str:
         return f"<homing.kiwipy.RmqCommunicator {self._open!r}>"
@@ -155,6 +163,7 @@ class RmqCommunicator:
 
     def add_close_callback(self, callback: Callable[..., Any], weak: bool = False) -> None:
         """Have ``callback(sender, exception)`` called when it has disconnected."""
+        check_callable(callback, "callback")
         self._close_callbacks.append(referred(callback, weak))
 
     # Calls
@@ -162,7 +171,7 @@ class RmqCommunicator:
     async def rpc_send(self, recipient_id: Any, msg: Any) -> asyncio.Future[Any]:
         """Call a subscriber. A future of its answer, once the broker has the call."""
         core = self._core
-        return await _sent(lambda place, stages: _native.deliver_rpc(core, place, recipient_id, msg, stages))
+        return await _sent(lambda place, stages: _native.deliver_rpc(core, place, named(recipient_id), msg, stages))
 
     async def add_rpc_subscriber(self, subscriber: Callable[..., Any], identifier: Any = None) -> Any:
         """Add a subscriber to calls, ``subscriber(communicator, message)``. Returns its identifier."""
@@ -170,13 +179,13 @@ class RmqCommunicator:
         check_callable(subscriber)
         called = lambda request: subscriber(self, request.body)  # noqa: E731
         with translating():
-            await _run(core.add_rpc(_native.here(), identifier, called, contextvars.copy_context()))
+            await _run(core.add_rpc(_native.here(), named(identifier), called, contextvars.copy_context()))
         return identifier
 
     async def remove_rpc_subscriber(self, identifier: Any) -> None:
         """Remove a subscriber to calls. ``ValueError`` when there is none of that name."""
         with translating():
-            await _run(self._core.remove_rpc(identifier))
+            await _run(self._core.remove_rpc(named(identifier)))
 
     # Tasks
 
@@ -186,6 +195,7 @@ class RmqCommunicator:
 
     async def task_queue(self, queue_name: str, prefetch_size: int = 0, prefetch_count: int = 0) -> RmqTaskQueue:
         """A task queue by its name."""
+        check_text("queue_name", queue_name)
         return RmqTaskQueue._of(self, queue_name)
 
     async def task_send(self, task: Any, no_reply: bool = False) -> asyncio.Future[Any] | None:
@@ -222,14 +232,14 @@ class RmqCommunicator:
         context = contextvars.copy_context()
         with translating():
             await _run(
-                core.add_broadcast(_native.here(), native_filter(None, None), called, context, str(identifier))
+                core.add_broadcast(_native.here(), native_filter(None, None), called, context, named(identifier))
             )
         return identifier
 
     async def remove_broadcast_subscriber(self, identifier: Any) -> None:
         """Remove a subscriber to broadcasts. ``ValueError`` when there is none of that name."""
         with translating():
-            await _run(self._core.remove_broadcast(identifier))
+            await _run(self._core.remove_broadcast(named(identifier)))
 
 
 class RmqIncomingTask(TakenTask):
@@ -287,6 +297,8 @@ class RmqTaskQueue:
         prefetch_count: int = 0,
         testing_mode: bool = False,
     ) -> None:
+        check_text("exchange_name", exchange_name)
+        check_text("queue_name", queue_name)
         self._communicator = RmqCommunicator(
             connection,
             task_exchange=exchange_name,
@@ -348,13 +360,13 @@ class RmqTaskQueue:
         called = lambda task: subscriber(communicator, task.body)  # noqa: E731
         place, context = _native.here(), contextvars.copy_context()
         with translating():
-            await _run(communicator._core.add_task(place, self._name, called, context, str(identifier), None))
+            await _run(communicator._core.add_task(place, self._name, called, context, named(identifier), None))
         return identifier
 
     async def remove_task_subscriber(self, identifier: Any) -> None:
         """Remove a subscriber by its identifier."""
         with translating():
-            await _run(self._communicator._core.remove_task(self._name, identifier))
+            await _run(self._communicator._core.remove_task(self._name, named(identifier)))
 
     @contextlib.asynccontextmanager
     async def next_task(
@@ -383,7 +395,7 @@ async def async_connect(
     connection_params: Any = None, connection_factory: Any = None, **options: Any
 ) -> RmqCommunicator:
     """Connect; see :class:`RmqCommunicator`."""
-    communicator = RmqCommunicator(connection_params, **options)
+    communicator = RmqCommunicator(url_of(connection_params), **options)
     await communicator.connect()
     return communicator
 

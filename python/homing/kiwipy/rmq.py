@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import homing
 from homing import _native
-from homing._shared import check_callable, closes_at_exit, native_filter
+from homing._shared import Uncopied, check_callable, check_text, closes_at_exit, native_filter
 from homing.blocking import _Subscribers
 from homing.kiwipy._base import (
     BroadcastFilter,
@@ -33,6 +33,7 @@ from homing.kiwipy._common import (
     TakenTask,
     called_back,
     core,
+    named,
     put_back,
     referred,
     url_of,
@@ -72,6 +73,9 @@ class _Reply(Future):  # type: ignore[type-arg]
         self._subscribers = subscribers
 
     def _wait_here(self, timeout: float | None) -> float | None:
+        # Guards: a child of a fork, in which nobody completes it. What is there can be read.
+        if self._state != "FINISHED":
+            self._subscribers.check()
         if self.done() or not self._subscribers.is_here():
             return timeout
         _native.wait_future(self, math.inf if timeout is None else max(0.0, timeout))
@@ -87,7 +91,8 @@ class _Reply(Future):  # type: ignore[type-arg]
 class _Coroutines:
     """The loop that runs subscribers that are coroutine functions, on a thread of its own, from the first of them on."""
 
-    def __init__(self) -> None:
+    def __init__(self, core: _native.Core) -> None:
+        self._core = core
         self._lock = threading.Lock()
         self.loop: Any = None
         self._place: _native.Place | None = None
@@ -95,6 +100,8 @@ class _Coroutines:
         self._ended = False
 
     def place(self) -> _native.Place:
+        # Guards: a child of a fork, which has neither the thread nor who opens the lock.
+        self._core.check()
         with self._lock:
             if self._ended:
                 raise CommunicatorClosed("the communicator is closed")
@@ -128,6 +135,8 @@ class _Coroutines:
             loop.close()
 
     def end(self, seconds: float) -> None:
+        if self._core.is_inherited:
+            return
         with self._lock:
             self._ended = True
             loop, thread = self.loop, self._thread
@@ -173,7 +182,7 @@ class _Stages:
                 future.set_exception(translated(value))
 
 
-class RmqThreadCommunicator(Communicator):
+class RmqThreadCommunicator(Uncopied, Communicator):
     """A communicator whose calls return futures of ``concurrent.futures``.
 
     Subscribers run on one thread of its own; those that are coroutine functions run on a loop of its own. Sending returns when the broker has the message, and raises
@@ -233,8 +242,8 @@ class RmqThreadCommunicator(Communicator):
         with translating():
             self._core: _native.Core = connecting.wait()
         self._closed = False
-        self._subscribers = _Subscribers()
-        self._coroutines = _Coroutines()
+        self._subscribers = _Subscribers(self._core)
+        self._coroutines = _Coroutines(self._core)
         self._close_callbacks: list[Callable[[], Callable[..., Any] | None]] = []
         closes_at_exit(self)
 
@@ -254,9 +263,15 @@ class RmqThreadCommunicator(Communicator):
     def is_closed(self) -> bool:
         return self._closed
 
+    def __exit__(self, kind: Any, error: Any, traceback: Any) -> None:
+        if not self._core.is_inherited:
+            self.close()
+
     def close(self) -> None:
         if self._closed:
             return
+        with translating():
+            self._core.check()
         self._closed = True
         with translating():
             self._core.close(None).wait()
@@ -270,6 +285,7 @@ class RmqThreadCommunicator(Communicator):
     def add_close_callback(self, callback: Callable[..., Any], weak: bool = False) -> None:
         """Have ``callback(sender, exception)`` called when it has closed, before :meth:`close` returns."""
         self._ensure_open()
+        check_callable(callback, "callback")
         self._close_callbacks.append(referred(callback, weak))
 
     def _close_at_exit(self) -> None:
@@ -315,7 +331,7 @@ class RmqThreadCommunicator(Communicator):
         self._ensure_open()
         future = _Reply(self._subscribers)
         with translating():
-            _native.deliver_rpc(self._core, self._subscribers.place(), recipient_id, msg, _Stages(future)).wait()
+            _native.deliver_rpc(self._core, self._subscribers.place(), named(recipient_id), msg, _Stages(future)).wait()
         return future
 
     def add_rpc_subscriber(self, subscriber: Callable[..., Any], identifier: Any = None) -> Any:
@@ -324,14 +340,14 @@ class RmqThreadCommunicator(Communicator):
         identifier = identifier or uuid.uuid4().hex
         with translating():
             self._core.add_rpc(
-                self._place(subscriber), identifier, lambda request: subscriber(self, request.body), None
+                self._place(subscriber), named(identifier), lambda request: subscriber(self, request.body), None
             ).wait()
         return identifier
 
     def remove_rpc_subscriber(self, identifier: Any) -> None:
         self._ensure_open()
         with translating():
-            self._core.remove_rpc(identifier).wait()
+            self._core.remove_rpc(named(identifier)).wait()
 
     # Tasks
 
@@ -357,17 +373,18 @@ class RmqThreadCommunicator(Communicator):
         identifier = identifier or uuid.uuid4().hex
         with translating():
             self._core.add_task(
-                self._place(subscriber), queue, lambda task: subscriber(self, task.body), None, str(identifier), None
+                self._place(subscriber), queue, lambda task: subscriber(self, task.body), None, named(identifier), None
             ).wait()
         return identifier
 
     def remove_task_subscriber(self, identifier: Any) -> None:
         self._ensure_open()
         with translating():
-            self._core.remove_task(None, identifier).wait()
+            self._core.remove_task(None, named(identifier)).wait()
 
     def task_queue(self, queue_name: str, prefetch_size: int = 0, prefetch_count: int = 0) -> RmqThreadTaskQueue:
         """A task queue by its name."""
+        check_text("queue_name", queue_name)
         self._ensure_open()
         return RmqThreadTaskQueue(self, queue_name)
 
@@ -391,14 +408,14 @@ class RmqThreadCommunicator(Communicator):
 
         with translating():
             self._core.add_broadcast(
-                self._place(subscriber), native_filter(None, None), called, None, str(identifier)
+                self._place(subscriber), native_filter(None, None), called, None, named(identifier)
             ).wait()
         return identifier
 
     def remove_broadcast_subscriber(self, identifier: Any) -> None:
         self._ensure_open()
         with translating():
-            self._core.remove_broadcast(identifier).wait()
+            self._core.remove_broadcast(named(identifier)).wait()
 
 
 class RmqThreadIncomingTask(TakenTask):
@@ -478,7 +495,7 @@ class RmqThreadTaskQueue:
         """Remove a subscriber by its identifier."""
         self._communicator._ensure_open()
         with translating():
-            self._communicator._core.remove_task(self._name, identifier).wait()
+            self._communicator._core.remove_task(self._name, named(identifier)).wait()
 
     @contextlib.contextmanager
     def next_task(self, timeout: float | None = TASK_FETCH_TIMEOUT, fail: bool = True) -> Iterator[Any]:

@@ -12,7 +12,7 @@ use std::collections::HashSet;
 
 use super::value::MAX_DEPTH;
 use super::{Codec, Limits, Map, Value, check_size, check_value};
-use crate::error::Result;
+use crate::error::{Error, ErrorKind, Result};
 
 pub(super) use pretty::pretty;
 pub(super) use read::decode;
@@ -62,7 +62,7 @@ impl Codec for Yaml {
         self.check(value)?;
         let mut out = String::with_capacity(128);
         write::write(&mut out, value);
-        check_size(out.len(), &self.limits, crate::ErrorKind::Encode)?;
+        check_size(out.len(), &self.limits, ErrorKind::Encode)?;
         Ok(out.into_bytes())
     }
 
@@ -72,6 +72,22 @@ impl Codec for Yaml {
 
     fn check(&self, value: &Value) -> Result<()> {
         check_value(value, &self.limits, &mut constructible)
+    }
+
+    /// What is under a tag, and the tag, as a reader gets them: a scalar under one has no kind, and a tag may be written in several ways.
+    fn pass(&self, value: Value) -> Result<Value> {
+        let mut is_read_otherwise = false;
+        check_value(&value, &self.limits, &mut |part| {
+            if let Value::Tagged(tagged) = part {
+                is_read_otherwise |= !tags::is_read_as_written(&tagged.tag, &tagged.value);
+            }
+            constructible(part)
+        })?;
+        if !is_read_otherwise {
+            return Ok(value);
+        }
+        let text = self.encode(&value)?;
+        self.decode(&text).map_err(|error| Error::new(ErrorKind::Encode, error.to_string()))
     }
 }
 

@@ -30,6 +30,12 @@ fn whole(written: &str) -> Option<String> {
     }
 }
 
+/// True for a tag and a value under it that come back as they are when they have been written.
+pub(super) fn is_read_as_written(tag: &str, value: &Value) -> bool {
+    let is_kept = matches!(value, Value::String(_) | Value::List(_) | Value::Map(_));
+    is_kept && whole(tag).is_some_and(|whole| written(&whole) == tag)
+}
+
 /// That a value is carried under a tag.
 pub(super) fn check(tag: &str, value: &Value) -> Result<(), String> {
     if matches!(value, Value::Bytes(_) | Value::Timestamp(_) | Value::Tuple(_) | Value::Set(_) | Value::Tagged(_)) {
