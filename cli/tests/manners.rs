@@ -405,7 +405,7 @@ fn limit_sent(broker: &Broker) -> TestResult {
 
 fn unused_queue(broker: &Broker) -> TestResult {
     let (_, err) = exits(&ended(on(broker, &["task", "send", "1", "--no-reply"]))?, 0);
-    assert!(err.contains("did not exist"), "{err}");
+    assert!(err.contains("does not exist yet"), "{err}");
     let (_, err) = exits(&ended(on(broker, &["task", "send", "1", "--no-reply"]))?, 0);
     assert!(err.contains("no worker takes tasks"), "{err}");
     let (_, err) = exits(&ended(on(broker, &["--quiet", "task", "send", "1", "--no-reply"]))?, 0);

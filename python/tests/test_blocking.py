@@ -188,6 +188,8 @@ def test_ctrl_c_ends_a_wait():
     time.sleep(0.3)
     os.kill(child.pid, signal.SIGINT)
     out, err = child.communicate(timeout=60)
+    # Nobody answers the call that was interrupted; that is logged if its subscriber's thread ends before the process does.
+    err = "".join(line for line in err.splitlines(True) if "identifier=never" not in line)
     assert (out, err, child.returncode) == ("interrupted True\n1\n", "", 0)
 
 

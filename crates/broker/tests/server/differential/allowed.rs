@@ -214,7 +214,7 @@ pub fn compare(
     if program.has_argument("x-dead-letter") && only_places_of_dead_letters_differ(there, here) {
         return Verdict::Allowed(DEAD_LETTER_ORDER);
     }
-    if may_differ.contains(PRIORITY_EXPIRY) && has_more_that_expires(there, here) {
+    if may_differ.contains(PRIORITY_EXPIRY) && (has_more_that_expires(there, here) || has_expired(here, there)) {
         return Verdict::Allowed(PRIORITY_EXPIRY);
     }
     Verdict::Different
@@ -262,6 +262,14 @@ fn has_more_that_expires(more: &Events, fewer: &Events) -> bool {
             let is_more = count(event) > others.first().and_then(|other| count(other));
             (event.contains("expiration=") || is_more) && !others.contains(event)
         })
+    })
+}
+
+/// Whether the one has a dead letter by expiry that the other does not have.
+fn has_expired(one: &Events, other: &Events) -> bool {
+    one.iter().any(|(source, events)| {
+        let others = other.get(source).map_or(&[][..], |events| &events[..]);
+        events.iter().any(|event| event.contains("reason: \"expired\"") && !others.contains(event))
     })
 }
 
