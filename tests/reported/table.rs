@@ -24,7 +24,7 @@ fn sources(folder: &Path, into: &mut String) -> std::io::Result<()> {
 fn each_row() -> TestResult {
     let root = Path::new(env!("CARGO_MANIFEST_DIR"));
     let mut text = String::new();
-    for folder in ["src", "tests", "cli", "crates/home"] {
+    for folder in ["src", "tests", "cli", "crates"] {
         sources(&root.join(folder), &mut text)?;
     }
     let page = std::fs::read_to_string(root.join("docs/faults.md"))?;
