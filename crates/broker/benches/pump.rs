@@ -5,7 +5,8 @@
 //!
 //! - `rates`: messages of 400 bytes from one publisher through the broker to one consumer, as they are, and persistent, confirmed and
 //!   acknowledged;
-//! - `memory`: idle, and with 1000 connections and a consumer each;
+//! - `memory`: idle, and with 1000 connections and a consumer each (homing without what a node is given for tests: no users beside
+//!   `guest`, no management);
 //! - `start`: from the start of the process to the first message that is confirmed, with nothing and with a million messages of 1 kB
 //!   on the disk (homing alone);
 //! - `growth`: how the broker's CPU grows with what it has, as an exponent of the whole (homing alone).
@@ -48,7 +49,10 @@ fn main() {
         let nodes = [Kind::RabbitMq, Kind::Own].map(|kind| Node::start(&root, kind));
         // First: what a broker has had at most stays with it.
         if is_wanted("memory") {
-            memory(&nodes);
+            memory(Kind::RabbitMq, &nodes[0].pid(), address(&nodes[0]));
+            let directory = Directory::new("memory");
+            let broker = Started::on(&node::program(&root), &directory.0);
+            memory(Kind::Own, &broker.pid(), broker.address);
         }
         if is_wanted("rates") {
             rates(&nodes);
@@ -239,29 +243,23 @@ fn hear_confirms(stream: &mut impl Read, confirmed: &AtomicU64) {
 
 // --- Memory.
 
-fn memory(nodes: &[Node; 2]) {
+fn memory(kind: Kind, pid: &str, address: SocketAddr) {
     const CLIENTS: usize = 1000;
-    for (node, kind) in nodes.iter().zip([Kind::RabbitMq, Kind::Own]) {
-        let now = || node::memory(&node.pid(), "VmRSS");
-        let idle = now();
-        let clients: Vec<Raw> = (0..CLIENTS)
-            .map(|at| {
-                let mut client = Raw::channel(address(node));
-                let queue = format!("memory-{at}");
-                client.send(1, methods::queue::Declare { exclusive: true, ..declare(&queue) });
-                client.expect("QueueDeclareOk");
-                client.send(1, consume(&queue));
-                client.expect("BasicConsumeOk");
-                client
-            })
-            .collect();
-        println!(
-            "memory of {}: idle {idle:.1} MB, with {CLIENTS} connections and consumers {:.1} MB",
-            kind.name(),
-            now()
-        );
-        drop(clients);
-    }
+    let now = || node::memory(pid, "VmRSS");
+    let idle = now();
+    let clients: Vec<Raw> = (0..CLIENTS)
+        .map(|at| {
+            let mut client = Raw::channel(address);
+            let queue = format!("memory-{at}");
+            client.send(1, methods::queue::Declare { exclusive: true, ..declare(&queue) });
+            client.expect("QueueDeclareOk");
+            client.send(1, consume(&queue));
+            client.expect("BasicConsumeOk");
+            client
+        })
+        .collect();
+    println!("memory of {}: idle {idle:.1} MB, with {CLIENTS} connections and consumers {:.1} MB", kind.name(), now());
+    drop(clients);
 }
 
 // --- Start.
