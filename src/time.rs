@@ -7,7 +7,7 @@ use std::time::Duration;
 use tokio::time::{Instant, timeout_at};
 
 /// What stands for *never*: far enough that nobody waits for it, near enough that every clock can add it.
-const FAR: Duration = Duration::from_secs(30 * 365 * 24 * 60 * 60);
+pub(crate) const FAR: Duration = Duration::from_secs(30 * 365 * 24 * 60 * 60);
 
 /// The instant `time` after `now`. Times of more than 30 years count as 30 years.
 ///

@@ -327,7 +327,7 @@ fn look(document: &str, line: &str) {
     let command = line.split_whitespace().find(|word| !word.contains('=')).unwrap_or_default();
     match command {
         "cargo" => {
-            let package = after("-p").map_or("", |name| if name == "homing-broker" { "crates/broker" } else { "" });
+            let package = if after("-p").as_deref() == Some("homing-broker") { "crates/broker" } else { "" };
             let manifest = fs::read_to_string(root.join(package).join("Cargo.toml")).expect("the manifest");
             for (option, directory) in [("--bench", "benches"), ("--test", "tests")] {
                 if let Some(name) = after(option) {

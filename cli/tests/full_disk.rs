@@ -213,14 +213,20 @@ fn broker(directory: &Directory) -> Result<(Running, String), Failed> {
     Ok((broker, format!("amqp://guest:guest@{}/", line.trim().trim_start_matches("listening on "))))
 }
 
-fn stopped() -> TestResult {
-    let directory = Directory::new()?;
-    let (mut broker, url) = broker(&directory)?;
+/// A broker whose disk does not take what was done on it last.
+fn broker_that_cannot_write(directory: &Directory) -> Result<Running, libtest_mimic::Failed> {
+    let (broker, url) = broker(directory)?;
     let on = |arguments: &[&str]| ended(homing(&[&["--broker", &url], arguments].concat()));
     exits(&on(&["task", "send", "1", "--no-reply"])?, 0);
     broker.disk("0")?;
     let (_, err) = exits(&on(&["task", "purge", "--all"])?, 1);
     assert!(err.contains(REASON), "{err}");
+    Ok(broker)
+}
+
+fn stopped() -> TestResult {
+    let directory = Directory::new()?;
+    let mut broker = broker_that_cannot_write(&directory)?;
     shell::signal(broker.0.id(), "TERM");
     assert_eq!(broker.0.wait()?.code(), Some(1));
     Ok(())
@@ -228,11 +234,7 @@ fn stopped() -> TestResult {
 
 fn stopped_by_the_command() -> TestResult {
     let directory = Directory::new()?;
-    let (mut broker, url) = broker(&directory)?;
-    let on = |arguments: &[&str]| ended(homing(&[&["--broker", &url], arguments].concat()));
-    exits(&on(&["task", "send", "1", "--no-reply"])?, 0);
-    broker.disk("0")?;
-    exits(&on(&["task", "purge", "--all"])?, 1);
+    let mut broker = broker_that_cannot_write(&directory)?;
     let stop = || ended(homing(&["broker", "stop", "--data", &directory.path("data")]));
     let (_, err) = exits(&stop()?, 1);
     assert!(err.contains("the broker stopped") && err.contains(REASON), "{err}");

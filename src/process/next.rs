@@ -2,7 +2,7 @@
 
 use std::time::{Duration, SystemTime};
 
-use super::store::{Outcome, Wait};
+use super::store::{Outcome, Wait, later};
 use crate::Value;
 
 /// What comes after a step.
@@ -26,10 +26,7 @@ impl Next {
     /// Another step after this time.
     #[must_use]
     pub fn sleep(time: Duration) -> Self {
-        let now = SystemTime::now();
-        // Of a time that no clock can show: thirty years, as for every deadline.
-        let until = now.checked_add(time.min(Duration::from_secs(30 * 365 * 24 * 60 * 60))).unwrap_or(now);
-        Next::Wait(Wait::Until(until))
+        Next::Wait(Wait::Until(later(SystemTime::now(), time)))
     }
 
     /// Another step when somebody resumes the process; the text is for people.

@@ -18,7 +18,7 @@ mod node;
 mod raw;
 
 use std::io::{BufRead, BufReader, Read, Write};
-use std::net::SocketAddr;
+use std::net::{Shutdown, SocketAddr, TcpStream};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::Arc;
@@ -94,7 +94,7 @@ fn rates(nodes: &[Node; 2]) {
             }));
         }
         println!("messages of {BODY} bytes, {name}");
-        for (at, kind) in ["RabbitMQ", "homing"].iter().enumerate() {
+        for (at, kind) in [Kind::RabbitMq, Kind::Own].map(Kind::name).iter().enumerate() {
             let rate = median(rounds.iter().map(|round| round[at].0));
             let cpu = median(rounds.iter().map(|round| round[at].1));
             println!("  {kind:<10} {rate:>10.0} a second, {cpu:.2} us of its CPU each");
@@ -114,28 +114,21 @@ fn pump(address: SocketAddr, mode: Mode) -> (f64, Duration) {
     consumer.send(1, methods::basic::Consume { no_ack: mode == Mode::Plain, ..consume("pump") });
     consumer.expect("BasicConsumeOk");
     let mut publisher = Raw::channel(address);
-    let confirmed = Arc::new(AtomicU64::new(0));
     let properties = if mode == Mode::Safe { persistent() } else { Properties::default() };
-    if mode == Mode::Safe {
-        publisher.send(1, methods::confirm::Select { no_wait: false });
-        publisher.expect("ConfirmSelectOk");
-        let (mut stream, confirmed) = (publisher.stream.try_clone().expect("a handle"), Arc::clone(&confirmed));
-        std::thread::spawn(move || hear_confirms(&mut stream, &confirmed));
-    }
+    let confirms = (mode == Mode::Safe).then(|| Confirms::of(&mut publisher));
     let batch = message_of(1, "", "pump", false, properties, &[b'x'; BODY]).repeat(BATCH as usize);
     let start = Instant::now();
     let publishing = std::thread::spawn(move || {
         let mut sent = 0_u64;
         while start.elapsed() < TIME {
-            if mode == Mode::Safe && sent - confirmed.load(Ordering::Relaxed) > UNCONFIRMED {
-                std::thread::sleep(Duration::from_micros(50));
-                continue;
+            if let Some(confirms) = &confirms {
+                confirms.wait(sent.saturating_sub(UNCONFIRMED));
             }
             publisher.stream.write_all(&batch).expect("the broker reads");
             sent += BATCH;
         }
-        while mode == Mode::Safe && confirmed.load(Ordering::Relaxed) < sent {
-            std::thread::sleep(Duration::from_micros(50));
+        if let Some(confirms) = &confirms {
+            confirms.wait(sent);
         }
         (sent, publisher)
     });
@@ -209,6 +202,38 @@ fn persistent() -> Properties<'static> {
     let mut properties = Properties::default();
     properties.delivery_mode = Some(2);
     properties
+}
+
+/// How many messages of a publisher are confirmed. Its connection ends with this.
+struct Confirms {
+    count: Arc<AtomicU64>,
+    stream: TcpStream,
+}
+
+impl Confirms {
+    /// Has them confirmed from now on, and reads what the broker sends.
+    fn of(publisher: &mut Raw) -> Self {
+        publisher.send(1, methods::confirm::Select { no_wait: false });
+        publisher.expect("ConfirmSelectOk");
+        let handle = || publisher.stream.try_clone().expect("a handle");
+        let confirms = Confirms { count: Arc::default(), stream: handle() };
+        let (mut stream, count) = (handle(), Arc::clone(&confirms.count));
+        std::thread::spawn(move || hear_confirms(&mut stream, &count));
+        confirms
+    }
+
+    /// Waits until so many are.
+    fn wait(&self, count: u64) {
+        while self.count.load(Ordering::Relaxed) < count {
+            std::thread::sleep(Duration::from_micros(50));
+        }
+    }
+}
+
+impl Drop for Confirms {
+    fn drop(&mut self) {
+        let _ = self.stream.shutdown(Shutdown::Both);
+    }
 }
 
 fn hear_confirms(stream: &mut impl Read, confirmed: &AtomicU64) {
@@ -318,26 +343,13 @@ impl Drop for Directory {
 fn fill(client: &mut Raw, queue: &str, count: u64, body: usize) {
     // What is under way is in memory too, and is not what a long queue costs.
     const UNDER_WAY: u64 = 2000;
-    client.send(1, methods::confirm::Select { no_wait: false });
-    client.expect("ConfirmSelectOk");
+    let confirms = Confirms::of(client);
     let message = message_of(1, "", queue, false, persistent(), &vec![b'x'; body]);
-    let confirmed = Arc::new(AtomicU64::new(0));
-    let (mut stream, heard) = (client.stream.try_clone().expect("a handle"), Arc::clone(&confirmed));
-    let listener = std::thread::spawn(move || {
-        // Until the other one shuts the connection down for reading.
-        hear_confirms(&mut stream, &heard);
-    });
     for sent in 0..count {
-        while sent - confirmed.load(Ordering::Relaxed) > UNDER_WAY {
-            std::thread::sleep(Duration::from_micros(50));
-        }
+        confirms.wait(sent.saturating_sub(UNDER_WAY));
         client.stream.write_all(&message).expect("the broker reads");
     }
-    while confirmed.load(Ordering::Relaxed) < count {
-        std::thread::sleep(Duration::from_micros(50));
-    }
-    let _ = client.stream.shutdown(std::net::Shutdown::Both);
-    let _ = listener.join();
+    confirms.wait(count);
 }
 
 /// One persistent message, confirmed.
@@ -345,10 +357,7 @@ fn first_message(address: SocketAddr) {
     let mut client = Raw::channel(address);
     client.send(1, methods::queue::Declare { durable: true, ..declare("first") });
     client.expect("QueueDeclareOk");
-    client.send(1, methods::confirm::Select { no_wait: false });
-    client.expect("ConfirmSelectOk");
-    client.publish(1, "", "first", false, persistent(), b"x");
-    client.expect("BasicAck");
+    fill(&mut client, "first", 1, 1);
 }
 
 fn start(root: &Path) {

@@ -160,10 +160,7 @@ fn without_needless_zone(host: &str) -> &str {
 /// that leads nowhere) does not use up the time of the others.
 pub(super) async fn tcp(endpoint: &Endpoint, deadline: Instant) -> Result<TcpStream> {
     let address = endpoint.address();
-    let candidates: Vec<SocketAddr> = match without_needless_zone(&endpoint.host).parse::<IpAddr>() {
-        Ok(ip) => vec![SocketAddr::new(ip, endpoint.port)],
-        Err(_) => look_up(endpoint).await?,
-    };
+    let candidates = look_up(endpoint).await?;
     let mut failure = None;
     for (tried, candidate) in candidates.iter().enumerate() {
         let left = deadline.saturating_duration_since(Instant::now());
@@ -184,12 +181,16 @@ pub(super) async fn tcp(endpoint: &Endpoint, deadline: Instant) -> Result<TcpStr
     })
 }
 
-/// The addresses of the host's name. The system's look-up blocks, so it has a thread of its own, which is not waited for where a
-/// deadline passes.
+/// The addresses of the host. The system's look-up of a name blocks, so it has a thread of its own, which is not waited for where
+/// a deadline passes.
 // Guards: a system that gives no thread. tokio's look-up panics there, which ends the communicator thread.
 pub(super) async fn look_up(endpoint: &Endpoint) -> Result<Vec<SocketAddr>> {
+    let host = without_needless_zone(&endpoint.host);
+    if let Ok(ip) = host.parse::<IpAddr>() {
+        return Ok(vec![SocketAddr::new(ip, endpoint.port)]);
+    }
     let (found, finding) = oneshot::channel();
-    let name = (without_needless_zone(&endpoint.host).to_owned(), endpoint.port);
+    let name = (host.to_owned(), endpoint.port);
     let thread = thread::Builder::new().name("homing-look-up".to_owned());
     let started = thread.spawn(move || {
         // Whoever asked may be gone.

@@ -30,9 +30,6 @@ const MESSAGE: Duration = Duration::from_millis(20);
 
 /// The addresses of the host, each once.
 pub(crate) async fn look_up(endpoint: &Endpoint, limit: Duration) -> Result<Vec<IpAddr>> {
-    if let Ok(address) = endpoint.host.parse::<IpAddr>() {
-        return Ok(vec![address]);
-    }
     let found = timeout(limit, connector::look_up(endpoint)).await.map_err(|_| {
         let text = format!("the host name {} could not be looked up within {limit:?}", endpoint.host);
         Error::new(ErrorKind::Connection, text)

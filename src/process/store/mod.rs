@@ -27,6 +27,7 @@ use std::time::{Duration, SystemTime};
 
 use super::Pid;
 use crate::error::Result;
+use crate::time::FAR;
 
 pub use checkpoint::{Checkpoint, ChildKey, Inputs, NewProcess, Outcome, PauseNote, Wait};
 pub use lease::{Claim, LeaseId, Liveness, Owner, Saved};
@@ -42,9 +43,6 @@ pub const LEASE_TIME: Duration = Duration::from_secs(30);
 
 /// The shortest lease. It is renewed after a third of its time.
 const SHORTEST_LEASE: Duration = Duration::from_millis(100);
-
-/// The longest lease: 30 years, which every clock can add.
-const LONGEST_LEASE: Duration = Duration::from_secs(30 * 365 * 24 * 60 * 60);
 
 /// How many transitions of a process are kept.
 const MOST_TRANSITIONS: u64 = 200;
@@ -155,14 +153,14 @@ impl Clock {
     }
 }
 
-/// The time after a while.
-fn later(now: SystemTime, time: Duration) -> SystemTime {
-    now.checked_add(time.min(LONGEST_LEASE)).unwrap_or(now)
+/// The time after a while. Times of more than 30 years count as 30 years.
+pub(super) fn later(now: SystemTime, time: Duration) -> SystemTime {
+    now.checked_add(time.min(FAR)).unwrap_or(now)
 }
 
 /// A lease time that can be kept. One of zero would be renewed without a pause.
 pub(super) fn lease_time(time: Duration) -> Duration {
-    time.clamp(SHORTEST_LEASE, LONGEST_LEASE)
+    time.clamp(SHORTEST_LEASE, FAR)
 }
 
 #[cfg(test)]

@@ -233,9 +233,7 @@ fn without_consumers(events: &Events) -> Events {
 
 /// Whether all that differs is about quorum queues: their counts, what is in them, what comes from them and whether they took it.
 fn only_quorum_queues_differ(program: &Program, action: Option<&Action>, there: &Events, here: &Events) -> bool {
-    let sources: BTreeSet<_> =
-        there.keys().chain(here.keys()).filter(|source| there.get(*source) != here.get(*source)).collect();
-    sources.into_iter().all(|source| {
+    different(there, here).into_iter().all(|(source, there, here)| {
         let (kind, name) = source.rsplit_once(' ').unwrap_or((source, ""));
         match (kind, action) {
             (kind, _) if kind.contains("queue") => program.is_quorum(name),
@@ -243,9 +241,8 @@ fn only_quorum_queues_differ(program: &Program, action: Option<&Action>, there: 
             (_, _) if name == "confirms" => true,
             (_, Some(Action::Get { queue, .. })) => program.is_quorum(queue) || queue.is_empty(),
             ("channel", Some(Action::DeclareQueue(declare))) => {
-                let is_count = |events: &Events| {
-                    events.get(source).is_some_and(|events| events.iter().all(|event| event.starts_with("declared ")))
-                };
+                let is_count =
+                    |events: &[String]| !events.is_empty() && events.iter().all(|event| event.starts_with("declared "));
                 program.is_quorum(&declare.name) && is_count(there) && is_count(here)
             }
             _ => false,
@@ -255,22 +252,22 @@ fn only_quorum_queues_differ(program: &Program, action: Option<&Action>, there: 
 
 /// Whether the one has a message with an expiration that the other does not have, or counts more messages.
 fn has_more_that_expires(more: &Events, fewer: &Events) -> bool {
-    more.iter().any(|(source, events)| {
-        let others = fewer.get(source).map_or(&[][..], |events| &events[..]);
-        events.iter().any(|event| {
-            let count = |event: &str| event.split("messages=").nth(1)?.split(' ').next()?.parse::<u32>().ok();
-            let is_more = count(event) > others.first().and_then(|other| count(other));
-            (event.contains("expiration=") || is_more) && !others.contains(event)
-        })
+    let count = |event: &str| event.split("messages=").nth(1)?.split(' ').next()?.parse::<u32>().ok();
+    has_besides(more, fewer, |event, others| {
+        event.contains("expiration=") || count(event) > others.first().and_then(|other| count(other))
     })
 }
 
 /// Whether the one has a dead letter by expiry that the other does not have.
 fn has_expired(one: &Events, other: &Events) -> bool {
-    one.iter().any(|(source, events)| {
-        let others = other.get(source).map_or(&[][..], |events| &events[..]);
-        events.iter().any(|event| event.contains("reason: \"expired\"") && !others.contains(event))
-    })
+    has_besides(one, other, |event, _| event.contains("reason: \"expired\""))
+}
+
+/// Whether the one has such an event that the other does not have. It is looked at with what the other has from there.
+fn has_besides(one: &Events, other: &Events, is_such: impl Fn(&str, &[String]) -> bool) -> bool {
+    different(one, other)
+        .into_iter()
+        .any(|(_, events, others)| events.iter().any(|event| !others.contains(event) && is_such(event, others)))
 }
 
 /// Which messages came is left, and not where they lay: of each only whether it came at all.
@@ -384,12 +381,10 @@ fn limited_have_fewer(program: &Program, fewer: &Events, more: &Events) -> bool 
 
 /// Whether all that differs is that the next active consumer of a queue is not served yet.
 fn only_waiting_actives_differ(program: &Program, there: &Events, here: &Events) -> bool {
-    let single = ("x-single-active-consumer".to_owned(), Field::Bool(true));
     let is_single = |name: &str| {
-        program.steps.iter().any(|step| match &step.action {
-            Action::DeclareQueue(declare) => declare.name == name && declare.arguments.contains(&single),
-            _ => false,
-        })
+        let is_it =
+            |argument: &str, value: &Field| argument == "x-single-active-consumer" && *value == Field::Bool(true);
+        program.is_declared_with(name, is_it)
     };
     let sources = different(there, here);
     sources.iter().any(|(source, ..)| consumer(source).is_some())
@@ -439,14 +434,7 @@ fn has_fewer_since_too_long(program: &Program, there: &Events, here: &Events) ->
             .collect::<Vec<_>>()
     };
     let (there, here) = (deliveries(0), deliveries(1));
-    let is_limited = |name: &str| {
-        program.steps.iter().any(|step| match &step.action {
-            Action::DeclareQueue(declare) => {
-                declare.name == name && declare.arguments.iter().any(|(name, _)| name.starts_with("x-max-length"))
-            }
-            _ => false,
-        })
-    };
+    let is_limited = |name: &str| program.is_declared_with(name, |argument, _| argument.starts_with("x-max-length"));
     sources
         .iter()
         .all(|(source, ..)| consumer(source).map_or(is_count(source), |(_, tag)| is_limited(program.queue_of(tag))))

@@ -192,10 +192,15 @@ impl Program {
 
     /// Whether a queue of this name is declared as a quorum queue: one that does much later than it answers.
     pub fn is_quorum(&self, name: &str) -> bool {
+        let quorum = Field::Text("quorum".into());
+        self.is_declared_with(name, |argument, value| argument == "x-queue-type" && *value == quorum)
+    }
+
+    /// Whether a queue of this name is declared with an argument of this kind.
+    pub fn is_declared_with(&self, name: &str, is_it: impl Fn(&str, &Field) -> bool) -> bool {
         self.steps.iter().any(|step| match &step.action {
             Action::DeclareQueue(declare) => {
-                declare.name == name
-                    && declare.arguments.contains(&("x-queue-type".into(), Field::Text("quorum".into())))
+                declare.name == name && declare.arguments.iter().any(|(argument, value)| is_it(argument, value))
             }
             _ => false,
         })
