@@ -13,6 +13,7 @@ use pyo3::prelude::*;
 use pyo3::types::{PyByteArray, PyBytes};
 
 use crate::handler::Table;
+use crate::life;
 use crate::values;
 
 /// Callables that write and read bodies. A direction without one is the codec's that they are added to.
@@ -104,7 +105,7 @@ impl<C: Codec> Codec for PythonCodec<C> {
     fn encode(&self, value: &Value) -> homing::Result<Vec<u8>> {
         let encoded = attached(ErrorKind::Encode, "the encoder", |py| {
             let Some(encoder) = self.callable(py, |coders| &coders.encoder) else { return Ok(None) };
-            let encoded = encoder.bind(py).call1((values::to_python(py, value)?,))?;
+            let encoded = life::call(encoder.bind(py), (values::to_python(py, value)?,), None)?;
             if let Ok(bytes) = encoded.cast::<PyBytes>() {
                 return Ok(Some(bytes.as_bytes().to_vec()));
             }
@@ -124,7 +125,7 @@ impl<C: Codec> Codec for PythonCodec<C> {
         check_size(body.len(), ErrorKind::Decode)?;
         let decoded = attached(ErrorKind::Decode, "the decoder", |py| {
             let Some(decoder) = self.callable(py, |coders| &coders.decoder) else { return Ok(None) };
-            decoder.bind(py).call1((PyBytes::new(py, body),)).map(|object| Some(values::envelope(&object)))
+            life::call(decoder.bind(py), (PyBytes::new(py, body),), None).map(|object| Some(values::envelope(&object)))
         })?;
         match decoded {
             Some(value) => Ok(value),

@@ -2,13 +2,18 @@
 
 use std::cell::Cell;
 use std::marker::PhantomData;
+use std::mem;
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicUsize, Ordering};
+use std::thread;
 use std::time::{Duration, Instant};
 
 use homing::{Error, ErrorKind};
+use pyo3::BoundObject;
 use pyo3::exceptions::{PyImportError, PyRuntimeError};
+use pyo3::ffi::PyObject;
 use pyo3::prelude::*;
 use pyo3::sync::PyOnceLock;
+use pyo3::types::{PyDict, PyString, PyTuple};
 
 use crate::errors;
 use crate::loops;
@@ -16,7 +21,7 @@ use crate::loops;
 /// Set once the interpreter begins to end: from then on nothing is begun.
 static ENDING: AtomicBool = AtomicBool::new(false);
 
-/// Set once nobody waits any more for threads that are inside: no other thread comes in.
+/// Set when those that are inside are waited for, the last thing before the interpreter ends: no other thread comes in.
 static OVER: AtomicBool = AtomicBool::new(false);
 
 /// How often threads are inside of our functions, where they may let the interpreter go.
@@ -34,14 +39,16 @@ thread_local! {
 
 /// A thread that is inside of a function of ours which waits, or which calls code of Python's: there it lets the interpreter go, and
 /// takes it again. The interpreter must not end meanwhile: it would end the thread in the middle of Rust's frames, and with it the
-/// process. So this is held until nothing but the way back to Python is left, the making of the result included.
+/// process. So this is held until nothing but the way back to Python is left, the making of the result included. What takes longer than
+/// the interpreter waits goes through [`call`].
 pub(crate) struct Waiter(PhantomData<*const ()>);
 
 impl Waiter {
-    /// Comes in; `None` once it is too late for that.
+    /// Comes in; `None` once it is too late for that. A thread that is inside may come in again on its way out.
     pub(crate) fn enter(_attached: Python<'_>) -> Option<Self> {
         // Ordering: both are read and written by attached threads, so one after the other.
-        if OVER.load(Ordering::SeqCst) && !ENDS.get() {
+        // Guards: threads that call again whatever they are told. One of them would be inside whenever the end looks.
+        if OVER.load(Ordering::SeqCst) && DEPTH.get() == 0 && !ENDS.get() {
             return None;
         }
         INSIDE.fetch_add(1, Ordering::SeqCst);
@@ -76,12 +83,70 @@ pub(crate) enum AtTheEnd {
     Allowed,
 }
 
+/// Calls an object of Python's. Whatever runs code of somebody else's is called by this: a subscriber, a decoder, a done-callback may
+/// last longer than the end of the interpreter waits.
+///
+/// # Errors
+/// What it raises.
+#[expect(unsafe_code, reason = "PyO3's calls have no guard against the end of the thread within them")]
+pub(crate) fn call<'py>(
+    callable: &Bound<'py, PyAny>,
+    arguments: impl IntoPyObject<'py, Target = PyTuple>,
+    named: Option<&Bound<'py, PyDict>>,
+) -> PyResult<Bound<'py, PyAny>> {
+    let arguments = arguments.into_pyobject(callable.py()).map_err(Into::into)?.into_bound();
+    let named = named.map_or(std::ptr::null_mut(), |named| named.as_ptr());
+    // SAFETY: what `PyObject_Call` returns is a new reference, or null with an exception set.
+    unsafe { Bound::from_owned_ptr_or_err(callable.py(), guarded(callable, &arguments, named)) }
+}
+
+/// Calls a method of an object of Python's, as [`call`] does.
+pub(crate) fn call_method<'py>(
+    object: &Bound<'py, PyAny>,
+    name: &Bound<'py, PyString>,
+    arguments: impl IntoPyObject<'py, Target = PyTuple>,
+) -> PyResult<Bound<'py, PyAny>> {
+    call(&object.getattr(name)?, arguments, None)
+}
+
+/// Its frame is the first of Rust's that an interpreter before 3.14 meets when it ends this thread while the call wants the lock
+/// back: glibc's `pthread_exit` unwinds. So the thread stands still for good, as under later interpreters; further up, the
+/// unwinding would run destructors without the lock, and end in an abort at `catch_unwind`. PyO3 does the same where it takes the
+/// lock itself. Nothing else in this frame has a destructor.
+#[expect(unsafe_code, reason = "as above")]
+#[inline(never)]
+fn guarded(callable: &Bound<'_, PyAny>, arguments: &Bound<'_, PyTuple>, named: *mut PyObject) -> *mut PyObject {
+    // PyO3 declares it as `extern "C"`, where nothing may unwind.
+    unsafe extern "C-unwind" {
+        fn PyObject_Call(callable: *mut PyObject, arguments: *mut PyObject, named: *mut PyObject) -> *mut PyObject;
+    }
+    struct StandsStill;
+    impl Drop for StandsStill {
+        fn drop(&mut self) {
+            loop {
+                thread::park();
+            }
+        }
+    }
+    let ended = StandsStill;
+    // SAFETY: the thread is attached and all three objects live, which the borrows show; `named` is null or a dict that the caller
+    // borrows meanwhile.
+    let returned = unsafe { PyObject_Call(callable.as_ptr(), arguments.as_ptr(), named) };
+    mem::forget(ended);
+    returned
+}
+
 const IS_ENDING: &str = "the interpreter is ending";
 
 /// `homing.CommunicatorClosed`, by no code of Python's.
 pub(crate) fn refusal(py: Python<'_>) -> PyErr {
     match REFUSAL.get(py) {
-        Some(refusal) => PyErr::from_value(refusal.bind(py).clone()),
+        Some(refusal) => {
+            let refusal = PyErr::from_value(refusal.bind(py).clone());
+            // Of whoever was refused before: it would grow with each.
+            refusal.set_traceback(py, None);
+            refusal
+        }
         None => PyRuntimeError::new_err(IS_ENDING),
     }
 }
@@ -163,7 +228,7 @@ impl<T> Owned<T> {
 impl<T> Drop for Owned<T> {
     fn drop(&mut self) {
         if self.process.is_inherited() {
-            std::mem::forget(self.value.take());
+            mem::forget(self.value.take());
         }
     }
 }
@@ -176,17 +241,15 @@ pub(crate) fn forked(py: Python<'_>) {
     loops::forked(py);
 }
 
-/// Waits until no other thread is inside, for this many seconds at most; then none comes in any more. Returns how often threads
-/// still are.
+/// Lets no other thread in any more, and waits until none is inside, for this many seconds at most. Returns how often threads still are.
 #[pyfunction]
 pub(crate) fn end_waiters(py: Python<'_>, seconds: f64) -> usize {
     let until = Instant::now() + Duration::try_from_secs_f64(seconds).unwrap_or_default();
-    // Looked at while attached: no thread comes in between that and the end.
-    while INSIDE.load(Ordering::SeqCst) > DEPTH.get() && Instant::now() < until {
-        py.detach(|| std::thread::sleep(Duration::from_millis(1)));
-    }
     ENDS.set(true);
     OVER.store(true, Ordering::SeqCst);
+    while INSIDE.load(Ordering::SeqCst) > DEPTH.get() && Instant::now() < until {
+        py.detach(|| thread::sleep(Duration::from_millis(1)));
+    }
     INSIDE.load(Ordering::SeqCst) - DEPTH.get()
 }
 

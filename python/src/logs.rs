@@ -16,6 +16,7 @@ use tracing::field::{Field, Visit};
 use tracing::span::{Attributes, Id, Record};
 use tracing::{Event, Level, Metadata, Subscriber};
 
+use crate::life;
 use crate::loops::Bell;
 
 /// How many records wait for Python.
@@ -121,10 +122,10 @@ pub(crate) fn hand_over(py: Python<'_>) {
             for (level, text) in records {
                 let level = if level == Level::ERROR { 40 } else { 30 };
                 // The text may have a percent sign in it.
-                logger.call_method1(intern!(py, "log"), (level, "%s", text))?;
+                life::call_method(logger, intern!(py, "log"), (level, "%s", text))?;
             }
             if lost > 0 {
-                logger.call_method1(intern!(py, "log"), (30, "%s", format!("{lost} records were lost")))?;
+                life::call_method(logger, intern!(py, "log"), (30, "%s", format!("{lost} records were lost")))?;
             }
             Ok(())
         });

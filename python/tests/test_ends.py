@@ -351,6 +351,99 @@ def test_the_interpreter_ends_while_a_loop_is_in_a_subscriber():
     assert (out, code) == ("ends\n", 0), err
 
 
+def test_the_interpreter_ends_beside_threads_that_call_again_whatever_they_are_told():
+    """One of them is always about to make its exception, which runs code of Python's."""
+    text = """
+        import threading, time
+        from homing import blocking
+        c = blocking.connect("memory:")
+        c.add_rpc_subscriber("never", lambda request: time.sleep(30))
+        def calls():
+            while True:
+                try:
+                    c.rpc_send("never")
+                except BaseException:
+                    pass
+        for _ in range(8):
+            threading.Thread(target=calls, daemon=True).start()
+        time.sleep(0.3)
+        print("ends", flush=True)
+    """
+    for _ in range(3):
+        assert program(text) == ("ends\n", "", 0)
+
+
+@pytest.mark.parametrize("place", ["loop", "thread", "wait", "decoder", "done-callback", "log"])
+def test_the_interpreter_ends_beside_a_thread_that_never_comes_out(place):
+    """Code of the program's, within a call of ours, takes the interpreter again and again while it ends."""
+    text = """
+        import asyncio, logging
+        called = threading.Event()
+        def never(*arguments):
+            called.set()
+            while True:
+                try:
+                    time.sleep(0.001)
+                except BaseException:
+                    pass
+        _native.end_waiters = lambda seconds: end_waiters(0.05)
+
+        def loop():
+            async def main():
+                c = await homing.connect("memory:")
+                await c.add_rpc_subscriber("never", never)
+                await c.rpc_send("never")
+            asyncio.run(main())
+
+        def thread():
+            c = blocking.connect("memory:")
+            c.add_rpc_subscriber("never", never)
+            c.rpc_send("never")
+
+        def wait():
+            # A subscriber that waits itself, and is another's place meanwhile.
+            c = blocking.connect("memory:")
+            c.add_rpc_subscriber("never", never)
+            c.add_rpc_subscriber("waits", lambda request: c.rpc_send("never"))
+            c.rpc_send("waits")
+
+        def decoder():
+            c = blocking.connect("memory:", encoder=lambda value: b"x", decoder=never)
+            c.add_rpc_subscriber("x", lambda request: request.body)
+            c.rpc_send("x")
+
+        def done_callback():
+            import homing.kiwipy
+            c = homing.kiwipy.connect("memory:")
+            c.add_rpc_subscriber(lambda c, body: body, "x")
+            c.rpc_send("x", 1).add_done_callback(never)
+
+        def log():
+            class Handler(logging.Handler):
+                handle = never
+            logging.getLogger("homing").addHandler(Handler())
+            async def subscribe(c):
+                await c.add_rpc_subscriber("x", print)
+            async def connect():
+                return await homing.connect("memory:")
+            gone = asyncio.new_event_loop()
+            c = gone.run_until_complete(connect())
+            gone.run_until_complete(subscribe(c))
+            gone.close()
+            async def main():
+                await homing.connect("memory:")
+                await asyncio.sleep(60)
+            asyncio.run(main())
+
+        target = locals()[sys.argv[1].replace("-", "_")]
+        threading.Thread(target=target, daemon=True).start()
+        assert called.wait(60)
+        print("ends", flush=True)
+    """
+    out, err, code = program(LONG_END + textwrap.dedent(text), place)
+    assert (out, code) == ("ends\n", 0), err
+
+
 def test_a_thread_that_comes_after_the_end_is_refused():
     """In a hook that was there before homing's, and so runs after it."""
     out, err, code = program(
