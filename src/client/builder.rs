@@ -198,9 +198,10 @@ impl CommunicatorBuilder {
         self
     }
 
-    /// How long the queues of calls and replies live without a consumer (`x-expires`). Default 60 s.
+    /// How long the queues of calls and replies live without a consumer (`x-expires`). Default 60 s. Less than a second counts as one:
+    /// a queue has to live until it has its consumer.
     pub fn queue_expires(mut self, time: Duration) -> Self {
-        self.names.queue_expires = time;
+        self.names.queue_expires = time.max(Duration::from_secs(1));
         self
     }
 

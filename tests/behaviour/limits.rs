@@ -15,6 +15,7 @@ use crate::{LONG, behaviours, connect, options};
 pub fn add(suite: &mut Suite) {
     behaviours!(suite:
         the_longest_times_of_all_options_are_times_like_others,
+        a_queue_that_expires_at_once_lives_until_it_is_consumed,
         an_answer_after_pending_is_waited_for_up_to_the_deadline_though_the_home_is_full,
         closing_ends_a_call_without_a_deadline_whose_home_is_full,
         a_value_that_is_nested_too_deep_is_an_error_and_no_end_of_the_process,
@@ -52,6 +53,16 @@ async fn the_longest_times_of_all_options_are_times_like_others(broker: Broker) 
     assert!(matches!(communicator.connection_state(), ConnectionState::Connected));
     let report = tokio::time::timeout(LONG, communicator.close()).await.expect("the close hangs").unwrap();
     assert!(report.error.is_none(), "{report:?}");
+}
+
+async fn a_queue_that_expires_at_once_lives_until_it_is_consumed(broker: Broker) {
+    for time in [Duration::ZERO, Duration::from_nanos(1)] {
+        let communicator = options(&broker).queue_expires(time).connect().await.unwrap();
+        let echo = RpcSubscriber::closure(|request: RpcRequest| request.into_body());
+        communicator.add_rpc_subscriber("echo", echo).await.unwrap();
+        assert_eq!(communicator.rpc_send("echo", 1).await.unwrap(), Value::from(1), "{time:?}");
+        communicator.close().await.unwrap();
+    }
 }
 
 /// From now on the current home has no place for anything new.
