@@ -144,9 +144,9 @@ impl Handler {
 async fn answer_of(answered: HomeFuture<HandlerResult>) -> HandlerResult {
     match answered.await {
         Ok(result) => result,
-        Err(End::Abandoned) => {
-            Err(HandlerError::exception("the subscriber's loop or thread ended before it had answered"))
-        }
+        Err(End::Abandoned) => Err(HandlerError::exception(
+            "no answer comes: the subscriber's loop or thread ended, or the future that it returned was given up",
+        )),
         Err(end) => Err(HandlerError::exception(end.to_string())),
     }
 }

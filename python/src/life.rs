@@ -95,7 +95,7 @@ pub(crate) fn call<'py>(
     named: Option<&Bound<'py, PyDict>>,
 ) -> PyResult<Bound<'py, PyAny>> {
     let arguments = arguments.into_pyobject(callable.py()).map_err(Into::into)?.into_bound();
-    let named = named.map_or(std::ptr::null_mut(), |named| named.as_ptr());
+    let named = named.map_or(std::ptr::null_mut(), Bound::as_ptr);
     // SAFETY: what `PyObject_Call` returns is a new reference, or null with an exception set.
     unsafe { Bound::from_owned_ptr_or_err(callable.py(), guarded(callable, &arguments, named)) }
 }
