@@ -204,11 +204,20 @@ impl Background {
             return drop(event_loop);
         }
         let (joined, wait) = mpsc::channel::<()>();
+        let (hand, handed) = mpsc::channel::<EventLoop>();
         let join = std::thread::Builder::new().name("homing-join".to_owned()).spawn(move || {
-            drop(event_loop);
+            drop(handed.recv());
             drop(joined);
         });
-        if join.is_ok() && wait.recv_timeout(limit) == Err(mpsc::RecvTimeoutError::Timeout) && !limit.is_zero() {
+        if join.is_err() {
+            // Guards: a system that gives no thread. Dropped here, the loop would be waited for without a limit; its thread ends
+            // all the same when it returns from its handler.
+            return std::mem::forget(event_loop);
+        }
+        if hand.send(event_loop).is_ok()
+            && wait.recv_timeout(limit) == Err(mpsc::RecvTimeoutError::Timeout)
+            && !limit.is_zero()
+        {
             crate::log::warn!("a handler still runs on the thread homing-subscribers after the close");
         }
     }

@@ -484,7 +484,7 @@ impl<M: Send + 'static> Handler<M> {
                     Err(error) => return Err(HandlerError::exception(format!("the subscriber cannot run: {error}"))),
                 };
                 let span = MessageSpan::current();
-                home.spawn_blocking(move || {
+                let called = home.spawn_blocking(move || {
                     // Guards: a handler that waited for a thread until its time was over, and whose sender has that outcome.
                     if completer.is_unwanted() {
                         return;
@@ -496,6 +496,9 @@ impl<M: Send + 'static> Handler<M> {
                     // Where the home has ended, its subscriber's requests are answered by their own drop.
                     drop(completer.complete(answered));
                 });
+                if let Err(reason) = called {
+                    return Err(HandlerError::exception(format!("the subscriber cannot run: {reason}")));
+                }
                 future.await.unwrap_or_else(|end| Err(HandlerError::exception(end.to_string())))
             }
         }

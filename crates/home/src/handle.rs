@@ -11,7 +11,7 @@ use super::envelope::Envelope;
 use super::inbox::{Inbox, Permit};
 use super::reserve::Expirer;
 use super::{
-    Completer, HomeFuture, LocalHome, Reservation, ReserveError, SpawnError, current, future, reserve, runtime,
+    Completer, HomeFuture, LocalHome, Reservation, ReserveError, SpawnError, current, future, panics, reserve, runtime,
 };
 
 /// How full a home is; see [`Home::occupancy`].
@@ -232,14 +232,21 @@ impl Home {
 
     /// Calls something that may block: on a runtime, on one of its threads for that; elsewhere on the home's own thread,
     /// which is there to be blocked. It is not counted: whoever calls has a future for it.
+    ///
+    /// # Errors
+    /// What the runtime says where the system gives it no thread. The call is dropped then.
     #[doc(hidden)]
-    pub fn spawn_blocking(&self, call: impl FnOnce() + Send + 'static) {
+    pub fn spawn_blocking(&self, call: impl FnOnce() + Send + 'static) -> Result<(), String> {
         match &self.kind {
-            Kind::Runtime(runtime) => drop(runtime.spawn_blocking(call)),
+            Kind::Runtime(runtime) => {
+                // Guards: tokio, which panics without a thread.
+                return panics::caught(|| drop(runtime.spawn_blocking(call)));
+            }
             Kind::Local => self.spawn_uncounted(async move { call() }),
             #[cfg(all(feature = "simulation", not(homing_loom)))]
             Kind::Simulated(_) => self.spawn_uncounted(async move { call() }),
         }
+        Ok(())
     }
 }
 

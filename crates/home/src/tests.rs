@@ -673,14 +673,19 @@ fn what_is_called_to_block_may_wait_on_its_thread_and_what_comes_after_it_may_no
             // Within each other, too.
             drop(allowed.then(allow));
             tell.send(waits()).unwrap();
-        });
+        })
+        .unwrap();
         let expected = if allowed { Ok(1) } else { Err(End::WouldDeadlock) };
         assert_eq!(told.recv_timeout(LONG), Ok(expected));
     }
     // At a home that is a thread, it is called on that thread.
     let event_loop = EventLoop::start("blocks").unwrap();
     let (tell, told) = mpsc::channel();
-    event_loop.handle().home().spawn_blocking(move || tell.send(thread::current().name().map(str::to_owned)).unwrap());
+    event_loop
+        .handle()
+        .home()
+        .spawn_blocking(move || tell.send(thread::current().name().map(str::to_owned)).unwrap())
+        .unwrap();
     assert_eq!(told.recv_timeout(LONG).unwrap().as_deref(), Some("blocks"));
 }
 

@@ -2,6 +2,7 @@
 
 use super::{
     accounts::{AccountStore, Accounts, Change, ChangeError, Entry},
+    aside::aside,
     builder::{Removal, Storage},
     definitions::Definitions,
     host::Host,
@@ -12,7 +13,6 @@ use std::fmt;
 use std::rc::Rc;
 use std::time::{Duration, Instant};
 use tokio::sync::{mpsc, oneshot};
-use tokio::task::spawn_blocking;
 #[cfg(feature = "management")]
 use tokio::task::spawn_local;
 use tokio::time::{sleep, timeout};
@@ -224,13 +224,13 @@ impl Administration {
         work: impl FnOnce(&mut AccountStore) -> Result<T, ChangeError> + Send + 'static,
     ) -> Result<T, ChangeError> {
         let Some(mut store) = self.store.take() else { return Err(ChangeError::Stopped) };
-        let (store, done) = spawn_blocking(move || {
+        let (store, done) = aside(move || {
             let done = work(&mut store);
             (store, done)
         })
         .await
         // It panicked: what is on the disk is not known any more.
-        .map_err(|_| ChangeError::Stopped)?;
+        .ok_or(ChangeError::Stopped)?;
         self.store = Some(store);
         done
     }
@@ -263,8 +263,8 @@ impl Administration {
             Some(storage) => storage.remove(name),
             None => Box::new(|| Ok(())),
         };
-        match spawn_blocking(remove).await {
-            Ok(Ok(())) => {
+        match aside(remove).await {
+            Some(Ok(())) => {
                 let name = name.to_owned();
                 let forgotten = self.write(move |store| store.forget_removed(&name).map_err(ChangeError::Store)).await;
                 if let Err(error) = forgotten {
@@ -272,10 +272,10 @@ impl Administration {
                 }
                 self.take_over(&[]);
             }
-            Ok(Err(error)) => {
+            Some(Err(error)) => {
                 tracing::warn!(vhost = name, %error, "what was in a virtual host cannot be removed; it is at the next start");
             }
-            Err(_) => {}
+            None => {}
         }
     }
 }

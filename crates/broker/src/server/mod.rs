@@ -19,6 +19,7 @@
 mod accounts;
 mod admin;
 mod arguments;
+mod aside;
 mod builder;
 mod call;
 mod channel;

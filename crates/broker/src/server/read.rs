@@ -2,6 +2,7 @@
 
 use super::{
     accounts::{Verification, Verified},
+    aside::aside,
     connection::{Connection, Origin, Phase},
     shared::Shared,
     write,
@@ -14,7 +15,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite};
 use tokio::sync::Semaphore;
-use tokio::task::{spawn_blocking, spawn_local, yield_now};
+use tokio::task::{spawn_local, yield_now};
 use tokio::time::{sleep_until, timeout};
 
 /// What a client that sends little has for its input, in bytes.
@@ -224,7 +225,7 @@ async fn verify(verification: Verification, turns: Arc<Semaphore>) -> Option<Ver
         drop(turn);
         verified
     };
-    spawn_blocking(work).await.ok()
+    aside(work).await
 }
 
 /// Gives what has come to the connection, and makes room for more.

@@ -1,10 +1,9 @@
 //! Who asks: HTTP's basic authentication against the server's users, and what their tags let them see, as in RabbitMQ.
 
-use crate::server::{accounts::Check, admin::Admin, connection::Origin};
+use crate::server::{accounts::Check, admin::Admin, aside::aside, connection::Origin};
 use base64::Engine as _;
 use base64::prelude::BASE64_STANDARD;
 use std::sync::Arc;
-use tokio::task::spawn_blocking;
 
 /// Whoever has one of these sees all virtual hosts.
 const SEES_ALL: [&str; 2] = ["administrator", "monitoring"];
@@ -72,7 +71,7 @@ pub(super) async fn log_in(admin: &Admin, header: Option<&str>, origin: Origin) 
         Check::Refused => false,
         Check::Takes(verification) => {
             let _turn = hashing.acquire_owned().await.map_err(|_| Denied::Stopped)?;
-            let verified = spawn_blocking(move || verification.run()).await.map_err(|_| Denied::Stopped)?;
+            let verified = aside(move || verification.run()).await.ok_or(Denied::Stopped)?;
             admin.with(move |server| server.accounts.accept(&verified)).await.map_err(|_| Denied::Stopped)?
         }
     };

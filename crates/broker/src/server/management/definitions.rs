@@ -11,12 +11,12 @@ use crate::engine::{
 use crate::server::{
     accounts::{Change, PasswordHash, Permissions, TopicPermissions},
     admin::Admin,
+    aside::aside,
     shared::Shared,
 };
 use serde_json::{Map, Value as Json, json};
 use std::collections::HashSet;
 use std::sync::Arc;
-use tokio::task::spawn_blocking;
 
 /// Names that the server gives: what has one is there anyway.
 const RESERVED: &str = "amq.";
@@ -175,8 +175,7 @@ pub(super) async fn password(body: &Json) -> Result<Option<PasswordHash>> {
     match (&body["password"], hash) {
         (Json::String(password), _) => {
             let password = password.clone();
-            let hashed = spawn_blocking(move || PasswordHash::new(&password)).await;
-            let hashed = hashed.map_err(|_| Refused::stopped())?;
+            let hashed = aside(move || PasswordHash::new(&password)).await.ok_or_else(Refused::stopped)?;
             Ok(Some(hashed.map_err(|error| Refused::bad(error.to_string()))?))
         }
         (_, Some(hash)) => {
