@@ -6,7 +6,7 @@ mod support;
 use std::future::IntoFuture;
 use std::time::{Duration, Instant};
 
-use homing::{Communicator, ErrorKind, ReconnectPolicy, RpcSubscriber, TaskSubscriber};
+use homing::{Communicator, ConnectionEvent, ErrorKind, ReconnectPolicy, RpcSubscriber, TaskSubscriber};
 
 use support::fake_broker::{self as fake, FakeBroker, Mischief, Then, When};
 use support::proxy::Proxy;
@@ -283,4 +283,28 @@ async fn a_limit_on_connecting_again_holds_at_a_broker_that_accepts_and_is_silen
     let error = communicator.broadcast_send(1).await.unwrap_err();
     assert_eq!(error.kind(), ErrorKind::ConnectionLost);
     assert!(error.to_string().contains("within 500ms"), "{error}");
+}
+
+#[tokio::test]
+async fn connecting_again_is_tried_up_to_its_limit() {
+    let behaves = Mischief { when: When::Greeting, says: |_| Vec::new(), then: Then::GoesOn };
+    let broker = FakeBroker::start(behaves).unwrap();
+    assert!(Communicator::connect(&broker.url()).await.is_err());
+    let proxy = Proxy::before(&broker.url()).unwrap();
+    let builder = Communicator::builder(&proxy.url(&broker.url()));
+    let communicator = builder.reconnect(ReconnectPolicy::For(Duration::from_secs(2))).connect().await.unwrap();
+    let mut events = communicator.events();
+    // Every attempt is refused from now on.
+    drop(proxy);
+    let mut pauses = Vec::new();
+    let ended = async {
+        while let Some(event) = events.next().await {
+            if let ConnectionEvent::Reconnecting { delay, .. } = event {
+                pauses.push(delay);
+            }
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(60), ended).await.expect("it gives up");
+    // As they double, the last would be of half a second at least.
+    assert!(pauses.len() > 5 && pauses[pauses.len() - 1] <= Duration::from_millis(50), "{pauses:?}");
 }

@@ -246,8 +246,9 @@ async fn reconnect<B: Broker>(
     };
     let mut error = lost;
     for attempt in 1_u32.. {
-        if let Some((limit, until)) = until
-            && Instant::now() >= until
+        let left = until.map(|(_, until)| until.saturating_duration_since(Instant::now()));
+        if let Some((limit, _)) = until
+            && left == Some(Duration::ZERO)
         {
             return Err(Error::with_source(
                 ErrorKind::ConnectionLost,
@@ -257,7 +258,9 @@ async fn reconnect<B: Broker>(
         }
         // Half of the pause is drawn, so that not all who lost the same broker come back at once.
         let pause = backoff.pause(attempt);
-        let delay = pause / 2 + (pause / 2).mul_f64(crate::ids::fraction());
+        let drawn = pause / 2 + (pause / 2).mul_f64(crate::ids::fraction());
+        // Guards: a pause as long as what is left of the limit, at whose end nothing would be tried any more.
+        let delay = left.map_or(drawn, |left| drawn.min((left / 2).max(FIRST_PAUSE)));
         port.set_state(ConnectionState::BackingOff);
         // What repeats is for somebody to see to.
         let repeats = attempt.max(backoff.unstable);

@@ -23,8 +23,15 @@ pub(super) async fn calm(world: &Rc<World>) {
     if world.simulation.has_panicked() {
         return;
     }
-    // What has given up by its own rule is replaced.
+    // What has given up by its own rule is replaced. That may be decided only now.
     for n in 0..world.len() {
+        for _ in 0..60 {
+            let communicator = world.communicator(n);
+            if communicator.is_closed() || communicator.connection_state() == ConnectionState::Connected {
+                break;
+            }
+            sleep_ms(100).await;
+        }
         if world.communicator(n).is_closed() {
             let name = world.programs.borrow()[n].name.clone();
             ledger.communicator_ended(n);
