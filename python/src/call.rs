@@ -10,7 +10,7 @@ use pyo3::intern;
 use pyo3::prelude::*;
 
 use crate::errors;
-use crate::life::{self, AtTheEnd, Process, Waiter};
+use crate::life::{AtTheEnd, Process, Waiter};
 use crate::loops::{self, LoopHome, LoopId, Waiting};
 use crate::place::Place;
 use crate::settle::{self, Output};
@@ -57,7 +57,7 @@ impl Call {
         let home = LoopHome::running(py)?;
         let (_, event_loop) = loops::with_loop(py, home.id())
             .ok_or_else(|| errors::of_kind(py, ErrorKind::HomeEnded, "the event loop is being closed"))?;
-        let future = life::call_method(&event_loop, intern!(py, "create_future"), ())?;
+        let future = event_loop.call_method0(intern!(py, "create_future"))?;
         let op = self.take(py)?;
         let (abort, registration) = AbortHandle::new_pair();
         *self.begun.lock() = Some((abort, home.id()));

@@ -13,7 +13,6 @@ use pyo3::prelude::*;
 use pyo3::types::{PyByteArray, PyBytes};
 
 use crate::handler::Table;
-use crate::life;
 use crate::values;
 
 /// Callables that write and read bodies. A direction without one is the codec's that they are added to.
@@ -105,7 +104,7 @@ impl<C: Codec> Codec for PythonCodec<C> {
     fn encode(&self, value: &Value) -> homing::Result<Vec<u8>> {
         let encoded = attached(ErrorKind::Encode, "the encoder", |py| {
             let Some(encoder) = self.callable(py, |coders| &coders.encoder) else { return Ok(None) };
-            let encoded = life::call(encoder.bind(py), (values::to_python(py, value)?,), None)?;
+            let encoded = encoder.bind(py).call1((values::to_python(py, value)?,))?;
             if let Ok(bytes) = encoded.cast::<PyBytes>() {
                 return Ok(Some(bytes.as_bytes().to_vec()));
             }
@@ -125,7 +124,7 @@ impl<C: Codec> Codec for PythonCodec<C> {
         check_size(body.len(), ErrorKind::Decode)?;
         let decoded = attached(ErrorKind::Decode, "the decoder", |py| {
             let Some(decoder) = self.callable(py, |coders| &coders.decoder) else { return Ok(None) };
-            life::call(decoder.bind(py), (PyBytes::new(py, body),), None).map(|object| Some(values::envelope(&object)))
+            decoder.bind(py).call1((PyBytes::new(py, body),)).map(|object| Some(values::envelope(&object)))
         })?;
         match decoded {
             Some(value) => Ok(value),

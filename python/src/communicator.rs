@@ -17,11 +17,13 @@ use crate::life::{AtTheEnd, Owned, Waiter};
 use crate::options::{Filter, Limit, Options, time};
 use crate::place::Place;
 use crate::settle::Output;
+use crate::still;
 use crate::streams::EventStream;
 
 /// Connects.
 #[pyfunction]
 pub(crate) fn connect(py: Python<'_>, url: &Bound<'_, PyAny>, options: &Bound<'_, PyDict>) -> PyResult<Call> {
+    still::arm();
     let url = arguments::text("url", url)?;
     let options = Options(options);
     let subscribers = Arc::new(Table::new(options.coders()?));

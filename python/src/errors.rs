@@ -58,6 +58,6 @@ fn make(py: Python<'_>, error: &Error) -> PyResult<PyErr> {
         )),
         None => None,
     };
-    let made = life::call(make.bind(py), (kind, error.to_string(), error.remote_text(), details), None)?;
+    let made = make.bind(py).call1((kind, error.to_string(), error.remote_text(), details))?;
     Ok(PyErr::from_value(made))
 }

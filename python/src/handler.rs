@@ -17,7 +17,7 @@ use pyo3::prelude::*;
 use pyo3::sync::PyOnceLock;
 
 use crate::coders::{Coders, Form};
-use crate::life::{self, Waiter};
+use crate::life::Waiter;
 use crate::loops;
 use crate::messages;
 use crate::place::Place;
@@ -175,7 +175,7 @@ impl Invocation {
             handler.at.place.covered(|| drop(completer.complete(Err(gone))));
             return Ok(());
         };
-        let returned = message.into_object(py).and_then(|message| life::call(callable.bind(py), (message,), None));
+        let returned = message.into_object(py).and_then(|message| callable.bind(py).call1((message,)));
         finish(py, &handler.at, completer, returned, 0)
     }
 }
@@ -277,16 +277,16 @@ fn run_coroutine(
     futures: usize,
 ) -> PyResult<()> {
     let Some((home, event_loop)) = at.place.loop_id().and_then(|id| loops::with_loop(py, id)) else {
-        life::call_method(coroutine, intern!(py, "close"), ())?;
+        coroutine.call_method0(intern!(py, "close"))?;
         let text =
             "the subscriber is a coroutine function and no event loop runs here; add it in a coroutine of a loop";
         at.place.covered(|| drop(completer.complete(Err(HandlerError::exception(text)))));
         return Ok(());
     };
-    let task = life::call_method(&event_loop, intern!(py, "create_task"), (coroutine,))?;
+    let task = event_loop.call_method1(intern!(py, "create_task"), (coroutine,))?;
     let following = Following::new(completer, at, &task, futures);
     let following = Bound::new(py, following)?;
-    life::call_method(&task, intern!(py, "add_done_callback"), (&following,))?;
+    task.call_method1(intern!(py, "add_done_callback"), (&following,))?;
     home.follow(py, following.unbind())
 }
 
@@ -322,17 +322,17 @@ fn listen(py: Python<'_>, place: &Place, future: &Bound<'_, PyAny>, following: &
     let add = future.getattr(intern!(py, "add_done_callback"))?;
     if !future.hasattr(intern!(py, "get_loop"))? {
         // Of `concurrent.futures`: from any thread, and called by whichever ends it.
-        life::call(&add, (following,), None)?;
+        add.call1((following,))?;
         return Ok(());
     }
-    let theirs = life::call_method(future, intern!(py, "get_loop"), ())?;
+    let theirs = future.call_method0(intern!(py, "get_loop"))?;
     match place.loop_id().and_then(|id| loops::with_loop(py, id)) {
         Some((home, event_loop)) if theirs.is(&event_loop) => {
-            life::call(&add, (following,), None)?;
+            add.call1((following,))?;
             home.follow(py, following.clone().unbind())
         }
         // Of another loop, which alone may touch it.
-        _ => life::call_method(&theirs, intern!(py, "call_soon_threadsafe"), (add, following)).map(drop),
+        _ => theirs.call_method1(intern!(py, "call_soon_threadsafe"), (add, following)).map(drop),
     }
 }
 
@@ -380,7 +380,7 @@ impl Following {
         let this = following.get();
         let future = this.future.lock().as_ref().map(|future| future.clone_ref(py));
         let Some(future) = future else { return Ok(false) };
-        if !life::call_method(future.bind(py), intern!(py, "done"), ())?.is_truthy()? {
+        if !future.bind(py).call_method0(intern!(py, "done"))?.is_truthy()? {
             return Ok(true);
         }
         this.__call__(py, future.bind(py));
@@ -437,20 +437,20 @@ impl Following {
 /// The result of a future that has ended; `None` for one that was cancelled.
 fn outcome_of<'py>(future: &Bound<'py, PyAny>) -> PyResult<Option<Bound<'py, PyAny>>> {
     let py = future.py();
-    if life::call_method(future, intern!(py, "cancelled"), ())?.is_truthy()? {
+    if future.call_method0(intern!(py, "cancelled"))?.is_truthy()? {
         return Ok(None);
     }
-    let exception = life::call_method(future, intern!(py, "exception"), ())?;
+    let exception = future.call_method0(intern!(py, "exception"))?;
     if !exception.is_none() {
         return Err(PyErr::from_value(exception));
     }
-    life::call_method(future, intern!(py, "result"), ()).map(Some)
+    future.call_method0(intern!(py, "result")).map(Some)
 }
 
 /// What an exception of a subscriber means for its message.
 fn failure(py: Python<'_>, error: &PyErr) -> HandlerError {
     let classified = py.import("homing._errors").and_then(|errors| {
-        life::call_method(&errors, intern!(py, "to_failure"), (error.value(py),))?.extract::<(String, String, String)>()
+        errors.getattr(intern!(py, "to_failure"))?.call1((error.value(py),))?.extract::<(String, String, String)>()
     });
     let (kind, text, type_name) = match classified {
         Ok(classified) => classified,

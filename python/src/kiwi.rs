@@ -15,7 +15,7 @@ use crate::arguments::identifier;
 use crate::call::{Call, Op};
 use crate::communicator::Core;
 use crate::errors;
-use crate::life::{self, AtTheEnd, Waiter};
+use crate::life::{AtTheEnd, Waiter};
 use crate::loops::{self, Ticket, Waiting};
 use crate::options::Limit;
 use crate::place::Place;
@@ -55,7 +55,7 @@ pub(crate) struct Delivery {
 
 /// Hands an error over in the place of an outcome.
 pub(crate) fn fail(py: Python<'_>, target: &Bound<'_, PyAny>, error: &homing::Error) {
-    if let Err(error) = life::call(target, ("exception", errors::exception(py, error)), None) {
+    if let Err(error) = target.call1(("exception", errors::exception(py, error))) {
         error.write_unraisable(py, Some(target));
     }
 }
@@ -65,10 +65,10 @@ impl Delivery {
     pub(crate) fn deliver(self, py: Python<'_>) {
         let Some(target) = self.target.object(py) else { return };
         let called = match self.stage {
-            Ok(ReplyStage::Pending) => life::call(&target, ("pending", py.None()), None),
+            Ok(ReplyStage::Pending) => target.call1(("pending", py.None())),
             Ok(ReplyStage::Done(value)) => match settle::outcome(py, Ok(Output::Value(value))) {
-                Ok(object) => life::call(&target, ("result", object), None),
-                Err(error) => life::call(&target, ("exception", error), None),
+                Ok(object) => target.call1(("result", object)),
+                Err(error) => target.call1(("exception", error)),
             },
             Ok(_) => Ok(py.None().into_bound(py)),
             Err(error) => return fail(py, &target, &error),
@@ -156,7 +156,7 @@ pub(crate) fn wait_future(py: Python<'_>, future: &Bound<'_, PyAny>, seconds: f6
     let home = Home::current();
     let (completer, done) = home.try_future::<()>().map_err(full)?;
     let (timer, is_time) = home.try_future::<()>().map_err(full)?;
-    life::call_method(future, intern!(py, "add_done_callback"), (Done(Mutex::new(Some(completer))),))?;
+    future.call_method1(intern!(py, "add_done_callback"), (Done(Mutex::new(Some(completer))),))?;
     let op: Op = Box::pin(async move {
         let time = match limit {
             Limit::After(time) => time,

@@ -22,6 +22,7 @@ mod messages;
 mod options;
 mod place;
 mod settle;
+mod still;
 mod streams;
 mod threads;
 mod values;

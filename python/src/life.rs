@@ -8,15 +8,13 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use homing::{Error, ErrorKind};
-use pyo3::BoundObject;
 use pyo3::exceptions::{PyImportError, PyRuntimeError};
-use pyo3::ffi::PyObject;
 use pyo3::prelude::*;
 use pyo3::sync::PyOnceLock;
-use pyo3::types::{PyDict, PyString, PyTuple};
 
 use crate::errors;
 use crate::loops;
+use crate::still;
 
 /// Set once the interpreter begins to end: from then on nothing is begun.
 static ENDING: AtomicBool = AtomicBool::new(false);
@@ -39,13 +37,14 @@ thread_local! {
 
 /// A thread that is inside of a function of ours which waits, or which calls code of Python's: there it lets the interpreter go, and
 /// takes it again. The interpreter must not end meanwhile: it would end the thread in the middle of Rust's frames, and with it the
-/// process. So this is held until nothing but the way back to Python is left, the making of the result included. What takes longer than
-/// the interpreter waits goes through [`call`].
+/// process. So this is held until nothing but the way back to Python is left, the making of the result included. Where that takes longer
+/// than the interpreter waits, or Python runs where nobody holds this, the thread stands still ([`still`]).
 pub(crate) struct Waiter(PhantomData<*const ()>);
 
 impl Waiter {
     /// Comes in; `None` once it is too late for that. A thread that is inside may come in again on its way out.
     pub(crate) fn enter(_attached: Python<'_>) -> Option<Self> {
+        still::arm();
         // Ordering: both are read and written by attached threads, so one after the other.
         // Guards: threads that call again whatever they are told. One of them would be inside whenever the end looks.
         if OVER.load(Ordering::SeqCst) && DEPTH.get() == 0 && !ENDS.get() {
@@ -76,64 +75,16 @@ impl Drop for Waiter {
     }
 }
 
+/// True once nobody comes in any more.
+pub(crate) fn is_over() -> bool {
+    OVER.load(Ordering::SeqCst)
+}
+
 /// Whether a wait may begin while the interpreter ends.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(crate) enum AtTheEnd {
     Refused,
     Allowed,
-}
-
-/// Calls an object of Python's. Whatever runs code of somebody else's is called by this: a subscriber, a decoder, a done-callback may
-/// last longer than the end of the interpreter waits.
-///
-/// # Errors
-/// What it raises.
-#[expect(unsafe_code, reason = "PyO3's calls have no guard against the end of the thread within them")]
-pub(crate) fn call<'py>(
-    callable: &Bound<'py, PyAny>,
-    arguments: impl IntoPyObject<'py, Target = PyTuple>,
-    named: Option<&Bound<'py, PyDict>>,
-) -> PyResult<Bound<'py, PyAny>> {
-    let arguments = arguments.into_pyobject(callable.py()).map_err(Into::into)?.into_bound();
-    let named = named.map_or(std::ptr::null_mut(), Bound::as_ptr);
-    // SAFETY: what `PyObject_Call` returns is a new reference, or null with an exception set.
-    unsafe { Bound::from_owned_ptr_or_err(callable.py(), guarded(callable, &arguments, named)) }
-}
-
-/// Calls a method of an object of Python's, as [`call`] does.
-pub(crate) fn call_method<'py>(
-    object: &Bound<'py, PyAny>,
-    name: &Bound<'py, PyString>,
-    arguments: impl IntoPyObject<'py, Target = PyTuple>,
-) -> PyResult<Bound<'py, PyAny>> {
-    call(&object.getattr(name)?, arguments, None)
-}
-
-/// Its frame is the first of Rust's that an interpreter before 3.14 meets when it ends this thread while the call wants the lock
-/// back: glibc's `pthread_exit` unwinds. So the thread stands still for good, as under later interpreters; further up, the
-/// unwinding would run destructors without the lock, and end in an abort at `catch_unwind`. PyO3 does the same where it takes the
-/// lock itself. Nothing else in this frame has a destructor.
-#[expect(unsafe_code, reason = "as above")]
-#[inline(never)]
-fn guarded(callable: &Bound<'_, PyAny>, arguments: &Bound<'_, PyTuple>, named: *mut PyObject) -> *mut PyObject {
-    // PyO3 declares it as `extern "C"`, where nothing may unwind.
-    unsafe extern "C-unwind" {
-        fn PyObject_Call(callable: *mut PyObject, arguments: *mut PyObject, named: *mut PyObject) -> *mut PyObject;
-    }
-    struct StandsStill;
-    impl Drop for StandsStill {
-        fn drop(&mut self) {
-            loop {
-                thread::park();
-            }
-        }
-    }
-    let ended = StandsStill;
-    // SAFETY: the thread is attached and all three objects live, which the borrows show; `named` is null or a dict that the caller
-    // borrows meanwhile.
-    let returned = unsafe { PyObject_Call(callable.as_ptr(), arguments.as_ptr(), named) };
-    mem::forget(ended);
-    returned
 }
 
 const IS_ENDING: &str = "the interpreter is ending";
@@ -220,6 +171,7 @@ impl<T> Owned<T> {
     /// # Errors
     /// `InvalidState` in a child of a fork.
     pub(crate) fn get(&self, what: &str) -> homing::Result<&T> {
+        still::arm();
         self.process.check(what)?;
         self.value.as_ref().ok_or_else(|| Error::new(ErrorKind::InvalidState, format!("{what} is gone")))
     }

@@ -16,7 +16,6 @@ use tracing::field::{Field, Visit};
 use tracing::span::{Attributes, Id, Record};
 use tracing::{Event, Level, Metadata, Subscriber};
 
-use crate::life;
 use crate::loops::Bell;
 
 /// How many records wait for Python.
@@ -122,10 +121,10 @@ pub(crate) fn hand_over(py: Python<'_>) {
             for (level, text) in records {
                 let level = if level == Level::ERROR { 40 } else { 30 };
                 // The text may have a percent sign in it.
-                life::call_method(logger, intern!(py, "log"), (level, "%s", text))?;
+                logger.call_method1(intern!(py, "log"), (level, "%s", text))?;
             }
             if lost > 0 {
-                life::call_method(logger, intern!(py, "log"), (30, "%s", format!("{lost} records were lost")))?;
+                logger.call_method1(intern!(py, "log"), (30, "%s", format!("{lost} records were lost")))?;
             }
             Ok(())
         });

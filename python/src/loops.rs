@@ -25,7 +25,7 @@ use pyo3::types::{PyDict, PyWeakrefReference};
 use crate::errors;
 use crate::handler::{Following, Invocation, Runner};
 use crate::kiwi;
-use crate::life::{self, Process, Waiter};
+use crate::life::{Process, Waiter};
 use crate::logs;
 use crate::place::Place;
 use crate::settle;
@@ -242,7 +242,8 @@ impl LoopHome {
     fn open(py: Python<'_>, event_loop: &Bound<'_, PyAny>) -> PyResult<Rc<Self>> {
         // Loops that went without being closed, and those that were closed on another thread.
         let is_gone = |home: &LoopHome| match home.event_loop(py) {
-            Some(event_loop) => life::call_method(&event_loop, intern!(py, "is_closed"), ())
+            Some(event_loop) => event_loop
+                .call_method0(intern!(py, "is_closed"))
                 .is_ok_and(|closed| closed.is_truthy().unwrap_or(false)),
             None => true,
         };
@@ -259,7 +260,7 @@ impl LoopHome {
         let weakly_held = Arc::downgrade(&held);
         let process = Process::current();
         let drain = Bound::new(py, Drain { id, bell: Arc::clone(&bell), held, process })?;
-        life::call_method(event_loop, intern!(py, "add_reader"), (bell.ear.as_raw_fd(), drain)).map_err(|error| {
+        event_loop.call_method1(intern!(py, "add_reader"), (bell.ear.as_raw_fd(), drain)).map_err(|error| {
             if error.is_instance_of::<PyNotImplementedError>(py) {
                 PyNotImplementedError::new_err("homing needs a loop that can watch a file descriptor (add_reader)")
             } else {
@@ -358,7 +359,7 @@ impl LoopHome {
         if let Some(event_loop) = self.event_loop(py)
             && !self.looking.replace(true)
         {
-            life::call_method(&event_loop, intern!(py, "call_later"), (LOOK, Bound::new(py, Look(self.id))?))?;
+            event_loop.call_method1(intern!(py, "call_later"), (LOOK, Bound::new(py, Look(self.id))?))?;
         }
         Ok(())
     }
@@ -411,9 +412,9 @@ pub(crate) fn invoke(py: Python<'_>, id: LoopId, invocation: Invocation) {
         let options = PyDict::new(py);
         if let Some(context) = context {
             // A copy for each, since a context cannot be entered twice.
-            options.set_item(intern!(py, "context"), life::call_method(context.bind(py), intern!(py, "copy"), ())?)?;
+            options.set_item(intern!(py, "context"), context.bind(py).call_method0(intern!(py, "copy"))?)?;
         }
-        life::call(&event_loop.getattr(intern!(py, "call_soon"))?, (runner,), Some(&options))
+        event_loop.call_method(intern!(py, "call_soon"), (runner,), Some(&options))
     });
     if let Err(error) = scheduled {
         // The runner is gone, and with it the completer: the sender gets an exception.
@@ -502,11 +503,11 @@ impl Closer {
         // The process ends before it matters.
         let Some(_inside) = Waiter::enter(py) else { return Ok(()) };
         // One that runs refuses to close, and goes on. In a child of a fork there is no such home, and the bell stays its parent's.
-        if !life::call_method(event_loop, intern!(py, "is_running"), ())?.is_truthy()?
+        if !event_loop.call_method0(intern!(py, "is_running"))?.is_truthy()?
             && let Some(home) = take(self.id)
         {
             let held = home.held.upgrade();
-            life::call_method(event_loop, intern!(py, "remove_reader"), (home.bell.ear.as_raw_fd(),))?;
+            event_loop.call_method1(intern!(py, "remove_reader"), (home.bell.ear.as_raw_fd(),))?;
             drop(home);
             if let Some(held) = held {
                 let following = std::mem::take(&mut *held.following.lock());
@@ -517,8 +518,8 @@ impl Closer {
         }
         let before = self.before.lock().as_ref().map(|before| before.clone_ref(py));
         match &before {
-            Some(before) => life::call(before.bind(py), (), None)?,
-            None => life::call(&event_loop.get_type().getattr(intern!(py, "close"))?, (event_loop,), None)?,
+            Some(before) => before.bind(py).call0()?,
+            None => event_loop.get_type().getattr(intern!(py, "close"))?.call1((event_loop,))?,
         };
         // It is the loop's own again, and no longer holds the loop. One that refuses to close has refused by now.
         let _ = match before {

@@ -14,6 +14,7 @@ use crate::arguments;
 use crate::coders::{Coders, PythonCodec};
 use crate::errors;
 use crate::handler::Table;
+use crate::still;
 use crate::values;
 
 /// How long something may take.
@@ -212,6 +213,7 @@ impl Filter {
 impl Filter {
     #[new]
     fn new() -> Self {
+        still::arm();
         Filter(Mutex::default())
     }
 

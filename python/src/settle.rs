@@ -12,7 +12,6 @@ use crate::coders::Form;
 use crate::communicator::Core;
 use crate::errors;
 use crate::handler::Table;
-use crate::life;
 use crate::messages;
 use crate::streams::BroadcastStream;
 use crate::values;
@@ -47,7 +46,7 @@ impl Output {
                 Bound::new(py, messages::Broadcast::new(py, &broadcast)?)?.into_any()
             }
             Output::Broadcast(Some(Err(lagged))) => {
-                life::call(&py.import("homing._errors")?.getattr(intern!(py, "Lagged"))?, (lagged.missed,), None)?
+                py.import("homing._errors")?.getattr(intern!(py, "Lagged"))?.call1((lagged.missed,))?
             }
             Output::Event(Some(event)) => crate::streams::event_object(py, &event)?,
             Output::Broadcast(None) | Output::Event(None) => {
@@ -64,7 +63,7 @@ fn report_object<'py>(py: Python<'py>, report: &CloseReport) -> PyResult<Bound<'
     fields.set_item("tasks_returned", report.tasks_returned)?;
     fields.set_item("calls_refused", report.calls_refused)?;
     fields.set_item("error", report.error.as_ref().map(ToString::to_string))?;
-    life::call(&py.import("homing._values")?.getattr(intern!(py, "CloseReport"))?, (), Some(&fields))
+    py.import("homing._values")?.getattr(intern!(py, "CloseReport"))?.call((), Some(&fields))
 }
 
 /// The outcome of an operation, as Python has it.
@@ -74,19 +73,19 @@ pub(crate) fn outcome(py: Python<'_>, outcome: homing::Result<Output>) -> PyResu
 
 /// Completes a future. One that has ended, by its owner's cancel for instance, stays as it is.
 pub(crate) fn settle(py: Python<'_>, future: &Bound<'_, PyAny>, result: homing::Result<Output>) {
-    let settled = life::call_method(future, intern!(py, "done"), ()).and_then(|done| {
+    let settled = future.call_method0(intern!(py, "done")).and_then(|done| {
         if done.is_truthy()? {
             return Ok(());
         }
         match outcome(py, result) {
-            Ok(object) => life::call_method(future, intern!(py, "set_result"), (object,)),
-            Err(error) => life::call_method(future, intern!(py, "set_exception"), (error,)),
+            Ok(object) => future.call_method1(intern!(py, "set_result"), (object,)),
+            Err(error) => future.call_method1(intern!(py, "set_exception"), (error,)),
         }?;
         Ok(())
     });
     if let Err(error) = settled {
         // Guards: a future of `concurrent.futures` that its owner cancels just now.
-        let has_ended = life::call_method(future, intern!(py, "done"), ()).and_then(|done| done.is_truthy());
+        let has_ended = future.call_method0(intern!(py, "done")).and_then(|done| done.is_truthy());
         if !has_ended.unwrap_or(false) {
             error.write_unraisable(py, Some(future));
         }

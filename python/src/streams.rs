@@ -12,7 +12,7 @@ use tokio::sync::{Mutex, watch};
 
 use crate::call::Call;
 use crate::errors;
-use crate::life::{self, Owned};
+use crate::life::Owned;
 use crate::settle::Output;
 
 /// Broadcasts as they come. Its subscription ends when it is closed, or goes.
@@ -162,5 +162,5 @@ pub(crate) fn event_object<'py>(py: Python<'py>, event: &ConnectionEvent) -> PyR
         ConnectionEvent::Closed => "closed",
         _ => "other",
     };
-    life::call(&py.import("homing._values")?.getattr(intern!(py, "Event"))?, (name, fields), None)
+    py.import("homing._values")?.getattr(intern!(py, "Event"))?.call1((name, fields))
 }

@@ -351,17 +351,18 @@ def test_the_interpreter_ends_while_a_loop_is_in_a_subscriber():
     assert (out, code) == ("ends\n", 0), err
 
 
-def test_the_interpreter_ends_beside_threads_that_call_again_whatever_they_are_told():
-    """One of them is always about to make its exception, which runs code of Python's."""
-    text = """
-        import threading, time
+@pytest.mark.parametrize("recipient", ["'never'", "uuid.uuid4()"])
+def test_the_interpreter_ends_beside_threads_that_call_again_whatever_they_are_told(recipient):
+    """One of them is always about to make its exception, or its identifier, which runs code of Python's."""
+    text = f"""
+        import threading, time, uuid
         from homing import blocking
         c = blocking.connect("memory:")
         c.add_rpc_subscriber("never", lambda request: time.sleep(30))
         def calls():
             while True:
                 try:
-                    c.rpc_send("never")
+                    c.rpc_send({recipient})
                 except BaseException:
                     pass
         for _ in range(8):
@@ -373,11 +374,14 @@ def test_the_interpreter_ends_beside_threads_that_call_again_whatever_they_are_t
         assert program(text) == ("ends\n", "", 0)
 
 
-@pytest.mark.parametrize("place", ["loop", "thread", "wait", "decoder", "done-callback", "log"])
+@pytest.mark.parametrize(
+    "place",
+    ["loop", "thread", "wait", "decoder", "done-callback", "log", "body", "answer", "name", "collected"],
+)
 def test_the_interpreter_ends_beside_a_thread_that_never_comes_out(place):
     """Code of the program's, within a call of ours, takes the interpreter again and again while it ends."""
     text = """
-        import asyncio, logging
+        import asyncio, datetime, logging
         called = threading.Event()
         def never(*arguments):
             called.set()
@@ -417,6 +421,35 @@ def test_the_interpreter_ends_beside_a_thread_that_never_comes_out(place):
             c = homing.kiwipy.connect("memory:")
             c.add_rpc_subscriber(lambda c, body: body, "x")
             c.rpc_send("x", 1).add_done_callback(never)
+
+        def body():
+            class Zone(datetime.tzinfo):
+                utcoffset = never
+            c = blocking.connect("memory:")
+            c.rpc_send("x", datetime.datetime(2024, 1, 1, tzinfo=Zone()))
+
+        def answer():
+            class Answer:
+                __getattr__ = never
+            c = blocking.connect("memory:")
+            c.add_rpc_subscriber("x", lambda request: Answer())
+            c.rpc_send("x")
+
+        def name():
+            class Name:
+                __index__ = __str__ = never
+            blocking.connect("memory:").rpc_send("x", timeout=Name())
+
+        def collected():
+            class Kept:
+                __del__ = never
+            c = blocking.connect("memory:")
+            kept = [Kept()]
+            def subscriber(request, kept=kept):
+                return 1
+            c.add_rpc_subscriber("x", subscriber)
+            del subscriber, kept
+            c.remove_rpc_subscriber("x")
 
         def log():
             class Handler(logging.Handler):
