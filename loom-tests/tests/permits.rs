@@ -134,6 +134,22 @@ fn a_later_comer_meets_a_permit_that_comes_back() {
     });
 }
 
+/// Guards the end of a bounded round of grants (two waits long under loom): the waits that are left have the home called again.
+#[test]
+fn the_capacity_grows_while_three_wait() {
+    explore(|| {
+        let mut home = Local::new(0);
+        let handle = home.home().home();
+        let waits = [(); 3].map(|()| model::reserve::<()>(home.home()).0);
+        let grows = thread::spawn(move || handle.set_capacity(3));
+        for wait in waits {
+            assert_eq!(came(home.block_on(wait)), Came::Granted);
+        }
+        grows.join().unwrap();
+        home.end();
+    });
+}
+
 /// Guards a reservation that is dropped away from home against the permit that comes: the next one gets it, and the waker of the
 /// first one is dropped at home.
 #[test]
