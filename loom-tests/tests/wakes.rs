@@ -8,6 +8,7 @@ use std::pin::Pin;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::task::{Context, Poll, Waker};
+use std::time::Duration;
 
 use homing_home::{Completer, LocalFuture};
 use loom::thread;
@@ -289,6 +290,28 @@ fn a_wait_is_woken_while_it_is_polled() {
         local.block_on(PollsThen(polled, move || drop(again.lock())));
         other.join().unwrap();
         local.end();
+    });
+}
+
+/// Guards the last poll of a wait whose limit has passed: no envelope says that it has, so the wait must not sleep before it. What it
+/// waited for is still there to be waited for.
+#[test]
+fn a_limit_has_passed_as_its_future_completes() {
+    explore_outcomes(&[Saw::Value, Saw::GaveUp], || {
+        let mut home = Local::new(1);
+        let ledger = Ledger::new(home.at());
+        let (completer, mut future) = home.future::<Token>().unwrap();
+        let token = ledger.token();
+        let other = thread::spawn(move || complete(completer, token));
+        let limited = home.home().block_on_timeout(&mut future, Duration::ZERO).expect("not too deep");
+        let seen = limited.map_or(Saw::GaveUp, saw);
+        if seen == Saw::GaveUp {
+            assert_eq!(saw(home.wait(future)), Saw::Value);
+        }
+        assert!(!other.join().unwrap());
+        home.end();
+        ledger.settle_at_home();
+        seen
     });
 }
 
