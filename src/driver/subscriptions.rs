@@ -1120,7 +1120,8 @@ impl<D> Subscriptions<D> {
         let tags = self.by_tag.values().filter(|route| !stays(route)).count();
         let pulls = self.pulls_moving.len() + self.pulls_in_line.len();
         // Once for a service that is there, whose time goes with it, and that may try again.
-        let due = self.due.keys().filter(|key| !stays(&plans::route_of(key)) || !self.services.contains_key(key)).count();
+        let due =
+            self.due.keys().filter(|key| !stays(&plans::route_of(key)) || !self.services.contains_key(key)).count();
         services + tags + self.by_id.len() + self.by_name.len() + self.lanes.in_use() + pulls + due
     }
 }

@@ -17,7 +17,7 @@ pub(crate) use permits::{Charge, WaiterId, WhenFull};
 pub(crate) use signal::{Giver, Listener, Signal};
 
 use self::events::Feed;
-use self::permits::{Admission, Admitted, Permits};
+use self::permits::{Admission, Permits};
 use super::command::{CloseReport, Command, Expiry, TimerId};
 use crate::error::{Error, ErrorKind, Result};
 use crate::home::{Completer, End, Expirer, Home, HomeFuture, ReserveError};
@@ -411,15 +411,13 @@ impl Port {
     /// The sender of a message that waits for its turn is gone.
     pub(crate) fn leave(&self, turn: Turn) {
         self.notify(Command::CancelTimer { id: turn.timer });
-        let (left, admitted) = self.permits.give_up(turn.waiter);
-        self.send_admitted(admitted);
-        drop(left);
+        drop(self.permits.give_up(turn.waiter, |command, charge| self.send_admitted(command, charge)));
     }
 
     /// A message has waited for its turn as long as it may.
     pub(super) fn expire(&self, waiter: WaiterId) {
-        let (expired, admitted) = self.permits.give_up(waiter);
-        self.send_admitted(admitted);
+        let (expired, unsent) = self.permits.give_up(waiter, |command, charge| self.send_admitted(command, charge));
+        drop(unsent);
         if let Some(command) = expired {
             command.refuse(&Error::new(
                 ErrorKind::TimedOut,
@@ -434,16 +432,14 @@ impl Port {
 
     /// A message has come to its end: others may go.
     pub(super) fn release(&self, charge: Charge) {
-        let admitted = self.permits.release(charge);
-        self.send_admitted(admitted);
+        drop(self.permits.release(charge, |command, charge| self.send_admitted(command, charge)));
     }
 
-    fn send_admitted(&self, admitted: Vec<Admitted<Command>>) {
-        for Admitted { mut command, charge, .. } in admitted {
-            command.charge(charge);
-            // Where the communicator has ended, what the command holds ends with it.
-            self.notify(command);
-        }
+    /// Sends a message whose turn has come, under the lock of the permits. It wakes the communicator thread, which is ours, and
+    /// drops nothing. Where the communicator has ended, what the command holds ends with it, without that lock.
+    fn send_admitted(&self, mut command: Command, charge: Charge) -> std::result::Result<(), Command> {
+        command.charge(charge);
+        self.commands.send(command).map_err(|unsent| unsent.0)
     }
 
     /// A timer of the communicator thread, by whose clock every wait of a user ends: a home may have none. Dropping it takes
