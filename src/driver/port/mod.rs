@@ -25,6 +25,8 @@ use crate::threads::ThreadHandle;
 use crate::wire::names::Names;
 
 pub(crate) mod events;
+#[cfg(feature = "metrics")]
+mod homes;
 mod mailbox;
 mod permits;
 mod signal;
@@ -60,7 +62,7 @@ pub(crate) struct Port {
     feed: Feed,
     /// Where something of this communicator runs, to be read off.
     #[cfg(feature = "metrics")]
-    homes: Mutex<Vec<Home>>,
+    homes: homes::Homes,
     status: Mutex<Status>,
     /// Why nothing can be asked of it any more, from the moment that it takes no new work.
     end: OnceLock<Error>,
@@ -132,7 +134,7 @@ impl Port {
             #[cfg(any(test, feature = "metrics"))]
             in_flight,
             #[cfg(feature = "metrics")]
-            homes: Mutex::default(),
+            homes: homes::Homes::default(),
             names,
             transfer,
             broker,
@@ -180,21 +182,13 @@ impl Port {
     #[cfg_attr(not(feature = "metrics"), allow(unused_variables, clippy::unused_self, reason = "nobody asks"))]
     pub(crate) fn runs_at(&self, home: &Home) {
         #[cfg(feature = "metrics")]
-        {
-            let mut homes = self.homes.lock();
-            homes.retain(|known| !known.has_ended());
-            if !homes.iter().any(|known| known.is_same(home)) {
-                homes.push(home.clone());
-            }
-        }
+        self.homes.add(home);
     }
 
     /// How full the homes are that this communicator runs something at.
     #[cfg(all(feature = "metrics", not(test)))]
     pub(crate) fn homes(&self) -> Vec<crate::home::Occupancy> {
-        let mut homes = self.homes.lock();
-        homes.retain(|known| !known.has_ended());
-        homes.iter().map(Home::occupancy).collect()
+        self.homes.occupancies()
     }
 
     /// The time that a handler has. It ends without its completer being used where the communicator does.
