@@ -19,6 +19,7 @@
 //!
 //! The book is a value: no clock, no connection. `D` stands for the way to whoever waits.
 
+mod due;
 #[cfg(test)]
 mod explore;
 mod plans;
@@ -45,6 +46,7 @@ use crate::broker::Lane;
 use crate::error::{Error, ErrorKind, Result};
 use crate::time::after;
 use crate::wire::names::{Exchange, Identifier, Names};
+use due::Due;
 pub(super) use plans::Route;
 use plans::{key_of, name_of, own_tag, route_of};
 use wanted::{Adding, Pull, Replies, Wanted};
@@ -203,8 +205,7 @@ pub(super) struct Subscriptions<D> {
     ///
     /// Guards: the outcome of a set-up of a service that is gone, taken for that of its successor.
     last_turn: Turn,
-    /// When services want attention. An entry may be out of date, which harms nothing.
-    due: BTreeSet<(Instant, Key)>,
+    due: Due,
     /// How many services stand that bring the control queue along.
     working: usize,
     /// Something was answered here, which its caller may ask for again if it loses its connection.
@@ -243,7 +244,7 @@ impl<D> Subscriptions<D> {
             pulls_moving: BTreeSet::new(),
             pulls_in_line: BTreeSet::new(),
             last_turn: Turn::default(),
-            due: BTreeSet::new(),
+            due: Due::default(),
             working: 0,
             answered: false,
             restoring: None,
@@ -352,7 +353,7 @@ impl<D> Subscriptions<D> {
             self.working -= 1;
         }
         if let Actual::Pausing(until) = actual {
-            self.due.insert((until, key.clone()));
+            self.due.by(key, until);
         }
         service.actual = actual;
     }
@@ -391,7 +392,7 @@ impl<D> Subscriptions<D> {
             self.out.push(Act::Complete { done, outcome: Ok(()) });
         } else {
             service.wanted.await_standing(&identifier, Adding { done, until, after_turn });
-            self.due.insert((until, key.clone()));
+            self.due.by(&key, until);
         }
         self.try_now(&key);
         self.reconcile(&key, now);
@@ -416,20 +417,18 @@ impl<D> Subscriptions<D> {
         let Some(id) = self.by_name.get(name).copied() else {
             return self.answer(done, &Err(unknown(name.kind(), name.identifier())));
         };
-        let key = self.take_out(id, &Err(gone_while_added()));
-        match (key.as_ref().and_then(|key| self.services.get_mut(key)), done) {
+        let Some(key) = self.take_out(id, &Err(gone_while_added())) else { return self.answer(done, &Ok(())) };
+        match (self.services.get_mut(&key), done) {
             (Some(service), Some(done)) => {
                 // Guards: a broker that is silent.
                 let until = after(now, self.operation_timeout);
                 service.leaving.push(Leaving { done, until });
-                self.due.extend(key.clone().map(|key| (until, key)));
+                self.due.by(&key, until);
             }
             (_, done) => self.answer(done, &Ok(())),
         }
-        if let Some(key) = key {
-            self.reconcile(&key, now);
-            self.reconcile_control(now);
-        }
+        self.reconcile(&key, now);
+        self.reconcile_control(now);
     }
 
     /// What served this subscriber is gone.
@@ -512,7 +511,7 @@ impl<D> Subscriptions<D> {
             // Guards: a look into a queue that never ends, while the connection is away.
             PullWait::No => after(now, self.operation_timeout),
         };
-        self.due.insert((until, key.clone()));
+        self.due.by(&key, until);
         self.service(&key, || Wanted::Pull(Pull { queue, wait, until, wanted: true }));
         self.reconcile(&key, now);
     }
@@ -813,7 +812,7 @@ impl<D> Subscriptions<D> {
 
     /// When this wants to be asked again.
     pub(super) fn next_deadline(&self) -> Option<Instant> {
-        self.due.first().map(|(at, _)| *at)
+        self.due.next()
     }
 
     /// When the broker has last answered, as far as this connection knows.
@@ -841,10 +840,7 @@ impl<D> Subscriptions<D> {
 
     /// Time has passed.
     pub(super) fn tick(&mut self, now: Instant) {
-        while let Some((at, _)) = self.due.first()
-            && *at <= now
-        {
-            let Some((_, key)) = self.due.pop_first() else { return };
+        while let Some(key) = self.due.pop(now) {
             self.expire(&key, now);
             if let Some(service) = self.services.get_mut(&key)
                 && matches!(service.actual, Actual::Pausing(until) if until <= now)
@@ -852,7 +848,30 @@ impl<D> Subscriptions<D> {
                 service.actual = Actual::Absent;
             }
             self.reconcile(&key, now);
+            self.note_deadline(&key, now);
         }
+    }
+
+    /// Keeps the time at which a service wants attention next, and no earlier one.
+    fn note_deadline(&mut self, key: &Key, now: Instant) {
+        let at = self.services.get(key).and_then(|service| self.deadline(service, now));
+        self.due.set(key, at);
+    }
+
+    /// When a service wants attention next. What was due by now has been done.
+    fn deadline(&self, service: &Service<D>, now: Instant) -> Option<Instant> {
+        let pause = match service.actual {
+            Actual::Pausing(until) => Some(until),
+            _ => None,
+        };
+        let leaving = service.leaving.iter().map(|leaving| leaving.until);
+        let late = |until: Instant, answered| if until > now { until } else { self.patience(until, answered) };
+        let pulled = match &service.wanted {
+            Wanted::Pull(pull) if pull.wanted => Some(late(pull.until, self.answers.any)),
+            _ => None,
+        };
+        let added = service.wanted.added_until().map(|until| late(until, self.answers.set_up));
+        pause.into_iter().chain(leaving).chain(pulled).chain(added).min()
     }
 
     fn expire(&mut self, key: &Key, now: Instant) {
@@ -865,10 +884,7 @@ impl<D> Subscriptions<D> {
                 PullWait::Until(_) => Ok(()),
                 // What was asked has a shorter limit and a better error. The connection may still go.
                 PullWait::No => match self.patience(*until, self.answers.any) {
-                    patience if patience > now => {
-                        self.due.insert((patience, key.clone()));
-                        return;
-                    }
+                    patience if patience > now => return,
                     _ => Err(self.silent(&not_taken())),
                 },
             };
@@ -893,10 +909,7 @@ impl<D> Subscriptions<D> {
             let not_set_up = || format!("the subscription {:?} was not set up", name_of(key));
             let error = match self.connected {
                 // What was asked has a shorter limit and a better error. The connection may still go.
-                true if patience > now => {
-                    self.due.insert((patience, key.clone()));
-                    continue;
-                }
+                true if patience > now => continue,
                 true => self.silent(&not_set_up()),
                 false => no_connection(&not_set_up()),
             };
@@ -1040,9 +1053,9 @@ impl<D> Subscriptions<D> {
         }
         if self.services.get(key).is_some_and(|service| service.wanted.is_empty())
             && let Some(service) = self.services.remove(key)
-            && let Some(lane) = service.lane
         {
-            self.lanes.give_back(lane);
+            self.due.clear(key);
+            service.lane.into_iter().for_each(|lane| self.lanes.give_back(lane));
         }
         self.answer(leaving.into_iter().map(|leaving| leaving.done), &Ok(()));
         self.restored(key);
@@ -1106,7 +1119,10 @@ impl<D> Subscriptions<D> {
         let services = self.services.keys().filter(|key| !stays(&plans::route_of(key))).count();
         let tags = self.by_tag.values().filter(|route| !stays(route)).count();
         let pulls = self.pulls_moving.len() + self.pulls_in_line.len();
-        services + tags + self.by_id.len() + self.by_name.len() + self.lanes.in_use() + pulls
+        // Once for a service that is there, whose time goes with it, and that may try again.
+        let due =
+            self.due.keys().filter(|key| !stays(&plans::route_of(key)) || !self.services.contains_key(key)).count();
+        services + tags + self.by_id.len() + self.by_name.len() + self.lanes.in_use() + pulls + due
     }
 }
 

@@ -306,8 +306,9 @@ impl ProcessLauncher {
     pub async fn resume(&self, pid: &Pid, value: impl Into<Value>) -> HandlerResult<bool> {
         let (asker, answer) = oneshot::channel();
         let message = Message::Resume(value.into(), asker);
-        let sent = self.inner.table.lock().entries.get(pid).is_some_and(|entry| entry.to_run.send(message).is_ok());
-        if !sent {
+        // Sent, and dropped where it cannot be, without the lock.
+        let to_run = self.inner.table.lock().entries.get(pid).map(|entry| entry.to_run.clone());
+        if !to_run.is_some_and(|to_run| to_run.send(message).is_ok()) {
             return Err(moved(pid));
         }
         let answer = answer.await.map_err(|_| moved(pid))??;
@@ -437,8 +438,11 @@ impl Inner {
     /// `Rejected` for one that it does not have: the task is for another worker. The log has it once.
     fn class(&self, name: &str) -> HandlerResult<&Class> {
         self.tools.registry.class(name).map_err(|error| {
-            let mut unknown = self.unknown.lock();
-            if unknown.len() < MANY_UNKNOWN && unknown.insert(name.to_owned()) {
+            let is_new = {
+                let mut unknown = self.unknown.lock();
+                unknown.len() < MANY_UNKNOWN && unknown.insert(name.to_owned())
+            };
+            if is_new {
                 crate::log::warn!(
                     %error,
                     "a task goes back to its queue for a worker that knows its class, and waits there until one takes it"
@@ -535,15 +539,20 @@ impl Inner {
 
     /// Has all processes leave, and takes no other.
     fn leave(&self) {
-        let mut table = self.table.lock();
-        table.leaving = true;
-        for entry in table.entries.values() {
-            drop(entry.to_run.send(Message::Leave));
-        }
-        let is_empty = table.entries.is_empty();
-        drop(table);
-        if is_empty {
+        self.table.lock().leaving = true;
+        self.send_to_all(|| Message::Leave);
+        if self.count() == 0 {
             self.stops.send_replace(true);
+        }
+    }
+
+    /// Sends this to all that are here.
+    ///
+    /// Guards: the hook of a loop, which is the user's and rings as a message is sent. It may ask the launcher something.
+    fn send_to_all(&self, message: impl Fn() -> Message) {
+        let all: Vec<_> = self.table.lock().entries.values().map(|entry| entry.to_run.clone()).collect();
+        for to_run in all {
+            drop(to_run.send(message()));
         }
     }
 
@@ -551,9 +560,7 @@ impl Inner {
         self.leave();
         // Guards: a communicator that has closed, by whose clock no limit ends. Its tasks are back in their queue.
         self.tools.notified_while_open(self.until_fewer(1), limit).await;
-        for entry in self.table.lock().entries.values() {
-            drop(entry.to_run.send(Message::Gone));
-        }
+        self.send_to_all(|| Message::Gone);
         self.until_fewer(1).await;
         self.stops.send_replace(true);
     }
@@ -578,9 +585,7 @@ impl Inner {
                 }
             };
             // One whose lease is asked for takes it when it has that. If it runs elsewhere, it gets the broadcast there.
-            for entry in inner.table.lock().entries.values() {
-                drop(entry.to_run.send(Message::Control(message.clone(), None)));
-            }
+            inner.send_to_all(|| Message::Control(message.clone(), None));
         });
         let filter = BroadcastFilter::new().subject_regex(TO_ALL)?;
         self.tools.communicator.add_broadcast_subscriber(filter, subscriber).await
@@ -645,15 +650,18 @@ impl Inner {
     /// Ends the runs whose leases do not stand. Those are left alone that have had theirs since this time.
     fn end_all_but(&self, standing: &[LeaseId], begun: Instant) {
         let standing: HashSet<&LeaseId> = standing.iter().collect();
-        for (pid, entry) in &self.table.lock().entries {
-            if let Some((lease, since)) = &entry.lease
-                && *since < begun
-                && !standing.contains(lease)
-                && entry.end.borrow().is_none()
-            {
-                crate::log::warn!(%pid, "the lease of a process is lost; its run ends here");
-                drop(entry.to_run.send(Message::Gone));
-            }
+        let lost = |entry: &Entry| match &entry.lease {
+            Some((lease, since)) => *since < begun && !standing.contains(lease) && entry.end.borrow().is_none(),
+            None => false,
+        };
+        let all_lost: Vec<_> = {
+            let table = self.table.lock();
+            let lost = table.entries.iter().filter(|(_, entry)| lost(entry));
+            lost.map(|(pid, entry)| (pid.clone(), entry.to_run.clone())).collect()
+        };
+        for (pid, to_run) in all_lost {
+            crate::log::warn!(%pid, "the lease of a process is lost; its run ends here");
+            drop(to_run.send(Message::Gone));
         }
     }
 }
@@ -687,4 +695,57 @@ fn take_pid(inputs: Inputs) -> HandlerResult<(Inputs, Option<Pid>)> {
         Some(pid) => Some(Pid::try_from(&pid)?),
     };
     Ok((Inputs::from_parts(args, kwargs), pid))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::{AtomicU32, Ordering};
+    use std::task::{Context, Wake, Waker};
+
+    use super::super::store::MemoryPersister;
+    use super::*;
+
+    /// What a process's home does when a message comes: for a loop it calls the hook, which is the user's.
+    struct Looks {
+        inner: Arc<Inner>,
+        rung: AtomicU32,
+        locked: AtomicU32,
+    }
+
+    impl Wake for Looks {
+        fn wake(self: Arc<Self>) {
+            self.rung.fetch_add(1, Ordering::Relaxed);
+            self.locked.fetch_add(self.inner.table.is_locked().into(), Ordering::Relaxed);
+        }
+    }
+
+    /// Guards: a hook that asks the launcher something, and waits for a lock that its own thread has.
+    #[tokio::test]
+    async fn processes_are_notified_without_the_lock_of_the_table() {
+        let communicator = Communicator::connect("memory:").await.expect("it connects");
+        let builder = ProcessLauncher::builder(&communicator, MemoryPersister::new(), Registry::new());
+        let launcher = builder.start().await.expect("it starts");
+        let inner = Arc::clone(&launcher.inner);
+        let pid = Pid::new("p").expect("a pid");
+        let (to_run, mut inbox) = mpsc::unbounded_channel();
+        let (_ends, end) = watch::channel(None);
+        let (_reaches, reachable) = watch::channel(true);
+        let lease = Some((LeaseId::new(pid.clone(), 1), Instant::now()));
+        inner.table.lock().entries.insert(pid.clone(), Entry { number: 1, to_run, end, reachable, lease });
+        let looks =
+            Arc::new(Looks { inner: Arc::clone(&inner), rung: AtomicU32::default(), locked: AtomicU32::default() });
+        let waker = Waker::from(Arc::clone(&looks));
+        let mut awaits_next = || while inbox.poll_recv(&mut Context::from_waker(&waker)).is_ready() {};
+        awaits_next();
+        inner.end_all_but(&[], Instant::now() + Duration::from_secs(1));
+        awaits_next();
+        let mut resumes = Box::pin(launcher.resume(&pid, 1));
+        assert!(futures_util::FutureExt::now_or_never(&mut resumes).is_none());
+        awaits_next();
+        inner.leave();
+        assert_eq!((looks.rung.load(Ordering::Relaxed), looks.locked.load(Ordering::Relaxed)), (3, 0));
+        drop(resumes);
+        inner.table.lock().entries.clear();
+        communicator.close().await.expect("it closes");
+    }
 }

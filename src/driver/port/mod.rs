@@ -17,7 +17,7 @@ pub(crate) use permits::{Charge, WaiterId, WhenFull};
 pub(crate) use signal::{Giver, Listener, Signal};
 
 use self::events::Feed;
-use self::permits::{Admission, Admitted, Permits};
+use self::permits::{Admission, Permits};
 use super::command::{CloseReport, Command, Expiry, TimerId};
 use crate::error::{Error, ErrorKind, Result};
 use crate::home::{Completer, End, Expirer, Home, HomeFuture, ReserveError};
@@ -25,6 +25,8 @@ use crate::threads::ThreadHandle;
 use crate::wire::names::Names;
 
 pub(crate) mod events;
+#[cfg(feature = "metrics")]
+mod homes;
 mod mailbox;
 mod permits;
 mod signal;
@@ -60,7 +62,7 @@ pub(crate) struct Port {
     feed: Feed,
     /// Where something of this communicator runs, to be read off.
     #[cfg(feature = "metrics")]
-    homes: Mutex<Vec<Home>>,
+    homes: homes::Homes,
     status: Mutex<Status>,
     /// Why nothing can be asked of it any more, from the moment that it takes no new work.
     end: OnceLock<Error>,
@@ -132,7 +134,7 @@ impl Port {
             #[cfg(any(test, feature = "metrics"))]
             in_flight,
             #[cfg(feature = "metrics")]
-            homes: Mutex::default(),
+            homes: homes::Homes::default(),
             names,
             transfer,
             broker,
@@ -180,21 +182,13 @@ impl Port {
     #[cfg_attr(not(feature = "metrics"), allow(unused_variables, clippy::unused_self, reason = "nobody asks"))]
     pub(crate) fn runs_at(&self, home: &Home) {
         #[cfg(feature = "metrics")]
-        {
-            let mut homes = self.homes.lock();
-            homes.retain(|known| !known.has_ended());
-            if !homes.iter().any(|known| known.is_same(home)) {
-                homes.push(home.clone());
-            }
-        }
+        self.homes.add(home);
     }
 
     /// How full the homes are that this communicator runs something at.
     #[cfg(all(feature = "metrics", not(test)))]
     pub(crate) fn homes(&self) -> Vec<crate::home::Occupancy> {
-        let mut homes = self.homes.lock();
-        homes.retain(|known| !known.has_ended());
-        homes.iter().map(Home::occupancy).collect()
+        self.homes.occupancies()
     }
 
     /// The time that a handler has. It ends without its completer being used where the communicator does.
@@ -411,15 +405,13 @@ impl Port {
     /// The sender of a message that waits for its turn is gone.
     pub(crate) fn leave(&self, turn: Turn) {
         self.notify(Command::CancelTimer { id: turn.timer });
-        let (left, admitted) = self.permits.give_up(turn.waiter);
-        self.send_admitted(admitted);
-        drop(left);
+        drop(self.permits.give_up(turn.waiter, |command, charge| self.send_admitted(command, charge)));
     }
 
     /// A message has waited for its turn as long as it may.
     pub(super) fn expire(&self, waiter: WaiterId) {
-        let (expired, admitted) = self.permits.give_up(waiter);
-        self.send_admitted(admitted);
+        let (expired, unsent) = self.permits.give_up(waiter, |command, charge| self.send_admitted(command, charge));
+        drop(unsent);
         if let Some(command) = expired {
             command.refuse(&Error::new(
                 ErrorKind::TimedOut,
@@ -434,16 +426,14 @@ impl Port {
 
     /// A message has come to its end: others may go.
     pub(super) fn release(&self, charge: Charge) {
-        let admitted = self.permits.release(charge);
-        self.send_admitted(admitted);
+        drop(self.permits.release(charge, |command, charge| self.send_admitted(command, charge)));
     }
 
-    fn send_admitted(&self, admitted: Vec<Admitted<Command>>) {
-        for Admitted { mut command, charge, .. } in admitted {
-            command.charge(charge);
-            // Where the communicator has ended, what the command holds ends with it.
-            self.notify(command);
-        }
+    /// Sends a message whose turn has come, under the lock of the permits. It wakes the communicator thread, which is ours, and
+    /// drops nothing. Where the communicator has ended, what the command holds ends with it, without that lock.
+    fn send_admitted(&self, mut command: Command, charge: Charge) -> std::result::Result<(), Command> {
+        command.charge(charge);
+        self.commands.send(command).map_err(|unsent| unsent.0)
     }
 
     /// A timer of the communicator thread, by whose clock every wait of a user ends: a home may have none. Dropping it takes

@@ -4,6 +4,10 @@
 //! thread that is. Its sender need not be polled for that: one that stands in an outer wait, and cannot go on before an
 //! inner one has ended, would otherwise hold the room that the inner one waits for.
 //!
+//! A message whose turn comes is sent under the lock, by the function that each call is given. So whoever finds that a message
+//! does not wait any more knows that it has been sent. That function must run nothing of a user's: what it cannot send it
+//! returns, to be dropped afterwards.
+//!
 //! `C` is the command that carries the message.
 
 use std::collections::BTreeMap;
@@ -64,12 +68,9 @@ pub(crate) enum WhenFull {
     Refuse,
 }
 
-/// A message whose turn has come.
-#[must_use = "it is to be sent"]
-pub(crate) struct Admitted<C> {
-    pub(crate) command: C,
-    pub(crate) charge: Charge,
-}
+/// Messages whose turn has come, and that cannot be sent: the communicator has ended.
+#[must_use = "what they hold is a user's, and is to be dropped without a lock"]
+pub(crate) struct Unsent<C>(Vec<C>);
 
 impl<C> Permits<C> {
     pub(crate) fn new(messages: usize, bytes: usize) -> Self {
@@ -84,7 +85,7 @@ impl<C> Permits<C> {
     }
 
     /// Room for a message of so many bytes, if it may go at once: the same as [`admit`](Self::admit) without its command, which
-    /// is large.
+    /// is large. Its sender sends it, and does nothing else before: no message of this sender waits, for none does.
     pub(crate) fn admit_now(&self, bytes: usize) -> Option<Charge> {
         let units = self.units_of(bytes);
         let mut state = self.state.lock();
@@ -110,24 +111,24 @@ impl<C> Permits<C> {
         Admission::Waits(id)
     }
 
-    /// Takes a message out that has waited long enough, or whose sender has gone; `None` when its turn has come before.
-    pub(crate) fn give_up(&self, id: WaiterId) -> (Option<C>, Vec<Admitted<C>>) {
+    /// Takes a message out that has waited long enough, or whose sender has gone; `None` when it has been sent before.
+    pub(crate) fn give_up(&self, id: WaiterId, send: impl FnMut(C, Charge) -> Result<(), C>) -> (Option<C>, Unsent<C>) {
         let mut state = self.state.lock();
         let waiter = state.waiters.remove(&id);
         // One that wanted much may have held up those behind it.
-        let admitted = state.grant();
-        (waiter.map(|waiter| waiter.command), admitted)
+        let unsent = state.grant(send);
+        (waiter.map(|waiter| waiter.command), unsent)
     }
 
     /// A message has come to its end.
-    pub(crate) fn release(&self, charge: Charge) -> Vec<Admitted<C>> {
+    pub(crate) fn release(&self, charge: Charge, send: impl FnMut(C, Charge) -> Result<(), C>) -> Unsent<C> {
         if charge == Charge::NOTHING {
-            return Vec::new();
+            return Unsent(Vec::new());
         }
         let mut state = self.state.lock();
         state.messages += 1;
         state.units += charge.0;
-        state.grant()
+        state.grant(send)
     }
 
     /// Nothing is admitted any more. Returns what waits.
@@ -162,24 +163,29 @@ impl<C> State<C> {
         fits
     }
 
-    /// Those whose turn it is, in the order in which they came.
-    fn grant(&mut self) -> Vec<Admitted<C>> {
-        let mut admitted = Vec::new();
+    /// Sends those whose turn it is, in the order in which they came.
+    ///
+    /// Guards: what its sender does when its message does not wait any more. It sends the next one, or goes and has the message
+    /// forgotten. Either would overtake a message that is taken out here and sent later.
+    fn grant(&mut self, mut send: impl FnMut(C, Charge) -> Result<(), C>) -> Unsent<C> {
+        let mut unsent = Vec::new();
         while let Some((&id, waiter)) = self.waiters.first_key_value() {
             let units = waiter.units;
             if !self.take(units) {
                 break;
             }
             if let Some(waiter) = self.waiters.remove(&id) {
-                admitted.push(Admitted { command: waiter.command, charge: Charge(units) });
+                unsent.extend(send(waiter.command, Charge(units)).err());
             }
         }
-        admitted
+        Unsent(unsent)
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use std::sync::{Arc, Weak};
+
     use super::*;
 
     fn taken(permits: &Permits<u8>, bytes: usize) -> Charge {
@@ -196,51 +202,120 @@ mod tests {
         }
     }
 
-    fn commands(admitted: &[Admitted<u8>]) -> Vec<u8> {
-        admitted.iter().map(|admitted| admitted.command).collect()
+    /// What was sent, in order.
+    #[derive(Default)]
+    struct Sent(Vec<(u8, Charge)>);
+
+    impl Sent {
+        fn send(&mut self) -> impl FnMut(u8, Charge) -> Result<(), u8> + '_ {
+            |command, charge| {
+                self.0.push((command, charge));
+                Ok(())
+            }
+        }
+
+        fn commands(&self) -> Vec<u8> {
+            self.0.iter().map(|(command, _)| *command).collect()
+        }
     }
 
     #[test]
     fn messages_wait_in_turn_and_those_that_leave_hold_nothing() {
-        let permits = Permits::new(1, 10 * UNIT);
+        let (permits, mut sent) = (Permits::new(1, 10 * UNIT), Sent::default());
         let charge = taken(&permits, 1);
         let one = waits(&permits, 1, 1);
         let two = waits(&permits, 1, 2);
         assert!(matches!(permits.admit(1, 9, WhenFull::Refuse), Admission::Full(9)));
-        assert!(matches!(permits.give_up(one), (Some(1), admitted) if admitted.is_empty()));
-        let admitted = permits.release(charge);
-        assert_eq!(commands(&admitted), [2]);
-        assert!(matches!(permits.give_up(two), (None, _)), "its turn has come");
-        let _ = permits.release(admitted[0].charge);
-        assert_eq!(permits.left(), (1, 10, 0));
+        assert!(matches!(permits.give_up(one, sent.send()), (Some(1), _)));
+        assert!(sent.0.is_empty());
+        let _ = permits.release(charge, sent.send());
+        assert_eq!(sent.commands(), [2]);
+        assert!(matches!(permits.give_up(two, sent.send()), (None, _)), "its turn has come");
+        let _ = permits.release(sent.0[0].1, sent.send());
+        assert_eq!((permits.left(), sent.commands()), ((1, 10, 0), vec![2]));
     }
 
     #[test]
     fn a_large_message_waits_for_all_the_room_and_small_ones_do_not_overtake() {
-        let permits = Permits::new(10, 4 * UNIT);
+        let (permits, mut sent) = (Permits::new(10, 4 * UNIT), Sent::default());
         let small = taken(&permits, 1);
         let large = waits(&permits, 1 << 20, 1);
         waits(&permits, 1, 2);
         assert!(permits.admit_now(1).is_none(), "nor is there room for a new one at once");
         // Without the large one the small one has room at once.
-        let (gone, admitted) = permits.give_up(large);
-        assert_eq!((gone, commands(&admitted)), (Some(1), vec![2]));
-        let _ = permits.release(small);
-        let _ = permits.release(admitted[0].charge);
+        let (gone, _) = permits.give_up(large, sent.send());
+        assert_eq!((gone, sent.commands()), (Some(1), vec![2]));
+        let _ = permits.release(small, sent.send());
+        let _ = permits.release(sent.0[0].1, sent.send());
         assert_eq!(permits.left(), (10, 4, 0));
         let all = taken(&permits, usize::MAX);
         assert!(matches!(permits.admit(0, 9, WhenFull::Refuse), Admission::Taken(..)));
         assert!(matches!(permits.admit(1, 9, WhenFull::Refuse), Admission::Full(9)));
-        let _ = permits.release(all);
+        let _ = permits.release(all, sent.send());
+    }
+
+    /// Guards: a sender that goes as its turn comes. `FORGET`, which it sends then, would come before its message.
+    #[test]
+    fn nothing_that_follows_a_message_whose_turn_comes_is_sent_before_it() {
+        const CALL: u8 = 1;
+        const FORGET: u8 = 2;
+        for comes_by_release in [true, false] {
+            let permits = Permits::new(1, UNIT);
+            let (channel, sent) = std::sync::mpsc::channel();
+            let charge = taken(&permits, UNIT);
+            let before = waits(&permits, UNIT, 0);
+            let call = waits(&permits, UNIT, CALL);
+            let mut charge = Some(charge);
+            if comes_by_release {
+                assert!(matches!(permits.give_up(before, |command, _| Err(command)), (Some(0), _)));
+            } else {
+                // The one before it wants more than there is when the room comes.
+                permits.state.lock().waiters.get_mut(&before).expect("it waits").units = 2;
+                let _ = permits.release(charge.take().expect("held"), |command, _| Err(command));
+            }
+            let turn_comes = |command: u8, _: Charge| {
+                // Whoever leaves now finds that it waits, or that it was sent. It cannot look in between.
+                let looks = permits.state.try_lock();
+                if looks.is_some_and(|state| !state.waiters.contains_key(&call)) {
+                    let _ = channel.send(FORGET);
+                }
+                channel.send(command).map_err(|unsent| unsent.0)
+            };
+            match charge {
+                Some(charge) => drop(permits.release(charge, turn_comes)),
+                None => drop(permits.give_up(before, turn_comes)),
+            }
+            if permits.give_up(call, |command, _| Err(command)).0.is_none() {
+                let _ = channel.send(FORGET);
+            }
+            assert_eq!(sent.try_iter().collect::<Vec<_>>()[..2], [CALL, FORGET]);
+        }
+    }
+
+    #[test]
+    fn what_cannot_be_sent_is_returned_and_outlives_the_lock() {
+        struct Looks(Arc<Mutex<Vec<bool>>>, Weak<Permits<Looks>>);
+        impl Drop for Looks {
+            fn drop(&mut self) {
+                self.0.lock().extend(self.1.upgrade().map(|permits| permits.state.is_locked()));
+            }
+        }
+        let (permits, locked) = (Arc::new(Permits::new(1, UNIT)), Arc::new(Mutex::default()));
+        let Some(charge) = permits.admit_now(0) else { panic!("no room") };
+        let command = Looks(Arc::clone(&locked), Arc::downgrade(&permits));
+        let Admission::Waits(_) = permits.admit(0, command, WhenFull::Wait) else { panic!("it does not wait") };
+        drop(permits.release(charge, |command, _| Err(command)));
+        assert_eq!(*locked.lock(), [false]);
     }
 
     #[test]
     fn after_the_close_nothing_is_admitted_and_what_waits_comes_back() {
-        let permits = Permits::new(1, UNIT);
+        let (permits, mut sent) = (Permits::new(1, UNIT), Sent::default());
         let charge = taken(&permits, 1);
         waits(&permits, 1, 1);
         assert_eq!(permits.close(), [1]);
-        assert!(permits.release(charge).is_empty());
+        let _ = permits.release(charge, sent.send());
+        assert!(sent.0.is_empty());
         assert!(permits.admit_now(1).is_none());
         assert!(matches!(permits.admit(1, 2, WhenFull::Wait), Admission::Closed(2)));
     }

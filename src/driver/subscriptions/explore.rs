@@ -309,6 +309,18 @@ impl World {
                 _ => {}
             }
         }
+        self.check_deadlines();
+    }
+
+    /// Every service is asked again in time, and none that is gone.
+    fn check_deadlines(&self) {
+        for (key, service) in &self.book.services {
+            let known = self.book.due.time_of(key);
+            if let Some(at) = self.book.deadline(service, self.now) {
+                assert!(known.is_some_and(|known| known <= at), "{key:?} is asked at {known:?}, and not by {at:?}");
+            }
+        }
+        assert!(self.book.due.keys().all(|key| self.book.services.contains_key(key)), "the time of a service stays");
     }
 
     fn forget_what_is_not_there(&mut self) {
@@ -434,6 +446,65 @@ fn pulls_that_are_given_up_do_not_pile_up_at_the_broker() {
     }
     settle_all(&mut book, now);
     assert_eq!(book.leftovers(), 0);
+}
+
+/// Guards: memory that grows with each pull. Most wait for as long as there is, and end when a task comes.
+#[test]
+fn whoever_is_gone_leaves_no_deadline() {
+    let mut book: Subscriptions<u32> = Subscriptions::new(Names::default(), Duration::from_secs(1));
+    let now = Instant::now();
+    let never = PullWait::Until(after(now, Duration::MAX));
+    for wait in [never, PullWait::No] {
+        for pull in 0..10 {
+            book.pull(PullId(pull), "q".into(), wait, now);
+            book.end_pull(PullId(pull), now);
+        }
+        assert_eq!(book.next_deadline(), None, "there was no connection");
+    }
+    book.up(now);
+    for pull in 0..10 {
+        book.pull(PullId(pull), "q".into(), never, now);
+        settle_all(&mut book, now);
+        book.end_pull(PullId(pull), now);
+        settle_all(&mut book, now);
+        assert_eq!(book.next_deadline(), None, "its consumer stood");
+    }
+    for (n, name) in (1..).zip(["a", "b", "a", "b"]) {
+        let identifier = Identifier::new(name).expect("a name");
+        let name = SubscriberName::Rpc(identifier.clone());
+        let sink = mpsc::unbounded_channel().0;
+        book.subscribe(SubscriberId(n), Subscription::Rpc { identifier, sink }, 1, now);
+        settle_all(&mut book, now);
+        book.unsubscribe(&name, Some(2), now);
+        settle_all(&mut book, now);
+        assert_eq!(book.next_deadline(), None);
+    }
+    assert_eq!(book.leftovers(), 0);
+}
+
+/// Guards: somebody who is forgotten because the service is asked for somebody else first.
+#[test]
+fn each_of_those_who_wait_for_one_service_is_answered_in_time() {
+    let mut book: Subscriptions<u32> = Subscriptions::new(Names::default(), Duration::from_secs(1));
+    let start = Instant::now();
+    for n in 0..3_u32 {
+        let at = start + Duration::from_millis(n.into());
+        let identifier = Identifier::new(n.to_string()).expect("a name");
+        let sink = mpsc::unbounded_channel().0;
+        let subscription = Subscription::Tasks { queue: "q".into(), prefetch: 2, identifier, sink };
+        book.subscribe(SubscriberId(n.into()), subscription, n, at);
+    }
+    for n in 0..3_u32 {
+        let at = start + Duration::from_secs(1) + Duration::from_millis(n.into());
+        assert_eq!(book.next_deadline(), Some(at));
+        book.tick(at);
+        let answered = book.acts().into_iter().filter_map(|act| match act {
+            Act::Complete { done, outcome } => Some((done, outcome.map_err(|error| error.kind()))),
+            _ => None,
+        });
+        assert_eq!(answered.collect::<Vec<_>>(), [(n, Err(ErrorKind::TimedOut))]);
+    }
+    assert_eq!((book.next_deadline(), book.leftovers()), (None, 0));
 }
 
 /// Guards: a service, its lane and its turn that stay when whoever looked for a task has gone.

@@ -247,6 +247,11 @@ impl<D> Wanted<D> {
         self.members().into_iter().filter_map(until).filter(|(_, until)| *until <= now).collect()
     }
 
+    /// Until when each of those who are still added may go without a connection.
+    pub(super) fn added_until(&self) -> impl Iterator<Item = Instant> {
+        self.members().into_iter().filter_map(|member| member.adding.as_ref()).map(|adding| adding.until)
+    }
+
     fn adding_where(&self, is_meant: impl Fn(&Adding<D>) -> bool) -> Vec<SubscriberId> {
         let is_meant = |member: &&Member<D>| member.adding.as_ref().is_some_and(&is_meant);
         self.members().into_iter().filter(is_meant).map(|member| member.id).collect()

@@ -17,6 +17,11 @@ impl<T: Send + 'static> HomeFuture<T> {
     /// When the home ends first, it is called with [`End::HomeEnded`](super::super::End::HomeEnded), as one of the last things
     /// that this home does. Where that is not possible (the home had ended before, or ends outside of its runtime's context),
     /// nobody is left to call it, and it is dropped.
+    ///
+    /// On a multi-thread runtime a callback may wait by the calls of homing that block; the home goes on meanwhile. A wait by tokio's
+    /// own means is not known to the home: in `block_in_place(|| Handle::current().block_on(…))` a future of this home does not
+    /// come, and a timeout of homing's does not end that wait, since nothing comes to this home before the callback returns. Spawn
+    /// a task for what is to be awaited.
     pub fn on_done(self, call: impl FnOnce(Outcome<T>) + Send + 'static) {
         let Some(inbox) = self.inbox().cloned() else { return };
         let callback = Arc::new(Callback { inbox: inbox.clone(), rest: Mutex::new(Some((self, call))) });
