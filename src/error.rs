@@ -125,6 +125,8 @@ pub(crate) enum Detail {
     DeliveryTimeout,
     /// A queue did not take the message: it is full. It is certain that the message is not there.
     NotTaken,
+    /// A part of a value cannot be written: why, and the steps to it from the outside in.
+    Part(Box<Part>),
     /// The properties of a message take more bytes than a frame has.
     TooLarge { bytes: usize, most: usize },
 }
@@ -137,6 +139,14 @@ pub(crate) struct Difference {
     pub argument: String,
     pub have: String,
     pub want: String,
+}
+
+/// Which part of a value cannot be written.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Part {
+    pub why: String,
+    /// Steps of a JSON pointer (RFC 6901), from the outside in.
+    pub steps: Vec<String>,
 }
 
 /// A permission that is missing.
@@ -181,6 +191,29 @@ impl Error {
     /// An error with details for the other parts of homing.
     pub(crate) fn with_detail(kind: ErrorKind, message: impl Into<String>, detail: Detail) -> Self {
         Error(Arc::new(Inner { kind, message: message.into(), detail, source: None, attached: None }))
+    }
+
+    /// A part of a value cannot be written. The message names its place as a JSON pointer.
+    pub(crate) fn unwritable(part: Part) -> Self {
+        let mut message = part.why.clone();
+        for (n, step) in part.steps.iter().enumerate() {
+            message.push_str(if n == 0 { " (at /" } else { "/" });
+            message.push_str(step);
+        }
+        if !part.steps.is_empty() {
+            message.push(')');
+        }
+        Self::with_detail(ErrorKind::Encode, message, Detail::Part(Box::new(part)))
+    }
+
+    /// The same with places that begin at the user's body, which the value that was written has under this step.
+    pub(crate) fn within(self, body: &str) -> Self {
+        match self.detail() {
+            Detail::Part(part) if part.steps.first().is_some_and(|step| step == body) => {
+                Self::unwritable(Part { why: part.why.clone(), steps: part.steps[1..].to_vec() })
+            }
+            _ => self,
+        }
     }
 
     pub(crate) fn detail(&self) -> &Detail {

@@ -12,6 +12,7 @@ from homing._errors import InvalidStateError, Lagged
 from homing._shared import (
     ConnectOptions,
     Connected,
+    NoProtocol,
     Pattern,
     check_callable,
     check_core,
@@ -48,10 +49,16 @@ def _context() -> Any:
     return contextvars.copy_context()
 
 
+_ENTER = "homing.connect is for asyncio: enter it with `async with`; in a program without a loop, with homing.blocking.connect(…)"
+
+
 class _Connecting:
     """A connection to be made: awaited, or entered with ``async with``."""
 
     __slots__ = ("_communicator", "_options", "_url")
+
+    __enter__ = NoProtocol(_ENTER)
+    __exit__ = NoProtocol(_ENTER)
 
     def __init__(self, url: str, options: dict[str, Any]) -> None:
         self._url = url
@@ -71,6 +78,19 @@ class _Connecting:
     async def __aexit__(self, *exception: object) -> None:
         if self._communicator is not None:
             await self._communicator.__aexit__(None, None, None)
+
+    # For type checkers there is no such thing.
+    if not TYPE_CHECKING:
+
+        def __getattr__(self, name):
+            if name.startswith("_") or not hasattr(Communicator, name):
+                raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}", name=name, obj=self)
+            raise AttributeError(
+                f"there is no {name!r} before it is connected: await it, as in `c = await homing.connect(…)`, or enter it with "
+                "`async with homing.connect(…) as c`; a program without a loop takes homing.blocking.connect(…)",
+                name=name,
+                obj=self,
+            )
 
 
 def connect(url: str, **options: Unpack[ConnectOptions]) -> _Connecting:
@@ -138,6 +158,9 @@ class Communicator(Connected):
 
     # In case that what it is made of is refused.
     _closed = True
+
+    __enter__ = NoProtocol(_ENTER)
+    __exit__ = NoProtocol(_ENTER)
 
     def __init__(self, core: _native.Core) -> None:
         check_core(core, "homing.connect")
@@ -342,7 +365,7 @@ class Communicator(Connected):
     def _close_at_exit(self) -> None:
         if not self._core.is_closed:
             self._closed = True
-            self._core.close(None).wait()
+            self._core.close_at_exit().wait()
 
     def __del__(self) -> None:
         if not self._closed and not self._core.is_closed:

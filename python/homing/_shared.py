@@ -7,7 +7,7 @@ import os
 import re
 import weakref
 from collections.abc import Callable, Iterable, Iterator
-from typing import TYPE_CHECKING, Any, Protocol, TypedDict, Union
+from typing import TYPE_CHECKING, Any, NoReturn, Protocol, TypedDict, Union
 
 from homing import _native
 from homing._errors import InvalidArgument
@@ -128,6 +128,20 @@ def native_filter(subject: Any, sender: Any) -> _native.Filter:
         else:
             made.sender_is(one)
     return made
+
+
+class WrongProtocol(TypeError, AttributeError):
+    """What Python raises where an object has no such protocol: the one or the other, by its version."""
+
+
+class NoProtocol:
+    """In the place of a special method that a class has not: says what to do instead. For ``hasattr`` it is not there."""
+
+    def __init__(self, instead: str) -> None:
+        self._instead = instead
+
+    def __get__(self, instance: object, owner: type[object] | None = None) -> NoReturn:
+        raise WrongProtocol(self._instead)
 
 
 class Uncopied:

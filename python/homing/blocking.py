@@ -25,6 +25,7 @@ from homing._errors import CommunicatorClosed, Lagged, QueueEmpty
 from homing._shared import (
     ConnectOptions,
     Connected,
+    NoProtocol,
     Pattern,
     check_callable,
     check_core,
@@ -107,11 +108,17 @@ class _Subscribers:
                 thread.join(seconds)
 
 
+_ENTER = "homing.blocking.connect is for threads: enter it with `with`; in a program with a loop, use `async with homing.connect(…)`"
+
+
 class Communicator(Connected):
     """One connection to a broker, for the threads of this process. Made by :func:`connect`.
 
     Each call waits and has a deadline; Ctrl-C ends the wait. See :class:`homing.Communicator` for what they do.
     """
+
+    __aenter__ = NoProtocol(_ENTER)
+    __aexit__ = NoProtocol(_ENTER)
 
     def __init__(self, core: _native.Core) -> None:
         check_core(core, "homing.blocking.connect")
@@ -232,7 +239,7 @@ class Communicator(Connected):
     def _close_at_exit(self) -> None:
         self._closed = True
         if not self._core.is_closed:
-            self._core.close(None).wait()
+            self._core.close_at_exit().wait()
         self._subscribers.end(1.0)
 
     def __del__(self) -> None:

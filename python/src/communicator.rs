@@ -317,6 +317,14 @@ impl Core {
         }))
     }
 
+    /// Closes as the interpreter ends, without a report.
+    fn close_at_exit(&self, py: Python<'_>) -> PyResult<Call> {
+        let communicator = self.get(py)?;
+        // Guards: the class of the report, a dataclass. Importing it runs text as code, by which the interpreter forgets that a
+        // Ctrl-C ends it, and leaves with 1 instead of by the signal.
+        Ok(Call::closing(async move { communicator.close().await.map(|_| Output::Nothing) }))
+    }
+
     /// That something can be done with it here: an error in a child of a fork.
     fn check(&self, py: Python<'_>) -> PyResult<()> {
         self.communicator.get("the communicator").map(drop).map_err(|error| errors::exception(py, &error))

@@ -8,6 +8,7 @@ use std::fmt::{self, Write};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Weak};
 
+use homing::home::ByProcess;
 use parking_lot::Mutex;
 use pyo3::intern;
 use pyo3::prelude::*;
@@ -21,12 +22,19 @@ use crate::loops::Bell;
 /// How many records wait for Python.
 const MOST: usize = 1024;
 
-static QUEUE: Mutex<VecDeque<(Level, String)>> = Mutex::new(VecDeque::new());
-static ANY: AtomicBool = AtomicBool::new(false);
-static LOST: AtomicU64 = AtomicU64::new(0);
+/// What waits to be handed over, of this process: those of a parent are the parent's to log.
+#[derive(Default)]
+struct Waiting {
+    queue: Mutex<VecDeque<(Level, String)>>,
+    lost: AtomicU64,
+    /// Loops that can be woken to hand records over.
+    bells: Mutex<Vec<Weak<Bell>>>,
+}
 
-/// Loops that can be woken to hand records over.
-static BELLS: Mutex<Vec<Weak<Bell>>> = Mutex::new(Vec::new());
+static WAITING: ByProcess<Waiting> = ByProcess::new();
+
+/// Whether anything waits, asked at every turn of a loop. In a child of a fork it may be set for nothing.
+static ANY: AtomicBool = AtomicBool::new(false);
 
 struct Records;
 
@@ -47,17 +55,20 @@ impl Subscriber for Records {
     fn event(&self, event: &Event<'_>) {
         let mut text = Text::default();
         event.record(&mut text);
-        let mut queue = QUEUE.lock();
+        let waiting = WAITING.here();
+        let mut queue = waiting.queue.lock();
+        let is_first = queue.is_empty();
         if queue.len() < MOST {
             queue.push_back((*event.metadata().level(), text.message + &text.fields));
         } else {
-            LOST.fetch_add(1, Ordering::Relaxed);
+            waiting.lost.fetch_add(1, Ordering::Relaxed);
         }
         drop(queue);
         // Ordering: Release, after the record is there.
-        if !ANY.swap(true, Ordering::Release) {
+        // Guards: a child of a fork in which it was set, where nobody has been rung for it.
+        if !ANY.swap(true, Ordering::Release) || is_first {
             // Guards: a loop that has ended, whose bell is still held by who might ring it. So all are rung.
-            BELLS.lock().iter().filter_map(Weak::upgrade).for_each(|bell| bell.ring());
+            waiting.bells.lock().iter().filter_map(Weak::upgrade).for_each(|bell| bell.ring());
         }
     }
 
@@ -92,7 +103,7 @@ impl Visit for Text {
 
 /// Has this loop woken for records, while it is there.
 pub(crate) fn wake_by(bell: &Arc<Bell>) {
-    let mut bells = BELLS.lock();
+    let mut bells = WAITING.here().bells.lock();
     bells.retain(|bell| bell.strong_count() > 0);
     bells.push(Arc::downgrade(bell));
 }
@@ -110,8 +121,9 @@ pub(crate) fn hand_over(py: Python<'_>) {
     if !ANY.swap(false, Ordering::Acquire) {
         return;
     }
-    let records = std::mem::take(&mut *QUEUE.lock());
-    let lost = LOST.swap(0, Ordering::Relaxed);
+    let waiting = WAITING.here();
+    let records = std::mem::take(&mut *waiting.queue.lock());
+    let lost = waiting.lost.swap(0, Ordering::Relaxed);
     let logged = LOGGER
         .get_or_try_init(py, || {
             PyResult::Ok(py.import("logging")?.call_method1(intern!(py, "getLogger"), ("homing",))?.unbind())

@@ -112,8 +112,9 @@ impl<'py> Options<'_, 'py> {
         }
         let attempts = self.read("task_attempts", |name, given| {
             let (attempts, pause) = pair(name, "a tuple of an int and a number of seconds", given)?;
-            let attempts = arguments::integer(name, &attempts, 1, u32::MAX.into())?;
-            Ok((attempts, time(py, name, arguments::seconds(name, &pause)?)?))
+            let attempts = arguments::integer(&item(name, 0), &attempts, 1, u32::MAX.into())?;
+            let name = item(name, 1);
+            Ok((attempts, time(py, &name, arguments::seconds(&name, &pause)?)?))
         })?;
         if let Some((attempts, pause)) = attempts
             && let Some(attempts) = NonZeroU32::new(attempts)
@@ -123,8 +124,8 @@ impl<'py> Options<'_, 'py> {
         let in_flight = self.read("in_flight", |name, given| {
             let (messages, bytes) = pair(name, "a tuple of two ints", given)?;
             // Guards: a zero, with which nothing is sent.
-            let count = |given| arguments::integer::<usize>(name, given, 1, usize::MAX as u64);
-            Ok((count(&messages)?, count(&bytes)?))
+            let count = |n, given| arguments::integer::<usize>(&item(name, n), given, 1, usize::MAX as u64);
+            Ok((count(0, &messages)?, count(1, &bytes)?))
         })?;
         if let Some((messages, bytes)) = in_flight
             && let Some((messages, bytes)) = NonZeroUsize::new(messages).zip(NonZeroUsize::new(bytes))
@@ -166,6 +167,11 @@ impl<'py> Options<'_, 'py> {
             }
         }
     }
+}
+
+/// An item of an option, as an error calls it.
+fn item(name: &str, index: usize) -> String {
+    format!("{name}[{index}]")
 }
 
 /// The two items of a tuple, or of a list.

@@ -94,7 +94,10 @@ pub(crate) fn to_value(object: &Bound<'_, PyAny>) -> PyResult<Value> {
 
 fn read(object: &Bound<'_, PyAny>, depth: usize) -> Result<Value, Box<Refusal>> {
     if depth > MAX_DEPTH {
-        return Err(Refusal::new(format!("it is nested deeper than {MAX_DEPTH}, or contains itself")));
+        let of = type_name(object);
+        return Err(Refusal::new(format!(
+            "an object of type {of} is nested deeper than {MAX_DEPTH}, or contains itself"
+        )));
     }
     if object.is_none() {
         return Ok(Value::Null);
@@ -118,7 +121,7 @@ fn read(object: &Bound<'_, PyAny>, depth: usize) -> Result<Value, Box<Refusal>> 
             let item = if pairs.len() == count { items.next() } else { None };
             let Some((key, value)) = item else { return Err(Refusal::new("a dict was changed while it was read")) };
             let step = || step(&key);
-            let read_key = read(&key, depth + 1).map_err(|refusal| refusal.below(step))?;
+            let read_key = hashable(&key, depth + 1).map_err(|refusal| refusal.below(step))?;
             map.insert(read_key, read(&value, depth + 1).map_err(|refusal| refusal.below(step))?);
         }
         return Ok(Value::Map(map));
@@ -156,17 +159,45 @@ fn members(members: &Bound<'_, PyAny>, depth: usize) -> Result<Value, Box<Refusa
     // The iterator of Python's own, which has an error for a set that is changed while it is read.
     for member in members.try_iter()? {
         let member = member?;
-        let value = read(&member, depth + 1).map_err(|refusal| refusal.below(|| step(&member)))?;
+        let value = hashable(&member, depth + 1).map_err(|refusal| refusal.below(|| step(&member)))?;
         set.insert(value, Value::Null);
     }
     Ok(Value::Set(set))
+}
+
+/// A key, or a member of a set, as whoever reads it can have it again.
+fn hashable(object: &Bound<'_, PyAny>, depth: usize) -> Result<Value, Box<Refusal>> {
+    let value = read(object, depth)?;
+    match unhashable(object, &value) {
+        Some(of) => Err(Refusal::new(format!(
+            "an object of type {of} cannot be sent as a key or as a member of a set: whoever reads it gets a set, a list or a \
+             dict, which Python cannot hash; make a tuple of it"
+        ))),
+        None => Ok(value),
+    }
+}
+
+/// The type of what becomes something that Python cannot hash.
+fn unhashable(object: &Bound<'_, PyAny>, value: &Value) -> Option<String> {
+    match value {
+        Value::Set(_) | Value::List(_) | Value::Map(_) => Some(type_name(object)),
+        Value::Tuple(values) => {
+            let items = object.cast::<PyTuple>().ok()?;
+            items.iter().zip(values).find_map(|(item, value)| unhashable(&item, value))
+        }
+        _ => None,
+    }
 }
 
 fn string(text: &Bound<'_, PyString>) -> Result<Value, Box<Refusal>> {
     match text.to_str() {
         Ok(text) => Ok(Value::String(text.to_owned())),
         Err(error) if error.is_instance_of::<PyUnicodeEncodeError>(text.py()) => {
-            let mut refusal = Refusal::new("a string with half a surrogate pair in it is no Unicode text");
+            let of = type_name(text.as_any());
+            let why = format!(
+                "an object of type {of} with half a surrogate pair in it cannot be sent: it is no Unicode text"
+            );
+            let mut refusal = Refusal::new(why);
             refusal.cause = Some(error);
             Err(refusal)
         }
@@ -234,7 +265,18 @@ fn other(object: &Bound<'_, PyAny>, depth: usize) -> Result<Value, Box<Refusal>>
     // Before date, which it is a kind of.
     if object.is_instance(known.datetime.bind(py))? {
         let text = known.datetime.bind(py).call_method1(intern!(py, "isoformat"), (object, " "))?;
-        return Ok(Value::Timestamp(text.extract()?));
+        let text: String = text.extract()?;
+        // Behind the date, which has hyphens of its own.
+        let offset = text.char_indices().skip("2024-02-29".len()).find(|(_, c)| matches!(c, '+' | '-'));
+        let offset = offset.map_or("", |(at, _)| &text[at..]);
+        if offset.len() > "+01:00".len() {
+            return Err(Refusal::new(format!(
+                "an object of type {} whose offset from UTC is {offset} cannot be sent: in YAML an offset has hours and minutes \
+                 alone; send it in UTC, as by astimezone(datetime.timezone.utc)",
+                type_name(object)
+            )));
+        }
+        return Ok(Value::Timestamp(text));
     }
     if object.is_instance(known.date.bind(py))? {
         let text = known.date.bind(py).call_method1(intern!(py, "isoformat"), (object,))?;

@@ -380,9 +380,11 @@ def test_a_wrong_type_is_a_type_error_with_the_name(memory):
     [
         ({"task_prefetch": -1}, "task_prefetch must be an int from 0 to 65535, not -1"),
         ({"task_prefetch": 2**70}, "task_prefetch must be an int from 0 to 65535, not 1180591620717411303424"),
-        ({"task_attempts": (0, 1)}, "task_attempts must be an int from 1"),
+        ({"task_attempts": (0, 1)}, "task_attempts[0] must be an int from 1"),
+        ({"task_attempts": (1, -1)}, "task_attempts[1] is -1; it is a number of seconds, zero or more"),
         ({"task_attempts": (1,)}, "task_attempts must be a tuple of an int and a number of seconds, and has 1 items"),
-        ({"in_flight": (1, 0)}, "in_flight must be an int from 1"),
+        ({"in_flight": (1, 0)}, "in_flight[1] must be an int from 1"),
+        ({"in_flight": (0, 0)}, "in_flight[0] must be an int from 1"),
         ({"heartbeat": 10**400}, "heartbeat is too large for a number of seconds"),
         ({"heartbeat": -1}, "heartbeat is -1; it is a number of seconds, zero or more"),
         ({"codec": "xml"}, 'the codec "xml" is not known'),
@@ -450,3 +452,59 @@ def test_an_identifier_is_what_it_consists_of(memory):
 def test_a_communicator_is_not_made_by_its_class(cls):
     with pytest.raises(TypeError, match=f"made by {MADE[cls]},"):
         cls("memory:")
+
+
+def test_a_connection_that_was_not_awaited_says_what_to_do():
+    import contextlib
+    import copy
+    import inspect
+    import pickle
+
+    connecting = homing.connect("memory:")
+    for name in ("rpc_send", "close", "state", "task_queue"):
+        with pytest.raises(AttributeError, match="await it.*async with.*blocking") as caught:
+            getattr(connecting, name)
+        assert (caught.value.name, caught.value.obj) == (name, connecting)
+    # Nothing is said of what a communicator has not either, and to nobody who only asks whether something is there.
+    with pytest.raises(AttributeError, match="object has no attribute 'rpc_sent'"):
+        connecting.rpc_sent
+    for name in ("rpc_send", "_core", "__enter__", "__exit__", "__deepcopy__", "__getstate_", "__fspath__", "__len__"):
+        assert not hasattr(connecting, name), name
+    assert hasattr(connecting, "__await__") and inspect.isawaitable(connecting)
+    for made in (copy.copy(connecting), copy.deepcopy(connecting), pickle.loads(pickle.dumps(connecting))):
+
+        async def main(made=made):
+            async with made as c:
+                return c.state
+
+        assert asyncio.run(main()) == "connected"
+    with pytest.raises(TypeError, match="context manager|ExitStack|__enter__"), contextlib.ExitStack() as stack:
+        stack.enter_context(connecting)
+
+
+def test_the_wrong_kind_of_with_block_says_which_is_the_right_one(memory):
+    def plain(communicator):
+        with communicator:
+            raise AssertionError("it was entered")
+
+    async def of_loop(communicator):
+        async with communicator:
+            raise AssertionError("it was entered")
+
+    async def main():
+        # The one or the other, as Python's own.
+        for error in (TypeError, AttributeError):
+            with pytest.raises(error, match="`async with`.*homing.blocking.connect"):
+                plain(homing.connect(memory))
+            async with homing.connect(memory) as c:
+                with pytest.raises(error, match="`async with`.*homing.blocking.connect"):
+                    plain(c)
+                assert not hasattr(c, "__enter__") and hasattr(c, "__aenter__")
+
+    asyncio.run(main())
+    with blocking.connect(memory) as b:
+        for error in (TypeError, AttributeError):
+            with pytest.raises(error, match="`with`.*`async with homing.connect"):
+                asyncio.run(of_loop(b))
+        assert not hasattr(b, "__aenter__") and hasattr(b, "__enter__")
+        assert b.state == "connected"

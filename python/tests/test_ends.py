@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import gc
 import pathlib
+import signal
 import subprocess
 import sys
 import tempfile
@@ -739,3 +740,34 @@ def test_an_exception_of_a_subscriber_is_logged_once_with_its_traceback(memory, 
     logged = [record for record in caplog.records if record.name == "homing"]
     assert ["it broke" in record.getMessage() for record in logged] == [True]
     assert logged[0].exc_info is not None and logged[0].exc_info[0] is ValueError
+
+
+@pytest.mark.parametrize(
+    "opened",
+    [
+        'c = blocking.connect("memory:")',
+        'c = blocking.connect("memory:"); c.add_rpc_subscriber("x", print)',
+        'c = loop.run_until_complete(awaited(homing.connect("memory:")))',
+        'c = kiwipy.connect("memory:"); c.add_rpc_subscriber(print, "x")',
+        'c = loop.run_until_complete(rmq.async_connect("memory:"))',
+    ],
+)
+def test_a_ctrl_c_that_nobody_catches_ends_the_program_by_the_signal_whatever_is_open(opened):
+    """As Python has it: a shell that waits for the program knows by this to stop as well."""
+    out, err, code = program(
+        f"""
+        import asyncio, atexit, signal, sys
+        # Before homing's own, and so it is called after it.
+        atexit.register(lambda: print("imported for it:", [name for name in sys.modules if name == "homing._values"]))
+        import homing
+        from homing import blocking, kiwipy
+        from homing.kiwipy import rmq
+        async def awaited(connecting):
+            return await connecting
+        loop = asyncio.new_event_loop()
+        {opened}
+        signal.raise_signal(signal.SIGINT)
+        """
+    )
+    assert "KeyboardInterrupt" in err
+    assert (out, code) == ("imported for it: []\n", -signal.SIGINT), err

@@ -337,3 +337,92 @@ def test_a_child_that_goes_on_with_the_loop_does_not_take_the_parents_wakes():
         "asyncio",
     )
     assert (out, code) == ("begins\ndone\n", 0), (out, err)
+
+
+def test_a_child_has_named_brokers_of_its_own():
+    """That of its parent is not there: what nobody serves is refused at once, and does not wait for who is in another process."""
+    out, err, code = program(
+        """
+        def served(name, answer):
+            b = blocking.connect(URL)
+            b.add_rpc_subscriber(name, lambda request: answer)
+            return b
+
+        parent = served("parent", 1)
+        child = os.fork()
+        if child == 0:
+            own = served("child", 2)
+            other = blocking.connect(URL)
+            assert other.rpc_send("child", timeout=60) == 2
+            grandchild = os.fork()
+            if grandchild == 0:
+                owns = served("grandchild", 3), blocking.connect(URL)
+                assert owns[1].rpc_send("grandchild", timeout=60) == 3
+                names = ("parent", "child")
+            else:
+                assert os.waitstatus_to_exitcode(os.waitpid(grandchild, 0)[1]) == 0
+                names, owns = ("parent", "grandchild"), (own, other)
+            for name in names:
+                try:
+                    print("served:", owns[1].rpc_send(name, timeout=60))
+                except homing.UnroutableError:
+                    print(name, flush=True)
+            for one in owns:
+                one.close()
+            sys.exit(0)
+        assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+        assert parent.rpc_send("parent", timeout=60) == 1
+        """,
+        "asyncio",
+    )
+    assert (out.splitlines(), code) == (["parent", "child", "parent", "grandchild"], 0), (out, err)
+
+
+def test_a_child_connects_whatever_its_parents_threads_do_at_the_fork():
+    """They hold locks then, which nobody opens in the child."""
+    out, err, code = program(
+        """
+        import time
+        shared = blocking.connect(URL)
+        shared.add_rpc_subscriber("echo", lambda request: request.body)
+        over = threading.Event()
+
+        def calls():
+            while not over.is_set():
+                shared.rpc_send("echo", 1)
+
+        def connects():
+            while not over.is_set():
+                blocking.connect(URL).close()
+
+        threads = [threading.Thread(target=target) for target in (calls, connects)]
+        for thread in threads:
+            thread.start()
+        for n in range(40):
+            child = os.fork()
+            if child == 0:
+                with blocking.connect(URL) as own, blocking.connect("memory:other") as other:
+                    other.add_rpc_subscriber("echo", lambda request: request.body)
+                    assert other.rpc_send("echo", 2) == 2
+                os._exit(0)
+            until = time.monotonic() + 60
+            while not (ended := os.waitpid(child, os.WNOHANG))[0]:
+                if time.monotonic() > until:
+                    os.kill(child, 9)
+                    os.waitpid(child, 0)
+                    print("a child hangs", flush=True)
+                    break
+                time.sleep(0.002)
+            else:
+                if ended[1]:
+                    print("a child failed:", os.waitstatus_to_exitcode(ended[1]), flush=True)
+                continue
+            break
+        over.set()
+        for thread in threads:
+            thread.join()
+        shared.close()
+        """,
+        "asyncio",
+    )
+    assert (out, code) == ("", 0), (out, err)

@@ -12,8 +12,11 @@ import pytest
 import yaml
 
 import homing
-from homing import _native
+from homing import _native, blocking
 from conftest import run
+
+#: As the zones of many places had it before they were made even.
+ODD_OFFSET = datetime.datetime(1900, 1, 1, tzinfo=datetime.timezone(datetime.timedelta(hours=5, minutes=53, seconds=28)))
 
 VALUES = [
     None,
@@ -226,8 +229,16 @@ def test_what_is_no_uuid_stays_a_tag(fields):
         ({"a": [1, {"b/c": 1j}]}, "(at /a/1/b~1c)"),
         ([1, 2, lambda: None], "(at /2)"),
         ({(1, 2): {object()}}, "(at /(key)/(key))"),
-        ("\ud800", "surrogate"),
+        ("\ud800", "type str with half a surrogate pair"),
         (["x", "\ud800"], "(at /1)"),
+        ({"a": {frozenset({1}): 1}}, "type frozenset cannot be sent as a key"),
+        ({"a": {frozenset({1}): 1}}, "(at /a/(key))"),
+        ({"a": {(1, frozenset())}}, "type frozenset cannot be sent as a key"),
+        ({"a": [homing.Tagged("", 1)]}, "of type Tagged cannot be sent"),
+        ({"a": [homing.Tagged("!!python/object/apply:os.system", "echo")]}, "of type Tagged cannot be sent"),
+        ({"a": [ODD_OFFSET]}, "type datetime.datetime whose offset from UTC is +05:53:28 cannot be sent"),
+        ({"a": [ODD_OFFSET]}, "(at /a/0)"),
+        (ODD_OFFSET.astimezone(datetime.timezone(-datetime.timedelta(microseconds=1))), "offset from UTC is -00:00:00.000001"),
     ],
 )
 def test_what_cannot_be_sent_is_named(value, text, memory):
@@ -242,6 +253,46 @@ def test_what_cannot_be_sent_is_named(value, text, memory):
             assert text in str(caught.value)
 
     run(main())
+
+
+@pytest.mark.parametrize(
+    ("value", "place"),
+    [
+        # Refused as it is read, and as it is written: by the package and by the library.
+        ({"a": [1j]}, " (at /a/0)"),
+        ({"a": [homing.Tagged("", 1)]}, " (at /a/0)"),
+        ([homing.Tagged("", 1)], " (at /0)"),
+        ({"body": homing.Tagged("", 1)}, " (at /body)"),
+        ({"result": homing.Tagged("", 1)}, " (at /result)"),
+        (homing.Tagged("", 1), ""),
+    ],
+)
+def test_the_place_of_what_cannot_be_sent_begins_at_the_body_however_it_is_sent(value, place):
+    with blocking.connect("memory:") as c:
+        c.add_rpc_subscriber("return", lambda request: value)
+        c.add_task_subscriber(lambda task: value)
+        for send in (
+            lambda: c.rpc_send("return", value, timeout=60),
+            lambda: c.task_send(value, timeout=60),
+            lambda: c.task_send(value, no_reply=True),
+            lambda: c.broadcast_send(value),
+        ):
+            with pytest.raises(homing.EncodeError) as caught:
+                send()
+            text = str(caught.value)
+            assert text.endswith(place) and ("(at" in text) == bool(place), text
+        for ask in (lambda: c.rpc_send("return", timeout=60), lambda: c.task_send(1, timeout=60)):
+            with pytest.raises(homing.RemoteException) as caught:
+                ask()
+            text = caught.value.text
+            assert text.endswith(place) and ("(at" in text) == bool(place), text
+
+
+def test_the_place_in_what_goes_along_with_a_broadcast_names_it():
+    with blocking.connect("memory:") as c:
+        for named in ("sender", "subject", "correlation_id"):
+            with pytest.raises(homing.EncodeError, match=rf"\(at /{named}/0\)$"):
+                c.broadcast_send(1, **{named: [homing.Tagged("", 1)]})
 
 
 def test_a_list_in_itself_is_refused():

@@ -26,10 +26,10 @@ use crate::home::Home;
 use crate::observe::{MessageKind, Outgoing};
 use crate::sending::{Running, Sending};
 use crate::serve::Context;
-use crate::wire::broadcast::Content;
+use crate::wire::broadcast::{self, Content};
 use crate::wire::delay::Delay;
 use crate::wire::names::{BROADCAST_TOPIC, Identifier};
-use crate::wire::task::{NoReply, encode};
+use crate::wire::task::{self, NoReply, encode};
 use crate::wire::unique::UniqueKey;
 
 /// The outcome as the type that is wanted.
@@ -554,7 +554,7 @@ impl Task {
         let timeout = self.timeout();
         let Task { context, queue, body, .. } = self;
         let subject = Subject::Task(queue.clone());
-        let body = context.encode(encode(body.into_value()?, NoReply::No))?;
+        let body = context.encode(encode(body.into_value()?, NoReply::No)).map_err(|error| error.within(task::BODY))?;
         let bytes = body.size();
         let command = move |expected, published| Command::Task {
             queue,
@@ -597,7 +597,8 @@ impl Task {
         let limit = timeout.and_then(Timeout::limit).unwrap_or(context.defaults.call_timeout);
         let until = crate::time::from_now(limit);
         let subject = Subject::Task(queue.clone());
-        let body = context.encode(encode(body.into_value()?, NoReply::Yes))?;
+        let body =
+            context.encode(encode(body.into_value()?, NoReply::Yes)).map_err(|error| error.within(task::BODY))?;
         let bytes = body.size();
         let outgoing = subject.outgoing(&context, None, bytes);
         taken_over(&context, &subject, bytes, until, outgoing, |published| Command::Task {
@@ -747,7 +748,7 @@ impl Broadcast {
     async fn send(self) -> Result<()> {
         let Broadcast { context, body, sender, subject, correlation_id, routing } = self;
         let content = Content { body: body.into_value()?, sender, subject, correlation_id };
-        let body = context.encode(content.encode())?;
+        let body = context.encode(content.encode()).map_err(|error| error.within(broadcast::BODY))?;
         let until = crate::time::from_now(context.defaults.call_timeout);
         let bytes = body.size();
         let exchange = &context.port.names.message_exchange;

@@ -11,9 +11,7 @@ mod ser;
 mod value;
 mod yaml;
 
-use std::fmt::Write;
-
-use crate::error::{Error, ErrorKind, Result};
+use crate::error::{Error, ErrorKind, Part, Result};
 
 pub(crate) use ser::TOO_DEEP;
 
@@ -141,15 +139,8 @@ pub fn parse_text(text: &[u8]) -> Result<Value> {
 fn check_value(value: &Value, limits: &Limits, inspect: &mut dyn FnMut(&Value) -> Result<(), String>) -> Result<()> {
     let mut walk = Walk { limits, nodes: 0, inspect };
     walk.check(value, 0).map_err(|refusal| {
-        let mut text = refusal.why;
-        for (n, step) in refusal.steps.iter().rev().enumerate() {
-            // Writing to a String cannot fail.
-            let _ = write!(text, "{}/{step}", if n == 0 { " (at " } else { "" });
-        }
-        if !refusal.steps.is_empty() {
-            text.push(')');
-        }
-        Error::new(ErrorKind::Encode, text)
+        let steps = refusal.steps.into_iter().rev().collect();
+        Error::unwritable(Part { why: refusal.why, steps })
     })
 }
 

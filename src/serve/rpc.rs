@@ -22,7 +22,7 @@ use crate::error::Result;
 use crate::home::Home;
 use crate::observe::{Handling, Incoming, MessageKind};
 use crate::wire::names::{Exchange, Identifier};
-use crate::wire::response::{ErrorDetails, Host, Response};
+use crate::wire::response::{ErrorDetails, Host, RESULT, Response};
 
 /// The type of the error that a caller gets whose call nobody answers any more.
 const ENDED: &str = "SubscriberEnded";
@@ -394,6 +394,7 @@ pub(super) fn outgoing(
         _ => None,
     };
     let body = context.encode(response.into_value(host)).or_else(|error| {
+        let error = error.within(RESULT);
         let text = plain.unwrap_or_else(|| format!("the subscriber's result cannot be encoded: {error}"));
         context.encode(exception(text.clone())).or_else(|_| as_kiwipy(&exception(text)))
     });

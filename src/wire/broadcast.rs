@@ -3,6 +3,9 @@
 use crate::codec::{Map, Value};
 use crate::error::{Error, ErrorKind, Result};
 
+/// Where the mapping has the body.
+pub(crate) const BODY: &str = "body";
+
 /// What a broadcast holds.
 #[derive(Clone, Debug)]
 pub(crate) struct Content {
@@ -15,7 +18,7 @@ pub(crate) struct Content {
 impl Content {
     pub(crate) fn encode(self) -> Value {
         let mut map = Map::new();
-        map.insert("body", self.body);
+        map.insert(BODY, self.body);
         map.insert("correlation_id", self.correlation_id);
         map.insert("sender", self.sender);
         map.insert("subject", self.subject);
@@ -29,7 +32,7 @@ impl Content {
         let Value::Map(mut map) = value else { return Err(bad("is not a mapping")) };
         let mut take = |key: &str| map.remove(key).ok_or_else(|| bad(&format!("lacks the key {key:?}")));
         Ok(Content {
-            body: take("body")?,
+            body: take(BODY)?,
             sender: take("sender")?,
             subject: take("subject")?,
             correlation_id: take("correlation_id")?,

@@ -5,7 +5,7 @@ use crate::error::{Error, ErrorKind, Result};
 
 const CANCELLED: &str = "cancelled";
 const EXCEPTION: &str = "exception";
-const RESULT: &str = "result";
+pub(crate) const RESULT: &str = "result";
 const PENDING: &str = "pending";
 const HOST: &str = "host";
 /// A key of our own beside `exception`; kiwipy looks at that one alone.

@@ -10,6 +10,9 @@ pub(crate) enum NoReply {
     No,
 }
 
+/// Where the pair has the task, as a step of a JSON pointer.
+pub(crate) const BODY: &str = "0";
+
 /// The pair that is sent.
 pub(crate) fn encode(body: Value, no_reply: NoReply) -> Value {
     Value::Tuple(vec![body, Value::Bool(no_reply == NoReply::Yes)])

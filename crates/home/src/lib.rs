@@ -26,6 +26,7 @@
 //! `identity` and `panics` ask `model`, which makes the homes.
 
 mod audit;
+mod by_process;
 mod cell;
 mod completer;
 mod current;
@@ -65,6 +66,8 @@ pub use audit::audit;
 #[cfg(all(feature = "audit", not(homing_loom)))]
 #[doc(hidden)]
 pub use audit::{OffHome, do_without_audit, seed_off_home};
+#[doc(hidden)]
+pub use by_process::ByProcess;
 pub use completer::{Completer, HandedBack};
 pub use current::thread_future;
 pub use event_loop::{EventLoop, EventLoopHandle};

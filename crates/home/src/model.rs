@@ -108,7 +108,7 @@ impl std::fmt::Debug for Registry {
 
 impl Default for Registry {
     fn default() -> Self {
-        Registry(super::runtime::Registry::new())
+        Registry(super::runtime::Registry::default())
     }
 }
 

@@ -48,9 +48,8 @@ impl<I: Copy + Eq + Hash> Registry<I> {
     }
 }
 
-#[cfg(homing_loom)]
-impl<I> Registry<I> {
-    pub(crate) fn new() -> Self {
+impl<I> Default for Registry<I> {
+    fn default() -> Self {
         Registry(Mutex::new(None))
     }
 }
@@ -71,9 +70,10 @@ mod of_tokio {
 
     use tokio::runtime::{Handle, Id};
 
-    use super::{Identity, Inbox, Mutex, Registry};
+    use super::{Identity, Inbox, Registry};
+    use crate::by_process::ByProcess;
 
-    static RUNTIMES: Registry<Id> = Registry(Mutex::new(None));
+    static RUNTIMES: ByProcess<Registry<Id>> = ByProcess::new();
 
     thread_local! {
         /// The last one found on this thread, since a worker asks for the same one again and again.
@@ -91,7 +91,7 @@ mod of_tokio {
         if let Ok(Some(inbox)) = known {
             return inbox;
         }
-        let inbox = RUNTIMES.find_or_make(id, Identity::Runtime(id), crate::DEFAULT_CAPACITY, || {
+        let inbox = RUNTIMES.here().find_or_make(id, Identity::Runtime(id), crate::DEFAULT_CAPACITY, || {
             let runtime = runtime.clone();
             Arc::new(move |drain| drop(runtime.spawn(drain)))
         });
@@ -101,6 +101,6 @@ mod of_tokio {
 
     #[cfg(test)]
     pub(crate) fn known() -> (usize, usize) {
-        RUNTIMES.known()
+        RUNTIMES.here().known()
     }
 }

@@ -99,6 +99,7 @@ mod on_runtimes {
     use tokio::runtime::{Handle, Id, RuntimeFlavor};
 
     use super::{MAX_WAITING_WORKERS, WaitRefused};
+    use crate::by_process::ByProcess;
     use crate::drain;
 
     thread_local! {
@@ -107,7 +108,7 @@ mod on_runtimes {
     }
 
     /// How many workers wait, of each runtime where some do.
-    static WAITING: Mutex<Option<HashMap<Id, usize>>> = Mutex::new(None);
+    static WAITING: ByProcess<Mutex<HashMap<Id, usize>>> = ByProcess::new();
 
     /// While it lives, this thread may wait although it is in the context of a current-thread runtime.
     #[derive(Debug)]
@@ -155,7 +156,7 @@ mod on_runtimes {
     /// How many workers of this runtime are counted as waiting.
     #[cfg(test)]
     pub(crate) fn waiting(runtime: &Handle) -> usize {
-        WAITING.lock().as_ref().and_then(|waiting| waiting.get(&runtime.id()).copied()).unwrap_or(0)
+        WAITING.here().lock().get(&runtime.id()).copied().unwrap_or(0)
     }
 
     /// True where a wait here has the runtime find another thread: on one of its workers that has not given its place away
@@ -185,8 +186,8 @@ mod on_runtimes {
             if !takes_a_thread() {
                 return Ok(Worker(None));
             }
-            let mut waiting = WAITING.lock();
-            let count = waiting.get_or_insert_with(HashMap::new).entry(runtime).or_insert(0);
+            let mut waiting = WAITING.here().lock();
+            let count = waiting.entry(runtime).or_insert(0);
             if *count >= MAX_WAITING_WORKERS {
                 return Err(WaitRefused::TooManyWorkers);
             }
@@ -198,10 +199,8 @@ mod on_runtimes {
     impl Drop for Worker {
         fn drop(&mut self) {
             let Some(runtime) = self.0 else { return };
-            let mut waiting = WAITING.lock();
-            if let Some(waiting) = waiting.as_mut()
-                && let Some(count) = waiting.get_mut(&runtime)
-            {
+            let mut waiting = WAITING.here().lock();
+            if let Some(count) = waiting.get_mut(&runtime) {
                 *count -= 1;
                 if *count == 0 {
                     waiting.remove(&runtime);

@@ -130,7 +130,7 @@ class RmqCommunicator(Uncopied):
 
     def _close_at_exit(self) -> None:
         if self._open is not None and not self._open.is_closed:
-            self._open.close(None).wait()
+            self._open.close_at_exit().wait()
 
     @property
     def _core(self) -> _native.Core:

@@ -291,7 +291,7 @@ class RmqThreadCommunicator(Uncopied, Communicator):
     def _close_at_exit(self) -> None:
         self._closed = True
         if not self._core.is_closed:
-            self._core.close(None).wait()
+            self._core.close_at_exit().wait()
         self._end(1.0)
 
     def __del__(self) -> None:

@@ -17,12 +17,15 @@ use super::refusal;
 use crate::broker::BrokerEvent;
 use crate::broker::{EventSender, PublishId, Routing};
 use crate::error::{Detail, Error, ErrorKind, Result};
+use crate::home::ByProcess;
 
 /// The named brokers of this process, but for those that are spent. Locked before the state of any.
-static NAMED: Mutex<BTreeMap<String, Arc<Node>>> = Mutex::new(BTreeMap::new());
+static NAMED: ByProcess<Mutex<BTreeMap<String, Arc<Node>>>> = ByProcess::new();
 
 pub(super) struct Node {
     name: Option<String>,
+    /// The process that it serves. A child of a fork has a copy, whose lock may stay locked for ever.
+    process: u32,
     state: Mutex<State>,
 }
 
@@ -69,28 +72,33 @@ impl Node {
             bounded: false,
             armed: None,
         };
-        Arc::new(Node { name: name.map(str::to_owned), state: Mutex::new(state) })
+        Arc::new(Node { name: name.map(str::to_owned), process: std::process::id(), state: Mutex::new(state) })
     }
 
     /// The broker of this name, for tests that put faults into it.
     #[cfg(test)]
     pub(super) fn named(name: &str) -> Arc<Self> {
-        NAMED.lock().entry(name.to_owned()).or_insert_with(|| Node::new(Some(name))).clone()
+        NAMED.here().lock().entry(name.to_owned()).or_insert_with(|| Node::new(Some(name))).clone()
     }
 
     #[cfg(test)]
     pub(super) fn is_kept(name: &str) -> bool {
-        NAMED.lock().contains_key(name)
+        NAMED.here().lock().contains_key(name)
     }
 
     /// Connects to the broker of this name, which is made if it is not there.
     pub(super) fn connect_to(name: &str, events: EventSender) -> Result<(Arc<Self>, SessionId)> {
         // Guards: one that is found must not be forgotten as spent before it is connected to, or there would be two of a name.
-        let mut named = NAMED.lock();
+        let mut named = NAMED.here().lock();
         named.retain(|known, node| known == name || !node.is_spent());
         let node = named.entry(name.to_owned()).or_insert_with(|| Node::new(Some(name)));
         let session = node.connect(events)?;
         Ok((Arc::clone(node), session))
+    }
+
+    /// True in a child of a fork, which drops what it has of it and nothing more.
+    fn is_inherited(&self) -> bool {
+        self.process != std::process::id()
     }
 
     /// True where nobody would miss it.
@@ -146,9 +154,12 @@ impl Node {
 
     /// The end of a connection, in order or not.
     pub(super) fn disconnect(&self, session: SessionId) {
+        if self.is_inherited() {
+            return;
+        }
         let spent = self.locked(|state, now| state.disconnect(session, now) && state.lanes.is_spent());
         if let Some(name) = self.name.as_ref().filter(|_| spent) {
-            let mut named = NAMED.lock();
+            let mut named = NAMED.here().lock();
             // Guards: somebody may have connected since, or it may have been forgotten and made anew.
             if named.get(name).is_some_and(|known| std::ptr::eq(&raw const **known, self) && known.is_spent()) {
                 named.remove(name);
@@ -187,6 +198,9 @@ impl Node {
 
     /// A session's timer has ended, perhaps with its runtime, before the session.
     pub(super) fn timer_gone(&self, session: SessionId) {
+        if self.is_inherited() {
+            return;
+        }
         self.locked(|state, _| {
             if let Some(link) = state.links.get_mut(&session) {
                 link.timer = None;

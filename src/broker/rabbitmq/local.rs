@@ -21,9 +21,10 @@ use super::endpoint::Endpoint;
 use crate::broker::Kept;
 use crate::broker::url::LocalPlace;
 use crate::error::{Error, ErrorKind, Result};
+use crate::home::ByProcess;
 
 /// The brokers of this process, by their directory.
-static HOSTED: Mutex<BTreeMap<PathBuf, Entry>> = Mutex::new(BTreeMap::new());
+static HOSTED: ByProcess<Mutex<BTreeMap<PathBuf, Entry>>> = ByProcess::new();
 
 /// How long to wait for one who is about to host, before looking again: it doubles from one to the other.
 pub(super) const LOOK_AGAIN: Duration = Duration::from_millis(20);
@@ -42,8 +43,6 @@ const LONGEST_NAME: usize = 103 - ".4194304".len();
 
 /// A broker of this process.
 struct Entry {
-    /// The process. A fork has a copy of all entries, and hosts nothing.
-    process: u32,
     /// `None` while it starts. One that nobody holds any more is about to end.
     hosted: Option<Weak<Hosted>>,
     /// The number of the one that is hosted.
@@ -59,6 +58,8 @@ pub(super) struct Hosted {
     directory: PathBuf,
     /// No other one of this process has it.
     number: u64,
+    /// The process that hosts it. A child of a fork has a copy without its threads.
+    process: u32,
     broker: Mutex<Option<LocalBroker>>,
 }
 
@@ -70,8 +71,17 @@ impl Hosted {
         broker.is_none()
     }
 
+    fn is_inherited(&self) -> bool {
+        self.process != std::process::id()
+    }
+
     fn end(&mut self) -> Result<()> {
         let Some(broker) = self.broker.get_mut().take() else { return Ok(()) };
+        if self.is_inherited() {
+            // Guards: its locks, and the join of its threads, for which the child would wait without end.
+            std::mem::forget(broker);
+            return Ok(());
+        }
         let stopped = broker.shutdown(FAREWELL);
         crate::log::debug!(?stopped, "the local broker ends here");
         stopped.failure.map_or(Ok(()), |failure| {
@@ -100,7 +110,7 @@ impl Drop for Hosted {
             crate::log::debug!(%error, "the local broker did not end in order");
         }
         // Guards: an entry of the next one, where this had stopped by itself.
-        let mut all = HOSTED.lock();
+        let mut all = HOSTED.here().lock();
         if all.get(&self.directory).is_some_and(|entry| entry.number == self.number) {
             all.remove(&self.directory);
         }
@@ -117,8 +127,8 @@ enum Here {
 }
 
 fn here(directory: &Path) -> Here {
-    let mut all = HOSTED.lock();
-    let Some(entry) = all.get(directory).filter(|entry| entry.process == std::process::id()) else { return Here::No };
+    let mut all = HOSTED.here().lock();
+    let Some(entry) = all.get(directory) else { return Here::No };
     match entry.hosted.as_ref().map(Weak::upgrade) {
         None | Some(None) => Here::NotNow,
         Some(Some(hosted)) if hosted.has_stopped() => {
@@ -238,16 +248,15 @@ fn is_free(error: &io::Error) -> bool {
 /// Hosts the broker, if nobody else does. The store is read on another thread, for that may take a while.
 async fn host(directory: &Path, deadline: Instant) -> Result<Option<Arc<Hosted>>> {
     let number = {
-        let mut all = HOSTED.lock();
-        let process = std::process::id();
+        let mut all = HOSTED.here().lock();
         // Guards: two of this process that come at once. The second would find the socket of the first before it is known
         // that the host is here, and would not keep it alive.
-        if all.get(directory).is_some_and(|entry| entry.process == process) {
+        if all.contains_key(directory) {
             return Ok(None);
         }
         // Ordering: Relaxed, for a number that is another one each time orders nothing.
         let number = BEGUN.fetch_add(1, Ordering::Relaxed);
-        all.insert(directory.to_owned(), Entry { process, hosted: None, number });
+        all.insert(directory.to_owned(), Entry { hosted: None, number });
         number
     };
     let (ready, is_ready) = oneshot::channel();
@@ -255,7 +264,7 @@ async fn host(directory: &Path, deadline: Instant) -> Result<Option<Arc<Hosted>>
     let thread =
         std::thread::Builder::new().name("homing-host".to_owned()).spawn(move || start(&to_host, number, ready));
     if let Err(error) = thread {
-        HOSTED.lock().remove(directory);
+        HOSTED.here().lock().remove(directory);
         let text = format!("the system gave no thread to host the local broker: {error}");
         return Err(Error::with_source(ErrorKind::Connection, text, error));
     }
@@ -275,7 +284,7 @@ fn start(directory: &Path, number: u64, ready: oneshot::Sender<Result<Option<Arc
     struct Starting<'a>(&'a Path);
     impl Drop for Starting<'_> {
         fn drop(&mut self) {
-            let mut all = HOSTED.lock();
+            let mut all = HOSTED.here().lock();
             if all.get(self.0).is_some_and(|entry| entry.hosted.is_none()) {
                 all.remove(self.0);
             }
@@ -285,9 +294,11 @@ fn start(directory: &Path, number: u64, ready: oneshot::Sender<Result<Option<Arc
     let started = match LocalBroker::host(directory) {
         Ok(Some(broker)) => {
             crate::log::info!(directory = %directory.display(), "this process hosts the local broker");
-            let hosted = Arc::new(Hosted { directory: directory.to_owned(), number, broker: Mutex::new(Some(broker)) });
-            let entry = Entry { process: std::process::id(), hosted: Some(Arc::downgrade(&hosted)), number };
-            HOSTED.lock().insert(directory.to_owned(), entry);
+            let process = std::process::id();
+            let broker = Mutex::new(Some(broker));
+            let hosted = Arc::new(Hosted { directory: directory.to_owned(), number, process, broker });
+            let entry = Entry { hosted: Some(Arc::downgrade(&hosted)), number };
+            HOSTED.here().lock().insert(directory.to_owned(), entry);
             Ok(Some(hosted))
         }
         Ok(None) => Ok(None),

@@ -100,7 +100,8 @@ pub(super) fn check_timestamp(text: &str) -> Result<(), &'static str> {
 fn constructible(value: &Value) -> Result<(), String> {
     match value {
         Value::Timestamp(text) => resolve::check_timestamp(text).map_err(str::to_owned),
-        Value::Tagged(tagged) => tags::check(&tagged.tag, &tagged.value),
+        Value::Tagged(tagged) => tags::check(&tagged.tag, &tagged.value)
+            .map_err(|why| format!("a value of type Tagged cannot be sent: {why}")),
         Value::Map(map) | Value::Set(map) => keys(map),
         _ => Ok(()),
     }
