@@ -1,6 +1,7 @@
 //! Codecs of a program's own: objects within values, and where the codec is called.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use homing::codec::{Codec, CodecPlace, Json, Map, Opaque, Tagged, Yaml};
@@ -19,6 +20,7 @@ pub fn add(suite: &mut Suite) {
         objects_of_the_programs_own_go_through_a_codec_of_its_own,
         a_codec_for_homes_is_called_at_homes_alone,
         an_object_that_no_codec_knows_is_refused_with_its_place,
+        an_object_that_panics_as_it_is_dropped_costs_only_itself,
     );
 }
 
@@ -181,5 +183,86 @@ async fn an_object_that_no_codec_knows_is_refused_with_its_place(broker: Broker)
         refused(communicator.task_send(body()).no_reply().await.unwrap_err());
         refused(communicator.broadcast_send(body()).await.unwrap_err());
         communicator.close().await.unwrap();
+    }
+}
+
+/// Panics as it is dropped.
+struct Bomb;
+
+impl Drop for Bomb {
+    fn drop(&mut self) {
+        assert!(std::thread::panicking(), "a bomb goes off");
+    }
+}
+
+/// Writes bombs as `!bomb ''`.
+struct Bombs(CodecPlace);
+
+impl Codec for Bombs {
+    fn name(&self) -> &'static str {
+        "bombs"
+    }
+
+    fn place(&self) -> CodecPlace {
+        self.0
+    }
+
+    fn encode(&self, value: &Value) -> homing::Result<Vec<u8>> {
+        let plain = |value: Value| match value {
+            Value::Opaque(_) => Value::Tagged(Box::new(Tagged { tag: "!bomb".to_owned(), value: "".into() })),
+            value => value,
+        };
+        Yaml::default().encode(&mapped(value.clone(), &plain))
+    }
+
+    fn decode(&self, body: &[u8]) -> homing::Result<Value> {
+        let object = |value: Value| match value {
+            Value::Tagged(_) => Opaque::new(Bomb).into(),
+            value => value,
+        };
+        Ok(mapped(Yaml::default().decode(body)?, &object))
+    }
+}
+
+async fn an_object_that_panics_as_it_is_dropped_costs_only_itself(broker: Broker) {
+    for place in [CodecPlace::Anywhere, CodecPlace::HomesOnly] {
+        let communicator = options(&broker).codec(Bombs(place)).connect().await.unwrap();
+        // Two of them in one value: the second goes off while the first is dealt with.
+        let bombs = || Value::List(vec![Opaque::new(Bomb).into(), Opaque::new(Bomb).into()]);
+
+        let subscriber = RpcSubscriber::closure(move |_: RpcRequest| bombs());
+        communicator.add_rpc_subscriber("bombs", subscriber).await.unwrap();
+        assert!(
+            matches!(communicator.rpc_send("bombs", bombs()).await.unwrap(), Value::List(bombs) if bombs.len() == 2)
+        );
+
+        let runs = Arc::new(AtomicUsize::new(0));
+        let worker = TaskSubscriber::closure({
+            let runs = Arc::clone(&runs);
+            move |_: TaskRequest| {
+                runs.fetch_add(1, Ordering::Relaxed);
+                bombs()
+            }
+        });
+        communicator.add_task_subscriber(worker).await.unwrap();
+        assert!(matches!(communicator.task_send(bombs()).await.unwrap(), Value::List(bombs) if bombs.len() == 2));
+        assert_eq!(runs.load(Ordering::Relaxed), 1);
+
+        let (emit, mut received) = tokio::sync::mpsc::unbounded_channel();
+        let subscriber = BroadcastSubscriber::closure(move |broadcast: Broadcast| {
+            emit.send(broadcast.subject().unwrap().to_owned()).unwrap();
+            bombs()
+        });
+        let filter = BroadcastFilter::new().subject("right.*").unwrap();
+        communicator.add_broadcast_subscriber(filter, subscriber).await.unwrap();
+        for subject in ["right.1", "wrong", "right.2"] {
+            communicator.broadcast_send(bombs()).subject(subject).await.unwrap();
+        }
+        for subject in ["right.1", "right.2"] {
+            let received = tokio::time::timeout(LONG, received.recv()).await.unwrap();
+            assert_eq!(received.as_deref(), Some(subject));
+        }
+        let report = communicator.close().await.unwrap();
+        assert!(report.error.is_none(), "{report:?}");
     }
 }
