@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::thread::ThreadId;
 use std::time::Duration;
 
 use homing::codec::{Codec, CodecPlace, Json, Map, Opaque, Tagged, Yaml};
@@ -21,6 +22,7 @@ pub fn add(suite: &mut Suite) {
         a_codec_for_homes_is_called_at_homes_alone,
         an_object_that_no_codec_knows_is_refused_with_its_place,
         an_object_that_panics_as_it_is_dropped_costs_only_itself,
+        what_a_codec_passes_on_is_dropped_where_it_is_called,
     );
 }
 
@@ -265,4 +267,73 @@ async fn an_object_that_panics_as_it_is_dropped_costs_only_itself(broker: Broker
         let report = communicator.close().await.unwrap();
         assert!(report.error.is_none(), "{report:?}");
     }
+}
+
+type Threads = Arc<Mutex<Vec<ThreadId>>>;
+
+/// Keeps on which threads its copies are dropped.
+struct Probe(Threads);
+
+impl Drop for Probe {
+    fn drop(&mut self) {
+        self.0.lock().push(std::thread::current().id());
+    }
+}
+
+/// Makes of what it passes an object, or something that is too deep.
+struct Passing {
+    dropped: Threads,
+    _probe: Probe,
+}
+
+impl Passing {
+    fn new() -> (Self, Threads, Threads) {
+        let (objects, own) = (Threads::default(), Threads::default());
+        (Passing { dropped: Arc::clone(&objects), _probe: Probe(Arc::clone(&own)) }, objects, own)
+    }
+}
+
+impl Codec for Passing {
+    fn name(&self) -> &'static str {
+        "passing"
+    }
+
+    fn encode(&self, value: &Value) -> homing::Result<Vec<u8>> {
+        let plain = |value: Value| if value.as_opaque().is_some() { "an object".into() } else { value };
+        Yaml::default().encode(&mapped(value.clone(), &plain))
+    }
+
+    fn decode(&self, body: &[u8]) -> homing::Result<Value> {
+        Yaml::default().decode(body)
+    }
+
+    fn pass(&self, value: Value) -> homing::Result<Value> {
+        let object = |value: Value| match value.as_str() {
+            Some("object") => Opaque::new(Probe(Arc::clone(&self.dropped))).into(),
+            Some("deep") => (0..1000).fold(Value::Null, |inner, _| Value::List(vec![inner])),
+            _ => value,
+        };
+        Ok(mapped(value, &object))
+    }
+}
+
+async fn what_a_codec_passes_on_is_dropped_where_it_is_called(broker: Broker) {
+    let (codec, dropped, _) = Passing::new();
+    let communicator = options(&broker).codec(codec).connect().await.unwrap();
+    let mut stream = communicator.broadcasts(BroadcastFilter::new()).await.unwrap();
+    let is_passed = broker.is_memory();
+    // Called here, where it does not wait.
+    let (here, send) = (std::thread::current().id(), communicator.broadcast_send("object"));
+    let send = std::future::IntoFuture::into_future(send);
+    let mut send = std::pin::pin!(send);
+    let sent = futures_util::poll!(send.as_mut());
+    assert_eq!(*dropped.lock(), vec![here; usize::from(is_passed)], "written, and dropped here");
+    if sent.is_pending() {
+        send.await.unwrap();
+    }
+    let expected = if is_passed { "an object" } else { "object" };
+    assert_eq!(stream.next().await.unwrap().unwrap().body().as_str(), Some(expected));
+    let deep = communicator.broadcast_send("deep").await;
+    assert_eq!(deep.map_err(|error| error.kind()), if is_passed { Err(ErrorKind::Encode) } else { Ok(()) });
+    communicator.close().await.unwrap();
 }
