@@ -23,6 +23,7 @@ pub fn add(suite: &mut Suite) {
         an_object_that_no_codec_knows_is_refused_with_its_place,
         an_object_that_panics_as_it_is_dropped_costs_only_itself,
         what_a_codec_passes_on_is_dropped_where_it_is_called,
+        a_codec_is_dropped_by_the_home_that_gives_a_connect_up,
     );
 }
 
@@ -336,4 +337,17 @@ async fn what_a_codec_passes_on_is_dropped_where_it_is_called(broker: Broker) {
     let deep = communicator.broadcast_send("deep").await;
     assert_eq!(deep.map_err(|error| error.kind()), if is_passed { Err(ErrorKind::Encode) } else { Ok(()) });
     communicator.close().await.unwrap();
+}
+
+async fn a_codec_is_dropped_by_the_home_that_gives_a_connect_up(_: Broker) {
+    // A broker that never answers.
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let url = format!("amqp://guest:guest@{}/%2f", listener.local_addr().unwrap());
+    let (codec, _, dropped) = Passing::new();
+    let connect = Communicator::builder(&url).codec(codec).connect_timeout(LONG).connect();
+    let mut connect = Box::pin(connect);
+    assert!(futures_util::poll!(connect.as_mut()).is_pending());
+    let here = std::thread::current().id();
+    drop(connect);
+    assert_eq!(*dropped.lock(), [here]);
 }
