@@ -8,6 +8,7 @@ use std::fmt;
 use std::sync::Arc;
 
 use crate::home::ReserveError;
+use crate::panics::caught;
 
 /// `Result` with homing's [`Error`].
 pub type Result<T, E = Error> = std::result::Result<T, E>;
@@ -103,6 +104,16 @@ struct Inner {
     source: Option<Box<dyn std::error::Error + Send + Sync>>,
     /// What a floor above knows of it, by its type.
     attached: Option<Box<dyn Any + Send + Sync>>,
+}
+
+/// Guards: whoever drops an error with a source of the program's own, whose drop panics.
+impl Drop for Inner {
+    fn drop(&mut self) {
+        let source = self.source.take();
+        if let Err(panic) = caught(|| drop(source)) {
+            crate::log::error!(panic, "the source of an error panicked as it was dropped");
+        }
+    }
 }
 
 /// What an error is about, for the parts of homing that have to know more than its kind. Nobody reads it out of the text.

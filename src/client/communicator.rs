@@ -21,8 +21,9 @@ use crate::driver::{self, CloseReport, ConnectionState, Events, Plan};
 use crate::error::Result;
 use crate::home::Home;
 use crate::serve::{
-    BroadcastFilter, BroadcastSubscriber, Broadcasts, CodecInput, Context, Defaults, RpcSubscriber, TaskSubscriber,
-    add_broadcast_subscriber, add_rpc_subscriber, broadcast_stream, remove_subscriber, start_codec_loop, with_refusal,
+    BroadcastFilter, BroadcastSubscriber, Broadcasts, CodecInput, Context, Defaults, Handing, RpcSubscriber,
+    TaskSubscriber, add_broadcast_subscriber, add_rpc_subscriber, broadcast_stream, remove_subscriber,
+    start_codec_loop, with_refusal,
 };
 use crate::wire::names::{Identifier, IntoIdentifier};
 
@@ -137,10 +138,11 @@ impl Communicator {
         let context = Context::new(Arc::clone(&port), defaults, builder.codec, builder.trace_context);
         let context = with_refusal(context);
         let (codec, work) = mpsc::unbounded_channel();
+        let (handing, handover) = Handing::new(context.clone());
         let codec_loop = {
-            let (context, codec) = (context.clone(), codec.clone());
+            let codec = codec.clone();
             let name = format!("{}-codec", builder.thread_name);
-            Box::new(move || start_codec_loop(name, context, codec, work))
+            Box::new(move || start_codec_loop(name, handover, codec, work))
         };
         // Guards: a connect that is given up. The handle is there from now on, and its drop closes what is being connected.
         let handle = Arc::new(Handle { context, codec });
@@ -156,6 +158,7 @@ impl Communicator {
             thread_name: builder.thread_name,
         };
         driver::start(plan).await?;
+        handing.done();
         Ok(Communicator { handle, home: None })
     }
 

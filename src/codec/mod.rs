@@ -57,7 +57,8 @@ pub trait Codec: Send + Sync + 'static {
 
     /// Checks that a value can be written, and returns it as the reader of its body would get it: for a broker in this process, which
     /// passes values. The default returns it as it is; a codec whose format loses something, such as which lists were tuples, brings
-    /// its own, so that receivers get the same from every broker.
+    /// its own, so that receivers get the same from every broker. Where the value that it returns has an object of the program's own in
+    /// it, that value is written by [`encode`](Self::encode) instead.
     ///
     /// # Errors
     /// The same as [`check`](Self::check).

@@ -5,10 +5,13 @@ use std::fmt;
 use std::hash::{Hash, Hasher};
 use std::sync::Arc;
 
+use crate::panics::caught;
+
 /// An object of the program's own within a [`Value`](super::Value): a codec of the program's own writes it, and has read it. It
 /// goes from a caller to that codec and from the codec to a handler or a caller, all at one home; the built-in codecs refuse it.
 ///
-/// A copy is the same object, and only that one is equal to it.
+/// A copy is the same object, and only that one is equal to it. Where the drop of the object panics, that is logged, and goes no
+/// further.
 ///
 /// ```
 /// use homing::Value;
@@ -23,20 +26,21 @@ use std::sync::Arc;
 /// ```
 #[derive(Clone)]
 pub struct Opaque {
-    object: Arc<dyn Any + Send + Sync>,
+    /// Taken by the drop alone.
+    object: Option<Arc<dyn Any + Send + Sync>>,
     type_name: &'static str,
 }
 
 impl Opaque {
     /// An object within a value.
     pub fn new<T: Any + Send + Sync>(object: T) -> Self {
-        Opaque { object: Arc::new(object), type_name: type_name::<T>() }
+        Opaque { object: Some(Arc::new(object)), type_name: type_name::<T>() }
     }
 
     /// The object, if it is of this type.
     #[must_use]
     pub fn downcast_ref<T: Any>(&self) -> Option<&T> {
-        self.object.downcast_ref()
+        self.object.as_deref()?.downcast_ref()
     }
 
     /// The name of its type, for people; it may change with the compiler.
@@ -45,8 +49,23 @@ impl Opaque {
         self.type_name
     }
 
-    fn address(&self) -> *const () {
-        Arc::as_ptr(&self.object).cast()
+    fn address(&self) -> Option<*const ()> {
+        self.object.as_ref().map(|object| Arc::as_ptr(object).cast())
+    }
+}
+
+/// Guards: whoever drops a value with an object in it. The panic of the object's drop would cost a call its answer and have a task run
+/// again, and a second one in the same value would end the process.
+impl Drop for Opaque {
+    fn drop(&mut self) {
+        let object = self.object.take();
+        if let Err(panic) = caught(|| drop(object)) {
+            crate::log::error!(
+                panic,
+                object = self.type_name,
+                "an object of the program's own panicked as it was dropped"
+            );
+        }
     }
 }
 

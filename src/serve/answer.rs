@@ -119,10 +119,7 @@ impl Later {
 
     /// Waits for it; a panic in it is a failure like another.
     pub(crate) async fn answered(self) -> Answered {
-        match AssertUnwindSafe(self.0).catch_unwind().await {
-            Ok(answered) => answered,
-            Err(panic) => Err(panicked(panic)),
-        }
+        outcome(self.0).await
     }
 }
 
@@ -474,8 +471,12 @@ impl<M: Send + 'static> Handler<M> {
     pub(crate) async fn run(self, home: &Home, message: M) -> Answered {
         match self {
             Handler::Future(handler) => {
-                let handled = AssertUnwindSafe(async move { handler(message).await }).catch_unwind().await;
-                handled.unwrap_or_else(|panic| Err(panicked(panic)))
+                let handled = match catch_unwind(AssertUnwindSafe(|| handler(message))) {
+                    Ok(handled) => outcome(handled).await,
+                    Err(panic) => Err(panicked(panic)),
+                };
+                drop_guarded(handler);
+                handled
             }
             Handler::Call(handler) => caught(move || handler(message)),
             Handler::Blocking(handler) => {
@@ -502,6 +503,20 @@ impl<M: Send + 'static> Handler<M> {
                 future.await.unwrap_or_else(|end| Err(HandlerError::exception(end.to_string())))
             }
         }
+    }
+}
+
+/// What a future of a program's own brings. A panic in it is a failure like another.
+async fn outcome(mut future: BoxFuture<Answered>) -> Answered {
+    let answered = AssertUnwindSafe(&mut future).catch_unwind().await;
+    drop_guarded(future);
+    answered.unwrap_or_else(|panic| Err(panicked(panic)))
+}
+
+/// Guards: what panics as it is dropped, and would take an outcome along that is there.
+fn drop_guarded(value: impl Sized) {
+    if let Err(panic) = panics::caught(|| drop(value)) {
+        crate::log::error!(panic, "a handler panicked as it was dropped");
     }
 }
 

@@ -158,7 +158,7 @@ impl Broadcast {
     }
 }
 
-/// Where a subscriber's broadcasts come in. Dropped, it takes the subscriber out.
+/// Where a subscriber's broadcasts come in. Dropped, it takes the subscriber out, and drops what was not read.
 struct Inlet {
     context: Context,
     codec: mpsc::UnboundedSender<CodecInput>,
@@ -173,6 +173,8 @@ impl Drop for Inlet {
     fn drop(&mut self) {
         // A thread that has ended keeps nothing.
         let _ = self.codec.send(CodecInput::Remove { number: self.number });
+        // Guards: the communicator thread, which has the sending side, and may be the last that holds the mailbox.
+        self.mailbox.end();
     }
 }
 
@@ -411,4 +413,32 @@ async fn handle(
         }
     };
     span.around(handled).await;
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::Communicator;
+
+    /// The communicator thread has the sending side of each mailbox, and drops it when it comes to that.
+    #[tokio::test]
+    async fn what_a_stream_leaves_unread_is_dropped_with_the_stream() {
+        let communicator = Communicator::connect("memory:").await.unwrap();
+        let stream = communicator.broadcasts(BroadcastFilter::new()).await.unwrap();
+        let mailbox = Arc::clone(&stream.inlet.mailbox);
+        let sender = MailboxSender::new(&mailbox);
+        let content =
+            || Content { body: Value::Null, sender: Value::Null, subject: Value::Null, correlation_id: Value::Null };
+        let broadcast = Broadcast::new(content(), None, 0, None);
+        let left = Arc::downgrade(&broadcast.0);
+        mailbox.put(Delivered::Read(broadcast), 0);
+        drop(stream);
+        assert_eq!(left.strong_count(), 0);
+        let late = Broadcast::new(content(), None, 0, None);
+        let left = Arc::downgrade(&late.0);
+        mailbox.put(Delivered::Read(late), 0);
+        assert_eq!(left.strong_count(), 0);
+        drop(sender);
+        communicator.close().await.unwrap();
+    }
 }

@@ -7,6 +7,7 @@ use std::collections::BTreeMap;
 use std::io;
 use std::sync::Arc;
 
+use parking_lot::Mutex;
 use tokio::sync::mpsc;
 
 use super::broadcast::{Broadcast, Delivered, weight};
@@ -63,13 +64,54 @@ impl Sink {
     }
 }
 
+/// The context on its way to the codec thread.
+///
+/// Guards: the codec, which is a program's own, of a communicator that is not connected in the end. The plan for the connection is
+/// dropped on the communicator thread, and must not be the last that holds it.
+#[derive(Clone)]
+pub(crate) struct Handover(Arc<Mutex<Option<Context>>>);
+
+impl Handover {
+    fn take(&self) -> Option<Context> {
+        self.0.lock().take()
+    }
+}
+
+/// The side of the home that connects. Dropped before the codec thread runs, it takes the context back.
+pub(crate) struct Handing(Option<Handover>);
+
+impl Handing {
+    pub(crate) fn new(context: Context) -> (Self, Handover) {
+        let handover = Handover(Arc::new(Mutex::new(Some(context))));
+        (Handing(Some(handover.clone())), handover)
+    }
+
+    /// The codec thread has been started, and takes the context.
+    pub(crate) fn done(mut self) {
+        self.0 = None;
+    }
+}
+
+impl Drop for Handing {
+    fn drop(&mut self) {
+        let context = self.0.take().and_then(|handover| handover.take());
+        drop_guarded(context);
+    }
+}
+
+fn drop_guarded(context: Option<Context>) {
+    if let Err(panic) = caught(|| drop(context)) {
+        crate::log::error!(panic, "the codec panicked as it was dropped");
+    }
+}
+
 /// Starts the thread.
 ///
 /// # Errors
 /// When the system gives none.
 pub(crate) fn start(
     name: String,
-    context: Context,
+    context: Handover,
     sender: mpsc::UnboundedSender<CodecInput>,
     inputs: mpsc::UnboundedReceiver<CodecInput>,
 ) -> io::Result<CodecLoop> {
@@ -79,9 +121,16 @@ pub(crate) fn start(
     Ok(CodecLoop { send, thread: Some(thread) })
 }
 
-async fn run(context: Context, mut inputs: mpsc::UnboundedReceiver<CodecInput>) {
+async fn run(context: Handover, inputs: mpsc::UnboundedReceiver<CodecInput>) {
+    // Nothing, where the connect was given up just now.
+    let Some(context) = context.take() else { return };
+    work(&context, inputs).await;
+    drop_guarded(Some(context));
+}
+
+async fn work(context: &Context, mut inputs: mpsc::UnboundedReceiver<CodecInput>) {
     let mut sinks: BTreeMap<u64, Sink> = BTreeMap::new();
-    let mut ticks = Ticks::new(&context);
+    let mut ticks = Ticks::new(context);
     while let Some(input) = ticks.next(&mut inputs).await {
         if matches!(input, CodecInput::FromDriver(CodecWork::End)) {
             return;
@@ -91,7 +140,7 @@ async fn run(context: Context, mut inputs: mpsc::UnboundedReceiver<CodecInput>) 
             _ => None,
         };
         // What is a user's may panic, as it is dropped too; that costs this broadcast, not those to come.
-        let outcome = caught(|| handle(&context, &mut sinks, input)).unwrap_or_else(|panic| {
+        let outcome = caught(|| handle(context, &mut sinks, input)).unwrap_or_else(|panic| {
             count(&context.port.counters.broadcasts_unreadable);
             crate::log::error!(panic, "a broadcast could not be handed out");
             BroadcastOutcome::Unreadable

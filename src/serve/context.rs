@@ -69,21 +69,22 @@ impl Context {
 
     /// A body as this broker takes it. Called by the sender, on its own thread. A codec that panics is an error.
     pub(crate) fn encode(&self, value: Value) -> Result<Body> {
-        // Guards: a codec that takes any depth, and the stack of the thread that drops the value: here, and at the other end of
-        // `memory:`.
-        if value.is_too_deep() {
-            value.dispose();
-            return Err(Error::new(ErrorKind::Encode, format!("the value cannot be written: {TOO_DEEP}")));
-        }
+        let value = not_too_deep(value, ErrorKind::Encode, "the value cannot be written")?;
         // Guards: an object of a program's own that is dropped by a broker in this process, on the communicator thread.
         let is_passed = self.port.transfer == Transfer::Passed && self.codec_place == CodecPlace::Anywhere;
         if !is_passed || value.has_opaque() {
-            let encoded = caught(|| self.codec.encode(&value));
-            return Ok(Body::Encoded(encoded.unwrap_or_else(|panic| Err(panicked(ErrorKind::Encode, &panic)))?.into()));
+            return self.written(&value);
         }
         let passed = caught(|| self.codec.pass(value));
         let passed = passed.unwrap_or_else(|panic| Err(panicked(ErrorKind::Encode, &panic)))?;
-        Ok(Body::Value(Arc::new(passed)))
+        // What the codec returns is as much the program's own as what it is given.
+        let passed = not_too_deep(passed, ErrorKind::Encode, "the value cannot be passed")?;
+        if passed.has_opaque() { self.written(&passed) } else { Ok(Body::Value(Arc::new(passed))) }
+    }
+
+    fn written(&self, value: &Value) -> Result<Body> {
+        let encoded = caught(|| self.codec.encode(value));
+        Ok(Body::Encoded(encoded.unwrap_or_else(|panic| Err(panicked(ErrorKind::Encode, &panic)))?.into()))
     }
 
     /// Reads a body. Called on the home that the value is for. A codec that panics is an error.
@@ -92,17 +93,20 @@ impl Context {
             Body::Encoded(bytes) => bytes,
             Body::Value(value) => return Ok(Arc::unwrap_or_clone(value)),
         };
-        let decoded =
-            caught(|| self.codec.decode(&bytes)).unwrap_or_else(|panic| Err(panicked(ErrorKind::Decode, &panic)));
-        match decoded {
-            // Guards: a codec that reads any depth.
-            Ok(value) if value.is_too_deep() => {
-                value.dispose();
-                Err(Error::new(ErrorKind::Decode, format!("the body cannot be read: {TOO_DEEP}")))
-            }
-            decoded => decoded,
-        }
+        let decoded = caught(|| self.codec.decode(&bytes));
+        let decoded = decoded.unwrap_or_else(|panic| Err(panicked(ErrorKind::Decode, &panic)))?;
+        not_too_deep(decoded, ErrorKind::Decode, "the body cannot be read")
     }
+}
+
+/// Guards: a codec that takes or reads any depth, and the stack of the thread that drops the value: here, and at the other end of
+/// `memory:`.
+fn not_too_deep(value: Value, kind: ErrorKind, what: &str) -> Result<Value> {
+    if value.is_too_deep() {
+        value.dispose();
+        return Err(Error::new(kind, format!("{what}: {TOO_DEEP}")));
+    }
+    Ok(value)
 }
 
 fn panicked(kind: ErrorKind, panic: &str) -> Error {

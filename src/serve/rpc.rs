@@ -285,7 +285,9 @@ impl Caller {
         handling: &mut Handling,
     ) {
         let context = self.context.clone();
-        let put_off = |sent: Sent| self.send(Response::Pending, sent);
+        let put_off = |sent: Sent| {
+            self.send(Response::Pending, sent);
+        };
         let outcome = within(&context, time_limit, settled(handled, Some(put_off))).await;
         handling.end(&outcome);
         let error = match outcome {
@@ -304,20 +306,21 @@ impl Caller {
     }
 
     fn finish(&mut self, response: Response) {
+        if !self.send(response, None) {
+            self.context.port.notify(Command::CallEnded { call: self.call });
+        }
+        // Guards: user code that panics as the answer is written. Until it is sent, this owes one.
         self.answered = true;
-        self.send(response, None);
     }
 
-    fn send(&self, response: Response, sent: Sent) {
+    /// False where there is nothing to be sent.
+    fn send(&self, response: Response, sent: Sent) -> bool {
         let (reply_to, correlation_id) = (self.reply_to.clone(), self.correlation_id.clone());
-        match outgoing(&self.context, Exchange::Message, reply_to, correlation_id, response) {
-            Some(reply) => {
-                let reply = OutgoingReply { call: Some(self.call), ..reply };
-                self.context.port.notify(Command::Reply { reply, sent });
-            }
-            None if self.answered => self.context.port.notify(Command::CallEnded { call: self.call }),
-            None => {}
-        }
+        let reply = outgoing(&self.context, Exchange::Message, reply_to, correlation_id, response);
+        let Some(reply) = reply else { return false };
+        let reply = OutgoingReply { call: Some(self.call), ..reply };
+        self.context.port.notify(Command::Reply { reply, sent });
+        true
     }
 }
 

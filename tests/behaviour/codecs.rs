@@ -1,6 +1,8 @@
 //! Codecs of a program's own: objects within values, and where the codec is called.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::thread::ThreadId;
 use std::time::Duration;
 
 use homing::codec::{Codec, CodecPlace, Json, Map, Opaque, Tagged, Yaml};
@@ -19,6 +21,9 @@ pub fn add(suite: &mut Suite) {
         objects_of_the_programs_own_go_through_a_codec_of_its_own,
         a_codec_for_homes_is_called_at_homes_alone,
         an_object_that_no_codec_knows_is_refused_with_its_place,
+        an_object_that_panics_as_it_is_dropped_costs_only_itself,
+        what_a_codec_passes_on_is_dropped_where_it_is_called,
+        a_codec_is_dropped_by_the_home_that_gives_a_connect_up,
     );
 }
 
@@ -182,4 +187,167 @@ async fn an_object_that_no_codec_knows_is_refused_with_its_place(broker: Broker)
         refused(communicator.broadcast_send(body()).await.unwrap_err());
         communicator.close().await.unwrap();
     }
+}
+
+/// Panics as it is dropped.
+struct Bomb;
+
+impl Drop for Bomb {
+    fn drop(&mut self) {
+        assert!(std::thread::panicking(), "a bomb goes off");
+    }
+}
+
+/// Writes bombs as `!bomb ''`.
+struct Bombs(CodecPlace);
+
+impl Codec for Bombs {
+    fn name(&self) -> &'static str {
+        "bombs"
+    }
+
+    fn place(&self) -> CodecPlace {
+        self.0
+    }
+
+    fn encode(&self, value: &Value) -> homing::Result<Vec<u8>> {
+        let plain = |value: Value| match value {
+            Value::Opaque(_) => Value::Tagged(Box::new(Tagged { tag: "!bomb".to_owned(), value: "".into() })),
+            value => value,
+        };
+        Yaml::default().encode(&mapped(value.clone(), &plain))
+    }
+
+    fn decode(&self, body: &[u8]) -> homing::Result<Value> {
+        let object = |value: Value| match value {
+            Value::Tagged(_) => Opaque::new(Bomb).into(),
+            value => value,
+        };
+        Ok(mapped(Yaml::default().decode(body)?, &object))
+    }
+}
+
+async fn an_object_that_panics_as_it_is_dropped_costs_only_itself(broker: Broker) {
+    for place in [CodecPlace::Anywhere, CodecPlace::HomesOnly] {
+        let communicator = options(&broker).codec(Bombs(place)).connect().await.unwrap();
+        // Two of them in one value: the second goes off while the first is dealt with.
+        let bombs = || Value::List(vec![Opaque::new(Bomb).into(), Opaque::new(Bomb).into()]);
+
+        let subscriber = RpcSubscriber::closure(move |_: RpcRequest| bombs());
+        communicator.add_rpc_subscriber("bombs", subscriber).await.unwrap();
+        assert!(
+            matches!(communicator.rpc_send("bombs", bombs()).await.unwrap(), Value::List(bombs) if bombs.len() == 2)
+        );
+
+        let runs = Arc::new(AtomicUsize::new(0));
+        let worker = TaskSubscriber::closure({
+            let runs = Arc::clone(&runs);
+            move |_: TaskRequest| {
+                runs.fetch_add(1, Ordering::Relaxed);
+                bombs()
+            }
+        });
+        communicator.add_task_subscriber(worker).await.unwrap();
+        assert!(matches!(communicator.task_send(bombs()).await.unwrap(), Value::List(bombs) if bombs.len() == 2));
+        assert_eq!(runs.load(Ordering::Relaxed), 1);
+
+        let (emit, mut received) = tokio::sync::mpsc::unbounded_channel();
+        let subscriber = BroadcastSubscriber::closure(move |broadcast: Broadcast| {
+            emit.send(broadcast.subject().unwrap().to_owned()).unwrap();
+            bombs()
+        });
+        let filter = BroadcastFilter::new().subject("right.*").unwrap();
+        communicator.add_broadcast_subscriber(filter, subscriber).await.unwrap();
+        for subject in ["right.1", "wrong", "right.2"] {
+            communicator.broadcast_send(bombs()).subject(subject).await.unwrap();
+        }
+        for subject in ["right.1", "right.2"] {
+            let received = tokio::time::timeout(LONG, received.recv()).await.unwrap();
+            assert_eq!(received.as_deref(), Some(subject));
+        }
+        let report = communicator.close().await.unwrap();
+        assert!(report.error.is_none(), "{report:?}");
+    }
+}
+
+type Threads = Arc<Mutex<Vec<ThreadId>>>;
+
+/// Keeps on which threads its copies are dropped.
+struct Probe(Threads);
+
+impl Drop for Probe {
+    fn drop(&mut self) {
+        self.0.lock().push(std::thread::current().id());
+    }
+}
+
+/// Makes of what it passes an object, or something that is too deep.
+struct Passing {
+    dropped: Threads,
+    _probe: Probe,
+}
+
+impl Passing {
+    fn new() -> (Self, Threads, Threads) {
+        let (objects, own) = (Threads::default(), Threads::default());
+        (Passing { dropped: Arc::clone(&objects), _probe: Probe(Arc::clone(&own)) }, objects, own)
+    }
+}
+
+impl Codec for Passing {
+    fn name(&self) -> &'static str {
+        "passing"
+    }
+
+    fn encode(&self, value: &Value) -> homing::Result<Vec<u8>> {
+        let plain = |value: Value| if value.as_opaque().is_some() { "an object".into() } else { value };
+        Yaml::default().encode(&mapped(value.clone(), &plain))
+    }
+
+    fn decode(&self, body: &[u8]) -> homing::Result<Value> {
+        Yaml::default().decode(body)
+    }
+
+    fn pass(&self, value: Value) -> homing::Result<Value> {
+        let object = |value: Value| match value.as_str() {
+            Some("object") => Opaque::new(Probe(Arc::clone(&self.dropped))).into(),
+            Some("deep") => (0..1000).fold(Value::Null, |inner, _| Value::List(vec![inner])),
+            _ => value,
+        };
+        Ok(mapped(value, &object))
+    }
+}
+
+async fn what_a_codec_passes_on_is_dropped_where_it_is_called(broker: Broker) {
+    let (codec, dropped, _) = Passing::new();
+    let communicator = options(&broker).codec(codec).connect().await.unwrap();
+    let mut stream = communicator.broadcasts(BroadcastFilter::new()).await.unwrap();
+    let is_passed = broker.is_memory();
+    // Called here, where it does not wait.
+    let (here, send) = (std::thread::current().id(), communicator.broadcast_send("object"));
+    let send = std::future::IntoFuture::into_future(send);
+    let mut send = std::pin::pin!(send);
+    let sent = futures_util::poll!(send.as_mut());
+    assert_eq!(*dropped.lock(), vec![here; usize::from(is_passed)], "written, and dropped here");
+    if sent.is_pending() {
+        send.await.unwrap();
+    }
+    let expected = if is_passed { "an object" } else { "object" };
+    assert_eq!(stream.next().await.unwrap().unwrap().body().as_str(), Some(expected));
+    let deep = communicator.broadcast_send("deep").await;
+    assert_eq!(deep.map_err(|error| error.kind()), if is_passed { Err(ErrorKind::Encode) } else { Ok(()) });
+    communicator.close().await.unwrap();
+}
+
+async fn a_codec_is_dropped_by_the_home_that_gives_a_connect_up(_: Broker) {
+    // A broker that never answers.
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let url = format!("amqp://guest:guest@{}/%2f", listener.local_addr().unwrap());
+    let (codec, _, dropped) = Passing::new();
+    let connect = Communicator::builder(&url).codec(codec).connect_timeout(LONG).connect();
+    let mut connect = Box::pin(connect);
+    assert!(futures_util::poll!(connect.as_mut()).is_pending());
+    let here = std::thread::current().id();
+    drop(connect);
+    assert_eq!(*dropped.lock(), [here]);
 }

@@ -5,7 +5,8 @@ use std::sync::Arc;
 
 use super::inbox::Bell;
 use super::local::LocalHome;
-use super::sync::Condvar;
+use super::panics::guarded;
+use super::sync::{Condvar, Mutex};
 use super::{Completer, DEFAULT_CAPACITY, Home, LocalFuture, ReserveError};
 
 /// The calling thread's own loop as a home.
@@ -35,9 +36,30 @@ use super::{Completer, DEFAULT_CAPACITY, Home, LocalFuture, ReserveError};
 /// # Ok::<(), Box<dyn std::error::Error>>(())
 /// ```
 ///
-/// Dropping it ends the home.
+/// Dropping it ends the home, and drops the hook.
 pub struct ForeignLoop {
     home: LocalHome,
+    hook: Arc<Hook>,
+}
+
+/// The hook, which is rung from any thread, and taken out when the loop ends.
+///
+/// Guards: what the hook holds, which is the program's own and is dropped at home. The inbox lives for as long as somebody has a
+/// completer of it, the communicator thread for instance. Only a ring that is under way as the loop ends may be the one that drops it.
+struct Hook(Mutex<Option<Arc<dyn Fn() + Send + Sync>>>);
+
+impl Hook {
+    fn ring(&self) {
+        let Some(hook) = self.0.lock().clone() else { return };
+        // Apart, so that a panic in each ends itself alone.
+        guarded(&*hook);
+        guarded(|| drop(hook));
+    }
+
+    fn end(&self) {
+        let hook = self.0.lock().take();
+        guarded(|| drop(hook));
+    }
 }
 
 impl ForeignLoop {
@@ -46,8 +68,10 @@ impl ForeignLoop {
     /// A hook that panics is logged, and the loop may then miss what arrived.
     #[must_use]
     pub fn new(hook: impl Fn() + Send + Sync + 'static) -> Self {
-        let bell = Bell::Hook { hook: Box::new(hook), waiting: Condvar::default() };
-        ForeignLoop { home: LocalHome::new(bell, DEFAULT_CAPACITY) }
+        let hook = Arc::new(Hook(Mutex::new(Some(Arc::new(hook)))));
+        let rung = Arc::clone(&hook);
+        let bell = Bell::Hook { hook: Box::new(move || rung.ring()), waiting: Condvar::default() };
+        ForeignLoop { home: LocalHome::new(bell, DEFAULT_CAPACITY), hook }
     }
 
     /// The same with a hook that sends this message to the loop, for a loop that lives on a channel, as a GUI's does. A loop
@@ -111,6 +135,7 @@ impl ForeignLoop {
 impl Drop for ForeignLoop {
     fn drop(&mut self) {
         self.home.end();
+        self.hook.end();
     }
 }
 

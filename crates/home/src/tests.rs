@@ -327,6 +327,31 @@ fn a_thread_is_at_a_home_only_while_it_turns_it() {
 }
 
 #[test]
+fn a_hook_is_dropped_by_the_loop_that_ends() {
+    let (tell, dropped) = mpsc::channel();
+    let held = Dropped(tell);
+    let foreign = ForeignLoop::new(move || {
+        let _held = &held;
+    });
+    let (completer, future) = foreign.future::<u32>().unwrap();
+    drop((foreign, future));
+    assert_eq!(dropped.try_recv(), Ok(()));
+    // It is not rung any more.
+    assert!(completer.complete(1).is_err());
+    // One that panics as it is dropped ends itself alone.
+    struct Bomb;
+    impl Drop for Bomb {
+        fn drop(&mut self) {
+            panic!("a bomb goes off");
+        }
+    }
+    let held = Bomb;
+    drop(ForeignLoop::new(move || {
+        let _held = &held;
+    }));
+}
+
+#[test]
 fn a_home_knows_what_it_is() {
     let _watched = watched();
     let (runtime, other) = (current_thread(), current_thread());

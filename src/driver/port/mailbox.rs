@@ -104,6 +104,19 @@ impl<T> Mailbox<T> {
         notify(waiter);
     }
 
+    /// The receiver has gone: nothing more is taken, and what is there is dropped here, whoever holds the mailbox besides.
+    pub(crate) fn end(&self) {
+        let mut state = self.state.lock();
+        state.closed = true;
+        let left = std::mem::take(&mut state.items);
+        state.bytes = 0;
+        let waiter = state.waiter.take();
+        drop(state);
+        // Neither under the lock, as in `put`.
+        drop(left);
+        notify(waiter);
+    }
+
     /// The next item, if it is there; `Some(None)` at the end.
     fn poll(&self, waiter: &mut Option<Waiter>) -> Option<Option<Received<T>>> {
         let mut state = self.state.lock();
