@@ -8,6 +8,7 @@ import os
 import threading
 import time
 import warnings
+import uuid
 import weakref
 
 import pytest
@@ -60,6 +61,12 @@ async def _subscriber(url, subscriber, c) -> None:
     assert called
 
 
+def _of_one_loop():
+    """A subscriber's name. One of a loop that has just ended would answer the call of another with an error, whose traceback the log
+    keeps."""
+    return f"stuck {uuid.uuid4()}"
+
+
 async def future_of_the_loop(url, c, kept):
     await _subscriber(url, lambda: asyncio.get_running_loop().create_future(), c)
 
@@ -85,23 +92,26 @@ async def coroutine(url, c, kept):
 
 
 async def coroutine_that_calls(url, c, kept):
+    stuck = _of_one_loop()
     async def forever():
-        await c.rpc_send("stuck", timeout=600)
+        await c.rpc_send(stuck, timeout=600)
 
-    await c.add_rpc_subscriber("stuck", lambda request: concurrent.futures.Future())
+    await c.add_rpc_subscriber(stuck, lambda request: concurrent.futures.Future())
     await _subscriber(url, forever, c)
 
 
 async def call(url, c, kept):
-    await c.add_rpc_subscriber("stuck", lambda request: concurrent.futures.Future())
-    kept.append(asyncio.ensure_future(c.rpc_send("stuck", timeout=600)))
+    stuck = _of_one_loop()
+    await c.add_rpc_subscriber(stuck, lambda request: concurrent.futures.Future())
+    kept.append(asyncio.ensure_future(c.rpc_send(stuck, timeout=600)))
     await asyncio.sleep(0.01)
     kept.clear()
 
 
 async def call_that_nobody_awaits(url, c, kept):
-    await c.add_rpc_subscriber("stuck", lambda request: concurrent.futures.Future())
-    c._core.rpc("stuck", None, 600.0, False).start()
+    stuck = _of_one_loop()
+    await c.add_rpc_subscriber(stuck, lambda request: concurrent.futures.Future())
+    c._core.rpc(stuck, None, 600.0, False).start()
 
 
 async def stream(url, c, kept):
@@ -117,9 +127,10 @@ async def next_task(url, c, kept):
 
 
 async def reply_of_kiwipy(url, c, kept):
-    await c.add_rpc_subscriber("stuck", lambda request: concurrent.futures.Future())
+    stuck = _of_one_loop()
+    await c.add_rpc_subscriber(stuck, lambda request: concurrent.futures.Future())
     communicator = await rmq.async_connect(url)
-    kept.append(await communicator.rpc_send("stuck", 1))
+    kept.append(await communicator.rpc_send(stuck, 1))
     kept.clear()
 
 
