@@ -308,7 +308,7 @@ impl ProcessLauncher {
         let message = Message::Resume(value.into(), asker);
         // Sent, and dropped where it cannot be, without the lock.
         let to_run = self.inner.table.lock().entries.get(pid).map(|entry| entry.to_run.clone());
-        if !to_run.is_some_and(|to_run| to_run.send(message).is_ok()) {
+        if to_run.is_none_or(|to_run| to_run.send(message).is_err()) {
             return Err(moved(pid));
         }
         let answer = answer.await.map_err(|_| moved(pid))??;

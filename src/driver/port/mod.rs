@@ -430,10 +430,10 @@ impl Port {
     }
 
     /// Sends a message whose turn has come, under the lock of the permits. It wakes the communicator thread, which is ours, and
-    /// drops nothing. Where the communicator has ended, what the command holds ends with it, without that lock.
-    fn send_admitted(&self, mut command: Command, charge: Charge) -> std::result::Result<(), Command> {
+    /// drops nothing: it returns what cannot be sent. Where the communicator has ended, what the command holds ends with it, without that lock.
+    fn send_admitted(&self, mut command: Command, charge: Charge) -> Option<Command> {
         command.charge(charge);
-        self.commands.send(command).map_err(|unsent| unsent.0)
+        self.commands.send(command).err().map(|unsent| unsent.0)
     }
 
     /// A timer of the communicator thread, by whose clock every wait of a user ends: a home may have none. Dropping it takes

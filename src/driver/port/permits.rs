@@ -68,10 +68,6 @@ pub(crate) enum WhenFull {
     Refuse,
 }
 
-/// Messages whose turn has come, and that cannot be sent: the communicator has ended.
-#[must_use = "what they hold is a user's, and is to be dropped without a lock"]
-pub(crate) struct Unsent<C>(Vec<C>);
-
 impl<C> Permits<C> {
     pub(crate) fn new(messages: usize, bytes: usize) -> Self {
         let (messages, units) = (messages.max(1) as u64, (bytes / UNIT).max(1) as u64);
@@ -111,8 +107,9 @@ impl<C> Permits<C> {
         Admission::Waits(id)
     }
 
-    /// Takes a message out that has waited long enough, or whose sender has gone; `None` when it has been sent before.
-    pub(crate) fn give_up(&self, id: WaiterId, send: impl FnMut(C, Charge) -> Result<(), C>) -> (Option<C>, Unsent<C>) {
+    /// Takes a message out that has waited long enough, or whose sender has gone; `None` when it has been sent before. And
+    /// what could not be sent, which is a user's, and is to be dropped without a lock.
+    pub(crate) fn give_up(&self, id: WaiterId, send: impl FnMut(C, Charge) -> Option<C>) -> (Option<C>, Vec<C>) {
         let mut state = self.state.lock();
         let waiter = state.waiters.remove(&id);
         // One that wanted much may have held up those behind it.
@@ -121,9 +118,10 @@ impl<C> Permits<C> {
     }
 
     /// A message has come to its end.
-    pub(crate) fn release(&self, charge: Charge, send: impl FnMut(C, Charge) -> Result<(), C>) -> Unsent<C> {
+    #[must_use = "what could not be sent is a user's, and is to be dropped without a lock"]
+    pub(crate) fn release(&self, charge: Charge, send: impl FnMut(C, Charge) -> Option<C>) -> Vec<C> {
         if charge == Charge::NOTHING {
-            return Unsent(Vec::new());
+            return Vec::new();
         }
         let mut state = self.state.lock();
         state.messages += 1;
@@ -167,7 +165,7 @@ impl<C> State<C> {
     ///
     /// Guards: what its sender does when its message does not wait any more. It sends the next one, or goes and has the message
     /// forgotten. Either would overtake a message that is taken out here and sent later.
-    fn grant(&mut self, mut send: impl FnMut(C, Charge) -> Result<(), C>) -> Unsent<C> {
+    fn grant(&mut self, mut send: impl FnMut(C, Charge) -> Option<C>) -> Vec<C> {
         let mut unsent = Vec::new();
         while let Some((&id, waiter)) = self.waiters.first_key_value() {
             let units = waiter.units;
@@ -175,10 +173,10 @@ impl<C> State<C> {
                 break;
             }
             if let Some(waiter) = self.waiters.remove(&id) {
-                unsent.extend(send(waiter.command, Charge(units)).err());
+                unsent.extend(send(waiter.command, Charge(units)));
             }
         }
-        Unsent(unsent)
+        unsent
     }
 }
 
@@ -207,10 +205,10 @@ mod tests {
     struct Sent(Vec<(u8, Charge)>);
 
     impl Sent {
-        fn send(&mut self) -> impl FnMut(u8, Charge) -> Result<(), u8> + '_ {
+        fn send(&mut self) -> impl FnMut(u8, Charge) -> Option<u8> + '_ {
             |command, charge| {
                 self.0.push((command, charge));
-                Ok(())
+                None
             }
         }
 
@@ -267,11 +265,11 @@ mod tests {
             let call = waits(&permits, UNIT, CALL);
             let mut charge = Some(charge);
             if comes_by_release {
-                assert!(matches!(permits.give_up(before, |command, _| Err(command)), (Some(0), _)));
+                assert!(matches!(permits.give_up(before, |command, _| Some(command)), (Some(0), _)));
             } else {
                 // The one before it wants more than there is when the room comes.
                 permits.state.lock().waiters.get_mut(&before).expect("it waits").units = 2;
-                let _ = permits.release(charge.take().expect("held"), |command, _| Err(command));
+                let _ = permits.release(charge.take().expect("held"), |command, _| Some(command));
             }
             let turn_comes = |command: u8, _: Charge| {
                 // Whoever leaves now finds that it waits, or that it was sent. It cannot look in between.
@@ -279,13 +277,13 @@ mod tests {
                 if looks.is_some_and(|state| !state.waiters.contains_key(&call)) {
                     let _ = channel.send(FORGET);
                 }
-                channel.send(command).map_err(|unsent| unsent.0)
+                channel.send(command).err().map(|unsent| unsent.0)
             };
             match charge {
                 Some(charge) => drop(permits.release(charge, turn_comes)),
                 None => drop(permits.give_up(before, turn_comes)),
             }
-            if permits.give_up(call, |command, _| Err(command)).0.is_none() {
+            if permits.give_up(call, |command, _| Some(command)).0.is_none() {
                 let _ = channel.send(FORGET);
             }
             assert_eq!(sent.try_iter().collect::<Vec<_>>()[..2], [CALL, FORGET]);
@@ -304,7 +302,7 @@ mod tests {
         let Some(charge) = permits.admit_now(0) else { panic!("no room") };
         let command = Looks(Arc::clone(&locked), Arc::downgrade(&permits));
         let Admission::Waits(_) = permits.admit(0, command, WhenFull::Wait) else { panic!("it does not wait") };
-        drop(permits.release(charge, |command, _| Err(command)));
+        drop(permits.release(charge, |command, _| Some(command)));
         assert_eq!(*locked.lock(), [false]);
     }
 
