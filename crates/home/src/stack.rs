@@ -96,7 +96,8 @@ mod tests {
             .unwrap()
             .join()
             .unwrap();
-        assert!((SIZE / 2..=SIZE + (64 << 10)).contains(&left), "{left} bytes of {SIZE}");
+        // glibc may give it the stack of a thread that has ended, of up to four times its size.
+        assert!((SIZE / 2..=4 * SIZE + (64 << 10)).contains(&left), "{left} bytes of {SIZE}");
         let main_limit = main_limit().unwrap();
         assert!(main_limit >= 1 << 20, "{main_limit}");
     }

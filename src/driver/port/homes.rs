@@ -28,7 +28,7 @@ impl Homes {
             let ended: Vec<Home> = homes.extract_if(.., |known| known.has_ended()).collect();
             (work(&mut homes), ended)
         };
-        // Guards: the hook of a loop, which is the user's, and goes with its last home. It may come back here as it is dropped.
+        // Guards: what a program has given its runtime, which goes with the last home of it. It may come back here as it is dropped.
         drop(ended);
         result
     }
@@ -39,9 +39,8 @@ mod tests {
     use std::sync::Arc;
 
     use super::*;
-    use crate::home::ForeignLoop;
 
-    /// Guards: a hook whose drop adds a subscriber.
+    /// Guards: what a program has given its runtime, and whose drop adds a subscriber.
     #[test]
     fn a_home_that_has_ended_is_dropped_without_the_lock() {
         struct Looks(Arc<Homes>, std::sync::mpsc::Sender<bool>);
@@ -52,12 +51,15 @@ mod tests {
         }
         let homes = Arc::new(Homes::default());
         let (tell, told) = std::sync::mpsc::channel();
-        let hook = Looks(Arc::clone(&homes), tell);
-        let foreign = ForeignLoop::new(move || {
-            let _ = &hook;
+        let looks = Looks(Arc::clone(&homes), tell);
+        let mut builder = tokio::runtime::Builder::new_current_thread();
+        builder.on_thread_park(move || {
+            let _ = &looks;
         });
-        homes.add(&foreign.home());
-        drop(foreign);
+        let runtime = builder.build().expect("a runtime");
+        drop(builder);
+        homes.add(&Home::of_runtime(runtime.handle()));
+        drop(runtime);
         assert!(told.try_recv().is_err(), "the list has the last of it");
         homes.add(&Home::current());
         assert_eq!(told.try_recv(), Ok(false));

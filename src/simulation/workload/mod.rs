@@ -433,6 +433,8 @@ pub(super) async fn scenario(simulation: Rc<Simulation>) -> Vec<String> {
     server.set_down(false);
     server.set_blocked(false);
     server.set_stalled(false);
+    // What is asked from now on comes later than what the broker has failed before, which may be at this instant of virtual time.
+    sleep_ms(1).await;
     if ended.is_err() && tokio::time::timeout(Duration::from_secs(250), all).await.is_err() {
         let hang = ledger.under_way();
         for what in hang {
