@@ -7,6 +7,7 @@ use std::process::ExitCode;
 use std::sync::mpsc::channel;
 use std::time::{Duration, Instant};
 
+use homing::Communicator;
 use serde_json::json;
 
 use support::node::Tls;
@@ -112,6 +113,10 @@ fn node() -> TestResult {
         assert!(Instant::now() < until, "the task does not come to its queue");
         std::thread::sleep(Duration::from_millis(50));
     }
+    // For a moment it lies there in memory alone. What is confirmed after it is on the disk, and it with that.
+    let communicator = Communicator::builder(broker.url()).prefix(broker.prefix()).connect_blocking()?;
+    communicator.task_queue(broker.task_queue())?.task_send("confirmed").no_reply().wait()?;
+    communicator.close()?;
     node.kill()?;
     before.kill();
     node.restart()?;
