@@ -8,7 +8,7 @@ use std::fmt;
 use std::sync::Arc;
 
 use crate::home::ReserveError;
-use crate::panics::caught;
+use crate::panics::drop_guarded;
 
 /// `Result` with homing's [`Error`].
 pub type Result<T, E = Error> = std::result::Result<T, E>;
@@ -109,10 +109,7 @@ struct Inner {
 /// Guards: whoever drops an error with a source of the program's own, whose drop panics.
 impl Drop for Inner {
     fn drop(&mut self) {
-        let source = self.source.take();
-        if let Err(panic) = caught(|| drop(source)) {
-            crate::log::error!(panic, "the source of an error panicked as it was dropped");
-        }
+        drop_guarded(self.source.take(), "the source of an error");
     }
 }
 

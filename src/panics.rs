@@ -8,6 +8,13 @@ pub(crate) fn caught<T>(call: impl FnOnce() -> T) -> Result<T, String> {
     catch_unwind(AssertUnwindSafe(call)).map_err(text)
 }
 
+/// Drops what is the user's. A panic in that is logged with what it was, and costs nothing else.
+pub(crate) fn drop_guarded<T>(value: T, what: &str) {
+    if let Err(panic) = caught(|| drop(value)) {
+        crate::log::error!(panic, "{what} panicked as it was dropped");
+    }
+}
+
 /// The text of a panic, which is dropped. One that panics as it is dropped is left alone.
 pub(crate) fn text(panic: Box<dyn Any + Send>) -> String {
     let text = crate::home::panic_text(&*panic).to_owned();

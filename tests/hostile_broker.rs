@@ -262,13 +262,19 @@ async fn a_broker_that_goes_in_the_middle_of_the_handshake_is_an_error_at_once()
     }
 }
 
-#[tokio::test]
-async fn a_limit_on_connecting_again_holds_at_a_broker_that_accepts_and_is_silent() {
+/// A broker that behaves from now on, and a proxy before it.
+async fn behind_a_proxy() -> (FakeBroker, Proxy) {
     let behaves = Mischief { when: When::Greeting, says: |_| Vec::new(), then: Then::GoesOn };
     let broker = FakeBroker::start(behaves).unwrap();
     // Its one mischief is done.
     assert!(Communicator::connect(&broker.url()).await.is_err());
     let proxy = Proxy::before(&broker.url()).unwrap();
+    (broker, proxy)
+}
+
+#[tokio::test]
+async fn a_limit_on_connecting_again_holds_at_a_broker_that_accepts_and_is_silent() {
+    let (broker, proxy) = behind_a_proxy().await;
     let communicator = Communicator::builder(&proxy.url(&broker.url()))
         .reconnect(ReconnectPolicy::For(Duration::from_millis(500)))
         .connect_timeout(Duration::MAX)
@@ -287,10 +293,7 @@ async fn a_limit_on_connecting_again_holds_at_a_broker_that_accepts_and_is_silen
 
 #[tokio::test]
 async fn connecting_again_is_tried_up_to_its_limit() {
-    let behaves = Mischief { when: When::Greeting, says: |_| Vec::new(), then: Then::GoesOn };
-    let broker = FakeBroker::start(behaves).unwrap();
-    assert!(Communicator::connect(&broker.url()).await.is_err());
-    let proxy = Proxy::before(&broker.url()).unwrap();
+    let (broker, proxy) = behind_a_proxy().await;
     let builder = Communicator::builder(&proxy.url(&broker.url()));
     let communicator = builder.reconnect(ReconnectPolicy::For(Duration::from_secs(2))).connect().await.unwrap();
     let mut events = communicator.events();

@@ -475,7 +475,7 @@ impl<M: Send + 'static> Handler<M> {
                     Ok(handled) => outcome(handled).await,
                     Err(panic) => Err(panicked(panic)),
                 };
-                drop_guarded(handler);
+                panics::drop_guarded(handler, HANDLER);
                 handled
             }
             Handler::Call(handler) => caught(move || handler(message)),
@@ -506,18 +506,15 @@ impl<M: Send + 'static> Handler<M> {
     }
 }
 
+/// As the log names what may panic as it is dropped.
+const HANDLER: &str = "a handler";
+
 /// What a future of a program's own brings. A panic in it is a failure like another.
 async fn outcome(mut future: BoxFuture<Answered>) -> Answered {
     let answered = AssertUnwindSafe(&mut future).catch_unwind().await;
-    drop_guarded(future);
+    // Guards: a future that panics as it is dropped, and would take the outcome along that is there.
+    panics::drop_guarded(future, HANDLER);
     answered.unwrap_or_else(|panic| Err(panicked(panic)))
-}
-
-/// Guards: what panics as it is dropped, and would take an outcome along that is there.
-fn drop_guarded(value: impl Sized) {
-    if let Err(panic) = panics::caught(|| drop(value)) {
-        crate::log::error!(panic, "a handler panicked as it was dropped");
-    }
 }
 
 pub(super) fn caught(call: impl FnOnce() -> Answered) -> Answered {

@@ -20,7 +20,7 @@ use crate::driver::CodecLoop;
 use crate::driver::command::{BroadcastOutcome, CodecWork, Command};
 use crate::driver::port::{Mailbox, count, count_many};
 use crate::error::Result;
-use crate::panics::caught;
+use crate::panics::{caught, drop_guarded};
 use crate::threads;
 use crate::wire::broadcast::Content;
 use crate::wire::headers::TraceHeaders;
@@ -64,6 +64,9 @@ impl Sink {
     }
 }
 
+/// As the log names what the context has of a program's own.
+const CODEC: &str = "the codec";
+
 /// The context on its way to the codec thread.
 ///
 /// Guards: the codec, which is a program's own, of a communicator that is not connected in the end. The plan for the connection is
@@ -95,13 +98,7 @@ impl Handing {
 impl Drop for Handing {
     fn drop(&mut self) {
         let context = self.0.take().and_then(|handover| handover.take());
-        drop_guarded(context);
-    }
-}
-
-fn drop_guarded(context: Option<Context>) {
-    if let Err(panic) = caught(|| drop(context)) {
-        crate::log::error!(panic, "the codec panicked as it was dropped");
+        drop_guarded(context, CODEC);
     }
 }
 
@@ -125,7 +122,7 @@ async fn run(context: Handover, inputs: mpsc::UnboundedReceiver<CodecInput>) {
     // Nothing, where the connect was given up just now.
     let Some(context) = context.take() else { return };
     work(&context, inputs).await;
-    drop_guarded(Some(context));
+    drop_guarded(context, CODEC);
 }
 
 async fn work(context: &Context, mut inputs: mpsc::UnboundedReceiver<CodecInput>) {

@@ -9,7 +9,7 @@ use super::answer::Settled;
 use super::context::Context;
 use super::failure::HandlerError;
 use crate::error::ErrorKind;
-use crate::panics::caught;
+use crate::panics::drop_guarded;
 
 /// What a handler answers within its time; a failure when the time is over, whatever it does then. A future is dropped.
 pub(super) async fn within(
@@ -35,9 +35,7 @@ pub(super) async fn within(
         Either::Right((true, handled)) => {
             // Guards: a handler's future that panics as it is dropped, which would take the outcome along, and have a task
             // handed out again, and again.
-            if let Err(panic) = caught(|| drop(handled)) {
-                crate::log::error!(panic, "a handler that was over its time limit panicked as it was dropped");
-            }
+            drop_guarded(handled, "a handler that was over its time limit");
             let text = format!("the handler took longer than its time limit of {limit:?}");
             Err(HandlerError::exception(text).with_type("homing::TimeLimit"))
         }

@@ -430,7 +430,8 @@ impl Port {
     }
 
     /// Sends a message whose turn has come, under the lock of the permits. It wakes the communicator thread, which is ours, and
-    /// drops nothing: it returns what cannot be sent. Where the communicator has ended, what the command holds ends with it, without that lock.
+    /// drops nothing: it returns what cannot be sent. Where the communicator has ended, what the command holds ends with it,
+    /// without that lock.
     fn send_admitted(&self, mut command: Command, charge: Charge) -> Option<Command> {
         command.charge(charge);
         self.commands.send(command).err().map(|unsent| unsent.0)
