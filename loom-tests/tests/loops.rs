@@ -4,10 +4,11 @@
 
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
+use std::task::Context;
 
 use homing_home::futures::gather;
-use homing_home::model::{self, DrainTask, Registry};
-use homing_home::{Completer, End, EventLoop, ForeignLoop, Home, LocalHome, Outcome, ReserveError};
+use homing_home::model::{self, DrainTask, Registry, RuntimeHome};
+use homing_home::{Completer, Deadline, End, EventLoop, ForeignLoop, Home, LocalHome, Outcome, ReserveError};
 use loom::thread;
 use loom_tests::{
     At, DrainThread, Dropped, Kind, Ledger, Local, Ready, Saw, Task, Token, block_on_elsewhere, complete, explore,
@@ -250,46 +251,99 @@ fn two_threads_ask_for_the_home_of_a_runtime() {
     });
 }
 
+/// The thread that takes over what a drain task has.
+struct Relief {
+    ready: Arc<Ready>,
+    next: Arc<Mutex<Option<DrainTask>>>,
+}
+
+impl Relief {
+    fn of(capacity: usize) -> (Self, RuntimeHome, DrainTask) {
+        let relief = Relief { ready: Ready::new(0), next: Arc::default() };
+        let (ready, next) = (Arc::clone(&relief.ready), Arc::clone(&relief.next));
+        let (runtime, drain) = model::runtime_with(capacity, move |drain| {
+            *next.lock().unwrap() = Some(drain);
+            ready.set(1);
+        });
+        runtime.enter();
+        (relief, runtime, drain)
+    }
+
+    fn start(self, runtime: &RuntimeHome) -> thread::JoinHandle<DrainThread> {
+        let runtime = runtime.clone();
+        thread::spawn(move || {
+            runtime.enter();
+            assert_eq!(self.ready.wait(), 1);
+            let drain = self.next.lock().unwrap().take().unwrap();
+            DrainThread::start(&runtime, drain)
+        })
+    }
+}
+
+/// Polls a drain task, as its runtime does, until it has been relieved.
+fn polled_to_its_end(mut drain: DrainTask) {
+    let bell = Ready::new(1);
+    let waker = bell.waker(1);
+    while drain.poll(&mut Context::from_waker(&waker)).is_pending() {
+        let _ = bell.wait();
+    }
+}
+
+/// A callback waits for another future of its own home.
+fn waits_for_another(before: fn()) {
+    let (relief, runtime, drain) = Relief::of(2);
+    let (one, first) = runtime.future::<()>().unwrap();
+    let (two, second) = runtime.future::<()>().unwrap();
+    first.on_done(move |outcome| {
+        assert_eq!(outcome, Ok(()));
+        before();
+        assert_eq!(block_on_elsewhere(second), Ok(()));
+    });
+    let relief = relief.start(&runtime);
+    let completes = thread::spawn(move || {
+        assert!(one.complete(()).is_ok());
+        assert!(two.complete(()).is_ok());
+    });
+    polled_to_its_end(drain);
+    completes.join().unwrap();
+    assert!(runtime.future::<()>().is_ok(), "the home lives on");
+    relief.join().unwrap().stop();
+    assert!(runtime.future::<()>().is_err());
+}
+
 /// Guards the way of a drain task's work to the one that takes over: a callback waits for another future of its own home, which
 /// that one lands. What had been taken out goes on in order, and the first task ends.
 #[test]
 fn a_drain_task_that_waits_is_relieved() {
+    explore(|| waits_for_another(model::relieve));
+}
+
+/// Guards the same where the wait is an executor's own, of which the home knows by the poll alone.
+#[test]
+fn a_drain_task_that_is_waited_in_by_others_is_relieved() {
+    explore(|| waits_for_another(|| ()));
+}
+
+/// Guards the same for a wait for a permit, which comes back by way of the home.
+#[test]
+fn a_drain_task_that_waits_for_a_permit_is_relieved() {
     explore(|| {
-        let next: Arc<Mutex<Option<DrainTask>>> = Arc::default();
-        let (ready, given) = (Ready::new(0), Arc::clone(&next));
-        let rung = Arc::clone(&ready);
-        let (runtime, mut drain) = model::runtime_with(2, move |drain| {
-            *given.lock().unwrap() = Some(drain);
-            rung.set(1);
-        });
-        runtime.enter();
+        let (relief, runtime, drain) = Relief::of(2);
         let (one, first) = runtime.future::<()>().unwrap();
         let (two, second) = runtime.future::<()>().unwrap();
-        first.on_done(move |outcome| {
-            assert_eq!(outcome, Ok(()));
-            model::relieve();
-            assert_eq!(block_on_elsewhere(second), Ok(()));
+        drop(second);
+        let home = runtime.clone();
+        first.on_done(move |_| {
+            let (reservation, expirer) = home.reserve::<()>();
+            drop(expirer);
+            assert!(block_on_elsewhere(reservation).is_ok());
         });
-        // The thread that takes over.
-        let relief = thread::spawn({
-            let (runtime, next) = (runtime.clone(), Arc::clone(&next));
-            move || {
-                runtime.enter();
-                assert_eq!(ready.wait(), 1);
-                let drain = next.lock().unwrap().take().unwrap();
-                DrainThread::start(&runtime, drain)
-            }
-        });
+        let relief = relief.start(&runtime);
         let completes = thread::spawn(move || {
             assert!(one.complete(()).is_ok());
-            assert!(two.complete(()).is_ok());
+            drop(two);
         });
-        let bell = Ready::new(1);
-        let waker = bell.waker(1);
-        while drain.poll(&mut std::task::Context::from_waker(&waker)).is_pending() {
-            let _ = bell.wait();
-        }
-        drop(drain);
+        polled_to_its_end(drain);
         completes.join().unwrap();
         assert!(runtime.future::<()>().is_ok(), "the home lives on");
         relief.join().unwrap().stop();
@@ -321,4 +375,41 @@ fn a_foreign_loop_ends_as_a_completion_comes() {
         assert_eq!(handed_back, dropped[0] == Dropped::BySender);
         dropped[0]
     });
+}
+
+/// Guards the hook of a foreign loop, which is the program's own, against the end of that loop: it is dropped once, at home or by
+/// the ring that is under way, though a completer keeps the inbox. It may come back to its inbox and ring it again.
+#[test]
+fn a_foreign_loop_ends_as_its_hook_is_called() {
+    fn ended(waits: bool) -> Dropped {
+        let ledger = Ledger::new(At::Thread(thread::current().id()));
+        let within: Arc<Mutex<Option<Deadline>>> = Arc::default();
+        let ready = Ready::new(0);
+        let (held, taken, rung) = (ledger.token(), Arc::clone(&within), Arc::clone(&ready));
+        let foreign = ForeignLoop::new(move || {
+            let _held = &held;
+            rung.set(1);
+            let fires = taken.lock().unwrap().take();
+            if let Some(deadline) = fires {
+                deadline.fire();
+            }
+        });
+        let (kept, times_out) = foreign.future::<()>().unwrap();
+        *within.lock().unwrap() = times_out.deadline();
+        let (completer, future) = foreign.future::<()>().unwrap();
+        let rings = thread::spawn(move || drop(completer.complete(())));
+        if waits {
+            assert_eq!(ready.wait(), 1);
+        }
+        foreign.run_pending(8);
+        drop((future, times_out, foreign));
+        rings.join().unwrap();
+        let dropped = ledger.settle();
+        drop(kept);
+        assert_eq!(dropped.len(), 1);
+        dropped[0]
+    }
+    for waits in [true, false] {
+        explore_outcomes(&[Dropped::AtHome, Dropped::Away], move || ended(waits));
+    }
 }

@@ -1,7 +1,8 @@
 //! The task that is a runtime's home: it alone takes the envelopes of that runtime's futures out and lands them.
 //!
 //! What it calls may wait, on a multi-thread runtime: a done-callback, the drop of a value. The task cannot go on then, since its
-//! thread stands in that wait; so another task takes over all that it has, and the first one ends when the wait is over.
+//! thread stands in that wait; so another task takes over all that it has, and the first one ends when the wait is over. A wait by
+//! an executor's own means is known by its first poll of a future or reservation that is pending.
 
 use std::cell::RefCell;
 use std::collections::VecDeque;
@@ -50,7 +51,7 @@ impl Drain {
     }
 }
 
-/// Called where this thread is about to wait: when it does so within an envelope of a drain task, another task takes over.
+/// Called where this thread is about to wait, or may be: when it does so within an envelope of a drain task, another task takes over.
 pub(crate) fn relieve() {
     // A thread that ends runs no task.
     if let Some(work) = HANDLING.try_with(|handling| handling.borrow_mut().take()).ok().flatten() {

@@ -53,23 +53,8 @@ impl<T: Send + 'static> HomeFuture<T> {
         self.cell.as_ref().is_none_or(|cell| cell.inbox().identity().is_here())
     }
 
-    fn leave(cell: Arc<Cell<T>>) {
-        let inbox = Arc::clone(cell.inbox());
-        if inbox.identity().is_here() {
-            cell.discard();
-        } else {
-            // Guards: a drop away from home. The value is dropped by the home; where that has ended, by us.
-            if let Err(cell) = inbox.post_as(cell, |cell| Envelope::Returned(cell)) {
-                cell.discard_after_home();
-            }
-        }
-    }
-}
-
-impl<T: Send + 'static> Future for HomeFuture<T> {
-    type Output = Outcome<T>;
-
-    fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Outcome<T>> {
+    /// The poll of who waits no longer than this: a callback's own look, which is within an envelope as often as not.
+    pub(crate) fn look(&mut self, context: &mut Context<'_>) -> Poll<Outcome<T>> {
         let Some(cell) = &self.cell else { return Poll::Ready(Err(End::Taken)) };
         if !cell.inbox().identity().is_here() {
             let end = if cell.inbox().is_closed() { End::HomeEnded } else { End::WrongHome };
@@ -95,6 +80,32 @@ impl<T: Send + 'static> Future for HomeFuture<T> {
             }
         }
         polled
+    }
+
+    fn leave(cell: Arc<Cell<T>>) {
+        let inbox = Arc::clone(cell.inbox());
+        if inbox.identity().is_here() {
+            cell.discard();
+        } else {
+            // Guards: a drop away from home. The value is dropped by the home; where that has ended, by us.
+            if let Err(cell) = inbox.post_as(cell, |cell| Envelope::Returned(cell)) {
+                cell.discard_after_home();
+            }
+        }
+    }
+}
+
+impl<T: Send + 'static> Future for HomeFuture<T> {
+    type Output = Outcome<T>;
+
+    fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Outcome<T>> {
+        let looked = self.look(context);
+        if looked.is_pending() {
+            // Guards: an executor's own wait within a done-callback, tokio's `block_on` for instance. What ends this future may be
+            // in the hands of the drain task that stands here.
+            super::drain::relieve();
+        }
+        looked
     }
 }
 

@@ -76,6 +76,8 @@ impl<T: Send + 'static> Future for Reservation<T> {
                 Poll::Ready(permit) => permit,
                 Poll::Pending => {
                     this.state = State::Waits(ticket);
+                    // Guards: the same wait as in a future's poll.
+                    super::drain::relieve();
                     return Poll::Pending;
                 }
             },

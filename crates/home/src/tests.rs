@@ -782,6 +782,85 @@ fn a_worker_that_waits_is_counted_once_and_until_its_wait_ends() {
     assert_eq!(count, Ok(0));
 }
 
+/// The home goes on beside a wait of tokio's, of which its first poll tells: for a future of that home.
+#[test]
+fn a_callback_waits_for_a_future_by_tokios_own_means() {
+    let _watched = watched();
+    let runtime = one_worker();
+    let (said, heard) = mpsc::channel();
+    let handle = runtime.handle().clone();
+    let (one, two) = runtime.block_on(async {
+        let (one, first) = Home::current().try_future::<()>().unwrap();
+        let (two, second) = Home::current().try_future::<u32>().unwrap();
+        first.on_done(move |_| said.send(tokio::task::block_in_place(|| handle.block_on(second))).unwrap());
+        (one, two)
+    });
+    one.complete(()).unwrap();
+    two.complete(2).unwrap();
+    assert_eq!(heard.recv_timeout(LONG), Ok(Ok(2)));
+}
+
+/// The same for a permit of that home.
+#[test]
+fn a_callback_waits_for_a_permit_by_tokios_own_means() {
+    let _watched = watched();
+    let runtime = one_worker();
+    let (said, heard) = mpsc::channel();
+    let handle = runtime.handle().clone();
+    let (one, two) = runtime.block_on(async {
+        let home = Home::current();
+        home.set_capacity(2);
+        let (one, first) = home.try_future::<()>().unwrap();
+        let (two, second) = home.try_future::<()>().unwrap();
+        drop(second);
+        first.on_done(move |_| {
+            let made = tokio::task::block_in_place(|| handle.block_on(home.future::<()>()));
+            said.send(made.map(drop)).unwrap();
+        });
+        (one, two)
+    });
+    one.complete(()).unwrap();
+    drop(two);
+    assert_eq!(heard.recv_timeout(LONG), Ok(Ok(())));
+}
+
+/// One poll within a callback is no wait yet, and moves the home's work to another task all the same: in its order, and once.
+#[test]
+fn a_callback_that_looks_at_another_future_leaves_the_order() {
+    let _watched = watched();
+    for runtime in [one_worker(), current_thread()] {
+        let order = Arc::new(Mutex::new(Vec::new()));
+        runtime.block_on(async {
+            let home = Home::current();
+            let (end, ended) = home.try_future::<()>().unwrap();
+            let mut end = Some(end);
+            let mut completers = Vec::new();
+            for number in 0..100 {
+                let (completer, future) = home.try_future::<usize>().unwrap();
+                completers.push(completer);
+                let looked_at = if number % 9 == 0 { home.try_future::<()>().ok() } else { None };
+                let (order, end) = (Arc::clone(&order), if number == 99 { end.take() } else { None });
+                future.on_done(move |outcome| {
+                    if let Some((_completer, mut future)) = looked_at {
+                        assert!(Pin::new(&mut future).poll(&mut Context::from_waker(Waker::noop())).is_pending());
+                    }
+                    order.lock().unwrap().push(outcome.unwrap());
+                    if let Some(end) = end {
+                        end.complete(()).unwrap();
+                    }
+                });
+            }
+            thread::spawn(move || {
+                for (number, completer) in completers.into_iter().enumerate() {
+                    completer.complete(number).unwrap();
+                }
+            });
+            ended.await.unwrap();
+        });
+        assert_eq!(*order.lock().unwrap(), (0..100).collect::<Vec<_>>());
+    }
+}
+
 #[test]
 fn a_panic_in_a_task_of_one_home_is_not_that_of_another() {
     let _watched = watched();

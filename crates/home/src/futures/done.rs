@@ -1,6 +1,5 @@
 //! Done-callbacks, and what follows from them: one future's outcome carried over to another, wherever that lives.
 
-use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll, Wake, Waker};
 
@@ -18,10 +17,10 @@ impl<T: Send + 'static> HomeFuture<T> {
     /// that this home does. Where that is not possible (the home had ended before, or ends outside of its runtime's context),
     /// nobody is left to call it, and it is dropped.
     ///
-    /// On a multi-thread runtime a callback may wait by the calls of homing that block; the home goes on meanwhile. A wait by tokio's
-    /// own means is not known to the home: in `block_in_place(|| Handle::current().block_on(…))` a future of this home does not
-    /// come, and a timeout of homing's does not end that wait, since nothing comes to this home before the callback returns. Spawn
-    /// a task for what is to be awaited.
+    /// On a multi-thread runtime a callback may wait, by the calls of homing that block or by
+    /// `block_in_place(|| Handle::current().block_on(…))`: the home goes on meanwhile, in another task. A wait that no future of
+    /// homing is part of is not known to the home, and holds it up: for what only another task can end, such as a channel's
+    /// message, spawn a task.
     pub fn on_done(self, call: impl FnOnce(Outcome<T>) + Send + 'static) {
         let Some(inbox) = self.inbox().cloned() else { return };
         let callback = Arc::new(Callback { inbox: inbox.clone(), rest: Mutex::new(Some((self, call))) });
@@ -89,7 +88,7 @@ impl<T: Send + 'static, F: FnOnce(Outcome<T>) + Send + 'static> Callback<T, F> {
         let waker = Waker::from(Arc::clone(self));
         // Guards: an outcome that lands, on another thread of the same runtime, during the first look. Its wake waits for
         // this lock and looks again.
-        let Poll::Ready(outcome) = Pin::new(future).poll(&mut Context::from_waker(&waker)) else { return };
+        let Poll::Ready(outcome) = future.look(&mut Context::from_waker(&waker)) else { return };
         let Some((_, call)) = rest.take() else { return };
         drop(rest);
         self.inbox.call(|| call(outcome));
