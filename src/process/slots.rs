@@ -4,7 +4,7 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 
 use parking_lot::Mutex;
-use tokio::sync::{oneshot, watch};
+use tokio::sync::{Notify, oneshot};
 
 /// The slots of one worker. Cheap to clone.
 #[derive(Clone)]
@@ -12,13 +12,19 @@ pub(super) struct Slots(Arc<Shared>);
 
 struct Shared {
     state: Mutex<State>,
-    /// Whether one is free. Sent under the lock, so that the last word is the true one.
-    free: watch::Sender<bool>,
+    /// Notified when one is free, and when none is any more, each without the lock: whom that wakes may come back.
+    changed: Notify,
 }
 
 struct State {
     free: usize,
     waiting: VecDeque<oneshot::Sender<Slot>>,
+}
+
+/// A slot that is not free any more.
+enum Taken {
+    Last,
+    OneOfMany,
 }
 
 /// A slot, until it is dropped.
@@ -27,18 +33,13 @@ pub(super) struct Slot(Option<Slots>);
 impl Slots {
     pub(super) fn new(number: usize) -> Self {
         let state = State { free: number, waiting: VecDeque::new() };
-        Slots(Arc::new(Shared { state: Mutex::new(state), free: watch::Sender::new(number > 0) }))
+        Slots(Arc::new(Shared { state: Mutex::new(state), changed: Notify::new() }))
     }
 
     /// A slot, if one is free.
     pub(super) fn try_take(&self) -> Option<Slot> {
-        let mut state = self.0.state.lock();
-        if state.free == 0 {
-            return None;
-        }
-        state.free -= 1;
-        self.0.free.send_replace(state.free > 0);
-        Some(Slot(Some(self.clone())))
+        let taken = self.0.state.lock().take()?;
+        Some(self.taken(taken))
     }
 
     /// A slot, in turn.
@@ -46,10 +47,9 @@ impl Slots {
         loop {
             let receiver = {
                 let mut state = self.0.state.lock();
-                if state.free > 0 {
-                    state.free -= 1;
-                    self.0.free.send_replace(state.free > 0);
-                    return Slot(Some(self.clone()));
+                if let Some(taken) = state.take() {
+                    drop(state);
+                    return self.taken(taken);
                 }
                 let (sender, receiver) = oneshot::channel();
                 // Those that gave up are taken out now and then, and not each time.
@@ -76,21 +76,48 @@ impl Slots {
     }
 
     async fn until(&self, free: bool) {
-        // The sender is there as long as this is.
-        let _ = self.0.free.subscribe().wait_for(|is_free| *is_free == free).await;
+        loop {
+            // Guards: a change between the look and the wait. From here on it is notified of.
+            let changed = self.0.changed.notified();
+            if (self.0.state.lock().free > 0) == free {
+                return;
+            }
+            changed.await;
+        }
+    }
+
+    fn taken(&self, taken: Taken) -> Slot {
+        if let Taken::Last = taken {
+            self.0.changed.notify_waiters();
+        }
+        Slot(Some(self.clone()))
     }
 
     fn give_back(self) {
-        let mut state = self.0.state.lock();
-        while let Some(next) = state.waiting.pop_front() {
+        loop {
+            let next = {
+                let mut state = self.0.state.lock();
+                // Guards: one who begins to wait. It is under this lock, so either it is found here or it finds the slot free.
+                let Some(next) = state.waiting.pop_front() else {
+                    state.free += 1;
+                    break;
+                };
+                next
+            };
             match next.send(Slot(Some(self.clone()))) {
                 Ok(()) => return,
-                // Guards: whoever gave up. Dropped, this slot would come back here, with the lock held.
+                // Guards: whoever gave up. Dropped, this slot would come back here, deeper each time.
                 Err(mut slot) => drop(slot.0.take()),
             }
         }
-        state.free += 1;
-        self.0.free.send_replace(true);
+        self.0.changed.notify_waiters();
+    }
+}
+
+impl State {
+    fn take(&mut self) -> Option<Taken> {
+        self.free = self.free.checked_sub(1)?;
+        Some(if self.free == 0 { Taken::Last } else { Taken::OneOfMany })
     }
 }
 
@@ -102,11 +129,52 @@ impl Drop for Slot {
     }
 }
 
+/// A waker that calls something.
+#[cfg(test)]
+pub(super) fn waker_that(call: impl Fn() + Send + Sync + 'static) -> std::task::Waker {
+    struct Calls<F>(F);
+
+    impl<F: Fn() + Send + Sync + 'static> std::task::Wake for Calls<F> {
+        fn wake(self: Arc<Self>) {
+            (self.0)();
+        }
+    }
+
+    std::task::Waker::from(Arc::new(Calls(call)))
+}
+
 #[cfg(test)]
 mod tests {
+    use std::future::Future;
     use std::sync::atomic::{AtomicUsize, Ordering};
+    use std::task::Context;
 
     use super::*;
+
+    #[test]
+    fn whom_a_slot_wakes_may_come_back() {
+        let slots = Slots::new(1);
+        let taken = slots.try_take().unwrap();
+        let counted = Arc::new(AtomicUsize::new(0));
+        let (back, count) = (slots.clone(), Arc::clone(&counted));
+        // As the hook of a foreign loop may.
+        let waker = waker_that(move || {
+            drop(back.try_take());
+            count.fetch_add(1, Ordering::SeqCst);
+        });
+        let mut context = Context::from_waker(&waker);
+        let mut waits = Box::pin(slots.take());
+        let mut free = Box::pin(slots.until_free());
+        assert!(waits.as_mut().poll(&mut context).is_pending() && free.as_mut().poll(&mut context).is_pending());
+        drop(taken);
+        assert!(waits.as_mut().poll(&mut context).is_ready(), "the slot, which is dropped again");
+        assert!(free.as_mut().poll(&mut context).is_ready());
+        let mut busy = Box::pin(slots.until_busy());
+        assert!(busy.as_mut().poll(&mut context).is_pending());
+        let _taken = slots.try_take();
+        assert!(busy.as_mut().poll(&mut context).is_ready());
+        assert!(counted.load(Ordering::SeqCst) >= 3);
+    }
 
     #[tokio::test]
     async fn slots_are_given_in_turn_and_those_that_gave_up_are_passed_over() {

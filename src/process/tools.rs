@@ -261,10 +261,17 @@ impl Tools {
 
 /// Who waits for the ends of processes.
 #[derive(Default)]
-pub(super) struct Ends(Arc<Mutex<HashMap<Pid, Arc<Notify>>>>);
+pub(super) struct Ends(Arc<Mutex<HashMap<Pid, Watched>>>);
+
+/// A process whose end is waited for.
+#[derive(Default)]
+struct Watched {
+    watches: usize,
+    notify: Arc<Notify>,
+}
 
 pub(super) struct EndWatch {
-    all: Arc<Mutex<HashMap<Pid, Arc<Notify>>>>,
+    all: Arc<Mutex<HashMap<Pid, Watched>>>,
     pid: Pid,
     notify: Arc<Notify>,
 }
@@ -272,14 +279,18 @@ pub(super) struct EndWatch {
 impl Ends {
     /// Notifies who waits for the end of this process.
     pub(super) fn notify(&self, pid: &Pid) {
-        if let Some(notify) = self.0.lock().get(pid) {
+        let notify = self.0.lock().get(pid).map(|watched| Arc::clone(&watched.notify));
+        // Not under the lock: a foreign loop's hook may come back.
+        if let Some(notify) = notify {
             notify.notify_waiters();
         }
     }
 
     pub(super) fn watch(&self, pid: &Pid) -> EndWatch {
-        let notify = Arc::clone(self.0.lock().entry(pid.clone()).or_default());
-        EndWatch { all: Arc::clone(&self.0), pid: pid.clone(), notify }
+        let mut all = self.0.lock();
+        let watched = all.entry(pid.clone()).or_default();
+        watched.watches += 1;
+        EndWatch { all: Arc::clone(&self.0), pid: pid.clone(), notify: Arc::clone(&watched.notify) }
     }
 }
 
@@ -292,9 +303,12 @@ impl EndWatch {
 impl Drop for EndWatch {
     fn drop(&mut self) {
         let mut all = self.all.lock();
-        // The table's, and this one.
-        if Arc::strong_count(&self.notify) == 2 {
-            all.remove(&self.pid);
+        // Guards: two that go at once. They are counted under this lock, so that the last one takes the entry with it.
+        if let Some(watched) = all.get_mut(&self.pid) {
+            watched.watches -= 1;
+            if watched.watches == 0 {
+                all.remove(&self.pid);
+            }
         }
     }
 }
@@ -346,4 +360,25 @@ async fn send_all(communicator: Communicator, mut changes: mpsc::Receiver<StateC
         }
     }
     while under_way.next().await.is_some() {}
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn an_end_is_notified_without_the_lock() {
+        let ends = Arc::new(Ends::default());
+        let pid = Pid::from(1);
+        let watch = ends.watch(&pid);
+        let mut notified = Box::pin(watch.notified());
+        // A waker that comes back, as the hook of a foreign loop may.
+        let (back, of) = (Arc::clone(&ends), pid.clone());
+        let waker = crate::process::slots::waker_that(move || drop(back.watch(&of)));
+        assert!(notified.as_mut().poll(&mut std::task::Context::from_waker(&waker)).is_pending());
+        ends.notify(&pid);
+        notified.await;
+        drop(watch);
+        assert!(ends.0.lock().is_empty());
+    }
 }
