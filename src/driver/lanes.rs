@@ -10,15 +10,17 @@ const MOST: u32 = 256;
 
 #[derive(Debug)]
 pub(super) struct Lanes {
-    /// How many there may be.
+    /// How many there may be on this connection.
     most: u32,
+    /// How many there may be on any, as far as the broker has said so.
+    allowed: u32,
     /// How many use each.
     users: BTreeMap<Lane, usize>,
 }
 
 impl Default for Lanes {
     fn default() -> Self {
-        Lanes { most: MOST, users: BTreeMap::new() }
+        Lanes { most: MOST, allowed: MOST, users: BTreeMap::new() }
     }
 }
 
@@ -27,7 +29,17 @@ impl Lanes {
     ///
     /// Guards: consumers that take every channel of a connection, so that none is left for replies and new queues.
     pub(super) fn begin_anew(&mut self, most: u32) {
-        *self = Lanes { most: most.clamp(1, MOST), users: BTreeMap::new() };
+        self.most = most.clamp(1, self.allowed);
+        self.users.clear();
+    }
+
+    /// The connection was closed for one channel too many: from here on there are half as many as there were.
+    ///
+    /// Guards: a limit of the user's, which no connection tells of. Each connection would be closed as the last was, with all that
+    /// it serves; and other programs of that user count, so that half of them is looked for until it fits.
+    pub(super) fn refused(&mut self) {
+        let opened = u32::try_from(self.users.len()).unwrap_or(self.most);
+        self.allowed = (opened / 2).max(1);
     }
 
     /// The lane with the fewest users; a new one while there may be more.
@@ -70,6 +82,17 @@ mod tests {
             lanes.begin_anew(allowed);
             let all: Vec<Lane> = (0..1000).map(|_| lanes.take()).collect();
             assert_eq!(all.iter().max(), Some(&Lane(taken)), "{allowed}");
+        }
+    }
+
+    #[test]
+    fn a_connection_that_was_closed_for_too_many_leaves_half_of_them() {
+        let mut lanes = Lanes::default();
+        for opened in [10, 5, 2, 1, 1] {
+            lanes.begin_anew(u32::MAX);
+            let all: Vec<Lane> = (0..10).map(|_| lanes.take()).collect();
+            assert_eq!(all.iter().max(), Some(&Lane(opened)));
+            lanes.refused();
         }
     }
 

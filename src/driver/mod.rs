@@ -48,6 +48,7 @@ use crate::home::Completer;
 use crate::wire::names::Exchange;
 
 mod answers;
+mod away;
 mod callers;
 mod close;
 pub(crate) mod command;
@@ -375,7 +376,7 @@ impl<B: Broker> Driver<B> {
         self.held_acks.clear();
         self.asks.clear();
         self.outbox.down();
-        self.subscriptions.down(now);
+        self.subscriptions.down(error, now);
         self.callers.channel_gone(|channel| channel.generation == generation);
         self.step_tasks(tasks::Input::ConnectionLost);
         self.letting_go += 1;
@@ -396,26 +397,27 @@ impl<B: Broker> Driver<B> {
 
     fn on_time(&mut self) {
         let now = Instant::now();
+        let away = self.session.away();
         let due = self.requests.due(now);
         for wait in due.long_waits {
             crate::log::warn!(what = %wait.subject, waited = ?wait.waited, "still waiting for an answer");
         }
         for (ended, time) in due.expired {
-            let error = Error::new(
-                ErrorKind::TimedOut,
-                format!(
-                    "{} was not answered within {time:?}; the other end may be busy, blocked or gone (or the broker is, which \
-                     an event reports)",
-                    ended.subject
-                ),
-            );
+            let why = match self.session.now() {
+                Some(_) => {
+                    "; the other end may be busy, blocked or gone (or the broker is, which an event reports)".to_owned()
+                }
+                None => format!("; there is no connection to the broker now{away}"),
+            };
+            let text = format!("{} was not answered within {time:?}{why}", ended.subject);
+            let error = Error::new(ErrorKind::TimedOut, text);
             self.end_request(ended, &error);
         }
-        self.outbox.tick(now);
+        self.outbox.tick(now, &away);
         if let Some(connection) = self.session.now() {
             self.subscriptions.note_answers(connection.answers());
         }
-        self.subscriptions.tick(now);
+        self.subscriptions.tick(now, &away);
         self.step_tasks(tasks::Input::Tick);
         while let Some((id, expiry)) = self.timers.pop(now) {
             match expiry {

@@ -27,6 +27,7 @@ use std::time::Duration;
 use tokio::time::Instant;
 use uuid::Uuid;
 
+use super::away::Away;
 use super::command::{QueueName, Repeat, ReplyStage, Turn};
 use super::deadlines::Deadlines;
 use super::port::Charge;
@@ -717,7 +718,7 @@ impl<P> Outbox<P> {
     }
 
     /// Time has passed.
-    pub(super) fn tick(&mut self, now: Instant) {
+    pub(super) fn tick(&mut self, now: Instant, away: &Away) {
         while let Some((at, id)) = self.due.first().copied() {
             if at > now {
                 return;
@@ -753,7 +754,7 @@ impl<P> Outbox<P> {
                     )
                 } else {
                     format!(
-                        "{}: it was not sent, since no connection to {} was ready in time",
+                        "{}: it was not sent, since no connection to {} was ready in time{away}",
                         describe(entry),
                         self.broker
                     )

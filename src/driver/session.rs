@@ -6,6 +6,7 @@
 //!        └── backing off ◀── lost ◀┘        closed: from each of them
 //! ```
 
+use std::cell::RefCell;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
@@ -15,6 +16,7 @@ use futures_util::future::LocalBoxFuture;
 use tokio::sync::mpsc;
 use tokio::time::Instant;
 
+use super::away::Away;
 use super::connection::Connection;
 use super::port::{ConnectionEvent, ConnectionState, Port};
 use super::tasks::Generation;
@@ -118,6 +120,8 @@ pub(super) struct Session<B> {
     next: Option<LocalBoxFuture<'static, Result<Made<B>>>>,
     last: Generation,
     lost_at: Option<Instant>,
+    /// Why there is no connection: its loss, or the last attempt since, which notes it here.
+    away: Rc<RefCell<Away>>,
     backoff: Backoff,
 }
 
@@ -144,8 +148,14 @@ impl<B: Broker> Session<B> {
             next: None,
             last: Generation(0),
             lost_at: None,
+            away: Rc::default(),
             backoff: Backoff::default(),
         }
+    }
+
+    /// Why there is no connection.
+    pub(super) fn away(&self) -> Away {
+        self.away.borrow().clone()
     }
 
     pub(super) fn now(&self) -> Option<&Rc<Connection<B>>> {
@@ -185,6 +195,7 @@ impl<B: Broker> Session<B> {
         self.now = Some(Connection::new(self.last, broker, sender, Arc::clone(&self.port)));
         self.events = Some(events);
         self.port.set_state(ConnectionState::Connected);
+        self.away.replace(Away::default());
         self.lost_at.take().map(|at| at.elapsed())
     }
 
@@ -194,6 +205,7 @@ impl<B: Broker> Session<B> {
         connection.set_lost();
         self.events = None;
         self.lost_at = Some(Instant::now());
+        self.away.replace(Away::because(error.clone()));
         self.backoff.lost_after(connection.age());
         crate::log::warn!(%error, "the connection is lost");
         self.port.set_state(ConnectionState::Lost);
@@ -213,6 +225,7 @@ impl<B: Broker> Session<B> {
             self.policy,
             self.backoff,
             lost,
+            Rc::clone(&self.away),
         );
         self.next = Some(attempts.boxed_local());
         true
@@ -238,6 +251,7 @@ async fn reconnect<B: Broker>(
     policy: ReconnectPolicy,
     backoff: Backoff,
     lost: Error,
+    away: Rc<RefCell<Away>>,
 ) -> Result<Made<B>> {
     let began = Instant::now();
     let until = match policy {
@@ -283,7 +297,10 @@ async fn reconnect<B: Broker>(
         };
         match tried {
             Ok(Ok(made)) => return Ok(made),
-            Ok(Err(refused)) => error = refused,
+            Ok(Err(refused)) => {
+                away.replace(Away::because(refused.clone()));
+                error = refused;
+            }
             Err(_) => {}
         }
     }

@@ -32,6 +32,7 @@ use std::time::Duration;
 use tokio::sync::mpsc;
 use tokio::time::Instant;
 
+use super::away::Away;
 use super::command::{
     PullId, PullWait, QueueName, RpcDelivery, ServedBy, SubscriberName, Subscription, TaskDelivery, Turn,
 };
@@ -43,7 +44,7 @@ use super::outbox::Stream;
 use super::port::ConnectionEvent;
 use super::tasks::SubscriberId;
 use crate::broker::Lane;
-use crate::error::{Error, ErrorKind, Result};
+use crate::error::{Detail, Error, ErrorKind, Limit, Result};
 use crate::time::after;
 use crate::wire::names::{Exchange, Identifier, Names};
 use due::Due;
@@ -597,11 +598,14 @@ impl<D> Subscriptions<D> {
     }
 
     /// There is no connection any more, and nothing on it.
-    pub(super) fn down(&mut self, now: Instant) {
+    pub(super) fn down(&mut self, error: &Error, now: Instant) {
         self.connected = false;
+        if error.detail() == &Detail::Limit(Limit::Channels) {
+            self.lanes.refused();
+        }
         self.restoring = None;
         self.by_tag.clear();
-        self.lanes = Lanes::default();
+        self.lanes.begin_anew(u32::MAX);
         self.pulls_moving.clear();
         self.pulls_in_line.clear();
         self.working = 0;
@@ -839,9 +843,9 @@ impl<D> Subscriptions<D> {
     }
 
     /// Time has passed.
-    pub(super) fn tick(&mut self, now: Instant) {
+    pub(super) fn tick(&mut self, now: Instant, away: &Away) {
         while let Some(key) = self.due.pop(now) {
-            self.expire(&key, now);
+            self.expire(&key, now, away);
             if let Some(service) = self.services.get_mut(&key)
                 && matches!(service.actual, Actual::Pausing(until) if until <= now)
             {
@@ -874,13 +878,13 @@ impl<D> Subscriptions<D> {
         pause.into_iter().chain(leaving).chain(pulled).chain(added).min()
     }
 
-    fn expire(&mut self, key: &Key, now: Instant) {
+    fn expire(&mut self, key: &Key, now: Instant, away: &Away) {
         let Some(service) = self.services.get(key) else { return };
         if let (Wanted::Pull(Pull { queue, wait, until, wanted: true }), Key::Pull(pull)) = (&service.wanted, key) {
             let not_taken = || format!("no task was taken from the queue {queue:?}");
             let outcome = match wait {
                 _ if *until > now => return,
-                _ if !self.connected => Err(no_connection(&not_taken())),
+                _ if !self.connected => Err(no_connection(&not_taken(), away)),
                 PullWait::Until(_) => Ok(()),
                 // What was asked has a shorter limit and a better error. The connection may still go.
                 PullWait::No => match self.patience(*until, self.answers.any) {
@@ -911,7 +915,7 @@ impl<D> Subscriptions<D> {
                 // What was asked has a shorter limit and a better error. The connection may still go.
                 true if patience > now => continue,
                 true => self.silent(&not_set_up()),
-                false => no_connection(&not_set_up()),
+                false => no_connection(&not_set_up(), away),
             };
             self.take_out(id, &Err(error));
         }
@@ -1135,10 +1139,10 @@ fn gone_while_added() -> Error {
 }
 
 /// What was not done, since the time for it passed without a connection.
-fn no_connection(not_done: &str) -> Error {
+fn no_connection(not_done: &str, away: &Away) -> Error {
     Error::new(
         ErrorKind::TimedOut,
-        format!("{not_done} in time, for there is no connection to the broker; homing goes on trying to connect"),
+        format!("{not_done} in time, for there is no connection to the broker{away}; homing goes on trying to connect"),
     )
 }
 

@@ -13,11 +13,52 @@ use serde_json::json;
 
 use crate::support::suite::Need;
 use crate::support::{Broker, Node, Peer, Suite, TestResult, Tls};
-use crate::{options, pika, run, until};
+use crate::{LONG, options, pika, run, until};
 
 pub(crate) fn add(suite: &mut Suite) {
     let needs = [Need::Node, Need::Python];
     suite.with("node::permissions_for_the_names_of_kiwipy_are_enough", &needs, few_names);
+    suite.node("a_limit_of_channels_is_shared", few_channels);
+}
+
+/// A user with so few channels that subscribers have to share them, which no connection tells of; then with too few.
+fn few_channels() -> TestResult {
+    const SUBSCRIBERS: usize = 12;
+    let node = Node::start(Tls::No)?;
+    let admin = Broker::at(node.url());
+    node.ctl(&["add_user", "few", "few"])?;
+    node.ctl(&["set_permissions", "-p", "/", "few", ".*", ".*", ".*"])?;
+    node.ctl(&["set_user_limits", "few", r#"{"max-channels": 8}"#])?;
+    let few = node.url().replace("guest:guest@", "few:few@");
+    run(async {
+        let communicator = options(&few, &admin).operation_timeout(LONG).connect().await?;
+        let mut events = communicator.events();
+        for number in 0..SUBSCRIBERS {
+            let echo = RpcSubscriber::closure(|request: RpcRequest| request.into_body());
+            communicator.add_rpc_subscriber(format!("echo-{number}"), echo).await?;
+        }
+        for number in 0..SUBSCRIBERS {
+            assert_eq!(communicator.rpc_send(format!("echo-{number}"), number).await?, Value::from(number));
+        }
+        let mut losses = 0;
+        node.ctl(&["set_user_limits", "few", r#"{"max-channels": 1}"#])?;
+        node.ctl(&["close_all_connections", "for a test"])?;
+        let said = loop {
+            match events.next().await.expect("it is open") {
+                ConnectionEvent::Lost(error) if error.to_string().contains("max-channels") => losses += 1,
+                ConnectionEvent::Reconnecting { error, .. } if losses > 0 => break error.to_string(),
+                _ => {}
+            }
+        };
+        assert!((1..=4).contains(&losses), "{losses} losses until subscribers shared what there was");
+        println!("{said}");
+        let unsent = communicator.rpc_send("echo-0", 1).timeout(Duration::from_secs(2)).await.unwrap_err();
+        println!("{unsent}");
+        node.ctl(&["clear_user_limits", "few", "max-channels"])?;
+        assert_eq!(communicator.rpc_send("echo-0", 1).await?, Value::from(1));
+        communicator.close().await?;
+        Ok(())
+    })
 }
 
 fn few_names() -> TestResult {

@@ -238,6 +238,19 @@ fn closed_in_handshake(cause: &io::Error) -> bool {
 
 /// The connection went while it was in use.
 pub(crate) fn lost(address: &str, error: Option<&lapin::Error>) -> Error {
+    if let Some((NOT_ALLOWED, text)) = error.and_then(server_said)
+        && text.contains("number of channels")
+    {
+        return Error::with_detail(
+            ErrorKind::ConnectionLost,
+            format!(
+                "the broker at {address} closed the connection for one channel too many: {text}. Homing opens a channel for each \
+                 subscriber, up to 256, and from now on has them share; it needs about four for a communicator: raise the limit \
+                 (rabbitmqctl set_user_limits sets max-channels), or close other connections of this user"
+            ),
+            Detail::Limit(Limit::Channels),
+        );
+    }
     let why = match error {
         None => "it was closed".to_owned(),
         Some(error) => match (server_said(error), error.kind()) {
@@ -343,6 +356,9 @@ fn permission(what: &str, text: &str) -> Option<Permission> {
     let end = if object == "topic" { "' in exchange '" } else { "' in vhost '" };
     let (name, _) = rest.split_once(end)?;
     let said = ["configure", "write", "read"].into_iter().find(|right| before.contains(right));
+    // A queue whose messages are to go on to an exchange takes reading it and writing there.
+    let goes_on = what.starts_with("declare the queue") && object == "exchange";
+    let said = said.or(goes_on.then_some("write"));
     let right = said.or(match (what.split(' ').next()?, object) {
         ("declare" | "delete", _) => Some("configure"),
         ("bind" | "unbind", "queue") | ("publish", _) => Some("write"),
@@ -486,6 +502,13 @@ mod tests {
                 Some("read"),
                 "exchange",
                 "e's",
+            ),
+            (
+                "declare the queue \"homing-delay-1000-q\"",
+                "ACCESS_REFUSED - access to exchange 'amq.default' in vhost '/' refused for user 'u'",
+                Some("write"),
+                "exchange",
+                "amq.default",
             ),
             (
                 "publish to \"k\" on the exchange \"e\"",

@@ -189,7 +189,7 @@ impl sequences::World for World {
             Move::Forget => self.outbox.forget_call(CALL, Error::new(ErrorKind::Cancelled, "given up")),
             Move::Tick => {
                 self.now = after(self.now, Duration::from_millis(150));
-                self.outbox.tick(self.now);
+                self.outbox.tick(self.now, &Away::default());
             }
         }
         self.settle();

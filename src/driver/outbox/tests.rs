@@ -143,9 +143,9 @@ fn every_message_ends_once_and_leaves_nothing() {
     let refused = || Err(crate::error::Error::new(ErrorKind::DeliveryFailed, "nack"));
     for _ in 0..=TRIES {
         outbox.published(PublishId(1), refused(), Peers::Settled, now);
-        outbox.tick(after(now, REFUSED_PAUSE));
+        outbox.tick(after(now, REFUSED_PAUSE), &Away::default());
     }
-    outbox.tick(after(now, Duration::from_secs(2)));
+    outbox.tick(after(now, Duration::from_secs(2)), &Away::default());
     let ends = completed(&outbox.acts());
     assert_eq!(ends, [(1, Some(ErrorKind::DeliveryFailed)), (2, Some(ErrorKind::TimedOut))]);
     // What comes late is for nobody.
@@ -182,14 +182,14 @@ fn a_reply_whose_exchange_had_no_answer_is_tried_again_until_its_time_is_up() {
         }
         let Some(next) = outbox.next_deadline() else { break };
         now = next;
-        outbox.tick(now);
+        outbox.tick(now, &Away::default());
     }
     assert!(opened > 5 && outbox.is_empty(), "{opened} attempts");
     // One that is opened after all goes out.
     let kind = Kind::Reply { stage: ReplyStage::Last, correlation: None, late: None, sent: None };
     outbox.send(stream.clone(), kind, message(), Charge::NOTHING, None);
     outbox.opened(&stream, Err(no_answer()), now);
-    outbox.tick(outbox.next_deadline().expect("a pause"));
+    outbox.tick(outbox.next_deadline().expect("a pause"), &Away::default());
     outbox.acts();
     outbox.opened(&stream, Ok(None), now);
     assert_eq!(published(&outbox.acts()).len(), 1);
@@ -311,7 +311,7 @@ fn a_key_is_free_again_where_its_task_was_certainly_not_sent() {
     for _ in 0..=TRIES {
         outbox.published(task, full(), Peers::Settled, now);
         now = after(now, REFUSED_PAUSE);
-        outbox.tick(now);
+        outbox.tick(now, &Away::default());
     }
     let acts = outbox.acts();
     assert_eq!((completed(&acts), freed(&acts)), (vec![(1, Some(ErrorKind::DeliveryFailed))], 1));
@@ -320,7 +320,7 @@ fn a_key_is_free_again_where_its_task_was_certainly_not_sent() {
     let until = after(Instant::now(), Duration::from_secs(1));
     let marker = keyed(&mut outbox, Some(until));
     outbox.published(marker, Ok(()), Peers::Settled, Instant::now());
-    outbox.tick(until);
+    outbox.tick(until, &Away::default());
     let acts = outbox.acts();
     assert_eq!((completed(&acts), freed(&acts)), (vec![(1, Some(ErrorKind::TimedOut))], 1));
 }
@@ -343,7 +343,7 @@ fn a_key_stays_where_its_task_may_have_been_sent() {
         let marker = keyed(&mut outbox, Some(until));
         let task = task_of(&mut outbox, marker);
         trouble(&mut outbox, task);
-        outbox.tick(until);
+        outbox.tick(until, &Away::default());
         let acts = outbox.acts();
         assert_eq!((completed(&acts), freed(&acts)), (vec![(1, Some(ErrorKind::TimedOut))], 0));
         assert!(outbox.is_empty());

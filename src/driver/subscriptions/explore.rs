@@ -151,7 +151,7 @@ impl sequences::World for World {
                 self.broker.clear();
                 self.queues.clear();
                 self.late.append(&mut self.jobs);
-                self.book.down(self.now);
+                self.book.down(&lost(), self.now);
             }
             Move::Job(fate) => self.job(fate),
             Move::Late(fate) => self.late(fate),
@@ -170,7 +170,7 @@ impl sequences::World for World {
             }
             Move::Tick => {
                 self.now = after(self.now, Duration::from_secs(6));
-                self.book.tick(self.now);
+                self.book.tick(self.now, &Away::default());
             }
         }
         self.settle();
@@ -273,11 +273,8 @@ impl World {
     fn late(&mut self, fate: Fate) {
         match self.late.remove(0) {
             Job::SetUp { key, turn, .. } => {
-                let lost = || NotSetUp {
-                    error: Error::new(ErrorKind::ConnectionLost, "on purpose"),
-                    queue: OwnQueue::Missing,
-                };
-                let outcome = if fate == Fate::Done { Ok(()) } else { Err(lost()) };
+                let not_set_up = || NotSetUp { error: lost(), queue: OwnQueue::Missing };
+                let outcome = if fate == Fate::Done { Ok(()) } else { Err(not_set_up()) };
                 self.book.set_up(&key, turn, outcome, self.now);
             }
             Job::End { key, turn, .. } => self.book.ended(&key, turn, self.now),
@@ -332,6 +329,10 @@ impl World {
             }
         }
     }
+}
+
+fn lost() -> Error {
+    Error::new(ErrorKind::ConnectionLost, "on purpose")
 }
 
 #[test]
@@ -436,7 +437,7 @@ fn pulls_that_are_given_up_do_not_pile_up_at_the_broker() {
     assert!(most <= PULLS_MOVING_MOST, "{most} at once");
     let stand = book.services.values().filter(|service| service.stands()).count();
     assert_eq!((stand, book.services.len()), (200, 200), "whoever waits has a consumer, and nobody else");
-    book.down(now);
+    book.down(&lost(), now);
     book.up(now);
     let most = settle_all(&mut book, now);
     assert!(most <= PULLS_MOVING_MOST, "{most} at once");
@@ -497,7 +498,7 @@ fn each_of_those_who_wait_for_one_service_is_answered_in_time() {
     for n in 0..3_u32 {
         let at = start + Duration::from_secs(1) + Duration::from_millis(n.into());
         assert_eq!(book.next_deadline(), Some(at));
-        book.tick(at);
+        book.tick(at, &Away::default());
         let answered = book.acts().into_iter().filter_map(|act| match act {
             Act::Complete { done, outcome } => Some((done, outcome.map_err(|error| error.kind()))),
             _ => None,
@@ -539,7 +540,7 @@ fn whoever_has_answered_can_be_asked_for_it_again() {
         settle_all(&mut book, now);
         assert_eq!(book.probed().len(), 1, "the control queue");
     }
-    book.down(now);
+    book.down(&lost(), now);
     book.answered(|| now);
     assert_eq!(settle_all(&mut book, now), 0);
     book.up(now);
@@ -567,7 +568,7 @@ fn what_was_bound_in_a_turn_stands_until_its_end_begins() {
     assert!(turns.iter().all(|turn| book.stands_since(*turn)));
     book.subscriber_ended(SubscriberId(1), ServedBy::Task, now);
     assert_eq!(turns.iter().filter(|turn| book.stands_since(**turn)).count(), 1, "the control queue is being deleted");
-    book.down(now);
+    book.down(&lost(), now);
     book.up(now);
     assert!(!turns.iter().any(|turn| book.stands_since(*turn)));
 }
