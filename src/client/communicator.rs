@@ -162,7 +162,7 @@ impl Communicator {
         Ok(Communicator { handle, home: None })
     }
 
-    fn context(&self) -> &Context {
+    pub(crate) fn context(&self) -> &Context {
         &self.handle.context
     }
 

@@ -418,7 +418,8 @@ impl<T> TaskSend<T> {
     /// Meanwhile it lies in a durable queue at the broker, `homing-delay-…`, which all tasks with the same delay and the same task
     /// queue share, and which is deleted when it is not used any more. It is not lost when its sender ends, or when the broker is
     /// stopped and started again, and RabbitMQ needs no plugin for it. At most 45 days. If the task queue is deleted before the time
-    /// is over, the tasks that were held back for it are lost.
+    /// is over, the tasks that were held back for it are lost; so is one that comes due while an operator's policy has its queue
+    /// refuse messages (`max-length` with `reject-publish`).
     ///
     /// RabbitMQ does not confirm to itself what it moves when the time is over. If it is *killed*, or its machine loses power, it
     /// may lose tasks that were due and waited for a worker, and it may hand out a task that was done shortly before once more,

@@ -30,9 +30,6 @@ use crate::wire::names::{BROADCAST_TOPIC, Identifier};
 /// What waits for one subscriber's home before the oldest is dropped.
 const BROADCAST_BACKLOG: MailboxLimits = MailboxLimits { items: 1024, bytes: 64 << 20 };
 
-/// A body of fewer bytes is taken to hold as much in memory: so many of the longest backlog do no harm.
-const SMALL: usize = 4096;
-
 /// How many handlers of one subscriber run side by side; the rest waits in the backlog.
 const HANDLERS_MOST: usize = 256;
 
@@ -69,7 +66,7 @@ impl fmt::Debug for Broadcast {
 struct Arrived {
     content: Content,
     bytes: Option<usize>,
-    /// How much it holds in memory.
+    /// How much it holds in memory, which may be a million times what it had on the wire, where aliases stand for much.
     weight: usize,
     trace: Option<Box<TraceHeaders>>,
 }
@@ -107,11 +104,6 @@ impl Delivered {
             Delivered::Unread(body, _) => body.size(),
         }
     }
-}
-
-/// How much a body holds in memory that has been read to this value, which may be many times what it had on the wire.
-pub(super) fn weight(bytes: Option<usize>, value: &Value) -> usize {
-    bytes.filter(|bytes| *bytes < SMALL).unwrap_or_else(|| value.weight())
 }
 
 impl Broadcast {
@@ -417,8 +409,32 @@ async fn handle(
 
 #[cfg(test)]
 mod tests {
+    use super::super::codec_loop;
     use super::*;
     use crate::Communicator;
+
+    /// Guards: the bound of a mailbox against few bytes that stand for much.
+    #[tokio::test]
+    async fn a_broadcast_weighs_what_it_holds_in_memory() {
+        let communicator = Communicator::connect("memory:").await.unwrap();
+        let read = |text: &str| {
+            let body = Body::Encoded(text.to_owned().into());
+            codec_loop::read(communicator.context(), body, None).unwrap().expect("a broadcast")
+        };
+        let small = read("{body: null, sender: null, subject: null, correlation_id: null}");
+        let more: String = ["a", "b", "c", "d"]
+            .windows(2)
+            .map(|two| format!(", &{1} [{0}]", ["*"; 9].map(|star| format!("{star}{}", two[0])).join(", "), two[1]))
+            .collect();
+        let text = format!(
+            "{{body: [&a [{}]{more}], sender: null, subject: null, correlation_id: null}}",
+            ["1"; 9].join(", ")
+        );
+        let broadcast = read(&text);
+        assert!(text.len() < 400 && small.0.weight < 1000);
+        assert!(broadcast.0.weight > 6561 * size_of::<Value>(), "{}", broadcast.0.weight);
+        communicator.close().await.unwrap();
+    }
 
     /// The communicator thread has the sending side of each mailbox, and drops it when it comes to that.
     #[tokio::test]

@@ -10,7 +10,7 @@ use std::sync::Arc;
 use parking_lot::Mutex;
 use tokio::sync::mpsc;
 
-use super::broadcast::{Broadcast, Delivered, weight};
+use super::broadcast::{Broadcast, Delivered};
 use super::context::Context;
 use super::filter::BroadcastFilter;
 use super::rpc;
@@ -237,7 +237,7 @@ pub(super) fn read(context: &Context, body: Body, trace: Option<Box<TraceHeaders
         count(&context.port.counters.broadcasts_unreadable);
         crate::log::warn!(%error, "a broadcast that cannot be read was dropped");
     })?;
-    let weight = weight(bytes, &value);
+    let weight = value.weight();
     match Content::decode(value) {
         Ok(content) => Ok(Some(Broadcast::new(content, bytes, weight, trace))),
         Err(error) => {
