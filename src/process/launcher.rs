@@ -14,7 +14,7 @@ use tokio::sync::{Notify, mpsc, oneshot, watch};
 
 use super::availability::{Availability, Standing};
 use super::class::{Class, Registry};
-use super::run::{Message, RunEnd, moved};
+use super::run::{ABORT_TIME, Message, RunEnd, moved};
 use super::slots::{Slot, Slots};
 use super::store::{Inputs, LeaseId, NewProcess, Outcome, Owner, Persister};
 use super::tools::{Announcer, ChangeListener, Ends, NotStored, Store, Tools};
@@ -28,6 +28,9 @@ use crate::{
 
 /// How long the answer to a task without waiting is put off until the process can be called.
 const REACHABLE_WITHIN: Duration = Duration::from_secs(2);
+
+/// How long processes whose steps were aborted may take to leave: until a step has ended, and then until the store has their leases.
+const LEAVE_TIME: Duration = ABORT_TIME.saturating_add(Duration::from_secs(5));
 
 /// So many unknown classes are reported.
 const MANY_UNKNOWN: usize = 100;
@@ -101,6 +104,8 @@ pub(super) struct Inner {
     left: Notify,
     /// True once the background work is to stop.
     stops: watch::Sender<bool>,
+    /// True once nothing here waits for the store any more.
+    over: watch::Sender<bool>,
 }
 
 #[derive(Default)]
@@ -224,7 +229,7 @@ impl LauncherBuilder {
         let tools = Tools {
             communicator: communicator.clone(),
             home: home.clone(),
-            store: Store::new(self.store),
+            store: Store::new(self.store, communicator.clone()),
             availability: Availability::new(),
             registry: self.registry,
             queue,
@@ -241,6 +246,7 @@ impl LauncherBuilder {
             unknown: Mutex::default(),
             left: Notify::new(),
             stops: watch::Sender::new(false),
+            over: watch::Sender::new(false),
         });
         let launcher = ProcessLauncher { inner: Arc::clone(&inner), _alive: Arc::new(Alive(Arc::clone(&inner))) };
         // Guards: a start that fails or is given up between the two. With the launcher, what has been subscribed goes.
@@ -344,7 +350,8 @@ impl ProcessLauncher {
 
     /// Takes no further process, and has those that are here leave when the step that they are in has ended. Resolves when all
     /// have left; after `limit`, or as soon as the communicator has closed, the steps that still run are aborted, and run again
-    /// at another worker. What has not ended stays in the store, and its task goes back to the queue.
+    /// at another worker. What has not ended stays in the store, and its task goes back to the queue. Steps that do not end when
+    /// they are aborted, and a store that does not answer, are left behind 15 seconds later.
     ///
     /// # Cancel safety
     /// Dropped, processes leave all the same; no step is aborted.
@@ -561,8 +568,26 @@ impl Inner {
         // Guards: a communicator that has closed, by whose clock no limit ends. Its tasks are back in their queue.
         self.tools.notified_while_open(self.until_fewer(1), limit).await;
         self.send_to_all(|| Message::Gone);
-        self.until_fewer(1).await;
+        // Guards: a store that does not answer, for a claim or as a lease is given back.
+        if !self.tools.within(LEAVE_TIME, self.until_fewer(1)).await {
+            crate::log::warn!(
+                processes = self.count(),
+                "processes leave without an answer of their store; others have them when their leases have run out"
+            );
+            self.over.send_replace(true);
+            self.until_fewer(1).await;
+        }
         self.stops.send_replace(true);
+    }
+
+    /// What waits for the store, unless all is over before.
+    async fn unless_over<T>(&self, waits: impl Future<Output = T>) -> Option<T> {
+        let mut over = self.over.subscribe();
+        tokio::select! {
+            biased;
+            done = waits => Some(done),
+            _ = over.wait_for(|over| *over) => None,
+        }
     }
 
     /// Requests to all processes come in once, for all that are here.
@@ -626,21 +651,25 @@ impl Inner {
             if self.count() > 0 {
                 self.tools.availability.have_it_checked();
             }
-            match self.tools.store.ask(|store| store.renew(self.tools.owner.clone())).await {
+            // Guards: a store that does not answer while others claim what runs here.
+            let left = if begun < good_until { good_until - begun } else { time / 3 };
+            match self.tools.store.ask_within(left, |store| store.renew(self.tools.owner.clone())).await {
                 Ok(standing) => {
                     good_until = begun + time;
                     self.end_all_but(&standing, begun);
                 }
                 Err(error) => {
-                    let is_known = self.tools.availability.doubt().await == Standing::Fails;
+                    if Instant::now() >= good_until {
+                        // Guards: another worker that has claimed them by now, and that this one cannot know of.
+                        self.end_all_but(&[], begun);
+                    }
+                    let mut is_known = false;
+                    let doubted = async { is_known = self.tools.availability.doubt().await == Standing::Fails };
+                    self.tools.within(time / 3, doubted).await;
                     if is_known {
                         crate::log::debug!(%error, "the leases of the processes here could not be renewed");
                     } else {
                         crate::log::warn!(%error, "the leases of the processes here could not be renewed");
-                    }
-                    if Instant::now() > good_until {
-                        // Guards: another worker that has claimed them by now, and that this one cannot know of.
-                        self.end_all_but(&[], begun);
                     }
                 }
             }

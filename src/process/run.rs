@@ -115,7 +115,7 @@ pub(super) struct Start {
 }
 
 /// How long the end of a step is waited for that was aborted, before its lease is given back.
-const ABORT_TIME: std::time::Duration = std::time::Duration::from_secs(10);
+pub(super) const ABORT_TIME: std::time::Duration = std::time::Duration::from_secs(10);
 
 impl Run {
     pub(super) fn new(tools: Arc<Tools>, start: Start) -> Self {

@@ -22,6 +22,7 @@ struct State {
 }
 
 /// A slot that is not free any more.
+#[derive(Clone, Copy)]
 enum Taken {
     Last,
     OneOfMany,

@@ -6,7 +6,7 @@ use std::panic::AssertUnwindSafe;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::Poll;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use futures_util::future::{Either, select};
 use futures_util::stream::FuturesUnordered;
@@ -28,6 +28,12 @@ use crate::{Communicator, TaskQueue};
 /// [`RETRY_MOST`].
 const RETRY_FIRST: Duration = Duration::from_millis(100);
 pub(super) const RETRY_MOST: Duration = Duration::from_secs(10);
+
+/// How long a check of the store may take. One that takes longer has failed.
+const CHECK_WITHIN: Duration = Duration::from_secs(30);
+
+/// How often a call of the store's is reported that is not answered.
+const REPORT_EVERY: Duration = Duration::from_secs(60);
 
 /// How often the store is asked whether a process has ended, beside the broadcasts that notify of it: this, and then twice as
 /// long each time.
@@ -55,12 +61,16 @@ pub(super) struct Tools {
     pub(super) listeners: Vec<ChangeListener>,
 }
 
-/// A store of users' code. A panic of it is a failure of that call.
-pub(super) struct Store(Arc<dyn Persister>);
+/// A store of users' code. A panic of it is a failure of that call, and a call that is not answered is reported.
+pub(super) struct Store {
+    persister: Arc<dyn Persister>,
+    /// For its clock.
+    communicator: Communicator,
+}
 
 impl Store {
-    pub(super) fn new(store: Arc<dyn Persister>) -> Self {
-        Store(store)
+    pub(super) fn new(persister: Arc<dyn Persister>, communicator: Communicator) -> Self {
+        Store { persister, communicator }
     }
 
     pub(super) async fn ask<T: Send>(
@@ -68,12 +78,44 @@ impl Store {
         call: impl for<'a> FnOnce(&'a dyn Persister) -> Stored<'a, T>,
     ) -> Result<T> {
         let failed = |panic: String| Error::new(ErrorKind::Internal, format!("the store panicked: {panic}"));
-        let answer = caught(|| call(&*self.0)).map_err(failed)?;
-        AssertUnwindSafe(answer).catch_unwind().await.unwrap_or_else(|panic| Err(failed(panics::text(panic))))
+        let answer = caught(|| call(&*self.persister)).map_err(failed)?;
+        let mut answered = std::pin::pin!(AssertUnwindSafe(answer).catch_unwind());
+        let begun = Instant::now();
+        let answer = loop {
+            tokio::select! {
+                biased;
+                answer = &mut answered => break answer,
+                slept = self.communicator.sleep(REPORT_EVERY) => match slept {
+                    Ok(()) => crate::log::warn!(waited = ?begun.elapsed(), "a store has not answered; it is still waited for"),
+                    // Without a clock.
+                    Err(_) => break answered.await,
+                }
+            }
+        };
+        answer.unwrap_or_else(|panic| Err(failed(panics::text(panic))))
+    }
+
+    /// The same for as long as this at most.
+    ///
+    /// # Errors
+    /// `TimedOut` when it has not answered by then, and `CommunicatorClosed` when there is no clock: it may be done all the same.
+    pub(super) async fn ask_within<T: Send>(
+        &self,
+        limit: Duration,
+        call: impl for<'a> FnOnce(&'a dyn Persister) -> Stored<'a, T>,
+    ) -> Result<T> {
+        tokio::select! {
+            biased;
+            answer = self.ask(call) => answer,
+            slept = self.communicator.sleep(limit) => {
+                slept?;
+                Err(Error::new(ErrorKind::TimedOut, format!("the store has not answered within {limit:?}")))
+            }
+        }
     }
 
     pub(super) fn lease_time(&self) -> Duration {
-        super::store::lease_time(caught(|| self.0.lease_time()).unwrap_or(LEASE_TIME))
+        super::store::lease_time(caught(|| self.persister.lease_time()).unwrap_or(LEASE_TIME))
     }
 }
 
@@ -189,7 +231,8 @@ impl Tools {
 
     /// Checks the store whenever it is in doubt, until the communicator is closed.
     pub(super) async fn watch_store(&self) {
-        let check = || self.store.ask(|store| store.check(self.owner.clone()));
+        // Guards: a store that does not answer. Who asks whether it fails would wait for ever.
+        let check = || self.store.ask_within(CHECK_WITHIN, |store| store.check(self.owner.clone()));
         self.availability.watch(check, |pause| self.communicator.sleep(pause)).await;
     }
 
@@ -239,6 +282,29 @@ impl Tools {
             }
             self.notified_within(notified, pause).await;
             pause = (pause * 2).min(LOOK_MOST);
+        }
+    }
+
+    /// Whether this is done within the limit. After the communicator has closed, a thread keeps the time.
+    pub(super) async fn within(&self, limit: Duration, done: impl Future<Output = ()>) -> bool {
+        let mut done = std::pin::pin!(done);
+        tokio::select! {
+            biased;
+            () = &mut done => return true,
+            slept = self.communicator.sleep(limit) => if slept.is_ok() { return false },
+        }
+        let (keeps, kept) = tokio::sync::oneshot::channel::<()>();
+        let clock = std::thread::Builder::new().name("homing-leave".to_owned()).spawn(move || {
+            std::thread::sleep(limit);
+            drop(keeps);
+        });
+        if clock.is_err() {
+            return false;
+        }
+        tokio::select! {
+            biased;
+            () = done => true,
+            _ = kept => false,
         }
     }
 

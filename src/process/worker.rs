@@ -114,7 +114,7 @@ impl ProcessWorker {
 
     /// Takes no further task, and ends when all processes have left: each after the step that it is in, and after `limit` in the
     /// middle of it, or as soon as the communicator has closed. What has not ended stays in the store, and its task goes back to the
-    /// queue for another worker.
+    /// queue for another worker. A store that does not answer is left behind 15 seconds later.
     ///
     /// # Cancel safety
     /// Dropped, processes leave all the same; no step is aborted.

@@ -93,14 +93,15 @@ async fn host(
     mut slot: Option<Slot>,
 ) {
     let (inner, pid) = (&in_table.inner, &in_table.pid);
-    let claimed = match claim(inner, pid, &mut inbox, &mut slot).await {
-        Ok(claimed) => claimed,
-        Err(end) => return drop(ends.send_replace(Some(end))),
+    let claimed = match inner.unless_over(claim(inner, pid, &mut inbox, &mut slot)).await {
+        Some(Ok(claimed)) => claimed,
+        Some(Err(end)) => return drop(ends.send_replace(Some(end))),
+        None => return drop(ends.send_replace(Some(RunEnd::Left))),
     };
     let (instance, fails) = match prepare(inner, &claimed) {
         Ok(prepared) => prepared,
         Err(error) => {
-            inner.tools.give_back(claimed.lease).await;
+            inner.unless_over(inner.tools.give_back(claimed.lease)).await;
             return drop(ends.send_replace(Some(RunEnd::Failed(error))));
         }
     };
@@ -126,7 +127,7 @@ async fn host(
         if run.was_in_step() && after_loss.is_ok_and(|rule| rule == AfterLoss::MarkLost) {
             run.keep_lease();
         } else {
-            run.release().await;
+            inner.unless_over(run.release()).await;
         }
     }
     // Whoever renews leases is to leave this one alone.

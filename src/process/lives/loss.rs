@@ -143,9 +143,19 @@ async fn whoever_has_lost_the_lease_stores_nothing_and_notifies_nobody() {
     home.close().await;
 }
 
-/// P3: another worker may have it by then.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_lease_that_cannot_be_renewed_ends_the_step_when_its_time_is_over() {
+    let error = || crate::Error::new(ErrorKind::Storage, "the disk is gone");
+    ends_the_step("unrenewable", move || Box::pin(std::future::ready(Err(error())))).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_lease_whose_renewal_is_not_answered_ends_the_step_when_its_time_is_over() {
+    ends_the_step("unanswered", || Box::pin(std::future::pending())).await;
+}
+
+/// P3: another worker may have the process by then.
+async fn ends_the_step(name: &str, renewal: impl Fn() -> store::Stored<'static, ()> + Send + Sync + 'static) {
     let (store, is_gone) =
         (MemoryPersister::new().with_lease_time(Duration::from_millis(300)), Arc::<AtomicBool>::default());
     let gone = Arc::clone(&is_gone);
@@ -153,11 +163,10 @@ async fn a_lease_that_cannot_be_renewed_ends_the_step_when_its_time_is_over() {
         if name != "renew" || !gone.load(Ordering::SeqCst) {
             return nothing();
         }
-        let error = crate::Error::new(ErrorKind::Storage, "the disk is gone");
-        Box::pin(std::future::ready(Err(error)))
+        renewal()
     });
     let home = Home::with("memory:", 1, store, unrenewable).await;
-    let (stage, pid) = (Stage::of("unrenewable"), home.launch("unrenewable", "gate step").await);
+    let (stage, pid) = (Stage::of(name), home.launch(name, "gate step").await);
     eventually("its step runs", || stage.begun() == 1).await;
     tokio::time::sleep(Duration::from_millis(600)).await;
     assert_eq!(stage.ended(), 0, "its lease is renewed");

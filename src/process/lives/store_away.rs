@@ -88,6 +88,46 @@ async fn a_worker_whose_store_fails_drains_and_its_tasks_stay() {
     home.close().await;
 }
 
+/// A worker with a process that waits for this call of its store, which is never answered; with the process's name.
+async fn stands(call: &'static str, name: &str) -> Home {
+    let store = MemoryPersister::new();
+    let asked = Asked::default();
+    let kept = Arc::clone(&asked);
+    let silent = InFront::of(&store, move |name, _| {
+        if name != call {
+            return nothing();
+        }
+        kept.lock().push(name);
+        Box::pin(std::future::pending())
+    });
+    let home = Home::with("memory:", 1, store, silent).await;
+    let launched = home.controller.launch("script").arg(name).arg("gate").kwarg("pid", name).timeout(LONG);
+    tokio::spawn(launched);
+    if call == "claim" {
+        eventually("it is claimed", || count(&asked, call) == 1).await;
+    } else {
+        eventually("its step runs", || Stage::of(name).begun() == 1).await;
+    }
+    home
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_worker_whose_store_does_not_answer_drains() {
+    let (claims, releases) = (stands("claim", "silent-claim").await, stands("release", "silent-release").await);
+    let mut closed = stands("claim", "silent-closed").await;
+    closed.communicator.close().await.unwrap();
+    let closed = tokio::spawn(async move { closed.worker.take().unwrap().drain(LONG).await });
+    let drained = [claims, releases].map(|mut home| {
+        tokio::spawn(async move {
+            home.worker.take().unwrap().drain(Duration::ZERO).await;
+            assert!(home.communicator.close().await.is_ok());
+        })
+    });
+    for drained in drained.into_iter().chain([closed]) {
+        tokio::time::timeout(LONG, drained).await.expect("it does not wait for the store").unwrap();
+    }
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn what_runs_while_its_store_fails_waits_with_what_is_to_be_stored() {
     let (store, is_away) = (MemoryPersister::new(), Arc::new(AtomicBool::new(false)));
