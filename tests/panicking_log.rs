@@ -1,4 +1,5 @@
-//! A `tracing` subscriber that panics with every line and every span of homing's own: nobody's calls notice it.
+//! A `tracing` subscriber that panics with every line and every span of homing's own: nobody's calls notice it. And one that panics
+//! with one of lapin's lines, after which there is another connection.
 
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
@@ -13,6 +14,10 @@ static LINES: AtomicUsize = AtomicUsize::new(0);
 /// What of a span it panics at; with all that follow, where it is the first.
 static AT: AtomicUsize = AtomicUsize::new(NOTHING);
 static PANICS: AtomicUsize = AtomicUsize::new(0);
+
+/// The how manieth line of lapin's it panics at, from here on; and how often it did on the communicator thread.
+static LAPINS: AtomicUsize = AtomicUsize::new(0);
+static WITHIN: AtomicUsize = AtomicUsize::new(0);
 
 const NOTHING: usize = 0;
 const MADE: usize = 1;
@@ -35,17 +40,28 @@ fn panic_at(what: usize) {
 
 impl tracing::Subscriber for Panics {
     fn enabled(&self, metadata: &Metadata<'_>) -> bool {
-        metadata.target().starts_with("homing")
+        ["homing", "lapin"].iter().any(|target| metadata.target().starts_with(target))
     }
-    fn new_span(&self, _: &span::Attributes<'_>) -> span::Id {
-        panic_at(MADE);
+    fn new_span(&self, attributes: &span::Attributes<'_>) -> span::Id {
+        if attributes.metadata().target().starts_with("homing") {
+            panic_at(MADE);
+        }
         span::Id::from_u64(1)
     }
     fn record(&self, _: &span::Id, _: &span::Record<'_>) {
         panic_at(RECORDED);
     }
     fn record_follows_from(&self, _: &span::Id, _: &span::Id) {}
-    fn event(&self, _: &tracing::Event<'_>) {
+    fn event(&self, event: &tracing::Event<'_>) {
+        if event.metadata().target().starts_with("lapin") {
+            let next = LAPINS.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |next| next.checked_sub(1));
+            if next == Ok(1) {
+                let within = std::thread::current().name().is_some_and(|name| name.ends_with("-communicator"));
+                WITHIN.fetch_add(within.into(), Ordering::Relaxed);
+                panic!("the subscriber of this test panics with a line of lapin's");
+            }
+            return;
+        }
         LINES.fetch_add(1, Ordering::Relaxed);
         panic!("the subscriber of this test panics with each line");
     }
@@ -112,4 +128,26 @@ async fn a_subscriber_that_panics_costs_its_lines_and_spans_and_nothing_else() {
         assert!(report.error.is_none(), "{broker}: {report:?}");
     }
     assert_ne!(LINES.load(Ordering::Relaxed), 0, "no line was written: the test tries nothing");
+
+    let Ok(broker) = std::env::var("HOMING_TEST_AMQP") else { return };
+    let name = format!("panicking-lapin-{}", std::process::id());
+    let communicator = Communicator::builder(&broker).prefix(&name).connect().await.unwrap();
+    let server = RpcSubscriber::closure(move |request: RpcRequest| request.body().as_i64().map(|number| number + 1));
+    communicator.add_rpc_subscriber("adder", server).await.unwrap();
+    let worker = TaskSubscriber::closure(move |task: TaskRequest| task.body().as_i64().map(|number| number + 1));
+    communicator.add_task_subscriber(worker).await.unwrap();
+    for line in [1, 2, 3, 5, 8] {
+        LAPINS.store(line, Ordering::Relaxed);
+        let answer = communicator.task_send(2).timeout(LIMIT).await.unwrap();
+        assert_eq!(answer.as_i64(), Some(3), "{line}");
+        let answer = communicator.rpc_send("adder", 1).idempotent().timeout(LIMIT).await.unwrap();
+        assert_eq!(answer.as_i64(), Some(2), "{line}");
+    }
+    LAPINS.store(0, Ordering::Relaxed);
+    assert_ne!(
+        WITHIN.load(Ordering::Relaxed),
+        0,
+        "no line was written on the communicator thread: the test tries nothing"
+    );
+    tokio::time::timeout(LIMIT, communicator.close()).await.unwrap().unwrap();
 }

@@ -303,7 +303,10 @@ pub(crate) fn operation(what: &str, error: &lapin::Error) -> Error {
     if matches!(error.kind(), lapin::ErrorKind::ChannelsLimitReached) {
         return Error::with_detail(
             ErrorKind::Full,
-            format!("could not {what}: every channel that the server allows on this connection is in use"),
+            format!(
+                "could not {what}: every channel that the server allows on this connection is in use; homing needs three at least \
+                 (`channel_max` of the server's settings, or of the URL)"
+            ),
             Detail::Limit(Limit::Channels),
         );
     }

@@ -21,7 +21,6 @@ use lapin::options::{
 use lapin::types::FieldTable;
 use lapin::{Channel, Consumer};
 use tokio::sync::{oneshot, watch};
-use tokio::task::spawn_local;
 
 use super::errors;
 use super::life::Life;
@@ -117,7 +116,7 @@ impl Lanes {
     ) -> Result<T> {
         let lanes = Rc::clone(self);
         let (answer, answered) = oneshot::channel();
-        spawn_local(async move {
+        self.life.spawn(async move {
             if let Err(Ok(unwanted)) = answer.send(question.await) {
                 undo(lanes, unwanted).await;
             }
@@ -160,7 +159,7 @@ impl Lanes {
         self.forwarding.send_modify(|count| *count += 1);
         let this = Rc::clone(self);
         let tag = spec.tag.clone();
-        spawn_local(async move {
+        self.life.spawn(async move {
             let outcome = this.forward(&opening, &tag, consumer).await;
             this.ended(&opening, &tag, &consuming, outcome.as_ref());
             this.forwarding.send_modify(|count| *count -= 1);

@@ -3,13 +3,18 @@
 
 use std::cell::{Cell, RefCell};
 use std::future::Future;
+use std::panic::AssertUnwindSafe;
 use std::pin::{Pin, pin};
+use std::rc::Rc;
 
+use futures_util::FutureExt;
 use futures_util::future::{Either, select};
 use tokio::sync::Notify;
+use tokio::task::spawn_local;
 
 use crate::broker::{BrokerEvent, EventSender};
 use crate::error::{Error, ErrorKind, Result};
+use crate::panics;
 
 pub(crate) struct Life {
     events: EventSender,
@@ -18,11 +23,68 @@ pub(crate) struct Life {
     /// No event is sent any more.
     silent: Cell<bool>,
     ended: Notify,
+    /// What panicked in lapin on this thread, after which its connections are not used any more.
+    broken: RefCell<Option<Error>>,
+    breaks: Notify,
 }
 
 impl Life {
     pub(crate) fn new(events: EventSender) -> Self {
-        Life { events, over: RefCell::new(None), silent: Cell::new(false), ended: Notify::new() }
+        Life {
+            events,
+            over: RefCell::new(None),
+            silent: Cell::new(false),
+            ended: Notify::new(),
+            broken: RefCell::new(None),
+            breaks: Notify::new(),
+        }
+    }
+
+    /// Calls lapin. A panic in it, which a subscriber of `tracing` may have caused, is the end of the connection and no more.
+    pub(crate) fn guard<T>(&self, call: impl FnOnce() -> T) -> Option<T> {
+        panics::caught(call).map_err(|panic| drop(self.broke(&panic))).ok()
+    }
+
+    /// The same for what takes time.
+    pub(crate) async fn guarded<T>(&self, work: impl Future<Output = Result<T>>) -> Result<T> {
+        AssertUnwindSafe(work).catch_unwind().await.unwrap_or_else(|panic| Err(self.broke(&panics::text(panic))))
+    }
+
+    /// The same in a task of its own.
+    pub(crate) fn spawn(self: &Rc<Self>, work: impl Future<Output = ()> + 'static) {
+        let life = Rc::clone(self);
+        spawn_local(async move {
+            let work = async {
+                work.await;
+                Ok(())
+            };
+            // Whoever listens for the end learns of it.
+            let _ = life.guarded(work).await;
+        });
+    }
+
+    fn broke(&self, panic: &str) -> Error {
+        let error = panicked(panic);
+        if self.broken.borrow().is_none() {
+            *self.broken.borrow_mut() = Some(error.clone());
+        }
+        self.breaks.notify_waiters();
+        error
+    }
+
+    /// The error of a panic, if there was one.
+    pub(crate) fn broken(&self) -> Option<Error> {
+        self.broken.borrow().clone()
+    }
+
+    /// Resolves when something has panicked.
+    pub(crate) async fn until_broken(&self) {
+        let mut breaks = pin!(self.breaks.notified());
+        // Registered before the look, so that no panic falls between the two.
+        breaks.as_mut().enable();
+        if self.broken.borrow().is_none() {
+            breaks.await;
+        }
     }
 
     /// Sends an event, unless the last one has been sent.
@@ -85,4 +147,14 @@ impl Life {
             }
         }
     }
+}
+
+/// The error of a panic in lapin.
+pub(crate) fn panicked(panic: &str) -> Error {
+    Error::new(
+        ErrorKind::ConnectionLost,
+        format!(
+            "the connection to the broker is given up, since lapin panicked, or a subscriber of `tracing` at one of its lines: {panic}"
+        ),
+    )
 }

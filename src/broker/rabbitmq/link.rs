@@ -2,12 +2,13 @@
 
 use std::cell::{Cell, RefCell};
 use std::fmt;
+use std::panic::{AssertUnwindSafe, resume_unwind};
 use std::pin::Pin;
 use std::rc::Rc;
 use std::time::Duration;
 
 use crate::log::{debug, error, warn};
-use futures_util::Stream;
+use futures_util::{FutureExt, Stream};
 use lapin::{Channel, Connection, Event};
 use tokio::sync::{oneshot, watch};
 use tokio::task::spawn_local;
@@ -119,12 +120,17 @@ impl Link {
         opening.send_modify(|count| *count += 1);
         // In a task of its own: the answer comes though whoever asked has given up.
         spawn_local(async move {
-            let opened = connection.create_channel().await;
+            let opened = AssertUnwindSafe(connection.create_channel()).catch_unwind().await;
             drop(connection);
             opening.send_modify(|count| *count -= 1);
             let _ = answer.send(opened);
         });
-        answered.await.unwrap_or_else(|_| Err(closing()))
+        match answered.await {
+            Ok(Ok(opened)) => opened,
+            // It is that of whoever asked.
+            Ok(Err(panic)) => resume_unwind(panic),
+            Err(_) => Err(closing()),
+        }
     }
 
     /// Waits until every channel that was asked for is open, or refused.

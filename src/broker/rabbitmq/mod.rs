@@ -7,18 +7,19 @@
 //! lapin runs an I/O thread for each connection; everything else happens on the communicator thread, in its `LocalSet`.
 //! lapin's recovery is off: what to do about a lost connection is the supervisor's to decide.
 
+use std::panic::AssertUnwindSafe;
 use std::rc::Rc;
 use std::time::Duration;
 
 use crate::log::{debug, info};
-use futures_util::StreamExt;
+use futures_util::{FutureExt, StreamExt};
 use lapin::Event;
 use tokio::task::spawn_local;
 
 use self::connector::Plan;
 use self::endpoint::Endpoint;
 use self::lanes::Lanes;
-use self::life::Life;
+use self::life::{Life, panicked};
 use self::link::{Link, Role};
 use self::publisher::Publisher;
 use self::tap::{Farewell, Returns};
@@ -31,6 +32,7 @@ use super::{
     PublishId, QueueSpec, Receipt,
 };
 use crate::error::{Error, ErrorKind, Result};
+use crate::panics;
 
 mod connector;
 pub(crate) mod endpoint;
@@ -120,14 +122,14 @@ impl RabbitMq {
         for link in [&shared.consuming, &shared.publishing] {
             spawn_local(Rc::clone(&shared).watch(Rc::clone(link)));
         }
-        spawn_local(Rc::clone(&shared.publisher).run());
+        shared.life.spawn(Rc::clone(&shared.publisher).run());
         let broker = RabbitMq {
             shared,
             #[cfg(all(unix, feature = "local"))]
             kept: None,
         };
         let shared = &broker.shared;
-        if let Err(error) = shared.publisher.open().await {
+        if let Err(error) = shared.life.guarded(shared.publisher.open()).await {
             let _ = broker.close(FAREWELL).await;
             return Err(error);
         }
@@ -193,14 +195,41 @@ impl RabbitMq {
 impl Shared {
     /// Listens to one connection until it ends, and then ends everything.
     async fn watch(self: Rc<Self>, link: Rc<Link>) {
-        let Some(mut events) = link.events() else { return };
-        let mut cause = None;
+        let cause = self.life.guarded(async { Ok(self.listen(&link).await) }).await.unwrap_or_default();
+        // The thread may still wait for something; it has nothing more to give.
+        link.abort();
+        let error = self.life.broken().unwrap_or_else(|| errors::lost(&self.address, cause.as_ref()));
+        if !self.life.end(error.clone()) {
+            return;
+        }
+        // The communicator warns, once for both connections.
+        debug!(role = %link.role, %error, "connection lost");
+        self.publisher.give_up(&error);
+        let other = match link.role {
+            Role::Consuming => &self.publishing,
+            Role::Publishing => &self.consuming,
+        };
+        // In order, so that acknowledgements which were written go out.
+        if let Err(error) = self.life.guarded(other.close(crate::time::from_now(FAREWELL))).await {
+            debug!(%error, "while closing the other connection");
+        }
+        // What had arrived before is still passed on.
+        if tokio::time::timeout(FAREWELL, self.lanes.drained()).await.is_err() {
+            debug!("some consumers of a lost connection have not ended");
+        }
+        self.life.last_word(BrokerEvent::Lost { error });
+    }
+
+    /// The same until it ends: why, where lapin says so.
+    async fn listen(&self, link: &Link) -> Option<lapin::Error> {
+        let mut events = link.events()?;
         loop {
             let event = tokio::select! {
                 // What lapin reported before its thread ended comes first.
                 biased;
                 event = events.next() => event,
                 () = link.ended() => None,
+                () = self.life.until_broken() => None,
             };
             match event {
                 Some(Event::ConnectionBlocked(reason)) => {
@@ -218,48 +247,27 @@ impl Shared {
                         self.lanes.channel_closed(&error);
                     }
                 }
-                Some(Event::Error(error)) => {
-                    cause = Some(error);
-                    break;
-                }
+                Some(Event::Error(error)) => return Some(error),
                 Some(_) => {}
-                None => break,
+                None => return None,
             }
         }
-        // The thread may still wait for something; it has nothing more to give.
-        link.abort();
-        let error = errors::lost(&self.address, cause.as_ref());
-        if !self.life.end(error.clone()) {
-            return;
-        }
-        // The communicator warns, once for both connections.
-        debug!(role = %link.role, %error, "connection lost");
-        self.publisher.give_up(&error);
-        let other = match link.role {
-            Role::Consuming => &self.publishing,
-            Role::Publishing => &self.consuming,
-        };
-        // In order, so that acknowledgements which were written go out.
-        if let Err(error) = other.close(crate::time::from_now(FAREWELL)).await {
-            debug!(%error, "while closing the other connection");
-        }
-        // What had arrived before is still passed on.
-        if tokio::time::timeout(FAREWELL, self.lanes.drained()).await.is_err() {
-            debug!("some consumers of a lost connection have not ended");
-        }
-        self.life.last_word(BrokerEvent::Lost { error });
     }
 }
 
+/// The one door to lapin: what panics behind it costs the connection.
 impl Broker for RabbitMq {
     async fn connect(url: &BrokerUrl, options: &ConnectOptions, events: EventSender) -> Result<Self> {
-        if let BrokerUrl::Local(place) = url {
-            return Self::connect_locally(place, options, events).await;
-        }
-        let broker = Self::connect_to(&Endpoint::from_url(url)?, options, events).await?;
-        // Of a broker of another kind that the same list names.
-        options.kept.replace(None);
-        Ok(broker)
+        let connects = async {
+            if let BrokerUrl::Local(place) = url {
+                return Self::connect_locally(place, options, events).await;
+            }
+            let broker = Self::connect_to(&Endpoint::from_url(url)?, options, events).await?;
+            // Of a broker of another kind that the same list names.
+            options.kept.replace(None);
+            Ok(broker)
+        };
+        AssertUnwindSafe(connects).catch_unwind().await.unwrap_or_else(|panic| Err(panicked(&panics::text(panic))))
     }
 
     fn server_properties(&self) -> Vec<(String, String)> {
@@ -267,7 +275,8 @@ impl Broker for RabbitMq {
     }
 
     fn publish(&self, id: PublishId, message: Rc<Message>) -> Option<Result<()>> {
-        self.shared.publisher.publish(id, message)
+        // Whether it went out is not known; the end of the connection follows.
+        self.shared.life.guard(|| self.shared.publisher.publish(id, message)).flatten()
     }
 
     fn properties_limit(&self) -> usize {
@@ -281,46 +290,52 @@ impl Broker for RabbitMq {
     }
 
     async fn declare_exchange(&self, spec: &ExchangeSpec) -> Result<()> {
-        self.shared.topology.declare_exchange(spec).await
+        self.shared.life.guarded(self.shared.topology.declare_exchange(spec)).await
     }
 
     async fn declare_queue(&self, spec: &QueueSpec) -> Result<()> {
-        self.shared.topology.declare_queue(spec).await
+        self.shared.life.guarded(self.shared.topology.declare_queue(spec)).await
     }
 
     async fn bind(&self, queue: &str, exchange: &str, routing_key: &str) -> Result<()> {
-        self.shared.topology.bind(queue, exchange, routing_key).await
+        self.shared.life.guarded(self.shared.topology.bind(queue, exchange, routing_key)).await
     }
 
     async fn unbind(&self, queue: &str, exchange: &str, routing_key: &str) -> Result<()> {
-        self.shared.topology.unbind(queue, exchange, routing_key).await
+        self.shared.life.guarded(self.shared.topology.unbind(queue, exchange, routing_key)).await
     }
 
     async fn delete_queue(&self, queue: &str) -> Result<()> {
-        self.shared.topology.delete_queue(queue).await
+        self.shared.life.guarded(self.shared.topology.delete_queue(queue)).await
     }
 
     async fn consume(&self, spec: &ConsumeSpec) -> Result<()> {
-        self.shared.lanes.consume(spec.clone()).await
+        self.shared.life.guarded(self.shared.lanes.consume(spec.clone())).await
     }
 
     async fn cancel(&self, consumer: &str) -> Result<()> {
-        self.shared.lanes.cancel(consumer).await
+        self.shared.life.guarded(self.shared.lanes.cancel(consumer)).await
     }
 
     async fn get(&self, queue: &str, lane: Lane) -> Result<Option<Delivery>> {
-        self.shared.lanes.get(queue.to_owned(), lane).await
+        self.shared.life.guarded(self.shared.lanes.get(queue.to_owned(), lane)).await
     }
 
     fn ack(&self, receipt: Receipt) {
-        self.shared.lanes.ack(receipt);
+        self.shared.life.guard(|| self.shared.lanes.ack(receipt));
     }
 
     fn nack(&self, receipt: Receipt, then: Nack) {
-        self.shared.lanes.nack(receipt, then);
+        self.shared.life.guard(|| self.shared.lanes.nack(receipt, then));
     }
 
     async fn close(&self, limit: Duration) -> Result<()> {
+        self.shared.life.guarded(self.close_in_order(limit)).await
+    }
+}
+
+impl RabbitMq {
+    async fn close_in_order(&self, limit: Duration) -> Result<()> {
         let Shared { life, publisher, consuming, publishing, lanes, address, .. } = &*self.shared;
         // A part is kept for cutting a connection that does not close in order.
         let orderly = limit - (limit / 4).min(Duration::from_millis(300));
