@@ -294,8 +294,10 @@ impl Tools {
             slept = self.communicator.sleep(limit) => if slept.is_ok() { return false },
         }
         let (keeps, kept) = tokio::sync::oneshot::channel::<()>();
+        // The thread ends with this wait, if that is earlier.
+        let (_waits, ends) = std::sync::mpsc::channel::<()>();
         let clock = std::thread::Builder::new().name("homing-leave".to_owned()).spawn(move || {
-            std::thread::sleep(limit);
+            let _ = ends.recv_timeout(limit);
             drop(keeps);
         });
         if clock.is_err() {
