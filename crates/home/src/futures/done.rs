@@ -20,7 +20,9 @@ impl<T: Send + 'static> HomeFuture<T> {
     /// On a multi-thread runtime a callback may wait, by the calls of homing that block or by
     /// `block_in_place(|| Handle::current().block_on(…))`: the home goes on meanwhile, in another task. A wait that no future of
     /// homing is part of is not known to the home, and holds it up: for what only another task can end, such as a channel's
-    /// message, spawn a task.
+    /// message, spawn a task. Each wait has a thread of the runtime, which has 512 of them unless its builder sets another number: more
+    /// callbacks that wait by tokio's means at once stop the runtime. Homing's own waits are refused before that
+    /// ([`MAX_WAITING_WORKERS`](super::super::MAX_WAITING_WORKERS)).
     pub fn on_done(self, call: impl FnOnce(Outcome<T>) + Send + 'static) {
         let Some(inbox) = self.inbox().cloned() else { return };
         let callback = Arc::new(Callback { inbox: inbox.clone(), rest: Mutex::new(Some((self, call))) });
