@@ -135,7 +135,7 @@ async fn tasks_are_done(world: &Rc<World>) {
                 ledger.books().task_subscribers.push(subscription);
             }
             Some(Ok(Err(error))) if attempt < 5 && error.to_string().contains("as many futures open") => {
-                sleep_ms(5000).await
+                sleep_ms(5000).await;
             }
             other => {
                 ledger.fault(format!("registration: the last task subscriber could not be added: {other:?}"));
