@@ -17,9 +17,10 @@ fn checked(package: &str, program: &str) -> Output {
     let dependencies = block(&page, "`Cargo.toml`:", "toml");
     assert!(dependencies.contains("path = \"../homing\""), "{dependencies}");
     let here = dependencies.replace("../homing", root.to_str().unwrap());
+    // Guards: two packages of one name in one target folder, of which cargo takes what it has of one for the other's.
+    let head = format!("[package]\nname = \"{package}\"\nversion = \"0.0.0\"\nedition = \"2024\"\n\n[workspace]\n\n");
     let package = root.join("target/readme").join(package);
     std::fs::create_dir_all(package.join("src")).unwrap();
-    let head = "[package]\nname = \"copied\"\nversion = \"0.0.0\"\nedition = \"2024\"\n\n[workspace]\n\n";
     std::fs::write(package.join("Cargo.toml"), format!("{head}{here}")).unwrap();
     std::fs::write(package.join("src/main.rs"), program).unwrap();
     // The versions that are there, so that nothing has to be fetched.
