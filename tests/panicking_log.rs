@@ -15,7 +15,7 @@ static LINES: AtomicUsize = AtomicUsize::new(0);
 static AT: AtomicUsize = AtomicUsize::new(NOTHING);
 static PANICS: AtomicUsize = AtomicUsize::new(0);
 
-/// The how manieth line of lapin's it panics at, from here on; and how often it did on the communicator thread.
+/// Which of lapin's next lines it panics at, 0 for none; and how often it did on the communicator thread.
 static LAPINS: AtomicUsize = AtomicUsize::new(0);
 static WITHIN: AtomicUsize = AtomicUsize::new(0);
 
