@@ -469,7 +469,8 @@ impl<T> TaskSend<T> {
     ///
     /// - A sender that dies after it has taken the key and before it has sent the task keeps others from sending it until the time
     ///   is over. If it is not known whether the task has arrived, or whether the key is taken, the key stays, too; the error says so.
-    ///   If it is certain that the broker has not taken the task over (its queue is full, for example), the key is free again.
+    ///   If it is certain that the broker has not taken the task over (its queue is full, for example), the key is free again, but for
+    ///   one whose time is over within the [`operation_timeout`](super::CommunicatorBuilder::operation_timeout) anyway: that one stays.
     /// - The task may still wait or run when its time is over. Then the next one with its key is sent.
     /// - A task that comes again, since its worker died, is not affected.
     /// - Tasks of one sender are not sent in the order of their calls: one with a key waits for its key.
@@ -576,7 +577,7 @@ impl Task {
     /// What goes along with the message, and for how long it is held back.
     fn extras(&self) -> Result<(Extras, Duration)> {
         let first_to = match self.delay {
-            Some(delay) => delay.first_to(&self.queue, SystemTime::now())?,
+            Some(delay) => delay.first_to(&self.queue, crate::time::time_of_day())?,
             None => None,
         };
         let unique = match &self.unique {

@@ -262,7 +262,15 @@ impl<B: Broker> Driver<B> {
         // Guards: a marker queue that expires with its marker. Only a declaration counts as its use.
         self.outbox.close_stream_of(&key.marker);
         let marker_stream = Stream::Tasks(Arc::clone(&key.marker));
-        let kind = Kind::Marker(Box::new(Marked { key, queue, stream, message, correlation, published }));
+        let kind = Kind::Marker(Box::new(Marked {
+            key,
+            queue,
+            stream,
+            message,
+            correlation,
+            published,
+            since: Instant::now(),
+        }));
         self.outbox.send_request(marker_stream, kind, marker, charge, until, sender_until);
     }
 

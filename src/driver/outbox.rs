@@ -107,13 +107,15 @@ pub(super) struct Marked<P> {
     pub(super) message: Message,
     pub(super) correlation: Option<Uuid>,
     pub(super) published: Option<P>,
+    /// The broker has the marker no sooner than this.
+    pub(super) since: Instant,
 }
 
 /// A key that this communicator has.
 pub(super) struct TakenKey {
     /// The queue of its marker.
     pub(super) marker: QueueName,
-    /// When others may have it.
+    /// Until then nobody else has it. Later others may.
     pub(super) until: Instant,
 }
 
@@ -504,6 +506,7 @@ impl<P> Outbox<P> {
         match outcome {
             Ok(reply_to) => {
                 state.open = Open::Yes(reply_to);
+                self.markers_go(stream, now);
                 self.pump(stream);
             }
             Err(error) => {
@@ -527,6 +530,19 @@ impl<P> Outbox<P> {
                 }
                 // Guards: a message that came at the end of an attempt that was begun long before: it gets one of its own.
                 self.pump(stream);
+            }
+        }
+    }
+
+    /// Where these are markers, the broker may have them from now on.
+    fn markers_go(&mut self, stream: &Stream, now: Instant) {
+        let Stream::Tasks(queue) = stream else { return };
+        let waiting = self.tasks.get(queue).into_iter().flat_map(|state| &state.waiting);
+        for id in waiting {
+            match self.entries.get_mut(id) {
+                Some(Entry { kind: Kind::Marker(marked), .. }) => marked.since = now,
+                // The stream of a marker has nothing else.
+                _ => return,
             }
         }
     }
@@ -611,7 +627,7 @@ impl<P> Outbox<P> {
         let Some(entry) = self.entries.get_mut(&id).filter(|entry| entry.state == State::Handed) else { return };
         let Err(error) = outcome else {
             return match entry.kind {
-                Kind::Marker(_) => self.key_taken(id, now),
+                Kind::Marker(_) => self.key_taken(id),
                 _ => self.finish(id, Ok(())),
             };
         };
@@ -776,16 +792,18 @@ impl<P> Outbox<P> {
     }
 
     /// The broker has a marker: now its task goes.
-    fn key_taken(&mut self, id: PublishId, now: Instant) {
+    fn key_taken(&mut self, id: PublishId) {
         let Some(Entry { kind: Kind::Marker(marked), charge, until, sender_until, .. }) = self.take_out(id) else {
             return;
         };
-        let Marked { key, stream, message, correlation, published, .. } = *marked;
+        let Marked { key, stream, message, correlation, published, since, .. } = *marked;
         if let (Stream::Tasks(queue), true) = (&stream, message.exchange.is_empty()) {
             // Guards: a delay queue that expires with what lies in it. Only a declaration counts as its use.
             self.close_stream_of(queue);
         }
-        let key = Some(TakenKey { marker: key.marker, until: after(now, key.time) });
+        // Guards: the key of somebody who takes it when its time is over. That begins as the broker gets the marker, and not as its
+        // confirmation is read here.
+        let key = Some(TakenKey { marker: key.marker, until: after(since, key.time) });
         self.send_request(stream, Kind::Task { correlation, published, key }, message, charge, until, sender_until);
     }
 

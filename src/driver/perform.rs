@@ -17,6 +17,7 @@ use super::tasks::{
 use super::{CopyOf, Done, Driver, JobDone, QueueName};
 use crate::broker::{Broker, Durability, Message, Nack, Origin, QueueSpec, Routing};
 use crate::error::{Error, ErrorKind, Result};
+use crate::time::after;
 use crate::wire::delay;
 use crate::wire::headers;
 use crate::wire::names::Exchange;
@@ -158,8 +159,8 @@ impl<B: Broker> Driver<B> {
 
     /// Nothing was sent under this key: others may have it.
     fn free_key(&mut self, taken: TakenKey) {
-        // Guards: the key of somebody who took it after its time.
-        if taken.until <= Instant::now() {
+        // Guards: the key of somebody who takes it after its time, which may be over when the broker reads this.
+        if taken.until <= after(Instant::now(), self.port.operation_timeout) {
             return;
         }
         self.job(|connection| async move {

@@ -53,6 +53,7 @@ impl Fate {
 
 const CALL: Uuid = Uuid::from_u128(1);
 const TASK: Uuid = Uuid::from_u128(2);
+const KEY_TIME: Duration = Duration::from_secs(60);
 
 /// The world around the outbox.
 struct World {
@@ -75,6 +76,7 @@ struct World {
     /// The broker has confirmed the marker, or may have it.
     has_key: bool,
     marker_may_have_arrived: bool,
+    marker_went: Instant,
     /// It was with a broker that did not say whether it has taken it.
     task_in_doubt: bool,
     freed: usize,
@@ -230,9 +232,9 @@ impl World {
         let (queue, stream): (QueueName, _) = ("q".into(), Stream::Tasks("q".into()));
         let (correlation, published) = (Some(TASK), Some(2));
         if keyed {
-            let key = UniqueKey::new("key".into(), Duration::from_secs(60), &queue).expect("a key");
+            let key = UniqueKey::new("key".into(), KEY_TIME, &queue).expect("a key");
             let marker_stream = Stream::Tasks(key.marker.clone());
-            let marked = Marked { key, queue, stream, message: message(2), correlation, published };
+            let marked = Marked { key, queue, stream, message: message(2), correlation, published, since: now };
             outbox.send(marker_stream, Kind::Marker(marked.into()), message(4), Charge::NOTHING, until);
         } else {
             let recipient = Identifier::new("x").expect("a name");
@@ -258,6 +260,7 @@ impl World {
             keyed,
             has_key: false,
             marker_may_have_arrived: false,
+            marker_went: now,
             task_in_doubt: false,
             freed: 0,
             exchange_gone: false,
@@ -294,6 +297,9 @@ impl World {
                     if number == 2 {
                         assert_eq!(resent, self.task_may_have_arrived, "what may have arrived is marked");
                     }
+                    if number == 4 {
+                        self.marker_went = self.now;
+                    }
                     self.handed.push((id, number));
                 }
                 Act::Open(stream) => {
@@ -310,7 +316,9 @@ impl World {
                     self.failed.push(correlation);
                 }
                 Act::Release(_) => self.released += 1,
-                Act::FreeKey(_) => {
+                Act::FreeKey(TakenKey { until, .. }) => {
+                    let over = after(self.marker_went, KEY_TIME);
+                    assert_eq!(until, over, "its time begins as the broker gets the marker");
                     let handed = self.handed.iter().any(|(_, number)| *number == 2);
                     assert!(
                         self.has_key && !self.task_in_doubt && !handed,

@@ -216,8 +216,8 @@ fn of_idle_task_queues_a_bounded_number_keeps_its_stream() {
 fn keyed(outbox: &mut Box, until: Option<Instant>) -> PublishId {
     let key = UniqueKey::new("key".into(), Duration::from_secs(60), "q").expect("a key");
     let (marker, stream) = (Stream::Tasks(key.marker.clone()), Stream::Tasks("q".into()));
-    let (queue, correlation) = ("q".into(), None);
-    let marked = Marked { key, queue, stream, message: message(), correlation, published: Some(1) };
+    let (queue, correlation, since) = ("q".into(), None, Instant::now());
+    let marked = Marked { key, queue, stream, message: message(), correlation, published: Some(1), since };
     outbox.send(marker.clone(), Kind::Marker(marked.into()), message(), Charge::NOTHING, until);
     outbox.up();
     outbox.opened(&marker, Ok(None), Instant::now());
