@@ -2,7 +2,7 @@
 
 use std::cell::Cell;
 use std::pin::pin;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use tokio::time::{Instant, timeout_at};
 
@@ -22,6 +22,16 @@ pub(crate) fn after(now: Instant, time: Duration) -> Instant {
 pub(crate) fn now() -> Instant {
     // In the simulation everybody has one clock, which is paused.
     if cfg!(test) { Instant::now() } else { std::time::Instant::now().into() }
+}
+
+/// The time of day, by which tasks are due.
+pub(crate) fn time_of_day() -> SystemTime {
+    // In the simulation it goes with the one clock.
+    #[cfg(test)]
+    if let Some(simulation) = crate::simulation::executor::current() {
+        return SystemTime::UNIX_EPOCH + Duration::from_secs(1_000_000_000) + simulation.now();
+    }
+    SystemTime::now()
 }
 
 /// The instant `time` from now on.

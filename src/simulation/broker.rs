@@ -53,6 +53,8 @@ pub(super) struct Server {
     stalled: Cell<bool>,
     /// No longer blocked or stalled.
     goes_on: Notify,
+    /// A key was freed later than whoever asked for it could expect.
+    freed_late: Cell<bool>,
 }
 
 /// The broker of this simulation; made when it is first asked for.
@@ -99,6 +101,7 @@ impl Server {
             blocked: Cell::new(false),
             stalled: Cell::new(false),
             goes_on: Notify::new(),
+            freed_late: Cell::new(false),
         });
         let timed = Rc::downgrade(&server);
         spawn("broker timer", async move {
@@ -254,6 +257,11 @@ impl Server {
 
     pub(super) fn sessions(&self) -> usize {
         self.store.borrow().sessions()
+    }
+
+    /// Whether a key may have been freed that somebody else had by then: its queue was deleted after the limit of the question.
+    pub(super) fn freed_late(&self) -> bool {
+        self.freed_late.get()
     }
 
     /// Deliveries that were settled and were not out.
@@ -695,8 +703,12 @@ impl Broker for Simulated {
     }
 
     fn delete_queue(&self, queue: &str) -> impl Future<Output = Result<()>> {
-        let (link, queue) = (Rc::clone(&self.link), queue.to_owned());
-        link.ask(ChannelId::Topology, "delete queue", queue.clone(), move |store, session, _| {
+        let (link, queue, asked) = (Rc::clone(&self.link), queue.to_owned(), Instant::now());
+        let limit = link.operation_timeout;
+        link.ask(ChannelId::Topology, "delete queue", queue.clone(), move |store, session, now| {
+            if queue.starts_with("homing-unique") && now - asked > limit {
+                server().freed_late.set(true);
+            }
             store.delete_queue(session, &queue)
         })
     }

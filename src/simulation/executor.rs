@@ -237,7 +237,7 @@ impl Simulation {
         }
     }
 
-    pub(super) fn now(&self) -> Duration {
+    pub(crate) fn now(&self) -> Duration {
         self.started.get().map(|started| started.elapsed()).unwrap_or_default()
     }
 

@@ -6,7 +6,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use parking_lot::Mutex;
+use tokio::time::Instant;
 
+use super::broker::server;
 use super::executor::{Group, current, note};
 use crate::error::{Error, ErrorKind};
 
@@ -15,6 +17,9 @@ const STARTS: u32 = 150;
 /// One subscriber begins no task so often within a second: pauses of 20, 40, 80 ms and so on lie between, except where the
 /// task comes again by itself, after a loss.
 const STARTS_A_SECOND: usize = 10;
+
+/// For how long a task's key is its own.
+pub(super) const KEY_TIME: Duration = Duration::from_secs(12);
 
 /// What is known of a task.
 #[derive(Default)]
@@ -28,11 +33,24 @@ pub(super) struct TaskEntry {
     /// How often it was begun with no sign that it may have run before.
     unmarked: u32,
     /// When each subscriber began it lately.
-    lately: BTreeMap<String, VecDeque<tokio::time::Instant>>,
+    lately: BTreeMap<String, VecDeque<Instant>>,
     /// What its handlers have returned.
     results: BTreeSet<String>,
     /// Some handler has failed it, or nobody could read it.
     pub(super) may_fail: bool,
+    /// Before this it is not run.
+    due: Option<Instant>,
+    /// Its sender has been told that it was not sent, since another one had its key.
+    was_refused: bool,
+}
+
+/// A task that was sent under a key.
+struct Keyed {
+    task: i64,
+    key: u32,
+    /// When its sending began, and when its sender was told that the broker has it: in between it took its key.
+    from: Instant,
+    to: Option<Instant>,
 }
 
 /// What is known of a call.
@@ -64,6 +82,8 @@ pub(super) struct Books {
     /// Tasks up to this number may be lost, since an operator has deleted their queue.
     excused: i64,
     pub(super) tasks: BTreeMap<i64, TaskEntry>,
+    /// Those that may have taken their key.
+    keyed: Vec<Keyed>,
     calls: BTreeMap<i64, CallEntry>,
     /// Subscriber and broadcast, and how often.
     broadcasts: BTreeMap<(String, i64), u32>,
@@ -78,7 +98,7 @@ pub(super) struct Books {
     /// For how long homes and threads have been stalled by the simulation, all in all.
     pub(super) stalled: Duration,
     /// Until when the present ones are.
-    stalled_until: Vec<tokio::time::Instant>,
+    stalled_until: Vec<Instant>,
 }
 
 /// The books, shared by everybody in the simulation.
@@ -108,7 +128,7 @@ impl Ledger {
 
     /// Somebody is stalled from now on for so long.
     pub(super) fn stalls(&self, time: Duration) {
-        let now = tokio::time::Instant::now();
+        let now = Instant::now();
         let mut books = self.books();
         books.stalled += time;
         books.stalled_until.retain(|until| *until > now);
@@ -123,7 +143,7 @@ impl Ledger {
         limit: Duration,
         work: impl Future<Output = T>,
     ) -> T {
-        let began = tokio::time::Instant::now();
+        let began = Instant::now();
         let (number, stalled) = {
             let mut books = self.books();
             books.last_under_way += 1;
@@ -150,8 +170,53 @@ impl Ledger {
         self.books().under_way.values().map(|entry| entry.what.clone()).collect()
     }
 
+    /// A task is about to be sent: held back for so long, under this key.
+    pub(super) fn task_is_sent(&self, id: i64, delay: Duration, key: Option<u32>) {
+        let now = Instant::now();
+        let mut books = self.books();
+        books.tasks.entry(id).or_default().due = Some(now + delay);
+        if let Some(key) = key {
+            books.keyed.push(Keyed { task: id, key, from: now, to: None });
+        }
+    }
+
     pub(super) fn task_confirmed(&self, id: i64) {
-        self.books().tasks.entry(id).or_default().confirmed = true;
+        let mut books = self.books();
+        books.tasks.entry(id).or_default().confirmed = true;
+        let excused = if server().freed_late() { i64::MAX } else { books.excused };
+        let Some(at) = books.keyed.iter().position(|keyed| keyed.task == id) else { return };
+        books.keyed[at].to = Some(Instant::now());
+        let it = &books.keyed[at];
+        // Within these two spans of time both took the key.
+        let farthest = |other: &Keyed| Some((it.to? - other.from).max(other.to? - it.from));
+        let both = books.keyed.iter().find(|other| {
+            let same = other.key == it.key && other.task != id && other.task.min(id) > excused;
+            same && farthest(other).is_some_and(|apart| apart < KEY_TIME)
+        });
+        let fault = both.map(|other| format!("sent twice: tasks {id} and {} had one key at once", other.task));
+        drop(books);
+        if let Some(fault) = fault {
+            self.fault(fault);
+        }
+    }
+
+    /// The sender of a task is told that another one has its key.
+    pub(super) fn task_is_duplicate(&self, id: i64) {
+        let mut books = self.books();
+        let entry = books.tasks.entry(id).or_default();
+        entry.was_refused = true;
+        let has_run = entry.starts > 0;
+        let Some(at) = books.keyed.iter().position(|keyed| keyed.task == id) else { return };
+        let Keyed { key, from, .. } = books.keyed.remove(at);
+        let may_have_it = |other: &Keyed| other.key == key && other.to.is_none_or(|to| to + KEY_TIME >= from);
+        let alone = !books.keyed.iter().any(may_have_it);
+        drop(books);
+        if alone {
+            self.fault(format!("wrong error: task {id} was refused as a duplicate, and no other one had its key"));
+        }
+        if has_run {
+            self.fault(format!("wrong error: task {id} was refused as a duplicate, and was run"));
+        }
     }
 
     /// A subscriber begins a task; returns which time this is.
@@ -161,7 +226,9 @@ impl Ledger {
         entry.starts += 1;
         entry.unmarked += u32::from(!marked);
         let (starts, twice) = (entry.starts, !marked && entry.unmarked > 1);
-        let (now, mut hot) = (tokio::time::Instant::now(), false);
+        let (now, mut hot) = (Instant::now(), false);
+        let early = entry.due.map(|due| due.saturating_duration_since(now)).unwrap_or_default();
+        let was_refused = entry.was_refused;
         // Most are begun once or twice.
         if starts > 2 {
             let lately = entry.lately.entry(whose.to_owned()).or_default();
@@ -170,6 +237,12 @@ impl Ledger {
             hot = lately.len() > STARTS_A_SECOND;
         }
         drop(books);
+        if !early.is_zero() {
+            self.fault(format!("early: task {id} was begun {early:?} before its time"));
+        }
+        if was_refused {
+            self.fault(format!("wrong error: task {id} is run, and its sender was told that it was not sent"));
+        }
         if hot {
             self.fault(format!("hot: task {id} was begun over {STARTS_A_SECOND} times within a second by {whose}"));
         }

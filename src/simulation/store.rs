@@ -3,6 +3,7 @@
 //! that it does not share their mistakes.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::time::Duration;
 
 use tokio::time::Instant;
 
@@ -360,6 +361,7 @@ impl Store {
 
     /// A publish that is read from a connection whose other half the server has given up.
     pub(super) fn publish_late(&mut self, message: &Message, now: Instant) -> Result<()> {
+        self.expire(now);
         let mut queues: Vec<String> = if message.exchange.is_empty() {
             let queue = message.routing_key.to_string();
             self.queues.contains_key(&queue).then_some(queue).into_iter().collect()
@@ -405,7 +407,9 @@ impl Store {
         let Some(queue) = self.queues.get_mut(name) else { return };
         message.position = queue.next_position;
         queue.next_position += 1;
-        message.expires = queue.spec.message_ttl.and_then(|time| now.checked_add(time));
+        let own = message.properties.rest().and_then(|rest| rest.expiration.as_deref()?.parse().ok());
+        let time = [queue.spec.message_ttl, own.map(Duration::from_millis)].into_iter().flatten().min();
+        message.expires = time.and_then(|time| now.checked_add(time));
         queue.ready.push_back(message);
         self.deliver(name, now);
     }
@@ -542,7 +546,10 @@ impl Store {
             }
             let Some(queue) = self.queues.get_mut(&name) else { return };
             let message = queue.ready.pop_front();
-            if let (Some(message), Some(to)) = (message, queue.spec.dead_letter_to.clone()) {
+            if let (Some(mut message), Some(to)) = (message, queue.spec.dead_letter_to.clone()) {
+                if message.properties.rest().is_some_and(|rest| rest.expiration.is_some()) {
+                    message.properties.rest_mut().expiration = None;
+                }
                 self.push(&to, Stored { redelivered: false, ..message }, now);
             }
         }

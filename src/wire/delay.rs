@@ -127,7 +127,7 @@ pub(crate) fn expiring(message: Rc<Message>) -> Rc<Message> {
         return message;
     }
     let Some(due) = message.properties.number(headers::DUE) else { return message };
-    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    let now = crate::time::time_of_day().duration_since(UNIX_EPOCH).unwrap_or_default();
     let left = due.saturating_sub(u64::try_from(now.as_millis()).unwrap_or(u64::MAX));
     let mut message = Rc::unwrap_or_clone(message);
     message.properties.rest_mut().expiration = Some(left.to_string());

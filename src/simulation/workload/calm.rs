@@ -14,6 +14,7 @@ use crate::simulation::broker::server;
 use crate::simulation::executor::{Process, sleep_ms};
 use crate::simulation::hooks;
 use crate::simulation::ledger::{Subscription, number_in};
+use crate::simulation::store::QueueState;
 use crate::{Attempt, Communicator, ConnectionState, Error, ErrorKind, Identifier, Result};
 
 /// Everything is done, and nothing is left.
@@ -111,7 +112,19 @@ pub(super) async fn calm(world: &Rc<World>) {
             ledger.fault(format!("left: after the close {queue:?}"));
         }
     }
+    // What tasks with a delay or a key need goes by itself.
+    let goes = |queue: &QueueState| is_for_delays(queue) || queue.name.starts_with("homing-unique");
+    if server.queues().iter().any(goes) {
+        sleep_ms(620_000).await;
+    }
+    for queue in server.queues().iter().filter(|queue| goes(queue)) {
+        ledger.fault(format!("left: {queue:?}"));
+    }
     homes_are_empty(world);
+}
+
+fn is_for_delays(queue: &QueueState) -> bool {
+    queue.name.starts_with("homing-delay") || queue.name.starts_with("homing-until")
 }
 
 /// Every task that the broker has taken over is ended, or lies where somebody will look at it.
@@ -151,14 +164,21 @@ async fn tasks_are_done(world: &Rc<World>) {
         let quarantined = quarantined();
         ledger.open_tasks().into_iter().filter(|id| !quarantined.contains(id)).collect()
     };
-    for _ in 0..150 {
-        if open().is_empty() {
+    let held_back = || server().queues().iter().any(|queue| is_for_delays(queue) && queue.ready > 0);
+    // What was being sent as it became calm is held back from then on only.
+    for _ in 0..3 {
+        for _ in 0..150 {
+            if open().is_empty() && !held_back() {
+                break;
+            }
+            sleep_ms(2000).await;
+        }
+        // What runs again, and outcomes on their way.
+        sleep_ms(20_000).await;
+        if !held_back() {
             break;
         }
-        sleep_ms(2000).await;
     }
-    // What runs again, and outcomes on their way.
-    sleep_ms(20_000).await;
     for id in open() {
         let bodies = server().bodies().into_iter();
         let at: Vec<String> = bodies

@@ -62,6 +62,10 @@ struct Plan {
     bad_wakers: bool,
     pendings: bool,
     leases: bool,
+    /// Tasks are held back.
+    delays: bool,
+    /// Tasks have keys.
+    keys: bool,
     tight: bool,
     small_homes: bool,
     loops: bool,
@@ -102,6 +106,8 @@ impl Plan {
             bad_wakers: some!(),
             pendings: some!(),
             leases: some!(),
+            delays: some!(),
+            keys: some!(),
             tight: some!(),
             small_homes: some!(),
             loops: some!(),

@@ -12,8 +12,9 @@ use super::workers::{answerer, is_marked, listener, worker};
 use super::{CALL_TIMEOUT, OPERATION_TIMEOUT, REGISTRATION, SLACK, TASK_TIMEOUT, World};
 use crate::codec::Value;
 use crate::simulation::executor::{choose, note, one_in, sleep_ms};
-use crate::simulation::ledger::{Books, Subscription, number_in};
-use crate::{BroadcastFilter, Error, ErrorKind, Identifier, Result};
+use crate::simulation::ledger::{Books, KEY_TIME, Subscription, number_in};
+use crate::time::time_of_day;
+use crate::{BroadcastFilter, Communicator, Error, ErrorKind, Identifier, Result, TaskSend};
 
 /// The outcome of a request as a string, for the ledger.
 pub(super) fn text(outcome: &Result<Value>) -> std::result::Result<Option<&str>, &Error> {
@@ -22,6 +23,24 @@ pub(super) fn text(outcome: &Result<Value>) -> std::result::Result<Option<&str>,
 
 /// The subscribers of one kind.
 type List = fn(&mut Books) -> &mut Vec<Subscription>;
+
+/// A task to be sent: at once, or held back; with a key of its own, or not. With it, for how long it is held back.
+fn task(world: &World, communicator: &Communicator, id: i64) -> (TaskSend, Duration) {
+    let plan = world.plan;
+    let mut send = communicator.task_send(format!("task-{id}-"));
+    let mut held_back = Duration::ZERO;
+    if plan.delays && one_in(2) {
+        held_back = Duration::from_millis([40, 40, 1300, 6000, 31_000][choose(5) as usize]);
+        send = if one_in(3) { send.at(time_of_day() + held_back) } else { send.delay(held_back) };
+    }
+    let key = (plan.keys && one_in(2)).then(|| choose(2));
+    if let Some(key) = key {
+        send = send.unique(format!("key {key}"), KEY_TIME);
+    }
+    note(|| format!("task {id} is held back for {held_back:?}, key {key:?}"));
+    world.ledger.task_is_sent(id, held_back, key);
+    (send, held_back)
+}
 
 /// One thing that a user does.
 async fn act(world: &Rc<World>, n: usize) {
@@ -57,10 +76,11 @@ async fn act(world: &Rc<World>, n: usize) {
         1..=3 => {
             let id = ledger.number();
             note(|| name("sends task", id));
-            let send = communicator.task_send(format!("task-{id}-")).no_reply().into_future();
+            let send = task(world, &communicator, id).0.no_reply().into_future();
             let sent = ledger.within(n, &name("sends task", id), TASK_TIMEOUT + SLACK, world.treated(send)).await;
             match sent {
                 Some(Ok(())) => ledger.task_confirmed(id),
+                Some(Err(error)) if error.kind() == ErrorKind::DuplicateTask => ledger.task_is_duplicate(id),
                 Some(Err(error)) => wrong(&name("sends task", id), &error),
                 None => {}
             }
@@ -68,19 +88,21 @@ async fn act(world: &Rc<World>, n: usize) {
         4 | 5 => {
             let id = ledger.number();
             note(|| name("sends and awaits task", id));
-            let send = communicator.task_send(format!("task-{id}-")).timeout(TASK_TIMEOUT).send();
+            let (send, held_back) = task(world, &communicator, id);
+            let send = send.timeout(TASK_TIMEOUT).send();
             let sent = ledger.within(n, &name("sends task", id), TASK_TIMEOUT + SLACK, world.treated(send)).await;
             match sent {
                 Some(Ok(reply)) => {
                     ledger.task_confirmed(id);
                     // Each `pending` renews the deadline.
-                    let limit = TASK_TIMEOUT * if plan.pendings { 3 } else { 1 } + SLACK;
+                    let limit = held_back + TASK_TIMEOUT * if plan.pendings { 3 } else { 1 } + SLACK;
                     let outcome = world.treated(reply.outcome());
                     if let Some(outcome) = ledger.within(n, &name("awaits task", id), limit, outcome).await {
                         ledger.task_outcome(id, text(&outcome));
                         outcome_is(&name("awaits task", id), &outcome);
                     }
                 }
+                Some(Err(error)) if error.kind() == ErrorKind::DuplicateTask => ledger.task_is_duplicate(id),
                 Some(Err(error)) => wrong(&name("sends task", id), &error),
                 None => {}
             }
