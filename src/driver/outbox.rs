@@ -119,6 +119,14 @@ pub(super) struct TakenKey {
     pub(super) until: Instant,
 }
 
+impl TakenKey {
+    /// Whether nobody else can have it when the broker reads a question of now, which is answered within this limit.
+    // Guards: the key of somebody who takes it when its time is over.
+    pub(super) fn can_be_freed(&self, now: Instant, limit: Duration) -> bool {
+        after(now, limit) < self.until
+    }
+}
+
 /// Names a copy until it is known whether the broker has it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub(super) struct CopyId(pub(super) u64);

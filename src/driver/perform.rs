@@ -17,7 +17,6 @@ use super::tasks::{
 use super::{CopyOf, Done, Driver, JobDone, QueueName};
 use crate::broker::{Broker, Durability, Message, Nack, Origin, QueueSpec, Routing};
 use crate::error::{Error, ErrorKind, Result};
-use crate::time::after;
 use crate::wire::delay;
 use crate::wire::headers;
 use crate::wire::names::Exchange;
@@ -159,8 +158,7 @@ impl<B: Broker> Driver<B> {
 
     /// Nothing was sent under this key: others may have it.
     fn free_key(&mut self, taken: TakenKey) {
-        // Guards: the key of somebody who takes it after its time, which may be over when the broker reads this.
-        if taken.until <= after(Instant::now(), self.port.operation_timeout) {
+        if !taken.can_be_freed(Instant::now(), self.port.operation_timeout) {
             return;
         }
         self.job(|connection| async move {

@@ -235,6 +235,16 @@ fn task_of(outbox: &mut Box, marker: PublishId) -> PublishId {
     published(&acts)[0].0
 }
 
+#[test]
+fn a_key_is_freed_as_long_as_nobody_else_can_have_it_by_then() {
+    let (now, second) = (Instant::now(), Duration::from_secs(1));
+    let taken = TakenKey { marker: "marker".into(), until: now + 10 * second };
+    assert!(taken.can_be_freed(now, 9 * second));
+    assert!(!taken.can_be_freed(now, 10 * second));
+    assert!(!taken.can_be_freed(now + 7 * second, 4 * second));
+    assert!(!taken.can_be_freed(now, Duration::MAX));
+}
+
 fn freed(acts: &[Act<u32>]) -> usize {
     acts.iter().filter(|act| matches!(act, Act::FreeKey(_))).count()
 }
