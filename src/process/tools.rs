@@ -449,4 +449,27 @@ mod tests {
         drop(watch);
         assert!(ends.0.lock().is_empty());
     }
+
+    #[tokio::test]
+    async fn an_end_is_notified_for_as_long_as_somebody_watches() {
+        let ends = Ends::default();
+        let pid = Pid::from(1);
+        let watches = [ends.watch(&pid), ends.watch(&pid), ends.watch(&Pid::from(2))];
+        let mut waker = std::task::Context::from_waker(std::task::Waker::noop());
+        let [first, second, other] = watches;
+        let (mut notified, mut not_ended) = (Box::pin(second.notified()), Box::pin(other.notified()));
+        assert!(notified.as_mut().poll(&mut waker).is_pending());
+        assert!(not_ended.as_mut().poll(&mut waker).is_pending());
+        // Guards: one that goes and takes the entry of those who stay.
+        drop(first);
+        ends.notify(&pid);
+        assert!(notified.as_mut().poll(&mut waker).is_ready());
+        assert!(not_ended.as_mut().poll(&mut waker).is_pending());
+        drop(notified);
+        drop(second);
+        drop(not_ended);
+        assert_eq!(ends.0.lock().len(), 1);
+        drop(other);
+        assert!(ends.0.lock().is_empty());
+    }
 }
