@@ -18,6 +18,8 @@ use crate::broker::Body;
 use crate::codec::CodecPlace;
 use crate::driver::CodecLoop;
 use crate::driver::command::{BroadcastOutcome, CodecWork, Command};
+#[cfg(not(test))]
+use crate::driver::port::Port;
 use crate::driver::port::{Mailbox, count, count_many};
 use crate::error::Result;
 use crate::panics::{caught, drop_guarded};
@@ -25,6 +27,10 @@ use crate::threads;
 use crate::wire::broadcast::Content;
 use crate::wire::headers::TraceHeaders;
 use crate::wire::names::Identifier;
+
+/// How often it is looked whether homes turn.
+#[cfg(not(test))]
+const LOOK_AT_HOMES: std::time::Duration = std::time::Duration::from_secs(10);
 
 /// What the codec thread is given.
 pub(crate) enum CodecInput {
@@ -148,25 +154,43 @@ async fn work(context: &Context, mut inputs: mpsc::UnboundedReceiver<CodecInput>
     }
 }
 
-/// Reads figures off in between, where there is somebody to read them.
-#[cfg(all(feature = "metrics", not(test)))]
+/// What is read off every so often, in between.
+#[cfg(not(test))]
 struct Ticks {
-    interval: tokio::time::Interval,
-    sampler: crate::observe::meter::Sampler,
+    homes: tokio::time::Interval,
+    port: Arc<Port>,
+    #[cfg(feature = "metrics")]
+    figures: (tokio::time::Interval, crate::observe::meter::Sampler),
 }
 
-#[cfg(all(feature = "metrics", not(test)))]
+#[cfg(not(test))]
 impl Ticks {
     fn new(context: &Context) -> Self {
-        let interval = tokio::time::interval(std::time::Duration::from_secs(1));
-        Ticks { interval, sampler: crate::observe::meter::Sampler::new(&context.port) }
+        use tokio::time::{MissedTickBehavior, interval};
+        let mut homes = interval(LOOK_AT_HOMES);
+        // Guards: looks that follow each other at once, after the program was stopped.
+        homes.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        Ticks {
+            homes,
+            port: Arc::clone(&context.port),
+            #[cfg(feature = "metrics")]
+            figures: (interval(std::time::Duration::from_secs(1)), crate::observe::meter::Sampler::new(&context.port)),
+        }
     }
 
     async fn next(&mut self, inputs: &mut mpsc::UnboundedReceiver<CodecInput>) -> Option<CodecInput> {
         loop {
+            #[cfg(feature = "metrics")]
+            let figures = self.figures.0.tick();
+            #[cfg(not(feature = "metrics"))]
+            let figures = std::future::pending::<()>();
             tokio::select! {
                 biased;
-                _ = self.interval.tick() => self.sampler.take(),
+                _ = self.homes.tick() => self.port.look_at_homes(),
+                _ = figures => {
+                    #[cfg(feature = "metrics")]
+                    self.figures.1.take();
+                }
                 input = inputs.recv() => return input,
             }
         }
@@ -174,10 +198,10 @@ impl Ticks {
 }
 
 /// The clock of the simulation is left alone.
-#[cfg(not(all(feature = "metrics", not(test))))]
+#[cfg(test)]
 struct Ticks;
 
-#[cfg(not(all(feature = "metrics", not(test))))]
+#[cfg(test)]
 impl Ticks {
     fn new(_: &Context) -> Self {
         Ticks

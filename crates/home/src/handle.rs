@@ -24,6 +24,9 @@ pub struct Occupancy {
     pub capacity: usize,
     /// How many envelopes wait in the inbox: what has arrived, and the home has not turned to.
     pub queued: usize,
+    /// How often it has turned to its inbox so far. A home with something there that does not stands: what runs on it blocks, or
+    /// waits for what it alone can bring.
+    pub rounds: u64,
 }
 
 /// A handle to a home of any kind; cheap to clone, good on any thread.
@@ -117,7 +120,8 @@ impl Home {
     #[must_use]
     pub fn occupancy(&self) -> Occupancy {
         let (open, capacity) = self.inbox.open();
-        Occupancy { open, capacity, queued: self.inbox.queued() }
+        let (queued, rounds) = self.inbox.queued();
+        Occupancy { open, capacity, queued, rounds }
     }
 
     /// True when both are handles to one home.

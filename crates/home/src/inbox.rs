@@ -93,13 +93,15 @@ struct State {
     closed: bool,
     /// Set when the loop that the home is was asked to end.
     stopping: bool,
+    /// How often the home has taken out what was there.
+    rounds: u64,
 }
 
 impl Inbox {
     pub(crate) fn new(identity: Identity, bell: Bell, capacity: usize) -> Arc<Self> {
         Arc::new(Inbox {
             identity,
-            state: Mutex::new(State { queue: VecDeque::new(), waker: None, closed: false, stopping: false }),
+            state: Mutex::new(State { queue: VecDeque::new(), waker: None, closed: false, stopping: false, rounds: 0 }),
             bell,
             permits: Permits::new(capacity),
         })
@@ -126,9 +128,10 @@ impl Inbox {
         self.permits.taken()
     }
 
-    /// How many envelopes wait.
-    pub(crate) fn queued(&self) -> usize {
-        self.state.lock().queue.len()
+    /// How many envelopes wait, and how often they were taken out so far.
+    pub(crate) fn queued(&self) -> (usize, u64) {
+        let state = self.state.lock();
+        (state.queue.len(), state.rounds)
     }
 
     /// A permit for one more future, call or task, if there is one.
@@ -267,6 +270,7 @@ impl Inbox {
     /// Moves all that is there into `tray`. On the home only.
     pub(crate) fn take_all(&self, tray: &mut VecDeque<Envelope>) {
         let mut state = self.state.lock();
+        state.rounds += 1;
         if tray.is_empty() {
             std::mem::swap(tray, &mut state.queue);
         } else {
@@ -284,6 +288,7 @@ impl Inbox {
             drop(old);
             return Poll::Pending;
         }
+        state.rounds += 1;
         std::mem::swap(tray, &mut state.queue);
         Poll::Ready(())
     }

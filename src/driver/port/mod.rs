@@ -25,7 +25,6 @@ use crate::threads::ThreadHandle;
 use crate::wire::names::Names;
 
 pub(crate) mod events;
-#[cfg(feature = "metrics")]
 mod homes;
 mod mailbox;
 mod permits;
@@ -61,7 +60,6 @@ pub(crate) struct Port {
     pub(crate) counters: Counters,
     feed: Feed,
     /// Where something of this communicator runs, to be read off.
-    #[cfg(feature = "metrics")]
     homes: homes::Homes,
     status: Mutex<Status>,
     /// Why nothing can be asked of it any more, from the moment that it takes no new work.
@@ -133,7 +131,6 @@ impl Port {
             permits: Permits::new(in_flight.messages, in_flight.bytes),
             #[cfg(any(test, feature = "metrics"))]
             in_flight,
-            #[cfg(feature = "metrics")]
             homes: homes::Homes::default(),
             names,
             transfer,
@@ -179,9 +176,7 @@ impl Port {
     }
 
     /// Something of this communicator runs at this home.
-    #[cfg_attr(not(feature = "metrics"), allow(unused_variables, clippy::unused_self, reason = "nobody asks"))]
     pub(crate) fn runs_at(&self, home: &Home) {
-        #[cfg(feature = "metrics")]
         self.homes.add(home);
     }
 
@@ -189,6 +184,12 @@ impl Port {
     #[cfg(all(feature = "metrics", not(test)))]
     pub(crate) fn homes(&self) -> Vec<crate::home::Occupancy> {
         self.homes.occupancies()
+    }
+
+    /// Reports homes that stand. To be called every so often.
+    #[cfg(not(test))]
+    pub(crate) fn look_at_homes(&self) {
+        self.homes.look();
     }
 
     /// The time that a handler has. It ends without its completer being used where the communicator does.
