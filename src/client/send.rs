@@ -413,14 +413,14 @@ impl<T> TaskSend<T> {
     }
 
     /// Holds the task back for this long: only then does it come into its queue, whether or not there is a worker. The timeout of
-    /// its reply begins only then.
+    /// its reply begins only then, counted from the call: what comes late to the broker, since there is no connection, does not move it.
     ///
     /// Meanwhile it lies in a durable queue at the broker, `homing-delay-…`, which all tasks with the same delay and the same task
     /// queue share, and which is deleted when it is not used any more. It is not lost when its sender ends, or when the broker is
     /// stopped and started again, and RabbitMQ needs no plugin for it. At most 45 days. If the task queue is deleted before the time
     /// is over, the tasks that were held back for it are lost; so is one that comes due while an operator's policy has its queue
-    /// refuse messages (`max-length` with `reject-publish`). An operator's policy with a shorter `message-ttl` shortens the delay, where
-    /// it matches queues named `homing-…`.
+    /// refuse messages (`max-length` with `reject-publish`). An operator's policy with a shorter `message-ttl` shortens the delay, and
+    /// one with a shorter `expires` loses what is held back, where it matches queues named `homing-…`.
     ///
     /// RabbitMQ does not confirm to itself what it moves when the time is over. If it is *killed*, or its machine loses power, it
     /// may lose tasks that were due and waited for a worker, and it may hand out a task that was done shortly before once more,
@@ -472,8 +472,8 @@ impl<T> TaskSend<T> {
     ///   is over. If it is not known whether the task has arrived, or whether the key is taken, the key stays, too; the error says so.
     ///   If it is certain that the broker has not taken the task over (its queue is full, for example), the key is free again, but for
     ///   one whose time is over within the [`operation_timeout`](super::CommunicatorBuilder::operation_timeout) anyway: that one stays.
-    ///   It is freed by the deletion of its queue. If the network delivers that only when its time is over and another one has the key,
-    ///   that one's is freed.
+    ///   For that the user has to have the right to read `homing-unique-…`.
+    /// - A queue that refuses the key for another reason, such as an operator's policy of `max-length` 0, counts as one that has it.
     /// - The task may still wait or run when its time is over. Then the next one with its key is sent.
     /// - A task that comes again, since its worker died, is not affected.
     /// - Tasks of one sender are not sent in the order of their calls: one with a key waits for its key.

@@ -8,16 +8,19 @@
 
 use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
+use std::pin::pin;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
+use futures_util::future::{Either, select};
 use tokio::sync::oneshot;
 use tokio::time::Instant;
 
 use super::command::QueueName;
 use super::gate::Gate;
 use super::once::Once;
+use super::outbox::{TakenKey, Wanted};
 use super::port::Port;
 use super::tasks::Generation;
 use crate::broker::{Broker, BrokerEvent, ConsumeSpec, Delivery, EventSender, Lane, Nack, QueueSpec, Receipt};
@@ -117,6 +120,10 @@ async fn noting<T>(answered: &Progress, question: impl Future<Output = Result<T>
     }
     outcome
 }
+
+/// Whether something was asked of the broker.
+#[derive(Default)]
+struct Begun(Cell<bool>);
 
 /// Why a consumer was not set up.
 #[derive(Debug)]
@@ -264,8 +271,34 @@ impl<B: Broker> Connection<B> {
         self.ask(self.broker.bind(queue, name, &binding.key)).await
     }
 
+    /// Declares what a stream of tasks to this queue needs: `None` when nobody wants it any more before anything was asked. What has
+    /// been asked is waited for.
+    // Guards: streams without number, whose messages have all been given up behind a silent broker. They would keep their memory, and
+    // be declared one after the other once it answers, before what somebody waits for.
+    pub(super) async fn open_tasks(&self, queue: &QueueName, wanted: Wanted) -> Option<Result<()>> {
+        let begun = Begun::default();
+        let declared = async {
+            let names = &self.port.names;
+            match (names.delay_queue(queue), names.marker_queue(queue)) {
+                (Some((spec, to)), _) => self.delay_queue(&spec, &to, &begun).await,
+                (None, Some(spec)) => self.marker_queue(&spec, &begun).await,
+                (None, None) => self.task_queue_begun(queue, &begun).await,
+            }
+        };
+        let mut declared = pin!(declared);
+        match select(pin!(wanted.until_over()), declared.as_mut()).await {
+            Either::Left(_) if begun.0.get() => Some(declared.await),
+            Either::Left(_) => None,
+            Either::Right((outcome, _)) => Some(outcome),
+        }
+    }
+
     /// A task queue and its binding. Sending declares it too, so that a task is never unroutable.
     pub(super) async fn task_queue(&self, name: &QueueName) -> Result<()> {
+        self.task_queue_begun(name, &Begun::default()).await
+    }
+
+    async fn task_queue_begun(&self, name: &QueueName, begun: &Begun) -> Result<()> {
         let once = {
             let mut declared = self.task_queues.borrow_mut();
             if declared.len() >= DECLARED_MOST && !declared.contains_key(name) {
@@ -276,6 +309,7 @@ impl<B: Broker> Connection<B> {
         };
         once.get_or_try(async || {
             let _pass = self.declaring.enter().await?;
+            begun.0.set(true);
             self.declare_queue(&self.port.names.task_queue(name)).await?;
             let binding = Binding { exchange: Exchange::Task, key: name.to_string(), need: Need::Required };
             self.bind(name, &binding).await
@@ -284,9 +318,10 @@ impl<B: Broker> Connection<B> {
     }
 
     /// A queue in which tasks wait for their time, and the task queue that they go to then: what has nowhere to go is lost.
-    pub(super) async fn delay_queue(&self, spec: &QueueSpec, to: &QueueName) -> Result<()> {
+    async fn delay_queue(&self, spec: &QueueSpec, to: &QueueName, begun: &Begun) -> Result<()> {
         self.forget_task_queue(to);
-        self.task_queue(to).await?;
+        self.task_queue_begun(to, begun).await?;
+        begun.0.set(true);
         self.declare_queue(spec).await
     }
 
@@ -303,9 +338,26 @@ impl<B: Broker> Connection<B> {
         noting(&self.looked, self.broker.get(queue, lane)).await
     }
 
+    /// Takes a marker away, by which others may have its key.
+    ///
+    /// Guards: those who take the key while that is under way. RabbitMQ confirms markers that come to a queue as it is deleted, though
+    /// they go with it; so each of them would have the key, and the next one, too.
+    pub(super) async fn free_key(&self, taken: &TakenKey, lane: Lane) -> Result<()> {
+        if let Some(found) = self.get(&taken.marker, lane).await? {
+            if found.properties.message_id == taken.id {
+                self.broker.ack(found.receipt);
+            } else {
+                // Guards: the marker of somebody who has taken the key since.
+                self.broker.nack(found.receipt, Nack::Requeue);
+            }
+        }
+        Ok(())
+    }
+
     /// The queue of a key, which is declared before each use.
-    pub(super) async fn marker_queue(&self, spec: &QueueSpec) -> Result<()> {
+    async fn marker_queue(&self, spec: &QueueSpec, begun: &Begun) -> Result<()> {
         let _pass = self.declaring.enter().await?;
+        begun.0.set(true);
         self.declare_queue(spec).await
     }
 

@@ -437,6 +437,10 @@ impl<B: Broker> Driver<B> {
     /// Writes to itself by each way that others write to it: what comes back shows that a binding is gone, of which no broker
     /// tells.
     pub(super) fn probe(&mut self) {
+        // Guards: a silent connection that would have more of them as long as it lasts.
+        if self.outbox.is_probing() {
+            return;
+        }
         for Probed { exchange, queue, turn } in self.subscriptions.probed() {
             let nothing = Body::Encoded(bytes::Bytes::new());
             let message = Message {

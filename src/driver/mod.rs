@@ -42,7 +42,7 @@ use self::session::{Happened, Made, Session};
 use self::subscriptions::{Key, Subscriptions};
 use self::tasks::{Action, Claim, Config, DeliveryTag, Generation, HandId, Known, LeaseId, Live, TaskBook, TaskId};
 use self::timers::Timers;
-use crate::broker::{Broker, BrokerEvent, Delivery, Message};
+use crate::broker::{Broker, BrokerEvent, Delivery, Lane, Message};
 use crate::error::{Error, ErrorKind, Result};
 use crate::home::Completer;
 use crate::wire::names::Exchange;
@@ -101,6 +101,11 @@ type Done = Completer<Result<()>>;
 
 /// The outcome of a job.
 enum JobDone {
+    /// A stream was not opened, since nobody waits for it any more.
+    NotWanted {
+        stream: Stream,
+        generation: Generation,
+    },
     SetUp {
         key: Key,
         turn: Turn,
@@ -138,7 +143,10 @@ enum JobDone {
         outcome: Result<()>,
     },
     /// The queue of a key is deleted, or could not be.
-    KeyFreed,
+    KeyFreed {
+        lane: Lane,
+        generation: Generation,
+    },
     /// Before a close: nobody calls the subscribers here any more.
     Unbound,
     /// A lost connection has let go of its threads.
@@ -462,6 +470,11 @@ impl<B: Broker> Driver<B> {
                     (outcome, _) => self.outbox.opened(&stream, outcome.map(|()| None), now),
                 }
             }
+            JobDone::NotWanted { stream, generation } => {
+                if self.session.of(generation).is_some() {
+                    self.outbox.not_opened(&stream);
+                }
+            }
             JobDone::ExchangeBack { exchange, generation, outcome } => {
                 if self.session.of(generation).is_some() && outcome.is_ok() {
                     self.outbox.exchange_is_back(exchange);
@@ -482,7 +495,11 @@ impl<B: Broker> Driver<B> {
                 };
                 self.step_tasks(tasks::Input::LeaseDeleted { lease, known });
             }
-            JobDone::KeyFreed => {}
+            JobDone::KeyFreed { lane, generation } => {
+                if self.session.of(generation).is_some() {
+                    self.subscriptions.return_lane(lane);
+                }
+            }
             JobDone::Unbound => self.unbinding = false,
             JobDone::LetGo => self.letting_go -= 1,
         }

@@ -16,6 +16,8 @@
 //! What is with the broker when the connection is lost may have arrived or not. A task, a broadcast and a reply are sent
 //! again under the same message id, with a header that marks it; a call is not, unless its caller allowed it.
 //!
+//! A message whose time is over while it is with the broker ends for its sender, and keeps its room until the broker has decided.
+//!
 //! The outbox is a value: it has no clock, no connection and completes nobody. What is to be done comes out as [`Act`]s.
 //! `P` stands for the way to a sender, so that the models can use a small one.
 
@@ -24,6 +26,7 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
+use tokio::sync::oneshot;
 use tokio::time::Instant;
 use uuid::Uuid;
 
@@ -95,6 +98,10 @@ pub(super) enum Kind<P> {
     Probe(Turn),
     /// A copy of a task.
     Copy(CopyId),
+    /// Its sender has been told that the broker did not take it over in time. It keeps its room until the broker has decided, and is
+    /// not sent again.
+    // Guards: what a silent connection holds, which would be without bounds if those who are told so gave their room back.
+    GivenUp,
 }
 
 /// A task that goes when its marker has been confirmed.
@@ -113,8 +120,9 @@ pub(super) struct Marked<P> {
 
 /// A key that this communicator has.
 pub(super) struct TakenKey {
-    /// The queue of its marker.
+    /// The queue of its marker, and the marker's message id.
     pub(super) marker: QueueName,
+    pub(super) id: Option<Arc<str>>,
     /// Until then nobody else has it. Later others may.
     pub(super) until: Instant,
 }
@@ -146,8 +154,9 @@ pub(super) enum Act<P> {
         message: Rc<Message>,
         replies: Option<(Uuid, Exchange, Arc<str>)>,
     },
-    /// Declare what the stream needs, and answer by [`Outbox::opened`].
-    Open(Stream),
+    /// Declare what the stream needs, and answer by [`Outbox::opened`]; or, where nobody wants it any more before that was begun, by
+    /// [`Outbox::not_opened`].
+    Open(Stream, Wanted),
     Complete {
         published: P,
         outcome: Result<()>,
@@ -178,6 +187,22 @@ pub(super) enum Act<P> {
         bound: Turn,
         error: Error,
     },
+}
+
+/// Whether anybody still waits for a stream to be opened.
+pub(super) struct Wanted(oneshot::Receiver<()>);
+
+impl Wanted {
+    /// Resolves when nobody does.
+    pub(super) async fn until_over(self) {
+        // Nothing is sent: it is dropped.
+        let _ = self.0.await;
+    }
+
+    #[cfg(test)]
+    fn is_over_now(&mut self) -> bool {
+        self.0.try_recv() == Err(oneshot::error::TryRecvError::Closed)
+    }
 }
 
 struct Entry<P> {
@@ -261,6 +286,8 @@ struct StreamState {
     waiting: BTreeSet<PublishId>,
     /// Messages of it that have not ended.
     messages: usize,
+    /// Dropped when nobody wants it any more that is being opened.
+    wanted: Option<oneshot::Sender<()>>,
 }
 
 impl StreamState {
@@ -369,6 +396,11 @@ impl<P> Outbox<P> {
     /// How many messages have not come to their end, but for those that nobody waits for.
     pub(super) fn in_flight(&self) -> usize {
         self.entries.len() - self.aside
+    }
+
+    /// Whether there is a probe that the broker has not decided on.
+    pub(super) fn is_probing(&self) -> bool {
+        self.aside > 0 && self.entries.values().any(|entry| matches!(entry.kind, Kind::Probe(_)))
     }
 
     /// Whether there is an answer whose caller was not found so far.
@@ -489,7 +521,9 @@ impl<P> Outbox<P> {
             }
             Open::No => {
                 state.open = Open::Opening(last);
-                self.out.push(Act::Open(stream.clone()));
+                let (wanted, until) = oneshot::channel();
+                state.wanted = Some(wanted);
+                self.out.push(Act::Open(stream.clone(), Wanted(until)));
             }
             Open::Yes(reply_to) => {
                 let reply_to = reply_to.clone();
@@ -511,6 +545,7 @@ impl<P> Outbox<P> {
     /// A stream that was asked for is open, or cannot be opened.
     pub(super) fn opened(&mut self, stream: &Stream, outcome: Result<Option<Arc<str>>>, now: Instant) {
         let state = self.stream(stream);
+        state.wanted = None;
         match outcome {
             Ok(reply_to) => {
                 state.open = Open::Yes(reply_to);
@@ -524,7 +559,7 @@ impl<P> Outbox<P> {
                 };
                 if error.kind() == ErrorKind::ConnectionLost {
                     // The next connection opens it.
-                    return;
+                    return self.forget_unwanted(stream);
                 }
                 let failed: Vec<PublishId> = state.waiting.range(..=opened_for).copied().collect();
                 for id in failed {
@@ -539,6 +574,27 @@ impl<P> Outbox<P> {
                 // Guards: a message that came at the end of an attempt that was begun long before: it gets one of its own.
                 self.pump(stream);
             }
+        }
+        self.forget_unwanted(stream);
+    }
+
+    /// A stream was not opened, since nobody wanted it.
+    pub(super) fn not_opened(&mut self, stream: &Stream) {
+        let state = self.stream(stream);
+        // Guards: an attempt of later, for those who have come since.
+        if state.wanted.is_none() && matches!(state.open, Open::Opening(_)) {
+            state.open = Open::No;
+            self.pump(stream);
+        }
+        self.forget_unwanted(stream);
+    }
+
+    /// Of one whose messages were given up while it was being opened nothing is kept.
+    fn forget_unwanted(&mut self, stream: &Stream) {
+        if let Stream::Tasks(queue) = stream
+            && self.tasks.get(queue).is_some_and(|state| state.messages == 0)
+        {
+            self.tasks.remove(queue);
         }
     }
 
@@ -586,8 +642,11 @@ impl<P> Outbox<P> {
     /// There is no connection any more.
     pub(super) fn down(&mut self) {
         self.connected = false;
-        self.fixed.iter_mut().for_each(|state| state.open = Open::No);
-        self.tasks.values_mut().for_each(|state| state.open = Open::No);
+        for state in self.fixed.iter_mut().chain(self.tasks.values_mut()) {
+            state.open = Open::No;
+            state.wanted = None;
+        }
+        self.tasks.retain(|_, state| state.messages > 0);
         let mut ids: Vec<PublishId> = self.entries.keys().copied().collect();
         ids.sort_unstable();
         for id in ids {
@@ -595,7 +654,7 @@ impl<P> Outbox<P> {
             let handed = entry.state == State::Handed;
             match (&entry.kind, handed) {
                 (Kind::Copy(_), true) => self.finish(id, Err(unknown("a copy of a task"))),
-                (Kind::Copy(_) | Kind::Notice | Kind::Probe(_), _) => self.finish(id, Err(not_sent())),
+                (Kind::Copy(_) | Kind::Notice | Kind::Probe(_) | Kind::GivenUp, _) => self.finish(id, Err(not_sent())),
                 // Guards: a marker that is refused because of itself.
                 (Kind::Call { repeat: Repeat::Never, .. } | Kind::Marker(_), true) => {
                     self.finish(id, Err(lost_under_way()));
@@ -633,6 +692,9 @@ impl<P> Outbox<P> {
     /// The broker has decided on a message.
     pub(super) fn published(&mut self, id: PublishId, outcome: Result<()>, peers: Peers, now: Instant) {
         let Some(entry) = self.entries.get_mut(&id).filter(|entry| entry.state == State::Handed) else { return };
+        if matches!(entry.kind, Kind::GivenUp) {
+            return self.finish(id, outcome);
+        }
         let Err(error) = outcome else {
             return match entry.kind {
                 Kind::Marker(_) => self.key_taken(id),
@@ -783,7 +845,7 @@ impl<P> Outbox<P> {
                         self.broker
                     )
                 };
-                self.finish(id, Err(Error::new(ErrorKind::TimedOut, text)));
+                self.give_up(id, Error::new(ErrorKind::TimedOut, text));
             } else if entry.state == State::Pausing(at) {
                 let stream = entry.stream.clone();
                 self.wait_again(id);
@@ -801,9 +863,12 @@ impl<P> Outbox<P> {
 
     /// The broker has a marker: now its task goes.
     fn key_taken(&mut self, id: PublishId) {
-        let Some(Entry { kind: Kind::Marker(marked), charge, until, sender_until, .. }) = self.take_out(id) else {
+        let Some(Entry { kind: Kind::Marker(marked), message: marker, charge, until, sender_until, .. }) =
+            self.take_out(id)
+        else {
             return;
         };
+        let marker_id = marker.properties.message_id.clone();
         let Marked { key, stream, message, correlation, published, since, .. } = *marked;
         if let (Stream::Tasks(queue), true) = (&stream, message.exchange.is_empty()) {
             // Guards: a delay queue that expires with what lies in it. Only a declaration counts as its use.
@@ -811,7 +876,7 @@ impl<P> Outbox<P> {
         }
         // Guards: the key of somebody who takes it when its time is over. That begins as the broker gets the marker, and not as its
         // confirmation is read here.
-        let key = Some(TakenKey { marker: key.marker, until: after(since, key.time) });
+        let key = Some(TakenKey { marker: key.marker, id: marker_id, until: after(since, key.time) });
         self.send_request(stream, Kind::Task { correlation, published, key }, message, charge, until, sender_until);
     }
 
@@ -828,15 +893,35 @@ impl<P> Outbox<P> {
         Some(entry)
     }
 
+    /// Its time is over.
+    fn give_up(&mut self, id: PublishId, error: Error) {
+        let Some(entry) = self.entries.get_mut(&id).filter(|entry| entry.state == State::Handed) else {
+            return self.finish(id, Err(error));
+        };
+        for at in [entry.until.take(), entry.sender_until.take()].into_iter().flatten() {
+            self.due.remove(&(at, id));
+        }
+        let (kind, message) = (std::mem::replace(&mut entry.kind, Kind::GivenUp), Rc::clone(&entry.message));
+        self.set_aside(id, Aside::Yes);
+        self.end(kind, State::Handed, &message, Err(error));
+    }
+
     fn finish(&mut self, id: PublishId, outcome: Result<()>) {
         let Some(entry) = self.take_out(id) else { return };
         self.out.push(Act::Release(entry.charge));
-        match entry.kind {
+        if let Kind::Call { correlation, .. } = &entry.kind
+            && self.calls.get(correlation) == Some(&id)
+        {
+            self.calls.remove(correlation);
+        }
+        self.end(entry.kind, entry.state, &entry.message, outcome);
+    }
+
+    /// What a message has come to, for whom it concerns.
+    fn end(&mut self, kind: Kind<P>, state: State, message: &Message, outcome: Result<()>) {
+        match kind {
             Kind::Call { correlation, recipient, published, .. } => {
-                if self.calls.get(&correlation) == Some(&id) {
-                    self.calls.remove(&correlation);
-                }
-                let outcome = outcome.map_err(|error| call_failed(&entry.message.exchange, &recipient, error));
+                let outcome = outcome.map_err(|error| call_failed(&message.exchange, &recipient, error));
                 self.requested(Some(correlation), published, outcome);
             }
             Kind::Task { correlation, published, key } => {
@@ -853,7 +938,7 @@ impl<P> Outbox<P> {
                     | ErrorKind::ConnectionLost
                     | ErrorKind::TimedOut
                     | ErrorKind::CommunicatorClosed
-                        if entry.state == State::Handed =>
+                        if state == State::Handed =>
                     {
                         key.may_be_taken(&queue, error)
                     }
@@ -891,6 +976,7 @@ impl<P> Outbox<P> {
                 };
                 self.out.push(Act::Copied { copy, known });
             }
+            Kind::GivenUp => {}
         }
     }
 
@@ -900,9 +986,15 @@ impl<P> Outbox<P> {
             state.waiting.remove(&id);
         }
         state.messages -= 1;
+        if state.messages > 0 {
+            return;
+        }
+        state.wanted = None;
+        // Guards: a stream that is opened twice at once. One that is being opened goes when it is known what has come of that.
+        let is_opening = matches!(state.open, Open::Opening(_));
         if let Stream::Tasks(queue) = &entry.stream
-            && state.messages == 0
-            && (matches!(entry.kind, Kind::Marker(_)) || self.tasks.len() > IDLE_STREAMS_MOST)
+            && !is_opening
+            && (matches!(entry.kind, Kind::Marker(_) | Kind::GivenUp) || self.tasks.len() > IDLE_STREAMS_MOST)
         {
             // Declared again with its next message.
             self.tasks.remove(queue);

@@ -7,7 +7,7 @@ use tokio::time::Instant;
 
 use super::command::TaskDelivery;
 use super::connection::Connection;
-use super::outbox::{Act, CopyId, Kind, Peers, Stream, TakenKey};
+use super::outbox::{Act, CopyId, Kind, Peers, Stream, TakenKey, Wanted};
 use super::port::{Charge, ConnectionEvent, Signal, count};
 use super::subscriptions::{self, Key};
 use super::tasks::{
@@ -94,7 +94,7 @@ impl<B: Broker> Driver<B> {
                     self.outbox.published(id, outcome, peers, Instant::now());
                 }
             }
-            Act::Open(stream) => self.open(stream),
+            Act::Open(stream, wanted) => self.open(stream, wanted),
             Act::Complete { published, outcome } => {
                 // A caller whose home has ended does not ask any more.
                 drop(published.complete(outcome));
@@ -132,7 +132,7 @@ impl<B: Broker> Driver<B> {
         }
     }
 
-    fn open(&mut self, stream: Stream) {
+    fn open(&mut self, stream: Stream, wanted: Wanted) {
         let now = Instant::now();
         match stream {
             Stream::Calls => self.subscriptions.replies_for(Exchange::Message, stream, now),
@@ -140,16 +140,12 @@ impl<B: Broker> Driver<B> {
             Stream::Replies(exchange) => self.declare(stream, exchange),
             Stream::Tasks(ref queue) => {
                 let queue = queue.clone();
-                let delayed = self.port.names.delay_queue(&queue);
-                let marker = self.port.names.marker_queue(&queue);
                 self.job(|connection| async move {
                     let generation = connection.generation;
-                    let outcome = match (delayed, marker) {
-                        (Some((spec, to)), _) => connection.delay_queue(&spec, &to).await,
-                        (None, Some(spec)) => connection.marker_queue(&spec).await,
-                        (None, None) => connection.task_queue(&queue).await,
-                    };
-                    JobDone::Declared { stream, generation, outcome }
+                    match connection.open_tasks(&queue, wanted).await {
+                        Some(outcome) => JobDone::Declared { stream, generation, outcome },
+                        None => JobDone::NotWanted { stream, generation },
+                    }
                 });
             }
             Stream::Direct => self.outbox.opened(&stream, Ok(None), now),
@@ -161,11 +157,16 @@ impl<B: Broker> Driver<B> {
         if !taken.can_be_freed(Instant::now(), self.port.operation_timeout) {
             return;
         }
+        if self.session.now().is_none() {
+            return;
+        }
+        let lane = self.subscriptions.borrow_lane();
         self.job(|connection| async move {
-            if let Err(error) = connection.delete_queue(&taken.marker).await {
+            let generation = connection.generation;
+            if let Err(error) = connection.free_key(&taken, lane).await {
                 crate::log::debug!(queue = %taken.marker, %error, "a key of a task that was not sent stays until its time is over");
             }
-            JobDone::KeyFreed
+            JobDone::KeyFreed { lane, generation }
         });
     }
 

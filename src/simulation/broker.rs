@@ -53,7 +53,7 @@ pub(super) struct Server {
     stalled: Cell<bool>,
     /// No longer blocked or stalled.
     goes_on: Notify,
-    /// A key was freed later than whoever asked for it could expect.
+    /// A key was looked at, to be freed, later than whoever asked for it could expect.
     freed_late: Cell<bool>,
 }
 
@@ -259,7 +259,7 @@ impl Server {
         self.store.borrow().sessions()
     }
 
-    /// Whether a key may have been freed that somebody else had by then: its queue was deleted after the limit of the question.
+    /// Whether a key may have seemed free that somebody had: its marker was looked at after the limit of the question.
     pub(super) fn freed_late(&self) -> bool {
         self.freed_late.get()
     }
@@ -703,12 +703,8 @@ impl Broker for Simulated {
     }
 
     fn delete_queue(&self, queue: &str) -> impl Future<Output = Result<()>> {
-        let (link, queue, asked) = (Rc::clone(&self.link), queue.to_owned(), Instant::now());
-        let limit = link.operation_timeout;
-        link.ask(ChannelId::Topology, "delete queue", queue.clone(), move |store, session, now| {
-            if queue.starts_with("homing-unique") && now - asked > limit {
-                server().freed_late.set(true);
-            }
+        let (link, queue) = (Rc::clone(&self.link), queue.to_owned());
+        link.ask(ChannelId::Topology, "delete queue", queue.clone(), move |store, session, _| {
             store.delete_queue(session, &queue)
         })
     }
@@ -732,8 +728,12 @@ impl Broker for Simulated {
     }
 
     fn get(&self, queue: &str, lane: Lane) -> impl Future<Output = Result<Option<Delivery>>> {
-        let (link, queue) = (Rc::clone(&self.link), queue.to_owned());
+        let (link, queue, asked) = (Rc::clone(&self.link), queue.to_owned(), Instant::now());
+        let limit = link.operation_timeout;
         link.ask(ChannelId::Lane(lane), "get", queue.clone(), move |store, session, now| {
+            if queue.starts_with("homing-unique") && now - asked > limit {
+                server().freed_late.set(true);
+            }
             store.get(session, &queue, lane, now)
         })
     }

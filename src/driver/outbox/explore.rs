@@ -20,6 +20,10 @@ enum Move {
     ExchangeBack,
     Forget,
     Tick,
+    /// So much time passes that what is given up some time is.
+    LongTick,
+    /// A stream that nobody wants is not opened.
+    NotOpened,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -61,7 +65,11 @@ struct World {
     now: Instant,
     connected: bool,
     /// Streams that were asked for.
-    opening: Vec<Stream>,
+    opening: Vec<(Stream, Wanted)>,
+    /// The task was given up.
+    given_up: bool,
+    /// How many messages there are in all.
+    messages: usize,
     open: Vec<Stream>,
     /// With the broker.
     handed: Vec<(PublishId, u32)>,
@@ -133,6 +141,10 @@ impl sequences::World for World {
         moves.push(if self.connected { Move::Down } else { Move::Up });
         if !self.opening.is_empty() {
             moves.extend([Fate::Yes, Fate::Lost, Fate::Refused].map(Move::Opened));
+            moves.push(Move::NotOpened);
+        }
+        if !self.given_up {
+            moves.push(Move::LongTick);
         }
         let fates = [Fate::Yes, Fate::Lost, Fate::NotFound, Fate::Unroutable, Fate::Nack];
         if !self.handed.is_empty() {
@@ -174,7 +186,7 @@ impl sequences::World for World {
                 self.outbox.down();
             }
             Move::Opened(fate) => {
-                let stream = self.opening.remove(0);
+                let (stream, _) = self.opening.remove(0);
                 self.lost |= fate == Fate::Lost;
                 if fate == Fate::Yes {
                     self.open.push(stream.clone());
@@ -189,6 +201,18 @@ impl sequences::World for World {
                 self.outbox.exchange_is_back(Exchange::Task);
             }
             Move::Forget => self.outbox.forget_call(CALL, Error::new(ErrorKind::Cancelled, "given up")),
+            Move::NotOpened => {
+                // Only where nobody wants it.
+                if self.opening[0].1.is_over_now() {
+                    let (stream, _) = self.opening.remove(0);
+                    self.outbox.not_opened(&stream);
+                }
+            }
+            Move::LongTick => {
+                self.given_up = true;
+                self.now = after(self.now, Duration::from_secs(2));
+                self.outbox.tick(self.now, &Away::default());
+            }
             Move::Tick => {
                 self.now = after(self.now, Duration::from_millis(150));
                 self.outbox.tick(self.now, &Away::default());
@@ -250,6 +274,8 @@ impl World {
             now,
             connected: false,
             opening: Vec::new(),
+            given_up: false,
+            messages: if keyed { 1 } else { 3 },
             open: Vec::new(),
             handed: Vec::new(),
             completed: Vec::new(),
@@ -293,6 +319,7 @@ impl World {
                     assert!(!(number == 1 && self.call_may_have_arrived), "a call was sent again");
                     assert!(!(number == 4 && self.marker_may_have_arrived), "a marker was sent again");
                     assert!(!(self.keyed && number == 2) || self.has_key, "a task was sent without its key");
+                    assert!(!(number == 2 && self.completed.contains(&2)), "what was given up is sent");
                     let resent = headers::number(&message.properties, headers::RESEND) > 0;
                     if number == 2 {
                         assert_eq!(resent, self.task_may_have_arrived, "what may have arrived is marked");
@@ -302,10 +329,11 @@ impl World {
                     }
                     self.handed.push((id, number));
                 }
-                Act::Open(stream) => {
-                    assert!(self.connected && !self.opening.contains(&stream), "opened twice at once");
+                Act::Open(stream, wanted) => {
+                    let twice = self.opening.iter().any(|(opening, _)| *opening == stream);
+                    assert!(self.connected && !twice, "opened twice at once");
                     self.open.retain(|open| *open != stream);
-                    self.opening.push(stream);
+                    self.opening.push((stream, wanted));
                 }
                 Act::Complete { published, .. } => {
                     assert!(!self.completed.contains(&published), "completed twice");
@@ -332,6 +360,13 @@ impl World {
                 Act::QueueVanished(queue) => self.open.retain(|open| *open != Stream::Tasks(queue.clone())),
                 _ => {}
             }
+        }
+        // Guards: room that is given back for what the connection still has.
+        assert!(self.released + self.handed.len() <= self.messages, "room is given back too early");
+        for (stream, wanted) in &mut self.opening {
+            let wants = |entry: &Entry<u32>| entry.stream == *stream;
+            let unwanted = !self.outbox.entries.values().any(wants);
+            assert!(!unwanted || wanted.is_over_now() || fixed(stream).is_some(), "it is opened for nobody");
         }
     }
 }

@@ -58,7 +58,7 @@ fn a_stream_is_opened_once_and_keeps_its_order() {
     let mut outbox = outbox();
     outbox.up();
     (1..=3).for_each(|n| broadcast(&mut outbox, n));
-    let opens = outbox.acts().iter().filter(|act| matches!(act, Act::Open(_))).count();
+    let opens = outbox.acts().iter().filter(|act| matches!(act, Act::Open(..))).count();
     assert_eq!(opens, 1);
     outbox.opened(&Stream::Broadcasts, Ok(None), Instant::now());
     let ids: Vec<u64> = published(&outbox.acts()).iter().map(|(id, _)| id.0).collect();
@@ -77,11 +77,11 @@ fn a_stream_that_cannot_be_opened_fails_those_for_whom_it_was_tried() {
     outbox.opened(&Stream::Broadcasts, no_answer(), Instant::now());
     let acts = outbox.acts();
     assert_eq!(completed(&acts), [(1, Some(ErrorKind::TimedOut))]);
-    assert!(acts.iter().any(|act| matches!(act, Act::Open(_))), "it is tried again for the second");
+    assert!(acts.iter().any(|act| matches!(act, Act::Open(..))), "it is tried again for the second");
     outbox.opened(&Stream::Broadcasts, no_answer(), Instant::now());
     let acts = outbox.acts();
     assert_eq!(completed(&acts), [(2, Some(ErrorKind::TimedOut))]);
-    assert!(!acts.iter().any(|act| matches!(act, Act::Open(_))), "nothing waits for it");
+    assert!(!acts.iter().any(|act| matches!(act, Act::Open(..))), "nothing waits for it");
 }
 
 #[test]
@@ -148,9 +148,10 @@ fn every_message_ends_once_and_leaves_nothing() {
     outbox.tick(after(now, Duration::from_secs(2)), &Away::default());
     let ends = completed(&outbox.acts());
     assert_eq!(ends, [(1, Some(ErrorKind::DeliveryFailed)), (2, Some(ErrorKind::TimedOut))]);
+    assert_eq!(outbox.in_flight(), 0);
     // What comes late is for nobody.
     outbox.published(PublishId(2), Ok(()), Peers::Settled, now);
-    assert!(outbox.acts().is_empty() && outbox.is_empty() && outbox.due.is_empty());
+    assert!(matches!(outbox.acts()[..], [Act::Release(_)]) && outbox.is_empty() && outbox.due.is_empty());
     assert_eq!(outbox.in_flight(), 0);
 }
 
@@ -175,7 +176,7 @@ fn a_reply_whose_exchange_had_no_answer_is_tried_again_until_its_time_is_up() {
         let acts = outbox.acts();
         assert_eq!(published(&acts), []);
         for act in acts {
-            if let Act::Open(stream) = act {
+            if let Act::Open(stream, _) = act {
                 opened += 1;
                 outbox.opened(&stream, Err(no_answer()), now);
             }
@@ -238,7 +239,7 @@ fn task_of(outbox: &mut Box, marker: PublishId) -> PublishId {
 #[test]
 fn a_key_is_freed_as_long_as_nobody_else_can_have_it_by_then() {
     let (now, second) = (Instant::now(), Duration::from_secs(1));
-    let taken = TakenKey { marker: "marker".into(), until: now + 10 * second };
+    let taken = TakenKey { marker: "marker".into(), id: None, until: now + 10 * second };
     assert!(taken.can_be_freed(now, 9 * second));
     assert!(!taken.can_be_freed(now, 10 * second));
     assert!(!taken.can_be_freed(now + 7 * second, 4 * second));
@@ -299,7 +300,7 @@ fn a_marker_queue_that_is_gone_is_declared_again() {
     let marker = keyed(&mut outbox, None);
     let gone = Error::new(ErrorKind::Unroutable, "no such queue");
     outbox.published(marker, Err(gone), Peers::Settled, Instant::now());
-    assert!(outbox.acts().iter().any(|act| matches!(act, Act::Open(_))));
+    assert!(outbox.acts().iter().any(|act| matches!(act, Act::Open(..))));
     assert!(!outbox.is_empty());
 }
 
@@ -356,6 +357,103 @@ fn a_key_stays_where_its_task_may_have_been_sent() {
         outbox.tick(until, &Away::default());
         let acts = outbox.acts();
         assert_eq!((completed(&acts), freed(&acts)), (vec![(1, Some(ErrorKind::TimedOut))], 0));
+        // What the broker decides later.
+        outbox.published(task, Ok(()), Peers::Settled, until);
+        assert_eq!(freed(&outbox.acts()), 0);
         assert!(outbox.is_empty());
+    }
+}
+
+fn to_queue(outbox: &mut Box, queue: &str, number: u32, until: Instant) {
+    let kind = Kind::Task { correlation: None, published: Some(number), key: None };
+    outbox.send(Stream::Tasks(queue.into()), kind, message(), Charge::NOTHING, Some(until));
+}
+
+/// Guards: a silent connection that has more and more, since each sender that is told so makes room for the next.
+#[test]
+fn what_is_given_up_keeps_its_room_until_the_broker_has_decided() {
+    let now = Instant::now();
+    let until = after(now, Duration::from_secs(1));
+    let failed = |kind| Some(Err(crate::error::Error::new(kind, "on purpose")));
+    let kinds = [ErrorKind::DeliveryFailed, ErrorKind::NotFound, ErrorKind::Unroutable, ErrorKind::ConnectionLost];
+    // Lost, where there is no outcome.
+    for outcome in kinds.map(failed).into_iter().chain([Some(Ok(())), None]) {
+        let mut outbox = outbox();
+        outbox.up();
+        to_queue(&mut outbox, "q", 1, until);
+        outbox.opened(&Stream::Tasks("q".into()), Ok(None), now);
+        let sent = published(&outbox.acts());
+        outbox.tick(until, &Away::default());
+        let acts = outbox.acts();
+        assert_eq!(completed(&acts), [(1, Some(ErrorKind::TimedOut))]);
+        assert!(!acts.iter().any(|act| matches!(act, Act::Release(_))), "the connection still has it");
+        assert_eq!((outbox.in_flight(), outbox.unconfirmed()), (0, 0), "nobody waits for it");
+        match outcome {
+            Some(outcome) => outbox.published(sent[0].0, outcome, Peers::Settled, until),
+            None => outbox.down(),
+        }
+        assert!(matches!(outbox.acts()[..], [Act::Release(_)]), "and it is not sent again");
+        outbox.up();
+        outbox.tick(after(until, Duration::from_secs(60)), &Away::default());
+        assert!(outbox.acts().is_empty() && outbox.is_empty() && outbox.due.is_empty());
+    }
+}
+
+/// Guards: queues that are declared one after the other for messages that were given up long ago.
+#[test]
+fn a_stream_whose_messages_are_given_up_is_not_wanted_until_there_are_others() {
+    let now = Instant::now();
+    let until = after(now, Duration::from_secs(1));
+    let mut outbox = outbox();
+    outbox.up();
+    let queues = ["a", "b", "c"];
+    queues.iter().for_each(|queue| to_queue(&mut outbox, queue, 1, until));
+    to_queue(&mut outbox, "c", 2, after(until, Duration::from_secs(1)));
+    let mut opens: Vec<(Stream, Wanted)> = outbox
+        .acts()
+        .into_iter()
+        .filter_map(|act| if let Act::Open(stream, wanted) = act { Some((stream, wanted)) } else { None })
+        .collect();
+    assert_eq!(opens.len(), 3);
+    assert!(opens.iter_mut().all(|(_, wanted)| !wanted.is_over_now()));
+    outbox.tick(until, &Away::default());
+    assert_eq!(
+        outbox.acts().iter().filter(|act| matches!(act, Act::Release(_))).count(),
+        3,
+        "none of them has gone out"
+    );
+    let over: Vec<bool> = opens.iter_mut().map(|(_, wanted)| wanted.is_over_now()).collect();
+    assert_eq!(over, [true, true, false]);
+    // One comes before it is known that the first stream is not opened.
+    to_queue(&mut outbox, "a", 3, after(until, Duration::from_secs(1)));
+    assert!(outbox.acts().is_empty(), "it is being opened");
+    outbox.not_opened(&opens[0].0);
+    outbox.not_opened(&opens[1].0);
+    let acts = outbox.acts();
+    assert!(matches!(&acts[..], [Act::Open(stream, _)] if *stream == opens[0].0), "anew, for the one who wants it");
+    assert_eq!(outbox.tasks.len(), 2, "nothing is kept of the other one");
+    // What is known too late changes nothing.
+    outbox.not_opened(&opens[0].0);
+    assert!(outbox.acts().is_empty());
+    outbox.tick(after(until, Duration::from_secs(2)), &Away::default());
+    queues.iter().for_each(|queue| outbox.opened(&Stream::Tasks((*queue).into()), Ok(None), until));
+    assert!(outbox.is_empty() && outbox.tasks.is_empty(), "{} streams", outbox.tasks.len());
+}
+
+/// Guards: probes without number on a connection that stays silent.
+#[test]
+fn there_is_a_probe_until_the_broker_has_decided_on_it() {
+    for outcome in [Some(Ok(())), None] {
+        let mut outbox = outbox();
+        outbox.up();
+        assert!(!outbox.is_probing());
+        outbox.send(Stream::Direct, Kind::Probe(Turn::default()), message(), Charge::NOTHING, None);
+        let sent = published(&outbox.acts());
+        assert!(outbox.is_probing());
+        match outcome {
+            Some(outcome) => outbox.published(sent[0].0, outcome, Peers::Settled, Instant::now()),
+            None => outbox.down(),
+        }
+        assert!(!outbox.is_probing() && outbox.is_empty());
     }
 }
