@@ -142,7 +142,7 @@ impl<B: Broker> Driver<B> {
         let bound = self.subscriptions.bound_calls();
         let exchange = self.port.names.message_exchange.clone();
         self.unbinding = true;
-        self.jobs.push(Box::pin(async move {
+        self.jobs.push(async move {
             let unbind = |(identifier, queue): (Identifier, String)| {
                 let (connection, exchange) = (&connection, &exchange);
                 async move {
@@ -154,7 +154,7 @@ impl<B: Broker> Driver<B> {
             };
             futures_util::stream::iter(bound).for_each_concurrent(64, unbind).await;
             JobDone::Unbound
-        }));
+        });
         self.go_on(until, |driver| !driver.unbinding).await;
         while let Some(event) = self.session.event_now() {
             let _ = self.on_event(event);

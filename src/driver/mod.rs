@@ -25,9 +25,6 @@ use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
-use futures_util::StreamExt;
-use futures_util::future::LocalBoxFuture;
-use futures_util::stream::FuturesUnordered;
 use tokio::sync::mpsc;
 use tokio::time::Instant;
 
@@ -35,6 +32,7 @@ use self::answers::Answers;
 use self::callers::Callers;
 use self::command::{Command, PullId, QueueName, RawReply, TaskDelivery, Turn};
 use self::connection::{Connection, NotSetUp};
+use self::jobs::Jobs;
 use self::outbox::{CopyId, Outbox, Stream};
 use self::port::{Giver, Port};
 use self::requests::Requests;
@@ -56,6 +54,7 @@ mod connection;
 mod deadlines;
 mod events;
 mod gate;
+mod jobs;
 mod lanes;
 #[cfg(test)]
 mod leftovers;
@@ -153,8 +152,6 @@ enum JobDone {
     LetGo,
 }
 
-type Jobs = FuturesUnordered<LocalBoxFuture<'static, JobDone>>;
-
 /// What a copy of a task is for.
 enum CopyOf {
     Moved(TaskId),
@@ -221,7 +218,7 @@ struct Driver<B: Broker> {
     /// When lost answers are asked for: of the requests that are answered to this queue.
     asks: BTreeMap<(Instant, Arc<str>), usize>,
     next_probe: Option<Instant>,
-    jobs: Jobs,
+    jobs: Jobs<JobDone>,
     codec: CodecLoop,
     /// For how long there was no connection, until everything is set up again.
     away: Option<Duration>,
@@ -263,7 +260,7 @@ impl<B: Broker> Driver<B> {
             let polled = match (self.first + source) % SOURCES {
                 0 => self.session.poll(context).map(Next::Session),
                 1 => self.commands.poll_recv(context).map(Next::Command),
-                2 => self.poll_jobs(context).map(Next::Job),
+                2 => self.jobs.poll_done(context).map(Next::Job),
                 _ => self.alarm.poll(context).map(|()| Next::Time),
             };
             if polled.is_ready() {
@@ -271,13 +268,6 @@ impl<B: Broker> Driver<B> {
             }
         }
         Poll::Pending
-    }
-
-    fn poll_jobs(&mut self, context: &mut Context<'_>) -> Poll<JobDone> {
-        match ready!(self.jobs.poll_next_unpin(context)) {
-            Some(done) => Poll::Ready(done),
-            None => Poll::Pending,
-        }
     }
 
     fn next_deadline(&self) -> Option<Instant> {
@@ -388,10 +378,10 @@ impl<B: Broker> Driver<B> {
         self.callers.channel_gone(|channel| channel.generation == generation);
         self.step_tasks(tasks::Input::ConnectionLost);
         self.letting_go += 1;
-        self.jobs.push(Box::pin(async move {
+        self.jobs.push(async move {
             session::farewell(connection).await;
             JobDone::LetGo
-        }));
+        });
         self.perform();
     }
 

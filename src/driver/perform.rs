@@ -66,7 +66,7 @@ impl<B: Broker> Driver<B> {
     /// Runs a job on the present connection.
     fn job<F: Future<Output = JobDone> + 'static>(&mut self, make: impl FnOnce(Rc<Connection<B>>) -> F) {
         if let Some(connection) = self.connection() {
-            self.jobs.push(Box::pin(make(connection)));
+            self.jobs.push(make(connection));
         }
     }
 

@@ -4,12 +4,12 @@ use std::io;
 use std::sync::Arc;
 use std::time::Duration;
 
-use futures_util::stream::FuturesUnordered;
 use tokio::sync::mpsc;
 
 use super::answers::Answers;
 use super::callers::Callers;
 use super::command::{CloseReport, Closing, CodecWork, Command};
+use super::jobs::Jobs;
 use super::outbox::Outbox;
 use super::port::{ConnectionEvent, ConnectionState, Port, home_ended};
 use super::requests::Requests;
@@ -225,7 +225,7 @@ impl Plan {
             timers: Timers::default(),
             asks: Default::default(),
             next_probe: None,
-            jobs: FuturesUnordered::new(),
+            jobs: Jobs::default(),
             codec,
             away: None,
             phase: Phase::Open,
