@@ -3,13 +3,14 @@
 use std::collections::BTreeSet;
 use std::future::IntoFuture;
 use std::num::NonZeroU16;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant, SystemTime};
 
 use homing::home::Home;
 use homing::{
-    Answer, Error, ErrorKind, Failure, ReplyStage, RpcRequest, RpcSubscriber, TaskRequest, TaskSubscriber, Value,
+    Answer, Communicator, Error, ErrorKind, Failure, ReplyStage, RpcRequest, RpcSubscriber, TaskRequest,
+    TaskSubscriber, Value,
 };
 
 use crate::support::{Broker, Suite, eventually};
@@ -51,6 +52,7 @@ pub fn add(suite: &mut Suite) {
         keys_of_different_queues_are_apart,
         a_key_is_free_again_after_its_time,
         a_key_is_free_again_where_its_task_could_not_be_sent,
+        a_key_that_is_freed_has_one_taker,
         a_task_with_a_key_has_its_outcome_its_delay_and_its_priority,
         a_call_with_a_key_that_is_dropped_leaves_no_key_without_its_task,
         a_key_that_no_queue_can_keep_is_refused,
@@ -676,6 +678,50 @@ async fn a_key_is_free_again_where_its_task_could_not_be_sent(broker: Broker) {
         assert_eq!(kind(with.task_send(2).unique(key, HOUR).no_reply().await), ErrorKind::DuplicateTask);
     }
     assert_eq!(waiting(&with).await, 3);
+}
+
+/// Guards: a queue of keys that is deleted while markers are on their way to it. RabbitMQ confirms those, too.
+async fn a_key_that_is_freed_has_one_taker(broker: Broker) {
+    let with_priorities = || options(&broker).task_priorities(3.try_into().unwrap()).connect();
+    let without = connect(&broker).await;
+    let mut others = Vec::new();
+    for _ in 0..4 {
+        others.push(with_priorities().await.unwrap());
+    }
+    others[0].task_send(0).no_reply().await.unwrap();
+    let mut freed = 0;
+    for number in 0..12 {
+        let key = format!("k{number}");
+        let (takers, over) = (Arc::new(AtomicUsize::new(0)), Arc::new(AtomicBool::new(false)));
+        let refused = without.task_send(1).unique(&key, HOUR).no_reply();
+        let send = |other: &Communicator| {
+            let (other, key, takers, over) = (other.clone(), key.clone(), takers.clone(), over.clone());
+            tokio::spawn(async move {
+                while !over.load(Ordering::Relaxed) {
+                    match other.task_send(2).delay(HOUR).unique(&key, HOUR).no_reply().await {
+                        Ok(()) => drop(takers.fetch_add(1, Ordering::Relaxed)),
+                        Err(error) => assert_eq!(error.kind(), ErrorKind::DuplicateTask, "{error}"),
+                    }
+                }
+            })
+        };
+        let refused = tokio::spawn(async move { kind(refused.await) });
+        let sending: Vec<_> = others.iter().chain(&others).map(send).collect();
+        freed += usize::from(refused.await.unwrap() == ErrorKind::PreconditionFailed);
+        let until = Instant::now() + LONG;
+        while takers.load(Ordering::Relaxed) == 0 {
+            assert!(Instant::now() < until, "the key {key} is not free again");
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+        // Others that have it as well.
+        tokio::time::sleep(Duration::from_millis(100)).await;
+        over.store(true, Ordering::Relaxed);
+        for sending in sending {
+            sending.await.unwrap();
+        }
+        assert_eq!(takers.load(Ordering::Relaxed), 1, "{key}");
+    }
+    assert!(freed > 0, "no key was freed: the test tries nothing");
 }
 
 async fn a_task_with_a_key_has_its_outcome_its_delay_and_its_priority(broker: Broker) {
