@@ -39,7 +39,8 @@ impl<B: Broker> Driver<B> {
         self.session.stop_connecting();
         if lost.is_none() {
             self.port.refuse_new_work(self.port.closed());
-            self.go_on(part(4), |driver| driver.outbox.in_flight() == 0).await;
+            // Guards: a key that stays for a month, since its sender ends as soon as it knows that its task was not taken.
+            self.go_on(part(4), |driver| driver.outbox.in_flight() == 0 && driver.freeing == 0).await;
         }
         let calls_refused = if lost.is_none() { self.refuse_calls(part(5)).await } else { 0 };
         if let Some(error) = &lost {
@@ -118,6 +119,7 @@ impl<B: Broker> Driver<B> {
             driver.tasks.in_hand() == 0
                 && driver.callers.len() == 0
                 && driver.outbox.in_flight() == 0
+                && driver.freeing == 0
                 && driver.subscriptions.is_drained()
                 // Guards: callers that have lost the same broker and are back a little later than this communicator.
                 && (driver.peers() == Peers::Settled || !driver.outbox.seeks_callers())

@@ -14,7 +14,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use futures_util::future::{Either, select};
-use tokio::sync::oneshot;
+use tokio::sync::{Mutex, oneshot};
 use tokio::time::Instant;
 
 use super::command::QueueName;
@@ -30,6 +30,10 @@ use crate::wire::names::{Exchange, TestingMode};
 
 /// The lane of broadcasts, replies and what is looked for once.
 pub(super) const SERVICE_LANE: Lane = Lane(0);
+
+/// The lane by which keys are freed. No consumer has it.
+// Guards: a subscriber that shares its channel with a question which the broker may close it for.
+pub(super) const KEYS_LANE: Lane = Lane(u32::MAX);
 
 /// How long after a loss a recipient that is not to be found may be connecting again, as we just have.
 const SETTLING: Duration = Duration::from_secs(3);
@@ -62,6 +66,8 @@ pub(super) struct Connection<B> {
     /// For task queues that are declared, and for consumers that are set up.
     declaring: Gate,
     setting_up: Gate,
+    /// Whose turn it is to free a key.
+    freeing: Mutex<()>,
 }
 
 /// A consumer that is to be set up: its queue, the consumer, the bindings.
@@ -178,6 +184,7 @@ impl<B: Broker> Connection<B> {
             looked: Progress::default(),
             declaring: Gate::new(limit, Rc::clone(&answered)),
             setting_up: Gate::new(limit, Rc::clone(&answered)),
+            freeing: Mutex::new(()),
             answered,
         })
     }
@@ -342,8 +349,13 @@ impl<B: Broker> Connection<B> {
     ///
     /// Guards: those who take the key while that is under way. RabbitMQ confirms markers that come to a queue as it is deleted, though
     /// they go with it; so each of them would have the key, and the next one, too.
-    pub(super) async fn free_key(&self, taken: &TakenKey, lane: Lane) -> Result<()> {
-        if let Some(found) = self.get(&taken.marker, lane).await? {
+    pub(super) async fn free_key(&self, taken: &TakenKey) -> Result<()> {
+        // Guards: a program with thousands of keys to free, each of which would wait behind the others beyond its time.
+        let _turn = self.freeing.lock().await;
+        if !taken.can_be_freed(Instant::now(), self.port.operation_timeout) {
+            return Ok(());
+        }
+        if let Some(found) = self.get(&taken.marker, KEYS_LANE).await? {
             if found.properties.message_id == taken.id {
                 self.broker.ack(found.receipt);
             } else {

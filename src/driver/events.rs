@@ -9,6 +9,7 @@ use super::command::{
     BroadcastOutcome, Closing, CodecWork, Command, Expected, Extras, PullId, QueueName, Repeat, RequestEnd,
     TaskDelivery, TaskReply, Turn,
 };
+use super::connection::KEYS_LANE;
 use super::outbox::{Kind, Marked, Stream};
 use super::port::{ChannelCause, Charge, ConnectionEvent, ConnectionState, count, count_many};
 use super::requests::{Arrived, Ended, Next};
@@ -601,6 +602,10 @@ impl<B: Broker> Driver<B> {
         let channel = Channel { generation, lane: lane.0, incarnation: opening };
         self.step_tasks(Input::ChannelClosed(channel));
         self.callers.channel_closed(channel);
+        if lane == KEYS_LANE {
+            // Nobody has anything by it, and whoever asked has the error.
+            return;
+        }
         let queue = self.subscriptions.channel_closed(consumers, Instant::now()).map(|queue| queue.to_string());
         let cause = ChannelCause::of(&error);
         crate::log::warn!(lane = lane.0, queue, ?cause, %error, "the broker closed a channel");

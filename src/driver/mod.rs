@@ -40,7 +40,7 @@ use self::session::{Happened, Made, Session};
 use self::subscriptions::{Key, Subscriptions};
 use self::tasks::{Action, Claim, Config, DeliveryTag, Generation, HandId, Known, LeaseId, Live, TaskBook, TaskId};
 use self::timers::Timers;
-use crate::broker::{Broker, BrokerEvent, Delivery, Lane, Message};
+use crate::broker::{Broker, BrokerEvent, Delivery, Message};
 use crate::error::{Error, ErrorKind, Result};
 use crate::home::Completer;
 use crate::wire::names::Exchange;
@@ -141,11 +141,8 @@ enum JobDone {
         lease: LeaseId,
         outcome: Result<()>,
     },
-    /// The queue of a key is deleted, or could not be.
-    KeyFreed {
-        lane: Lane,
-        generation: Generation,
-    },
+    /// The key of a task that was not sent is free, or could not be freed.
+    KeyFreed,
     /// Before a close: nobody calls the subscribers here any more.
     Unbound,
     /// A lost connection has let go of its threads.
@@ -219,6 +216,8 @@ struct Driver<B: Broker> {
     asks: BTreeMap<(Instant, Arc<str>), usize>,
     next_probe: Option<Instant>,
     jobs: Jobs<JobDone>,
+    /// How many keys are being freed.
+    freeing: usize,
     codec: CodecLoop,
     /// For how long there was no connection, until everything is set up again.
     away: Option<Duration>,
@@ -485,11 +484,7 @@ impl<B: Broker> Driver<B> {
                 };
                 self.step_tasks(tasks::Input::LeaseDeleted { lease, known });
             }
-            JobDone::KeyFreed { lane, generation } => {
-                if self.session.of(generation).is_some() {
-                    self.subscriptions.return_lane(lane);
-                }
-            }
+            JobDone::KeyFreed => self.freeing -= 1,
             JobDone::Unbound => self.unbinding = false,
             JobDone::LetGo => self.letting_go -= 1,
         }

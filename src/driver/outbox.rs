@@ -98,8 +98,8 @@ pub(super) enum Kind<P> {
     Probe(Turn),
     /// A copy of a task.
     Copy(CopyId),
-    /// Its sender has been told that the broker did not take it over in time. It keeps its room until the broker has decided, and is
-    /// not sent again.
+    /// Its sender has been told that the broker did not take it over in time. It keeps its room as long as the connection may still
+    /// have it: until the broker has decided on it or on a later one, which it reads after it. It is not sent again.
     // Guards: what a silent connection holds, which would be without bounds if those who are told so gave their room back.
     GivenUp,
 }
@@ -216,6 +216,8 @@ struct Entry<P> {
     until: Option<Instant>,
     /// How long its sender waits for the broker to take it over. It goes on without its sender.
     sender_until: Option<Instant>,
+    /// Which one it was of those that were handed to the broker.
+    place: u64,
     /// It has been with a broker that may have taken it.
     may_have_arrived: bool,
     /// Closing does not wait for it.
@@ -244,7 +246,9 @@ impl<P> Entry<P> {
     }
 
     /// It goes to the broker; where it is a request, its reply comes to this queue.
-    fn hand_over(&mut self, id: PublishId, reply_to: Option<&Arc<str>>) -> Act<P> {
+    fn hand_over(&mut self, id: PublishId, place: &mut u64, reply_to: Option<&Arc<str>>) -> Act<P> {
+        *place += 1;
+        self.place = *place;
         if self.may_have_arrived || reply_to.is_some() {
             let properties = &mut Rc::make_mut(&mut self.message).properties;
             if self.may_have_arrived {
@@ -324,6 +328,10 @@ pub(super) struct Outbox<P> {
     calls: HashMap<Uuid, PublishId, ById>,
     /// How many entries nobody waits for.
     aside: usize,
+    /// How many messages were handed to the broker.
+    handed: u64,
+    /// Those that were given up while they were with the broker, by their place.
+    given_up: BTreeMap<u64, PublishId>,
     connected: bool,
     /// How long a reply is tried whose caller is not found.
     reply_timeout: Duration,
@@ -371,6 +379,8 @@ impl<P> Outbox<P> {
             due: Deadlines::default(),
             calls: HashMap::default(),
             aside: 0,
+            handed: 0,
+            given_up: BTreeMap::new(),
             connected: false,
             reply_timeout,
             broker: broker.into(),
@@ -482,11 +492,12 @@ impl<P> Outbox<P> {
             tries: 0,
             until,
             sender_until,
+            place: 0,
             may_have_arrived: false,
             aside,
         };
         if goes {
-            self.out.push(entry.hand_over(id, reply_to.as_ref()));
+            self.out.push(entry.hand_over(id, &mut self.handed, reply_to.as_ref()));
         }
         self.entries.insert(id, entry);
         if let Some(to) = to {
@@ -538,7 +549,7 @@ impl<P> Outbox<P> {
             if let Kind::Call { correlation, .. } = &entry.kind {
                 self.calls.remove(correlation);
             }
-            self.out.push(entry.hand_over(id, reply_to));
+            self.out.push(entry.hand_over(id, &mut self.handed, reply_to));
         }
     }
 
@@ -692,9 +703,18 @@ impl<P> Outbox<P> {
     /// The broker has decided on a message.
     pub(super) fn published(&mut self, id: PublishId, outcome: Result<()>, peers: Peers, now: Instant) {
         let Some(entry) = self.entries.get_mut(&id).filter(|entry| entry.state == State::Handed) else { return };
-        if matches!(entry.kind, Kind::GivenUp) {
-            return self.finish(id, outcome);
+        if !self.given_up.is_empty() {
+            let (place, is_given_up) = (entry.place, matches!(entry.kind, Kind::GivenUp));
+            // Guards: one queue whose messages are not confirmed, and which would have all room of a connection that works.
+            if is_read(&outcome) {
+                let read = self.given_up.range(..place).map(|(_, id)| *id).collect::<Vec<_>>();
+                read.into_iter().for_each(|id| self.finish(id, Ok(())));
+            }
+            if is_given_up {
+                return self.finish(id, outcome);
+            }
         }
+        let Some(entry) = self.entries.get_mut(&id) else { return };
         let Err(error) = outcome else {
             return match entry.kind {
                 Kind::Marker(_) => self.key_taken(id),
@@ -858,7 +878,13 @@ impl<P> Outbox<P> {
     pub(super) fn give_up_all(&mut self, error: &Error) {
         let mut ids: Vec<PublishId> = self.entries.keys().copied().collect();
         ids.sort_unstable();
-        ids.into_iter().for_each(|id| self.finish(id, Err(error.clone())));
+        for id in ids {
+            // Guards: the key of a task that the broker may have, or get.
+            if let Some(entry) = self.entries.get_mut(&id).filter(|entry| entry.state == State::Handed) {
+                entry.keep_key();
+            }
+            self.finish(id, Err(error.clone()));
+        }
     }
 
     /// The broker has a marker: now its task goes.
@@ -883,6 +909,9 @@ impl<P> Outbox<P> {
     fn take_out(&mut self, id: PublishId) -> Option<Entry<P>> {
         let entry = self.entries.remove(&id)?;
         self.aside -= usize::from(entry.aside == Aside::Yes);
+        if matches!(entry.kind, Kind::GivenUp) {
+            self.given_up.remove(&entry.place);
+        }
         for at in [entry.until, entry.sender_until].into_iter().flatten() {
             self.due.remove(&(at, id));
         }
@@ -902,6 +931,7 @@ impl<P> Outbox<P> {
             self.due.remove(&(at, id));
         }
         let (kind, message) = (std::mem::replace(&mut entry.kind, Kind::GivenUp), Rc::clone(&entry.message));
+        self.given_up.insert(entry.place, id);
         self.set_aside(id, Aside::Yes);
         self.end(kind, State::Handed, &message, Err(error));
     }
@@ -1029,6 +1059,15 @@ impl<P> Outbox<P> {
             Err(error) => crate::log::warn!(%error, "a reply could not be sent"),
         }
     }
+}
+
+/// Whether this shows that the broker has read the message, and with it what was handed over before.
+fn is_read(outcome: &Result<()>) -> bool {
+    outcome.as_ref().err().is_none_or(|error| match error.kind() {
+        ErrorKind::Unroutable => true,
+        ErrorKind::DeliveryFailed => *error.detail() == Detail::NotTaken,
+        _ => false,
+    })
 }
 
 /// For errors.

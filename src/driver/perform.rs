@@ -154,19 +154,15 @@ impl<B: Broker> Driver<B> {
 
     /// Nothing was sent under this key: others may have it.
     fn free_key(&mut self, taken: TakenKey) {
-        if !taken.can_be_freed(Instant::now(), self.port.operation_timeout) {
+        if self.session.now().is_none() || !taken.can_be_freed(Instant::now(), self.port.operation_timeout) {
             return;
         }
-        if self.session.now().is_none() {
-            return;
-        }
-        let lane = self.subscriptions.borrow_lane();
+        self.freeing += 1;
         self.job(|connection| async move {
-            let generation = connection.generation;
-            if let Err(error) = connection.free_key(&taken, lane).await {
+            if let Err(error) = connection.free_key(&taken).await {
                 crate::log::debug!(queue = %taken.marker, %error, "a key of a task that was not sent stays until its time is over");
             }
-            JobDone::KeyFreed { lane, generation }
+            JobDone::KeyFreed
         });
     }
 

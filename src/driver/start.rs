@@ -226,6 +226,7 @@ impl Plan {
             asks: Default::default(),
             next_probe: None,
             jobs: Jobs::default(),
+            freeing: 0,
             codec,
             away: None,
             phase: Phase::Open,

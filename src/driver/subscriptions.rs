@@ -567,15 +567,6 @@ impl<D> Subscriptions<D> {
             })
     }
 
-    /// A lane of this connection for something else, which is returned on the same connection.
-    pub(super) fn borrow_lane(&mut self) -> Lane {
-        self.lanes.take()
-    }
-
-    pub(super) fn return_lane(&mut self, lane: Lane) {
-        self.lanes.give_back(lane);
-    }
-
     /// The next connection has so many lanes for consumers. To be said before it is [`up`](Self::up).
     pub(super) fn limit_lanes(&mut self, most: u32) {
         self.lanes.begin_anew(most);

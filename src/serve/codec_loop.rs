@@ -186,7 +186,8 @@ impl Ticks {
             let figures = std::future::pending::<()>();
             tokio::select! {
                 biased;
-                _ = self.homes.tick() => self.port.look_at_homes(),
+                // What a program has given its runtime may go here, and panic as it does.
+                _ = self.homes.tick() => drop(caught(|| self.port.look_at_homes())),
                 _ = figures => {
                     #[cfg(feature = "metrics")]
                     self.figures.1.take();

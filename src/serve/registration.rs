@@ -4,7 +4,7 @@
 use std::sync::Arc;
 
 use crate::driver::command::{Command, ServedBy, SubscriberName, Subscription};
-use crate::driver::port::{Port, home_ended};
+use crate::driver::port::{Port, Serves, home_ended};
 use crate::driver::tasks::SubscriberId;
 use crate::error::Result;
 use crate::home::{Completer, Home};
@@ -16,11 +16,18 @@ pub(crate) struct Registration {
     port: Arc<Port>,
     id: SubscriberId,
     served_by: ServedBy,
+    /// Where it is served.
+    serves: Option<Arc<Serves>>,
 }
 
 impl Registration {
     pub(crate) fn new(port: &Arc<Port>) -> Self {
-        Registration { port: Arc::clone(port), id: SubscriberId(port.next_id()), served_by: ServedBy::Nobody }
+        Registration {
+            port: Arc::clone(port),
+            id: SubscriberId(port.next_id()),
+            served_by: ServedBy::Nobody,
+            serves: None,
+        }
     }
 
     /// Adds the subscriber that is to be served at this home, and waits until its consumer stands. From then on the caller has it
@@ -37,7 +44,7 @@ impl Registration {
     ) -> Result<()> {
         let id = self.id;
         self.port.ask(what, None, |done| Command::Subscribe { id, subscription, done }).await?;
-        self.port.runs_at(home);
+        self.serves = Some(self.port.runs_at(home));
         if home.has_ended() {
             // Nothing would serve it there. This guard takes it out again.
             return Err(home_ended(what));

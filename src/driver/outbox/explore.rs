@@ -70,6 +70,8 @@ struct World {
     given_up: bool,
     /// How many messages there are in all.
     messages: usize,
+    /// Those with the broker that it has read, since it has decided on a later one.
+    read: BTreeSet<PublishId>,
     open: Vec<Stream>,
     /// With the broker.
     handed: Vec<(PublishId, u32)>,
@@ -276,6 +278,7 @@ impl World {
             opening: Vec::new(),
             given_up: false,
             messages: if keyed { 1 } else { 3 },
+            read: BTreeSet::new(),
             open: Vec::new(),
             handed: Vec::new(),
             completed: Vec::new(),
@@ -298,6 +301,9 @@ impl World {
 
     fn published(&mut self, at: usize, fate: Fate) {
         let (id, number) = self.handed.remove(at);
+        if matches!(fate, Fate::Yes | Fate::Unroutable | Fate::Full) {
+            self.read.extend(self.handed[..at].iter().map(|(id, _)| *id));
+        }
         self.lost |= fate == Fate::Lost;
         if matches!(fate, Fate::Nack | Fate::Full) {
             self.task_may_have_arrived |= number == 2;
@@ -327,6 +333,7 @@ impl World {
                     if number == 4 {
                         self.marker_went = self.now;
                     }
+                    self.read.remove(&id);
                     self.handed.push((id, number));
                 }
                 Act::Open(stream, wanted) => {
@@ -361,8 +368,9 @@ impl World {
                 _ => {}
             }
         }
-        // Guards: room that is given back for what the connection still has.
-        assert!(self.released + self.handed.len() <= self.messages, "room is given back too early");
+        // Guards: room that is given back for what the connection still has. What was handed before one that was decided on is read.
+        let unread = self.handed.iter().filter(|(id, _)| !self.read.contains(id)).count();
+        assert!(self.released + unread <= self.messages, "room is given back too early");
         for (stream, wanted) in &mut self.opening {
             let wants = |entry: &Entry<u32>| entry.stream == *stream;
             let unwanted = !self.outbox.entries.values().any(wants);

@@ -378,7 +378,7 @@ fn what_is_given_up_keeps_its_room_until_the_broker_has_decided() {
     let kinds = [ErrorKind::DeliveryFailed, ErrorKind::NotFound, ErrorKind::Unroutable, ErrorKind::ConnectionLost];
     // Lost, where there is no outcome.
     for outcome in kinds.map(failed).into_iter().chain([Some(Ok(())), None]) {
-        let mut outbox = outbox();
+        let mut outbox = self::outbox();
         outbox.up();
         to_queue(&mut outbox, "q", 1, until);
         outbox.opened(&Stream::Tasks("q".into()), Ok(None), now);
@@ -395,7 +395,7 @@ fn what_is_given_up_keeps_its_room_until_the_broker_has_decided() {
         assert!(matches!(outbox.acts()[..], [Act::Release(_)]), "and it is not sent again");
         outbox.up();
         outbox.tick(after(until, Duration::from_secs(60)), &Away::default());
-        assert!(outbox.acts().is_empty() && outbox.is_empty() && outbox.due.is_empty());
+        assert!(outbox.acts().is_empty() && outbox.is_empty() && outbox.due.is_empty() && outbox.given_up.is_empty());
     }
 }
 
@@ -456,4 +456,39 @@ fn there_is_a_probe_until_the_broker_has_decided_on_it() {
         }
         assert!(!outbox.is_probing() && outbox.is_empty());
     }
+}
+
+/// Guards: a queue that confirms nothing, whose messages would have all the room of a connection that works.
+#[test]
+fn what_is_given_up_makes_room_when_the_broker_has_decided_on_a_later_one() {
+    let now = Instant::now();
+    let until = after(now, Duration::from_secs(1));
+    let mut outbox = outbox();
+    outbox.up();
+    for queue in ["a", "b"] {
+        to_queue(&mut outbox, queue, 1, until);
+        to_queue(&mut outbox, queue, 2, until);
+        outbox.opened(&Stream::Tasks(queue.into()), Ok(None), now);
+    }
+    let sent: Vec<PublishId> = published(&outbox.acts()).into_iter().map(|(id, _)| id).collect();
+    assert_eq!(sent.len(), 4);
+    outbox.tick(until, &Away::default());
+    outbox.acts();
+    let later = |outbox: &mut Box, id: PublishId| {
+        outbox.published(id, Ok(()), Peers::Settled, until);
+        let acts = outbox.acts();
+        assert!(acts.iter().all(|act| matches!(act, Act::Release(_))), "nobody waits for it");
+        acts.len()
+    };
+    assert_eq!(later(&mut outbox, sent[0]), 1, "those after it may still be unread");
+    assert_eq!(later(&mut outbox, sent[2]), 2, "it and the one before");
+    assert_eq!(later(&mut outbox, sent[1]), 0, "it has been given back");
+    // One of a sender who waits, as well.
+    to_queue(&mut outbox, "b", 3, after(until, Duration::from_secs(1)));
+    let id = published(&outbox.acts())[0].0;
+    outbox.published(id, Ok(()), Peers::Settled, until);
+    let acts = outbox.acts();
+    assert_eq!(completed(&acts), [(3, None)]);
+    assert_eq!(acts.iter().filter(|act| matches!(act, Act::Release(_))).count(), 2);
+    assert!(outbox.is_empty() && outbox.given_up.is_empty());
 }

@@ -1,5 +1,7 @@
 //! The homes that a communicator runs something at, to be read off, and whether they turn.
 
+use std::sync::{Arc, Weak};
+
 use parking_lot::Mutex;
 
 use crate::home::{Home, Occupancy};
@@ -7,14 +9,17 @@ use crate::home::{Home, Occupancy};
 /// How often in a row a home is seen standing before that is reported.
 const LOOKS: u32 = 4;
 
-/// Each that lives, once. Those that have ended are taken out when it is used.
+/// Each that has subscribers, once.
 #[derive(Default)]
 pub(super) struct Homes(Mutex<Vec<Known>>);
 
 struct Known {
-    home: Home,
+    serves: Weak<Serves>,
     turns: Turns,
 }
+
+/// Held by each subscriber of a home.
+pub(crate) struct Serves(Home);
 
 /// Whether a home turns to what arrives there.
 #[derive(Default)]
@@ -44,17 +49,20 @@ impl Turns {
 }
 
 impl Homes {
-    pub(super) fn add(&self, home: &Home) {
-        self.with_living(|homes| {
-            if !homes.iter().any(|known| known.home.is_same(home)) {
-                homes.push(Known { home: home.clone(), turns: Turns::default() });
-            }
-        });
+    pub(super) fn add(&self, home: &Home) -> Arc<Serves> {
+        self.with_living(|homes, living| {
+            let known = living.iter().find(|serves| serves.0.is_same(home)).map(Arc::clone);
+            known.unwrap_or_else(|| {
+                let serves = Arc::new(Serves(home.clone()));
+                homes.push(Known { serves: Arc::downgrade(&serves), turns: Turns::default() });
+                serves
+            })
+        })
     }
 
     #[cfg(all(feature = "metrics", not(test)))]
     pub(super) fn occupancies(&self) -> Vec<Occupancy> {
-        self.with_living(|homes| homes.iter().map(|known| known.home.occupancy()).collect())
+        self.with_living(|_, living| living.iter().map(|serves| serves.0.occupancy()).collect())
     }
 
     /// Reports each home that has not turned in the last looks though there is something for it, and each that does again.
@@ -66,7 +74,7 @@ impl Homes {
                 Change::Stands => crate::log::warn!(
                     %home,
                     waiting,
-                    "a home does not turn to what arrives there, answers and the ends of its waits among it: something that it runs \
+                    "a home has not turned to what arrives there for half a minute, ends of timeouts among it: something that it runs \
                      blocks, or waits for what this home alone can bring"
                 ),
                 Change::GoesOn => crate::log::info!(%home, "a home that stood goes on"),
@@ -76,32 +84,36 @@ impl Homes {
 
     /// By home: how much waits there, and what has changed.
     fn changes(&self) -> Vec<(String, usize, Change)> {
-        self.with_living(|homes| {
-            let changes = homes.iter_mut().filter_map(|known| {
-                let now = known.home.occupancy();
+        self.with_living(|homes, living| {
+            let changes = homes.iter_mut().zip(living).filter_map(|(known, serves)| {
+                let now = serves.0.occupancy();
                 let change = known.turns.look(now)?;
-                Some((format!("{:?}", known.home), now.queued, change))
+                Some((format!("{:?}", serves.0), now.queued, change))
             });
             changes.collect()
         })
     }
 
-    fn with_living<R>(&self, work: impl FnOnce(&mut Vec<Known>) -> R) -> R {
-        let (result, ended) = {
+    /// Those that have subscribers, in the order of the list.
+    fn with_living<R>(&self, work: impl FnOnce(&mut Vec<Known>, &[Arc<Serves>]) -> R) -> R {
+        let (result, living) = {
             let mut homes = self.0.lock();
-            let ended: Vec<Known> = homes.extract_if(.., |known| known.home.has_ended()).collect();
-            (work(&mut homes), ended)
+            homes.retain(|known| known.serves.strong_count() > 0);
+            let living: Vec<Option<Arc<Serves>>> = homes.iter().map(|known| known.serves.upgrade()).collect();
+            // Guards: one whose last subscriber goes just now.
+            let mut stays = living.iter().map(Option::is_some);
+            homes.retain(|_| stays.next().unwrap_or(false));
+            let living: Vec<Arc<Serves>> = living.into_iter().flatten().collect();
+            (work(&mut homes, &living), living)
         };
-        // Guards: what a program has given its runtime, which goes with the last home of it. It may come back here as it is dropped.
-        drop(ended);
+        // Guards: what a program has given its runtime, which goes with the last that holds it. It may come back here as it is dropped.
+        drop(living);
         result
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use std::sync::Arc;
-
     use super::*;
 
     #[test]
@@ -135,7 +147,7 @@ mod tests {
         let homes = Homes::default();
         let runtime = tokio::runtime::Builder::new_current_thread().build().expect("a runtime");
         let entered = runtime.enter();
-        homes.add(&Home::current());
+        let _serves = homes.add(&Home::current());
         let (completer, future) = Home::current().try_future::<u8>().expect("a place");
         completer.complete(7).expect("the home lives");
         let looks: Vec<usize> = (0..2 * LOOKS).map(|_| homes.changes().len()).collect();
@@ -146,29 +158,18 @@ mod tests {
         assert!(matches!(changes[..], [(_, 0, Change::GoesOn)]), "{changes:?}");
     }
 
-    /// Guards: what a program has given its runtime, and whose drop adds a subscriber.
     #[test]
-    fn a_home_that_has_ended_is_dropped_without_the_lock() {
-        struct Looks(Arc<Homes>, std::sync::mpsc::Sender<bool>);
-        impl Drop for Looks {
-            fn drop(&mut self) {
-                let _ = self.1.send(self.0.0.is_locked());
-            }
-        }
-        let homes = Arc::new(Homes::default());
-        let (tell, told) = std::sync::mpsc::channel();
-        let looks = Looks(Arc::clone(&homes), tell);
-        let mut builder = tokio::runtime::Builder::new_current_thread();
-        builder.on_thread_park(move || {
-            let _ = &looks;
-        });
-        let runtime = builder.build().expect("a runtime");
-        drop(builder);
-        homes.add(&Home::of_runtime(runtime.handle()));
-        drop(runtime);
-        assert!(told.try_recv().is_err(), "the list has the last of it");
-        homes.add(&Home::current());
-        assert_eq!(told.try_recv(), Ok(false));
-        assert_eq!(homes.0.lock().len(), 1);
+    fn a_home_is_known_as_long_as_it_has_a_subscriber() {
+        let homes = Homes::default();
+        let runtime = tokio::runtime::Builder::new_current_thread().build().expect("a runtime");
+        let (first, second) = (homes.add(&Home::of_runtime(runtime.handle())), homes.add(&Home::current()));
+        let again = homes.add(&Home::of_runtime(runtime.handle()));
+        assert!(Arc::ptr_eq(&first, &again), "each once");
+        drop(first);
+        assert_eq!(homes.with_living(|homes, living| (homes.len(), living.len())), (2, 2));
+        drop(again);
+        assert_eq!(homes.with_living(|homes, living| (homes.len(), living.len())), (1, 1));
+        drop(second);
+        assert_eq!(homes.with_living(|homes, living| (homes.len(), living.len())), (0, 0));
     }
 }

@@ -12,6 +12,7 @@ use tokio::time::Instant;
 use uuid::Uuid;
 
 pub use events::{ChannelCause, ConnectionEvent, ConnectionState, Events};
+pub(crate) use homes::Serves;
 pub(crate) use mailbox::{Limits as MailboxLimits, Mailbox, MailboxSender, MailboxStream, Received};
 pub(crate) use permits::{Charge, WaiterId, WhenFull};
 pub(crate) use signal::{Giver, Listener, Signal};
@@ -176,8 +177,8 @@ impl Port {
     }
 
     /// Something of this communicator runs at this home.
-    pub(crate) fn runs_at(&self, home: &Home) {
-        self.homes.add(home);
+    pub(crate) fn runs_at(&self, home: &Home) -> Arc<Serves> {
+        self.homes.add(home)
     }
 
     /// How full the homes are that this communicator runs something at.
