@@ -276,6 +276,9 @@ impl CommunicatorBuilder {
     /// The in-flight limit: how many messages, and of how many bytes, may wait for the broker's confirmation at once. At the limit,
     /// a send waits, up to the message's timeout, and [`try_send`](crate::RpcSend::try_send) fails with `Full`. Default 4096
     /// messages and 256 MiB.
+    ///
+    /// A task or broadcast that is given up at its timeout counts until the broker has decided on it, or on a later message: the
+    /// connection may still have it.
     pub fn max_in_flight(mut self, messages: std::num::NonZeroUsize, bytes: std::num::NonZeroUsize) -> Self {
         self.in_flight = InFlight { messages: messages.get().min(1 << 20), bytes: bytes.get() };
         self
