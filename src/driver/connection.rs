@@ -349,13 +349,13 @@ impl<B: Broker> Connection<B> {
     ///
     /// Guards: those who take the key while that is under way. RabbitMQ confirms markers that come to a queue as it is deleted, though
     /// they go with it; so each of them would have the key, and the next one, too.
-    pub(super) async fn free_key(&self, taken: &TakenKey) -> Result<()> {
+    pub(super) async fn free_key(&self, taken: &TakenKey, lane: Lane) -> Result<()> {
         // Guards: a program with thousands of keys to free, each of which would wait behind the others beyond its time.
         let _turn = self.freeing.lock().await;
         if !taken.can_be_freed(Instant::now(), self.port.operation_timeout) {
             return Ok(());
         }
-        if let Some(found) = self.get(&taken.marker, KEYS_LANE).await? {
+        if let Some(found) = self.get(&taken.marker, lane).await? {
             if found.properties.message_id == taken.id {
                 self.broker.ack(found.receipt);
             } else {

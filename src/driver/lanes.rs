@@ -42,6 +42,11 @@ impl Lanes {
         self.allowed = (opened / 2).max(1);
     }
 
+    /// Whether a connection was closed for one channel too many.
+    pub(super) fn are_refused(&self) -> bool {
+        self.allowed < MOST
+    }
+
     /// The lane with the fewest users; a new one while there may be more.
     pub(super) fn take(&mut self) -> Lane {
         let fewest =
@@ -88,11 +93,13 @@ mod tests {
     #[test]
     fn a_connection_that_was_closed_for_too_many_leaves_half_of_them() {
         let mut lanes = Lanes::default();
+        assert!(!lanes.are_refused());
         for opened in [10, 5, 2, 1, 1] {
             lanes.begin_anew(u32::MAX);
             let all: Vec<Lane> = (0..10).map(|_| lanes.take()).collect();
             assert_eq!(all.iter().max(), Some(&Lane(opened)));
             lanes.refused();
+            assert!(lanes.are_refused());
         }
     }
 

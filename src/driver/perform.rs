@@ -158,8 +158,9 @@ impl<B: Broker> Driver<B> {
             return;
         }
         self.freeing += 1;
+        let lane = self.subscriptions.lane_for_keys();
         self.job(|connection| async move {
-            if let Err(error) = connection.free_key(&taken).await {
+            if let Err(error) = connection.free_key(&taken, lane).await {
                 crate::log::debug!(queue = %taken.marker, %error, "a key of a task that was not sent stays until its time is over");
             }
             JobDone::KeyFreed

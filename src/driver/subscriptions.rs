@@ -36,8 +36,8 @@ use super::away::Away;
 use super::command::{
     PullId, PullWait, QueueName, RpcDelivery, ServedBy, SubscriberName, Subscription, TaskDelivery, Turn,
 };
-use super::connection::SERVICE_LANE;
 use super::connection::{Answers, ConsumerPlan, EndPlan, NotSetUp, OwnQueue, is_lost};
+use super::connection::{KEYS_LANE, SERVICE_LANE};
 use super::gate;
 use super::lanes::Lanes;
 use super::outbox::Stream;
@@ -565,6 +565,12 @@ impl<D> Subscriptions<D> {
             && self.services.iter().all(|(key, service)| {
                 matches!(key, Key::Replies(_) | Key::Control) || matches!(service.actual, Actual::Absent)
             })
+    }
+
+    /// The lane by which keys are freed: one of its own.
+    // Guards: a connection that is closed for each key, where its user has just as many channels as are in use.
+    pub(super) fn lane_for_keys(&self) -> Lane {
+        if self.lanes.are_refused() { SERVICE_LANE } else { KEYS_LANE }
     }
 
     /// The next connection has so many lanes for consumers. To be said before it is [`up`](Self::up).
