@@ -6,8 +6,8 @@ use parking_lot::Mutex;
 
 use crate::home::{Home, Occupancy};
 
-/// How often in a row a home is seen standing before that is reported.
-const LOOKS: u32 = 4;
+/// How often in a row a home is seen standing before that is reported: thirty to forty seconds after it last turned.
+const LOOKS: u32 = 3;
 
 /// Each that has subscribers, once.
 #[derive(Default)]
