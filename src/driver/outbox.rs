@@ -16,7 +16,8 @@
 //! What is with the broker when the connection is lost may have arrived or not. A task, a broadcast and a reply are sent
 //! again under the same message id, with a header that marks it; a call is not, unless its caller allowed it.
 //!
-//! A message whose time is over while it is with the broker ends for its sender, and keeps its room until the broker has decided.
+//! A message whose time is over while it is with the broker ends for its sender, and keeps its room until the broker has decided on
+//! it or on a later one.
 //!
 //! The outbox is a value: it has no clock, no connection and completes nobody. What is to be done comes out as [`Act`]s.
 //! `P` stands for the way to a sender, so that the models can use a small one.
@@ -702,19 +703,14 @@ impl<P> Outbox<P> {
 
     /// The broker has decided on a message.
     pub(super) fn published(&mut self, id: PublishId, outcome: Result<()>, peers: Peers, now: Instant) {
-        let Some(entry) = self.entries.get_mut(&id).filter(|entry| entry.state == State::Handed) else { return };
-        if !self.given_up.is_empty() {
-            let (place, is_given_up) = (entry.place, matches!(entry.kind, Kind::GivenUp));
-            // Guards: one queue whose messages are not confirmed, and which would have all room of a connection that works.
-            if is_read(&outcome) {
-                let read = self.given_up.range(..place).map(|(_, id)| *id).collect::<Vec<_>>();
-                read.into_iter().for_each(|id| self.finish(id, Ok(())));
-            }
-            if is_given_up {
-                return self.finish(id, outcome);
-            }
+        // Mostly nothing was given up.
+        if !self.given_up.is_empty() && is_read(&outcome) {
+            self.let_go_before(id);
         }
-        let Some(entry) = self.entries.get_mut(&id) else { return };
+        let Some(entry) = self.entries.get_mut(&id).filter(|entry| entry.state == State::Handed) else { return };
+        if matches!(entry.kind, Kind::GivenUp) {
+            return self.finish(id, outcome);
+        }
         let Err(error) = outcome else {
             return match entry.kind {
                 Kind::Marker(_) => self.key_taken(id),
@@ -761,6 +757,14 @@ impl<P> Outbox<P> {
             },
             _ => self.finish(id, Err(error)),
         }
+    }
+
+    /// The broker has read this message: what was given up and handed over before it is with the connection no more.
+    // Guards: one queue whose messages are not confirmed, and which would have all room of a connection that works.
+    fn let_go_before(&mut self, id: PublishId) {
+        let Some(entry) = self.entries.get(&id).filter(|entry| entry.state == State::Handed) else { return };
+        let read = self.given_up.range(..entry.place).map(|(_, id)| *id).collect::<Vec<_>>();
+        read.into_iter().for_each(|id| self.finish(id, Ok(())));
     }
 
     /// It reached nobody.

@@ -98,12 +98,13 @@ impl Homes {
     fn with_living<R>(&self, work: impl FnOnce(&mut Vec<Known>, &[Arc<Serves>]) -> R) -> R {
         let (result, living) = {
             let mut homes = self.0.lock();
-            homes.retain(|known| known.serves.strong_count() > 0);
-            let living: Vec<Option<Arc<Serves>>> = homes.iter().map(|known| known.serves.upgrade()).collect();
-            // Guards: one whose last subscriber goes just now.
-            let mut stays = living.iter().map(Option::is_some);
-            homes.retain(|_| stays.next().unwrap_or(false));
-            let living: Vec<Arc<Serves>> = living.into_iter().flatten().collect();
+            let mut living = Vec::with_capacity(homes.len());
+            homes.retain(|known| {
+                let serves = known.serves.upgrade();
+                let lives = serves.is_some();
+                living.extend(serves);
+                lives
+            });
             (work(&mut homes, &living), living)
         };
         // Guards: what a program has given its runtime, which goes with the last that holds it. It may come back here as it is dropped.
