@@ -66,6 +66,8 @@ struct World {
     connected: bool,
     /// Streams that were asked for.
     opening: Vec<(Stream, Wanted)>,
+    /// Nobody wants the first of them.
+    is_unwanted: bool,
     /// The task was given up.
     given_up: bool,
     /// How many messages there are in all.
@@ -143,6 +145,8 @@ impl sequences::World for World {
         moves.push(if self.connected { Move::Down } else { Move::Up });
         if !self.opening.is_empty() {
             moves.extend([Fate::Yes, Fate::Lost, Fate::Refused].map(Move::Opened));
+        }
+        if self.is_unwanted {
             moves.push(Move::NotOpened);
         }
         if !self.given_up {
@@ -204,11 +208,8 @@ impl sequences::World for World {
             }
             Move::Forget => self.outbox.forget_call(CALL, Error::new(ErrorKind::Cancelled, "given up")),
             Move::NotOpened => {
-                // Only where nobody wants it.
-                if self.opening[0].1.is_over_now() {
-                    let (stream, _) = self.opening.remove(0);
-                    self.outbox.not_opened(&stream);
-                }
+                let (stream, _) = self.opening.remove(0);
+                self.outbox.not_opened(&stream);
             }
             Move::LongTick => {
                 self.given_up = true;
@@ -276,6 +277,7 @@ impl World {
             now,
             connected: false,
             opening: Vec::new(),
+            is_unwanted: false,
             given_up: false,
             messages: if keyed { 1 } else { 3 },
             read: BTreeSet::new(),
@@ -376,6 +378,7 @@ impl World {
             let unwanted = !self.outbox.entries.values().any(wants);
             assert!(!unwanted || wanted.is_over_now() || fixed(stream).is_some(), "it is opened for nobody");
         }
+        self.is_unwanted = self.opening.first_mut().is_some_and(|(_, wanted)| wanted.is_over_now());
     }
 }
 
