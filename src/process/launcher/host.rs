@@ -93,6 +93,7 @@ async fn host(
     mut slot: Option<Slot>,
 ) {
     let (inner, pid) = (&in_table.inner, &in_table.pid);
+    let came_with_slot = slot.is_some();
     let claimed = match inner.unless_over(claim(inner, pid, &mut inbox, &mut slot)).await {
         Some(Ok(claimed)) => claimed,
         Some(Err(end)) => return drop(ends.send_replace(Some(end))),
@@ -105,6 +106,14 @@ async fn host(
             return drop(ends.send_replace(Some(RunEnd::Failed(error))));
         }
     };
+    if came_with_slot && slot.is_none() && fails.is_none() && is_to_run(&claimed.checkpoint) {
+        slot = inner.tools.slots.try_take();
+        if slot.is_none() {
+            // Guards: a process that stands here until a slot is free, while another worker has one.
+            inner.unless_over(inner.tools.give_back(claimed.lease)).await;
+            return drop(ends.send_replace(Some(RunEnd::Left)));
+        }
+    }
     let after_loss = inner.tools.registry.class(claimed.checkpoint.class()).map(|class| class.after_loss);
     let (at_end, ended) = oneshot::channel();
     let (removes, removed) = oneshot::channel();
@@ -201,6 +210,11 @@ async fn leave(inbox: &mut Inbox) -> bool {
             Some(_) => {}
         }
     }
+}
+
+/// Whether its next step is due.
+fn is_to_run(checkpoint: &Checkpoint) -> bool {
+    checkpoint.pause().is_none() && matches!(checkpoint.state(), ProcessState::Created | ProcessState::Running)
 }
 
 type Prepared = (Box<dyn super::super::class::Instance>, Option<Outcome>);

@@ -85,6 +85,32 @@ async fn a_process_of_another_worker_is_waited_for_and_its_outcome_is_ours() {
     second.close().await;
 }
 
+/// Its worker is gone, and the one that waited for it has something else to do by now.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_process_that_was_waited_for_runs_where_a_slot_is_free() {
+    let (url, store) = ("memory:lives-full", MemoryPersister::new());
+    let first = Home::on(url, 1, store.clone()).await;
+    let pid = first.controller.create("script").arg("waited").arg("step").await.unwrap();
+    let Claim::Granted { lease, .. } = store.claim(pid.clone(), Owner::this_process()).await.unwrap() else {
+        panic!("it is free")
+    };
+    let continued = tokio::spawn(first.controller.continue_process(&pid).into_future());
+    let launcher = first.worker.as_ref().unwrap().launcher().clone();
+    eventually("its task is there", || launcher.pids() == [pid.clone()]).await;
+    // It waits without a slot.
+    let other = first.launch("full", "gate").await;
+    eventually("the one slot is taken", || Stage::of("full").begun() == 1).await;
+    let second = Home::on(url, 1, store.clone()).await;
+    store.release(lease).await.unwrap();
+    second.becomes(&pid, "finished").await;
+    assert_eq!(continued.await.unwrap().unwrap(), Value::from(2), "whoever waits for it has what it puts out");
+    assert_eq!((Stage::of("waited").begun(), Stage::of("full").ended()), (2, 0));
+    Stage::of("full").open();
+    first.becomes(&other, "finished").await;
+    second.close().await;
+    first.close().await;
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_lease_that_is_lost_ends_the_run_without_a_word() {
     let store = MemoryPersister::new().with_lease_time(Duration::from_millis(300));
