@@ -170,8 +170,10 @@ async fn pull_all(launcher: ProcessLauncher, most: usize, mut stops: watch::Rece
         }
     };
     tokio::select! {
-        () = pull => {}
+        // Guards: a worker that was stopped before its communicator was closed, and warns that nothing can be pulled.
+        biased;
         _ = stops.wait_for(|stops| *stops) => {}
+        () = pull => {}
     }
 }
 
@@ -181,5 +183,47 @@ fn perform(launcher: &ProcessLauncher, task: IncomingTask, slot: Slot) {
     match launcher::read_task(task.body()) {
         Ok(read) => task.finish(launcher::later(launcher.inner.perform(read, sender, Some(slot)))),
         Err(error) => task.finish(HandlerResult::<crate::Answer>::Err(error)),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::{AtomicUsize, Ordering};
+
+    use tracing_subscriber::layer::{Context, Layer, SubscriberExt};
+
+    use super::super::store::MemoryPersister;
+    use super::*;
+
+    /// Counts the warnings that name a task.
+    #[derive(Clone, Default)]
+    struct Warnings(Arc<AtomicUsize>);
+
+    impl<S: tracing::Subscriber> Layer<S> for Warnings {
+        fn on_event(&self, event: &tracing::Event<'_>, _: Context<'_, S>) {
+            let from_here = event.metadata().target().starts_with(module_path!().trim_end_matches("::tests"));
+            let is_warning = *event.metadata().level() == tracing::Level::WARN;
+            self.0.fetch_add((from_here && is_warning).into(), Ordering::Relaxed);
+        }
+    }
+
+    /// Guards: a warning that nothing can be pulled, where nothing is to be.
+    #[tokio::test]
+    async fn a_worker_that_was_stopped_does_not_warn_of_the_end_of_its_communicator() {
+        let communicator = Communicator::connect("memory:").await.expect("it connects");
+        let builder = ProcessLauncher::builder(&communicator, MemoryPersister::new(), Registry::new());
+        let launcher = builder.start().await.expect("it starts");
+        communicator.close().await.expect("it closes");
+        let warnings = Warnings::default();
+        let _log = tracing::subscriber::set_default(tracing_subscriber::registry().with(warnings.clone()));
+        for _ in 0..64 {
+            // As a thread finds it that comes late to its task.
+            let stops = watch::Sender::new(true);
+            pull_all(launcher.clone(), 1, stops.subscribe()).await;
+        }
+        assert_eq!(warnings.0.load(Ordering::Relaxed), 0);
+        let goes_on = watch::Sender::new(false);
+        pull_all(launcher, 1, goes_on.subscribe()).await;
+        assert_eq!(warnings.0.load(Ordering::Relaxed), 1, "one that was not stopped does");
     }
 }
