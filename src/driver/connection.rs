@@ -18,7 +18,7 @@ use tokio::sync::{Mutex, oneshot};
 use tokio::time::Instant;
 
 use super::command::QueueName;
-use super::gate::Gate;
+use super::gate::{Gate, SIDE_BY_SIDE};
 use super::once::Once;
 use super::outbox::{TakenKey, Wanted};
 use super::port::Port;
@@ -45,6 +45,10 @@ const BIND_TRIES: usize = 3;
 const END_TRIES: u32 = 3;
 const END_PAUSE: Duration = Duration::from_millis(100);
 
+/// How many keys of tasks are asked for at once, behind which other questions may stand: enough that the broker always has the next
+/// one, and few enough that it has more time for the tasks whose keys are taken.
+const KEYS_SIDE_BY_SIDE: usize = 4;
+
 /// How many task queues are remembered as declared.
 const DECLARED_MOST: usize = 4096;
 
@@ -63,8 +67,9 @@ pub(super) struct Connection<B> {
     /// nothing of how declarations go.
     looked: Progress,
     answered: Rc<Progress>,
-    /// For task queues that are declared, and for consumers that are set up.
+    /// For task queues that are declared, for keys of tasks, and for consumers that are set up.
     declaring: Gate,
+    keys: Gate,
     setting_up: Gate,
     /// Whose turn it is to free a key.
     freeing: Mutex<()>,
@@ -127,9 +132,28 @@ async fn noting<T>(answered: &Progress, question: impl Future<Output = Result<T>
     outcome
 }
 
-/// Whether something was asked of the broker.
+/// A declaration of several questions.
 #[derive(Default)]
-struct Begun(Cell<bool>);
+struct Course {
+    /// Something was asked of the broker.
+    begun: Cell<bool>,
+    /// Nobody wants it any more.
+    over: Cell<bool>,
+}
+
+impl Course {
+    /// Before each question.
+    ///
+    /// # Errors
+    /// `Cancelled` where nobody wants the answer.
+    fn go_on(&self) -> Result<()> {
+        if self.over.get() {
+            return Err(Error::new(ErrorKind::Cancelled, "nobody waits any more for what was to be declared"));
+        }
+        self.begun.set(true);
+        Ok(())
+    }
+}
 
 /// Why a consumer was not set up.
 #[derive(Debug)]
@@ -163,6 +187,11 @@ pub(super) enum Drain {
     No,
 }
 
+/// True when nobody wanted it any more.
+fn is_cancelled(outcome: &Result<()>) -> bool {
+    outcome.as_ref().is_err_and(|error| error.kind() == ErrorKind::Cancelled)
+}
+
 /// True when the connection went, rather than what was asked was wrong.
 pub(super) fn is_lost(error: &Error) -> bool {
     error.kind() == ErrorKind::ConnectionLost
@@ -182,8 +211,9 @@ impl<B: Broker> Connection<B> {
             task_exchange: Once::default(),
             task_queues: RefCell::default(),
             looked: Progress::default(),
-            declaring: Gate::new(limit, Rc::clone(&answered)),
-            setting_up: Gate::new(limit, Rc::clone(&answered)),
+            declaring: Gate::new(SIDE_BY_SIDE, limit, Rc::clone(&answered)),
+            keys: Gate::new(KEYS_SIDE_BY_SIDE, limit, Rc::clone(&answered)),
+            setting_up: Gate::new(SIDE_BY_SIDE, limit, Rc::clone(&answered)),
             freeing: Mutex::new(()),
             answered,
         })
@@ -278,23 +308,26 @@ impl<B: Broker> Connection<B> {
         self.ask(self.broker.bind(queue, name, &binding.key)).await
     }
 
-    /// Declares what a stream of tasks to this queue needs: `None` when nobody wants it any more before anything was asked. What has
-    /// been asked is waited for.
+    /// Declares what a stream of tasks to this queue needs: `None` when nobody wants it any more. A question that was asked is waited
+    /// for, and no other one is asked then.
     // Guards: streams without number, whose messages have all been given up behind a silent broker. They would keep their memory, and
     // be declared one after the other once it answers, before what somebody waits for.
     pub(super) async fn open_tasks(&self, queue: &QueueName, wanted: Wanted) -> Option<Result<()>> {
-        let begun = Begun::default();
+        let course = Course::default();
         let declared = async {
             let names = &self.port.names;
             match (names.delay_queue(queue), names.marker_queue(queue)) {
-                (Some((spec, to)), _) => self.delay_queue(&spec, &to, &begun).await,
-                (None, Some(spec)) => self.marker_queue(&spec, &begun).await,
-                (None, None) => self.task_queue_begun(queue, &begun).await,
+                (Some((spec, to)), _) => self.delay_queue(&spec, &to, &course).await,
+                (None, Some(spec)) => self.marker_queue(&spec, &course).await,
+                (None, None) => self.task_queue_in(&course, queue).await,
             }
         };
         let mut declared = pin!(declared);
         match select(pin!(wanted.until_over()), declared.as_mut()).await {
-            Either::Left(_) if begun.0.get() => Some(declared.await),
+            Either::Left(_) if course.begun.get() => {
+                course.over.set(true);
+                Some(declared.await).filter(|outcome| !is_cancelled(outcome))
+            }
             Either::Left(_) => None,
             Either::Right((outcome, _)) => Some(outcome),
         }
@@ -302,10 +335,10 @@ impl<B: Broker> Connection<B> {
 
     /// A task queue and its binding. Sending declares it too, so that a task is never unroutable.
     pub(super) async fn task_queue(&self, name: &QueueName) -> Result<()> {
-        self.task_queue_begun(name, &Begun::default()).await
+        self.task_queue_in(&Course::default(), name).await
     }
 
-    async fn task_queue_begun(&self, name: &QueueName, begun: &Begun) -> Result<()> {
+    async fn task_queue_in(&self, course: &Course, name: &QueueName) -> Result<()> {
         let once = {
             let mut declared = self.task_queues.borrow_mut();
             if declared.len() >= DECLARED_MOST && !declared.contains_key(name) {
@@ -316,8 +349,9 @@ impl<B: Broker> Connection<B> {
         };
         once.get_or_try(async || {
             let _pass = self.declaring.enter().await?;
-            begun.0.set(true);
+            course.go_on()?;
             self.declare_queue(&self.port.names.task_queue(name)).await?;
+            course.go_on()?;
             let binding = Binding { exchange: Exchange::Task, key: name.to_string(), need: Need::Required };
             self.bind(name, &binding).await
         })
@@ -325,10 +359,15 @@ impl<B: Broker> Connection<B> {
     }
 
     /// A queue in which tasks wait for their time, and the task queue that they go to then: what has nowhere to go is lost.
-    async fn delay_queue(&self, spec: &QueueSpec, to: &QueueName, begun: &Begun) -> Result<()> {
-        self.forget_task_queue(to);
-        self.task_queue_begun(to, begun).await?;
-        begun.0.set(true);
+    async fn delay_queue(&self, spec: &QueueSpec, to: &QueueName, course: &Course) -> Result<()> {
+        // That it was declared once is not enough, for it may have been deleted; that it is being declared now is.
+        let is_declared = self.task_queues.borrow().get(to).is_some_and(|once| once.is_done());
+        if is_declared {
+            self.forget_task_queue(to);
+        }
+        self.task_queue_in(course, to).await?;
+        let _pass = self.declaring.enter().await?;
+        course.go_on()?;
         self.declare_queue(spec).await
     }
 
@@ -367,9 +406,10 @@ impl<B: Broker> Connection<B> {
     }
 
     /// The queue of a key, which is declared before each use.
-    async fn marker_queue(&self, spec: &QueueSpec, begun: &Begun) -> Result<()> {
-        let _pass = self.declaring.enter().await?;
-        begun.0.set(true);
+    // Guards: tasks whose keys are taken, and whose own queues would wait behind all keys that others want.
+    async fn marker_queue(&self, spec: &QueueSpec, course: &Course) -> Result<()> {
+        let _pass = self.keys.enter().await?;
+        course.go_on()?;
         self.declare_queue(spec).await
     }
 

@@ -12,7 +12,7 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::time::Progress;
 
 /// Enough that the broker always has the next question.
-const SIDE_BY_SIDE: usize = 16;
+pub(super) const SIDE_BY_SIDE: usize = 16;
 
 /// How long those who wait behind others are patient with a broker that answers nothing, where one question may take this long.
 /// A question of theirs that was asked has had its whole time by then.
@@ -29,8 +29,8 @@ pub(super) struct Gate {
 }
 
 impl Gate {
-    pub(super) fn new(limit: Duration, answered: Rc<Progress>) -> Self {
-        Gate { places: Semaphore::new(SIDE_BY_SIDE), answered, limit }
+    pub(super) fn new(places: usize, limit: Duration, answered: Rc<Progress>) -> Self {
+        Gate { places: Semaphore::new(places), answered, limit }
     }
 
     /// Waits for a place; that is, as long as the broker answers those who are before.
@@ -85,7 +85,7 @@ mod tests {
     /// When each of a thousand has come through, at a broker that answers one question at a time.
     async fn all_go_through(limit: Duration, questions: u32) -> Result<Vec<Duration>> {
         let answered = Rc::new(Progress::default());
-        let (gate, broker) = (Gate::new(limit, Rc::clone(&answered)), Mutex::new(()));
+        let (gate, broker) = (Gate::new(SIDE_BY_SIDE, limit, Rc::clone(&answered)), Mutex::new(()));
         let began = Instant::now();
         let ends = join_all((0..1000).map(|_| async {
             let _pass = gate.enter().await?;
@@ -101,7 +101,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn behind_a_silent_broker_nobody_waits_for_all_the_others() {
-        let gate = Gate::new(STEP, Rc::default());
+        let gate = Gate::new(SIDE_BY_SIDE, STEP, Rc::default());
         let began = Instant::now();
         let silent = async || {
             let _pass = gate.enter().await?;
@@ -117,7 +117,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn who_gives_up_gives_the_place_back() {
-        let gate = Gate::new(STEP, Rc::default());
+        let gate = Gate::new(SIDE_BY_SIDE, STEP, Rc::default());
         for _ in 0..2 * SIDE_BY_SIDE {
             let never = async {
                 let _pass = gate.enter().await;

@@ -15,6 +15,10 @@ pub(super) struct Once {
 }
 
 impl Once {
+    pub(super) fn is_done(&self) -> bool {
+        self.done.get()
+    }
+
     /// Declares it, if that was not done before.
     ///
     /// # Errors

@@ -475,6 +475,93 @@ fn looks_and_subscriptions_that_wait_for_a_slow_broker_all_have_their_turn() {
     );
 }
 
+/// How tasks of one queue are held back.
+#[derive(Clone, Copy, Debug)]
+enum HeldBack {
+    No,
+    Alike,
+    /// Each by a queue of its own.
+    Differently,
+}
+
+/// Many tasks with different keys, at a broker that takes a second for each question, then one without a key: when each is sent.
+async fn many_keys(simulation: Rc<Simulation>, held_back: HeldBack) -> (Vec<Timed>, Timed) {
+    const MANY: u64 = 240;
+    let home = simulation.new_runtime("home", Process(0), 5000);
+    let communicator = connected(&simulation, home).await;
+    let user = communicator.clone();
+    let ended = at(&simulation, home, async move {
+        server().set_faults(Faults { slow: 1, ..Faults::default() });
+        let queue = user.task_queue("work").expect("a name");
+        let keyed = (0..MANY).map(|number| {
+            let task = queue.task_send(()).timeout(Duration::from_secs(3600));
+            let task = task.unique(number.to_string(), Duration::from_secs(7200));
+            let task = match held_back {
+                HeldBack::No => task,
+                HeldBack::Alike => task.delay(Duration::from_secs(7200)),
+                HeldBack::Differently => task.delay(Duration::from_secs(7200 + number)),
+            };
+            timed(task.no_reply().into_future())
+        });
+        let keyed: Vec<_> = keyed.collect();
+        let plain = queue.task_send(()).timeout(Duration::from_secs(3600));
+        futures_util::join!(join_all(keyed), timed(plain.no_reply().into_future()))
+    })
+    .await;
+    server().set_faults(Faults::default());
+    at(&simulation, home, async move { communicator.close().await }).await.expect("it closes");
+    ended
+}
+
+/// Guards: tasks whose keys are taken one after the other, while none of them is sent.
+#[test]
+fn the_first_of_many_tasks_with_keys_are_sent_long_before_the_last_key_is_taken() {
+    for held_back in [HeldBack::No, HeldBack::Alike, HeldBack::Differently] {
+        in_some_orders(
+            move |simulation| many_keys(simulation, held_back),
+            |(keyed, plain)| {
+                assert!(keyed.iter().chain([&plain]).all(|(_, error)| error.is_none()), "{held_back:?}: {keyed:?}");
+                let mut took: Vec<Duration> = keyed.iter().map(|(took, _)| *took).collect();
+                took.sort_unstable();
+                let last = took[took.len() - 1];
+                assert!(took[0] < last / 4, "{held_back:?}: {took:?}");
+                assert!(took[took.len() / 2] < last * 3 / 4, "{held_back:?}: half of them: {took:?}");
+                assert!(plain.0 < last / 4, "{held_back:?}: the one without a key after {:?}: {took:?}", plain.0);
+            },
+        );
+    }
+}
+
+/// How long a task for a new queue takes, behind many that were given up while theirs were being declared.
+async fn behind_hasty_senders(simulation: Rc<Simulation>) -> (Vec<Timed>, Timed) {
+    let home = simulation.new_runtime("home", Process(0), 5000);
+    let communicator = connected(&simulation, home).await;
+    let user = communicator.clone();
+    let ended = at(&simulation, home, async move {
+        let send = |queue: String, limit: Duration| {
+            let queue = user.task_queue(queue).expect("a name");
+            timed(queue.task_send(()).timeout(limit).no_reply().into_future())
+        };
+        send("first".to_owned(), Duration::from_secs(60)).await;
+        server().set_faults(Faults { slow: 1, ..Faults::default() });
+        let hasty = join_all((0..64).map(|number| send(format!("hasty-{number}"), Duration::from_secs(1)))).await;
+        (hasty, send("patient".to_owned(), Duration::from_secs(600)).await)
+    })
+    .await;
+    server().set_faults(Faults::default());
+    at(&simulation, home, async move { communicator.close().await }).await.expect("it closes");
+    ended
+}
+
+/// Guards: senders that wait for what nobody wants any more.
+#[test]
+fn what_was_given_up_is_not_declared_to_its_end_before_others() {
+    in_some_orders(behind_hasty_senders, |(hasty, patient)| {
+        assert!(hasty.iter().all(|(_, error)| *error == Some(ErrorKind::TimedOut)), "{hasty:?}");
+        assert!(patient.1.is_none() && patient.0 < Duration::from_secs(30), "{patient:?}");
+    });
+}
+
 /// Guards: a subscriber that serves on, though it was taken out.
 #[test]
 fn a_removal_that_finds_no_place_at_its_home_removes_all_the_same() {
