@@ -18,7 +18,7 @@ use tokio::sync::{Mutex, oneshot};
 use tokio::time::Instant;
 
 use super::command::QueueName;
-use super::gate::{Gate, SIDE_BY_SIDE};
+use super::gate::{Gate, Pass, SIDE_BY_SIDE};
 use super::once::Once;
 use super::outbox::{TakenKey, Wanted};
 use super::port::Port;
@@ -132,28 +132,9 @@ async fn noting<T>(answered: &Progress, question: impl Future<Output = Result<T>
     outcome
 }
 
-/// A declaration of several questions.
+/// Whether something was asked of the broker.
 #[derive(Default)]
-struct Course {
-    /// Something was asked of the broker.
-    begun: Cell<bool>,
-    /// Nobody wants it any more.
-    over: Cell<bool>,
-}
-
-impl Course {
-    /// Before each question.
-    ///
-    /// # Errors
-    /// `Cancelled` where nobody wants the answer.
-    fn go_on(&self) -> Result<()> {
-        if self.over.get() {
-            return Err(Error::new(ErrorKind::Cancelled, "nobody waits any more for what was to be declared"));
-        }
-        self.begun.set(true);
-        Ok(())
-    }
-}
+struct Begun(Cell<bool>);
 
 /// Why a consumer was not set up.
 #[derive(Debug)]
@@ -185,11 +166,6 @@ pub(super) struct EndPlan {
 pub(super) enum Drain {
     Yes,
     No,
-}
-
-/// True when nobody wanted it any more.
-fn is_cancelled(outcome: &Result<()>) -> bool {
-    outcome.as_ref().is_err_and(|error| error.kind() == ErrorKind::Cancelled)
 }
 
 /// True when the connection went, rather than what was asked was wrong.
@@ -308,26 +284,23 @@ impl<B: Broker> Connection<B> {
         self.ask(self.broker.bind(queue, name, &binding.key)).await
     }
 
-    /// Declares what a stream of tasks to this queue needs: `None` when nobody wants it any more. A question that was asked is waited
-    /// for, and no other one is asked then.
+    /// Declares what a stream of tasks to this queue needs: `None` when nobody wants it any more before anything was asked. What has
+    /// been asked is waited for, and what is left asked, so that a sender who tries it again and again has it in the end.
     // Guards: streams without number, whose messages have all been given up behind a silent broker. They would keep their memory, and
     // be declared one after the other once it answers, before what somebody waits for.
     pub(super) async fn open_tasks(&self, queue: &QueueName, wanted: Wanted) -> Option<Result<()>> {
-        let course = Course::default();
+        let begun = Begun::default();
         let declared = async {
             let names = &self.port.names;
             match (names.delay_queue(queue), names.marker_queue(queue)) {
-                (Some((spec, to)), _) => self.delay_queue(&spec, &to, &course).await,
-                (None, Some(spec)) => self.marker_queue(&spec, &course).await,
-                (None, None) => self.task_queue_in(&course, queue).await,
+                (Some((spec, to)), _) => self.delay_queue(&spec, &to, &begun).await,
+                (None, Some(spec)) => self.marker_queue(&spec, &begun).await,
+                (None, None) => self.task_queue_begun(queue, &begun).await.map(drop),
             }
         };
         let mut declared = pin!(declared);
         match select(pin!(wanted.until_over()), declared.as_mut()).await {
-            Either::Left(_) if course.begun.get() => {
-                course.over.set(true);
-                Some(declared.await).filter(|outcome| !is_cancelled(outcome))
-            }
+            Either::Left(_) if begun.0.get() => Some(declared.await),
             Either::Left(_) => None,
             Either::Right((outcome, _)) => Some(outcome),
         }
@@ -335,10 +308,11 @@ impl<B: Broker> Connection<B> {
 
     /// A task queue and its binding. Sending declares it too, so that a task is never unroutable.
     pub(super) async fn task_queue(&self, name: &QueueName) -> Result<()> {
-        self.task_queue_in(&Course::default(), name).await
+        self.task_queue_begun(name, &Begun::default()).await.map(drop)
     }
 
-    async fn task_queue_in(&self, course: &Course, name: &QueueName) -> Result<()> {
+    /// The same, with the pass of it where it was declared just now.
+    async fn task_queue_begun(&self, name: &QueueName, begun: &Begun) -> Result<Option<Pass<'_>>> {
         let once = {
             let mut declared = self.task_queues.borrow_mut();
             if declared.len() >= DECLARED_MOST && !declared.contains_key(name) {
@@ -347,27 +321,30 @@ impl<B: Broker> Connection<B> {
             }
             Rc::clone(declared.entry(name.clone()).or_default())
         };
-        once.get_or_try(async || {
-            let _pass = self.declaring.enter().await?;
-            course.go_on()?;
+        let mut passes = None;
+        let declared = once.get_or_try(async || {
+            passes = Some(self.declaring.enter().await?);
+            begun.0.set(true);
             self.declare_queue(&self.port.names.task_queue(name)).await?;
-            course.go_on()?;
             let binding = Binding { exchange: Exchange::Task, key: name.to_string(), need: Need::Required };
             self.bind(name, &binding).await
-        })
-        .await
+        });
+        declared.await.map(|()| passes)
     }
 
     /// A queue in which tasks wait for their time, and the task queue that they go to then: what has nowhere to go is lost.
-    async fn delay_queue(&self, spec: &QueueSpec, to: &QueueName, course: &Course) -> Result<()> {
+    async fn delay_queue(&self, spec: &QueueSpec, to: &QueueName, begun: &Begun) -> Result<()> {
         // That it was declared once is not enough, for it may have been deleted; that it is being declared now is.
         let is_declared = self.task_queues.borrow().get(to).is_some_and(|once| once.is_done());
         if is_declared {
             self.forget_task_queue(to);
         }
-        self.task_queue_in(course, to).await?;
-        let _pass = self.declaring.enter().await?;
-        course.go_on()?;
+        let _pass = match self.task_queue_begun(to, begun).await? {
+            // Guards: the first of many, who would come to their second question behind the first ones of all others.
+            Some(pass) => pass,
+            None => self.declaring.enter().await?,
+        };
+        begun.0.set(true);
         self.declare_queue(spec).await
     }
 
@@ -407,9 +384,9 @@ impl<B: Broker> Connection<B> {
 
     /// The queue of a key, which is declared before each use.
     // Guards: tasks whose keys are taken, and whose own queues would wait behind all keys that others want.
-    async fn marker_queue(&self, spec: &QueueSpec, course: &Course) -> Result<()> {
+    async fn marker_queue(&self, spec: &QueueSpec, begun: &Begun) -> Result<()> {
         let _pass = self.keys.enter().await?;
-        course.go_on()?;
+        begun.0.set(true);
         self.declare_queue(spec).await
     }
 
