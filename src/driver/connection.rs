@@ -18,7 +18,7 @@ use tokio::sync::{Mutex, oneshot};
 use tokio::time::Instant;
 
 use super::command::QueueName;
-use super::gate::{Gate, Pass, SIDE_BY_SIDE};
+use super::gate::{Gate, SIDE_BY_SIDE};
 use super::once::Once;
 use super::outbox::{TakenKey, Wanted};
 use super::port::Port;
@@ -285,7 +285,7 @@ impl<B: Broker> Connection<B> {
     }
 
     /// Declares what a stream of tasks to this queue needs: `None` when nobody wants it any more before anything was asked. What has
-    /// been asked is waited for, and what is left asked, so that a sender who tries it again and again has it in the end.
+    /// been asked is waited for.
     // Guards: streams without number, whose messages have all been given up behind a silent broker. They would keep their memory, and
     // be declared one after the other once it answers, before what somebody waits for.
     pub(super) async fn open_tasks(&self, queue: &QueueName, wanted: Wanted) -> Option<Result<()>> {
@@ -295,7 +295,7 @@ impl<B: Broker> Connection<B> {
             match (names.delay_queue(queue), names.marker_queue(queue)) {
                 (Some((spec, to)), _) => self.delay_queue(&spec, &to, &begun).await,
                 (None, Some(spec)) => self.marker_queue(&spec, &begun).await,
-                (None, None) => self.task_queue_begun(queue, &begun).await.map(drop),
+                (None, None) => self.task_queue_begun(queue, &begun).await,
             }
         };
         let mut declared = pin!(declared);
@@ -308,11 +308,10 @@ impl<B: Broker> Connection<B> {
 
     /// A task queue and its binding. Sending declares it too, so that a task is never unroutable.
     pub(super) async fn task_queue(&self, name: &QueueName) -> Result<()> {
-        self.task_queue_begun(name, &Begun::default()).await.map(drop)
+        self.task_queue_begun(name, &Begun::default()).await
     }
 
-    /// The same, with the pass of it where it was declared just now.
-    async fn task_queue_begun(&self, name: &QueueName, begun: &Begun) -> Result<Option<Pass<'_>>> {
+    async fn task_queue_begun(&self, name: &QueueName, begun: &Begun) -> Result<()> {
         let once = {
             let mut declared = self.task_queues.borrow_mut();
             if declared.len() >= DECLARED_MOST && !declared.contains_key(name) {
@@ -321,30 +320,22 @@ impl<B: Broker> Connection<B> {
             }
             Rc::clone(declared.entry(name.clone()).or_default())
         };
-        let mut passes = None;
-        let declared = once.get_or_try(async || {
-            passes = Some(self.declaring.enter().await?);
+        once.get_or_try(async || {
+            let _pass = self.declaring.enter().await?;
             begun.0.set(true);
             self.declare_queue(&self.port.names.task_queue(name)).await?;
             let binding = Binding { exchange: Exchange::Task, key: name.to_string(), need: Need::Required };
             self.bind(name, &binding).await
-        });
-        declared.await.map(|()| passes)
+        })
+        .await
     }
 
-    /// A queue in which tasks wait for their time, and the task queue that they go to then: what has nowhere to go is lost.
+    /// A queue in which tasks wait for their time, and the task queue that they go to then: what has nowhere to go is lost. It is
+    /// declared each time, for it may have been deleted, and needs no binding: they go there by its name.
     async fn delay_queue(&self, spec: &QueueSpec, to: &QueueName, begun: &Begun) -> Result<()> {
-        // That it was declared once is not enough, for it may have been deleted; that it is being declared now is.
-        let is_declared = self.task_queues.borrow().get(to).is_some_and(|once| once.is_done());
-        if is_declared {
-            self.forget_task_queue(to);
-        }
-        let _pass = match self.task_queue_begun(to, begun).await? {
-            // Guards: the first of many, who would come to their second question behind the first ones of all others.
-            Some(pass) => pass,
-            None => self.declaring.enter().await?,
-        };
+        let _pass = self.declaring.enter().await?;
         begun.0.set(true);
+        self.declare_queue(&self.port.names.task_queue(to)).await?;
         self.declare_queue(spec).await
     }
 

@@ -15,10 +15,6 @@ pub(super) struct Once {
 }
 
 impl Once {
-    pub(super) fn is_done(&self) -> bool {
-        self.done.get()
-    }
-
     /// Declares it, if that was not done before.
     ///
     /// # Errors

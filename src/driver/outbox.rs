@@ -311,11 +311,19 @@ enum Open {
     #[default]
     No,
     /// It was asked for, when this was the last message.
-    Opening(PublishId),
+    Opening { last: PublishId, since: Since },
     /// Its exchange is gone, and is being declared again.
     Vanished,
     /// With the queue that replies come to, where there are some.
     Yes(Option<Arc<str>>),
+}
+
+/// What has become of what a stream needs, since it was asked for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Since {
+    Nothing,
+    /// Some of it may be gone: later messages have it declared again.
+    MayBeGone,
 }
 
 pub(super) struct Outbox<P> {
@@ -526,26 +534,30 @@ impl<P> Outbox<P> {
             return;
         }
         match &state.open {
-            Open::Opening(_) | Open::Vanished => {}
+            Open::Opening { .. } | Open::Vanished => {}
             Open::No if *stream == Stream::Direct => {
                 state.open = Open::Yes(None);
-                self.hand_over(stream, None);
+                self.hand_over(stream, None, last);
             }
             Open::No => {
-                state.open = Open::Opening(last);
+                state.open = Open::Opening { last, since: Since::Nothing };
                 let (wanted, until) = oneshot::channel();
                 state.wanted = Some(wanted);
                 self.out.push(Act::Open(stream.clone(), Wanted(until)));
             }
             Open::Yes(reply_to) => {
                 let reply_to = reply_to.clone();
-                self.hand_over(stream, reply_to.as_ref());
+                self.hand_over(stream, reply_to.as_ref(), last);
             }
         }
     }
 
-    fn hand_over(&mut self, stream: &Stream, reply_to: Option<&Arc<str>>) {
-        while let Some(id) = self.stream(stream).waiting.pop_first() {
+    /// Hands over what waits, up to this message.
+    fn hand_over(&mut self, stream: &Stream, reply_to: Option<&Arc<str>>, up_to: PublishId) {
+        loop {
+            let waiting = &mut self.stream(stream).waiting;
+            let Some(id) = waiting.first().copied().filter(|id| *id <= up_to) else { return };
+            waiting.pop_first();
             let Some(entry) = self.entries.get_mut(&id) else { continue };
             if let Kind::Call { correlation, .. } = &entry.kind {
                 self.calls.remove(correlation);
@@ -560,13 +572,17 @@ impl<P> Outbox<P> {
         state.wanted = None;
         match outcome {
             Ok(reply_to) => {
-                state.open = Open::Yes(reply_to);
+                let before = std::mem::replace(&mut state.open, Open::Yes(reply_to.clone()));
                 self.markers_go(stream, now);
+                if let Open::Opening { last, since: Since::MayBeGone } = before {
+                    self.hand_over(stream, reply_to.as_ref(), last);
+                    self.stream(stream).open = Open::No;
+                }
                 self.pump(stream);
             }
             Err(error) => {
                 let opened_for = match std::mem::take(&mut state.open) {
-                    Open::Opening(last) => last,
+                    Open::Opening { last, .. } => last,
                     _ => PublishId(u64::MAX),
                 };
                 if error.kind() == ErrorKind::ConnectionLost {
@@ -594,7 +610,7 @@ impl<P> Outbox<P> {
     pub(super) fn not_opened(&mut self, stream: &Stream) {
         let state = self.stream(stream);
         // Guards: an attempt of later, for those who have come since.
-        if state.wanted.is_none() && matches!(state.open, Open::Opening(_)) {
+        if state.wanted.is_none() && matches!(state.open, Open::Opening { .. }) {
             state.open = Open::No;
             self.pump(stream);
         }
@@ -625,10 +641,10 @@ impl<P> Outbox<P> {
 
     /// Something that the stream needs is gone: it is opened again before its next message.
     pub(super) fn close_stream(&mut self, stream: &Stream) {
-        let state = self.stream(stream);
-        // One that is being opened just now will be.
-        if !matches!(state.open, Open::Opening(_)) {
-            state.open = Open::No;
+        match &mut self.stream(stream).open {
+            // Guards: a queue that is deleted behind its declaration, on which the next one is not to rely.
+            Open::Opening { since, .. } => *since = Since::MayBeGone,
+            open => *open = Open::No,
         }
         self.pump(stream);
     }
@@ -1025,7 +1041,7 @@ impl<P> Outbox<P> {
         }
         state.wanted = None;
         // Guards: a stream that is opened twice at once. One that is being opened goes when it is known what has come of that.
-        let is_opening = matches!(state.open, Open::Opening(_));
+        let is_opening = matches!(state.open, Open::Opening { .. });
         if let Stream::Tasks(queue) = &entry.stream
             && !is_opening
             && (matches!(entry.kind, Kind::Marker(_) | Kind::GivenUp) || self.tasks.len() > IDLE_STREAMS_MOST)

@@ -538,32 +538,52 @@ fn the_first_of_many_tasks_are_sent_long_before_the_last_has_what_it_needs() {
     }
 }
 
-/// How often a task that is held back is tried, by a sender who waits less each time than the broker takes for its queue.
-async fn hasty_tries(simulation: Rc<Simulation>) -> usize {
+/// Whether a task arrives that is held back, and sent when its task queue was deleted while that was being declared for another one.
+async fn behind_a_deleted_queue(simulation: Rc<Simulation>, same_time: bool, after_ms: u32) -> Result<Value> {
     let home = simulation.new_runtime("home", Process(0), 500);
     let communicator = connected(&simulation, home).await;
     let user = communicator.clone();
-    let tries = at(&simulation, home, async move {
-        let queue = user.task_queue("work").expect("a name");
-        let send = |limit| queue.task_send(()).delay(Duration::from_secs(600)).timeout(limit).no_reply();
-        send(Duration::from_secs(60)).await.expect("the broker is fast");
+    let arrived = at(&simulation, home, async move {
         server().set_faults(Faults { slow: 1, ..Faults::default() });
-        let mut tries = 1;
-        while tries < 20 && send(Duration::from_secs(3)).await.is_err() {
-            tries += 1;
+        let queue = user.task_queue("work").expect("a name");
+        let send =
+            |text, time| queue.task_send(text).delay(time).timeout(Duration::from_secs(300)).no_reply().into_future();
+        let (time, other) = (Duration::from_secs(60), Duration::from_secs(if same_time { 60 } else { 61 }));
+        let deleted = async {
+            sleep_ms(after_ms).await;
+            server().delete_some_queue(|queue| queue.name.ends_with("work") && !queue.name.contains("delay"));
+            send("second", other).await
+        };
+        let (_, sent) = futures_util::join!(send("first", time), deleted);
+        sent?;
+        server().set_faults(Faults::default());
+        // Whoever looks for a task declares the queue, too.
+        sleep_ms(70_000).await;
+        loop {
+            let task = queue.try_next().await?;
+            let body = task.body().clone();
+            task.process(|_| ());
+            if body.as_str() == Some("second") {
+                return Ok(body);
+            }
         }
-        tries
     })
     .await;
-    server().set_faults(Faults::default());
     at(&simulation, home, async move { communicator.close().await }).await.expect("it closes");
-    tries
+    arrived
 }
 
-/// Guards: a declaration that is begun anew with each try, and comes to no end.
+/// Guards: a task that is confirmed, and lost when its time comes.
 #[test]
-fn a_sender_who_tries_again_and_again_has_its_queue_in_the_end() {
-    in_some_orders(hasty_tries, |tries| assert!(tries < 10, "{tries} tries"));
+fn a_task_that_is_held_back_relies_on_no_declaration_of_before() {
+    for same_time in [true, false] {
+        for after_ms in (0..12_000).step_by(600) {
+            in_some_orders(
+                move |simulation| behind_a_deleted_queue(simulation, same_time, after_ms),
+                |arrived| assert!(arrived.is_ok(), "same time: {same_time}, deleted after {after_ms} ms: {arrived:?}"),
+            );
+        }
+    }
 }
 
 /// Guards: a subscriber that serves on, though it was taken out.

@@ -65,6 +65,38 @@ fn a_stream_is_opened_once_and_keeps_its_order() {
     assert_eq!(ids, [1, 2, 3]);
 }
 
+/// Guards: a queue that was deleted after its declaration, and before the message that relies on it.
+#[test]
+fn what_comes_while_a_queue_is_being_declared_has_it_declared_again() {
+    let (mut outbox, now) = (outbox(), Instant::now());
+    let queue: QueueName = "homing-delay-1000-work".into();
+    let stream = Stream::Tasks(queue.clone());
+    outbox.up();
+    let send = |outbox: &mut Box, number| {
+        outbox.close_stream_of(&queue);
+        let kind = Kind::Task { correlation: None, published: Some(number), key: None };
+        outbox.send(stream.clone(), kind, message(), Charge::NOTHING, None);
+    };
+    let opens = |acts: &[Act<u32>]| acts.iter().filter(|act| matches!(act, Act::Open(..))).count();
+    send(&mut outbox, 1);
+    assert_eq!(opens(&outbox.acts()), 1);
+    (2..=3).for_each(|number| send(&mut outbox, number));
+    assert_eq!(opens(&outbox.acts()), 0, "one at a time");
+    outbox.opened(&stream, Ok(None), now);
+    let acts = outbox.acts();
+    assert_eq!((published(&acts), opens(&acts)), (vec![(PublishId(1), 0)], 1));
+    outbox.opened(&stream, Ok(None), now);
+    let acts = outbox.acts();
+    assert_eq!(
+        (published(&acts), opens(&acts)),
+        (vec![(PublishId(2), 0), (PublishId(3), 0)], 0),
+        "once for all of them"
+    );
+    send(&mut outbox, 4);
+    let acts = outbox.acts();
+    assert_eq!((published(&acts), opens(&acts)), (vec![], 1));
+}
+
 /// Guards: a message that came at the end of an attempt that was begun long before, failed with it.
 #[test]
 fn a_stream_that_cannot_be_opened_fails_those_for_whom_it_was_tried() {
