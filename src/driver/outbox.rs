@@ -296,6 +296,16 @@ struct StreamState {
 }
 
 impl StreamState {
+    /// Something that it needs is gone.
+    // Guards: a stream that is opened twice at once, for each of many messages that come back.
+    fn no_longer_stands(&mut self, open: Open) {
+        match &mut self.open {
+            // Guards: a queue that is deleted behind its declaration, on which the next message is not to rely.
+            Open::Opening { since, .. } => *since = Since::MayBeGone,
+            before => *before = open,
+        }
+    }
+
     /// The queue that replies come to.
     fn reply_to(&self) -> Option<Arc<str>> {
         match &self.open {
@@ -641,11 +651,7 @@ impl<P> Outbox<P> {
 
     /// Something that the stream needs is gone: it is opened again before its next message.
     pub(super) fn close_stream(&mut self, stream: &Stream) {
-        match &mut self.stream(stream).open {
-            // Guards: a queue that is deleted behind its declaration, on which the next one is not to rely.
-            Open::Opening { since, .. } => *since = Since::MayBeGone,
-            open => *open = Open::No,
-        }
+        self.stream(stream).no_longer_stands(Open::No);
         self.pump(stream);
     }
 
@@ -743,7 +749,7 @@ impl<P> Outbox<P> {
             ErrorKind::ConnectionLost => match entry.kind {
                 Kind::Copy(_) | Kind::Notice | Kind::Probe(_) => self.finish(id, Err(not_sent())),
                 _ => {
-                    self.stream(&stream).open = Open::No;
+                    self.stream(&stream).no_longer_stands(Open::No);
                     self.wait_again(id);
                 }
             },
@@ -752,7 +758,7 @@ impl<P> Outbox<P> {
             ErrorKind::NotFound if again && stream != Stream::Direct => {
                 entry.tries += 1;
                 let exchange = exchange_of(&stream);
-                self.stream(&stream).open = Open::Vanished;
+                self.stream(&stream).no_longer_stands(Open::Vanished);
                 self.wait_again(id);
                 self.out.push(Act::ExchangeVanished { exchange, error });
             }
@@ -793,9 +799,8 @@ impl<P> Outbox<P> {
                 entry.tries += 1;
                 if let Stream::Tasks(queue) = entry.stream.clone() {
                     self.wait_again(id);
-                    self.stream(&Stream::Tasks(queue.clone())).open = Open::No;
                     self.out.push(Act::QueueVanished(queue.clone()));
-                    self.pump(&Stream::Tasks(queue));
+                    self.close_stream(&Stream::Tasks(queue));
                 }
             }
             // Its caller may be connecting again. Closing does not wait for that, and draining not for long.

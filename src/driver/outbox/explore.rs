@@ -59,6 +59,29 @@ const CALL: Uuid = Uuid::from_u128(1);
 const TASK: Uuid = Uuid::from_u128(2);
 const KEY_TIME: Duration = Duration::from_secs(60);
 
+/// Which messages there are.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Cast {
+    /// A call, a task and a reply.
+    OfEachKind,
+    /// A task that has a key.
+    Keyed,
+    /// Two tasks for one queue.
+    Two,
+}
+
+impl Cast {
+    /// How many of them are completed, and give room back.
+    fn ends(self) -> (usize, usize) {
+        match self {
+            // Nobody waits for the reply.
+            Cast::OfEachKind => (2, 3),
+            Cast::Keyed => (1, 1),
+            Cast::Two => (2, 2),
+        }
+    }
+}
+
 /// The world around the outbox.
 struct World {
     outbox: Outbox<u32>,
@@ -83,8 +106,7 @@ struct World {
     /// It was with a broker that may have taken it.
     call_may_have_arrived: bool,
     task_may_have_arrived: bool,
-    /// Whether the task has a key.
-    keyed: bool,
+    cast: Cast,
     /// The broker has confirmed the marker, or may have it.
     has_key: bool,
     marker_may_have_arrived: bool,
@@ -110,14 +132,17 @@ fn message(number: u32) -> Message {
     }
 }
 
-/// The world of a task that has a key, and of nothing else.
-struct Keyed(World);
+/// The world of another cast.
+struct With<const CAST: usize>(World);
 
-impl sequences::World for Keyed {
+type Keyed = With<0>;
+type Two = With<1>;
+
+impl<const CAST: usize> sequences::World for With<CAST> {
     type Move = Move;
 
     fn new(now: Instant) -> Self {
-        Keyed(World::made(now, true))
+        With(World::made(now, [Cast::Keyed, Cast::Two][CAST]))
     }
 
     fn moves(&self) -> Vec<Move> {
@@ -137,7 +162,7 @@ impl sequences::World for World {
     type Move = Move;
 
     fn new(now: Instant) -> Self {
-        World::made(now, false)
+        World::made(now, Cast::OfEachKind)
     }
 
     fn moves(&self) -> Vec<Move> {
@@ -155,7 +180,7 @@ impl sequences::World for World {
         let fates = [Fate::Yes, Fate::Lost, Fate::NotFound, Fate::Unroutable, Fate::Nack];
         if !self.handed.is_empty() {
             moves.extend(fates.map(Move::Published));
-            if self.keyed {
+            if self.cast == Cast::Keyed {
                 moves.push(Move::Published(Fate::Full));
             }
         }
@@ -165,7 +190,7 @@ impl sequences::World for World {
         if self.exchange_gone {
             moves.push(Move::ExchangeBack);
         }
-        if self.failed.is_empty() && !self.keyed {
+        if self.failed.is_empty() && self.cast == Cast::OfEachKind {
             moves.push(Move::Forget);
         }
         moves
@@ -243,8 +268,7 @@ impl sequences::World for World {
             self.step(next);
         }
         assert!(self.outbox.is_empty(), "something is left");
-        let ends = if self.keyed { (1, 1) } else { (2, 3) };
-        assert_eq!((self.completed.len(), self.released), ends, "each ends once");
+        assert_eq!((self.completed.len(), self.released), self.cast.ends(), "each ends once");
         assert!(self.freed <= 1, "freed twice");
         let Outbox { due, calls, aside, fixed, tasks, .. } = &self.outbox;
         assert!(due.is_empty() && calls.is_empty() && *aside == 0);
@@ -253,24 +277,32 @@ impl sequences::World for World {
 }
 
 impl World {
-    fn made(now: Instant, keyed: bool) -> Self {
+    fn made(now: Instant, cast: Cast) -> Self {
         let mut outbox = Outbox::new("test", Duration::from_millis(250));
         let until = Some(after(now, Duration::from_secs(1)));
         let (queue, stream): (QueueName, _) = ("q".into(), Stream::Tasks("q".into()));
         let (correlation, published) = (Some(TASK), Some(2));
-        if keyed {
-            let key = UniqueKey::new("key".into(), KEY_TIME, &queue).expect("a key");
-            let marker_stream = Stream::Tasks(key.marker.clone());
-            let marked = Marked { key, queue, stream, message: message(2), correlation, published, since: now };
-            outbox.send(marker_stream, Kind::Marker(marked.into()), message(4), Charge::NOTHING, until);
-        } else {
-            let recipient = Identifier::new("x").expect("a name");
-            let call = Kind::Call { correlation: CALL, recipient, repeat: Repeat::Never, published: Some(1) };
-            outbox.send(Stream::Calls, call, message(1), Charge::NOTHING, None);
-            let task = Kind::Task { correlation, published, key: None };
-            outbox.send(stream, task, message(2), Charge::NOTHING, until);
-            let reply = Kind::Reply { stage: ReplyStage::Last, correlation: None, late: None, sent: None };
-            outbox.send(Stream::Replies(Exchange::Message), reply, message(3), Charge::NOTHING, None);
+        let plain = Kind::Task { correlation, published, key: None };
+        match cast {
+            Cast::Keyed => {
+                let key = UniqueKey::new("key".into(), KEY_TIME, &queue).expect("a key");
+                let marker_stream = Stream::Tasks(key.marker.clone());
+                let marked = Marked { key, queue, stream, message: message(2), correlation, published, since: now };
+                outbox.send(marker_stream, Kind::Marker(marked.into()), message(4), Charge::NOTHING, until);
+            }
+            Cast::OfEachKind => {
+                let recipient = Identifier::new("x").expect("a name");
+                let call = Kind::Call { correlation: CALL, recipient, repeat: Repeat::Never, published: Some(1) };
+                outbox.send(Stream::Calls, call, message(1), Charge::NOTHING, None);
+                outbox.send(stream, plain, message(2), Charge::NOTHING, until);
+                let reply = Kind::Reply { stage: ReplyStage::Last, correlation: None, late: None, sent: None };
+                outbox.send(Stream::Replies(Exchange::Message), reply, message(3), Charge::NOTHING, None);
+            }
+            Cast::Two => {
+                outbox.send(stream.clone(), plain, message(2), Charge::NOTHING, until);
+                let other = Kind::Task { correlation: None, published: Some(5), key: None };
+                outbox.send(stream, other, message(5), Charge::NOTHING, None);
+            }
         }
         let mut world = World {
             outbox,
@@ -279,7 +311,7 @@ impl World {
             opening: Vec::new(),
             is_unwanted: false,
             given_up: false,
-            messages: if keyed { 1 } else { 3 },
+            messages: cast.ends().1,
             read: BTreeSet::new(),
             open: Vec::new(),
             handed: Vec::new(),
@@ -288,7 +320,7 @@ impl World {
             released: 0,
             call_may_have_arrived: false,
             task_may_have_arrived: false,
-            keyed,
+            cast,
             has_key: false,
             marker_may_have_arrived: false,
             marker_went: now,
@@ -326,7 +358,10 @@ impl World {
                     assert!(self.open.contains(stream), "published by a stream that is not open");
                     assert!(!(number == 1 && self.call_may_have_arrived), "a call was sent again");
                     assert!(!(number == 4 && self.marker_may_have_arrived), "a marker was sent again");
-                    assert!(!(self.keyed && number == 2) || self.has_key, "a task was sent without its key");
+                    assert!(
+                        !(self.cast == Cast::Keyed && number == 2) || self.has_key,
+                        "a task was sent without its key"
+                    );
                     assert!(!(number == 2 && self.completed.contains(&2)), "what was given up is sent");
                     let resent = headers::number(&message.properties, headers::RESEND) > 0;
                     if number == 2 {
@@ -392,6 +427,18 @@ fn every_short_sequence_ends_each_message_once() {
 fn every_short_sequence_ends_a_task_with_a_key_once() {
     let sequences = sequences::explore::<Keyed>(8);
     assert!(sequences > 5_000, "{sequences}");
+}
+
+#[test]
+fn every_short_sequence_ends_each_of_two_tasks_for_a_queue_once() {
+    let sequences = sequences::explore::<Two>(7);
+    assert!(sequences > 5_000, "{sequences}");
+}
+
+#[test]
+#[ignore = "full: takes minutes"]
+fn every_longer_sequence_ends_each_of_two_tasks_for_a_queue_once_in_full() {
+    sequences::explore::<Two>(9);
 }
 
 #[test]
