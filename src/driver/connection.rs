@@ -323,11 +323,19 @@ impl<B: Broker> Connection<B> {
         once.get_or_try(async || {
             let _pass = self.declaring.enter().await?;
             begun.0.set(true);
-            self.declare_queue(&self.port.names.task_queue(name)).await?;
-            let binding = Binding { exchange: Exchange::Task, key: name.to_string(), need: Need::Required };
-            self.bind(name, &binding).await
+            match self.declare_and_bind(name).await {
+                // Guards: a queue that is deleted between the two.
+                Err(error) if error.kind() == ErrorKind::NotFound => self.declare_and_bind(name).await,
+                outcome => outcome,
+            }
         })
         .await
+    }
+
+    async fn declare_and_bind(&self, name: &QueueName) -> Result<()> {
+        self.declare_queue(&self.port.names.task_queue(name)).await?;
+        let binding = Binding { exchange: Exchange::Task, key: name.to_string(), need: Need::Required };
+        self.bind(name, &binding).await
     }
 
     /// A queue in which tasks wait for their time, and the task queue that they go to then: what has nowhere to go is lost. It is

@@ -465,7 +465,10 @@ impl<B: Broker> Driver<B> {
                 }
             }
             JobDone::ExchangeBack { exchange, generation, outcome } => {
-                if self.session.of(generation).is_some() && outcome.is_ok() {
+                // Guards: messages that wait for ever for an exchange that could not be declared. They find it missing again, and
+                // come to their end.
+                let is_lost = outcome.is_err_and(|error| error.kind() == ErrorKind::ConnectionLost);
+                if self.session.of(generation).is_some() && !is_lost {
                     self.outbox.exchange_is_back(exchange);
                 }
             }

@@ -758,9 +758,14 @@ impl<P> Outbox<P> {
             ErrorKind::NotFound if again && stream != Stream::Direct => {
                 entry.tries += 1;
                 let exchange = exchange_of(&stream);
-                self.stream(&stream).no_longer_stands(Open::Vanished);
+                let state = self.stream(&stream);
+                // Guards: an exchange that is declared for each of many messages that come back.
+                let is_seen_to = matches!(state.open, Open::Vanished | Open::Opening { .. });
+                state.no_longer_stands(Open::Vanished);
                 self.wait_again(id);
-                self.out.push(Act::ExchangeVanished { exchange, error });
+                if !is_seen_to {
+                    self.out.push(Act::ExchangeVanished { exchange, error });
+                }
             }
             ErrorKind::Unroutable => self.unroutable(id, error, peers, now),
             // A nack, or the end of the channel: it may have arrived.

@@ -4,6 +4,7 @@ use std::cell::Cell;
 use std::rc::Rc;
 use std::time::Duration;
 
+use futures_util::FutureExt;
 use futures_util::future::join_all;
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::Instant;
@@ -13,7 +14,7 @@ use super::executor::{self, Group, Log, Process, Simulation, sleep_ms};
 use crate::home::Home;
 use crate::{
     Broadcast, BroadcastFilter, BroadcastSubscriber, CloseReport, Communicator, ErrorKind, Result, RpcRequest,
-    RpcSubscriber, TaskRequest, TaskSubscriber, Value,
+    RpcSubscriber, TaskRequest, TaskSubscriber, TestingMode, Value,
 };
 
 /// Runs a story under some orders of its events, and looks at how each ends.
@@ -584,6 +585,50 @@ fn a_task_that_is_held_back_relies_on_no_declaration_of_before() {
             );
         }
     }
+}
+
+/// What becomes of broadcasts in testing mode, where the exchange goes with its last listener: one that is sent while the broker
+/// answers no question, and one of later.
+async fn broadcasts_without_an_exchange(simulation: Rc<Simulation>) -> (Timed, Timed) {
+    let (senders, listeners) =
+        (simulation.new_runtime("senders", Process(0), 500), simulation.new_runtime("listeners", Process(1), 500));
+    let connect = || {
+        let builder = Communicator::builder("simulated:broker").testing(TestingMode::Yes);
+        builder.operation_timeout(Duration::from_secs(2)).connect()
+    };
+    let sender = at(&simulation, senders, connect()).await.expect("a connection");
+    let listener = at(&simulation, listeners, connect()).await.expect("a connection");
+    let listening = listener.clone();
+    let ended = at(&simulation, listeners, async move {
+        let nothing = BroadcastSubscriber::closure(|_: Broadcast| ());
+        listening.add_broadcast_subscriber(BroadcastFilter::new(), nothing).await
+    });
+    ended.await.expect("a subscriber");
+    let sending = sender.clone();
+    let sent = at(&simulation, senders, async move {
+        let send = || {
+            let sent = tokio::time::timeout(Duration::from_secs(60), sending.broadcast_send(1).into_future());
+            timed(sent.map(|sent| sent.unwrap_or_else(|_| Ok(()))))
+        };
+        assert!(sending.broadcast_send(0).await.is_ok(), "somebody listens");
+        listener.close().await.expect("it closes");
+        server().set_faults(Faults { fails: 1, ..Faults::default() });
+        let first = send().await;
+        server().set_faults(Faults::default());
+        (first, send().await)
+    })
+    .await;
+    at(&simulation, senders, async move { sender.close().await }).await.expect("it closes");
+    sent
+}
+
+/// Guards: messages that wait for an exchange which was gone, and could not be declared.
+#[test]
+fn broadcasts_go_on_after_an_exchange_that_could_not_be_declared() {
+    in_some_orders(broadcasts_without_an_exchange, |(first, later)| {
+        assert!(first.0 < Duration::from_secs(60), "it ends: {first:?}");
+        assert!(later.0 < Duration::from_secs(60) && later.1.is_none(), "{later:?}");
+    });
 }
 
 /// Guards: a subscriber that serves on, though it was taken out.

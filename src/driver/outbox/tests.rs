@@ -65,6 +65,26 @@ fn a_stream_is_opened_once_and_keeps_its_order() {
     assert_eq!(ids, [1, 2, 3]);
 }
 
+/// Guards: an exchange that is declared five hundred times.
+#[test]
+fn an_exchange_that_is_gone_is_declared_once_for_all_that_come_back() {
+    let (mut outbox, now) = (outbox(), Instant::now());
+    (1..=3).for_each(|number| broadcast(&mut outbox, number));
+    let sent = published(&open(&mut outbox));
+    assert_eq!(sent.len(), 3);
+    let gone = || Err(crate::error::Error::new(ErrorKind::NotFound, "no exchange"));
+    for (id, _) in &sent {
+        outbox.published(*id, gone(), Peers::Settled, now);
+    }
+    let declared = |acts: &[Act<u32>]| acts.iter().filter(|act| matches!(act, Act::ExchangeVanished { .. })).count();
+    assert_eq!(declared(&outbox.acts()), 1);
+    outbox.exchange_is_back(Exchange::Message);
+    outbox.opened(&Stream::Broadcasts, Ok(None), now);
+    assert_eq!(published(&outbox.acts()).len(), 3, "they go again");
+    outbox.published(sent[0].0, gone(), Peers::Settled, now);
+    assert_eq!(declared(&outbox.acts()), 1, "it is gone again");
+}
+
 /// Guards: a queue that was deleted after its declaration, and before the message that relies on it.
 #[test]
 fn what_comes_while_a_queue_is_being_declared_has_it_declared_again() {
