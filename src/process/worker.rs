@@ -195,7 +195,7 @@ mod tests {
     use super::super::store::MemoryPersister;
     use super::*;
 
-    /// Counts the warnings that name a task.
+    /// Counts the warnings of this module.
     #[derive(Clone, Default)]
     struct Warnings(Arc<AtomicUsize>);
 
