@@ -38,8 +38,8 @@ pub(super) const KEYS_LANE: Lane = Lane(u32::MAX);
 /// How long after a loss a recipient that is not to be found may be connecting again, as we just have.
 const SETTLING: Duration = Duration::from_secs(3);
 
-/// How often a binding is tried whose exchange goes in between.
-const BIND_TRIES: usize = 3;
+/// How often a binding is tried whose queue or exchange goes in between.
+const BIND_TRIES: usize = 4;
 
 /// How often the end of a consumer is tried before the connection is given up.
 const END_TRIES: u32 = 3;
@@ -269,19 +269,21 @@ impl<B: Broker> Connection<B> {
         }
     }
 
-    /// Binds a queue to an exchange that was declared just before.
+    /// Binds a queue to an exchange; both are declared just before, each time: the queue by this, where it has no consumer of ours.
     ///
-    /// Guards: somebody else's last queue that goes between the two, in testing mode, and takes the exchange with it.
-    async fn bind(&self, queue: &str, binding: &Binding) -> Result<()> {
-        let name = self.port.names.exchange_name(binding.exchange);
-        for _ in 0..BIND_TRIES {
+    /// Guards: a queue that is deleted between the two; and somebody else's last queue that goes there, in testing mode, and takes
+    /// the exchange with it.
+    async fn bind(&self, queue: &str, binding: &Binding, declare: impl AsyncFn() -> Result<()>) -> Result<()> {
+        let exchange = self.port.names.exchange_name(binding.exchange);
+        let mut tries = 1;
+        loop {
+            declare().await?;
             self.declare_exchange(binding.exchange).await?;
-            match self.ask(self.broker.bind(queue, name, &binding.key)).await {
-                Err(error) if error.kind() == ErrorKind::NotFound => {}
+            match self.ask(self.broker.bind(queue, exchange, &binding.key)).await {
+                Err(error) if error.kind() == ErrorKind::NotFound && tries < BIND_TRIES => tries += 1,
                 bound => return bound,
             }
         }
-        self.ask(self.broker.bind(queue, name, &binding.key)).await
     }
 
     /// Declares what a stream of tasks to this queue needs: `None` when nobody wants it any more before anything was asked. What has
@@ -323,19 +325,11 @@ impl<B: Broker> Connection<B> {
         once.get_or_try(async || {
             let _pass = self.declaring.enter().await?;
             begun.0.set(true);
-            match self.declare_and_bind(name).await {
-                // Guards: a queue that is deleted between the two.
-                Err(error) if error.kind() == ErrorKind::NotFound => self.declare_and_bind(name).await,
-                outcome => outcome,
-            }
+            let spec = self.port.names.task_queue(name);
+            let binding = Binding { exchange: Exchange::Task, key: name.to_string(), need: Need::Required };
+            self.bind(name, &binding, async || self.declare_queue(&spec).await).await
         })
         .await
-    }
-
-    async fn declare_and_bind(&self, name: &QueueName) -> Result<()> {
-        self.declare_queue(&self.port.names.task_queue(name)).await?;
-        let binding = Binding { exchange: Exchange::Task, key: name.to_string(), need: Need::Required };
-        self.bind(name, &binding).await
     }
 
     /// A queue in which tasks wait for their time, and the task queue that they go to then: what has nowhere to go is lost. It is
@@ -446,7 +440,7 @@ impl<B: Broker> Connection<B> {
     async fn begin(&self, queue: &str, plan: &ConsumerPlan) -> Result<()> {
         self.ask(self.broker.consume(&plan.consume)).await?;
         for binding in &plan.bindings {
-            match self.bind(queue, binding).await {
+            match self.bind(queue, binding, async || Ok(())).await {
                 Err(error) if binding.need == Need::Extension && !is_lost(&error) => {
                     crate::log::debug!(queue, key = binding.key, %error, "an extension of homing is refused, and not used");
                 }

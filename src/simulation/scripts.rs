@@ -587,6 +587,41 @@ fn a_task_that_is_held_back_relies_on_no_declaration_of_before() {
     }
 }
 
+/// How a first task to a queue ends that an operator deletes as soon as it stands, so many times.
+async fn beside_deletions(simulation: Rc<Simulation>, many: usize) -> Result<()> {
+    let home = simulation.new_runtime("home", Process(0), 500);
+    let communicator = connected(&simulation, home).await;
+    let user = communicator.clone();
+    let sent = at(&simulation, home, async move {
+        server().set_faults(Faults { slow: 1, ..Faults::default() });
+        let queue = user.task_queue("work").expect("a name");
+        let send = queue.task_send("it").timeout(Duration::from_secs(300)).no_reply().into_future();
+        let deletes = async {
+            let mut deleted = 0;
+            while deleted < many {
+                sleep_ms(1).await;
+                deleted += usize::from(server().delete_some_queue(|queue| queue.name.ends_with("work")).is_some());
+            }
+        };
+        futures_util::join!(send, deletes).0
+    })
+    .await;
+    server().set_faults(Faults::default());
+    at(&simulation, home, async move { communicator.close().await }).await.expect("it closes");
+    sent
+}
+
+/// Guards: a queue that is deleted after its declaration and before its binding, whose senders would be told that it is missing.
+#[test]
+fn a_task_is_sent_though_its_queue_is_deleted_before_it_is_bound() {
+    for many in 0..4 {
+        in_some_orders(
+            move |simulation| beside_deletions(simulation, many),
+            move |sent| assert!(sent.is_ok(), "deleted {many} times: {sent:?}"),
+        );
+    }
+}
+
 /// What becomes of broadcasts in testing mode, where the exchange goes with its last listener: one that is sent while the broker
 /// answers no question, and one of later.
 async fn broadcasts_without_an_exchange(simulation: Rc<Simulation>) -> (Timed, Timed) {
