@@ -474,6 +474,7 @@ impl<T> TaskSend<T> {
     ///   one whose time is over within the [`operation_timeout`](super::CommunicatorBuilder::operation_timeout) anyway: that one stays.
     ///   For that the user has to have the right to read `homing-unique-…`.
     /// - A queue that refuses the key for another reason, such as an operator's policy of `max-length` 0, counts as one that has it.
+    /// - Whoever deletes or purges the queue of a key frees it, and for the rest of its time more than one may have it.
     /// - The task may still wait or run when its time is over. Then the next one with its key is sent.
     /// - A task that comes again, since its worker died, is not affected.
     /// - Tasks of one sender are not sent in the order of their calls: one with a key waits for its key.

@@ -84,6 +84,8 @@ pub(super) struct Books {
     pub(super) tasks: BTreeMap<i64, TaskEntry>,
     /// Those that may have taken their key.
     keyed: Vec<Keyed>,
+    /// The keys whose queues an operator has deleted, and when.
+    deleted_keys: Vec<(u32, Instant)>,
     calls: BTreeMap<i64, CallEntry>,
     /// Subscriber and broadcast, and how often.
     broadcasts: BTreeMap<(String, i64), u32>,
@@ -189,9 +191,15 @@ impl Ledger {
         let it = &books.keyed[at];
         // Within these two spans of time both took the key.
         let farthest = |other: &Keyed| Some((it.to? - other.from).max(other.to? - it.from));
+        // Whoever had the key when its queue was deleted may still look for its marker, to free it: while it holds the one of the next
+        // sender, the key seems free to a third.
+        let is_deleted = |other: &Keyed| {
+            let (to, from) = (other.to.max(it.to), other.from.max(it.from));
+            books.deleted_keys.iter().any(|(key, at)| *key == it.key && to >= Some(*at) && from <= *at + KEY_TIME)
+        };
         let both = books.keyed.iter().find(|other| {
             let same = other.key == it.key && other.task != id && other.task.min(id) > excused;
-            same && farthest(other).is_some_and(|apart| apart < KEY_TIME)
+            same && farthest(other).is_some_and(|apart| apart < KEY_TIME) && !is_deleted(other)
         });
         let fault = both.map(|other| format!("sent twice: tasks {id} and {} had one key at once", other.task));
         drop(books);
@@ -386,6 +394,11 @@ impl Ledger {
     pub(super) fn excuse_open_tasks(&self) {
         let mut books = self.books();
         books.excused = books.last_number;
+    }
+
+    /// An operator has deleted the queue of a key.
+    pub(super) fn key_is_deleted(&self, key: u32) {
+        self.books().deleted_keys.push((key, Instant::now()));
     }
 
     /// User code runs: never on the communicator thread.

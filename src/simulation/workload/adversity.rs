@@ -4,9 +4,17 @@ use std::rc::Rc;
 use std::time::Duration;
 
 use super::users::actor;
-use super::{TASK_QUEUE, World};
+use super::{KEYS, TASK_QUEUE, World, key_text};
 use crate::simulation::broker::server;
 use crate::simulation::executor::{Process, WORLD, choose, note, one_in, sleep_ms};
+use crate::simulation::ledger::KEY_TIME;
+use crate::wire::unique::UniqueKey;
+
+/// The queue of a key.
+fn marker(key: u32) -> String {
+    let key = UniqueKey::new(key_text(key).into(), KEY_TIME, TASK_QUEUE);
+    key.map(|key| key.marker.to_string()).unwrap_or_default()
+}
 
 /// Now this goes wrong, now that.
 pub(super) async fn adversity(world: Rc<World>) {
@@ -89,8 +97,12 @@ pub(super) async fn adversity(world: Rc<World>) {
             11 if plan.deletions => {
                 let any = one_in(4);
                 let deleted = server.delete_some_queue(|queue| queue.exclusive || any);
-                if deleted.is_some_and(|(name, _)| name.contains(TASK_QUEUE) || name.contains("lease")) {
+                let Some((name, _)) = deleted else { continue };
+                if name.contains(TASK_QUEUE) || name.contains("lease") {
                     ledger.excuse_open_tasks();
+                }
+                if let Some(key) = (0..KEYS).find(|key| name == marker(*key)) {
+                    ledger.key_is_deleted(key);
                 }
             }
             12 if plan.closes => {

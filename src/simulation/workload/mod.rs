@@ -36,6 +36,13 @@ const SLACK: Duration = Duration::from_secs(2);
 /// Adding and removing a subscriber have no deadline but need a connection, which may be away for a while.
 const REGISTRATION: Duration = Duration::from_secs(150);
 const TASK_QUEUE: &str = "process.queue";
+/// How many keys of tasks there are.
+const KEYS: u32 = 2;
+
+/// A key as users give it.
+fn key_text(key: u32) -> String {
+    format!("key {key}")
+}
 
 /// Which classes of adversity a seed has, and how the communicators are set up.
 #[derive(Clone, Copy, Debug)]

@@ -9,7 +9,7 @@ use std::time::Duration;
 use futures_util::future::join_all;
 
 use super::workers::{answerer, is_marked, listener, worker};
-use super::{CALL_TIMEOUT, OPERATION_TIMEOUT, REGISTRATION, SLACK, TASK_TIMEOUT, World};
+use super::{CALL_TIMEOUT, KEYS, OPERATION_TIMEOUT, REGISTRATION, SLACK, TASK_TIMEOUT, World, key_text};
 use crate::codec::Value;
 use crate::simulation::executor::{choose, note, one_in, sleep_ms};
 use crate::simulation::ledger::{Books, KEY_TIME, Subscription, number_in};
@@ -33,9 +33,9 @@ fn task(world: &World, communicator: &Communicator, id: i64) -> (TaskSend, Durat
         held_back = Duration::from_millis([40, 40, 1300, 6000, 31_000][choose(5) as usize]);
         send = if one_in(3) { send.at(time_of_day() + held_back) } else { send.delay(held_back) };
     }
-    let key = (plan.keys && one_in(2)).then(|| choose(2));
+    let key = (plan.keys && one_in(2)).then(|| choose(KEYS));
     if let Some(key) = key {
-        send = send.unique(format!("key {key}"), KEY_TIME);
+        send = send.unique(key_text(key), KEY_TIME);
     }
     note(|| format!("task {id} is held back for {held_back:?}, key {key:?}"));
     world.ledger.task_is_sent(id, held_back, key);
