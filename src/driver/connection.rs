@@ -238,17 +238,26 @@ impl<B: Broker> Connection<B> {
 
     /// Declares an exchange, if that was not done before.
     pub(super) async fn exchange(&self, exchange: Exchange) -> Result<()> {
-        let once = match exchange {
+        self.once_of(exchange).get_or_try(async || self.declare_exchange(exchange).await).await
+    }
+
+    fn once_of(&self, exchange: Exchange) -> &Once {
+        match exchange {
             Exchange::Message => &self.message_exchange,
             Exchange::Task => &self.task_exchange,
-        };
-        once.get_or_try(async || self.declare_exchange(exchange).await).await
+        }
     }
 
     /// Declares an exchange whether or not that was done before: in testing mode it goes with the last queue that is bound
     /// to it, whosesoever that is.
     pub(super) async fn declare_exchange(&self, exchange: Exchange) -> Result<()> {
-        self.ask(self.broker.declare_exchange(&self.port.names.exchange(exchange))).await
+        let declared = self.ask(self.broker.declare_exchange(&self.port.names.exchange(exchange))).await;
+        if declared.is_ok() {
+            // Guards: the first answer of a worker, behind all that is being declared for what it sends. Its subscribers' bindings
+            // have declared the exchange.
+            self.once_of(exchange).set_done();
+        }
+        declared
     }
 
     /// An exchange was not there when it should have been.
@@ -349,8 +358,23 @@ impl<B: Broker> Connection<B> {
         self.ask(self.broker.delete_queue(queue)).await
     }
 
+    /// Looks for a task once.
+    ///
+    /// Guards: a queue that was deleted since it was declared here, which each look would find missing.
+    pub(super) async fn get_task(&self, queue: &QueueName, lane: Lane) -> Result<Option<Delivery>> {
+        self.task_queue(queue).await?;
+        match self.get(queue, lane).await {
+            Err(error) if error.kind() == ErrorKind::NotFound => {
+                self.forget_task_queue(queue);
+                self.task_queue(queue).await?;
+                self.get(queue, lane).await
+            }
+            outcome => outcome,
+        }
+    }
+
     /// Looks into a queue once.
-    pub(super) async fn get(&self, queue: &str, lane: Lane) -> Result<Option<Delivery>> {
+    async fn get(&self, queue: &str, lane: Lane) -> Result<Option<Delivery>> {
         noting(&self.looked, self.broker.get(queue, lane)).await
     }
 

@@ -40,7 +40,7 @@ use self::session::{Happened, Made, Session};
 use self::subscriptions::{Key, Subscriptions};
 use self::tasks::{Action, Claim, Config, DeliveryTag, Generation, HandId, Known, LeaseId, Live, TaskBook, TaskId};
 use self::timers::Timers;
-use crate::broker::{Broker, BrokerEvent, Delivery, Message};
+use crate::broker::{Broker, BrokerEvent, Delivery, Message, QueueSpec};
 use crate::error::{Error, ErrorKind, Result};
 use crate::home::Completer;
 use crate::wire::names::Exchange;
@@ -153,6 +153,13 @@ enum JobDone {
 enum CopyOf {
     Moved(TaskId),
     Lease(LeaseId),
+}
+
+/// The queue that a copy goes to.
+enum CopyTo {
+    /// One that is declared for this.
+    Own(QueueSpec),
+    Tasks(QueueName),
 }
 
 /// What happens next.

@@ -15,6 +15,11 @@ pub(super) struct Once {
 }
 
 impl Once {
+    /// It was declared by another way.
+    pub(super) fn set_done(&self) {
+        self.done.set(true);
+    }
+
     /// Declares it, if that was not done before.
     ///
     /// # Errors

@@ -808,6 +808,11 @@ impl<P> Outbox<P> {
                     self.close_stream(&Stream::Tasks(queue));
                 }
             }
+            // Guards: a task queue that was deleted, and counts as declared. The next copy has it declared again.
+            Kind::Copy(_) => {
+                self.out.push(Act::QueueVanished(Arc::clone(&entry.message.routing_key)));
+                self.finish(id, Err(error));
+            }
             // Its caller may be connecting again. Closing does not wait for that, and draining not for long.
             Kind::Reply { stage: ReplyStage::Last, .. } => {
                 if self.later(id, error, now) {

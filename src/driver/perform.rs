@@ -14,8 +14,8 @@ use super::tasks::{
     Action, Cause, Destination, Handed, Input, Known, LeaseId, Live, Marks, Ownership, Settlement, SubscriberId,
     TaskId, TaskMessage, write_marks,
 };
-use super::{CopyOf, Done, Driver, JobDone, QueueName};
-use crate::broker::{Broker, Durability, Message, Nack, Origin, QueueSpec, Routing};
+use super::{CopyOf, CopyTo, Done, Driver, JobDone, QueueName};
+use crate::broker::{Broker, Durability, Message, Nack, Origin, Routing};
 use crate::error::{Error, ErrorKind, Result};
 use crate::wire::delay;
 use crate::wire::headers;
@@ -191,10 +191,7 @@ impl<B: Broker> Driver<B> {
             }),
             Act::Get { key, turn, queue, lane } => self.job(|connection| async move {
                 let generation = connection.generation;
-                let outcome = match connection.task_queue(&queue).await {
-                    Ok(()) => connection.get(&queue, lane).await,
-                    Err(error) => Err(error),
-                };
+                let outcome = connection.get_task(&queue, lane).await;
                 JobDone::Got { key, turn, generation, outcome }
             }),
             Act::Complete { done, outcome } => drop(done.complete(outcome)),
@@ -296,7 +293,7 @@ impl<B: Broker> Driver<B> {
             Action::MakeLease { lease, queue, message, marks, lasts } => {
                 let spec = self.port.names.lease_queue(self.lease_queue(lease), &queue, lasts);
                 let message = self.copy_of(&message, marks, spec.name.clone(), None);
-                self.copy(CopyOf::Lease(lease), Some(spec), message);
+                self.copy(CopyOf::Lease(lease), CopyTo::Own(spec), message);
             }
             Action::DeleteLease { lease } => self.delete_lease(lease),
             Action::Move { task, queue, to, message, marks } => self.move_task(task, &queue, to, &message, marks),
@@ -357,31 +354,31 @@ impl<B: Broker> Driver<B> {
         match to {
             Destination::Queue => {
                 let message = self.copy_of(message, marks, queue.to_string(), None);
-                self.copy(CopyOf::Moved(task), None, message);
+                self.copy(CopyOf::Moved(task), CopyTo::Tasks(queue.clone()), message);
             }
             Destination::Quarantine { reason } => {
                 let spec = self.port.names.quarantine_queue(queue);
                 let message = self.copy_of(message, marks, spec.name.clone(), Some((queue, &reason)));
-                self.copy(CopyOf::Moved(task), Some(spec), message);
+                self.copy(CopyOf::Moved(task), CopyTo::Own(spec), message);
             }
         }
     }
 
-    /// Publishes a copy of a task, to a queue that is declared first where that is asked for.
-    fn copy(&mut self, of: CopyOf, declare: Option<QueueSpec>, message: Message) {
+    /// Publishes a copy of a task, to a queue that is declared first.
+    fn copy(&mut self, of: CopyOf, to: CopyTo, message: Message) {
         self.last_copy += 1;
         let copy = CopyId(self.last_copy);
         self.copies.insert(copy, of);
         if self.session.now().is_none() {
             return self.copied(copy, Known::No);
         }
-        match declare {
-            None => self.send_copy(copy, message),
-            Some(spec) => self.job(|connection| async move {
-                let outcome = connection.declare_queue(&spec).await;
-                JobDone::CopyReady { copy, message: Box::new(message), outcome }
-            }),
-        }
+        self.job(|connection| async move {
+            let outcome = match &to {
+                CopyTo::Own(spec) => connection.declare_queue(spec).await,
+                CopyTo::Tasks(queue) => connection.task_queue(queue).await,
+            };
+            JobDone::CopyReady { copy, message: Box::new(message), outcome }
+        });
     }
 
     pub(super) fn send_copy(&mut self, copy: CopyId, message: Message) {

@@ -601,20 +601,22 @@ impl Broker for Simulated {
             return Err(Error::new(ErrorKind::InvalidArgument, "simulated: this URL is not one of a simulation"));
         }
         let server = server();
-        let whom = hash(&options.connection_name);
+        // Guards: a story that is another one each time it is told. A communicator without a name has that of the process.
+        let connection = options.connection_name.replace(&std::process::id().to_string(), "process");
+        let whom = hash(&connection);
         let refused = || Error::new(ErrorKind::Connection, "simulated: nothing listens");
         let reached = async {
             latency(whom).await;
             server.until(|server| !server.stalled.get()).await;
             if server.down.get() || one_in_for(whom, server.faults.get().connects) {
-                note(|| format!("{} cannot connect", options.connection_name));
+                note(|| format!("{connection} cannot connect"));
                 return Err(refused());
             }
             Ok(server.change(|store, _| store.connect()))
         };
         let reached = tokio::time::timeout(options.connect_timeout, reached).await;
         let session = reached.unwrap_or_else(|_| Err(refused()))?;
-        let name = format!("{} session {session}", options.connection_name);
+        let name = format!("{connection} session {session}");
         let link = Rc::new(Link {
             server: Rc::downgrade(&server),
             session,
@@ -633,7 +635,7 @@ impl Broker for Simulated {
         if server.blocked.get() {
             link.down.push(Down::Event(BrokerEvent::Blocked { reason: "simulated alarm".to_owned() }));
         }
-        let down = format!("{} down", options.connection_name);
+        let down = format!("{connection} down");
         spawn(&down, serve_client(Rc::downgrade(&link), Rc::clone(&link.down), hash(&down)));
         Ok(Simulated { link, closed: Cell::new(false) })
     }
