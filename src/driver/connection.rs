@@ -306,7 +306,7 @@ impl<B: Broker> Connection<B> {
             match (names.delay_queue(queue), names.marker_queue(queue)) {
                 (Some((spec, to)), _) => self.delay_queue(&spec, &to, &begun).await,
                 (None, Some(spec)) => self.marker_queue(&spec, &begun).await,
-                (None, None) => self.task_queue_begun(queue, &begun).await,
+                (None, None) => self.task_queue_begun(queue, &begun).await.map(drop),
             }
         };
         let mut declared = pin!(declared);
@@ -318,11 +318,11 @@ impl<B: Broker> Connection<B> {
     }
 
     /// A task queue and its binding. Sending declares it too, so that a task is never unroutable.
-    pub(super) async fn task_queue(&self, name: &QueueName) -> Result<()> {
+    async fn task_queue(&self, name: &QueueName) -> Result<Rc<Once>> {
         self.task_queue_begun(name, &Begun::default()).await
     }
 
-    async fn task_queue_begun(&self, name: &QueueName, begun: &Begun) -> Result<()> {
+    async fn task_queue_begun(&self, name: &QueueName, begun: &Begun) -> Result<Rc<Once>> {
         let once = {
             let mut declared = self.task_queues.borrow_mut();
             if declared.len() >= DECLARED_MOST && !declared.contains_key(name) {
@@ -338,7 +338,8 @@ impl<B: Broker> Connection<B> {
             let binding = Binding { exchange: Exchange::Task, key: name.to_string(), need: Need::Required };
             self.bind(name, &binding, async || self.declare_queue(&spec).await).await
         })
-        .await
+        .await?;
+        Ok(once)
     }
 
     /// A queue in which tasks wait for their time, and the task queue that they go to then: what has nowhere to go is lost. It is
@@ -358,19 +359,19 @@ impl<B: Broker> Connection<B> {
         self.ask(self.broker.delete_queue(queue)).await
     }
 
-    /// Looks for a task once.
-    ///
-    /// Guards: a queue that was deleted since it was declared here, which each look would find missing.
+    /// Looks for a task once. A queue that was deleted since it was declared here is declared again.
     pub(super) async fn get_task(&self, queue: &QueueName, lane: Lane) -> Result<Option<Delivery>> {
-        self.task_queue(queue).await?;
-        match self.get(queue, lane).await {
-            Err(error) if error.kind() == ErrorKind::NotFound => {
-                self.forget_task_queue(queue);
-                self.task_queue(queue).await?;
-                self.get(queue, lane).await
-            }
-            outcome => outcome,
+        let declared = self.task_queue(queue).await?;
+        let is_missing =
+            |outcome: &Result<_>| outcome.as_ref().is_err_and(|error: &Error| error.kind() == ErrorKind::NotFound);
+        let mut outcome = self.get(queue, lane).await;
+        if is_missing(&outcome) {
+            self.forget(queue, &declared);
+            self.task_queue(queue).await?;
+            outcome = self.get(queue, lane).await;
         }
+        // One that is deleted again has nothing.
+        if is_missing(&outcome) { Ok(None) } else { outcome }
     }
 
     /// Looks into a queue once.
@@ -412,6 +413,16 @@ impl<B: Broker> Connection<B> {
         self.task_queues.borrow_mut().remove(name);
     }
 
+    /// The queue that was declared so is gone.
+    ///
+    /// Guards: a thousand who find that at once, each of whom would have it declared anew.
+    fn forget(&self, name: &QueueName, declared: &Rc<Once>) {
+        let mut queues = self.task_queues.borrow_mut();
+        if queues.get(name).is_some_and(|known| Rc::ptr_eq(known, declared)) {
+            queues.remove(name);
+        }
+    }
+
     /// Sets a consumer up. Where a step fails there is no consumer afterwards; a queue of our own stays, with what is in it,
     /// for the next attempt.
     pub(super) async fn set_up(&self, plan: &ConsumerPlan) -> Result<(), NotSetUp> {
@@ -429,7 +440,7 @@ impl<B: Broker> Connection<B> {
     }
 
     async fn try_set_up(&self, plan: &ConsumerPlan) -> Result<(), NotSetUp> {
-        let queue = match &plan.queue {
+        let (queue, declared) = match &plan.queue {
             PlannedQueue::Own(spec) => {
                 if let Err(error) = self.declare_queue(spec).await {
                     // Guards: a queue that stands although its declaration had no answer.
@@ -437,19 +448,20 @@ impl<B: Broker> Connection<B> {
                         if error.kind() == ErrorKind::TimedOut { OwnQueue::MayStand } else { OwnQueue::Missing };
                     return Err(NotSetUp { error, queue });
                 }
-                &*spec.name
+                (&*spec.name, None)
             }
             PlannedQueue::Tasks(name) => {
-                self.task_queue(name).await.map_err(|error| NotSetUp { error, queue: OwnQueue::Missing })?;
-                name
+                let declared =
+                    self.task_queue(name).await.map_err(|error| NotSetUp { error, queue: OwnQueue::Missing })?;
+                (&**name, Some((name, declared)))
             }
         };
         let Err(error) = self.begin(queue, plan).await else { return Ok(()) };
-        if let PlannedQueue::Tasks(name) = &plan.queue
+        if let Some((name, declared)) = declared
             && error.kind() == ErrorKind::NotFound
         {
             // It was deleted since it was declared.
-            self.forget_task_queue(name);
+            self.forget(name, &declared);
         }
         if !is_lost(&error) {
             let undo =

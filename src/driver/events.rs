@@ -499,6 +499,7 @@ impl<B: Broker> Driver<B> {
         let Some(tag) = self.tag(delivery.receipt) else { return };
         let Delivery { redelivered, properties, body, .. } = delivery;
         let message = TaskMessage::new(properties, body);
+        self.subscriptions.task_came(tag.channel);
         self.step_tasks(Input::Delivered(tasks::Delivery { queue, tag, message, redelivered }));
     }
 
@@ -519,6 +520,7 @@ impl<B: Broker> Driver<B> {
         let message = TaskMessage::new(properties, body);
         // What the book wanted before is done first: the next task that it hands out is this one.
         self.perform();
+        self.subscriptions.task_came(tag.channel);
         self.step_tasks(Input::Pulled(tasks::Delivery { queue, tag, message, redelivered }));
         match self.take_handed() {
             Some(handed) => self.hand_to(pull, tag, handed),
@@ -602,6 +604,7 @@ impl<B: Broker> Driver<B> {
         let channel = Channel { generation, lane: lane.0, incarnation: opening };
         self.step_tasks(Input::ChannelClosed(channel));
         self.callers.channel_closed(channel);
+        self.subscriptions.tasks_gone(channel);
         if lane == KEYS_LANE {
             // Nobody has anything by it, and whoever asked has the error.
             return;

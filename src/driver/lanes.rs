@@ -1,8 +1,9 @@
-//! Which lane (channel) a consumer gets: one of its own, so that a channel that the broker closes costs one consumer. A
-//! connection has a limited number of channels: beyond a stated number, consumers share.
+//! Which lane (channel) a consumer gets: one of its own, so that a channel that the broker closes costs one consumer, and no task
+//! that is in hand from before. A connection has a limited number of channels: beyond a stated number, consumers share.
 
 use std::collections::BTreeMap;
 
+use super::tasks::Channel;
 use crate::broker::Lane;
 
 /// How many lanes consumers get of their own. RabbitMQ allows 2047 channels on a connection, unless it was set.
@@ -16,11 +17,20 @@ pub(super) struct Lanes {
     allowed: u32,
     /// How many use each.
     users: BTreeMap<Lane, usize>,
+    /// The tasks that came by each and are not settled.
+    in_hand: BTreeMap<Lane, InHand>,
+}
+
+#[derive(Debug)]
+struct InHand {
+    channel: Channel,
+    tasks: usize,
+    is_closed: bool,
 }
 
 impl Default for Lanes {
     fn default() -> Self {
-        Lanes { most: MOST, allowed: MOST, users: BTreeMap::new() }
+        Lanes { most: MOST, allowed: MOST, users: BTreeMap::new(), in_hand: BTreeMap::new() }
     }
 }
 
@@ -31,6 +41,7 @@ impl Lanes {
     pub(super) fn begin_anew(&mut self, most: u32) {
         self.most = most.clamp(1, self.allowed);
         self.users.clear();
+        self.in_hand.clear();
     }
 
     /// The connection was closed for one channel too many: from here on there are half as many as there were.
@@ -47,14 +58,18 @@ impl Lanes {
         self.allowed < MOST
     }
 
-    /// The lane with the fewest users; a new one while there may be more.
+    /// A lane that nobody uses, by which no task is in hand: a new one, while there may be more, or else the one with the fewest
+    /// users.
+    ///
+    /// Guards: a task in hand, whose channel is closed for a question of somebody else, about a queue that is gone. Others would
+    /// have it while it runs here.
     pub(super) fn take(&mut self) -> Lane {
-        let fewest =
-            self.users.iter().min_by_key(|(lane, users)| (**users, **lane)).map(|(lane, users)| (*lane, *users));
+        let used = |lane: &Lane, users: usize| (users, self.tasks_by(*lane), *lane);
+        let fewest = self.users.iter().map(|(lane, users)| used(lane, *users)).min();
         let opened = u32::try_from(self.users.len()).unwrap_or(self.most);
         let lane = match fewest {
-            Some((lane, 0)) => lane,
-            Some((lane, _)) if opened >= self.most => lane,
+            Some((0, 0, lane)) => lane,
+            Some((_, _, lane)) if opened >= self.most => lane,
             // Lane 0 is for what needs no acknowledgement.
             _ => Lane(opened + 1),
         };
@@ -62,23 +77,59 @@ impl Lanes {
         lane
     }
 
-    /// Its consumer has ended. The lane stays open for the next, and for what is still to be acknowledged by it.
+    /// Its consumer has ended. The lane stays open for what is still to be acknowledged by it, and then for the next.
     pub(super) fn give_back(&mut self, lane: Lane) {
         if let Some(users) = self.users.get_mut(&lane) {
             *users = users.saturating_sub(1);
         }
     }
 
-    /// How many consumers have a lane; for tests.
+    fn tasks_by(&self, lane: Lane) -> usize {
+        self.in_hand.get(&lane).map_or(0, |in_hand| in_hand.tasks)
+    }
+
+    /// A task has come by this channel.
+    pub(super) fn task_came(&mut self, channel: Channel) {
+        let in_hand = self.of(channel);
+        // Guards: one that was read from the events behind the end of its channel. It is the broker's again.
+        if !in_hand.is_closed {
+            in_hand.tasks += 1;
+        }
+    }
+
+    /// A task that came by this channel is acknowledged, or goes back.
+    pub(super) fn task_settled(&mut self, channel: Channel) {
+        if let Some(in_hand) = self.in_hand.get_mut(&Lane(channel.lane)).filter(|in_hand| in_hand.channel == channel) {
+            in_hand.tasks = in_hand.tasks.saturating_sub(1);
+        }
+    }
+
+    /// The broker closed this channel, and has what came by it.
+    pub(super) fn closed(&mut self, channel: Channel) {
+        let in_hand = self.of(channel);
+        (in_hand.tasks, in_hand.is_closed) = (0, true);
+    }
+
+    /// What came by this channel; what came by an earlier one of the same lane is the broker's.
+    fn of(&mut self, channel: Channel) -> &mut InHand {
+        let in_hand = self.in_hand.entry(Lane(channel.lane)).or_insert(InHand { channel, tasks: 0, is_closed: false });
+        if in_hand.channel != channel {
+            *in_hand = InHand { channel, tasks: 0, is_closed: false };
+        }
+        in_hand
+    }
+
+    /// How many consumers and tasks have a lane; for tests.
     #[cfg(test)]
     pub(super) fn in_use(&self) -> usize {
-        self.users.values().sum()
+        self.users.values().sum::<usize>() + self.in_hand.values().map(|in_hand| in_hand.tasks).sum::<usize>()
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::driver::tasks::Generation;
 
     #[test]
     fn no_more_lanes_are_taken_than_the_connection_has() {
@@ -101,6 +152,38 @@ mod tests {
             lanes.refused();
             assert!(lanes.are_refused());
         }
+    }
+
+    #[test]
+    fn a_lane_is_taken_again_when_the_tasks_that_came_by_it_are_settled() {
+        let channel = |lane: Lane, incarnation| Channel { generation: Generation(1), lane: lane.0, incarnation };
+        let mut lanes = Lanes::default();
+        let one = lanes.take();
+        lanes.task_came(channel(one, 1));
+        lanes.task_came(channel(one, 1));
+        lanes.give_back(one);
+        let two = lanes.take();
+        assert_ne!(one, two, "a task is in hand by it");
+        lanes.task_settled(channel(one, 1));
+        let three = lanes.take();
+        assert!(three != one && three != two, "another one is");
+        lanes.task_settled(channel(one, 1));
+        assert_eq!(lanes.take(), one);
+        // Closed, and opened again.
+        lanes.task_came(channel(one, 1));
+        lanes.closed(channel(one, 1));
+        lanes.task_came(channel(one, 1));
+        lanes.give_back(one);
+        assert_eq!(lanes.take(), one, "what came by it is the broker's");
+        lanes.task_came(channel(one, 2));
+        lanes.task_settled(channel(one, 1));
+        lanes.give_back(one);
+        assert_ne!(lanes.take(), one);
+        lanes.begin_anew(1);
+        assert_eq!(lanes.in_use(), 0);
+        let only = lanes.take();
+        lanes.task_came(channel(only, 1));
+        assert_eq!(lanes.take(), only, "there are no more");
     }
 
     #[test]

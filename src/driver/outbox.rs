@@ -62,6 +62,8 @@ pub(super) enum Stream {
     Broadcasts,
     Replies(Exchange),
     Tasks(QueueName),
+    /// Copies of tasks, which go to their queue by its name, and whose answers go to whoever sent the task.
+    Copies(QueueName),
     /// Messages that need nothing but a connection and no order among them.
     Direct,
 }
@@ -340,7 +342,8 @@ pub(super) struct Outbox<P> {
     last: u64,
     entries: HashMap<PublishId, Entry<P>, ById>,
     fixed: [StreamState; FIXED],
-    tasks: BTreeMap<QueueName, StreamState>,
+    /// Those to a task queue.
+    queues: BTreeMap<Stream, StreamState>,
     /// When pauses and messages end.
     due: Deadlines<PublishId>,
     /// Calls that wait or pause, so that one whose caller goes need not go out.
@@ -367,14 +370,14 @@ fn fixed(stream: &Stream) -> Option<usize> {
         Stream::Replies(Exchange::Message) => Some(2),
         Stream::Replies(Exchange::Task) => Some(3),
         Stream::Direct => Some(4),
-        Stream::Tasks(_) => None,
+        Stream::Tasks(_) | Stream::Copies(_) => None,
     }
 }
 
 /// The exchange that a stream's messages go through.
 fn exchange_of(stream: &Stream) -> Exchange {
     match stream {
-        Stream::Tasks(_) => Exchange::Task,
+        Stream::Tasks(_) | Stream::Copies(_) => Exchange::Task,
         Stream::Replies(exchange) => *exchange,
         Stream::Calls | Stream::Broadcasts | Stream::Direct => Exchange::Message,
     }
@@ -394,7 +397,7 @@ impl<P> Outbox<P> {
             last: 0,
             entries: HashMap::default(),
             fixed: Default::default(),
-            tasks: BTreeMap::new(),
+            queues: BTreeMap::new(),
             due: Deadlines::default(),
             calls: HashMap::default(),
             aside: 0,
@@ -454,9 +457,9 @@ impl<P> Outbox<P> {
     }
 
     fn stream(&mut self, stream: &Stream) -> &mut StreamState {
-        match (fixed(stream), stream) {
-            (None, Stream::Tasks(queue)) => self.tasks.entry(queue.clone()).or_default(),
-            (at, _) => &mut self.fixed[at.unwrap_or(FIXED - 1)],
+        match fixed(stream) {
+            None => self.queues.entry(stream.clone()).or_default(),
+            Some(at) => &mut self.fixed[at],
         }
     }
 
@@ -629,17 +632,14 @@ impl<P> Outbox<P> {
 
     /// Of one whose messages were given up while it was being opened nothing is kept.
     fn forget_unwanted(&mut self, stream: &Stream) {
-        if let Stream::Tasks(queue) = stream
-            && self.tasks.get(queue).is_some_and(|state| state.messages == 0)
-        {
-            self.tasks.remove(queue);
+        if self.queues.get(stream).is_some_and(|state| state.messages == 0) {
+            self.queues.remove(stream);
         }
     }
 
     /// Where these are markers, the broker may have them from now on.
     fn markers_go(&mut self, stream: &Stream, now: Instant) {
-        let Stream::Tasks(queue) = stream else { return };
-        let waiting = self.tasks.get(queue).into_iter().flat_map(|state| &state.waiting);
+        let waiting = self.queues.get(stream).into_iter().flat_map(|state| &state.waiting);
         for id in waiting {
             match self.entries.get_mut(id) {
                 Some(Entry { kind: Kind::Marker(marked), .. }) => marked.since = now,
@@ -657,8 +657,10 @@ impl<P> Outbox<P> {
 
     /// The same for a task queue, if anything was sent to it.
     pub(super) fn close_stream_of(&mut self, queue: &QueueName) {
-        if self.tasks.contains_key(queue) {
-            self.close_stream(&Stream::Tasks(queue.clone()));
+        for stream in [Stream::Tasks(queue.clone()), Stream::Copies(queue.clone())] {
+            if self.queues.contains_key(&stream) {
+                self.close_stream(&stream);
+            }
         }
     }
 
@@ -667,8 +669,8 @@ impl<P> Outbox<P> {
         self.connected = true;
         let fixed =
             [Stream::Calls, Stream::Broadcasts, Stream::Replies(Exchange::Message), Stream::Replies(Exchange::Task)];
-        let tasks: Vec<Stream> = self.tasks.keys().cloned().map(Stream::Tasks).collect();
-        for stream in fixed.into_iter().chain(tasks).chain([Stream::Direct]) {
+        let queues: Vec<Stream> = self.queues.keys().cloned().collect();
+        for stream in fixed.into_iter().chain(queues).chain([Stream::Direct]) {
             self.pump(&stream);
         }
     }
@@ -676,11 +678,11 @@ impl<P> Outbox<P> {
     /// There is no connection any more.
     pub(super) fn down(&mut self) {
         self.connected = false;
-        for state in self.fixed.iter_mut().chain(self.tasks.values_mut()) {
+        for state in self.fixed.iter_mut().chain(self.queues.values_mut()) {
             state.open = Open::No;
             state.wanted = None;
         }
-        self.tasks.retain(|_, state| state.messages > 0);
+        self.queues.retain(|_, state| state.messages > 0);
         let mut ids: Vec<PublishId> = self.entries.keys().copied().collect();
         ids.sort_unstable();
         for id in ids {
@@ -797,24 +799,22 @@ impl<P> Outbox<P> {
     /// It reached nobody.
     fn unroutable(&mut self, id: PublishId, error: Error, peers: Peers, now: Instant) {
         let Some(entry) = self.entries.get_mut(&id) else { return };
-        match &mut entry.kind {
+        let queue = match &entry.stream {
+            Stream::Tasks(queue) | Stream::Copies(queue) if entry.tries < TRIES => Some(queue.clone()),
+            _ => None,
+        };
+        match (&mut entry.kind, queue) {
             // Its recipient may be connecting again. The deadline of its request ends this.
-            Kind::Call { .. } if peers == Peers::Settling => self.pause(id, after(now, REFUSED_PAUSE)),
-            Kind::Task { .. } | Kind::Marker(_) if entry.tries < TRIES => {
+            (Kind::Call { .. }, _) if peers == Peers::Settling => self.pause(id, after(now, REFUSED_PAUSE)),
+            (Kind::Task { .. } | Kind::Marker(_) | Kind::Copy(_), Some(queue)) => {
                 entry.tries += 1;
-                if let Stream::Tasks(queue) = entry.stream.clone() {
-                    self.wait_again(id);
-                    self.out.push(Act::QueueVanished(queue.clone()));
-                    self.close_stream(&Stream::Tasks(queue));
-                }
-            }
-            // Guards: a task queue that was deleted, and counts as declared. The next copy has it declared again.
-            Kind::Copy(_) => {
-                self.out.push(Act::QueueVanished(Arc::clone(&entry.message.routing_key)));
-                self.finish(id, Err(error));
+                let stream = entry.stream.clone();
+                self.wait_again(id);
+                self.out.push(Act::QueueVanished(queue));
+                self.close_stream(&stream);
             }
             // Its caller may be connecting again. Closing does not wait for that, and draining not for long.
-            Kind::Reply { stage: ReplyStage::Last, .. } => {
+            (Kind::Reply { stage: ReplyStage::Last, .. }, _) => {
                 if self.later(id, error, now) {
                     self.set_aside(id, Aside::Yes);
                 }
@@ -845,8 +845,8 @@ impl<P> Outbox<P> {
     /// The exchange that was gone stands again: those that wait for it may go.
     pub(super) fn exchange_is_back(&mut self, exchange: Exchange) {
         let fixed = [Stream::Calls, Stream::Broadcasts, Stream::Replies(exchange)];
-        let tasks: Vec<Stream> = self.tasks.keys().cloned().map(Stream::Tasks).collect();
-        for stream in fixed.into_iter().chain(tasks).filter(|stream| exchange_of(stream) == exchange) {
+        let queues: Vec<Stream> = self.queues.keys().cloned().collect();
+        for stream in fixed.into_iter().chain(queues).filter(|stream| exchange_of(stream) == exchange) {
             self.close_stream(&stream);
         }
     }
@@ -979,6 +979,7 @@ impl<P> Outbox<P> {
         {
             self.calls.remove(correlation);
         }
+        let outcome = if entry.may_have_arrived { outcome.map_err(sent_before) } else { outcome };
         self.end(entry.kind, entry.state, &entry.message, outcome);
     }
 
@@ -1057,12 +1058,11 @@ impl<P> Outbox<P> {
         state.wanted = None;
         // Guards: a stream that is opened twice at once. One that is being opened goes when it is known what has come of that.
         let is_opening = matches!(state.open, Open::Opening { .. });
-        if let Stream::Tasks(queue) = &entry.stream
-            && !is_opening
-            && (matches!(entry.kind, Kind::Marker(_) | Kind::GivenUp) || self.tasks.len() > IDLE_STREAMS_MOST)
+        if !is_opening
+            && (matches!(entry.kind, Kind::Marker(_) | Kind::GivenUp) || self.queues.len() > IDLE_STREAMS_MOST)
         {
             // Declared again with its next message.
-            self.tasks.remove(queue);
+            self.queues.remove(&entry.stream);
         }
     }
 
@@ -1127,6 +1127,20 @@ fn lost_under_way() -> Error {
 
 fn unknown(what: &str) -> Error {
     Error::new(ErrorKind::DeliveryFailed, format!("{what}; whether it arrived is not known"))
+}
+
+/// Guards: a sender that takes the failure of a later try for the end of its message, and sends that anew.
+fn sent_before(error: Error) -> Error {
+    match error.kind() {
+        // They say so.
+        ErrorKind::DeliveryFailed | ErrorKind::TimedOut => error,
+        kind => {
+            let text = format!(
+                "it was with the broker when an earlier connection was lost, and whether it arrived is not known: {error}"
+            );
+            Error::with_source(kind, text, error)
+        }
+    }
 }
 
 fn call_failed(exchange: &str, recipient: &Identifier, error: Error) -> Error {

@@ -11,8 +11,8 @@ use super::outbox::{Act, CopyId, Kind, Peers, Stream, TakenKey, Wanted};
 use super::port::{Charge, ConnectionEvent, Signal, count};
 use super::subscriptions::{self, Key};
 use super::tasks::{
-    Action, Cause, Destination, Handed, Input, Known, LeaseId, Live, Marks, Ownership, Settlement, SubscriberId,
-    TaskId, TaskMessage, write_marks,
+    Action, Cause, DeliveryTag, Destination, Handed, Input, Known, LeaseId, Live, Marks, Ownership, Settlement,
+    SubscriberId, TaskId, TaskMessage, write_marks,
 };
 use super::{CopyOf, CopyTo, Done, Driver, JobDone, QueueName};
 use crate::broker::{Broker, Durability, Message, Nack, Origin, Routing};
@@ -138,7 +138,7 @@ impl<B: Broker> Driver<B> {
             Stream::Calls => self.subscriptions.replies_for(Exchange::Message, stream, now),
             Stream::Broadcasts => self.declare(stream, Exchange::Message),
             Stream::Replies(exchange) => self.declare(stream, exchange),
-            Stream::Tasks(ref queue) => {
+            Stream::Tasks(ref queue) | Stream::Copies(ref queue) => {
                 let queue = queue.clone();
                 self.job(|connection| async move {
                     let generation = connection.generation;
@@ -241,7 +241,7 @@ impl<B: Broker> Driver<B> {
                 Action::Ack(tag) => match self.pulled.get(&tag).map(|pull| Key::Pull(*pull)).or_else(|| refits.clone())
                 {
                     Some(key) => self.held_acks.entry(key).or_default().push(tag),
-                    None => self.ack(tag),
+                    None => self.ack_task(tag),
                 },
                 action => self.act_for_tasks(action),
             }
@@ -258,12 +258,17 @@ impl<B: Broker> Driver<B> {
         let (held, released): (BTreeMap<_, _>, BTreeMap<_, _>) =
             std::mem::take(&mut self.held_acks).into_iter().partition(|(key, _)| subscriptions.is_ending(key));
         self.held_acks = held;
-        released.into_values().flatten().for_each(|tag| self.ack(tag));
+        released.into_values().flatten().for_each(|tag| self.ack_task(tag));
     }
 
     /// Sends them all, for a connection that is about to be closed: nothing is handed out by it any more.
     pub(super) fn release_all_acks(&mut self) {
-        std::mem::take(&mut self.held_acks).into_values().flatten().for_each(|tag| self.ack(tag));
+        std::mem::take(&mut self.held_acks).into_values().flatten().for_each(|tag| self.ack_task(tag));
+    }
+
+    fn ack_task(&mut self, tag: DeliveryTag) {
+        self.subscriptions.task_settled(tag.channel);
+        self.ack(tag);
     }
 
     fn act_for_tasks(&mut self, action: Action<Live>) {
@@ -276,7 +281,10 @@ impl<B: Broker> Driver<B> {
             }
             // See `act_for_all_tasks`.
             Action::Ack(_) | Action::Fit { .. } => {}
-            Action::Requeue(tag) => self.nack(tag, Nack::Requeue),
+            Action::Requeue(tag) => {
+                self.subscriptions.task_settled(tag.channel);
+                self.nack(tag, Nack::Requeue);
+            }
             Action::Answer(reply) => self.send_reply(reply),
             Action::AnswerAgain { message } => {
                 count(&self.port.counters.tasks_answered_again);
@@ -372,13 +380,16 @@ impl<B: Broker> Driver<B> {
         if self.session.now().is_none() {
             return self.copied(copy, Known::No);
         }
-        self.job(|connection| async move {
-            let outcome = match &to {
-                CopyTo::Own(spec) => connection.declare_queue(spec).await,
-                CopyTo::Tasks(queue) => connection.task_queue(queue).await,
-            };
-            JobDone::CopyReady { copy, message: Box::new(message), outcome }
-        });
+        match to {
+            CopyTo::Own(spec) => self.job(|connection| async move {
+                let outcome = connection.declare_queue(&spec).await;
+                JobDone::CopyReady { copy, message: Box::new(message), outcome }
+            }),
+            // Guards: a task queue that was deleted. It is declared again for the copies as for all that is sent to it.
+            CopyTo::Tasks(queue) => {
+                self.outbox.send(Stream::Copies(queue), Kind::Copy(copy), message, Charge::NOTHING, None);
+            }
+        }
     }
 
     pub(super) fn send_copy(&mut self, copy: CopyId, message: Message) {

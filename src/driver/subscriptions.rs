@@ -42,7 +42,7 @@ use super::gate;
 use super::lanes::Lanes;
 use super::outbox::Stream;
 use super::port::ConnectionEvent;
-use super::tasks::SubscriberId;
+use super::tasks::{Channel, SubscriberId};
 use crate::broker::Lane;
 use crate::error::{Detail, Error, ErrorKind, Limit, Result};
 use crate::time::after;
@@ -565,6 +565,21 @@ impl<D> Subscriptions<D> {
             && self.services.iter().all(|(key, service)| {
                 matches!(key, Key::Replies(_) | Key::Control) || matches!(service.actual, Actual::Absent)
             })
+    }
+
+    /// A task has come by this channel.
+    pub(super) fn task_came(&mut self, channel: Channel) {
+        self.lanes.task_came(channel);
+    }
+
+    /// A task that came by this channel is acknowledged, or goes back.
+    pub(super) fn task_settled(&mut self, channel: Channel) {
+        self.lanes.task_settled(channel);
+    }
+
+    /// The tasks that came by this channel are the broker's again.
+    pub(super) fn tasks_gone(&mut self, channel: Channel) {
+        self.lanes.closed(channel);
     }
 
     /// The lane by which keys are freed: one of its own.

@@ -460,6 +460,12 @@ impl Link {
         let asked = name.clone();
         self.write(channel, what, true, move |link, fate| {
             let outcome = link.carry_out(what, &asked, fate, work);
+            if let (Some(lane), Err(error)) = (channel.lane(), &outcome)
+                && !matches!(error.kind(), ErrorKind::TimedOut | ErrorKind::ConnectionLost)
+            {
+                // As with RabbitMQ: what is refused costs the channel, and those who share it.
+                link.close_lane(lane, error.clone());
+            }
             link.down.push(Down::Answer(Box::new(move || drop(answer.send(outcome)))));
         });
         let answered = tokio::time::timeout(self.operation_timeout, answered);
@@ -506,10 +512,14 @@ impl Link {
         if let ChannelId::Lane(lane) = channel {
             self.write(channel, "close", false, move |link, _| {
                 let why = Error::new(ErrorKind::TimedOut, "simulated: a question on the channel had no answer");
-                if let Some(server) = link.server.upgrade() {
-                    server.change(|store, now| store.close_lane(link.session, lane, why, now));
-                }
+                link.close_lane(lane, why);
             });
+        }
+    }
+
+    fn close_lane(&self, lane: Lane, why: Error) {
+        if let Some(server) = self.server.upgrade() {
+            server.change(|store, now| store.close_lane(self.session, lane, why, now));
         }
     }
 }
@@ -550,7 +560,7 @@ async fn serve_channel(link: Weak<Link>, id: ChannelId, channel: Rc<Channel>, wh
             && let Some(lane) = id.lane()
         {
             let why = Error::new(ErrorKind::TimedOut, "simulated: a question on the channel had no answer");
-            server.change(|store, now| store.close_lane(link.session, lane, why, now));
+            link.close_lane(lane, why);
         }
     }
 }

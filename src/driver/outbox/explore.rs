@@ -270,9 +270,9 @@ impl sequences::World for World {
         assert!(self.outbox.is_empty(), "something is left");
         assert_eq!((self.completed.len(), self.released), self.cast.ends(), "each ends once");
         assert!(self.freed <= 1, "freed twice");
-        let Outbox { due, calls, aside, fixed, tasks, .. } = &self.outbox;
+        let Outbox { due, calls, aside, fixed, queues, .. } = &self.outbox;
         assert!(due.is_empty() && calls.is_empty() && *aside == 0);
-        assert!(fixed.iter().chain(tasks.values()).all(|state| state.waiting.is_empty() && state.messages == 0));
+        assert!(fixed.iter().chain(queues.values()).all(|state| state.waiting.is_empty() && state.messages == 0));
     }
 }
 

@@ -85,6 +85,59 @@ fn an_exchange_that_is_gone_is_declared_once_for_all_that_come_back() {
     assert_eq!(declared(&outbox.acts()), 1, "it is gone again");
 }
 
+/// Guards: a copy of a task that is not taken, and one whose answer comes to whoever made the copy.
+#[test]
+fn a_copy_whose_queue_is_gone_goes_again_and_keeps_its_sender() {
+    let (mut outbox, now) = (outbox(), Instant::now());
+    let (queue, stream) = (QueueName::from("work"), Stream::Copies("work".into()));
+    outbox.up();
+    let properties = Properties { reply_to: Some("sender".into()), ..Properties::default() };
+    outbox.send(stream.clone(), Kind::Copy(CopyId(7)), Message { properties, ..message() }, Charge::NOTHING, None);
+    let opens = |acts: &[Act<u32>]| acts.iter().filter(|act| matches!(act, Act::Open(..))).count();
+    assert_eq!(opens(&outbox.acts()), 1);
+    for _ in 0..2 {
+        outbox.opened(&stream, Ok(None), now);
+        let acts = outbox.acts();
+        let [Act::Publish { id, message, replies: None }] = &acts[..] else { panic!("{} acts", acts.len()) };
+        assert_eq!(message.properties.reply_to.as_deref(), Some("sender"));
+        let unroutable = crate::error::Error::new(ErrorKind::Unroutable, "no queue");
+        outbox.published(*id, Err(unroutable), Peers::Settled, now);
+        let acts = outbox.acts();
+        assert!(acts.iter().any(|act| matches!(act, Act::QueueVanished(gone) if *gone == queue)));
+        assert_eq!(opens(&acts), 1);
+    }
+    outbox.opened(&stream, Ok(None), now);
+    let id = published(&outbox.acts())[0].0;
+    outbox.published(id, Ok(()), Peers::Settled, now);
+    assert!(matches!(outbox.acts()[..], [Act::Release(_), Act::Copied { copy: CopyId(7), known: Known::Yes }]));
+    assert!(outbox.is_empty());
+}
+
+/// Guards: a sender that is told that its message was not taken, though it may have arrived before.
+#[test]
+fn what_may_have_arrived_is_not_said_to_have_failed() {
+    let (mut outbox, now) = (outbox(), Instant::now());
+    let missing = || Err(crate::error::Error::new(ErrorKind::NotFound, "no exchange"));
+    let end = |outbox: &mut Box| {
+        outbox.opened(&Stream::Broadcasts, missing(), now);
+        let error = outbox.acts().into_iter().find_map(|act| match act {
+            Act::Complete { outcome, .. } => outcome.err(),
+            _ => None,
+        });
+        error.expect("it ends")
+    };
+    outbox.up();
+    broadcast(&mut outbox, 1);
+    assert!(!end(&mut outbox).to_string().contains("is not known"), "it was never sent");
+    broadcast(&mut outbox, 2);
+    assert_eq!(published(&open(&mut outbox)).len(), 1);
+    outbox.down();
+    outbox.up();
+    let error = end(&mut outbox);
+    assert_eq!(error.kind(), ErrorKind::NotFound);
+    assert!(error.to_string().contains("whether it arrived is not known: no exchange"), "{error}");
+}
+
 /// Guards: a queue that was deleted after its declaration, and before the message that relies on it.
 #[test]
 fn what_comes_while_a_queue_is_being_declared_has_it_declared_again() {
@@ -262,7 +315,7 @@ fn of_idle_task_queues_a_bounded_number_keeps_its_stream() {
         }
     }
     assert!(outbox.is_empty());
-    assert!(outbox.tasks.len() <= IDLE_STREAMS_MOST, "{} streams", outbox.tasks.len());
+    assert!(outbox.queues.len() <= IDLE_STREAMS_MOST, "{} streams", outbox.queues.len());
 }
 
 /// A task with a key, whose marker is open to go.
@@ -315,7 +368,7 @@ fn a_task_with_a_key_goes_when_its_marker_is_confirmed() {
     let acts = outbox.acts();
     assert_eq!((completed(&acts), freed(&acts)), (vec![(1, None)], 0));
     assert!(outbox.is_empty());
-    assert_eq!(outbox.tasks.len(), 1, "the stream of a marker does not stay");
+    assert_eq!(outbox.queues.len(), 1, "the stream of a marker does not stay");
 }
 
 #[test]
@@ -483,13 +536,13 @@ fn a_stream_whose_messages_are_given_up_is_not_wanted_until_there_are_others() {
     outbox.not_opened(&opens[1].0);
     let acts = outbox.acts();
     assert!(matches!(&acts[..], [Act::Open(stream, _)] if *stream == opens[0].0), "anew, for the one who wants it");
-    assert_eq!(outbox.tasks.len(), 2, "nothing is kept of the other one");
+    assert_eq!(outbox.queues.len(), 2, "nothing is kept of the other one");
     // What is known too late changes nothing.
     outbox.not_opened(&opens[0].0);
     assert!(outbox.acts().is_empty());
     outbox.tick(after(until, Duration::from_secs(2)), &Away::default());
     queues.iter().for_each(|queue| outbox.opened(&Stream::Tasks((*queue).into()), Ok(None), until));
-    assert!(outbox.is_empty() && outbox.tasks.is_empty(), "{} streams", outbox.tasks.len());
+    assert!(outbox.is_empty() && outbox.queues.is_empty(), "{} streams", outbox.queues.len());
 }
 
 /// Guards: probes without number on a connection that stays silent.
