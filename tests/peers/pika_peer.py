@@ -103,6 +103,9 @@ class Peer:
     def do_depth(self, queue):
         return self.channel.queue_declare(queue, passive=True).method.message_count
 
+    def do_delete(self, queue):
+        self.channel.queue_delete(queue)
+
     def do_close(self):
         self.connection.close()
 

@@ -4,6 +4,7 @@
 #[path = "../support/mod.rs"]
 mod support;
 
+mod deleted;
 mod limits;
 mod moved;
 mod names;
@@ -68,6 +69,7 @@ fn main() -> ExitCode {
     let mut suite = Suite::new();
     suite.deadline(Duration::from_secs(400));
     odd::add(&mut suite);
+    deleted::add(&mut suite);
     limits::add(&mut suite);
     moved::add(&mut suite);
     names::add(&mut suite);
