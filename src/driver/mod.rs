@@ -159,7 +159,8 @@ enum CopyOf {
 enum CopyTo {
     /// One that is declared for this.
     Own(QueueSpec),
-    Tasks(QueueName),
+    /// The one of this stream.
+    Shared(Stream),
 }
 
 /// What happens next.

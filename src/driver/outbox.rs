@@ -64,6 +64,8 @@ pub(super) enum Stream {
     Tasks(QueueName),
     /// Copies of tasks, which go to their queue by its name, and whose answers go to whoever sent the task.
     Copies(QueueName),
+    /// Copies of tasks of this queue that are given up.
+    Quarantine(QueueName),
     /// Messages that need nothing but a connection and no order among them.
     Direct,
 }
@@ -221,8 +223,10 @@ struct Entry<P> {
     sender_until: Option<Instant>,
     /// Which one it was of those that were handed to the broker.
     place: u64,
-    /// It has been with a broker that may have taken it.
+    /// It has been with a broker that may have taken it: what comes of it later is marked.
     may_have_arrived: bool,
+    /// A try of it ended without a word of the broker.
+    is_doubtful: bool,
     /// Closing does not wait for it.
     aside: Aside,
 }
@@ -370,14 +374,14 @@ fn fixed(stream: &Stream) -> Option<usize> {
         Stream::Replies(Exchange::Message) => Some(2),
         Stream::Replies(Exchange::Task) => Some(3),
         Stream::Direct => Some(4),
-        Stream::Tasks(_) | Stream::Copies(_) => None,
+        Stream::Tasks(_) | Stream::Copies(_) | Stream::Quarantine(_) => None,
     }
 }
 
 /// The exchange that a stream's messages go through.
 fn exchange_of(stream: &Stream) -> Exchange {
     match stream {
-        Stream::Tasks(_) | Stream::Copies(_) => Exchange::Task,
+        Stream::Tasks(_) | Stream::Copies(_) | Stream::Quarantine(_) => Exchange::Task,
         Stream::Replies(exchange) => *exchange,
         Stream::Calls | Stream::Broadcasts | Stream::Direct => Exchange::Message,
     }
@@ -516,6 +520,7 @@ impl<P> Outbox<P> {
             sender_until,
             place: 0,
             may_have_arrived: false,
+            is_doubtful: false,
             aside,
         };
         if goes {
@@ -696,7 +701,7 @@ impl<P> Outbox<P> {
                     self.finish(id, Err(lost_under_way()));
                 }
                 (_, true) => {
-                    entry.may_have_arrived = true;
+                    (entry.may_have_arrived, entry.is_doubtful) = (true, true);
                     entry.keep_key();
                     self.wait_again(id);
                 }
@@ -780,6 +785,7 @@ impl<P> Outbox<P> {
                 _ if again => {
                     entry.tries += 1;
                     entry.may_have_arrived = true;
+                    entry.is_doubtful |= *error.detail() != Detail::NotTaken;
                     self.pause(id, after(now, REFUSED_PAUSE));
                 }
                 _ => self.finish(id, Err(error)),
@@ -800,7 +806,9 @@ impl<P> Outbox<P> {
     fn unroutable(&mut self, id: PublishId, error: Error, peers: Peers, now: Instant) {
         let Some(entry) = self.entries.get_mut(&id) else { return };
         let queue = match &entry.stream {
-            Stream::Tasks(queue) | Stream::Copies(queue) if entry.tries < TRIES => Some(queue.clone()),
+            Stream::Tasks(queue) | Stream::Copies(queue) | Stream::Quarantine(queue) if entry.tries < TRIES => {
+                Some(queue.clone())
+            }
             _ => None,
         };
         match (&mut entry.kind, queue) {
@@ -810,7 +818,9 @@ impl<P> Outbox<P> {
                 entry.tries += 1;
                 let stream = entry.stream.clone();
                 self.wait_again(id);
-                self.out.push(Act::QueueVanished(queue));
+                if !matches!(stream, Stream::Quarantine(_)) {
+                    self.out.push(Act::QueueVanished(queue));
+                }
                 self.close_stream(&stream);
             }
             // Its caller may be connecting again. Closing does not wait for that, and draining not for long.
@@ -979,7 +989,7 @@ impl<P> Outbox<P> {
         {
             self.calls.remove(correlation);
         }
-        let outcome = if entry.may_have_arrived { outcome.map_err(sent_before) } else { outcome };
+        let outcome = if entry.is_doubtful { outcome.map_err(sent_before) } else { outcome };
         self.end(entry.kind, entry.state, &entry.message, outcome);
     }
 
@@ -1132,8 +1142,8 @@ fn unknown(what: &str) -> Error {
 /// Guards: a sender that takes the failure of a later try for the end of its message, and sends that anew.
 fn sent_before(error: Error) -> Error {
     match error.kind() {
-        // They say so.
-        ErrorKind::DeliveryFailed | ErrorKind::TimedOut => error,
+        // They say so, but for what the broker has certainly not taken this time.
+        ErrorKind::DeliveryFailed | ErrorKind::TimedOut if *error.detail() != Detail::NotTaken => error,
         kind => {
             let text = format!(
                 "it was with the broker when an earlier connection was lost, and whether it arrived is not known: {error}"

@@ -148,6 +148,14 @@ impl<B: Broker> Driver<B> {
                     }
                 });
             }
+            Stream::Quarantine(ref queue) => {
+                let spec = self.port.names.quarantine_queue(queue);
+                self.job(|connection| async move {
+                    let generation = connection.generation;
+                    let outcome = connection.declare_queue(&spec).await;
+                    JobDone::Declared { stream, generation, outcome }
+                });
+            }
             Stream::Direct => self.outbox.opened(&stream, Ok(None), now),
         }
     }
@@ -362,12 +370,12 @@ impl<B: Broker> Driver<B> {
         match to {
             Destination::Queue => {
                 let message = self.copy_of(message, marks, queue.to_string(), None);
-                self.copy(CopyOf::Moved(task), CopyTo::Tasks(queue.clone()), message);
+                self.copy(CopyOf::Moved(task), CopyTo::Shared(Stream::Copies(queue.clone())), message);
             }
             Destination::Quarantine { reason } => {
-                let spec = self.port.names.quarantine_queue(queue);
-                let message = self.copy_of(message, marks, spec.name.clone(), Some((queue, &reason)));
-                self.copy(CopyOf::Moved(task), CopyTo::Own(spec), message);
+                let name = self.port.names.quarantine_queue(queue).name;
+                let message = self.copy_of(message, marks, name, Some((queue, &reason)));
+                self.copy(CopyOf::Moved(task), CopyTo::Shared(Stream::Quarantine(queue.clone())), message);
             }
         }
     }
@@ -385,10 +393,9 @@ impl<B: Broker> Driver<B> {
                 let outcome = connection.declare_queue(&spec).await;
                 JobDone::CopyReady { copy, message: Box::new(message), outcome }
             }),
-            // Guards: a task queue that was deleted. It is declared again for the copies as for all that is sent to it.
-            CopyTo::Tasks(queue) => {
-                self.outbox.send(Stream::Copies(queue), Kind::Copy(copy), message, Charge::NOTHING, None);
-            }
+            // Guards: a queue that was deleted, and one that is declared for each of hundreds of copies. It is declared for them as
+            // for all that is sent.
+            CopyTo::Shared(stream) => self.outbox.send(stream, Kind::Copy(copy), message, Charge::NOTHING, None),
         }
     }
 

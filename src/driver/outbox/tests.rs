@@ -116,26 +116,44 @@ fn a_copy_whose_queue_is_gone_goes_again_and_keeps_its_sender() {
 /// Guards: a sender that is told that its message was not taken, though it may have arrived before.
 #[test]
 fn what_may_have_arrived_is_not_said_to_have_failed() {
-    let (mut outbox, now) = (outbox(), Instant::now());
-    let missing = || Err(crate::error::Error::new(ErrorKind::NotFound, "no exchange"));
-    let end = |outbox: &mut Box| {
-        outbox.opened(&Stream::Broadcasts, missing(), now);
+    let now = Instant::now();
+    let error = |outbox: &mut Box| {
         let error = outbox.acts().into_iter().find_map(|act| match act {
             Act::Complete { outcome, .. } => outcome.err(),
             _ => None,
         });
         error.expect("it ends")
     };
-    outbox.up();
-    broadcast(&mut outbox, 1);
-    assert!(!end(&mut outbox).to_string().contains("is not known"), "it was never sent");
-    broadcast(&mut outbox, 2);
-    assert_eq!(published(&open(&mut outbox)).len(), 1);
-    outbox.down();
-    outbox.up();
-    let error = end(&mut outbox);
-    assert_eq!(error.kind(), ErrorKind::NotFound);
-    assert!(error.to_string().contains("whether it arrived is not known: no exchange"), "{error}");
+    let missing = || crate::error::Error::new(ErrorKind::NotFound, "no exchange");
+    let refused = || crate::error::Error::with_detail(ErrorKind::DeliveryFailed, "a nack", Detail::NotTaken);
+    for was_sent in [false, true] {
+        for is_opened in [false, true] {
+            let mut outbox = outbox();
+            broadcast(&mut outbox, 1);
+            outbox.up();
+            if was_sent {
+                assert_eq!(published(&open(&mut outbox)).len(), 1);
+                outbox.down();
+                outbox.up();
+            }
+            if is_opened {
+                let mut id = published(&open(&mut outbox))[0].0;
+                let mut at = now;
+                for _ in 0..TRIES {
+                    outbox.published(id, Err(refused()), Peers::Settled, at);
+                    at += 2 * REFUSED_PAUSE;
+                    outbox.tick(at, &Away::default());
+                    id = published(&outbox.acts())[0].0;
+                }
+                outbox.published(id, Err(refused()), Peers::Settled, at);
+            } else {
+                outbox.opened(&Stream::Broadcasts, Err(missing()), now);
+            }
+            let error = error(&mut outbox);
+            assert_eq!(error.kind(), if is_opened { ErrorKind::DeliveryFailed } else { ErrorKind::NotFound });
+            assert_eq!(error.to_string().contains("whether it arrived is not known"), was_sent, "{error}");
+        }
+    }
 }
 
 /// Guards: a queue that was deleted after its declaration, and before the message that relies on it.
