@@ -43,6 +43,19 @@ async fn connected(simulation: &Simulation, home: Group) -> Communicator {
     at(simulation, home, builder.connect()).await.expect("a connection")
 }
 
+/// What a program does that is alone with its broker. It closes behind that, when the broker is well again.
+async fn alone<T: 'static, F: Future<Output = T> + 'static>(
+    simulation: &Simulation,
+    program: impl FnOnce(Communicator) -> F,
+) -> T {
+    let home = simulation.new_runtime("home", Process(0), 500);
+    let communicator = connected(simulation, home).await;
+    let done = at(simulation, home, program(communicator.clone())).await;
+    server().set_faults(Faults::default());
+    at(simulation, home, async move { communicator.close().await }).await.expect("it closes");
+    done
+}
+
 /// How a worker drained, and what its caller got.
 struct Drained {
     answer: Result<Value>,
@@ -529,7 +542,7 @@ fn the_first_of_many_tasks_are_sent_long_before_the_last_has_what_it_needs() {
                 let mut took: Vec<Duration> = many.iter().map(|(took, _)| *took).collect();
                 took.sort_unstable();
                 let last = took[took.len() - 1];
-                assert!(took[0] < last / 3, "{own:?}: {took:?}");
+                assert!(took[0] < last / 4, "{own:?}: {took:?}");
                 assert!(took[took.len() / 2] < last * 3 / 4, "{own:?}: half of them: {took:?}");
                 // Keys stand in no line but that of keys.
                 let is_before = own == Own::TaskQueue || plain.0 < last / 4;
@@ -541,10 +554,7 @@ fn the_first_of_many_tasks_are_sent_long_before_the_last_has_what_it_needs() {
 
 /// Whether a task arrives that is held back, and sent when its task queue was deleted while that was being declared for another one.
 async fn behind_a_deleted_queue(simulation: Rc<Simulation>, same_time: bool, after_ms: u32) -> Result<Value> {
-    let home = simulation.new_runtime("home", Process(0), 500);
-    let communicator = connected(&simulation, home).await;
-    let user = communicator.clone();
-    let arrived = at(&simulation, home, async move {
+    alone(&simulation, async move |user| {
         server().set_faults(Faults { slow: 1, ..Faults::default() });
         let queue = user.task_queue("work").expect("a name");
         let send =
@@ -569,9 +579,7 @@ async fn behind_a_deleted_queue(simulation: Rc<Simulation>, same_time: bool, aft
             }
         }
     })
-    .await;
-    at(&simulation, home, async move { communicator.close().await }).await.expect("it closes");
-    arrived
+    .await
 }
 
 /// Guards: a task that is confirmed, and lost when its time comes.
@@ -589,10 +597,7 @@ fn a_task_that_is_held_back_relies_on_no_declaration_of_before() {
 
 /// How a first task to a queue ends that an operator deletes as soon as it stands, so many times.
 async fn beside_deletions(simulation: Rc<Simulation>, many: usize) -> Result<()> {
-    let home = simulation.new_runtime("home", Process(0), 500);
-    let communicator = connected(&simulation, home).await;
-    let user = communicator.clone();
-    let sent = at(&simulation, home, async move {
+    alone(&simulation, async move |user| {
         server().set_faults(Faults { slow: 1, ..Faults::default() });
         let queue = user.task_queue("work").expect("a name");
         let send = queue.task_send("it").timeout(Duration::from_secs(300)).no_reply().into_future();
@@ -605,10 +610,7 @@ async fn beside_deletions(simulation: Rc<Simulation>, many: usize) -> Result<()>
         };
         futures_util::join!(send, deletes).0
     })
-    .await;
-    server().set_faults(Faults::default());
-    at(&simulation, home, async move { communicator.close().await }).await.expect("it closes");
-    sent
+    .await
 }
 
 /// Guards: a queue that is deleted after its declaration and before its binding, whose senders would be told that it is missing.
@@ -624,10 +626,7 @@ fn a_task_is_sent_though_its_queue_is_deleted_before_it_is_bound() {
 
 /// What looks for a task find after its queue was deleted, again and again, and whether it stands then.
 async fn looks_after_deletions(simulation: Rc<Simulation>) -> Vec<(Option<ErrorKind>, bool)> {
-    let home = simulation.new_runtime("home", Process(0), 500);
-    let communicator = connected(&simulation, home).await;
-    let user = communicator.clone();
-    let found = at(&simulation, home, async move {
+    alone(&simulation, async move |user| {
         let queue = user.task_queue("work").expect("a name");
         let mut found = Vec::new();
         for _ in 0..3 {
@@ -637,9 +636,7 @@ async fn looks_after_deletions(simulation: Rc<Simulation>) -> Vec<(Option<ErrorK
         }
         found
     })
-    .await;
-    at(&simulation, home, async move { communicator.close().await }).await.expect("it closes");
-    found
+    .await
 }
 
 /// Guards: a queue that counts as declared for ever.
@@ -650,10 +647,7 @@ fn a_look_for_a_task_declares_a_queue_that_was_deleted() {
 
 /// Which attempt it is when a task comes again that was taken, and asked for another one when its queue was deleted.
 async fn again_after_a_deletion(simulation: Rc<Simulation>) -> Result<Attempt> {
-    let home = simulation.new_runtime("home", Process(0), 500);
-    let communicator = connected(&simulation, home).await;
-    let user = communicator.clone();
-    let again = at(&simulation, home, async move {
+    alone(&simulation, async move |user| {
         let queue = user.task_queue("work").expect("a name");
         queue.task_send("it").no_reply().await?;
         let task = queue.try_next().await?;
@@ -665,9 +659,7 @@ async fn again_after_a_deletion(simulation: Rc<Simulation>) -> Result<Attempt> {
         task.process(|task| attempt.set(Some(task.attempt())));
         Ok(attempt.get().expect("it is run"))
     })
-    .await;
-    at(&simulation, home, async move { communicator.close().await }).await.expect("it closes");
-    again
+    .await
 }
 
 /// Guards: a task that asks for another attempt, and has nowhere to go.
