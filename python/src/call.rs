@@ -5,7 +5,7 @@ use std::pin::Pin;
 
 use futures_util::future::{AbortHandle, Abortable};
 use homing::ErrorKind;
-use parking_lot::Mutex;
+use homing::home::lock::Mutex;
 use pyo3::intern;
 use pyo3::prelude::*;
 

@@ -7,9 +7,9 @@ use std::collections::HashMap;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Weak};
 
+use homing::home::lock::Mutex;
 use homing::home::{Completer, End, Home, HomeFuture};
 use homing::{Answer, BroadcastSubscriber, Failure, HandlerError, HandlerResult, RpcSubscriber, TaskSubscriber};
-use parking_lot::Mutex;
 use pyo3::exceptions::{PyKeyboardInterrupt, PySystemExit};
 use pyo3::gc::{PyTraverseError, PyVisit};
 use pyo3::intern;

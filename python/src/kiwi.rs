@@ -5,9 +5,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use futures_util::future::select;
+use homing::home::lock::Mutex;
 use homing::home::{Completer, Home, LocalHome};
 use homing::{ErrorKind, Reply, ReplyStage};
-use parking_lot::Mutex;
 use pyo3::intern;
 use pyo3::prelude::*;
 

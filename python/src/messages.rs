@@ -1,7 +1,7 @@
 //! What subscribers get, and a task that was taken from its queue.
 
+use homing::home::lock::Mutex;
 use homing::{Attempt, ErrorKind, Failure, HandlerError};
-use parking_lot::Mutex;
 use pyo3::exceptions::{PyBaseException, PyTypeError};
 use pyo3::intern;
 use pyo3::prelude::*;

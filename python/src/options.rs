@@ -5,8 +5,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use homing::codec::{Json, Yaml};
+use homing::home::lock::Mutex;
 use homing::{BroadcastFilter, CommunicatorBuilder, ErrorKind, ReconnectPolicy, TestingMode};
-use parking_lot::Mutex;
 use pyo3::prelude::*;
 use pyo3::types::{PyDict, PyList, PyTuple};
 

@@ -11,8 +11,8 @@ use std::sync::Arc;
 use std::task::{Poll, Waker};
 use std::time::Duration;
 
+use homing::home::lock::{Condvar, Mutex};
 use homing::home::{Completer, Home, LocalHome};
-use parking_lot::{Condvar, Mutex};
 use pyo3::intern;
 use pyo3::prelude::*;
 
@@ -251,7 +251,7 @@ impl Server {
                 if let Some(place) = &state.place {
                     return place.clone();
                 }
-                shared.begun.wait(&mut state);
+                state = shared.begun.wait(state, None);
             }
         }))
     }

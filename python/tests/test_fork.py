@@ -426,3 +426,56 @@ def test_a_child_connects_whatever_its_parents_threads_do_at_the_fork():
         "asyncio",
     )
     assert (out, code) == ("", 0), (out, err)
+
+
+def test_a_child_waits_in_locks_of_its_own():
+    """Threads of the parent wait at the fork. The child's threads are given their memory, and wait there for something else."""
+    out, err, code = program(
+        """
+        import time
+        from concurrent.futures import Future
+        never = []
+
+        def silent(request):
+            never.append(Future())
+            return never[-1]
+
+        shared = blocking.connect(URL)
+        shared.add_rpc_subscriber("silent", silent)
+        for _ in range(60):
+            threading.Thread(target=lambda: shared.rpc_send("silent", 1, timeout=600), daemon=True).start()
+        while len(never) < 60:
+            time.sleep(0.01)
+
+        def calls():
+            with blocking.connect("memory:other") as one:
+                for n in range(20):
+                    assert one.rpc_send("echo", n, timeout=60) == n
+
+        for n in range(20):
+            child = os.fork()
+            if child == 0:
+                with blocking.connect("memory:other") as one:
+                    one.add_rpc_subscriber("echo", lambda request: request.body)
+                    threads = [threading.Thread(target=calls) for _ in range(8)]
+                    for thread in threads:
+                        thread.start()
+                    for thread in threads:
+                        thread.join()
+                os._exit(0)
+            until = time.monotonic() + 60
+            while not (ended := os.waitpid(child, os.WNOHANG))[0]:
+                if time.monotonic() > until:
+                    os.kill(child, 9)
+                    os.waitpid(child, 0)
+                    print("a child hangs", flush=True)
+                    os._exit(1)
+                time.sleep(0.002)
+            if ended[1]:
+                print("a child failed:", os.waitstatus_to_exitcode(ended[1]), flush=True)
+                os._exit(1)
+        os._exit(0)
+        """,
+        "asyncio",
+    )
+    assert (out, code) == ("", 0), (out, err)

@@ -15,8 +15,8 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
+use crate::home::lock::Mutex;
 use bytes::Bytes;
-use parking_lot::Mutex;
 
 use crate::codec::Value;
 use crate::error::{Detail, Difference, Error, ErrorKind, Result};

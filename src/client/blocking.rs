@@ -54,8 +54,8 @@ use std::pin::pin;
 use std::sync::{Arc, mpsc};
 use std::time::Duration;
 
+use crate::home::lock::Mutex;
 use futures_util::future::{Either, select};
-use parking_lot::Mutex;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 

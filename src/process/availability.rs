@@ -7,7 +7,7 @@
 use std::future::Future;
 use std::time::{Duration, Instant};
 
-use parking_lot::Mutex;
+use crate::home::lock::Mutex;
 use tokio::sync::watch;
 
 use crate::error::{Error, Result};

@@ -9,7 +9,7 @@ use std::future::Future;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use parking_lot::Mutex;
+use crate::home::lock::Mutex;
 use tokio::sync::{Notify, mpsc, oneshot, watch};
 
 use super::availability::{Availability, Standing};

@@ -3,7 +3,7 @@
 use std::collections::VecDeque;
 use std::sync::Arc;
 
-use parking_lot::Mutex;
+use crate::home::lock::Mutex;
 use tokio::sync::{Notify, oneshot};
 
 /// The slots of one worker. Cheap to clone.

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
-use parking_lot::Mutex;
+use crate::home::lock::Mutex;
 use tokio::sync::Notify;
 
 use super::machine::Wish;

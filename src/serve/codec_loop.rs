@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 use std::io;
 use std::sync::Arc;
 
-use parking_lot::Mutex;
+use crate::home::lock::Mutex;
 use tokio::sync::mpsc;
 
 use super::broadcast::{Broadcast, Delivered};

@@ -2,7 +2,7 @@
 
 use std::future::poll_fn;
 
-use parking_lot::Mutex;
+use crate::home::lock::Mutex;
 use tower_service::Service;
 
 use super::answer::{IntoResponse, Subscriber, answered};

@@ -20,7 +20,7 @@
 //! is [`WaitRefused::WouldDeadlock`].
 //!
 //! # How the files stand on each other
-//! `outcome`, `sync` and `panics` know nothing; `permits`, `envelope`, `inbox`, `cell`, `completer`, `future`, `reserve`, `drain`,
+//! `lock`, `outcome`, `sync` and `panics` know nothing; `permits`, `envelope`, `inbox`, `cell`, `completer`, `future`, `reserve`, `drain`,
 //! `wait` and `local` stand on those before them; `runtime`, `handle`, `event_loop`, `foreign` and `futures` make homes of
 //! them. Two circles stay: `local` enters itself as the current home, which `current` then finds; and the modelled build has
 //! `identity` and `panics` ask `model`, which makes the homes.
@@ -40,6 +40,8 @@ mod identity;
 mod inbox;
 mod local;
 mod local_future;
+#[doc(hidden)]
+pub mod lock;
 mod outcome;
 mod panics;
 mod permits;

@@ -6,12 +6,12 @@
 
 #[cfg(not(homing_loom))]
 mod shipped {
-    pub(crate) use parking_lot::{Mutex, MutexGuard};
     use std::cell::Cell;
     pub(crate) use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
     pub(crate) use std::sync::mpsc;
     pub(crate) use std::thread::{JoinHandle, ThreadId};
-    use std::time::Instant;
+
+    pub(crate) use crate::lock::{Condvar, Mutex};
 
     /// Starts a thread of this name, with a stack of so many bytes.
     pub(crate) fn start_thread(
@@ -35,25 +35,6 @@ mod shipped {
             THIS_THREAD.set(Some(id));
             id
         })
-    }
-
-    /// A condition variable with the one wait that this floor needs.
-    #[derive(Debug, Default)]
-    pub(crate) struct Condvar(parking_lot::Condvar);
-
-    impl Condvar {
-        pub(crate) fn notify_one(&self) {
-            self.0.notify_one();
-        }
-
-        /// Waits for a notification, or until the deadline where there is one.
-        pub(crate) fn wait<'a, T>(&self, mut guard: MutexGuard<'a, T>, until: Option<Instant>) -> MutexGuard<'a, T> {
-            match until {
-                Some(deadline) => drop(self.0.wait_until(&mut guard, deadline)),
-                None => self.0.wait(&mut guard),
-            }
-            guard
-        }
     }
 }
 

@@ -95,7 +95,7 @@ mod on_runtimes {
     use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
     use std::task::{Context, Wake, Waker};
 
-    use parking_lot::Mutex;
+    use crate::lock::Mutex;
     use tokio::runtime::{Handle, Id, RuntimeFlavor};
 
     use super::{MAX_WAITING_WORKERS, WaitRefused};

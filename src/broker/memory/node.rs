@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 use std::time::Instant as StdInstant;
 
-use parking_lot::Mutex;
+use crate::home::lock::Mutex;
 use tokio::sync::Notify;
 use tokio::time::Instant;
 

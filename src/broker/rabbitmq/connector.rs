@@ -10,10 +10,10 @@ use std::pin::pin;
 use std::thread;
 use std::time::Duration;
 
+use crate::home::lock::Mutex;
 use crate::log::debug;
 use lapin::uri::{AMQPAuthority, AMQPQueryString, AMQPScheme, AMQPUri, AMQPUserInfo};
 use lapin::{AsyncTcpStream, Connection, ConnectionProperties};
-use parking_lot::Mutex;
 use tokio::net::TcpStream;
 use tokio::sync::{oneshot, watch};
 use tokio::time::{Instant, timeout_at};

@@ -11,8 +11,8 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Weak};
 use std::time::Duration;
 
+use crate::home::lock::Mutex;
 use homing_broker::server::{LocalBroker, StartError};
-use parking_lot::Mutex;
 use tokio::net::UnixStream;
 use tokio::sync::oneshot;
 use tokio::time::Instant;

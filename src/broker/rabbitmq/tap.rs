@@ -22,8 +22,8 @@ use std::fmt;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
+use crate::home::lock::Mutex;
 use lapin::types::{AMQPValue, FieldTable, parsing};
-use parking_lot::Mutex;
 
 use super::frames::{self, AROUND, END, HEADER, METHOD, PREFIX, Reader};
 pub(crate) use crate::broker::url::{LARGEST_FRAME, SMALLEST_FRAME};

@@ -5,8 +5,8 @@ use std::sync::{Arc, Weak};
 use std::task::{Context, Poll};
 use std::time::Duration;
 
+use crate::home::lock::Mutex;
 use futures_core::Stream;
-use parking_lot::Mutex;
 
 use super::{Mailbox, MailboxLimits, MailboxStream, Received};
 use crate::error::{Detail, Error};

@@ -2,7 +2,7 @@
 
 use std::sync::{Arc, Weak};
 
-use parking_lot::Mutex;
+use crate::home::lock::Mutex;
 
 use crate::home::{Home, Occupancy};
 

@@ -9,7 +9,7 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
 
-use parking_lot::Mutex;
+use crate::home::lock::Mutex;
 
 use super::ExpireOnDrop;
 use crate::home::{Completer, End, Home, ReserveError};

@@ -12,7 +12,7 @@
 
 use std::collections::BTreeMap;
 
-use parking_lot::Mutex;
+use crate::home::lock::Mutex;
 
 /// The unit in which bytes are counted.
 const UNIT: usize = 1024;

@@ -10,7 +10,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::task::{Context, Poll, ready};
 
-use parking_lot::Mutex;
+use crate::home::lock::Mutex;
 
 use super::ExpireOnDrop;
 use crate::home::{Completer, End, Home, HomeFuture, Reservation, ReserveError};

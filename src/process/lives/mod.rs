@@ -13,7 +13,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
-use parking_lot::Mutex;
+use crate::home::lock::Mutex;
 use serde::{Deserialize, Serialize};
 use tokio::sync::Notify;
 

@@ -5,7 +5,7 @@ use std::fmt;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
-use parking_lot::Mutex;
+use crate::home::lock::Mutex;
 use uuid::Uuid;
 
 use super::super::Pid;

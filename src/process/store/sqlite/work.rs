@@ -2,7 +2,7 @@
 
 use std::time::{Duration, SystemTime};
 
-use parking_lot::Mutex;
+use crate::home::lock::Mutex;
 use rusqlite::{CachedStatement, Connection, OptionalExtension, Row, ToSql, params};
 
 use super::super::super::Pid;

@@ -13,7 +13,7 @@ use std::sync::mpsc as blocking;
 use std::thread;
 use std::time::Duration;
 
-use parking_lot::Mutex;
+use crate::home::lock::Mutex;
 use rusqlite::{Connection, Transaction, TransactionBehavior};
 use tokio::sync::{mpsc, oneshot};
 
