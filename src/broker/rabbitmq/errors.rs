@@ -237,7 +237,9 @@ fn closed_in_handshake(cause: &io::Error) -> bool {
 }
 
 /// The connection went while it was in use.
-pub(crate) fn lost(address: &str, error: Option<&lapin::Error>) -> Error {
+///
+/// Only what the server said last is put into its mouth: lapin gives up a connection itself, too, at a frame that it does not expect.
+pub(crate) fn lost(address: &str, error: Option<&lapin::Error>, farewell: Option<&Farewell>) -> Error {
     if let Some((NOT_ALLOWED, text)) = error.and_then(server_said)
         && text.contains("number of channels")
     {
@@ -254,7 +256,10 @@ pub(crate) fn lost(address: &str, error: Option<&lapin::Error>) -> Error {
     let why = match error {
         None => "it was closed".to_owned(),
         Some(error) => match (server_said(error), error.kind()) {
-            (Some((_, text)), _) => format!("the server closed it: {text}"),
+            (Some((_, text)), _) if matches!(farewell, Some(Farewell::Ended(..))) => {
+                format!("the server closed it: {text}")
+            }
+            (Some((_, text)), _) => format!("what the server sent does not follow AMQP, and it was given up: {text}"),
             (None, lapin::ErrorKind::MissingHeartbeatError) => {
                 "nothing came from the server for two heartbeats".to_owned()
             }

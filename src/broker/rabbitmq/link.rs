@@ -86,6 +86,11 @@ impl Link {
         Some(Box::pin(connection.as_ref()?.events_listener()))
     }
 
+    /// How the server has ended the connection, once it has.
+    pub(crate) fn farewell(&self) -> Option<Farewell> {
+        self.greeting.farewell()
+    }
+
     /// Whether lapin takes the connection to be usable.
     pub(crate) fn connected(&self) -> bool {
         self.connection.borrow().as_ref().is_some_and(|connection| connection.status().connected())

@@ -198,7 +198,8 @@ impl Shared {
         let cause = self.life.guarded(async { Ok(self.listen(&link).await) }).await.unwrap_or_default();
         // The thread may still wait for something; it has nothing more to give.
         link.abort();
-        let error = self.life.broken().unwrap_or_else(|| errors::lost(&self.address, cause.as_ref()));
+        let error =
+            self.life.broken().unwrap_or_else(|| errors::lost(&self.address, cause.as_ref(), link.farewell().as_ref()));
         if !self.life.end(error.clone()) {
             return;
         }

@@ -10,6 +10,7 @@
 //! - the properties of a message that lapin cannot read, or that are larger than the frames agreed on, are taken out and stand
 //!   in [`Diverted`] until the delivery asks for them; lapin gets a message without properties;
 //! - strings of methods are made UTF-8, in place;
+//! - a second `channel.close` of a channel is left out;
 //! - the server's `connection.tune` is set to what was asked for, where lapin would take something else, and never lets a
 //!   frame be larger than [`LARGEST_FRAME`], for lapin allocates 64 times that.
 //!
@@ -17,7 +18,7 @@
 //!
 //! Frames are those of AMQP 0-9-1, section 4.2.3: type, channel, size, payload, end octet.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::fmt;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -34,6 +35,7 @@ const CONNECTION_TUNE: (u16, u16) = (10, 30);
 const CONNECTION_CLOSE: (u16, u16) = (10, 50);
 const CONNECTION_CLOSE_OK: (u16, u16) = (10, 51);
 const CHANNEL_OPEN_OK: (u16, u16) = (20, 11);
+const CHANNEL_CLOSE: (u16, u16) = (20, 40);
 const BASIC_RETURN: (u16, u16) = (60, 50);
 const BASIC_DELIVER: (u16, u16) = (60, 60);
 const BASIC_GET_OK: (u16, u16) = (60, 71);
@@ -283,6 +285,8 @@ pub(crate) struct Tap {
     held: Vec<u8>,
     /// By channel, whose properties come next. Mostly there is one.
     content: BTreeMap<u16, Content>,
+    /// The channels that the server has closed and not opened again.
+    closed: BTreeSet<u16>,
 }
 
 #[derive(Debug)]
@@ -314,6 +318,7 @@ impl Tap {
             stage: Stage::Greeting,
             held: Vec::new(),
             content: BTreeMap::new(),
+            closed: BTreeSet::new(),
         }
     }
 
@@ -414,10 +419,27 @@ impl Tap {
         let Some((end, rest)) = frame.split_last_mut() else { return Ok(None) };
         let Some(payload) = rest.get_mut(PREFIX..).filter(|_| *end == END) else { return Ok(None) };
         if kind == METHOD {
+            if self.is_closed_again(channel, payload) {
+                return Ok(Some(Vec::new()));
+            }
             self.method(channel, payload)?;
             return Ok(None);
         }
         Ok(self.header(channel, payload))
+    }
+
+    /// Guards: RabbitMQ, which closes a channel twice now and then when several deliveries by it are past their delivery timeout. Lapin,
+    /// for which the channel is not there any more, gives up the connection, with every task that is in hand by it. The second
+    /// is not to be answered, either: the server, for which it has ended by then, ends the connection at a second answer.
+    fn is_closed_again(&mut self, channel: u16, payload: &[u8]) -> bool {
+        match frames::method_of(payload) {
+            Some(CHANNEL_CLOSE) => !self.closed.insert(channel),
+            Some(CHANNEL_OPEN_OK) => {
+                self.closed.remove(&channel);
+                false
+            }
+            _ => false,
+        }
     }
 
     fn method(&mut self, channel: u16, payload: &mut [u8]) -> Result<(), Refused> {
@@ -651,6 +673,27 @@ mod tests {
                 assert_eq!(filtered(&mut tap, &bytes, piece).expect("AMQP"), bytes, "it passes as it is");
                 assert_eq!(greeting.farewell(), farewell, "in pieces of {piece}");
             }
+        }
+    }
+
+    #[test]
+    fn a_second_close_of_a_channel_is_left_out_whatever_the_pieces() {
+        let close = |channel| {
+            frame(
+                1,
+                channel,
+                &[&[0, 20, 0, 40][..], &406u16.to_be_bytes(), &short("PRECONDITION_FAILED"), &[0; 4]].concat(),
+            )
+        };
+        let opened = |channel| frame(1, channel, &[0, 20, 0, 11, 0, 0, 0, 0]);
+        let first = [conversation(), opened(1), opened(2), close(1)].concat();
+        let between = deliver(2, 7, b"k");
+        let then = [close(2), opened(1), close(1)].concat();
+        let said = [&first[..], &close(1), &between, &close(1), &then, &close(1)].concat();
+        for piece in [1, 7, 64, usize::MAX] {
+            let (mut tap, ..) = new(None, Wishes::default());
+            let expected = [&first[..], &between, &then].concat();
+            assert_eq!(filtered(&mut tap, &said, piece).expect("AMQP"), expected, "in pieces of {piece}");
         }
     }
 
