@@ -88,7 +88,16 @@ pub(super) enum PlannedQueue {
     /// For this consumer alone: it is deleted where the set-up fails.
     Own(QueueSpec),
     /// A task queue, which stays.
-    Tasks(QueueName),
+    Tasks(QueueName, Sureness),
+}
+
+/// How sure it has to be that a task queue stands before it is used.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Sureness {
+    /// It was declared by this connection at some time. Somebody may have deleted it since.
+    Declared,
+    /// It is declared right before.
+    DeclaredNow,
 }
 
 #[derive(Clone, Debug)]
@@ -318,7 +327,14 @@ impl<B: Broker> Connection<B> {
     }
 
     /// A task queue and its binding. Sending declares it too, so that a task is never unroutable.
-    async fn task_queue(&self, name: &QueueName) -> Result<Rc<Once>> {
+    async fn task_queue(&self, name: &QueueName, sureness: Sureness) -> Result<Rc<Once>> {
+        if sureness == Sureness::DeclaredNow {
+            let mut declared = self.task_queues.borrow_mut();
+            // Those who come while it is being declared wait for that.
+            if declared.get(name).is_some_and(|once| once.is_done()) {
+                declared.remove(name);
+            }
+        }
         self.task_queue_begun(name, &Begun::default()).await
     }
 
@@ -360,14 +376,14 @@ impl<B: Broker> Connection<B> {
     }
 
     /// Looks for a task once. A queue that was deleted since it was declared here is declared again.
-    pub(super) async fn get_task(&self, queue: &QueueName, lane: Lane) -> Result<Option<Delivery>> {
-        let declared = self.task_queue(queue).await?;
+    pub(super) async fn get_task(&self, queue: &QueueName, lane: Lane, sureness: Sureness) -> Result<Option<Delivery>> {
+        let declared = self.task_queue(queue, sureness).await?;
         let is_missing =
             |outcome: &Result<_>| outcome.as_ref().is_err_and(|error: &Error| error.kind() == ErrorKind::NotFound);
         let mut outcome = self.get(queue, lane).await;
         if is_missing(&outcome) {
             self.forget(queue, &declared);
-            self.task_queue(queue).await?;
+            self.task_queue(queue, sureness).await?;
             outcome = self.get(queue, lane).await;
         }
         // One that is deleted again has nothing.
@@ -431,7 +447,7 @@ impl<B: Broker> Connection<B> {
         match self.try_set_up(plan).await {
             // A task queue that was deleted since it was declared here, for which nobody who subscribes is to blame.
             Err(failed)
-                if failed.error.kind() == ErrorKind::NotFound && matches!(plan.queue, PlannedQueue::Tasks(_)) =>
+                if failed.error.kind() == ErrorKind::NotFound && matches!(plan.queue, PlannedQueue::Tasks(..)) =>
             {
                 self.try_set_up(plan).await
             }
@@ -450,9 +466,11 @@ impl<B: Broker> Connection<B> {
                 }
                 (&*spec.name, None)
             }
-            PlannedQueue::Tasks(name) => {
-                let declared =
-                    self.task_queue(name).await.map_err(|error| NotSetUp { error, queue: OwnQueue::Missing })?;
+            PlannedQueue::Tasks(name, sureness) => {
+                let declared = self
+                    .task_queue(name, *sureness)
+                    .await
+                    .map_err(|error| NotSetUp { error, queue: OwnQueue::Missing })?;
                 (&**name, Some((name, declared)))
             }
         };

@@ -3,10 +3,11 @@
 
 use std::collections::BTreeMap;
 
+use super::connection::Sureness;
 use super::tasks::Channel;
 use crate::broker::Lane;
 
-/// How many lanes consumers get of their own. RabbitMQ allows 2047 channels on a connection, unless it was set.
+/// How many lanes consumers, and tasks that were pulled, get of their own. RabbitMQ allows 2047 channels on a connection, unless it was set.
 const MOST: u32 = 256;
 
 #[derive(Debug)]
@@ -82,6 +83,15 @@ impl Lanes {
         if let Some(users) = self.users.get_mut(&lane) {
             *users = users.saturating_sub(1);
         }
+    }
+
+    /// How sure it has to be that a queue stands before it is asked for by this lane.
+    ///
+    /// Guards: tasks in hand by a lane that is shared, since there are no more, or that may come by it before the question goes. One about
+    /// a queue that is gone closes it.
+    pub(super) fn sureness(&self, lane: Lane) -> Sureness {
+        let is_shared = self.users.get(&lane).is_some_and(|users| *users > 1);
+        if is_shared || self.tasks_by(lane) > 0 { Sureness::DeclaredNow } else { Sureness::Declared }
     }
 
     fn tasks_by(&self, lane: Lane) -> usize {
@@ -183,7 +193,12 @@ mod tests {
         assert_eq!(lanes.in_use(), 0);
         let only = lanes.take();
         lanes.task_came(channel(only, 1));
+        assert_eq!(lanes.sureness(only), Sureness::DeclaredNow);
         assert_eq!(lanes.take(), only, "there are no more");
+        lanes.task_settled(channel(only, 1));
+        assert_eq!(lanes.sureness(only), Sureness::DeclaredNow, "a task may come by it");
+        lanes.give_back(only);
+        assert_eq!(lanes.sureness(only), Sureness::Declared);
     }
 
     #[test]

@@ -20,6 +20,10 @@ impl Once {
         self.done.set(true);
     }
 
+    pub(super) fn is_done(&self) -> bool {
+        self.done.get()
+    }
+
     /// Declares it, if that was not done before.
     ///
     /// # Errors

@@ -197,9 +197,9 @@ impl<B: Broker> Driver<B> {
                 connection.end(&plan).await;
                 JobDone::Ended { key, turn }
             }),
-            Act::Get { key, turn, queue, lane } => self.job(|connection| async move {
+            Act::Get { key, turn, queue, lane, sureness } => self.job(|connection| async move {
                 let generation = connection.generation;
-                let outcome = connection.get_task(&queue, lane).await;
+                let outcome = connection.get_task(&queue, lane, sureness).await;
                 JobDone::Got { key, turn, generation, outcome }
             }),
             Act::Complete { done, outcome } => drop(done.complete(outcome)),

@@ -37,7 +37,7 @@ use super::command::{
     PullId, PullWait, QueueName, RpcDelivery, ServedBy, SubscriberName, Subscription, TaskDelivery, Turn,
 };
 use super::connection::{Answers, ConsumerPlan, EndPlan, NotSetUp, OwnQueue, is_lost};
-use super::connection::{KEYS_LANE, SERVICE_LANE};
+use super::connection::{KEYS_LANE, SERVICE_LANE, Sureness};
 use super::gate;
 use super::lanes::Lanes;
 use super::outbox::Stream;
@@ -103,6 +103,7 @@ pub(super) enum Act<D> {
         turn: Turn,
         queue: QueueName,
         lane: Lane,
+        sureness: Sureness,
     },
     Complete {
         done: D,
@@ -1095,17 +1096,18 @@ impl<D> Subscriptions<D> {
             Key::Replies(_) | Key::Control => SERVICE_LANE,
             _ => *service.lane.get_or_insert_with(|| self.lanes.take()),
         };
+        let sureness = self.lanes.sureness(lane);
         let turn = self.last_turn.next();
         service.turn = turn;
         service.starts = service.starts.saturating_add(1);
         if let Wanted::Pull(Pull { queue, wait: PullWait::No, .. }) = &service.wanted {
             service.actual = Actual::Starting { tag: String::new(), places: 1, broken: false };
             let queue = queue.clone();
-            return self.out.push(Act::Get { key: key.clone(), turn, queue, lane });
+            return self.out.push(Act::Get { key: key.clone(), turn, queue, lane, sureness });
         }
         let own = plans::own_queue(key, &self.names, service.queue.take());
         service.queue = own.as_ref().map(|spec| spec.name.clone());
-        let Some((plan, places)) = plans::consumer(key, &service.wanted, own, lane) else { return };
+        let Some((plan, places)) = plans::consumer(key, &service.wanted, own, lane, sureness) else { return };
         let tag = plan.consume.tag.clone();
         service.actual = Actual::Starting { tag: tag.clone(), places, broken: false };
         // Before the first question to the broker: deliveries may come before its answer.

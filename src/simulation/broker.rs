@@ -47,6 +47,7 @@ pub(super) struct Server {
     store: RefCell<Store>,
     links: RefCell<Vec<Weak<Link>>>,
     faults: Cell<Faults>,
+    lanes: Cell<u32>,
     timer: Notify,
     down: Cell<bool>,
     blocked: Cell<bool>,
@@ -96,6 +97,7 @@ impl Server {
             store: RefCell::default(),
             links: RefCell::default(),
             faults: Cell::default(),
+            lanes: Cell::new(u32::MAX),
             timer: Notify::new(),
             down: Cell::new(false),
             blocked: Cell::new(false),
@@ -148,6 +150,11 @@ impl Server {
 
     pub(super) fn set_faults(&self, faults: Faults) {
         self.faults.set(faults);
+    }
+
+    /// How many lanes a connection has from here on for consumers.
+    pub(super) fn limit_lanes(&self, most: u32) {
+        self.lanes.set(most);
     }
 
     /// Some connection is lost; either side may notice first.
@@ -682,6 +689,10 @@ impl Broker for Simulated {
 
     fn properties_limit(&self) -> usize {
         100_000
+    }
+
+    fn lanes_limit(&self) -> u32 {
+        self.link.server.upgrade().map_or(u32::MAX, |server| server.lanes.get())
     }
 
     fn declare_exchange(&self, spec: &ExchangeSpec) -> impl Future<Output = Result<()>> {

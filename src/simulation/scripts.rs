@@ -672,6 +672,16 @@ fn a_task_that_asks_for_another_attempt_has_its_queue_declared_again() {
 
 /// What another program finds in the queue of a task that is in hand, when its program has looked into a queue that was deleted.
 async fn in_hand_beside_a_deleted_queue(simulation: Rc<Simulation>) -> (Option<ErrorKind>, Option<ErrorKind>) {
+    with_so_many_lanes(simulation, u32::MAX).await
+}
+
+/// The same where all that are to be had are taken.
+async fn in_hand_by_the_only_lane(simulation: Rc<Simulation>) -> (Option<ErrorKind>, Option<ErrorKind>) {
+    with_so_many_lanes(simulation, 1).await
+}
+
+async fn with_so_many_lanes(simulation: Rc<Simulation>, lanes: u32) -> (Option<ErrorKind>, Option<ErrorKind>) {
+    server().limit_lanes(lanes);
     let (home, others) =
         (simulation.new_runtime("home", Process(0), 500), simulation.new_runtime("others", Process(1), 500));
     let (communicator, other) = (connected(&simulation, home).await, connected(&simulation, others).await);
@@ -699,9 +709,9 @@ async fn in_hand_beside_a_deleted_queue(simulation: Rc<Simulation>) -> (Option<E
 /// Guards: a task that goes back while it runs, since the channel that it came by was closed for another question.
 #[test]
 fn a_task_in_hand_does_not_go_back_for_a_look_into_another_queue() {
-    in_some_orders(in_hand_beside_a_deleted_queue, |found| {
-        assert_eq!(found, (Some(ErrorKind::QueueEmpty), Some(ErrorKind::QueueEmpty)));
-    });
+    let none = (Some(ErrorKind::QueueEmpty), Some(ErrorKind::QueueEmpty));
+    in_some_orders(in_hand_beside_a_deleted_queue, |found| assert_eq!(found, none));
+    in_some_orders(in_hand_by_the_only_lane, |found| assert_eq!(found, none));
 }
 
 /// Whether a task is there after a close that had asked for another attempt when its queue was deleted.

@@ -289,7 +289,7 @@ impl World {
                     assert!(!self.broker.values().any(|known| *known == key), "{key:?} has a consumer already");
                     let queue = match plan.queue {
                         PlannedQueue::Own(spec) => Some(spec.name),
-                        PlannedQueue::Tasks(_) => None,
+                        PlannedQueue::Tasks(..) => None,
                     };
                     self.jobs.push(Job::SetUp { key, turn, tag: plan.consume.tag, queue });
                 }

@@ -1,7 +1,7 @@
 //! What a service takes at the broker: its queue, its consumer, its bindings; and how its consumer is known again.
 
 use super::super::command::{PullId, QueueName};
-use super::super::connection::{Binding, ConsumerPlan, Drain, EndPlan, Need, PlannedQueue};
+use super::super::connection::{Binding, ConsumerPlan, Drain, EndPlan, Need, PlannedQueue, Sureness};
 use super::Key;
 use super::wanted::Wanted;
 use crate::broker::{Acknowledge, ConsumeSpec, Lane, QueueSpec};
@@ -44,16 +44,17 @@ pub(super) fn consumer<D>(
     wanted: &Wanted<D>,
     own: Option<QueueSpec>,
     lane: Lane,
+    sureness: Sureness,
 ) -> Option<(ConsumerPlan, u16)> {
     let queue = match (own, wanted, key) {
         (Some(spec), ..) => PlannedQueue::Own(spec),
-        (None, Wanted::Pull(pull), _) => PlannedQueue::Tasks(pull.queue.clone()),
-        (None, _, Key::Tasks(queue)) => PlannedQueue::Tasks(queue.clone()),
+        (None, Wanted::Pull(pull), _) => PlannedQueue::Tasks(pull.queue.clone(), sureness),
+        (None, _, Key::Tasks(queue)) => PlannedQueue::Tasks(queue.clone(), sureness),
         _ => return None,
     };
     let name = match &queue {
         PlannedQueue::Own(spec) => spec.name.clone(),
-        PlannedQueue::Tasks(queue) => queue.to_string(),
+        PlannedQueue::Tasks(queue, _) => queue.to_string(),
     };
     let (tag, places) = match wanted {
         Wanted::Rpc(_) => (rpc_tag(key), RPC_PREFETCH),

@@ -68,7 +68,7 @@ use super::faults::Fault;
 use super::in_hand::{InHand, Making, Ownership, Source, State, Wish};
 use super::input::{Cause, Config, Delivery, Input, Known, LongTasks, Settlement};
 use super::message::{
-    Channel, Claim, ClosedChannels, DeliveryTag, Generation, HandId, Identity, Kinds, LeaseId, Marks, Message,
+    Attempt, Channel, Claim, ClosedChannels, DeliveryTag, Generation, HandId, Identity, Kinds, LeaseId, Marks, Message,
     SubscriberId, TaskId,
 };
 use super::pauses::{self, Pauses};
@@ -417,6 +417,7 @@ impl<K: Kinds> TaskBook<K> {
             // Each copy gets one of its own.
             copy: known.marks.copy,
         };
+        known.may_have_run_elsewhere();
         out.push(Action::Adopted { task, queue: known.queue.clone(), message: known.message.clone() });
         self.recount(task);
         self.start_lease_timer(now, task);
@@ -617,7 +618,13 @@ impl<K: Kinds> TaskBook<K> {
         let then = then.clone();
         match then {
             Wish::Back => known.marks.lease = known.marks.lease.saturating_add(1),
-            Wish::Retry { attempt } => known.marks.attempt = known.marks.attempt.max(attempt),
+            Wish::Retry { attempt } => {
+                known.marks.attempt = known.marks.attempt.max(attempt);
+                // Guards: a copy that says which attempt it is exactly, where nobody knows how many there were before.
+                if matches!(known.attempt, Attempt::AtLeast(_)) {
+                    known.marks.lease = known.marks.lease.saturating_add(1);
+                }
+            }
             Wish::Quarantine { .. } => {}
         }
         known.make_marks_new();
@@ -851,6 +858,7 @@ impl<K: Kinds> TaskBook<K> {
             take(&mut known.lost, *marks);
         }
         known.tickets.append(&mut given.tickets);
+        known.may_have_run_elsewhere();
         let (queue, message) = (known.queue.clone(), known.message.clone());
         self.end_leases(&given, out);
         out.extend([Action::Adopted { task: to, queue, message }, Action::Released { task: from }]);

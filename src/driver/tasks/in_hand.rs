@@ -115,7 +115,7 @@ impl<K: Kinds> InHand<K> {
     pub(super) fn new(queue: K::Queue, message: K::Message, redelivered: bool) -> Self {
         let marks = message.marks();
         let number = marks.attempt.max(1);
-        // A copy from a lease was in somebody's hands.
+        // A copy from a lease was in somebody's hands, and so was one of a task of which nobody knew how often it was handed out.
         let redelivered = redelivered || marks.lease > 0;
         InHand {
             queue,
@@ -138,6 +138,12 @@ impl<K: Kinds> InHand<K> {
             is_reported: false,
             is_counted: false,
         }
+    }
+
+    /// A copy of it has come, or itself once more: the broker had it meanwhile, and may have handed it to somebody else.
+    pub(super) fn may_have_run_elsewhere(&mut self) {
+        self.redelivered = true;
+        self.attempt = Attempt::AtLeast(self.attempt.number());
     }
 
     /// Its delivery that was copied last.

@@ -79,6 +79,8 @@ struct Plan {
     gives_up: bool,
     faults: Faults,
     prefetch: u16,
+    /// How many lanes a connection has for consumers.
+    lanes_limit: u32,
 }
 
 impl Plan {
@@ -128,6 +130,7 @@ impl Plan {
                 connects: if some!() { 3 } else { 0 },
             },
             prefetch: [2, 1, 3, 8][choose(4) as usize],
+            lanes_limit: if some!() { 1 + choose(4) } else { u32::MAX },
         }
     }
 }
@@ -419,6 +422,8 @@ pub(super) async fn scenario(simulation: Rc<Simulation>) -> Vec<String> {
         let_go: RefCell::default(),
     });
     let ledger = world.ledger.clone();
+    let server = server();
+    server.limit_lanes(plan.lanes_limit);
     for n in 0..world.len() {
         let users = world.new_home("users", n);
         let workers = world.new_home("workers", n);
@@ -427,7 +432,6 @@ pub(super) async fn scenario(simulation: Rc<Simulation>) -> Vec<String> {
         };
         world.programs.borrow_mut().push(Program { communicator, name, users, workers });
     }
-    let server = server();
     server.set_faults(plan.faults);
     let actors: Vec<_> = (0..world.len())
         .flat_map(|n| [(n, 0), (n, 1)])

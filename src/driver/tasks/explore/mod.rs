@@ -16,8 +16,9 @@ use self::print::print;
 use self::tiny::{Note, Tiny};
 use self::world::{Budget, Move, Scene, World};
 use super::faults::Fault;
+use super::in_hand::InHand;
 use super::input::Delivery;
-use super::message::{Channel, DeliveryTag, Generation};
+use super::message::{Attempt, Channel, DeliveryTag, Generation};
 use super::{Action, Config, Input, Marks, Settlement, TaskBook};
 
 /// What a search found.
@@ -342,4 +343,47 @@ fn of_several_copies_the_newest_goes_back() {
         }
     }
     assert_eq!((back, acknowledged), (vec![2], vec![1, 3]), "{out:?}");
+}
+
+/// The marks of the copy of a task that asks for another attempt, of how often nobody knows that it was handed out.
+fn marks_of_the_next_attempt(redelivered: bool, comes_again: bool) -> Marks {
+    let config = Config { attempts: 3, retry_pause: Duration::ZERO, long_tasks: None };
+    let (mut book, now) = (TaskBook::<Tiny>::new(config), Instant::now());
+    let mut step = |input| {
+        let mut out = Vec::new();
+        book.step(now, input, &mut out);
+        out
+    };
+    let delivery = |generation, redelivered| {
+        let channel = Channel { generation: Generation(generation), lane: 1, incarnation: 0 };
+        let message = Note { marks: Marks::default(), ..note(0, Some(0), 0) };
+        Delivery { queue: 0, tag: DeliveryTag { channel, number: 1 }, message, redelivered }
+    };
+    step(Input::Connected(Generation(1)));
+    let out = step(Input::Pulled(delivery(1, redelivered)));
+    let hand = out.iter().find_map(|action| match action {
+        Action::Hand(handed) => Some(handed.hand),
+        _ => None,
+    });
+    if comes_again {
+        step(Input::ConnectionLost);
+        step(Input::Connected(Generation(2)));
+        step(Input::Delivered(delivery(2, true)));
+    }
+    let settlement = Settlement::TryAgain { reason: "later".to_owned(), answer: None };
+    let out = step(Input::Settled { hand: hand.expect("a task in hand"), settlement });
+    let moved = out.into_iter().find_map(|action| match action {
+        Action::Move { marks, .. } => Some(marks),
+        _ => None,
+    });
+    moved.expect("a copy")
+}
+
+/// Guards: a copy that says it is exactly the second attempt, while the first one's delivery has been with somebody else.
+#[test]
+fn a_copy_of_a_task_that_was_handed_out_before_is_no_exact_attempt() {
+    let of = |marks| InHand::<Tiny>::new(0, Note { marks, ..note(0, Some(0), 0) }, false).attempt;
+    assert_eq!(of(marks_of_the_next_attempt(false, false)), Attempt::Exactly(2));
+    assert_eq!(of(marks_of_the_next_attempt(true, false)), Attempt::AtLeast(2));
+    assert_eq!(of(marks_of_the_next_attempt(false, true)), Attempt::AtLeast(2));
 }
