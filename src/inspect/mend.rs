@@ -17,6 +17,7 @@ use crate::CommunicatorBuilder;
 use crate::broker::rabbitmq::RabbitMq;
 use crate::broker::{Broker, BrokerEvent, Delivery, Durability, Lane, Message, Origin, PublishId, Routing};
 use crate::error::{Error, ErrorKind, Result};
+use crate::wire::headers;
 use crate::wire::names::check_queue;
 
 /// How long the broker may take to confirm a copy.
@@ -142,7 +143,7 @@ impl Mender {
     /// Puts a copy into a queue, without some of its headers; returns when the broker has it.
     ///
     /// What would make the broker refuse the copy or route it elsewhere, a foreign user id and `CC`, is kept in headers of
-    /// homing's.
+    /// homing's. One that the broker has delivered before says so by a header, as a copy from a lease does.
     ///
     /// # Errors
     /// `NotFound` when there is no such queue; `TimedOut` when the broker does not confirm it, for it may block publishers.
@@ -227,6 +228,9 @@ impl Hand {
         }
         for name in without {
             properties.remove(name);
+        }
+        if got.redelivered {
+            headers::mark_as_handed_out(&mut properties);
         }
         self.copies += 1;
         let id = PublishId(self.copies);

@@ -10,6 +10,8 @@ use crate::error::{Error, ErrorKind, Result};
 pub(crate) const RPC_TOPIC: &str = "[rpc].";
 /// homing's own: the notice that a caller is gone, for the same name.
 const GONE_TOPIC: &str = "[gone].";
+/// What the name of a quarantine queue ends with, behind that of its task queue.
+pub(crate) const QUARANTINE: &str = ".quarantine";
 /// homing's own: where callers ask for answers that they have lost.
 pub(crate) const ANSWERS_KEY: &str = "[homing].answers";
 pub(crate) const BROADCAST_TOPIC: &str = "[broadcast]";
@@ -355,7 +357,7 @@ impl Names {
     pub(crate) fn quarantine_queue(&self, queue: &str) -> QueueSpec {
         let (durability, expires) = self.lasting();
         QueueSpec {
-            name: format!("{queue}.quarantine"),
+            name: format!("{queue}{QUARANTINE}"),
             durability,
             access: Access::Shared,
             auto_delete: AutoDelete::No,
@@ -422,7 +424,7 @@ pub(crate) fn check_task_queue(name: &str) -> Result<()> {
 pub(crate) fn check_queue(name: &str) -> Result<()> {
     check_name("task queue", name)?;
     // Its quarantine queue has the longer name.
-    check_routing_key(&format!("{name}.quarantine"), "task queue name", name)
+    check_routing_key(&format!("{name}{QUARANTINE}"), "task queue name", name)
 }
 
 /// A routing key made of two parts, in memory of its own alone; `None` where it is too long for one.

@@ -21,6 +21,7 @@ use super::wire::Socket;
 use super::{RabbitMq, connector, errors};
 use crate::broker::{Broker, ExchangeSpec, Properties, QueueSpec};
 use crate::error::{Error, ErrorKind, Result};
+use crate::wire::names::QUARANTINE;
 
 /// How long the server may take to answer one question.
 const QUESTION: Duration = Duration::from_secs(10);
@@ -238,9 +239,12 @@ fn no_such_queue(name: &str, error: Error) -> Error {
     if error.kind() != ErrorKind::NotFound {
         return error;
     }
-    let text = format!(
-        "there is no queue {name:?} in this virtual host; check the name, or send a task or start a worker, which makes the queue"
-    );
+    let what_makes_it = if name.ends_with(QUARANTINE) {
+        "it is made when a task is put into quarantine, which none was"
+    } else {
+        "check the name, or send a task or start a worker, which makes the queue"
+    };
+    let text = format!("there is no queue {name:?} in this virtual host; {what_makes_it}");
     Error::with_source(ErrorKind::NotFound, text, error)
 }
 

@@ -1,7 +1,8 @@
 //! Exchanges, queues, bindings and messages of one broker on another one, exactly as they are.
 //!
 //! Messages do not go through [`Message`](crate::broker::Message), which is what a communicator sends: what lapin has read it writes
-//! again, so that every property is the same, those included that are not there.
+//! again, so that every property is the same, those included that are not there. What has been delivered before says so by one header
+//! more, for the target does not know.
 
 use std::collections::VecDeque;
 use std::future::poll_fn;
@@ -29,6 +30,7 @@ use super::topology::{settle, short};
 use super::{RabbitMq, Shared, errors};
 use crate::broker::Broker;
 use crate::error::{Error, ErrorKind, Result};
+use crate::wire::headers;
 
 /// How long a server may take to answer one question.
 const QUESTION: Duration = Duration::from_secs(30);
@@ -308,6 +310,7 @@ impl Carrier<'_> {
                     };
                     received += 1;
                     is_empty = false;
+                    let delivery = marked(delivery);
                     match self.unsendable(source.id(), &delivery) {
                         Some(why) => {
                             carried.kept += 1;
@@ -374,12 +377,13 @@ impl Carrier<'_> {
                 carried.is_whole = true;
                 break;
             };
-            if let Some(why) = self.unsendable(source.id(), &got.delivery) {
+            let delivery = marked(got.delivery);
+            if let Some(why) = self.unsendable(source.id(), &delivery) {
                 carried.kept += 1;
                 carried.why_kept.get_or_insert(why);
                 continue;
             }
-            let UnderWay { tag, confirm } = self.send(&target, got.delivery, detour).await?;
+            let UnderWay { tag, confirm } = self.send(&target, delivery, detour).await?;
             let confirmed = async { Ok(timeout(CONFIRM, confirm).await) };
             match self.target.shared.life.until_end(pin!(confirmed)).await? {
                 Ok(outcome) => self.confirmed(&source, tag, outcome, came_back).await?,
@@ -559,6 +563,19 @@ async fn asked<T>(shared: &Shared, what: &str, question: impl Future<Output = la
         Ok(answer) => answer,
         Err(_) => Err(errors::timed_out(what, &shared.address, QUESTION)),
     }
+}
+
+/// A message that the source has delivered before, marked so.
+///
+/// Guards: a task that runs twice, and the second time without a mark.
+fn marked(delivery: Delivery) -> Delivery {
+    if !delivery.redelivered {
+        return delivery;
+    }
+    let times = headers::number(&properties(&delivery.properties), headers::LEASE).saturating_add(1);
+    let mut table = delivery.properties.headers().clone().unwrap_or_default();
+    table.insert(headers::LEASE.into(), AMQPValue::LongString(times.to_string().into()));
+    Delivery { properties: delivery.properties.clone().with_headers(table), ..delivery }
 }
 
 fn kind(spec: &ExchangeSpec) -> lapin::ExchangeKind {
