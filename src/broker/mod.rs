@@ -321,6 +321,17 @@ pub(crate) trait Broker: Sized + 'static {
     /// Deletes a queue, whatever it holds. A queue that is not there is no error.
     fn delete_queue(&self, queue: &str) -> impl Future<Output = Result<()>>;
 
+    /// Declares a queue of which nobody else knows. Many of these are asked at once, and none waits for another's answer; where one is
+    /// refused or has no answer, those beside it may fail, too.
+    fn declare_queue_beside(&self, spec: &QueueSpec) -> impl Future<Output = Result<()>> {
+        self.declare_queue(spec)
+    }
+
+    /// Deletes such a queue; how many messages went with it, where that is known. One that is not there is no error, and had none.
+    fn delete_queue_beside(&self, queue: &str) -> impl Future<Output = Result<Option<u32>>> {
+        async { self.delete_queue(queue).await.map(|()| None) }
+    }
+
     /// Starts a consumer. The prefetch is per consumer.
     fn consume(&self, spec: &ConsumeSpec) -> impl Future<Output = Result<()>>;
 

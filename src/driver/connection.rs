@@ -141,6 +141,15 @@ async fn noting<T>(answered: &Progress, question: impl Future<Output = Result<T>
     outcome
 }
 
+/// How questions about leases are asked.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Asked {
+    /// Many at once.
+    Beside,
+    /// One after the other, with all others.
+    InTurn,
+}
+
 /// Whether something was asked of the broker.
 #[derive(Default)]
 struct Begun(Cell<bool>);
@@ -373,6 +382,23 @@ impl<B: Broker> Connection<B> {
 
     pub(super) async fn delete_queue(&self, queue: &str) -> Result<()> {
         self.ask(self.broker.delete_queue(queue)).await
+    }
+
+    /// Declares the queue of a lease.
+    // Guards: leases of hundreds of tasks, each of which would wait for the answers to all before it, and be over by then.
+    pub(super) async fn declare_lease(&self, spec: &QueueSpec, asked: Asked) -> Result<()> {
+        match asked {
+            Asked::Beside => self.ask(self.broker.declare_queue_beside(spec)).await,
+            Asked::InTurn => self.declare_queue(spec).await,
+        }
+    }
+
+    /// Deletes the queue of a lease; how many copies went with it, where that is known.
+    pub(super) async fn delete_lease(&self, queue: &str, asked: Asked) -> Result<Option<u32>> {
+        match asked {
+            Asked::Beside => self.ask(self.broker.delete_queue_beside(queue)).await,
+            Asked::InTurn => self.delete_queue(queue).await.map(|()| None),
+        }
     }
 
     /// Looks for a task once. A queue that was deleted since it was declared here is declared again.

@@ -38,7 +38,9 @@ use self::port::{Giver, Port};
 use self::requests::Requests;
 use self::session::{Happened, Made, Session};
 use self::subscriptions::{Key, Subscriptions};
-use self::tasks::{Action, Claim, Config, DeliveryTag, Generation, HandId, Known, LeaseId, Live, TaskBook, TaskId};
+use self::tasks::{
+    Action, Claim, Config, Contents, DeliveryTag, Generation, HandId, Known, LeaseId, Live, TaskBook, TaskId,
+};
 use self::timers::Timers;
 use crate::broker::{Broker, BrokerEvent, Delivery, Message, QueueSpec};
 use crate::error::{Error, ErrorKind, Result};
@@ -139,7 +141,7 @@ enum JobDone {
     },
     LeaseDeleted {
         lease: LeaseId,
-        outcome: Result<()>,
+        outcome: Result<Option<u32>>,
     },
     /// The key of a task that was not sent is free, or could not be freed.
     KeyFreed,
@@ -488,12 +490,14 @@ impl<B: Broker> Driver<B> {
                 }
             },
             JobDone::LeaseDeleted { lease, outcome } => {
-                let known = match outcome {
-                    Ok(()) => Known::Yes,
-                    Err(error) if connection::is_lost(&error) => Known::Unknown,
-                    Err(_) => Known::No,
+                let (known, contents) = match outcome {
+                    Ok(Some(0)) => (Known::Yes, Contents::Nothing),
+                    Ok(Some(_)) => (Known::Yes, Contents::Copy),
+                    Ok(None) => (Known::Yes, Contents::NotKnown),
+                    Err(error) if connection::is_lost(&error) => (Known::Unknown, Contents::NotKnown),
+                    Err(_) => (Known::No, Contents::NotKnown),
                 };
-                self.step_tasks(tasks::Input::LeaseDeleted { lease, known });
+                self.step_tasks(tasks::Input::LeaseDeleted { lease, known, contents });
             }
             JobDone::KeyFreed => self.freeing -= 1,
             JobDone::Unbound => self.unbinding = false,

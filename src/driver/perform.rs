@@ -11,12 +11,12 @@ use super::outbox::{Act, CopyId, Kind, Peers, Stream, TakenKey, Wanted};
 use super::port::{Charge, ConnectionEvent, Signal, count};
 use super::subscriptions::{self, Key};
 use super::tasks::{
-    Action, Cause, DeliveryTag, Destination, Handed, Input, Known, LeaseId, Live, Marks, Ownership, Settlement,
-    SubscriberId, TaskId, TaskMessage, write_marks,
+    Action, Cause, Contents, DeliveryTag, Destination, Handed, Input, Known, LeaseId, Live, Marks, Ownership,
+    Settlement, SubscriberId, TaskId, TaskMessage, write_marks,
 };
 use super::{CopyOf, CopyTo, Done, Driver, JobDone, QueueName};
 use crate::broker::{Broker, Durability, Message, Nack, Origin, Routing};
-use crate::error::{Error, ErrorKind, Result};
+use crate::error::{Error, ErrorKind};
 use crate::wire::delay;
 use crate::wire::headers;
 use crate::wire::names::Exchange;
@@ -389,10 +389,13 @@ impl<B: Broker> Driver<B> {
             return self.copied(copy, Known::No);
         }
         match to {
-            CopyTo::Own(spec) => self.job(|connection| async move {
-                let outcome = connection.declare_queue(&spec).await;
-                JobDone::CopyReady { copy, message: Box::new(message), outcome }
-            }),
+            CopyTo::Own(spec) => {
+                let asked = self.subscriptions.leases_are_asked();
+                self.job(|connection| async move {
+                    let outcome = connection.declare_lease(&spec, asked).await;
+                    JobDone::CopyReady { copy, message: Box::new(message), outcome }
+                });
+            }
             // Guards: a queue that was deleted, and one that is declared for each of hundreds of copies. It is declared for them as
             // for all that is sent.
             CopyTo::Shared(stream) => self.outbox.send(stream, Kind::Copy(copy), message, Charge::NOTHING, None),
@@ -400,7 +403,13 @@ impl<B: Broker> Driver<B> {
     }
 
     pub(super) fn send_copy(&mut self, copy: CopyId, message: Message) {
-        if self.session.now().is_none() {
+        // Guards: the copy of a task that has ended since its lease was asked for. Nobody needs it, and somebody would run it once the
+        // lease is over, if that cannot be deleted before.
+        let is_wanted = match self.copies.get(&copy) {
+            Some(CopyOf::Lease(lease)) => self.tasks.awaits(*lease),
+            _ => true,
+        };
+        if self.session.now().is_none() || !is_wanted {
             return self.copied(copy, Known::No);
         }
         self.outbox.send(Stream::Direct, Kind::Copy(copy), message, Charge::NOTHING, None);
@@ -417,10 +426,11 @@ impl<B: Broker> Driver<B> {
     fn delete_lease(&mut self, lease: LeaseId) {
         let queue = self.lease_queue(lease);
         if self.session.now().is_none() {
-            return self.step_tasks(Input::LeaseDeleted { lease, known: Known::No });
+            return self.step_tasks(Input::LeaseDeleted { lease, known: Known::No, contents: Contents::NotKnown });
         }
+        let asked = self.subscriptions.leases_are_asked();
         self.job(|connection| async move {
-            let outcome: Result<()> = connection.delete_queue(&queue).await;
+            let outcome = connection.delete_lease(&queue, asked).await;
             JobDone::LeaseDeleted { lease, outcome }
         });
     }

@@ -37,7 +37,7 @@ use super::command::{
     PullId, PullWait, QueueName, RpcDelivery, ServedBy, SubscriberName, Subscription, TaskDelivery, Turn,
 };
 use super::connection::{Answers, ConsumerPlan, EndPlan, NotSetUp, OwnQueue, is_lost};
-use super::connection::{KEYS_LANE, SERVICE_LANE, Sureness};
+use super::connection::{Asked, KEYS_LANE, SERVICE_LANE, Sureness};
 use super::gate;
 use super::lanes::Lanes;
 use super::outbox::Stream;
@@ -587,6 +587,12 @@ impl<D> Subscriptions<D> {
     // Guards: a connection that is closed for each key, where its user has just as many channels as are in use.
     pub(super) fn lane_for_keys(&self) -> Lane {
         if self.lanes.are_refused() { SERVICE_LANE } else { KEYS_LANE }
+    }
+
+    /// How leases are asked for.
+    // Guards: a connection that is closed for the channel that this takes, where its user has just as many as are in use.
+    pub(super) fn leases_are_asked(&self) -> Asked {
+        if self.lanes.are_refused() { Asked::InTurn } else { Asked::Beside }
     }
 
     /// The next connection has so many lanes for consumers. To be said before it is [`up`](Self::up).

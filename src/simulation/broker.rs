@@ -285,6 +285,11 @@ impl Server {
     }
 }
 
+/// The channel for questions about this queue, one after the other.
+fn beside(queue: &str) -> ChannelId {
+    ChannelId::Beside((hash(queue) % 8) as u8)
+}
+
 /// The bytes of a body.
 pub(super) fn encoded(body: &Body) -> Option<&[u8]> {
     match body {
@@ -297,6 +302,8 @@ pub(super) fn encoded(body: &Body) -> Option<&[u8]> {
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
 enum ChannelId {
     Topology,
+    /// As many as there are questions at once, in good measure.
+    Beside(u8),
     Publish,
     Lane(Lane),
 }
@@ -305,7 +312,7 @@ impl ChannelId {
     fn lane(self) -> Option<Lane> {
         match self {
             ChannelId::Lane(lane) => Some(lane),
-            ChannelId::Topology | ChannelId::Publish => None,
+            ChannelId::Topology | ChannelId::Beside(_) | ChannelId::Publish => None,
         }
     }
 }
@@ -709,6 +716,20 @@ impl Broker for Simulated {
         })
     }
 
+    fn declare_queue_beside(&self, spec: &QueueSpec) -> impl Future<Output = Result<()>> {
+        let (link, spec) = (Rc::clone(&self.link), spec.clone());
+        link.ask(beside(&spec.name), "declare queue", spec.name.clone(), move |store, session, now| {
+            store.declare_queue(session, &spec, now)
+        })
+    }
+
+    fn delete_queue_beside(&self, queue: &str) -> impl Future<Output = Result<Option<u32>>> {
+        let (link, queue) = (Rc::clone(&self.link), queue.to_owned());
+        link.ask(beside(&queue), "delete queue", queue.clone(), move |store, session, _| {
+            store.delete_queue(session, &queue).map(Some)
+        })
+    }
+
     fn bind(&self, queue: &str, exchange: &str, routing_key: &str) -> impl Future<Output = Result<()>> {
         let (queue, exchange, key) = (queue.to_owned(), exchange.to_owned(), routing_key.to_owned());
         let link = Rc::clone(&self.link);
@@ -728,7 +749,7 @@ impl Broker for Simulated {
     fn delete_queue(&self, queue: &str) -> impl Future<Output = Result<()>> {
         let (link, queue) = (Rc::clone(&self.link), queue.to_owned());
         link.ask(ChannelId::Topology, "delete queue", queue.clone(), move |store, session, _| {
-            store.delete_queue(session, &queue)
+            store.delete_queue(session, &queue).map(drop)
         })
     }
 

@@ -266,13 +266,14 @@ impl Store {
         });
     }
 
-    pub(super) fn delete_queue(&mut self, session: SessionId, name: &str) -> Result<()> {
-        match self.queue_for(session, name) {
-            Err(error) if error.kind() == ErrorKind::NotFound => return Ok(()),
-            other => drop(other?),
-        }
+    /// Returns how many messages went with it.
+    pub(super) fn delete_queue(&mut self, session: SessionId, name: &str) -> Result<u32> {
+        let ready = match self.queue_for(session, name) {
+            Err(error) if error.kind() == ErrorKind::NotFound => return Ok(0),
+            queue => queue?.ready.len(),
+        };
         self.remove_queue(name);
-        Ok(())
+        Ok(u32::try_from(ready).unwrap_or(u32::MAX))
     }
 
     /// Deletes a queue; returns the bodies that were in it or out of it.

@@ -16,6 +16,7 @@ use futures_util::{FutureExt, StreamExt};
 use lapin::Event;
 use tokio::task::spawn_local;
 
+use self::beside::Beside;
 use self::connector::Plan;
 use self::endpoint::Endpoint;
 use self::lanes::Lanes;
@@ -34,6 +35,7 @@ use super::{
 use crate::error::{Error, ErrorKind, Result};
 use crate::panics;
 
+mod beside;
 mod connector;
 pub(crate) mod endpoint;
 pub(crate) mod errors;
@@ -54,9 +56,9 @@ pub(crate) mod transfer;
 mod turn;
 mod wire;
 
-/// Channels that consumers leave free: that of topology, that of lane 0, and one for a channel that is opened while an old one
-/// closes.
-const OTHER_CHANNELS: u16 = 3;
+/// Channels that consumers leave free: that of topology, that of questions beside it, that of lane 0, and one for a channel that is
+/// opened while an old one closes.
+const OTHER_CHANNELS: u16 = 4;
 
 /// After the loss of one connection, how long the other may take to close in order.
 const FAREWELL: Duration = Duration::from_secs(1);
@@ -75,6 +77,7 @@ struct Shared {
     consuming: Rc<Link>,
     publishing: Rc<Link>,
     topology: Topology,
+    beside: Beside,
     lanes: Rc<Lanes>,
     publisher: Rc<Publisher>,
 }
@@ -117,8 +120,10 @@ impl RabbitMq {
         let lanes = Rc::new(Lanes::new(link, its_life, its_address, limit));
         let (link, its_life, its_address) = of(&consuming);
         let topology = Topology::new(link, its_life, its_address, limit);
+        let (link, its_life, its_address) = of(&consuming);
+        let beside = Beside::new(link, its_life, its_address, limit);
 
-        let shared = Rc::new(Shared { address, life, consuming, publishing, topology, lanes, publisher });
+        let shared = Rc::new(Shared { address, life, consuming, publishing, topology, beside, lanes, publisher });
         for link in [&shared.consuming, &shared.publishing] {
             spawn_local(Rc::clone(&shared).watch(Rc::clone(link)));
         }
@@ -296,6 +301,14 @@ impl Broker for RabbitMq {
 
     async fn declare_queue(&self, spec: &QueueSpec) -> Result<()> {
         self.shared.life.guarded(self.shared.topology.declare_queue(spec)).await
+    }
+
+    async fn declare_queue_beside(&self, spec: &QueueSpec) -> Result<()> {
+        self.shared.life.guarded(self.shared.beside.declare_queue(spec)).await
+    }
+
+    async fn delete_queue_beside(&self, queue: &str) -> Result<Option<u32>> {
+        self.shared.life.guarded(self.shared.beside.delete_queue(queue)).await.map(Some)
     }
 
     async fn bind(&self, queue: &str, exchange: &str, routing_key: &str) -> Result<()> {

@@ -48,32 +48,7 @@ impl Topology {
     }
 
     pub(crate) async fn declare_queue(&self, spec: &QueueSpec) -> Result<()> {
-        let name = new_name("queue name", &spec.name)?;
-        let options = QueueDeclareOptions {
-            durable: spec.durability == Durability::Durable,
-            exclusive: spec.access == Access::Exclusive,
-            auto_delete: spec.auto_delete == AutoDelete::Yes,
-            ..QueueDeclareOptions::default()
-        };
-        let mut arguments = FieldTable::default();
-        for (argument, wish) in [("x-message-ttl", spec.message_ttl), ("x-expires", spec.expires)] {
-            if let Some(wish) = wish {
-                arguments.insert(argument.into(), milliseconds(wish));
-            }
-        }
-        if let Some(priorities) = spec.priorities {
-            arguments.insert("x-max-priority".into(), AMQPValue::LongInt(priorities.into()));
-        }
-        if let Some(most) = spec.max_length {
-            arguments.insert("x-max-length".into(), AMQPValue::LongLongInt(most.into()));
-            arguments.insert("x-overflow".into(), AMQPValue::LongString("reject-publish".into()));
-            // Guards: a virtual host whose queues are quorum queues unless they say otherwise. Those take a few more.
-            arguments.insert("x-queue-type".into(), AMQPValue::LongString("classic".into()));
-        }
-        if let Some(queue) = &spec.dead_letter_to {
-            arguments.insert("x-dead-letter-exchange".into(), AMQPValue::LongString("".into()));
-            arguments.insert("x-dead-letter-routing-key".into(), AMQPValue::LongString(queue.as_str().into()));
-        }
+        let (name, options, arguments) = queue_declaration(spec)?;
         self.ask(format_args!("declare the queue {:?}", spec.name), async |channel| {
             channel.queue_declare(name, options, arguments).await.map(drop)
         })
@@ -154,6 +129,37 @@ impl Topology {
         let answer = self.life.until_end(pin!(asked)).await?;
         answer.unwrap_or_else(|| Err(errors::timed_out(&what, &self.address, self.limit)))
     }
+}
+
+/// What is said of a queue when it is declared.
+pub(crate) fn queue_declaration(spec: &QueueSpec) -> Result<(ShortString, QueueDeclareOptions, FieldTable)> {
+    let name = new_name("queue name", &spec.name)?;
+    let options = QueueDeclareOptions {
+        durable: spec.durability == Durability::Durable,
+        exclusive: spec.access == Access::Exclusive,
+        auto_delete: spec.auto_delete == AutoDelete::Yes,
+        ..QueueDeclareOptions::default()
+    };
+    let mut arguments = FieldTable::default();
+    for (argument, wish) in [("x-message-ttl", spec.message_ttl), ("x-expires", spec.expires)] {
+        if let Some(wish) = wish {
+            arguments.insert(argument.into(), milliseconds(wish));
+        }
+    }
+    if let Some(priorities) = spec.priorities {
+        arguments.insert("x-max-priority".into(), AMQPValue::LongInt(priorities.into()));
+    }
+    if let Some(most) = spec.max_length {
+        arguments.insert("x-max-length".into(), AMQPValue::LongLongInt(most.into()));
+        arguments.insert("x-overflow".into(), AMQPValue::LongString("reject-publish".into()));
+        // Guards: a virtual host whose queues are quorum queues unless they say otherwise. Those take a few more.
+        arguments.insert("x-queue-type".into(), AMQPValue::LongString("classic".into()));
+    }
+    if let Some(queue) = &spec.dead_letter_to {
+        arguments.insert("x-dead-letter-exchange".into(), AMQPValue::LongString("".into()));
+        arguments.insert("x-dead-letter-routing-key".into(), AMQPValue::LongString(queue.as_str().into()));
+    }
+    Ok((name, options, arguments))
 }
 
 /// How long the end of a connection may take to be reported after its channels have shown it.

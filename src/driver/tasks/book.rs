@@ -66,7 +66,7 @@ use super::action::{Action, Destination, Handed};
 use super::ended::{Acknowledged, Explained, is_another_copy, take};
 use super::faults::Fault;
 use super::in_hand::{InHand, Making, Ownership, Source, State, Wish};
-use super::input::{Cause, Config, Delivery, Input, Known, LongTasks, Settlement};
+use super::input::{Cause, Config, Contents, Delivery, Input, Known, LongTasks, Settlement};
 use super::message::{
     Attempt, Channel, Claim, ClosedChannels, DeliveryTag, Generation, HandId, Identity, Kinds, LeaseId, Marks, Message,
     SubscriberId, TaskId,
@@ -76,6 +76,8 @@ use super::timers::{Due, Timers, after};
 
 /// The longest pause before another attempt.
 const LONGEST_RETRY: Duration = Duration::from_secs(60);
+/// So long it is awaited that a task comes back which is to go into quarantine, and is away.
+const RETURN: Duration = Duration::from_secs(60);
 /// So often a task is tried to be moved before it goes back to its queue instead.
 const MOVES: u32 = 3;
 /// So often a lease queue is tried to be deleted before it is left to its expiry.
@@ -135,6 +137,8 @@ pub(super) struct Orphan {
     pub is_asked: bool,
     /// How often that failed.
     pub failures: u32,
+    /// The task for which it held a copy until another lease stood for that.
+    pub stood_for: Option<TaskId>,
 }
 
 /// How a task leaves the hand unfinished, and what that means for its deliveries.
@@ -181,7 +185,7 @@ impl<K: Kinds> TaskBook<K> {
             Input::Settled { hand, settlement } => self.settled(now, hand, settlement, out),
             Input::Moved { task, known } => self.moved(now, task, known, out),
             Input::LeaseMade { lease, known } => self.lease_made(now, lease, known, out),
-            Input::LeaseDeleted { lease, known } => self.lease_deleted(now, lease, known, out),
+            Input::LeaseDeleted { lease, known, contents } => self.lease_deleted(now, lease, known, contents, out),
             Input::ChannelClosed(channel) => self.channel_closed(channel, out),
             Input::ConnectionLost => self.connection_lost(out),
             Input::Connected(generation) => self.connected(generation, out),
@@ -215,6 +219,12 @@ impl<K: Kinds> TaskBook<K> {
             Some(known) if known.is_reported => Ownership::Lost,
             Some(_) => Ownership::Ours,
         }
+    }
+
+    /// Whether the task for which this lease is being made still needs it.
+    pub(crate) fn awaits(&self, lease: LeaseId) -> bool {
+        let task = self.making.get(&lease).and_then(|task| self.in_hand.get(task));
+        task.and_then(|task| task.leases.making.as_ref()).is_some_and(|making| making.lease == lease)
     }
 
     /// How many tasks are in hand.
@@ -409,6 +419,7 @@ impl<K: Kinds> TaskBook<K> {
         out: &mut Vec<Action<K>>,
     ) {
         let Some(known) = self.in_hand.get_mut(&task) else { return };
+        let was_away = !known.is_ours();
         known.tickets.insert(tag, (source, marks));
         known.marks = Marks {
             resend: known.marks.resend.max(marks.resend),
@@ -421,6 +432,13 @@ impl<K: Kinds> TaskBook<K> {
         out.push(Action::Adopted { task, queue: known.queue.clone(), message: known.message.clone() });
         self.recount(task);
         self.start_lease_timer(now, task);
+        if was_away
+            && let Some(known) = self.in_hand.get(&task)
+            && matches!(known.state, State::Pausing { then: Wish::Quarantine { .. } })
+        {
+            self.timers.clear(Due::Pause(task));
+            self.pause_over(task, out);
+        }
         self.go(task, out);
     }
 
@@ -577,7 +595,9 @@ impl<K: Kinds> TaskBook<K> {
     }
 
     fn pause(&mut self, now: Instant, task: TaskId, then: Wish<K::Answer>, pause: Duration, out: &mut Vec<Action<K>>) {
+        let is_awaited = self.is_awaited(task, &then);
         let Some(known) = self.in_hand.get_mut(&task) else { return };
+        let pause = if is_awaited { RETURN } else { pause };
         // In a close there is no time for pauses; nothing comes again, either.
         if pause.is_zero() || self.mode == Mode::Closing {
             known.state = State::Waiting { then };
@@ -587,6 +607,14 @@ impl<K: Kinds> TaskBook<K> {
             known.state = State::Pausing { then };
             self.timers.set(Due::Pause(task), after(now, pause));
         }
+    }
+
+    /// Whether it is kept until its delivery comes again, by which it goes into quarantine.
+    ///
+    /// Guards: a task that is given up, and that would be run once more when it comes again. Its copy may be in quarantine by then.
+    fn is_awaited(&self, task: TaskId, then: &Wish<K::Answer>) -> bool {
+        let is_away = self.in_hand.get(&task).is_some_and(|known| !known.is_ours() && known.identity.is_some());
+        matches!(then, Wish::Quarantine { .. }) && is_away && self.mode == Mode::Open
     }
 
     fn pause_over(&mut self, task: TaskId, out: &mut Vec<Action<K>>) {
@@ -670,7 +698,8 @@ impl<K: Kinds> TaskBook<K> {
             let _ = self.take(task);
             return;
         }
-        if !is_ours || self.mode == Mode::Closing {
+        let is_awaited = self.is_awaited(task, &then);
+        if !is_ours && !is_awaited || self.mode == Mode::Closing {
             let how = if has_tickets { Leave::Returned } else { Leave::Away };
             return self.leave(task, how, out);
         }
@@ -895,6 +924,11 @@ impl<K: Kinds> TaskBook<K> {
         if self.mode == Mode::Open {
             self.mode = Mode::Draining;
             self.return_unbegun(now, out);
+            // What is away comes again to somebody else.
+            for task in self.those(|known| matches!(known.state, State::Pausing { .. }) && !known.is_ours()) {
+                self.timers.clear(Due::Pause(task));
+                self.pause_over(task, out);
+            }
         }
     }
 
@@ -1031,7 +1065,8 @@ impl<K: Kinds> TaskBook<K> {
                     for (tag, marks) in acks {
                         self.acknowledge(identity, marks, tag, out);
                     }
-                    for lease in old.into_iter().chain(doubtful).chain(lapsed) {
+                    old.into_iter().for_each(|lease| self.orphan_of(Some(task), lease, out));
+                    for lease in doubtful.into_iter().chain(lapsed) {
                         self.orphan(lease, out);
                     }
                     if let Some(long) = self.config.long_tasks {
@@ -1085,7 +1120,11 @@ impl<K: Kinds> TaskBook<K> {
 
     /// A lease queue is to be deleted, at once or as soon as there is a connection.
     fn orphan(&mut self, lease: LeaseId, out: &mut Vec<Action<K>>) {
-        self.orphans.insert(lease, Orphan { is_asked: false, failures: 0 });
+        self.orphan_of(None, lease, out);
+    }
+
+    fn orphan_of(&mut self, stood_for: Option<TaskId>, lease: LeaseId, out: &mut Vec<Action<K>>) {
+        self.orphans.insert(lease, Orphan { is_asked: false, failures: 0, stood_for });
         self.delete(lease, out);
     }
 
@@ -1099,13 +1138,29 @@ impl<K: Kinds> TaskBook<K> {
         }
     }
 
-    fn lease_deleted(&mut self, now: Instant, lease: LeaseId, known: Known, out: &mut Vec<Action<K>>) {
+    fn lease_deleted(
+        &mut self,
+        now: Instant,
+        lease: LeaseId,
+        known: Known,
+        contents: Contents,
+        out: &mut Vec<Action<K>>,
+    ) {
         let Some(orphan) = self.orphans.get_mut(&lease) else { return };
         orphan.is_asked = false;
         if known == Known::No {
             orphan.failures = orphan.failures.saturating_add(1);
         }
-        let failures = orphan.failures;
+        let (failures, stood_for) = (orphan.failures, orphan.stood_for);
+        // Guards: a lease that was over before it could be deleted, although another one stood in time. Somebody else may have the
+        // copy that was in it, and run it. Behind a delete that failed, the first one may have found the copy.
+        if known == Known::Yes
+            && contents == Contents::Nothing
+            && failures == 0
+            && let Some(task) = stood_for
+        {
+            self.report_loss(task, out);
+        }
         if known == Known::Yes || self.has(Fault::FailedDeleteForgotten) {
             self.orphans.remove(&lease);
         } else if failures >= DELETES || self.mode == Mode::Closing {

@@ -59,7 +59,6 @@ pub(super) struct Leases {
 /// A lease that was asked for.
 #[derive(Clone, Debug)]
 pub(super) struct Making {
-    #[cfg_attr(not(test), expect(dead_code, reason = "the explorer compares it"))]
     pub lease: LeaseId,
     /// When it was asked for, which is before the broker begins to count.
     pub since: Instant,

@@ -43,7 +43,7 @@ pub(crate) enum Input<K: Kinds> {
     /// The answer to [`Action::MakeLease`](super::Action::MakeLease). Exactly one comes for each.
     LeaseMade { lease: LeaseId, known: Known },
     /// The answer to [`Action::DeleteLease`](super::Action::DeleteLease). Exactly one comes for each.
-    LeaseDeleted { lease: LeaseId, known: Known },
+    LeaseDeleted { lease: LeaseId, known: Known, contents: Contents },
     /// The broker has closed a channel and has taken back what it had handed out by it.
     ChannelClosed(Channel),
     /// There is no connection any more. Answers to what was asked by it may still come.
@@ -106,4 +106,14 @@ pub(crate) enum Known {
     No,
     /// It cannot be known: the connection or the channel was lost before the answer.
     Unknown,
+}
+
+/// What a lease queue held when it was deleted.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub(crate) enum Contents {
+    /// The copy of its task.
+    Copy,
+    /// Nothing: the copy has gone where it goes when the lease is over, or was never there.
+    Nothing,
+    NotKnown,
 }

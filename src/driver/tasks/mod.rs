@@ -16,7 +16,7 @@ mod timers;
 pub(crate) use action::{Action, Destination};
 pub(crate) use book::TaskBook;
 pub(crate) use in_hand::Ownership;
-pub(crate) use input::{Cause, Config, Delivery, Input, Known, LongTasks, Settlement};
+pub(crate) use input::{Cause, Config, Contents, Delivery, Input, Known, LongTasks, Settlement};
 pub(crate) use live::{Claim, Live, TaskMessage, write_marks};
 pub use message::Attempt;
 pub(crate) use message::{

@@ -18,8 +18,8 @@ use self::world::{Budget, Move, Scene, World};
 use super::faults::Fault;
 use super::in_hand::InHand;
 use super::input::Delivery;
-use super::message::{Attempt, Channel, DeliveryTag, Generation};
-use super::{Action, Config, Input, Marks, Settlement, TaskBook};
+use super::message::{Attempt, Channel, DeliveryTag, Generation, HandId};
+use super::{Action, Config, Contents, Destination, Input, Known, LongTasks, Marks, Ownership, Settlement, TaskBook};
 
 /// What a search found.
 struct Found {
@@ -349,15 +349,9 @@ fn of_several_copies_the_newest_goes_back() {
 fn marks_of_the_next_attempt(redelivered: bool, comes_again: bool) -> Marks {
     let config = Config { attempts: 3, retry_pause: Duration::ZERO, long_tasks: None };
     let (mut book, now) = (TaskBook::<Tiny>::new(config), Instant::now());
-    let mut step = |input| {
-        let mut out = Vec::new();
-        book.step(now, input, &mut out);
-        out
-    };
+    let mut step = |input| step(&mut book, now, input);
     let delivery = |generation, redelivered| {
-        let channel = Channel { generation: Generation(generation), lane: 1, incarnation: 0 };
-        let message = Note { marks: Marks::default(), ..note(0, Some(0), 0) };
-        Delivery { queue: 0, tag: DeliveryTag { channel, number: 1 }, message, redelivered }
+        delivery_by(Channel { generation: Generation(generation), lane: 1, incarnation: 0 }, redelivered)
     };
     step(Input::Connected(Generation(1)));
     let out = step(Input::Pulled(delivery(1, redelivered)));
@@ -386,4 +380,132 @@ fn a_copy_of_a_task_that_was_handed_out_before_is_no_exact_attempt() {
     assert_eq!(of(marks_of_the_next_attempt(false, false)), Attempt::Exactly(2));
     assert_eq!(of(marks_of_the_next_attempt(true, false)), Attempt::AtLeast(2));
     assert_eq!(of(marks_of_the_next_attempt(false, true)), Attempt::AtLeast(2));
+}
+
+/// A book with one pulled task in hand, its delivery's channel, and the hand.
+fn with_a_task_in_hand(long_tasks: Option<LongTasks>) -> (TaskBook<Tiny>, Channel, HandId) {
+    let config = Config { attempts: 1, retry_pause: Duration::ZERO, long_tasks };
+    let mut book = TaskBook::<Tiny>::new(config);
+    step(&mut book, Instant::now(), Input::Connected(Generation(1)));
+    let channel = Channel { generation: Generation(1), lane: 1, incarnation: 0 };
+    let out = step(&mut book, Instant::now(), Input::Pulled(delivery_by(channel, false)));
+    let hand = out.iter().find_map(|action| match action {
+        Action::Hand(handed) => Some(handed.hand),
+        _ => None,
+    });
+    (book, channel, hand.expect("a task in hand"))
+}
+
+fn delivery_by(channel: Channel, redelivered: bool) -> Delivery<Tiny> {
+    let message = Note { marks: Marks::default(), ..note(0, Some(0), 0) };
+    Delivery { queue: 0, tag: DeliveryTag { channel, number: 1 }, message, redelivered }
+}
+
+fn step(book: &mut TaskBook<Tiny>, now: Instant, input: Input<Tiny>) -> Vec<Action<Tiny>> {
+    let mut out = Vec::new();
+    book.step(now, input, &mut out);
+    out
+}
+
+/// Guards: a worker that believes it alone has a task, whose former lease was over before its queue was deleted.
+#[test]
+fn a_former_lease_that_was_over_before_it_was_deleted_is_a_loss() {
+    let second = Duration::from_secs(1);
+    for (contents, is_told) in [(Contents::Nothing, true), (Contents::Copy, false), (Contents::NotKnown, false)] {
+        let (mut book, _, hand) = with_a_task_in_hand(Some(LongTasks { after: second, lease: 9 * second }));
+        let mut now = Instant::now();
+        let mut made = Vec::new();
+        while made.len() < 2 {
+            now += 3 * second;
+            for action in step(&mut book, now, Input::Tick) {
+                if let Action::MakeLease { lease, .. } = action {
+                    assert!(book.awaits(lease));
+                    made.push(lease);
+                    step(&mut book, now, Input::LeaseMade { lease, known: Known::Yes });
+                    assert!(!book.awaits(lease), "it stands");
+                }
+            }
+        }
+        let deleted = Input::LeaseDeleted { lease: made[0], known: Known::Yes, contents };
+        let out = step(&mut book, now, deleted);
+        assert_eq!(out.iter().any(|action| matches!(action, Action::OwnershipLost { .. })), is_told, "{contents:?}");
+        assert_eq!(book.ownership(hand.task) == Ownership::Lost, is_told, "{contents:?}");
+    }
+}
+
+/// Guards: the copy of a task that has ended, in a lease that nobody waits for.
+#[test]
+fn a_lease_whose_task_has_ended_is_not_awaited() {
+    let second = Duration::from_secs(1);
+    let (mut book, _, hand) = with_a_task_in_hand(Some(LongTasks { after: second, lease: 9 * second }));
+    let now = Instant::now() + 2 * second;
+    let lease = step(&mut book, now, Input::Tick).into_iter().find_map(|action| match action {
+        Action::MakeLease { lease, .. } => Some(lease),
+        _ => None,
+    });
+    let lease = lease.expect("a lease");
+    assert!(book.awaits(lease));
+    step(&mut book, now, Input::Settled { hand, settlement: Settlement::Done { answer: None } });
+    assert!(!book.awaits(lease));
+}
+
+/// Guards: a task that is given up and run once more, since its way into quarantine was cut off.
+#[test]
+fn a_task_that_is_given_up_while_it_is_away_goes_into_quarantine_when_it_comes_again() {
+    for known in [Known::Unknown, Known::No] {
+        for is_cut_before in [true, false] {
+            let (mut book, _, hand) = with_a_task_in_hand(None);
+            let now = Instant::now();
+            let give_up =
+                Input::Settled { hand, settlement: Settlement::TryAgain { reason: "x".to_owned(), answer: None } };
+            let moves = |out: &[Action<Tiny>]| {
+                let to_quarantine =
+                    |action: &Action<Tiny>| matches!(action, Action::Move { to: Destination::Quarantine { .. }, .. });
+                out.iter().filter(|action| to_quarantine(action)).count()
+            };
+            if is_cut_before {
+                step(&mut book, now, Input::ConnectionLost);
+                assert_eq!(moves(&step(&mut book, now, give_up)), 0);
+            } else {
+                assert_eq!(moves(&step(&mut book, now, give_up)), 1);
+                step(&mut book, now, Input::ConnectionLost);
+                step(&mut book, now, Input::Moved { task: hand.task, known });
+            }
+            step(&mut book, now, Input::Connected(Generation(2)));
+            let channel = Channel { generation: Generation(2), lane: 1, incarnation: 0 };
+            let out = step(&mut book, now, Input::Delivered(delivery_by(channel, true)));
+            assert!(!out.iter().any(|action| matches!(action, Action::Hand(_) | Action::Offer { .. })), "{out:?}");
+            assert_eq!(moves(&out), 1, "{out:?}");
+            let out = step(&mut book, now, Input::Moved { task: hand.task, known: Known::Yes });
+            assert!(out.iter().any(|action| matches!(action, Action::Quarantined { .. })), "{out:?}");
+            assert!(out.iter().any(|action| matches!(action, Action::Ack(_))), "{out:?}");
+            assert!(book.is_empty());
+        }
+    }
+}
+
+/// It does not wait for ever, and not for a drain.
+#[test]
+fn a_task_that_is_given_up_and_does_not_come_again_is_let_go() {
+    for input in [Some(Input::Drain), Some(Input::Close), None] {
+        let (mut book, _, hand) = with_a_task_in_hand(None);
+        let now = Instant::now();
+        step(&mut book, now, Input::ConnectionLost);
+        step(
+            &mut book,
+            now,
+            Input::Settled { hand, settlement: Settlement::Quarantine { reason: "x".to_owned(), answer: None } },
+        );
+        step(&mut book, now, Input::Connected(Generation(2)));
+        assert_eq!(book.in_hand(), 1);
+        let out = match input {
+            Some(input) => step(&mut book, now, input),
+            None => {
+                let end = book.next_deadline().expect("an end");
+                step(&mut book, end, Input::Tick)
+            }
+        };
+        assert!(out.iter().any(|action| matches!(action, Action::Released { .. })), "{out:?}");
+        assert!(book.is_empty());
+    }
 }

@@ -133,7 +133,9 @@ fn print_world(world: &World, ranks: &Ranks, to: &mut Printer) {
             Ask::Ack(tag) => (ranks.tag(tag) << 8, None),
             Ask::Requeue(tag) => (1 | ranks.tag(tag) << 8, None),
             Ask::MakeLease(lease, note) => (2 | ranks.lease(lease) << 8, Some(note)),
-            Ask::DeleteLease(lease) => (3 | ranks.lease(lease) << 8, None),
+            Ask::DeleteLease(lease) => {
+                (3 | u64::from(world.emptied.contains(&lease)) << 3 | ranks.lease(lease) << 8, None)
+            }
             Ask::Move(task, note, to_quarantine) => {
                 (4 | u64::from(to_quarantine) << 3 | ranks.task(task) << 8, Some(note))
             }
@@ -260,6 +262,9 @@ fn print_book(world: &World, ranks: &Ranks, to: &mut Printer) {
     to.put(u64::MAX);
     for (lease, orphan) in &book.orphans {
         to.put(ranks.lease(*lease) << 16 | u64::from(orphan.is_asked) << 8 | u64::from(orphan.failures));
+        // A task that has ended is not reported.
+        let stood_for = orphan.stood_for.filter(|task| book.in_hand.contains_key(task));
+        to.put(stood_for.map_or(u64::MAX, |task| ranks.task(task)));
     }
     to.put(u64::MAX);
     book.acknowledged.print(|number| to.put(number), |channel| ranks.channel(channel));

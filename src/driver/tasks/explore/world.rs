@@ -11,8 +11,8 @@ use crate::driver::tasks::faults::Fault;
 use crate::driver::tasks::in_hand::State;
 use crate::driver::tasks::timers::Due;
 use crate::driver::tasks::{
-    Action, Cause, Channel, Config, Delivery, DeliveryTag, Destination, Generation, HandId, Input, Known, LeaseId,
-    LongTasks, Marks, Settlement, SubscriberId, TaskBook, TaskId,
+    Action, Cause, Channel, Config, Contents, Delivery, DeliveryTag, Destination, Generation, HandId, Input, Known,
+    LeaseId, LongTasks, Marks, Settlement, SubscriberId, TaskBook, TaskId,
 };
 
 pub(super) const QUEUE: u8 = 0;
@@ -193,6 +193,8 @@ pub(super) struct World {
     pub reported: BTreeSet<TaskId>,
     /// Leases whose time was over by the book's clock.
     pub lapsed: BTreeSet<LeaseId>,
+    /// Leases that were deleted when nothing was in them any more, before the book knows.
+    pub emptied: BTreeSet<LeaseId>,
     /// The places that the consumer was fitted to leave out.
     pub fitted: usize,
     /// Something failed on the way to the broker, or took too long.
@@ -251,6 +253,7 @@ impl World {
             at_once: vec![0; messages],
             reported: BTreeSet::new(),
             lapsed: BTreeSet::new(),
+            emptied: BTreeSet::new(),
             fitted: 0,
             has_failed: false,
             was_sent_again: false,
@@ -478,12 +481,16 @@ impl World {
             }
             Move::Answer(at) => {
                 let (ask, known) = self.done.remove(at);
-                self.step(match ask {
+                let input = match ask {
                     Ask::MakeLease(lease, _) => Input::LeaseMade { lease, known },
-                    Ask::DeleteLease(lease) => Input::LeaseDeleted { lease, known },
+                    Ask::DeleteLease(lease) => {
+                        let contents = if self.emptied.remove(&lease) { Contents::Nothing } else { Contents::NotKnown };
+                        Input::LeaseDeleted { lease, known, contents }
+                    }
                     Ask::Move(task, _, _) => Input::Moved { task, known },
                     Ask::Ack(_) | Ask::Requeue(_) => return,
-                });
+                };
+                self.step(input);
             }
             Move::Lose { done, answers } => {
                 self.budget.losses -= 1;
@@ -756,7 +763,13 @@ impl World {
             Ask::MakeLease(lease, note) => {
                 self.copies.push(Copied { at: Place::Lease(lease), note, redelivered: false });
             }
-            Ask::DeleteLease(lease) => self.copies.retain(|copy| copy.at != Place::Lease(lease)),
+            Ask::DeleteLease(lease) => {
+                let before = self.copies.len();
+                self.copies.retain(|copy| copy.at != Place::Lease(lease));
+                if self.copies.len() == before {
+                    self.emptied.insert(lease);
+                }
+            }
             Ask::Move(_, note, to_quarantine) => {
                 let at = if to_quarantine { Place::Quarantine } else { Place::Queue };
                 self.copies.push(Copied { at, note, redelivered: false });
