@@ -27,6 +27,7 @@ fn main() -> ExitCode {
     suite.rabbitmq("a_lease_outlives_a_lost_connection", |broker| on_a_runtime(outlives(broker.clone())));
     suite.rabbitmq("a_task_whose_worker_is_gone_goes_to_another", |broker| on_a_runtime(another(broker.clone())));
     suite.rabbitmq("a_close_gives_a_task_on_lease_back_at_once", |broker| on_a_runtime(given_back(broker.clone())));
+    suite.rabbitmq("the_leases_of_many_tasks_do_not_wait_for_each_other", |broker| on_a_runtime(many(broker.clone())));
     suite.rabbitmq("a_failure_on_lease_ends_it_too", |broker| on_a_runtime(tried_again(broker.clone())));
     suite.deadline(Duration::from_secs(400));
     suite.node("a_task_that_is_held_back_outlives_its_sender_and_the_broker", || {
@@ -246,6 +247,47 @@ async fn given_back(broker: Broker) {
     tokio::time::sleep(LEASE + Duration::from_secs(1)).await;
     assert!(is_empty(&sender).await, "the lease was ended, too");
     sender.close().await.unwrap();
+}
+
+/// Guards: leases that are over while they wait behind the questions for all others, each of which takes a round trip: another
+/// worker would run their tasks, too.
+async fn many(broker: Broker) {
+    const TASKS: i64 = 100;
+    const TIME: Duration = Duration::from_secs(9);
+    let proxy = Proxy::before(broker.url()).unwrap();
+    let long = LongTasks::new().after(Duration::from_millis(500)).lease(TIME);
+    let first = options(&proxy.url(broker.url()), &broker).unlimited_task_prefetch().long_tasks(long);
+    let first = first.connect().await.unwrap();
+    let mut events = first.events();
+    proxy.delay(Duration::from_millis(50));
+    let (work, mut begun, _) = worker(TIME + Duration::from_secs(4));
+    first.add_task_subscriber(work).await.unwrap();
+    let second = options(broker.url(), &broker).connect().await.unwrap();
+    let mut replies = Vec::new();
+    for n in 0..TASKS {
+        replies.push(second.task_send(n).send().await.unwrap());
+    }
+    for _ in 0..TASKS {
+        assert!(!begun.recv().await.unwrap());
+    }
+    let (work, mut taken_over, _) = worker(Duration::ZERO);
+    second.add_task_subscriber(work).await.unwrap();
+    for (n, reply) in (0..).zip(replies) {
+        assert_eq!(reply.await.unwrap().as_i64(), Some(n));
+    }
+    proxy.pass();
+    first.close().await.unwrap();
+    while let Some(event) = events.next().await {
+        match event {
+            ConnectionEvent::OwnershipLost { .. } => panic!("a lease was over"),
+            ConnectionEvent::Closed => break,
+            _ => {}
+        }
+    }
+    tokio::time::sleep(TIME).await;
+    assert!(taken_over.try_recv().is_err(), "each ran once");
+    assert!(proxy.done() > 0);
+    second.close().await.unwrap();
 }
 
 async fn tried_again(broker: Broker) {

@@ -20,6 +20,7 @@ fn main() -> ExitCode {
         .rabbitmq("tasks_in_quarantine_go_back_by_id_and_by_reason", requeue)
         .rabbitmq("an_id_that_is_not_there_is_named_and_an_error", not_there)
         .rabbitmq("tasks_are_moved_with_all_that_they_carry", moved)
+        .rabbitmq("a_task_that_was_handed_out_and_is_moved_says_so", moved_again)
         .rabbitmq("a_purge_wants_to_know_what", purge)
         .rabbitmq("a_dry_run_finds_what_the_real_one_would_and_uses_its_words", dry_run)
         .rabbitmq("a_move_does_not_stop_half_way_when_its_reader_goes", reader_gone)
@@ -133,6 +134,31 @@ fn moved(broker: &Broker) -> TestResult {
     assert_eq!(after[1]["message_id"], before[0]["message_id"]);
     let (_, err) = exits(&ended(on(broker, &["task", "move", "--all", "--queue", "q", "--to", "q"]))?, 2);
     assert!(err.contains("there already"), "{err}");
+    Ok(())
+}
+
+/// Guards: a task that runs twice, the second time without a mark.
+fn moved_again(broker: &Broker) -> TestResult {
+    let other = broker.name("other");
+    let there = |arguments: &[&str]| -> TestResult {
+        let mut command =
+            homing(&["--broker", broker.url(), "--task-queue", &other, "--task-exchange", &broker.task_exchange()]);
+        command.args(arguments);
+        exits(&ended(command)?, 0);
+        Ok(())
+    };
+    there(&["task", "send", "first", "--no-reply"])?;
+    done(broker, &["task", "send", "looked at", "--no-reply"])?;
+    // A look hands it out.
+    assert_eq!(tasks(broker, &queue(broker, ""))?.len(), 1);
+    done(broker, &["task", "send", "not looked at", "--no-reply"])?;
+    done(broker, &["task", "move", "--all", "--to", &other])?;
+    let exec = "read body; case \"$body\" in *first*|*not*) [ $HOMING_REDELIVERED != true ];; *) [ $HOMING_REDELIVERED = true ];; esac";
+    there(&["task", "work", "--count", "3", "--exec", exec])?;
+    // One that is not as it should be would be there.
+    let quarantine = format!("{other}.quarantine");
+    let (_, err) = exits(&ended(on(broker, &["task", "list", "--queue", &quarantine]))?, 1);
+    assert!(err.contains("is made when a task is put into quarantine, which none was"), "{err}");
     Ok(())
 }
 

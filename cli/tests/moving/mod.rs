@@ -4,7 +4,7 @@ use std::process::{Command, Stdio};
 use std::time::Duration;
 
 use lapin::options::{
-    BasicAckOptions, BasicConsumeOptions, BasicGetOptions, BasicPublishOptions, ConfirmSelectOptions,
+    BasicAckOptions, BasicConsumeOptions, BasicGetOptions, BasicNackOptions, BasicPublishOptions, ConfirmSelectOptions,
     ExchangeBindOptions, ExchangeDeclareOptions, QueueBindOptions, QueueDeclareOptions, QueuePurgeOptions,
 };
 use lapin::types::{AMQPValue, ByteArray, DecimalValue, FieldArray, FieldTable, ShortString};
@@ -112,6 +112,15 @@ impl Client {
                 all.push(got.delivery);
             }
             Ok(all)
+        })
+    }
+
+    /// Takes the first one and gives it back, as a worker that ends.
+    fn hand_out(&self, queue: &str) -> lapin::Result<()> {
+        self.runtime.block_on(async {
+            let got = self.channel.basic_get(queue.into(), BasicGetOptions { no_ack: false }).await?;
+            let tag = got.expect("a message").delivery.delivery_tag;
+            self.channel.basic_nack(tag, BasicNackOptions { requeue: true, multiple: false }).await
         })
     }
 
@@ -241,6 +250,7 @@ pub fn whole(to: &Broker) -> TestResult {
     source.publish(&dead, "a.cc", [(BasicProperties::default().with_headers(copied.clone()), vec![7])].into_iter())?;
     source.publish("", &plain, [(everything(), vec![1]), (BasicProperties::default(), Vec::new())].into_iter())?;
     source.publish(&by_headers, "k", [(BasicProperties::default().with_headers(headers()), vec![2])].into_iter())?;
+    source.hand_out(&plain)?;
     let before = source.waiting(&plain);
     let (out, _) = exits(&ended(moving(&data, to, &["--dry-run"]))?, 0);
     assert!(out.lines().count() == 6 && out.contains(&format!(r#""name":"{limited}""#)), "{out}");
@@ -265,6 +275,9 @@ pub fn whole(to: &Broker) -> TestResult {
     assert_eq!(got[EACH as usize].properties, everything());
     assert_eq!(got[EACH as usize + 1].properties, BasicProperties::default(), "nothing is added");
     assert_eq!(got[5].properties, named(5).0);
+    let mark =
+        |of: usize| got[of].properties.headers().as_ref().and_then(|all| all.inner().get("homing-lease").cloned());
+    assert_eq!((mark(0), mark(1)), (Some(string("1")), None), "what was handed out says so");
     let got = target.take(&limited)?;
     assert_eq!(got.len(), EACH as usize);
     let keys: Vec<&ShortString> = got.iter().map(|delivery| &delivery.routing_key).collect();
