@@ -1,5 +1,5 @@
 //! Which lane (channel) a consumer gets: one of its own, so that a channel that the broker closes costs one consumer, and no task
-//! that is in hand from before. A connection has a limited number of channels: beyond a stated number, consumers share.
+//! that is in hand from before. A connection has a limited number of channels: beyond a stated number, they are shared.
 
 use std::collections::BTreeMap;
 
@@ -7,8 +7,17 @@ use super::connection::Sureness;
 use super::tasks::Channel;
 use crate::broker::Lane;
 
-/// How many lanes consumers, and tasks that were pulled, get of their own. RabbitMQ allows 2047 channels on a connection, unless it was set.
+/// How many lanes consumers get of their own.
 const MOST: u32 = 256;
+/// The same for pulls, each of which leaves a task in hand by its lane. RabbitMQ allows 2047 channels on a connection, unless it was set.
+const PULLS_MOST: u32 = 1024;
+
+/// What a lane is for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Use {
+    Consumer,
+    Pull,
+}
 
 #[derive(Debug)]
 pub(super) struct Lanes {
@@ -31,7 +40,7 @@ struct InHand {
 
 impl Default for Lanes {
     fn default() -> Self {
-        Lanes { most: MOST, allowed: MOST, users: BTreeMap::new(), in_hand: BTreeMap::new() }
+        Lanes { most: PULLS_MOST, allowed: PULLS_MOST, users: BTreeMap::new(), in_hand: BTreeMap::new() }
     }
 }
 
@@ -56,7 +65,7 @@ impl Lanes {
 
     /// Whether a connection was closed for one channel too many.
     pub(super) fn are_refused(&self) -> bool {
-        self.allowed < MOST
+        self.allowed < PULLS_MOST
     }
 
     /// A lane that nobody uses, by which no task is in hand: a new one, while there may be more, or else the one with the fewest
@@ -64,13 +73,17 @@ impl Lanes {
     ///
     /// Guards: a task in hand, whose channel is closed for a question of somebody else, about a queue that is gone. Others would
     /// have it while it runs here.
-    pub(super) fn take(&mut self) -> Lane {
+    pub(super) fn take(&mut self, what_for: Use) -> Lane {
+        let most = match what_for {
+            Use::Consumer => self.most.min(MOST),
+            Use::Pull => self.most,
+        };
         let used = |lane: &Lane, users: usize| (users, self.tasks_by(*lane), *lane);
         let fewest = self.users.iter().map(|(lane, users)| used(lane, *users)).min();
         let opened = u32::try_from(self.users.len()).unwrap_or(self.most);
         let lane = match fewest {
             Some((0, 0, lane)) => lane,
-            Some((_, _, lane)) if opened >= self.most => lane,
+            Some((_, _, lane)) if opened >= most => lane,
             // Lane 0 is for what needs no acknowledgement.
             _ => Lane(opened + 1),
         };
@@ -144,10 +157,12 @@ mod tests {
     #[test]
     fn no_more_lanes_are_taken_than_the_connection_has() {
         let mut lanes = Lanes::default();
-        for (allowed, taken) in [(6, 6), (0, 1), (u32::MAX, MOST)] {
-            lanes.begin_anew(allowed);
-            let all: Vec<Lane> = (0..1000).map(|_| lanes.take()).collect();
-            assert_eq!(all.iter().max(), Some(&Lane(taken)), "{allowed}");
+        for (allowed, taken, pulled) in [(6, 6, 6), (0, 1, 1), (300, MOST, 300), (u32::MAX, MOST, PULLS_MOST)] {
+            for (what_for, taken) in [(Use::Consumer, taken), (Use::Pull, pulled)] {
+                lanes.begin_anew(allowed);
+                let all: Vec<Lane> = (0..2000).map(|_| lanes.take(what_for)).collect();
+                assert_eq!(all.iter().max(), Some(&Lane(taken)), "{allowed}");
+            }
         }
     }
 
@@ -157,7 +172,7 @@ mod tests {
         assert!(!lanes.are_refused());
         for opened in [10, 5, 2, 1, 1] {
             lanes.begin_anew(u32::MAX);
-            let all: Vec<Lane> = (0..10).map(|_| lanes.take()).collect();
+            let all: Vec<Lane> = (0..10).map(|_| lanes.take(Use::Consumer)).collect();
             assert_eq!(all.iter().max(), Some(&Lane(opened)));
             lanes.refused();
             assert!(lanes.are_refused());
@@ -168,33 +183,33 @@ mod tests {
     fn a_lane_is_taken_again_when_the_tasks_that_came_by_it_are_settled() {
         let channel = |lane: Lane, incarnation| Channel { generation: Generation(1), lane: lane.0, incarnation };
         let mut lanes = Lanes::default();
-        let one = lanes.take();
+        let one = lanes.take(Use::Consumer);
         lanes.task_came(channel(one, 1));
         lanes.task_came(channel(one, 1));
         lanes.give_back(one);
-        let two = lanes.take();
+        let two = lanes.take(Use::Consumer);
         assert_ne!(one, two, "a task is in hand by it");
         lanes.task_settled(channel(one, 1));
-        let three = lanes.take();
+        let three = lanes.take(Use::Consumer);
         assert!(three != one && three != two, "another one is");
         lanes.task_settled(channel(one, 1));
-        assert_eq!(lanes.take(), one);
+        assert_eq!(lanes.take(Use::Consumer), one);
         // Closed, and opened again.
         lanes.task_came(channel(one, 1));
         lanes.closed(channel(one, 1));
         lanes.task_came(channel(one, 1));
         lanes.give_back(one);
-        assert_eq!(lanes.take(), one, "what came by it is the broker's");
+        assert_eq!(lanes.take(Use::Consumer), one, "what came by it is the broker's");
         lanes.task_came(channel(one, 2));
         lanes.task_settled(channel(one, 1));
         lanes.give_back(one);
-        assert_ne!(lanes.take(), one);
+        assert_ne!(lanes.take(Use::Consumer), one);
         lanes.begin_anew(1);
         assert_eq!(lanes.in_use(), 0);
-        let only = lanes.take();
+        let only = lanes.take(Use::Consumer);
         lanes.task_came(channel(only, 1));
         assert_eq!(lanes.sureness(only), Sureness::DeclaredNow);
-        assert_eq!(lanes.take(), only, "there are no more");
+        assert_eq!(lanes.take(Use::Consumer), only, "there are no more");
         lanes.task_settled(channel(only, 1));
         assert_eq!(lanes.sureness(only), Sureness::DeclaredNow, "a task may come by it");
         lanes.give_back(only);
@@ -204,12 +219,12 @@ mod tests {
     #[test]
     fn lanes_come_back_and_are_shared_at_the_limit() {
         let mut lanes = Lanes::default();
-        let one = lanes.take();
-        let two = lanes.take();
+        let one = lanes.take(Use::Consumer);
+        let two = lanes.take(Use::Consumer);
         assert_ne!(one, two);
         lanes.give_back(one);
-        assert_eq!(lanes.take(), one);
-        let all: Vec<Lane> = (0..10_000).map(|_| lanes.take()).collect();
+        assert_eq!(lanes.take(Use::Consumer), one);
+        let all: Vec<Lane> = (0..10_000).map(|_| lanes.take(Use::Consumer)).collect();
         assert!(all.iter().all(|lane| (1..=MOST).contains(&lane.0)));
         let most = lanes.users.values().max().copied().unwrap_or(0);
         let least = lanes.users.values().min().copied().unwrap_or(0);

@@ -39,7 +39,7 @@ use super::command::{
 use super::connection::{Answers, ConsumerPlan, EndPlan, NotSetUp, OwnQueue, is_lost};
 use super::connection::{Asked, KEYS_LANE, SERVICE_LANE, Sureness};
 use super::gate;
-use super::lanes::Lanes;
+use super::lanes::{Lanes, Use};
 use super::outbox::Stream;
 use super::port::ConnectionEvent;
 use super::tasks::{Channel, SubscriberId};
@@ -1098,9 +1098,10 @@ impl<D> Subscriptions<D> {
             return;
         }
         let Some(service) = self.services.get_mut(key) else { return };
+        let what_for = if matches!(key, Key::Pull(_)) { Use::Pull } else { Use::Consumer };
         let lane = match key {
             Key::Replies(_) | Key::Control => SERVICE_LANE,
-            _ => *service.lane.get_or_insert_with(|| self.lanes.take()),
+            _ => *service.lane.get_or_insert_with(|| self.lanes.take(what_for)),
         };
         let sureness = self.lanes.sureness(lane);
         let turn = self.last_turn.next();

@@ -247,8 +247,9 @@ pub(crate) fn lost(address: &str, error: Option<&lapin::Error>, farewell: Option
             ErrorKind::ConnectionLost,
             format!(
                 "the broker at {address} closed the connection for one channel too many: {text}. Homing opens a channel for each \
-                 subscriber, up to 256, and from now on has them share; it needs about four for a communicator: raise the limit \
-                 (rabbitmqctl set_user_limits sets max-channels), or close other connections of this user"
+                 subscriber, up to 256, and for each task that was pulled, and from now on has them share; it needs about four for \
+                 a communicator: raise the limit (rabbitmqctl set_user_limits sets max-channels), or close other connections of \
+                 this user"
             ),
             Detail::Limit(Limit::Channels),
         );

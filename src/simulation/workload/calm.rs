@@ -63,6 +63,14 @@ pub(super) async fn calm(world: &Rc<World>) {
         }
         sleep_ms(5000).await;
     }
+    // A task that is given up while it is away is awaited for a minute, though somebody else has it.
+    for _ in 0..13 {
+        let in_hand = |n| hooks::leftovers(&world.communicator(n)).into_iter().any(|(_, count)| count > 0);
+        if !(0..world.len()).any(in_hand) {
+            break;
+        }
+        sleep_ms(5000).await;
+    }
     for n in 0..world.len() {
         if ledger.books().away.contains(&world.name(n)) {
             ledger.fault(format!("events: c{n} is connected, and its last loss was not followed by Restored"));
