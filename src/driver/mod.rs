@@ -228,6 +228,8 @@ struct Driver<B: Broker> {
     jobs: Jobs<JobDone>,
     /// How many keys are being freed.
     freeing: usize,
+    /// It was said that leases cannot be made, and none was since.
+    leases_fail: bool,
     codec: CodecLoop,
     /// For how long there was no connection, until everything is set up again.
     away: Option<Duration>,
@@ -483,9 +485,18 @@ impl<B: Broker> Driver<B> {
                 }
             }
             JobDone::CopyReady { copy, message, outcome } => match outcome {
-                Ok(()) => self.send_copy(copy, *message),
+                Ok(()) => {
+                    self.leases_fail = false;
+                    self.send_copy(copy, *message);
+                }
                 Err(error) => {
-                    crate::log::debug!(%error, "the queue for a copy of a task could not be declared");
+                    // Once, until it is well again: it is tried for each task, and again and again.
+                    if !std::mem::replace(&mut self.leases_fail, true) && !connection::is_lost(&error) {
+                        crate::log::warn!(
+                            %error,
+                            "tasks cannot go on lease: those that run for longer than the broker waits for a delivery are taken back"
+                        );
+                    }
                     self.copied(copy, Known::No);
                 }
             },
@@ -495,6 +506,8 @@ impl<B: Broker> Driver<B> {
                     Ok(Some(_)) => (Known::Yes, Contents::Copy),
                     Ok(None) => (Known::Yes, Contents::NotKnown),
                     Err(error) if connection::is_lost(&error) => (Known::Unknown, Contents::NotKnown),
+                    // It could not be declared, either, and asking again is in vain.
+                    Err(error) if error.kind() == ErrorKind::PermissionDenied => (Known::Yes, Contents::NotKnown),
                     Err(_) => (Known::No, Contents::NotKnown),
                 };
                 self.step_tasks(tasks::Input::LeaseDeleted { lease, known, contents });

@@ -16,7 +16,7 @@ use super::tasks::{
 };
 use super::{CopyOf, CopyTo, Done, Driver, JobDone, QueueName};
 use crate::broker::{Broker, Durability, Message, Nack, Origin, Routing};
-use crate::error::{Error, ErrorKind};
+use crate::error::{Error, ErrorKind, Result};
 use crate::wire::delay;
 use crate::wire::headers;
 use crate::wire::names::Exchange;
@@ -136,8 +136,8 @@ impl<B: Broker> Driver<B> {
         let now = Instant::now();
         match stream {
             Stream::Calls => self.subscriptions.replies_for(Exchange::Message, stream, now),
-            Stream::Broadcasts => self.declare(stream, Exchange::Message),
-            Stream::Replies(exchange) => self.declare(stream, exchange),
+            Stream::Broadcasts => self.declare_exchange(stream, Exchange::Message),
+            Stream::Replies(exchange) => self.declare_exchange(stream, exchange),
             Stream::Tasks(ref queue) | Stream::Copies(ref queue) => {
                 let queue = queue.clone();
                 self.job(|connection| async move {
@@ -150,11 +150,7 @@ impl<B: Broker> Driver<B> {
             }
             Stream::Quarantine(ref queue) => {
                 let spec = self.port.names.quarantine_queue(queue);
-                self.job(|connection| async move {
-                    let generation = connection.generation;
-                    let outcome = connection.declare_queue(&spec).await;
-                    JobDone::Declared { stream, generation, outcome }
-                });
+                self.declare(stream, async move |connection| connection.declare_queue(&spec).await);
             }
             Stream::Direct => self.outbox.opened(&stream, Ok(None), now),
         }
@@ -175,11 +171,15 @@ impl<B: Broker> Driver<B> {
         });
     }
 
-    fn declare(&mut self, stream: Stream, exchange: Exchange) {
+    fn declare_exchange(&mut self, stream: Stream, exchange: Exchange) {
+        // A broker that was started again has no exchange before somebody declares it.
+        self.declare(stream, async move |connection| connection.exchange(exchange).await);
+    }
+
+    /// Declares what a stream needs, and opens it.
+    fn declare(&mut self, stream: Stream, question: impl AsyncFnOnce(&Connection<B>) -> Result<()> + 'static) {
         self.job(|connection| async move {
-            let generation = connection.generation;
-            // A broker that was started again has no exchange before somebody declares it.
-            let outcome = connection.exchange(exchange).await;
+            let (generation, outcome) = (connection.generation, question(&connection).await);
             JobDone::Declared { stream, generation, outcome }
         });
     }

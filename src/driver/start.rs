@@ -227,6 +227,7 @@ impl Plan {
             next_probe: None,
             jobs: Jobs::default(),
             freeing: 0,
+            leases_fail: false,
             codec,
             away: None,
             phase: Phase::Open,

@@ -6,8 +6,8 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use homing::{
-    Broadcast, BroadcastFilter, BroadcastSubscriber, ConnectionEvent, ErrorKind, Failure, RpcRequest, RpcSubscriber,
-    TaskRequest, TaskSubscriber, Value,
+    Broadcast, BroadcastFilter, BroadcastSubscriber, ConnectionEvent, ErrorKind, Failure, LongTasks, RpcRequest,
+    RpcSubscriber, TaskRequest, TaskSubscriber, Value,
 };
 use serde_json::json;
 
@@ -71,12 +71,37 @@ fn few_names() -> TestResult {
     node.ctl(&["set_permissions", "-p", "/", "few", &names, &names, &names])?;
     let few = node.url().replace("guest:guest@", "few:few@");
     check(&node, &admin, &few, "by name")?;
+    run(no_leases(&admin, &few))?;
     // And by key, in both exchanges.
     let keys = format!("^(\\[rpc\\]\\..*|\\[broadcast\\]|{queue}|({messages}|{tasks})-reply-[-0-9a-f]+)$");
     for exchange in [&messages, &tasks] {
         node.ctl(&["set_topic_permissions", "-p", "/", "few", exchange, &keys, &keys])?;
     }
     check(&node, &admin, &few, "by name and key")
+}
+
+/// Tasks that cannot go on lease are done all the same, and leave nothing to wait for.
+///
+/// Guards: lease queues that could not be declared, and whose deletion, which is refused as well, is asked for again and again.
+async fn no_leases(admin: &Broker, few: &str) -> TestResult {
+    let long = LongTasks::new().after(Duration::from_millis(100));
+    let communicator = options(few, admin).unlimited_task_prefetch().long_tasks(long).connect().await?;
+    let work = TaskSubscriber::future(async |task: TaskRequest| {
+        tokio::time::sleep(Duration::from_secs(1)).await;
+        task.into_body()
+    });
+    communicator.add_task_subscriber(work).await?;
+    let mut replies = Vec::new();
+    for n in 0..100 {
+        replies.push(communicator.task_send(n).send().await?);
+    }
+    for (n, reply) in (0..).zip(replies) {
+        assert_eq!(reply.await?, Value::from(n));
+    }
+    let began = std::time::Instant::now();
+    communicator.drain(LONG).await?;
+    assert!(began.elapsed() < LONG / 2, "it waits for what is not there: {:?}", began.elapsed());
+    Ok(())
 }
 
 fn check(node: &Node, admin: &Broker, few: &str, what: &str) -> TestResult {

@@ -139,6 +139,10 @@ pub(super) struct Orphan {
     pub failures: u32,
     /// The task for which it held a copy until another lease stood for that.
     pub stood_for: Option<TaskId>,
+    /// A delete of it failed, or had no answer: it may have been done all the same.
+    pub is_doubtful: bool,
+    /// By our clock its time is over.
+    pub is_over: bool,
 }
 
 /// How a task leaves the hand unfinished, and what that means for its deliveries.
@@ -1051,6 +1055,7 @@ impl<K: Kinds> TaskBook<K> {
                     self.orphan(lease, out);
                 } else {
                     let old = leased.leases.standing.replace(lease);
+                    let over = self.timers.of(Due::LeaseOver(task));
                     let doubtful = std::mem::take(&mut leased.leases.doubtful);
                     let lapsed = std::mem::take(&mut leased.leases.lapsed);
                     let identity = leased.identity;
@@ -1065,7 +1070,10 @@ impl<K: Kinds> TaskBook<K> {
                     for (tag, marks) in acks {
                         self.acknowledge(identity, marks, tag, out);
                     }
-                    old.into_iter().for_each(|lease| self.orphan_of(Some(task), lease, out));
+                    if let Some(old) = old {
+                        over.into_iter().for_each(|over| self.timers.set(Due::FormerOver(old), over));
+                        self.orphan_of(Some(task), old, out);
+                    }
                     for lease in doubtful.into_iter().chain(lapsed) {
                         self.orphan(lease, out);
                     }
@@ -1124,7 +1132,8 @@ impl<K: Kinds> TaskBook<K> {
     }
 
     fn orphan_of(&mut self, stood_for: Option<TaskId>, lease: LeaseId, out: &mut Vec<Action<K>>) {
-        self.orphans.insert(lease, Orphan { is_asked: false, failures: 0, stood_for });
+        self.orphans
+            .insert(lease, Orphan { is_asked: false, failures: 0, stood_for, is_doubtful: false, is_over: false });
         self.delete(lease, out);
     }
 
@@ -1151,25 +1160,29 @@ impl<K: Kinds> TaskBook<K> {
         if known == Known::No {
             orphan.failures = orphan.failures.saturating_add(1);
         }
-        let (failures, stood_for) = (orphan.failures, orphan.stood_for);
+        let failures = orphan.failures;
         // Guards: a lease that was over before it could be deleted, although another one stood in time. Somebody else may have the
-        // copy that was in it, and run it. Behind a delete that failed, the first one may have found the copy.
-        if known == Known::Yes
-            && contents == Contents::Nothing
-            && failures == 0
-            && let Some(task) = stood_for
-        {
+        // copy that was in it, and run it. Guards as well: an empty queue that an earlier delete has taken away with its copy.
+        let has_come_out = contents == Contents::Nothing && (orphan.is_over || !orphan.is_doubtful);
+        let loss = orphan.stood_for.filter(|_| known == Known::Yes && has_come_out);
+        orphan.is_doubtful = true;
+        if let Some(task) = loss {
             self.report_loss(task, out);
         }
         if known == Known::Yes || self.has(Fault::FailedDeleteForgotten) {
-            self.orphans.remove(&lease);
+            self.forget_orphan(lease);
         } else if failures >= DELETES || self.mode == Mode::Closing {
-            self.orphans.remove(&lease);
+            self.forget_orphan(lease);
             out.push(Action::LeaseLeft { lease });
         } else {
             let pause = DELETE_PAUSE.saturating_mul(1_u32.checked_shl(failures).unwrap_or(u32::MAX));
             self.timers.set(Due::Delete(lease), after(now, pause));
         }
+    }
+
+    fn forget_orphan(&mut self, lease: LeaseId) {
+        self.orphans.remove(&lease);
+        self.timers.clear(Due::FormerOver(lease));
     }
 
     // Time.
@@ -1188,6 +1201,11 @@ impl<K: Kinds> TaskBook<K> {
             Due::Lease(task) => self.lease_due(now, task, out),
             Due::LeaseOver(task) => self.lease_over(task, out),
             Due::Delete(lease) => self.delete(lease, out),
+            Due::FormerOver(lease) => {
+                if let Some(orphan) = self.orphans.get_mut(&lease) {
+                    orphan.is_over = true;
+                }
+            }
         }
     }
 

@@ -18,6 +18,8 @@ pub(super) enum Due {
     LeaseOver(TaskId),
     /// A lease queue that could not be deleted is to be deleted.
     Delete(LeaseId),
+    /// A lease that another one has replaced has run out.
+    FormerOver(LeaseId),
 }
 
 #[derive(Clone, Debug, Default)]
@@ -50,6 +52,10 @@ impl Timers {
 
     pub(super) fn is_set(&self, due: Due) -> bool {
         self.times.contains_key(&due)
+    }
+
+    pub(super) fn of(&self, due: Due) -> Option<Instant> {
+        self.times.get(&due).copied()
     }
 
     pub(super) fn next(&self) -> Option<Instant> {

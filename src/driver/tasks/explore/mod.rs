@@ -411,7 +411,15 @@ fn step(book: &mut TaskBook<Tiny>, now: Instant, input: Input<Tiny>) -> Vec<Acti
 #[test]
 fn a_former_lease_that_was_over_before_it_was_deleted_is_a_loss() {
     let second = Duration::from_secs(1);
-    for (contents, is_told) in [(Contents::Nothing, true), (Contents::Copy, false), (Contents::NotKnown, false)] {
+    // Whether an earlier delete had no answer, whether the lease's time is over then, what was found, and whether that is a loss.
+    for (is_doubtful, is_over, contents, is_told) in [
+        (false, false, Contents::Nothing, true),
+        (false, false, Contents::Copy, false),
+        (false, false, Contents::NotKnown, false),
+        (true, false, Contents::Nothing, false),
+        (true, true, Contents::Nothing, true),
+        (true, true, Contents::Copy, false),
+    ] {
         let (mut book, _, hand) = with_a_task_in_hand(Some(LongTasks { after: second, lease: 9 * second }));
         let mut now = Instant::now();
         let mut made = Vec::new();
@@ -426,10 +434,19 @@ fn a_former_lease_that_was_over_before_it_was_deleted_is_a_loss() {
                 }
             }
         }
-        let deleted = Input::LeaseDeleted { lease: made[0], known: Known::Yes, contents };
-        let out = step(&mut book, now, deleted);
-        assert_eq!(out.iter().any(|action| matches!(action, Action::OwnershipLost { .. })), is_told, "{contents:?}");
-        assert_eq!(book.ownership(hand.task) == Ownership::Lost, is_told, "{contents:?}");
+        let lease = made[0];
+        if is_doubtful {
+            step(&mut book, now, Input::LeaseDeleted { lease, known: Known::Unknown, contents: Contents::NotKnown });
+        }
+        if is_over {
+            now += 7 * second;
+            // The new one is renewed meanwhile, and the old one is asked for again.
+            step(&mut book, now, Input::Tick);
+        }
+        let out = step(&mut book, now, Input::LeaseDeleted { lease, known: Known::Yes, contents });
+        let told = out.iter().any(|action| matches!(action, Action::OwnershipLost { .. }));
+        assert_eq!(told, is_told, "{is_doubtful} {is_over} {contents:?}");
+        assert_eq!(book.ownership(hand.task) == Ownership::Lost, is_told, "{is_doubtful} {is_over} {contents:?}");
     }
 }
 

@@ -265,6 +265,11 @@ fn print_book(world: &World, ranks: &Ranks, to: &mut Printer) {
         // A task that has ended is not reported.
         let stood_for = orphan.stood_for.filter(|task| book.in_hand.contains_key(task));
         to.put(stood_for.map_or(u64::MAX, |task| ranks.task(task)));
+        // They count for a task that is there alone.
+        to.put(
+            u64::from(stood_for.is_some() && orphan.is_doubtful) << 1
+                | u64::from(stood_for.is_some() && orphan.is_over),
+        );
     }
     to.put(u64::MAX);
     book.acknowledged.print(|number| to.put(number), |channel| ranks.channel(channel));
@@ -277,6 +282,7 @@ fn print_book(world: &World, ranks: &Ranks, to: &mut Printer) {
             Due::Lease(task) => 2 | ranks.task(task) << 4,
             Due::LeaseOver(task) => 3 | ranks.task(task) << 4,
             Due::Delete(lease) => 4 | ranks.lease(lease) << 4,
+            Due::FormerOver(lease) => 5 | ranks.lease(lease) << 4,
         });
     }
     to.put(book.queues.len() as u64);

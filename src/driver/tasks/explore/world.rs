@@ -320,7 +320,7 @@ impl World {
                         moves.push(Move::Due(due));
                     }
                 }
-                Due::Pause(_) | Due::Delete(_) => moves.push(Move::Due(due)),
+                Due::Pause(_) | Due::Delete(_) | Due::FormerOver(_) => moves.push(Move::Due(due)),
             }
         }
         for copy in &self.copies {
@@ -462,7 +462,7 @@ impl World {
                         self.budget.expiries = self.budget.expiries.saturating_sub(1);
                         self.has_failed = true;
                     }
-                    Due::Pause(_) | Due::Delete(_) => {}
+                    Due::Pause(_) | Due::Delete(_) | Due::FormerOver(_) => {}
                 }
                 self.act(|book, now, out| book.fire(now, due, out), !matches!(due, Due::Pause(_)));
             }
