@@ -76,7 +76,7 @@ use super::timers::{Due, Timers, after};
 
 /// The longest pause before another attempt.
 const LONGEST_RETRY: Duration = Duration::from_secs(60);
-/// So long it is awaited that a task comes back which is to go into quarantine, and is away.
+/// So long it is awaited, while there is a connection, that a task comes back which is to go into quarantine, and is away.
 const RETURN: Duration = Duration::from_secs(60);
 /// So often a task is tried to be moved before it goes back to its queue instead.
 const MOVES: u32 = 3;
@@ -192,7 +192,7 @@ impl<K: Kinds> TaskBook<K> {
             Input::LeaseDeleted { lease, known, contents } => self.lease_deleted(now, lease, known, contents, out),
             Input::ChannelClosed(channel) => self.channel_closed(channel, out),
             Input::ConnectionLost => self.connection_lost(out),
-            Input::Connected(generation) => self.connected(generation, out),
+            Input::Connected(generation) => self.connected(now, generation, out),
             Input::Drain => self.drain(now, out),
             Input::Close => self.close(now, out),
             Input::Tick => {
@@ -599,9 +599,8 @@ impl<K: Kinds> TaskBook<K> {
     }
 
     fn pause(&mut self, now: Instant, task: TaskId, then: Wish<K::Answer>, pause: Duration, out: &mut Vec<Action<K>>) {
-        let is_awaited = self.is_awaited(task, &then);
+        let pause = if self.is_to_be_awaited(task, &then) { RETURN } else { pause };
         let Some(known) = self.in_hand.get_mut(&task) else { return };
-        let pause = if is_awaited { RETURN } else { pause };
         // In a close there is no time for pauses; nothing comes again, either.
         if pause.is_zero() || self.mode == Mode::Closing {
             known.state = State::Waiting { then };
@@ -616,9 +615,16 @@ impl<K: Kinds> TaskBook<K> {
     /// Whether it is kept until its delivery comes again, by which it goes into quarantine.
     ///
     /// Guards: a task that is given up, and that would be run once more when it comes again. Its copy may be in quarantine by then.
-    fn is_awaited(&self, task: TaskId, then: &Wish<K::Answer>) -> bool {
+    fn is_to_be_awaited(&self, task: TaskId, then: &Wish<K::Answer>) -> bool {
         let is_away = self.in_hand.get(&task).is_some_and(|known| !known.is_ours() && known.identity.is_some());
         matches!(then, Wish::Quarantine { .. }) && is_away && self.mode == Mode::Open
+    }
+
+    fn is_awaited(&self, task: TaskId) -> bool {
+        match self.in_hand.get(&task).map(|known| &known.state) {
+            Some(State::Pausing { then }) => self.is_to_be_awaited(task, then),
+            _ => false,
+        }
     }
 
     fn pause_over(&mut self, task: TaskId, out: &mut Vec<Action<K>>) {
@@ -702,7 +708,7 @@ impl<K: Kinds> TaskBook<K> {
             let _ = self.take(task);
             return;
         }
-        let is_awaited = self.is_awaited(task, &then);
+        let is_awaited = self.is_to_be_awaited(task, &then);
         if !is_ours && !is_awaited || self.mode == Mode::Closing {
             let how = if has_tickets { Leave::Returned } else { Leave::Away };
             return self.leave(task, how, out);
@@ -908,7 +914,7 @@ impl<K: Kinds> TaskBook<K> {
         }
     }
 
-    fn connected(&mut self, generation: Generation, out: &mut Vec<Action<K>>) {
+    fn connected(&mut self, now: Instant, generation: Generation, out: &mut Vec<Action<K>>) {
         if self.connection.is_some() {
             // The driver reports a loss first. Nothing of the old connection stands all the same.
             self.connection_lost(out);
@@ -917,6 +923,11 @@ impl<K: Kinds> TaskBook<K> {
         self.closed.clear();
         for task in self.those(|known| matches!(known.state, State::Waiting { .. })) {
             self.go(task, out);
+        }
+        for task in self.those(|known| matches!(known.state, State::Pausing { .. })) {
+            if self.is_awaited(task) {
+                self.timers.set(Due::Pause(task), after(now, RETURN));
+            }
         }
         let orphans: Vec<LeaseId> = self.orphans.keys().copied().collect();
         orphans.into_iter().for_each(|lease| self.delete(lease, out));
@@ -1197,6 +1208,10 @@ impl<K: Kinds> TaskBook<K> {
 
     fn due(&mut self, now: Instant, due: Due, out: &mut Vec<Action<K>>) {
         match due {
+            // It cannot come while there is no connection.
+            Due::Pause(task) if self.connection.is_none() && self.is_awaited(task) => {
+                self.timers.set(Due::Pause(task), after(now, RETURN));
+            }
             Due::Pause(task) => self.pause_over(task, out),
             Due::Lease(task) => self.lease_due(now, task, out),
             Due::LeaseOver(task) => self.lease_over(task, out),

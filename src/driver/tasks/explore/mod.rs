@@ -480,6 +480,7 @@ fn a_task_that_is_given_up_while_it_is_away_goes_into_quarantine_when_it_comes_a
                     |action: &Action<Tiny>| matches!(action, Action::Move { to: Destination::Quarantine { .. }, .. });
                 out.iter().filter(|action| to_quarantine(action)).count()
             };
+            let mut now = now;
             if is_cut_before {
                 step(&mut book, now, Input::ConnectionLost);
                 assert_eq!(moves(&step(&mut book, now, give_up)), 0);
@@ -488,7 +489,15 @@ fn a_task_that_is_given_up_while_it_is_away_goes_into_quarantine_when_it_comes_a
                 step(&mut book, now, Input::ConnectionLost);
                 step(&mut book, now, Input::Moved { task: hand.task, known });
             }
+            // The broker may be away for long.
+            for _ in 0..3 {
+                now = book.next_deadline().expect("an end");
+                step(&mut book, now, Input::Tick);
+            }
+            now += Duration::from_secs(50);
             step(&mut book, now, Input::Connected(Generation(2)));
+            now += Duration::from_secs(50);
+            step(&mut book, now, Input::Tick);
             let channel = Channel { generation: Generation(2), lane: 1, incarnation: 0 };
             let out = step(&mut book, now, Input::Delivered(delivery_by(channel, true)));
             assert!(!out.iter().any(|action| matches!(action, Action::Hand(_) | Action::Offer { .. })), "{out:?}");
