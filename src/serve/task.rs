@@ -109,7 +109,8 @@ impl TaskRequest {
         self.no_reply == NoReply::Yes
     }
 
-    /// True when the broker has delivered this task before; that worker may have run it.
+    /// True when the broker has delivered this task before, or the one that this is a copy of (from a lease, moved by `homing task
+    /// move`, or for another attempt of a task that was itself redelivered); that worker may have run it.
     #[must_use]
     pub fn is_redelivered(&self) -> bool {
         self.redelivered
@@ -128,9 +129,11 @@ impl TaskRequest {
         self.attempt
     }
 
-    /// Watches whether the task is still this handler's own. When the connection is lost, the broker takes the task back and may deliver it to another worker while this handler still runs: a
-    /// handler that must not run beside another one should stop then. If the broker delivers the task to this communicator again,
-    /// the handler that runs keeps it, and its outcome counts.
+    /// Watches whether the task is still this handler's own. When the connection is lost, the broker takes the task back and may
+    /// deliver it to another worker while this handler still runs: a handler that must not run beside another one should stop
+    /// then. If the broker delivers the task to this communicator again, the handler that runs keeps it, and its outcome counts.
+    /// The same where a lease of a [long task](crate::LongTasks) was over before a newer one stood, or before its queue could be
+    /// deleted; also where somebody else has deleted that queue, for which it looks the same.
     ///
     /// It may be called any number of times.
     ///
