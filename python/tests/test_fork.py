@@ -20,7 +20,7 @@ except ImportError:
     pass
 
 COMMON = """
-import asyncio, os, sys, threading, warnings
+import asyncio, os, sys, threading, time, warnings
 warnings.simplefilter("ignore", DeprecationWarning)
 import homing
 from homing import blocking, kiwipy
@@ -40,6 +40,20 @@ async def ended(child):
         if found:
             return os.waitstatus_to_exitcode(status)
         await asyncio.sleep(0.01)
+
+def well(child):
+    # Looks for a minute how a child ends, says so where that is not as it should be, and kills what hangs.
+    until = time.monotonic() + 60
+    while not (found := os.waitpid(child, os.WNOHANG))[0]:
+        if time.monotonic() > until:
+            os.kill(child, 9)
+            os.waitpid(child, 0)
+            print("a child hangs", flush=True)
+            return False
+        time.sleep(0.002)
+    if found[1]:
+        print("a child failed:", os.waitstatus_to_exitcode(found[1]), flush=True)
+    return found[1] == 0
 
 def refused(use):
     try:
@@ -382,7 +396,6 @@ def test_a_child_connects_whatever_its_parents_threads_do_at_the_fork():
     """They hold locks then, which nobody opens in the child."""
     out, err, code = program(
         """
-        import time
         shared = blocking.connect(URL)
         shared.add_rpc_subscriber("echo", lambda request: request.body)
         over = threading.Event()
@@ -405,19 +418,8 @@ def test_a_child_connects_whatever_its_parents_threads_do_at_the_fork():
                     other.add_rpc_subscriber("echo", lambda request: request.body)
                     assert other.rpc_send("echo", 2) == 2
                 os._exit(0)
-            until = time.monotonic() + 60
-            while not (ended := os.waitpid(child, os.WNOHANG))[0]:
-                if time.monotonic() > until:
-                    os.kill(child, 9)
-                    os.waitpid(child, 0)
-                    print("a child hangs", flush=True)
-                    break
-                time.sleep(0.002)
-            else:
-                if ended[1]:
-                    print("a child failed:", os.waitstatus_to_exitcode(ended[1]), flush=True)
-                continue
-            break
+            if not well(child):
+                break
         over.set()
         for thread in threads:
             thread.join()
@@ -432,7 +434,6 @@ def test_a_child_waits_in_locks_of_its_own():
     """Threads of the parent wait at the fork. The child's threads are given their memory, and wait there for something else."""
     out, err, code = program(
         """
-        import time
         from concurrent.futures import Future
         never = []
 
@@ -463,17 +464,8 @@ def test_a_child_waits_in_locks_of_its_own():
                     for thread in threads:
                         thread.join()
                 os._exit(0)
-            until = time.monotonic() + 60
-            while not (ended := os.waitpid(child, os.WNOHANG))[0]:
-                if time.monotonic() > until:
-                    os.kill(child, 9)
-                    os.waitpid(child, 0)
-                    print("a child hangs", flush=True)
-                    os._exit(1)
-                time.sleep(0.002)
-            if ended[1]:
-                print("a child failed:", os.waitstatus_to_exitcode(ended[1]), flush=True)
-                os._exit(1)
+            if not well(child):
+                break
         os._exit(0)
         """,
         "asyncio",
