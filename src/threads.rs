@@ -39,7 +39,7 @@ fn start_as<F: Future<Output = ()> + 'static>(
     make: impl FnOnce() -> F + Send + 'static,
 ) -> io::Result<ThreadHandle> {
     let runtime = OwnRuntime(Some(tokio::runtime::Builder::new_current_thread().enable_all().build()?));
-    let thread = thread.spawn(move || {
+    let thread = crate::home::fork::spawn(thread, move || {
         let runtime = runtime;
         let Some(runtime) = &runtime.0 else { return };
         let local = LocalSet::new();

@@ -213,7 +213,7 @@ def _forked() -> None:
 
 
 if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_forked)
+    os.register_at_fork(before=_native.forks, after_in_parent=_native.has_forked, after_in_child=_forked)
 
 
 @atexit.register

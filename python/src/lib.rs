@@ -39,7 +39,7 @@ mod native {
     #[pymodule_export]
     use crate::kiwi::{deliver_rpc, deliver_task, wait_future};
     #[pymodule_export]
-    use crate::life::{begin_end, end_waiters, forked};
+    use crate::life::{begin_end, end_waiters, forked, forks, has_forked};
     #[pymodule_export]
     use crate::loops::{here, wakes};
     #[pymodule_export]

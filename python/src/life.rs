@@ -1,12 +1,13 @@
 //! The end of the interpreter, and interpreters within it.
 
-use std::cell::Cell;
+use std::cell::{Cell, RefCell};
 use std::marker::PhantomData;
 use std::mem;
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicUsize, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
+use homing::home::fork::ForkUnderWay;
 use homing::{Error, ErrorKind};
 use pyo3::exceptions::{PyImportError, PyRuntimeError};
 use pyo3::prelude::*;
@@ -185,9 +186,27 @@ impl<T> Drop for Owned<T> {
     }
 }
 
+thread_local! {
+    /// While this thread forks.
+    static FORKS: RefCell<Option<ForkUnderWay>> = const { RefCell::new(None) };
+}
+
+/// Before a fork: no thread of ours is started until it is over.
+#[pyfunction]
+pub(crate) fn forks() {
+    FORKS.with_borrow_mut(|forks| _ = forks.get_or_insert_with(ForkUnderWay::begin));
+}
+
+/// Behind a fork, in the parent.
+#[pyfunction]
+pub(crate) fn has_forked() {
+    FORKS.take();
+}
+
 /// In a child of a fork: of the threads there is this one. What its loops wait for ends with an error.
 #[pyfunction]
 pub(crate) fn forked(py: Python<'_>) {
+    FORKS.take();
     Process::renew();
     INSIDE.store(DEPTH.get(), Ordering::SeqCst);
     loops::forked(py);

@@ -205,7 +205,7 @@ impl Background {
         }
         let (joined, wait) = mpsc::channel::<()>();
         let (hand, handed) = mpsc::channel::<EventLoop>();
-        let join = std::thread::Builder::new().name("homing-join".to_owned()).spawn(move || {
+        let join = crate::home::fork::spawn(std::thread::Builder::new().name("homing-join".to_owned()), move || {
             drop(handed.recv());
             drop(joined);
         });

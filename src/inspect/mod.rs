@@ -140,14 +140,13 @@ fn on_thread<T: Send + 'static>(
     };
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(failed)?;
     let thread = std::thread::Builder::new().name("homing-inspect".to_owned());
-    thread
-        .spawn(move || {
-            let result = LocalSet::new().block_on(&runtime, work());
-            // A name look-up that is stuck must not keep this thread.
-            runtime.shutdown_background();
-            // The caller may have gone.
-            let _ = answer.send(result);
-        })
-        .map_err(failed)?;
+    crate::home::fork::spawn(thread, move || {
+        let result = LocalSet::new().block_on(&runtime, work());
+        // A name look-up that is stuck must not keep this thread.
+        runtime.shutdown_background();
+        // The caller may have gone.
+        let _ = answer.send(result);
+    })
+    .map_err(failed)?;
     Ok(answered)
 }

@@ -296,7 +296,7 @@ impl Tools {
         let (keeps, kept) = tokio::sync::oneshot::channel::<()>();
         // The thread ends with this wait, if that is earlier.
         let (_waits, ends) = std::sync::mpsc::channel::<()>();
-        let clock = std::thread::Builder::new().name("homing-leave".to_owned()).spawn(move || {
+        let clock = crate::home::fork::spawn(std::thread::Builder::new().name("homing-leave".to_owned()), move || {
             let _ = ends.recv_timeout(limit);
             drop(keeps);
         });

@@ -20,7 +20,7 @@
 //! is [`WaitRefused::WouldDeadlock`].
 //!
 //! # How the files stand on each other
-//! `lock`, `outcome`, `sync` and `panics` know nothing; `permits`, `envelope`, `inbox`, `cell`, `completer`, `future`, `reserve`, `drain`,
+//! `lock`, `fork`, `outcome`, `sync` and `panics` know nothing; `permits`, `envelope`, `inbox`, `cell`, `completer`, `future`, `reserve`, `drain`,
 //! `wait` and `local` stand on those before them; `runtime`, `handle`, `event_loop`, `foreign` and `futures` make homes of
 //! them. Two circles stay: `local` enters itself as the current home, which `current` then finds; and the modelled build has
 //! `identity` and `panics` ask `model`, which makes the homes.
@@ -34,6 +34,8 @@ mod drain;
 mod envelope;
 mod event_loop;
 mod foreign;
+#[doc(hidden)]
+pub mod fork;
 mod future;
 pub mod futures;
 mod identity;

@@ -21,7 +21,7 @@ mod shipped {
     ) -> std::io::Result<JoinHandle<()>> {
         // The standard library panics at a name with a NUL in it.
         let name = if name.contains('\0') { name.replace('\0', "\u{fffd}") } else { name };
-        std::thread::Builder::new().name(name).stack_size(stack).spawn(run)
+        crate::fork::spawn(std::thread::Builder::new().name(name).stack_size(stack), run)
     }
 
     thread_local! {

@@ -192,7 +192,7 @@ pub(super) async fn look_up(endpoint: &Endpoint) -> Result<Vec<SocketAddr>> {
     let (found, finding) = oneshot::channel();
     let name = (host.to_owned(), endpoint.port);
     let thread = thread::Builder::new().name("homing-look-up".to_owned());
-    let started = thread.spawn(move || {
+    let started = crate::home::fork::spawn(thread, move || {
         // Whoever asked may be gone.
         drop(found.send(name.to_socket_addrs().map(Vec::from_iter)));
     });

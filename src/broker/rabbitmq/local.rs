@@ -261,8 +261,9 @@ async fn host(directory: &Path, deadline: Instant) -> Result<Option<Arc<Hosted>>
     };
     let (ready, is_ready) = oneshot::channel();
     let to_host = directory.to_owned();
-    let thread =
-        std::thread::Builder::new().name("homing-host".to_owned()).spawn(move || start(&to_host, number, ready));
+    let thread = crate::home::fork::spawn(std::thread::Builder::new().name("homing-host".to_owned()), move || {
+        start(&to_host, number, ready);
+    });
     if let Err(error) = thread {
         HOSTED.here().lock().remove(directory);
         let text = format!("the system gave no thread to host the local broker: {error}");

@@ -218,7 +218,7 @@ pub(super) async fn start(
         }
         drop(closes);
     };
-    let thread = thread::Builder::new().name(name.to_owned()).stack_size(STACK).spawn(run);
+    let thread = crate::home::fork::spawn(thread::Builder::new().name(name.to_owned()).stack_size(STACK), run);
     thread.map_err(|error| {
         Error::with_source(ErrorKind::Internal, "the store cannot be opened: the system gives no thread", error)
     })?;
