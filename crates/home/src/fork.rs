@@ -129,7 +129,7 @@ mod tests {
     fn no_thread_is_started_and_none_ends_while_a_fork_is_under_way() {
         static OVER: AtomicBool = AtomicBool::new(false);
         let (go, goes) = mpsc::channel::<()>();
-        let ends = spawn(Builder::new(), move || drop(goes.recv())).expect("a thread");
+        let ends = spawn(Builder::new(), move || _ = goes.recv()).expect("a thread");
         let forks = ForkUnderWay::begin();
         assert_eq!(TURNS.state.lock().unwrap().under_way, 0);
         drop(go);
