@@ -12,9 +12,10 @@
 
 use std::cell::RefCell;
 use std::io;
-use std::sync::{Condvar, Mutex, PoisonError};
 use std::thread::{Builder, JoinHandle};
 use std::time::{Duration, Instant};
+
+use crate::lock::{Condvar, Mutex};
 
 /// So long a fork waits for threads that are being started or are at their end, which takes them less than a millisecond.
 // Guards: a child of a fork of which nobody has told us, with a thread of its parent's on the list that is not there.
@@ -39,16 +40,19 @@ struct UnderWay;
 impl UnderWay {
     /// Waits for a fork to be over.
     fn begin() -> Self {
-        let state = TURNS.state.lock().unwrap_or_else(PoisonError::into_inner);
-        let waited = TURNS.changed.wait_timeout_while(state, LIMIT, |state| state.forks);
-        waited.unwrap_or_else(PoisonError::into_inner).0.under_way += 1;
+        let until = Instant::now() + LIMIT;
+        let mut state = TURNS.state.lock();
+        while state.forks && Instant::now() < until {
+            state = TURNS.changed.wait(state, Some(until));
+        }
+        state.under_way += 1;
         UnderWay
     }
 }
 
 impl Drop for UnderWay {
     fn drop(&mut self) {
-        let mut state = TURNS.state.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut state = TURNS.state.lock();
         state.under_way = state.under_way.saturating_sub(1);
         drop(state);
         TURNS.changed.notify_all();
@@ -95,15 +99,11 @@ impl ForkUnderWay {
     #[must_use]
     pub fn begin() -> Self {
         let until = Instant::now() + LIMIT;
-        let mut state = TURNS.state.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut state = TURNS.state.lock();
         // Guards: threads that are started one after the other, for which a fork would wait for ever.
         state.forks = true;
-        while state.under_way > 0 {
-            let left = until.saturating_duration_since(Instant::now());
-            if left.is_zero() {
-                break;
-            }
-            state = TURNS.changed.wait_timeout(state, left).unwrap_or_else(PoisonError::into_inner).0;
+        while state.under_way > 0 && Instant::now() < until {
+            state = TURNS.changed.wait(state, Some(until));
         }
         ForkUnderWay(())
     }
@@ -111,7 +111,7 @@ impl ForkUnderWay {
 
 impl Drop for ForkUnderWay {
     fn drop(&mut self) {
-        TURNS.state.lock().unwrap_or_else(PoisonError::into_inner).forks = false;
+        TURNS.state.lock().forks = false;
         TURNS.changed.notify_all();
     }
 }
@@ -131,7 +131,7 @@ mod tests {
         let (go, goes) = mpsc::channel::<()>();
         let ends = spawn(Builder::new(), move || _ = goes.recv()).expect("a thread");
         let forks = ForkUnderWay::begin();
-        assert_eq!(TURNS.state.lock().unwrap().under_way, 0);
+        assert_eq!(TURNS.state.lock().under_way, 0);
         drop(go);
         let asks = std::thread::spawn(|| spawn(Builder::new(), || OVER.load(Ordering::SeqCst)));
         std::thread::sleep(std::time::Duration::from_millis(50));

@@ -51,6 +51,10 @@ mod standard {
     pub struct Condvar(std::sync::Condvar);
 
     impl Condvar {
+        pub const fn new() -> Self {
+            Condvar(std::sync::Condvar::new())
+        }
+
         pub fn notify_one(&self) {
             self.0.notify_one();
         }
@@ -84,6 +88,10 @@ mod instrumented {
     pub struct Condvar(parking_lot::Condvar);
 
     impl Condvar {
+        pub const fn new() -> Self {
+            Condvar(parking_lot::Condvar::new())
+        }
+
         pub fn notify_one(&self) {
             self.0.notify_one();
         }
