@@ -229,8 +229,10 @@ impl Hand {
         for name in without {
             properties.remove(name);
         }
+        // Guards: a task that whoever had it may have run. The broker says so of the message that it delivers, and of no copy.
         if got.redelivered {
-            headers::mark_as_handed_out(&mut properties);
+            let times = headers::number(&properties, headers::LEASE).saturating_add(1);
+            properties.set_number(headers::LEASE, times.into());
         }
         self.copies += 1;
         let id = PublishId(self.copies);

@@ -121,10 +121,3 @@ fn place(name: &str) -> Option<usize> {
 pub(crate) fn number(properties: &Properties, name: &str) -> u32 {
     properties.number(name).map_or(0, |number| u32::try_from(number).unwrap_or(u32::MAX))
 }
-
-/// Marks the copy of a message that the broker had delivered before: whoever had it may have run it. AMQP says so of the message that
-/// was delivered, and of no copy.
-pub(crate) fn mark_as_handed_out(properties: &mut Properties) {
-    let times = number(properties, LEASE).saturating_add(1);
-    properties.set_number(LEASE, times.into());
-}
