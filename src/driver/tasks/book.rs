@@ -436,14 +436,20 @@ impl<K: Kinds> TaskBook<K> {
         out.push(Action::Adopted { task, queue: known.queue.clone(), message: known.message.clone() });
         self.recount(task);
         self.start_lease_timer(now, task);
-        if was_away
-            && let Some(known) = self.in_hand.get(&task)
+        if was_away {
+            self.is_back(task, out);
+        }
+        self.go(task, out);
+    }
+
+    /// A task that was away is ours again: if that was awaited, it goes into quarantine.
+    fn is_back(&mut self, task: TaskId, out: &mut Vec<Action<K>>) {
+        if let Some(known) = self.in_hand.get(&task)
             && matches!(known.state, State::Pausing { then: Wish::Quarantine { .. } })
         {
             self.timers.clear(Due::Pause(task));
             self.pause_over(task, out);
         }
-        self.go(task, out);
     }
 
     // Who gets a task.
@@ -1065,6 +1071,7 @@ impl<K: Kinds> TaskBook<K> {
                 if !replaces && (covered.is_empty() || is_closing) {
                     self.orphan(lease, out);
                 } else {
+                    let was_away = !leased.is_ours();
                     let old = leased.leases.standing.replace(lease);
                     let over = self.timers.of(Due::LeaseOver(task));
                     let doubtful = std::mem::take(&mut leased.leases.doubtful);
@@ -1091,6 +1098,10 @@ impl<K: Kinds> TaskBook<K> {
                     if let Some(long) = self.config.long_tasks {
                         self.timers.set(Due::LeaseOver(task), after(making.since, long.lease));
                         self.timers.set(Due::Lease(task), after(now, long.lease / 3));
+                    }
+                    // Guards: a lease that stands later than the task's last one was over. The task would wait for its delivery.
+                    if was_away {
+                        self.is_back(task, out);
                     }
                 }
             }

@@ -535,3 +535,32 @@ fn a_task_that_is_given_up_and_does_not_come_again_is_let_go() {
         assert!(book.is_empty());
     }
 }
+
+/// Guards: a task that is given up while its lease is renewed too late, and that waits for its delivery though it is ours again.
+#[test]
+fn a_task_that_is_given_up_goes_into_quarantine_when_its_late_lease_stands() {
+    let second = Duration::from_secs(1);
+    let (mut book, _, hand) = with_a_task_in_hand(Some(LongTasks { after: second, lease: 9 * second }));
+    let mut now = Instant::now();
+    let mut made = Vec::new();
+    while made.len() < 2 {
+        now += 3 * second;
+        for action in step(&mut book, now, Input::Tick) {
+            if let Action::MakeLease { lease, .. } = action {
+                made.push(lease);
+                if made.len() == 1 {
+                    step(&mut book, now, Input::LeaseMade { lease, known: Known::Yes });
+                }
+            }
+        }
+    }
+    now += 9 * second;
+    let out = step(&mut book, now, Input::Tick);
+    assert!(out.iter().any(|action| matches!(action, Action::OwnershipLost { .. })), "{out:?}");
+    let give_up = Settlement::Quarantine { reason: "x".to_owned(), answer: None };
+    step(&mut book, now, Input::Settled { hand, settlement: give_up });
+    assert_eq!(book.in_hand(), 1);
+    let out = step(&mut book, now, Input::LeaseMade { lease: made[1], known: Known::Yes });
+    let goes = |action: &Action<Tiny>| matches!(action, Action::Move { to: Destination::Quarantine { .. }, .. });
+    assert!(out.iter().any(goes), "{out:?}");
+}
