@@ -80,7 +80,8 @@ pub(crate) trait Claim: Clone + Debug + Default {
 /// How often a task has been handed out.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Attempt {
-    /// This is the attempt of this number, from 1 on.
+    /// This is the attempt of this number, from 1 on, of this message. One that its sender has sent again may have been run as the message
+    /// before it, too ([`TaskRequest::is_resent`](crate::TaskRequest::is_resent)).
     Exactly(u32),
     /// It is at least the attempt of this number: the broker has handed it out before, and reports neither how often nor whether it
     /// was run (a look at the queue marks a message so, too). Only attempts that have failed count against the limit.
