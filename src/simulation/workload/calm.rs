@@ -63,10 +63,12 @@ pub(super) async fn calm(world: &Rc<World>) {
         }
         sleep_ms(5000).await;
     }
-    // A task that is given up while it is away is awaited for a minute, though somebody else has it.
+    // A task that is given up while it is away is awaited for a minute, though somebody else has it. What else is left is not
+    // waited for: a timer goes by itself.
     for _ in 0..13 {
-        let in_hand = |n| hooks::leftovers(&world.communicator(n)).into_iter().any(|(_, count)| count > 0);
-        if !(0..world.len()).any(in_hand) {
+        let is_in_hand = |(what, count): (&str, usize)| what == "tasks in hand" && count > 0;
+        let has_some = |n| hooks::leftovers(&world.communicator(n)).into_iter().any(is_in_hand);
+        if !(0..world.len()).any(has_some) {
             break;
         }
         sleep_ms(5000).await;
