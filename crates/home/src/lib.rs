@@ -20,7 +20,7 @@
 //! is [`WaitRefused::WouldDeadlock`].
 //!
 //! # How the files stand on each other
-//! `lock`, `fork`, `outcome`, `sync` and `panics` know nothing; `permits`, `envelope`, `inbox`, `cell`, `completer`, `future`, `reserve`, `drain`,
+//! `lock`, `outcome` and `panics` know nothing, and `fork` and `sync` stand on `lock`; `permits`, `envelope`, `inbox`, `cell`, `completer`, `future`, `reserve`, `drain`,
 //! `wait` and `local` stand on those before them; `runtime`, `handle`, `event_loop`, `foreign` and `futures` make homes of
 //! them. Two circles stay: `local` enters itself as the current home, which `current` then finds; and the modelled build has
 //! `identity` and `panics` ask `model`, which makes the homes.

@@ -18,7 +18,7 @@ use self::world::{Budget, Move, Scene, World};
 use super::faults::Fault;
 use super::in_hand::InHand;
 use super::input::Delivery;
-use super::message::{Attempt, Channel, DeliveryTag, Generation, HandId};
+use super::message::{Attempt, Channel, DeliveryTag, Generation, HandId, LeaseId};
 use super::{Action, Config, Contents, Destination, Input, Known, LongTasks, Marks, Ownership, Settlement, TaskBook};
 
 /// What a search found.
@@ -311,22 +311,18 @@ fn of_several_copies_the_newest_goes_back() {
         (out, book.next_deadline())
     };
     step(now, Input::Connected(Generation(1)));
-    let channel = Channel { generation: Generation(1), lane: 1, incarnation: 0 };
     let copy = |number, lease| Delivery {
         queue: 0,
-        tag: DeliveryTag { channel, number },
+        tag: DeliveryTag { channel: channel(1), number },
         message: Note { marks: Marks { lease, ..Marks::default() }, ..note(0, Some(0), 0) },
         redelivered: true,
     };
     let (out, _) = step(now, Input::Pulled(copy(1, 4)));
-    let hand = out.iter().find_map(|action| match action {
-        Action::Hand(handed) => Some(handed.hand),
-        _ => None,
-    });
+    let hand = hand_of(&out);
     let (out, _) = step(now, Input::Delivered(copy(2, 6)));
     assert!(out.iter().any(|action| matches!(action, Action::Adopted { .. })), "{out:?}");
     step(now, Input::Delivered(copy(3, 5)));
-    let requeue = Input::Settled { hand: hand.expect("a task in hand"), settlement: Settlement::Requeue };
+    let requeue = Input::Settled { hand, settlement: Settlement::Requeue };
     let (mut out, mut next) = step(now, requeue);
     while let Some(at) = next {
         now = at;
@@ -347,25 +343,15 @@ fn of_several_copies_the_newest_goes_back() {
 
 /// The marks of the copy of a task that asks for another attempt, of how often nobody knows that it was handed out.
 fn marks_of_the_next_attempt(redelivered: bool, comes_again: bool) -> Marks {
-    let config = Config { attempts: 3, retry_pause: Duration::ZERO, long_tasks: None };
-    let (mut book, now) = (TaskBook::<Tiny>::new(config), Instant::now());
-    let mut step = |input| step(&mut book, now, input);
-    let delivery = |generation, redelivered| {
-        delivery_by(Channel { generation: Generation(generation), lane: 1, incarnation: 0 }, redelivered)
-    };
-    step(Input::Connected(Generation(1)));
-    let out = step(Input::Pulled(delivery(1, redelivered)));
-    let hand = out.iter().find_map(|action| match action {
-        Action::Hand(handed) => Some(handed.hand),
-        _ => None,
-    });
+    let now = Instant::now();
+    let (mut book, hand) = with_a_task_in_hand(3, None, redelivered);
     if comes_again {
-        step(Input::ConnectionLost);
-        step(Input::Connected(Generation(2)));
-        step(Input::Delivered(delivery(2, true)));
+        step(&mut book, now, Input::ConnectionLost);
+        step(&mut book, now, Input::Connected(Generation(2)));
+        step(&mut book, now, Input::Delivered(delivery_by(channel(2), true)));
     }
     let settlement = Settlement::TryAgain { reason: "later".to_owned(), answer: None };
-    let out = step(Input::Settled { hand: hand.expect("a task in hand"), settlement });
+    let out = step(&mut book, now, Input::Settled { hand, settlement });
     let moved = out.into_iter().find_map(|action| match action {
         Action::Move { marks, .. } => Some(marks),
         _ => None,
@@ -382,18 +368,56 @@ fn a_copy_of_a_task_that_was_handed_out_before_is_no_exact_attempt() {
     assert_eq!(of(marks_of_the_next_attempt(false, true)), Attempt::AtLeast(2));
 }
 
-/// A book with one pulled task in hand, its delivery's channel, and the hand.
-fn with_a_task_in_hand(long_tasks: Option<LongTasks>) -> (TaskBook<Tiny>, Channel, HandId) {
-    let config = Config { attempts: 1, retry_pause: Duration::ZERO, long_tasks };
-    let mut book = TaskBook::<Tiny>::new(config);
-    step(&mut book, Instant::now(), Input::Connected(Generation(1)));
-    let channel = Channel { generation: Generation(1), lane: 1, incarnation: 0 };
-    let out = step(&mut book, Instant::now(), Input::Pulled(delivery_by(channel, false)));
-    let hand = out.iter().find_map(|action| match action {
+/// A book with one pulled task in hand.
+fn with_a_task_in_hand(attempts: u32, long_tasks: Option<LongTasks>, redelivered: bool) -> (TaskBook<Tiny>, HandId) {
+    let config = Config { attempts, retry_pause: Duration::ZERO, long_tasks };
+    let (mut book, now) = (TaskBook::<Tiny>::new(config), Instant::now());
+    step(&mut book, now, Input::Connected(Generation(1)));
+    let out = step(&mut book, now, Input::Pulled(delivery_by(channel(1), redelivered)));
+    (book, hand_of(&out))
+}
+
+/// The same, which goes on lease after a second.
+fn with_long_tasks() -> (TaskBook<Tiny>, HandId) {
+    with_a_task_in_hand(1, Some(LongTasks { after: SECOND, lease: 9 * SECOND }), false)
+}
+
+const SECOND: Duration = Duration::from_secs(1);
+
+fn hand_of(out: &[Action<Tiny>]) -> HandId {
+    let handed = out.iter().find_map(|action| match action {
         Action::Hand(handed) => Some(handed.hand),
         _ => None,
     });
-    (book, channel, hand.expect("a task in hand"))
+    handed.expect("a task in hand")
+}
+
+/// The next lease that is asked for, as time goes on.
+fn next_lease(book: &mut TaskBook<Tiny>, now: &mut Instant) -> LeaseId {
+    for _ in 0..9 {
+        *now += 3 * SECOND;
+        for action in step(book, *now, Input::Tick) {
+            if let Action::MakeLease { lease, .. } = action {
+                assert!(book.awaits(lease));
+                return lease;
+            }
+        }
+    }
+    panic!("no lease is asked for");
+}
+
+fn lease_stands(book: &mut TaskBook<Tiny>, now: Instant, lease: LeaseId) -> Vec<Action<Tiny>> {
+    let out = step(book, now, Input::LeaseMade { lease, known: Known::Yes });
+    assert!(!book.awaits(lease), "it stands");
+    out
+}
+
+fn goes_into_quarantine(action: &Action<Tiny>) -> bool {
+    matches!(action, Action::Move { to: Destination::Quarantine { .. }, .. })
+}
+
+fn channel(generation: u64) -> Channel {
+    Channel { generation: Generation(generation), lane: 1, incarnation: 0 }
 }
 
 fn delivery_by(channel: Channel, redelivered: bool) -> Delivery<Tiny> {
@@ -410,7 +434,6 @@ fn step(book: &mut TaskBook<Tiny>, now: Instant, input: Input<Tiny>) -> Vec<Acti
 /// Guards: a worker that believes it alone has a task, whose former lease was over before its queue was deleted.
 #[test]
 fn a_former_lease_that_was_over_before_it_was_deleted_is_a_loss() {
-    let second = Duration::from_secs(1);
     // Whether an earlier delete had no answer, whether the lease's time is over then, what was found, and whether that is a loss.
     for (is_doubtful, is_over, contents, is_told) in [
         (false, false, Contents::Nothing, true),
@@ -420,26 +443,17 @@ fn a_former_lease_that_was_over_before_it_was_deleted_is_a_loss() {
         (true, true, Contents::Nothing, true),
         (true, true, Contents::Copy, false),
     ] {
-        let (mut book, _, hand) = with_a_task_in_hand(Some(LongTasks { after: second, lease: 9 * second }));
+        let (mut book, hand) = with_long_tasks();
         let mut now = Instant::now();
-        let mut made = Vec::new();
-        while made.len() < 2 {
-            now += 3 * second;
-            for action in step(&mut book, now, Input::Tick) {
-                if let Action::MakeLease { lease, .. } = action {
-                    assert!(book.awaits(lease));
-                    made.push(lease);
-                    step(&mut book, now, Input::LeaseMade { lease, known: Known::Yes });
-                    assert!(!book.awaits(lease), "it stands");
-                }
-            }
-        }
-        let lease = made[0];
+        let lease = next_lease(&mut book, &mut now);
+        lease_stands(&mut book, now, lease);
+        let newer = next_lease(&mut book, &mut now);
+        lease_stands(&mut book, now, newer);
         if is_doubtful {
             step(&mut book, now, Input::LeaseDeleted { lease, known: Known::Unknown, contents: Contents::NotKnown });
         }
         if is_over {
-            now += 7 * second;
+            now += 7 * SECOND;
             // The new one is renewed meanwhile, and the old one is asked for again.
             step(&mut book, now, Input::Tick);
         }
@@ -453,15 +467,9 @@ fn a_former_lease_that_was_over_before_it_was_deleted_is_a_loss() {
 /// Guards: the copy of a task that has ended, in a lease that nobody waits for.
 #[test]
 fn a_lease_whose_task_has_ended_is_not_awaited() {
-    let second = Duration::from_secs(1);
-    let (mut book, _, hand) = with_a_task_in_hand(Some(LongTasks { after: second, lease: 9 * second }));
-    let now = Instant::now() + 2 * second;
-    let lease = step(&mut book, now, Input::Tick).into_iter().find_map(|action| match action {
-        Action::MakeLease { lease, .. } => Some(lease),
-        _ => None,
-    });
-    let lease = lease.expect("a lease");
-    assert!(book.awaits(lease));
+    let (mut book, hand) = with_long_tasks();
+    let mut now = Instant::now();
+    let lease = next_lease(&mut book, &mut now);
     step(&mut book, now, Input::Settled { hand, settlement: Settlement::Done { answer: None } });
     assert!(!book.awaits(lease));
 }
@@ -471,16 +479,11 @@ fn a_lease_whose_task_has_ended_is_not_awaited() {
 fn a_task_that_is_given_up_while_it_is_away_goes_into_quarantine_when_it_comes_again() {
     for known in [Known::Unknown, Known::No] {
         for is_cut_before in [true, false] {
-            let (mut book, _, hand) = with_a_task_in_hand(None);
-            let now = Instant::now();
+            let (mut book, hand) = with_a_task_in_hand(1, None, false);
+            let mut now = Instant::now();
             let give_up =
                 Input::Settled { hand, settlement: Settlement::TryAgain { reason: "x".to_owned(), answer: None } };
-            let moves = |out: &[Action<Tiny>]| {
-                let to_quarantine =
-                    |action: &Action<Tiny>| matches!(action, Action::Move { to: Destination::Quarantine { .. }, .. });
-                out.iter().filter(|action| to_quarantine(action)).count()
-            };
-            let mut now = now;
+            let moves = |out: &[Action<Tiny>]| out.iter().filter(|action| goes_into_quarantine(action)).count();
             if is_cut_before {
                 step(&mut book, now, Input::ConnectionLost);
                 assert_eq!(moves(&step(&mut book, now, give_up)), 0);
@@ -498,8 +501,7 @@ fn a_task_that_is_given_up_while_it_is_away_goes_into_quarantine_when_it_comes_a
             step(&mut book, now, Input::Connected(Generation(2)));
             now += Duration::from_secs(50);
             step(&mut book, now, Input::Tick);
-            let channel = Channel { generation: Generation(2), lane: 1, incarnation: 0 };
-            let out = step(&mut book, now, Input::Delivered(delivery_by(channel, true)));
+            let out = step(&mut book, now, Input::Delivered(delivery_by(channel(2), true)));
             assert!(!out.iter().any(|action| matches!(action, Action::Hand(_) | Action::Offer { .. })), "{out:?}");
             assert_eq!(moves(&out), 1, "{out:?}");
             let out = step(&mut book, now, Input::Moved { task: hand.task, known: Known::Yes });
@@ -514,7 +516,7 @@ fn a_task_that_is_given_up_while_it_is_away_goes_into_quarantine_when_it_comes_a
 #[test]
 fn a_task_that_is_given_up_and_does_not_come_again_is_let_go() {
     for input in [Some(Input::Drain), Some(Input::Close), None] {
-        let (mut book, _, hand) = with_a_task_in_hand(None);
+        let (mut book, hand) = with_a_task_in_hand(1, None, false);
         let now = Instant::now();
         step(&mut book, now, Input::ConnectionLost);
         step(
@@ -539,28 +541,17 @@ fn a_task_that_is_given_up_and_does_not_come_again_is_let_go() {
 /// Guards: a task that is given up while its lease is renewed too late, and that waits for its delivery though it is ours again.
 #[test]
 fn a_task_that_is_given_up_goes_into_quarantine_when_its_late_lease_stands() {
-    let second = Duration::from_secs(1);
-    let (mut book, _, hand) = with_a_task_in_hand(Some(LongTasks { after: second, lease: 9 * second }));
+    let (mut book, hand) = with_long_tasks();
     let mut now = Instant::now();
-    let mut made = Vec::new();
-    while made.len() < 2 {
-        now += 3 * second;
-        for action in step(&mut book, now, Input::Tick) {
-            if let Action::MakeLease { lease, .. } = action {
-                made.push(lease);
-                if made.len() == 1 {
-                    step(&mut book, now, Input::LeaseMade { lease, known: Known::Yes });
-                }
-            }
-        }
-    }
-    now += 9 * second;
+    let lease = next_lease(&mut book, &mut now);
+    lease_stands(&mut book, now, lease);
+    let late = next_lease(&mut book, &mut now);
+    now += 9 * SECOND;
     let out = step(&mut book, now, Input::Tick);
     assert!(out.iter().any(|action| matches!(action, Action::OwnershipLost { .. })), "{out:?}");
     let give_up = Settlement::Quarantine { reason: "x".to_owned(), answer: None };
     step(&mut book, now, Input::Settled { hand, settlement: give_up });
     assert_eq!(book.in_hand(), 1);
-    let out = step(&mut book, now, Input::LeaseMade { lease: made[1], known: Known::Yes });
-    let goes = |action: &Action<Tiny>| matches!(action, Action::Move { to: Destination::Quarantine { .. }, .. });
-    assert!(out.iter().any(goes), "{out:?}");
+    let out = lease_stands(&mut book, now, late);
+    assert!(out.iter().any(goes_into_quarantine), "{out:?}");
 }
