@@ -619,6 +619,21 @@ pub(crate) struct Simulated {
     closed: Cell<bool>,
 }
 
+impl Simulated {
+    fn declare_by(&self, channel: ChannelId, spec: &QueueSpec) -> impl Future<Output = Result<()>> + use<> {
+        let (link, spec) = (Rc::clone(&self.link), spec.clone());
+        link.ask(channel, "declare queue", spec.name.clone(), move |store, session, now| {
+            store.declare_queue(session, &spec, now)
+        })
+    }
+
+    /// How many messages went with it.
+    fn delete_by(&self, channel: ChannelId, queue: &str) -> impl Future<Output = Result<u32>> + use<> {
+        let (link, queue) = (Rc::clone(&self.link), queue.to_owned());
+        link.ask(channel, "delete queue", queue.clone(), move |store, session, _| store.delete_queue(session, &queue))
+    }
+}
+
 impl Broker for Simulated {
     async fn connect(url: &BrokerUrl, options: &ConnectOptions, events: EventSender) -> Result<Self> {
         if !matches!(url, BrokerUrl::Simulated { .. }) {
@@ -710,24 +725,16 @@ impl Broker for Simulated {
     }
 
     fn declare_queue(&self, spec: &QueueSpec) -> impl Future<Output = Result<()>> {
-        let (link, spec) = (Rc::clone(&self.link), spec.clone());
-        link.ask(ChannelId::Topology, "declare queue", spec.name.clone(), move |store, session, now| {
-            store.declare_queue(session, &spec, now)
-        })
+        self.declare_by(ChannelId::Topology, spec)
     }
 
     fn declare_queue_beside(&self, spec: &QueueSpec) -> impl Future<Output = Result<()>> {
-        let (link, spec) = (Rc::clone(&self.link), spec.clone());
-        link.ask(beside(&spec.name), "declare queue", spec.name.clone(), move |store, session, now| {
-            store.declare_queue(session, &spec, now)
-        })
+        self.declare_by(beside(&spec.name), spec)
     }
 
     fn delete_queue_beside(&self, queue: &str) -> impl Future<Output = Result<Option<u32>>> {
-        let (link, queue) = (Rc::clone(&self.link), queue.to_owned());
-        link.ask(beside(&queue), "delete queue", queue.clone(), move |store, session, _| {
-            store.delete_queue(session, &queue).map(Some)
-        })
+        let deleted = self.delete_by(beside(queue), queue);
+        async { deleted.await.map(Some) }
     }
 
     fn bind(&self, queue: &str, exchange: &str, routing_key: &str) -> impl Future<Output = Result<()>> {
@@ -747,10 +754,8 @@ impl Broker for Simulated {
     }
 
     fn delete_queue(&self, queue: &str) -> impl Future<Output = Result<()>> {
-        let (link, queue) = (Rc::clone(&self.link), queue.to_owned());
-        link.ask(ChannelId::Topology, "delete queue", queue.clone(), move |store, session, _| {
-            store.delete_queue(session, &queue).map(drop)
-        })
+        let deleted = self.delete_by(ChannelId::Topology, queue);
+        async { deleted.await.map(drop) }
     }
 
     fn consume(&self, spec: &ConsumeSpec) -> impl Future<Output = Result<()>> {

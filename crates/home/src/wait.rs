@@ -95,12 +95,12 @@ mod on_runtimes {
     use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
     use std::task::{Context, Wake, Waker};
 
-    use crate::lock::Mutex;
     use tokio::runtime::{Handle, Id, RuntimeFlavor};
 
     use super::{MAX_WAITING_WORKERS, WaitRefused};
     use crate::by_process::ByProcess;
     use crate::drain;
+    use crate::lock::Mutex;
 
     thread_local! {
         /// Set while this thread is one that a runtime keeps for blocking.
