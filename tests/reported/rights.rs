@@ -80,9 +80,7 @@ fn few_names() -> TestResult {
     check(&node, &admin, &few, "by name and key")
 }
 
-/// Tasks that cannot go on lease are done all the same, and leave nothing to wait for.
-///
-/// Guards: lease queues that could not be declared, and whose deletion, which is refused as well, is asked for again and again.
+/// Tasks that cannot go on lease are done all the same, and a drain ends behind them.
 async fn no_leases(admin: &Broker, few: &str) -> TestResult {
     let long = LongTasks::new().after(Duration::from_millis(100));
     let communicator = options(few, admin).unlimited_task_prefetch().long_tasks(long).connect().await?;
